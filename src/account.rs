@@ -1,0 +1,226 @@
+//! One record per event: what happened to a request, a call, a stored response. From it come the
+//! metrics and the log, in the same words.
+//!
+//! Owns: counters, their names, the log lines about single requests and how many there may be.
+//! Never touches: deciding anything; whoever records goes on whatever happens here.
+
+mod exchange;
+mod limiter;
+pub mod log;
+mod metrics;
+pub mod problem;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+pub use crate::account::exchange::{Exchange, Refusal, ResultKind, TierTotals, UpstreamCall};
+use crate::account::limiter::Limiter;
+use crate::account::metrics::Metrics;
+use crate::clock;
+
+/// The label and log value for a request that no route, or a call that no upstream, names.
+pub const NONE: &str = "none";
+
+/// What larder records, shared by everything that has something to record.
+pub struct Account {
+    routes: Vec<Arc<str>>,
+    upstreams: Vec<Arc<str>>,
+    metrics: Metrics,
+    tiers: Mutex<Vec<Tier>>,
+    // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
+    lines: Mutex<Limiter>,
+}
+
+impl Account {
+    /// The account for these configured names. `routes.len()` and `upstreams.len()`, as indexes,
+    /// stand for [`NONE`].
+    pub fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+        let routes = with_none(routes);
+        let upstreams = with_none(upstreams);
+        let metrics = Metrics::new(&routes, &upstreams);
+        let lines = Mutex::new(Limiter::new(LINES, Duration::from_secs(1)));
+        Arc::new(Self { routes, upstreams, metrics, tiers: Mutex::default(), lines })
+    }
+
+    /// A finished exchange with a client: metrics, and one line at `debug`.
+    pub fn record(&self, exchange: &Exchange<'_>) {
+        self.metrics.record(exchange);
+        tracing::debug!(
+            route = self.route_name(exchange.route),
+            result = exchange.result.token(),
+            why = exchange.why,
+            method = exchange.method.as_str(),
+            host = exchange.host,
+            path = without_query(exchange.path),
+            status = exchange.status.map(|status| status.as_u16()),
+            cache_status = exchange.cache_status,
+            error = exchange.error,
+            seconds = exchange.duration.as_secs_f64(),
+            client_bytes = exchange.client_bytes,
+            upstream_bytes = exchange.upstream_bytes,
+            "Answered"
+        );
+    }
+
+    /// A finished call to an origin.
+    pub fn upstream_call(&self, call: &UpstreamCall) {
+        self.metrics.upstream_call(call);
+        let Err(error) = call.outcome else { return };
+        let Some(suppressed) = self.admit_line() else { return };
+        tracing::warn!(
+            upstream = self.upstream_name(call.upstream),
+            route = self.route_name(call.route),
+            error,
+            suppressed,
+            "Call to origin failed"
+        );
+    }
+
+    /// A call that is made once more, and why.
+    pub fn upstream_retry(&self, upstream: usize, cause: &'static str) {
+        self.metrics.upstream_retry(upstream, cause);
+    }
+
+    /// Bytes that a fill received. A fill belongs to no client, so no [`Exchange`] carries them.
+    pub fn upstream_bytes(&self, bytes: u64) {
+        self.metrics.upstream_bytes(bytes);
+    }
+
+    /// A request that larder itself refused: counted in `larder_denied_total` and logged. Use
+    /// [`Account::denied`] instead where the refused request also has an [`Exchange`].
+    pub fn refused(&self, refusal: &Refusal) {
+        self.denied(refusal.class);
+        let Some(suppressed) = self.admit_line() else { return };
+        let client = refusal.client.map(tracing::field::display);
+        tracing::warn!(class = refusal.class, client, suppressed, "Request refused");
+    }
+
+    /// A request that was denied, counted only.
+    pub fn denied(&self, reason: &'static str) {
+        self.metrics.denied(reason);
+    }
+
+    /// An answer that was not stored.
+    pub fn not_stored(&self, route: usize, reason: &'static str) {
+        self.metrics.not_stored(route, reason);
+    }
+
+    /// A stale answer that was served.
+    pub fn stale_served(&self, route: usize, cause: &'static str) {
+        self.metrics.stale_served(route, cause);
+    }
+
+    /// A background refresh that ended.
+    pub fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
+        self.metrics.refresh(route, trigger, outcome);
+    }
+
+    /// Stored responses that were invalidated.
+    pub fn invalidated(&self, source: &'static str, count: u64) {
+        self.metrics.invalidated(source, count);
+    }
+
+    /// How many responses a tier of the store holds.
+    pub fn store_entries(&self, tier: &'static str, count: u64) {
+        self.metrics.store_entries(tier, count);
+    }
+
+    /// How many bytes a tier of the store holds.
+    pub fn store_bytes(&self, tier: &'static str, bytes: u64) {
+        self.metrics.store_bytes(tier, bytes);
+    }
+
+    /// Stored responses that were evicted for room.
+    pub fn evicted(&self, tier: &'static str, count: u64) {
+        self.metrics.evicted(tier, count);
+    }
+
+    /// A listener that could not accept a connection.
+    pub fn accept_error(&self, error: &io::Error) {
+        self.metrics.accept_error();
+        let Some(suppressed) = self.admit_line() else { return };
+        tracing::error!(kind = %error.kind(), os = error.raw_os_error(), suppressed, "Accept failed");
+    }
+
+    /// Asks `totals` for what a tier holds whenever the metrics are rendered, instead of being told
+    /// of each change.
+    pub fn watch_store(
+        &self,
+        tier: &'static str,
+        totals: impl Fn() -> TierTotals + Send + Sync + 'static,
+    ) {
+        self.tiers.lock().push(Tier { name: tier, totals: Box::new(totals), evictions: 0 });
+    }
+
+    /// All metrics in the Prometheus text format.
+    pub fn render(&self) -> String {
+        for tier in self.tiers.lock().iter_mut() {
+            let totals = (tier.totals)();
+            self.store_entries(tier.name, totals.entries);
+            self.store_bytes(tier.name, totals.bytes);
+            self.evicted(tier.name, totals.evictions.saturating_sub(tier.evictions));
+            tier.evictions = totals.evictions;
+        }
+        self.metrics.render()
+    }
+
+    fn admit_line(&self) -> Option<u64> {
+        self.lines.lock().admit(clock::monotonic())
+    }
+
+    fn route_name(&self, index: usize) -> &str {
+        self.routes.get(index).map_or(NONE, AsRef::as_ref)
+    }
+
+    fn upstream_name(&self, index: usize) -> &str {
+        self.upstreams.get(index).map_or(NONE, AsRef::as_ref)
+    }
+}
+
+/// A tier of the store that is asked when the metrics are rendered.
+struct Tier {
+    name: &'static str,
+    totals: Box<dyn Fn() -> TierTotals + Send + Sync>,
+    // As of the last rendering: the counter grows by the difference.
+    evictions: u64,
+}
+
+fn with_none(names: &[Arc<str>]) -> Vec<Arc<str>> {
+    names.iter().cloned().chain([Arc::from(NONE)]).collect()
+}
+
+/// Query values may be secret and are never logged (ADM-07).
+fn without_query(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
+
+/// Lines a second about requests, calls and connections that failed, over all.
+const LINES: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_watched_tier_shows_what_it_holds_at_each_rendering() {
+        let account = Account::new(&[], &[]);
+        let held = Arc::new(AtomicU64::new(3));
+        let watched = Arc::clone(&held);
+        account.watch_store("memory", move || {
+            let entries = watched.load(Ordering::Relaxed);
+            TierTotals { entries, bytes: entries * 10, evictions: entries * 2 }
+        });
+        let page = account.render();
+        assert!(page.contains("larder_entries{tier=\"memory\"} 3\n"), "{page}");
+        assert!(page.contains("larder_evictions_total{tier=\"memory\"} 6\n"), "{page}");
+        held.store(4, Ordering::Relaxed);
+        let page = account.render();
+        assert!(page.contains("larder_store_bytes{tier=\"memory\"} 40\n"), "{page}");
+        assert!(page.contains("larder_evictions_total{tier=\"memory\"} 8\n"), "{page}");
+    }
+}

@@ -1,0 +1,143 @@
+//! The events that are recorded, one struct each.
+//!
+//! Owns: what is known about an exchange, a call or a refusal when it is over, and the words for it.
+//! Never touches: what becomes of the record.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+/// One finished exchange with a client. Borrows everything, so that recording a hit allocates
+/// nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange<'a> {
+    /// The route's index in the table; one past the last: no route.
+    pub route: usize,
+    /// How it ended.
+    pub result: ResultKind,
+    /// Why it was forwarded: the token of `Cache-Status: fwd`.
+    pub why: Option<&'static str>,
+    /// The request's method.
+    pub method: &'a Method,
+    /// The target's host.
+    pub host: &'a str,
+    /// The target's path; a query, if there is one, is never logged.
+    pub path: &'a str,
+    /// The status the client got; `None`: the connection closed without one.
+    pub status: Option<StatusCode>,
+    /// The `Cache-Status` the client got.
+    pub cache_status: Option<&'a str>,
+    /// The class of the error, if it was one.
+    pub error: Option<&'static str>,
+    /// From the request's head to the answer's last byte.
+    pub duration: Duration,
+    /// Bytes sent to the client.
+    pub client_bytes: u64,
+    /// Bytes received from the origin for this client alone: passed through or tunnelled. What a
+    /// fill receives is told by [`Account::upstream_bytes`](crate::account::Account::upstream_bytes).
+    pub upstream_bytes: u64,
+}
+
+/// How an exchange ended: the `result` of `larder_requests_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResultKind {
+    /// Answered from the store, fresh.
+    Hit,
+    /// Answered from the store, stale.
+    Stale,
+    /// The origin confirmed what is stored.
+    Revalidated,
+    /// Answered by the origin.
+    Miss,
+    /// Answered by a fill that another request began.
+    Coalesced,
+    /// Answered in part from the store.
+    Partial,
+    /// Passed through.
+    Bypass,
+    /// Bytes passed unseen.
+    Tunnel,
+    /// Neither the origin nor the store had an answer.
+    Error,
+}
+
+impl ResultKind {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Miss,
+        Self::Coalesced,
+        Self::Partial,
+        Self::Bypass,
+        Self::Tunnel,
+        Self::Error,
+    ];
+
+    /// The word in metrics and log.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Tunnel => "tunnel",
+            Self::Error => "error",
+        }
+    }
+
+    /// Its place in [`ResultKind::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One finished call to an origin.
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamCall {
+    /// The upstream's index in the configuration; one past the last: none.
+    pub upstream: usize,
+    /// The route's index; one past the last: none.
+    pub route: usize,
+    /// The status of the answer, or the class of the failure.
+    pub outcome: Result<StatusCode, &'static str>,
+    /// From the start of the call to the answer's head, or to the failure.
+    pub duration: Duration,
+}
+
+/// A request that larder refused before it became an exchange.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal {
+    /// Why, as one word.
+    pub class: &'static str,
+    /// Who asked.
+    pub client: Option<SocketAddr>,
+}
+
+/// What a tier of the store holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TierTotals {
+    /// Stored responses.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Evicted for room since the start.
+    pub evictions: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_leads_back_to_its_result() {
+        for (index, kind) in ResultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), index, "{}", kind.token());
+        }
+    }
+}

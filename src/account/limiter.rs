@@ -1,0 +1,81 @@
+//! At most so many in a period; the rest is counted.
+//!
+//! Owns: which log lines are written when there are too many of them (OVL-11).
+//! Never touches: what a line says; the clock.
+
+use std::time::{Duration, Instant};
+
+/// Admits a number of events per period, counted in fixed windows that begin with an event.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    limit: u32,
+    period: Duration,
+    window: Option<Instant>,
+    admitted: u32,
+    suppressed: u64,
+}
+
+impl Limiter {
+    /// At most `limit` events a `period`.
+    pub(super) fn new(limit: u32, period: Duration) -> Self {
+        Self { limit, period, window: None, admitted: 0, suppressed: 0 }
+    }
+
+    /// Whether an event may pass now, and how many were suppressed since the last one that did.
+    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
+        let over = self.window.is_none_or(|start| now.duration_since(start) >= self.period);
+        if over {
+            self.window = Some(now);
+            self.admitted = 0;
+        }
+        if self.admitted >= self.limit {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.admitted += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_eleventh_in_a_second_is_suppressed_and_told_later() {
+        let start = clock::monotonic();
+        let mut limiter = Limiter::new(10, SECOND);
+        for _ in 0..10 {
+            assert_eq!(limiter.admit(start), Some(0));
+        }
+        assert_eq!(limiter.admit(start), None);
+        assert_eq!(limiter.admit(start + SECOND / 2), None);
+        assert_eq!(limiter.admit(start + SECOND), Some(2));
+        assert_eq!(limiter.admit(start + SECOND), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_is_either_admitted_or_told_as_suppressed(
+            steps in proptest::collection::vec(0u64..400, 1..200)
+        ) {
+            let mut now = clock::monotonic();
+            let mut limiter = Limiter::new(10, SECOND);
+            let (mut admitted, mut told) = (0u64, 0u64);
+            for step in &steps {
+                now += Duration::from_millis(*step);
+                if let Some(suppressed) = limiter.admit(now) {
+                    admitted += 1;
+                    told += suppressed;
+                }
+            }
+            let rest = limiter.admit(now + SECOND).expect("a new window admits");
+            prop_assert_eq!(admitted + told + rest, steps.len() as u64);
+        }
+    }
+}

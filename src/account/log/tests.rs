@@ -1,0 +1,201 @@
+//! What arrives on the other side, read as written.
+
+use std::sync::Arc;
+
+use http::Method;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::account::{Account, Exchange, Refusal, ResultKind, UpstreamCall};
+use crate::config::{LogFormat, LogLevel};
+
+/// What was written so far.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What `act` makes the log say.
+fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = subscriber(&config::Log { format, level }, move || writer.clone());
+    // Installed once per process; what it brings goes to the subscriber of the thread.
+    bridge(LogLevel::Trace);
+    tracing::subscriber::with_default(subscriber, act);
+    written.text()
+}
+
+fn as_json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+fn account() -> Arc<Account> {
+    Account::new(&[Arc::from("roles")], &[Arc::from("discord")])
+}
+
+fn exchange(path: &str) -> Exchange<'_> {
+    Exchange {
+        route: 0,
+        result: ResultKind::Miss,
+        why: Some("uri-miss"),
+        method: &Method::GET,
+        host: "discord.example.test",
+        path,
+        status: Some(http::StatusCode::OK),
+        cache_status: Some("larder; fwd=uri-miss; stored"),
+        error: None,
+        duration: std::time::Duration::from_millis(2),
+        client_bytes: 10,
+        upstream_bytes: 9,
+    }
+}
+
+#[test]
+fn an_exchange_is_one_json_line_at_debug_and_none_at_info() {
+    let act = || account().record(&exchange("/api/v10/guilds/1/roles"));
+    let text = logged(LogFormat::Json, LogLevel::Debug, act);
+    let line = as_json(&text);
+    assert_eq!(line["level"], "debug");
+    assert_eq!(line["message"], "Answered");
+    assert_eq!(line["route"], "roles");
+    assert_eq!(line["result"], "miss");
+    assert_eq!(line["why"], "uri-miss");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["path"], "/api/v10/guilds/1/roles");
+    assert_eq!(line.get("error"), None);
+    assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    let act = || account().record(&exchange("/"));
+    assert_eq!(logged(LogFormat::Json, LogLevel::Info, act), "");
+}
+
+#[test]
+fn the_form_for_people_is_one_line_with_the_facts_behind_the_words() {
+    let act = || account().record(&exchange("/a b"));
+    let text = logged(LogFormat::Pretty, LogLevel::Debug, act);
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.contains(" DEBUG Answered route=roles result=miss"), "{text}");
+    assert!(text.contains("path=\"/a b\""), "{text}");
+}
+
+#[test]
+fn a_query_is_not_logged_at_any_level() {
+    let act = || account().record(&exchange("/a?token=S3&api_key=S4"));
+    let text = logged(LogFormat::Json, LogLevel::Trace, act);
+    assert_eq!(as_json(&text)["path"], "/a");
+}
+
+#[test]
+fn no_secret_of_a_request_reaches_the_log_at_trace() {
+    let act = || {
+        tracing::trace!(url = "http://u:S5@h.test/?token=S3", "Trying");
+        tracing::debug!(head = ?"Authorization: Bearer S1\r\nCookie: S2", "Read");
+        tracing::debug!(api_key = "S4", note = "Cookie: S2", "Read");
+        tracing::error!("cannot parse Cookie: S2");
+        let raw = "GET /x?token=S3 HTTP/1.1\\r\\nAuthorization: S1\\r\\nX: S6";
+        tracing_log::log::error!(
+            target: "pingora_proxy",
+            "Fail to proxy:  Downstream InvalidHTTPHeader context: buf: {raw}, status: 400, GET \
+             /x?token=S3, Host: u:S5@h.test"
+        );
+        tracing_log::log::debug!(target: "pingora_core::protocols", "header: {raw}");
+        tracing::warn!(target: "h2::codec", headers = "S1", "frame");
+    };
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Trace, act);
+        for secret in ["S1", "S2", "S3", "S4", "S5", "S6"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+        assert!(text.contains("Fail to proxy:  Downstream InvalidHTTPHeader"), "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+}
+
+#[test]
+fn pingoras_lines_keep_their_target_and_are_never_errors() {
+    let act = || tracing_log::log::error!(target: "pingora_core::listeners", "Accept failed");
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Warn, act));
+    assert_eq!(line["target"], "pingora_core::listeners");
+    assert_eq!(line["level"], "warn");
+    assert_eq!(line["message"], "Accept failed");
+}
+
+#[test]
+fn adm_06_hostile_characters_forge_no_line_and_reach_no_terminal() {
+    let hostile = "/\r\n{\"level\":\"error\"}\u{1b}[2J\u{2028}\u{9b}31m";
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Debug, || account().record(&exchange(hostile)));
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        let raw = |c: char| c.is_control() && c != '\n' || c == '\u{2028}';
+        assert!(!text.contains(raw), "{text:?}");
+    }
+}
+
+#[test]
+fn a_megabyte_in_every_field_is_still_one_line_of_8_kib() {
+    let huge = "\u{1b}".repeat(1 << 20);
+    let act = || tracing::error!(a = %huge, b = %huge, c = %huge, d = %huge, e = 1, "{huge}");
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Error, act);
+        assert!(text.len() <= 8 * 1024, "{} bytes", text.len());
+        assert_eq!(text.lines().count(), 1);
+    }
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Error, act));
+    assert!(line["message"].as_str().is_some_and(|message| message.ends_with('…')));
+}
+
+#[test]
+fn ovl_11_a_flood_of_refusals_is_ten_lines_and_all_are_counted() {
+    let account = account();
+    let act = || {
+        for _ in 0..5_000 {
+            account.refused(&Refusal { class: "malformed", client: None });
+        }
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    // Ten a second, and the loop takes seconds at worst; without a bound, 5,000.
+    assert!((10..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
+    assert!(account.render().contains("larder_denied_total{reason=\"malformed\"} 5000"));
+}
+
+#[test]
+fn a_flood_from_pingora_is_bounded_too() {
+    let act = || {
+        for _ in 0..1_000 {
+            tracing_log::log::error!(target: "pingora_proxy", "Fail to proxy: x");
+        }
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    assert!((10..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
+}
+
+#[test]
+fn a_failed_call_names_upstream_route_and_class() {
+    let call = UpstreamCall {
+        upstream: 0,
+        route: 1,
+        outcome: Err("connect-refused"),
+        duration: std::time::Duration::from_millis(1),
+    };
+    let act = || account().upstream_call(&call);
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Info, act));
+    assert_eq!(line["message"], "Call to origin failed");
+    assert_eq!(line["upstream"], "discord");
+    assert_eq!(line["route"], "none");
+    assert_eq!(line["error"], "connect-refused");
+}

@@ -1,0 +1,150 @@
+//! `check --explain METHOD URL`: what would become of one request.
+//!
+//! Owns: building that request and telling route, scope and key. No value of a credential is told.
+//! Never touches: the network; the answer is not known here.
+
+use std::io::{self, Write};
+
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use crate::cli::check::words;
+use crate::config::Config;
+use crate::key::Keyring;
+use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::hop_by_hop;
+use crate::semantics::target::{Scheme, Target};
+
+/// Why a request cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// Not a method.
+    #[error("`{0}` is not a method; write it in capitals, such as GET")]
+    Method(String),
+    /// Not a URL.
+    #[error("`{url}` is not a URL that larder carries: {source}")]
+    Url {
+        url: String,
+        #[source]
+        source: crate::semantics::target::TargetError,
+    },
+    /// Not a field. Its value may be a credential.
+    #[error("one of the -H is not a field; write 'Name: value'")]
+    Field,
+}
+
+/// What becomes of it.
+pub(super) struct Explained {
+    request: String,
+    route: Option<(String, String)>,
+    policy: Vec<(&'static str, String)>,
+    key: Vec<(String, String)>,
+    credentials: Vec<String>,
+    notes: Vec<&'static str>,
+}
+
+/// The request, as the front door would hand it on.
+pub(super) fn asked(config: &Config, request: &[String], fields: &[String]) -> Result<Asked, Refused> {
+    let (method, url) = match request {
+        [method, url] => (method.as_str(), url.as_str()),
+        [] | [_] | [_, _, ..] => ("", ""),
+    };
+    let known = method.bytes().all(|byte| !byte.is_ascii_lowercase());
+    let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| known);
+    let method = method.ok_or_else(|| Refused::Method(request.first().cloned().unwrap_or_default()))?;
+    let target = Target::absolute(url)
+        .map_err(|source| Refused::Url { url: url.to_owned(), source })?;
+    let mut asked = Asked::get(target);
+    asked.method = method;
+    let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
+    asked.listener = if loopback { Listener::Loopback } else { Listener::Reachable };
+    for field in fields {
+        let (name, value) = field.split_once(':').ok_or(Refused::Field)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| Refused::Field)?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| Refused::Field)?;
+        asked.headers.append(name, value);
+    }
+    hop_by_hop::strip_request(&mut asked.headers);
+    asked.headers.remove(http::header::HOST);
+    Ok(asked)
+}
+
+/// What the configuration makes of it.
+pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
+    // No HMAC is shown, so no secret is needed to make one.
+    let ring = Keyring::new([0; 32], &config.credential_headers, &config.secret_query);
+    let route = config.routes.find(asked);
+    let stored = asked.method == Method::GET || asked.method == Method::HEAD;
+    let mut notes = Vec::new();
+    if asked.target.scheme() == Scheme::Https {
+        notes.push("https reaches larder as a tunnel it cannot look into: ask with http:// and let an upstream `https://HOST` upgrade it");
+    }
+    if route.is_none() {
+        notes.push("no route matches: passed through unchanged, not stored");
+    } else if !stored {
+        notes.push("only answers to GET and HEAD are stored: passed through");
+    }
+    if !stored && !asked.method.is_safe() {
+        notes.push("a success makes what is stored of this URL unusable");
+    }
+    let cached = route.filter(|_| stored);
+    let credentials = ring.credentials(&asked.headers);
+    Explained {
+        request: format!("{} {}", asked.method, shown_target(&asked.target)),
+        route: route.map(|route| (route.name.to_string(), route.pattern.to_string())),
+        policy: cached.map(|route| words::policy(&route.policy)).unwrap_or_default(),
+        key: cached.map(|route| ring.explain(asked, &route.policy)).unwrap_or_default(),
+        credentials: credentials.into_iter().map(ToString::to_string).collect(),
+        notes,
+    }
+}
+
+/// Without its query, which the key tells part by part, secrets left out.
+fn shown_target(target: &Target) -> String {
+    let query = if target.query().is_some() { "?…" } else { "" };
+    format!("{}://{}{}{query}", target.scheme().as_str(), target.authority(), target.path())
+}
+
+impl Explained {
+    /// For people.
+    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.request)?;
+        match &self.route {
+            Some((name, pattern)) => writeln!(out, "\nroute         {name}  ({pattern})")?,
+            None => writeln!(out, "\nroute         none")?,
+        }
+        for (what, says) in &self.policy {
+            writeln!(out, "  {what:<12}{says}")?;
+        }
+        if !self.key.is_empty() {
+            writeln!(out, "\nkey")?;
+        }
+        for (part, shown) in &self.key {
+            writeln!(out, "  {part:<12}{shown}")?;
+        }
+        let none = if self.credentials.is_empty() { "none" } else { "" };
+        writeln!(out, "\ncredentials   {none}{}", self.credentials.join(", "))?;
+        for note in &self.notes {
+            writeln!(out, "note          {note}")?;
+        }
+        Ok(())
+    }
+
+    /// For programs.
+    pub(super) fn to_json(&self) -> Value {
+        let pairs = |pairs: &[(String, String)]| {
+            pairs.iter().map(|(part, shown)| json!({ "part": part, "shown": shown })).collect::<Vec<_>>()
+        };
+        let policy: serde_json::Map<_, _> =
+            self.policy.iter().map(|(what, says)| ((*what).to_owned(), says.clone().into())).collect();
+        json!({
+            "request": self.request,
+            "route": self.route.as_ref().map(|(name, _)| name),
+            "match": self.route.as_ref().map(|(_, pattern)| pattern),
+            "policy": policy,
+            "key": pairs(&self.key),
+            "credentials": self.credentials,
+            "notes": self.notes,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! A configuration in words.
+//!
+//! Owns: how policies and settings are told to people; secrets are never among them.
+//! Never touches: where it is printed.
+
+use std::net::SocketAddr;
+
+use crate::config::duration::show;
+use crate::config::{Config, ResolveRule, Store, Upstream, size};
+use crate::policy::{ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
+use crate::semantics::target::Scheme;
+
+/// What a policy says, line by line: a word and what it means here.
+pub(super) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("fresh", fresh(policy))];
+    lines.push(("stale", stale(policy)));
+    lines.push(("scope", scope(&policy.scope)));
+    lines.push(("key", key(&policy.key)));
+    lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));
+    match policy.set_cookie {
+        SetCookie::Refuse => {}
+        SetCookie::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),
+        SetCookie::Keep => lines.push(("cookies", "stored with Set-Cookie".to_owned())),
+    }
+    lines
+}
+
+/// Who may use the listener at `address`.
+pub(super) fn users(config: &Config, address: SocketAddr) -> String {
+    let from = match config.access.clients.as_slice() {
+        [] if address.ip().to_canonical().is_loopback() => "for this host".to_owned(),
+        [] => "for every host".to_owned(),
+        nets => format!("for {}", list(nets)),
+    };
+    let users = config.access.users.as_ref();
+    users.map_or_else(|| from.clone(), |users| format!("{from}, {} users", users.0.len()))
+}
+
+/// What `store` holds.
+pub(super) fn store(store: &Store) -> String {
+    let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
+    format!("{} in memory, answers up to {}", show(store.memory), show(store.max_object))
+}
+
+/// One `resolve` rule.
+pub(super) fn resolve(rule: &ResolveRule) -> String {
+    let port = rule.port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port} is reached at {}", rule.host, rule.address)
+}
+
+/// Which hosts an upstream stands for.
+pub(super) fn upstream(upstream: &Upstream) -> String {
+    let hosts = upstream.hosts.iter().map(|host| {
+        let scheme = match host.scheme {
+            Some(Scheme::Https) => "https://",
+            Some(Scheme::Http) => "http://",
+            None => "",
+        };
+        let port = host.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{scheme}{}{port}", host.host)
+    });
+    hosts.collect::<Vec<_>>().join(", ")
+}
+
+fn fresh(policy: &Policy) -> String {
+    let mut said = match policy.ttl {
+        Ttl::Origin => "as the origin says".to_owned(),
+        Ttl::Fallback(ttl) => format!("as the origin says, else for {}", show(ttl)),
+        Ttl::Clamp { min, max } => {
+            format!("as the origin says, but from {} to {}", show(min), show(max))
+        }
+        Ttl::Override(ttl) => format!("for {}, whatever the origin says", show(ttl)),
+        Ttl::Forever => "for ever, whatever the origin says".to_owned(),
+    };
+    for (matched, ttl) in &policy.ttl_by_status {
+        said.push_str(&format!("; {} for {}", status(*matched), show(*ttl)));
+    }
+    said
+}
+
+fn stale(policy: &Policy) -> String {
+    let operators = policy.ttl.overrides_origin();
+    let refreshing = policy.stale_while_revalidate.map(|window| {
+        format!("{} more while a new one is fetched", show(window))
+    });
+    let on: Vec<_> = policy.stale_if_error.on.iter().map(|on| error(*on)).collect();
+    let window = match policy.stale_if_error.window {
+        Some(window) => show(window),
+        None if operators => "24h".to_owned(),
+        None => "as long as the origin says".to_owned(),
+    };
+    let standing_in = if on.is_empty() {
+        "never in place of an error".to_owned()
+    } else {
+        format!("{window} in place of {}", on.join(", "))
+    };
+    refreshing.map_or_else(|| standing_in.clone(), |first| format!("{first}; {standing_in}"))
+}
+
+fn scope(rule: &ScopeRule) -> String {
+    match rule {
+        ScopeRule::Credential => "each credential its own".to_owned(),
+        ScopeRule::Shared => "one answer for all".to_owned(),
+        ScopeRule::Header(name) => format!("each value of {name} its own"),
+    }
+}
+
+fn key(rule: &KeyRule) -> String {
+    let mut said = match &rule.query {
+        QueryRule::All => "the whole query".to_owned(),
+        QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
+        QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
+        QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
+    };
+    if !rule.headers.is_empty() {
+        said.push_str(&format!("; the fields {}", list(&rule.headers)));
+    }
+    said
+}
+
+fn error(on: ErrorMatch) -> String {
+    match on {
+        ErrorMatch::Status(matched) => status(matched),
+        ErrorMatch::Connect => "connect".to_owned(),
+        ErrorMatch::Timeout => "timeout".to_owned(),
+    }
+}
+
+fn status(matched: StatusMatch) -> String {
+    match matched {
+        StatusMatch::Exact(code) => code.as_str().to_owned(),
+        StatusMatch::Class(class) => format!("{class}xx"),
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

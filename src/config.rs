@@ -1,0 +1,276 @@
+//! What `proxy.yaml` says and what it means.
+//!
+//! Owns: reading the file as a spanned tree, resolving it to values that can only be valid, and
+//! reporting every problem at once with place, reason and fix.
+//! Never touches: sockets, the environment (handed in), anything that runs.
+
+pub mod defaults;
+pub mod diagnostics;
+pub mod duration;
+pub mod env;
+pub mod file;
+pub mod files;
+mod reader;
+mod resolve;
+pub mod size;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::config::diagnostics::{Place, Problem, Report};
+use crate::config::env::Env;
+use crate::config::files::{Disk, Files, Nothing};
+use crate::config::reader::Reader;
+use crate::route::pattern::HostPattern;
+use crate::route::table::Table;
+use crate::semantics::target::Scheme;
+
+/// Reads and resolves the file at `path`; relative paths in it start at its directory.
+pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
+    let name = path.to_string_lossy();
+    let unread = |what: String, fix: &str| {
+        let (place, path, fix) = (Place::default(), String::new(), fix.to_owned());
+        Report::new(&name, "", vec![Problem { place, path, what, fix }])
+    };
+    let contents = Disk.read(path, file::LONGEST).map_err(|error| {
+        let what = format!("the file cannot be read: {}", error.kind());
+        unread(what, "name a file that this user may read; it is at most 1 MiB long")
+    })?;
+    let text = String::from_utf8(contents.bytes).map_err(|_| {
+        unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8")
+    })?;
+    read(&name, &text, env, &Disk)
+}
+
+/// Resolves `text` as the file `name`. Reads no file: one that the text names counts as missing.
+pub fn parse(name: &str, text: &str, env: &Env) -> Result<Config, Report> {
+    read(name, text, env, &Nothing)
+}
+
+/// Resolves `text` as the file `name`; the files it names come from `files`.
+pub fn read(name: &str, text: &str, env: &Env, files: &dyn Files) -> Result<Config, Report> {
+    let report = |problems| Report::new(name, text, problems);
+    let tree = file::parse(text).map_err(|problem| report(vec![problem]))?;
+    let mut reader = Reader::new(name, env, files);
+    let config = resolve::resolve(&tree, &mut reader);
+    config.ok_or_else(|| report(reader.problems))
+}
+
+/// The whole configuration, resolved. Built only by `resolve`, so it can only be valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Who may use larder.
+    pub access: Access,
+    /// Where requests may go.
+    pub destinations: Destinations,
+    /// Bounds on what clients may send and hold.
+    pub limits: Limits,
+    /// How to log.
+    pub log: Log,
+    /// The admin listener; `None` when switched off.
+    pub admin: Option<Admin>,
+    /// Names answered without asking DNS, like `curl --resolve`; host lower-case.
+    pub resolve: Vec<ResolveRule>,
+    /// Where answers are kept.
+    pub store: Store,
+    /// Further credential fields.
+    pub credential_headers: Vec<HeaderName>,
+    /// Query parameters whose values are secret: the built-in list and the file's, lower-case.
+    pub secret_query: Vec<String>,
+    /// How origins are reached.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Which requests are kept, and how.
+    pub routes: Table,
+    /// What the operator should know though it is no error; printed by `check` and at start.
+    pub notes: Vec<diagnostics::Note>,
+}
+
+/// `access`: who may use larder.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Client networks; empty: only loopback clients (then every listener is loopback).
+    pub clients: Vec<IpNet>,
+    /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
+    pub users: Option<Users>,
+}
+
+/// The users of `users_file`. Prints without its content.
+#[derive(Clone)]
+pub struct Users(pub Arc<[(String, String)]>);
+
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Users({})", self.0.len())
+    }
+}
+
+/// `destinations`: where requests may go; decided on the resolved address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Destinations {
+    /// Allowed beyond the default.
+    pub allow: Vec<DestinationRule>,
+    /// Denied; wins over `allow`.
+    pub deny: Vec<DestinationRule>,
+    /// Which ports; `None`: all from loopback listeners, 80 and 443 from others.
+    pub ports: Option<Ports>,
+}
+
+/// One member of `destinations.allow` or `.deny`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationRule {
+    /// Addresses.
+    Net(IpNet),
+    /// One address and port (`127.0.0.1:9001`).
+    Socket(IpAddr, u16),
+    /// Names.
+    Host(HostPattern),
+}
+
+/// `destinations.ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// Every port.
+    All,
+    /// Only these.
+    Only(Vec<u16>),
+}
+
+/// `limits`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request head.
+    pub head: usize,
+    /// Fields of a request head.
+    pub headers: usize,
+    /// From a head's first byte to its last.
+    pub head_timeout: Duration,
+    /// Between two requests on a kept-alive connection.
+    pub idle: Duration,
+    /// Client connections at once.
+    pub connections: usize,
+    /// Clients that wait for one fill.
+    pub waiters_per_key: usize,
+    /// Bytes of bodies being filled, over all fills.
+    pub in_flight: usize,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// An operator must act.
+    Error,
+    /// Served, but degraded.
+    Warn,
+    /// Lifecycle and configuration.
+    Info,
+    /// One line per request.
+    Debug,
+    /// The inside.
+    Trace,
+}
+
+/// `admin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where `/healthz` and `/metrics` are answered.
+    pub listen: SocketAddr,
+}
+
+/// One entry of `resolve`: this host (and port, if given) is reached at this address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolveRule {
+    /// Lower-case host name.
+    pub host: String,
+    /// Only for this port; `None`: for any.
+    pub port: Option<u16>,
+    /// The address; its port replaces the target's.
+    pub address: SocketAddr,
+}
+
+/// `store`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory that issue B's disk tier uses.
+    pub path: PathBuf,
+    /// Bytes of the memory tier.
+    pub memory: usize,
+    /// Bytes of the disk tier.
+    pub disk: u64,
+    /// Bytes of the largest body that is stored.
+    pub max_object: usize,
+}
+
+/// One of `upstreams`.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The configured name: the label in metrics.
+    pub name: Arc<str>,
+    /// Which hosts it stands for.
+    pub hosts: Vec<UpstreamHost>,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// How TLS to the origin is done.
+    pub tls: UpstreamTls,
+}
+
+/// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which
+/// upgrades `http://` requests to that host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamHost {
+    /// Which hosts.
+    pub host: HostPattern,
+    /// The scheme to use whatever the client asked for; `None`: the client's.
+    pub scheme: Option<Scheme>,
+    /// The port to use; `None`: the client's, or the upgraded scheme's default.
+    pub port: Option<u16>,
+}
+
+/// `upstreams.*.timeouts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To a connection, TLS included, over all addresses.
+    pub connect: Duration,
+    /// From the request's last byte to the answer's head.
+    pub first_byte: Duration,
+    /// Between two reads of a body.
+    pub between_bytes: Duration,
+    /// From the first attempt to the last byte, for answers that will be stored.
+    pub total: Duration,
+}
+
+/// `upstreams.*.tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Files with further root certificates (PEM).
+    pub extra_roots: Vec<PathBuf>,
+    /// Whether HTTP/2 is offered.
+    pub http2: bool,
+}
+
+#[cfg(test)]
+mod tests;

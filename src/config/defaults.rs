@@ -1,0 +1,96 @@
+//! What holds where the file says nothing: every default in one place.
+//!
+//! Owns: the defaults that the reference file documents (a test compares the two).
+//! Never touches: what the file says.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::config::{Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
+use crate::policy::{ErrorMatch, StatusMatch};
+
+/// `listen`: only this host.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// `admin.listen`: only this host.
+pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+
+/// `coalesce.wait`.
+pub const COALESCE_WAIT: Duration = Duration::from_secs(10);
+
+/// `ttl.max` where only `min` is given: RFC 9111 §1.2.2.
+pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
+
+/// Query parameters whose values are secret everywhere; `secret_query` adds to them.
+pub const SECRET_QUERY: [&str; 9] = [
+    "api_key",
+    "apikey",
+    "key",
+    "token",
+    "access_token",
+    "secret",
+    "sig",
+    "signature",
+    "password",
+];
+
+/// `stale_if_error.on`: `[429, 5xx, connect, timeout]`.
+pub fn stale_if_error_on() -> Vec<ErrorMatch> {
+    vec![
+        ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
+        ErrorMatch::Status(StatusMatch::Class(5)),
+        ErrorMatch::Connect,
+        ErrorMatch::Timeout,
+    ]
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 64 << 10,
+            headers: 128,
+            head_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            connections: 10_000,
+            waiters_per_key: 2000,
+            in_flight: 128 << 20,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Pretty, level: LogLevel::Info }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("larder-data"),
+            memory: 128 << 20,
+            disk: 2 << 30,
+            max_object: 8 << 20,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(30),
+            between_bytes: Duration::from_secs(30),
+            total: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for UpstreamTls {
+    fn default() -> Self {
+        Self { extra_roots: Vec::new(), http2: true }
+    }
+}

@@ -1,0 +1,223 @@
+//! What is wrong with a configuration, and what is merely worth knowing: where, what, why, how to fix.
+//!
+//! Owns: problems, notes, and how a report of them reads.
+//! Never touches: what makes a value wrong.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A place in the file. Lines and columns count from 1; line 0 is the file as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+    /// How many characters are meant.
+    pub width: usize,
+}
+
+/// One problem: larder does not start with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// The key, from the top: `routes[coins].ttl`. Empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, and why it matters.
+    pub what: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+/// Why a scalar cannot be what is wanted. Never repeats the scalar, which may come from the
+/// environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// What is wanted here: `a duration such as `30s``.
+    pub wanted: &'static str,
+    /// Goes on after the value: `means 5 months`.
+    pub what: String,
+    /// What to write instead. May hint at the value: shown only when that stands in the file.
+    pub fix: String,
+}
+
+impl Wrong {
+    /// `what` is wrong with a value where `wanted` is wanted.
+    pub fn new(wanted: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { wanted, what: what.into(), fix: fix.into() }
+    }
+
+    /// When there is no more to say than that it is no such thing.
+    pub fn is_not(wanted: &'static str) -> Self {
+        Self::new(wanted, format!("is not {wanted}"), format!("write {wanted}"))
+    }
+}
+
+/// Everything that is wrong with one file, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Report {
+    name: String,
+    lines: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Report {
+    /// A report on the file `name` with this text.
+    pub fn new(name: &str, text: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
+        let line = |problem: &Problem| {
+            let line = problem.place.line.checked_sub(1).and_then(|at| text.lines().nth(at));
+            line.unwrap_or_default().to_owned()
+        };
+        let lines = problems.iter().map(line).collect();
+        Self { name: name.to_owned(), lines, problems }
+    }
+
+    /// The problems, in the order of the file. At least one.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The file's name as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Each problem with its line and a caret; the last line counts them.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (problem, line) in self.problems.iter().zip(&self.lines) {
+            write!(f, "{}", self.name)?;
+            if problem.place.line > 0 {
+                write!(f, ":{}:{}", problem.place.line, problem.place.column)?;
+            }
+            if !problem.path.is_empty() {
+                write!(f, ": {}", problem.path)?;
+            }
+            writeln!(f, ": {}", problem.what)?;
+            write_excerpt(f, problem, line)?;
+        }
+        let count = self.problems.len();
+        write!(f, "{}: {count} problem{}", self.name, if count == 1 { "" } else { "s" })
+    }
+}
+
+/// How much of a line is shown, and how much of that before the place that is meant.
+const SHOWN: usize = 100;
+const SHOWN_BEFORE: usize = 40;
+
+fn write_excerpt(f: &mut fmt::Formatter<'_>, problem: &Problem, line: &str) -> fmt::Result {
+    if line.trim().is_empty() {
+        return writeln!(f, "   |  {}", problem.fix);
+    }
+    let column = problem.place.column.saturating_sub(1);
+    let indent = line.chars().take_while(|c| c.is_whitespace()).count().min(column);
+    let start = if column - indent > SHOWN { column - SHOWN_BEFORE } else { indent };
+    let shown: String = line.chars().skip(start).take(SHOWN).map(visible).collect();
+    let shown = shown.trim_end();
+    let before = column - start;
+    let width = problem.place.width.min(shown.chars().count().saturating_sub(before)).max(1);
+    writeln!(f, "   |  {shown}")?;
+    writeln!(f, "   |  {:before$}{:^<width$} {}", "", "", problem.fix)
+}
+
+/// Terminals act on control characters: none is printed.
+fn visible(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    }
+}
+
+/// Something the operator should know though it is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The file.
+    pub name: Arc<str>,
+    /// Where.
+    pub place: Place,
+    /// The key, from the top.
+    pub path: String,
+    /// What kind of thing.
+    pub kind: NoteKind,
+    /// What, in a sentence without its full stop.
+    pub text: String,
+}
+
+/// What a note is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoteKind {
+    /// A route's `ttl` sets the origin's own fields aside.
+    SetAside,
+    /// A route that an earlier one never lets a request through to.
+    Shadowed,
+    /// Every host may use this larder.
+    Open,
+}
+
+impl NoteKind {
+    /// The word for logs and JSON.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::SetAside => "origin-set-aside",
+            Self::Shadowed => "shadowed-route",
+            Self::Open => "open-to-all",
+        }
+    }
+}
+
+/// One line.
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
+        write!(f, "{}: {}", self.path, self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::diagnostics::{Place, Problem, Report};
+
+    fn problem(line: usize, column: usize, width: usize) -> Problem {
+        Problem {
+            place: Place { line, column, width },
+            path: "routes[coins].ttl".to_owned(),
+            what: "`5M` means 5 months".to_owned(),
+            fix: "did you mean `5m`?".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_value() {
+        let report = Report::new("p.yaml", "routes:\n    ttl: 5M\n", vec![problem(2, 10, 2)]);
+        let expected = "p.yaml:2:10: routes[coins].ttl: `5M` means 5 months\n   |  ttl: 5M\n   \
+                        |       ^^ did you mean `5m`?\np.yaml: 1 problem";
+        assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn problems_stand_in_the_order_of_the_file() {
+        let report =
+            Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
+        let lines: Vec<_> = report.problems().iter().map(|p| p.place.line).collect();
+        assert_eq!(lines, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place_and_shows_no_control_character() {
+        let line = format!("{}\u{1b}[31m5M{}", "x".repeat(3000), "y".repeat(3000));
+        let report = Report::new("p", &line, vec![problem(1, 3006, 2)]).to_string();
+        assert!(report.contains("5M"), "{report}");
+        assert!(!report.contains('\u{1b}'));
+        assert!(report.len() < 600, "{}", report.len());
+    }
+
+    #[test]
+    fn a_place_beyond_the_text_is_still_reported() {
+        let report = Report::new("p", "a", vec![problem(9, 70, 3), problem(1, 50, 7)]);
+        assert!(report.to_string().contains("p:9:70: "));
+    }
+}

@@ -1,0 +1,63 @@
+//! The files that a configuration names, and the configuration itself: read here and nowhere else.
+//!
+//! Owns: reading a bounded file and seeing who else may read it.
+//! Never touches: what stands in a file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Where files come from: the disk, or what a test says.
+pub trait Files {
+    /// The file at `path`, at most `longest` bytes of it.
+    fn read(&self, path: &Path, longest: usize) -> io::Result<Contents>;
+}
+
+/// What was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Whether everybody on the machine may read or change it.
+    pub open_to_all: bool,
+}
+
+/// Prints no byte of it.
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Contents({} bytes)", self.bytes.len())
+    }
+}
+
+/// The real files.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path, longest: usize) -> io::Result<Contents> {
+        let file = File::open(path)?;
+        let facts = file.metadata()?;
+        if facts.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells a file that is too long from one that just fits.
+        let bound = u64::try_from(longest).unwrap_or(u64::MAX).saturating_add(1);
+        file.take(bound).read_to_end(&mut bytes)?;
+        if bytes.len() > longest {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(Contents { bytes, open_to_all: facts.permissions().mode() & 0o006 != 0 })
+    }
+}
+
+/// No file at all: for texts that name none.
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
+
+impl Files for Nothing {
+    fn read(&self, _: &Path, _: usize) -> io::Result<Contents> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}

@@ -1,0 +1,309 @@
+//! One walk over the tree that collects every problem instead of stopping at the first.
+//!
+//! Owns: how scalars, lists and sections are read, interpolated and complained about; unknown keys.
+//! Never touches: what a particular key means (`resolve`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::diagnostics::{Note, NoteKind, Place, Problem, Wrong};
+use crate::config::env::{self, Env};
+use crate::config::file::{Entry, Node, Value};
+use crate::config::files::{Contents, Files};
+
+/// The walk: what it may look at and what it has found so far.
+pub(crate) struct Reader<'a> {
+    name: Arc<str>,
+    env: &'a Env,
+    files: &'a dyn Files,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// A value that was read, and where: for rules over several values.
+#[derive(Debug, Clone)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) place: Place,
+    pub(crate) path: String,
+}
+
+/// A scalar after interpolation.
+struct Text<'t> {
+    /// As it stands in the file.
+    written: &'t str,
+    /// What is meant.
+    meant: std::borrow::Cow<'t, str>,
+}
+
+impl<'a> Reader<'a> {
+    /// A walk over the file `name`; relative paths in it start at its directory.
+    pub(crate) fn new(name: &str, env: &'a Env, files: &'a dyn Files) -> Self {
+        Self { name: name.into(), env, files, problems: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Takes a problem down.
+    pub(crate) fn problem(
+        &mut self,
+        place: Place,
+        path: &str,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let (path, what, fix) = (path.to_owned(), what.into(), fix.into());
+        self.problems.push(Problem { place, path, what, fix });
+    }
+
+    /// Takes a note down.
+    pub(crate) fn note<T>(&mut self, at: &At<T>, kind: NoteKind, text: impl Into<String>) {
+        let (name, path) = (Arc::clone(&self.name), at.path.clone());
+        self.notes.push(Note { name, place: at.place, path, kind, text: text.into() });
+    }
+
+    /// A scalar, read by `parse`.
+    pub(crate) fn scalar<T>(
+        &mut self,
+        node: &Node,
+        path: &str,
+        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<At<T>> {
+        let text = self.text(node, path)?;
+        match parse(&text.meant) {
+            Ok(value) => Some(At { value, place: node.place, path: path.to_owned() }),
+            Err(wrong) => {
+                let (what, fix) = complaint(&text, wrong);
+                self.problem(node.place, path, what, fix);
+                None
+            }
+        }
+    }
+
+    /// A list of scalars; one alone is a list of one. `None` when nothing of it can be used.
+    pub(crate) fn scalars<T>(
+        &mut self,
+        node: &Node,
+        path: &str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Vec<At<T>> {
+        let Value::List(items) = &node.value else {
+            return self.scalar(node, path, parse).into_iter().collect();
+        };
+        let read = |(at, item)| self.scalar(item, &format!("{path}[{at}]"), &parse);
+        items.iter().enumerate().filter_map(read).collect()
+    }
+
+    /// A map; nothing at all (all of it commented out) is an empty one.
+    pub(crate) fn section<'t>(&mut self, node: &'t Node, path: &str) -> Option<Section<'t>> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            Value::Scalar(_) | Value::List(_) => {
+                let what = "is not a map, but keys are expected here";
+                self.problem(node.place, path, what, "write `key: value` lines, indented below it");
+                return None;
+            }
+        };
+        Some(Section { path: path.to_owned(), place: node.place, entries, known: Vec::new() })
+    }
+
+    /// The file that `at` names: at most 1 MiB of it.
+    pub(crate) fn file(&mut self, at: &At<PathBuf>) -> Option<Contents> {
+        match self.files.read(&at.value, 1 << 20) {
+            Ok(contents) => Some(contents),
+            Err(error) => {
+                let what = format!("the file cannot be read: {}", error.kind());
+                let fix = "a relative path starts at the directory of this configuration";
+                self.problem(at.place, &at.path, what, fix);
+                None
+            }
+        }
+    }
+
+    /// A path, relative to the directory of the configuration.
+    pub(crate) fn path(&mut self, node: &Node, path: &str) -> Option<At<PathBuf>> {
+        let base = self.directory();
+        self.scalar(node, path, |text| path_below(&base, text))
+    }
+
+    /// A list of them, or one alone.
+    pub(crate) fn paths(&mut self, node: &Node, path: &str) -> Vec<At<PathBuf>> {
+        let base = self.directory();
+        self.scalars(node, path, |text| path_below(&base, text))
+    }
+
+    /// Where relative paths start: the directory of the configuration.
+    pub(crate) fn directory(&self) -> PathBuf {
+        Path::new(&*self.name).parent().unwrap_or(Path::new("")).to_owned()
+    }
+
+    fn text<'t>(&mut self, node: &'t Node, path: &str) -> Option<Text<'t>> {
+        let (what, fix) = match &node.value {
+            Value::Scalar(written) => match env::interpolate(written, self.env) {
+                Ok(meant) => return Some(Text { written, meant }),
+                Err(error) => (error.to_string(), error.fix()),
+            },
+            Value::Null => {
+                ("has no value".to_owned(), "write one, or remove the key for the default".to_owned())
+            }
+            Value::List(_) => ("is a list where one value is expected".to_owned(), one_value()),
+            Value::Map(_) => ("is a map where one value is expected".to_owned(), one_value()),
+        };
+        self.problem(node.place, path, what, fix);
+        None
+    }
+}
+
+fn path_below(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(Wrong::is_not("the path of a file"));
+    }
+    Ok(base.join(text))
+}
+
+fn one_value() -> String {
+    "write the value alone".to_owned()
+}
+
+/// A value from the environment may be a secret: what is said then does not depend on it.
+fn complaint(text: &Text<'_>, wrong: Wrong) -> (String, String) {
+    if text.written == text.meant {
+        return (format!("`{}` {}", text.written, wrong.what), wrong.fix);
+    }
+    let what = format!("`{}`: its value is not {}", text.written, wrong.wanted);
+    (what, "the value comes from the environment and is not shown".to_owned())
+}
+
+/// A map being read key by key. What is never asked for is unknown.
+pub(crate) struct Section<'t> {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    entries: &'t [Entry],
+    known: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    /// The value of a key, when it is there.
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<&'t Node> {
+        self.known.push(key);
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    /// Whether the key is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// The path of one of its keys, from the top.
+    pub(crate) fn at(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The place of a key, for problems with it rather than with its value.
+    pub(crate) fn key_place(&self, key: &str) -> Place {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        entry.map_or(self.place, |entry| entry.place)
+    }
+
+    /// All entries, whatever their keys: for maps whose keys are names.
+    pub(crate) fn entries(&self) -> &'t [Entry] {
+        self.entries
+    }
+
+    /// A scalar under `key`, read by `parse`.
+    pub(crate) fn scalar<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<At<T>> {
+        let node = self.get(key)?;
+        reader.scalar(node, &self.at(key), parse)
+    }
+
+    /// The same without its place, or `default`.
+    pub(crate) fn scalar_or<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        default: T,
+    ) -> T {
+        self.scalar(reader, key, parse).map_or(default, |at| at.value)
+    }
+
+    /// A list under `key`, or one value alone; `None` when the key is not there.
+    pub(crate) fn scalars<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Vec<At<T>>> {
+        let node = self.get(key)?;
+        Some(reader.scalars(node, &self.at(key), parse))
+    }
+
+    /// A section under `key`.
+    pub(crate) fn section(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+    ) -> Option<Section<'t>> {
+        let node = self.get(key)?;
+        reader.section(node, &self.at(key))
+    }
+
+    /// Ends the reading: reports every key that was never asked for.
+    pub(crate) fn finish(&self, reader: &mut Reader<'_>) {
+        for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {
+            let fix = nearest(&entry.key, &self.known).map_or_else(
+                || format!("known here: {}", self.known.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            let what = "is not a key that this larder knows";
+            reader.problem(entry.place, &self.at(&entry.key), what, fix);
+        }
+    }
+}
+
+/// The known word that was likely meant.
+pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
+    let word = word.to_ascii_lowercase().replace('-', "_");
+    let close = |known: &str| strsim::damerau_levenshtein(&word, known);
+    let near = known.iter().copied().min_by_key(|known| close(known))?;
+    (close(near) <= 1 + word.len() / 4).then_some(near)
+}
+
+/// A reader of one of a few words.
+pub(crate) fn word<T: Copy>(
+    wanted: &'static str,
+    words: &[(&'static str, T)],
+) -> impl Fn(&str) -> Result<T, Wrong> {
+    move |text| {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        let fix = nearest(text, &names)
+            .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
+        Err(Wrong::new(wanted, format!("is not {wanted}"), fix))
+    }
+}
+
+/// A reader of a whole number from `from` on.
+pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, Wrong> {
+    move |text| {
+        let wanted = "a whole number in its bounds";
+        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        match number {
+            Some(number) if number >= from && number <= to => Ok(number),
+            Some(_) | None => {
+                let fix = if to == usize::MAX {
+                    format!("write a whole number from {from} on, without a unit")
+                } else {
+                    format!("write a whole number from {from} to {to}, without a unit")
+                };
+                Err(Wrong::new(wanted, "is not such a number", fix))
+            }
+        }
+    }
+}

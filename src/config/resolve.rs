@@ -1,0 +1,90 @@
+//! From what the file says to what it means.
+//!
+//! Owns: which keys there are, their defaults and the rules between them. Whatever comes out can
+//! only be valid.
+//! Never touches: YAML, files and the environment, which the reader brings.
+
+mod destinations;
+mod fields;
+mod limits;
+mod listen;
+mod policy;
+mod routes;
+mod status;
+mod upstreams;
+
+use crate::config::Config;
+use crate::config::diagnostics::{Problem, Wrong};
+use crate::config::file::{Node, Value};
+use crate::config::reader::{Reader, Section};
+
+/// The whole configuration; `None` when the reader has taken down problems.
+pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
+    let nothing = matches!(tree.value, Value::Null);
+    let mut top = if nothing { None } else { reader.section(tree, "") };
+    if nothing {
+        reader.problems.push(no_version(tree));
+    }
+    let top = top.as_mut()?;
+    if !version(top, tree, reader) {
+        return None;
+    }
+    let config = sections(top, reader);
+    top.finish(reader);
+    reader.problems.is_empty().then_some(config)
+}
+
+/// In the order of the reference file.
+fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
+    let (listen, access, admin) = listen::read(top, reader);
+    let destinations = destinations::read(top, reader);
+    let limits = limits::limits(top, reader);
+    let log = limits::log(top, reader);
+    let resolve = destinations::resolve(top, reader);
+    let store = limits::store(top, &limits, reader);
+    let credential_headers = fields::credential_headers(top, reader);
+    let secret_query = fields::secret_query(top, reader);
+    let defaults = policy::defaults(top, reader);
+    let upstreams = upstreams::read(top, reader);
+    let routes = routes::read(top, &defaults, reader);
+    let notes = std::mem::take(&mut reader.notes);
+    Config {
+        listen,
+        access,
+        destinations,
+        limits,
+        log,
+        admin,
+        resolve,
+        store,
+        credential_headers,
+        secret_query,
+        upstreams,
+        routes,
+        notes,
+    }
+}
+
+/// Whether the rest is written for this larder; if not, what else is wrong with it says nothing.
+fn version(top: &mut Section<'_>, tree: &Node, reader: &mut Reader<'_>) -> bool {
+    let Some(node) = top.get("version") else {
+        reader.problems.push(no_version(tree));
+        return true;
+    };
+    let version = reader.scalar(node, "version", |text| {
+        let known = "a version that this larder reads";
+        let fix = "write `version: 1`, or run the larder that this file was written for";
+        let wrong = || Wrong::new(known, "is not known: this larder reads version 1", fix);
+        if text == "1" { Ok(()) } else { Err(wrong()) }
+    });
+    version.is_some()
+}
+
+fn no_version(tree: &Node) -> Problem {
+    Problem {
+        place: tree.place,
+        path: "version".to_owned(),
+        what: "is missing; it keeps a later larder from misreading this file".to_owned(),
+        fix: "begin the file with `version: 1`".to_owned(),
+    }
+}

@@ -1,0 +1,103 @@
+//! `destinations` and `resolve`: where requests may go, and names that need no look-up.
+//!
+//! Owns: what a destination rule may be.
+//! Never touches: the decision about an address (upstream).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::diagnostics::Wrong;
+use crate::config::file::Value;
+use crate::config::reader::{Reader, Section};
+use crate::config::resolve::listen::net;
+use crate::config::{DestinationRule, Destinations, Ports, ResolveRule};
+use crate::route::pattern::HostPattern;
+
+/// `destinations`.
+pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinations {
+    let Some(mut section) = top.section(reader, "destinations") else {
+        return Destinations::default();
+    };
+    let rules = |section: &mut Section<'_>, reader: &mut Reader<'_>, key| {
+        let rules = section.scalars(reader, key, rule).unwrap_or_default();
+        rules.into_iter().map(|at| at.value).collect()
+    };
+    let allow = rules(&mut section, reader, "allow");
+    let deny = rules(&mut section, reader, "deny");
+    let ports = ports(&mut section, reader);
+    section.finish(reader);
+    Destinations { allow, deny, ports }
+}
+
+/// `resolve`: `host: "ip:port"` or `host:port: "ip:port"`.
+pub(super) fn resolve(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ResolveRule> {
+    let Some(section) = top.section(reader, "resolve") else { return Vec::new() };
+    let mut rules: Vec<ResolveRule> = Vec::new();
+    for entry in section.entries() {
+        let path = section.at(&entry.key);
+        let address = reader.scalar(&entry.value, &path, address);
+        let pattern = host_pattern(&entry.key);
+        let host = pattern.as_ref().map(|p| p.exact().map(|host| (host.to_owned(), p.port())));
+        let (host, port) = match host {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                let what = format!("`{}` is a pattern, but only one name can be given an address", entry.key);
+                reader.problem(entry.place, &path, what, "write the whole name");
+                continue;
+            }
+            Err(wrong) => {
+                let what = format!("`{}` {}", entry.key, wrong.what);
+                reader.problem(entry.place, &path, what, wrong.fix.clone());
+                continue;
+            }
+        };
+        if rules.iter().any(|rule| rule.host == host && rule.port == port) {
+            let what = format!("`{}` stands here for the second time", entry.key);
+            reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
+        }
+        if let Some(address) = address {
+            rules.push(ResolveRule { host, port, address: address.value });
+        }
+    }
+    rules
+}
+
+fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
+    let node = section.get("ports")?;
+    let path = section.at("ports");
+    if matches!(&node.value, Value::Scalar(text) if text == "all") {
+        return Some(Ports::All);
+    }
+    let ports = reader.scalars(node, &path, |text| {
+        let port = text.parse::<u16>().ok().filter(|port| *port != 0);
+        port.ok_or_else(|| Wrong::is_not("`all`, or ports from 1 to 65535"))
+    });
+    Some(Ports::Only(ports.into_iter().map(|at| at.value).collect()))
+}
+
+/// A network, an address, an address with a port, or a host pattern, tried in this order.
+fn rule(text: &str) -> Result<DestinationRule, Wrong> {
+    if let Ok(net) = net(text) {
+        return Ok(DestinationRule::Net(net));
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(DestinationRule::Socket(socket.ip(), socket.port()));
+    }
+    if let Some((address, _)) = text.split_once('/')
+        && address.parse::<IpAddr>().is_ok()
+    {
+        let wanted = "a network, an address or a host pattern";
+        let fix = "the number after the slash is 0 to 32 for IPv4, 0 to 128 for IPv6";
+        return Err(Wrong::new(wanted, "is not a network", fix));
+    }
+    host_pattern(text).map(DestinationRule::Host)
+}
+
+fn address(text: &str) -> Result<SocketAddr, Wrong> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    address.ok_or_else(|| Wrong::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
+}
+
+/// A host pattern, for every key that takes one.
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
+    HostPattern::parse(text).map_err(|e| Wrong::new("a host pattern", e.to_string(), e.fix()))
+}

@@ -1,0 +1,70 @@
+//! Names of fields and query parameters: `credential_headers`, `secret_query`, and whoever else
+//! takes one.
+//!
+//! Owns: which names can be meant at all.
+//! Never touches: what counts as a credential beyond the file (`key`).
+
+use http::HeaderName;
+
+use crate::config::defaults::SECRET_QUERY;
+use crate::config::diagnostics::Wrong;
+use crate::config::reader::{Reader, Section};
+
+/// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
+const NEVER_SEEN: [&str; 12] = [
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "expect",
+];
+
+/// `credential_headers`.
+pub(super) fn credential_headers(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
+    let names = top.scalars(reader, "credential_headers", name).unwrap_or_default();
+    names.into_iter().map(|at| at.value).collect()
+}
+
+/// `secret_query`, after the built-in list.
+pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<String> {
+    let names = top.scalars(reader, "secret_query", param).unwrap_or_default();
+    let further = names.into_iter().map(|at| at.value.to_ascii_lowercase());
+    let mut all: Vec<String> = SECRET_QUERY.iter().map(|name| (*name).to_owned()).collect();
+    for name in further {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+/// A field's name, of those that a route or key can see.
+pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
+    let wanted = "the name of a request field";
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    if name == http::header::HOST {
+        let fix = "match it with `host`; it is part of every key";
+        return Err(Wrong::new(wanted, "is taken from the target, not from the field", fix));
+    }
+    if NEVER_SEEN.contains(&name.as_str()) {
+        let fix = "it is about one connection or body, not about the request: remove it";
+        return Err(Wrong::new(wanted, "never reaches a route or key", fix));
+    }
+    Ok(name)
+}
+
+/// A query parameter's name, decoded.
+pub(super) fn param(text: &str) -> Result<String, Wrong> {
+    let wanted = "the name of a query parameter";
+    if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
+        return Err(Wrong::new(wanted, format!("is not {wanted}"), "write the name alone, decoded"));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,174 @@
+//! `listen`, `access`, `admin`: who can reach larder and who may use it.
+//!
+//! Owns: the rule that no larder is an open proxy and no admin page is open to other hosts.
+//! Never touches: where requests may go (`destinations`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::defaults;
+use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::file::Value;
+use crate::config::reader::{At, Reader, Section};
+use crate::config::{Access, Admin, Users};
+
+/// All three, and the rules between them.
+pub(super) fn read(
+    top: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> (Vec<SocketAddr>, Access, Option<Admin>) {
+    let listen = listen(top, reader);
+    let access = access(top, &listen, reader);
+    let admin = admin(top, &listen, reader);
+    let listen = match listen {
+        Some(listen) => listen.into_iter().map(|at| at.value).collect(),
+        None => vec![defaults::LISTEN],
+    };
+    (listen, access, admin)
+}
+
+fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<At<SocketAddr>>> {
+    let known = reader.problems.len();
+    let listen = top.scalars(reader, "listen", socket)?;
+    if listen.is_empty() && reader.problems.len() == known {
+        let place = top.key_place("listen");
+        let fix = "name an address, or remove the key for 127.0.0.1:8080";
+        reader.problem(place, "listen", "has no address: nobody could use this larder", fix);
+    }
+    for (index, at) in listen.iter().enumerate() {
+        let earlier = listen.iter().take(index).any(|earlier| earlier.value == at.value);
+        if earlier && at.value.port() != 0 {
+            let what = format!("{} stands here for the second time", at.value);
+            reader.problem(at.place, &at.path, what, "remove one of the two");
+        }
+    }
+    Some(listen)
+}
+
+fn access(
+    top: &mut Section<'_>,
+    listen: &Option<Vec<At<SocketAddr>>>,
+    reader: &mut Reader<'_>,
+) -> Access {
+    let mut clients = Vec::new();
+    let mut users = None;
+    let mut named = false;
+    if let Some(mut access) = top.section(reader, "access") {
+        let known = reader.problems.len();
+        clients = access.scalars(reader, "clients", net).unwrap_or_default();
+        if let Some(node) = access.get("users_file") {
+            let path = reader.path(node, &access.at("users_file"));
+            users = path.and_then(|path| read_users(&path, reader));
+        }
+        // What is there but wrong has been reported: nothing is gained by calling it missing too.
+        named = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
+        access.finish(reader);
+    }
+    let reachable = listen.iter().flatten().find(|at| is_reachable(at.value));
+    if let (Some(at), false) = (reachable, named) {
+        let what = format!(
+            "`{}` would be an open proxy: other hosts can reach it and nobody is asked who they are",
+            at.value
+        );
+        let fix = "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
+        reader.problem(at.place, &at.path, what, fix);
+    }
+    if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
+        reader.note(at, NoteKind::Open, "every host that reaches this larder may use it");
+    }
+    Access { clients: clients.into_iter().map(|at| at.value).collect(), users }
+}
+
+fn admin(
+    top: &mut Section<'_>,
+    listen: &Option<Vec<At<SocketAddr>>>,
+    reader: &mut Reader<'_>,
+) -> Option<Admin> {
+    let default = Some(Admin { listen: defaults::ADMIN });
+    let Some(node) = top.get("admin") else { return default };
+    if matches!(&node.value, Value::Scalar(_)) {
+        let off = reader.scalar(node, "admin", |text| match text {
+            "off" | "false" => Ok(()),
+            _ => Err(Wrong::new(
+                "a map or `off`",
+                "is neither a map nor `off`",
+                "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`",
+            )),
+        });
+        return if off.is_some() { None } else { default };
+    }
+    let mut section = reader.section(node, "admin")?;
+    let at = section.scalar(reader, "listen", socket);
+    section.finish(reader);
+    let Some(at) = at else { return default };
+    if is_reachable(at.value) {
+        let what = format!("`{}` can be reached by other hosts, which nobody asks for a token", at.value);
+        let fix = format!("listen on 127.0.0.1:{}", at.value.port());
+        reader.problem(at.place, &at.path, what, fix);
+    }
+    let taken = listen.iter().flatten().any(|proxy| proxy.value == at.value);
+    if taken && at.value.port() != 0 {
+        let what = format!("`{}` is the proxy's own address", at.value);
+        reader.problem(at.place, &at.path, what, "give the admin listener a port of its own");
+    }
+    Some(Admin { listen: at.value })
+}
+
+/// Whether more than this host can connect. `::ffff:127.0.0.1` is loopback too.
+fn is_reachable(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+fn socket(text: &str) -> Result<SocketAddr, Wrong> {
+    let wanted = "an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`";
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());
+        let local = text.trim_start_matches("localhost").trim_start_matches(':').len() < 6;
+        let fix = match port.filter(|_| local) {
+            Some(port) => format!("did you mean `127.0.0.1:{port}` (only this host)?"),
+            None => format!("write {wanted}"),
+        };
+        Wrong::new(wanted, format!("is not {wanted}"), fix)
+    })
+}
+
+/// A network; one address alone is a network of one.
+pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
+    let net = text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()));
+    let wrong = |_| Wrong::is_not("a network such as `10.0.0.0/8`, or an address");
+    net.map(|net| net.trunc()).map_err(wrong)
+}
+
+/// Lines of `user:password`; empty ones and those with a `#` first are left out.
+fn read_users(at: &At<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
+    let contents = reader.file(at)?;
+    if contents.open_to_all {
+        let what = "everybody on this machine may read or change the file with the passwords";
+        let fix = "take the right from others: `chmod o= FILE`";
+        reader.problem(at.place, &at.path, what, fix);
+        return None;
+    }
+    let mut users = Vec::new();
+    for (index, line) in String::from_utf8_lossy(&contents.bytes).lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.split_once(':').filter(|(user, password)| !user.is_empty() && !password.is_empty()) {
+            Some((user, password)) => users.push((user.to_owned(), password.to_owned())),
+            None => {
+                // The line itself may be a password: it is not shown.
+                let what = format!("line {} of the file is not `user:password`", index + 1);
+                reader.problem(at.place, &at.path, what, "write one `user:password` a line");
+            }
+        }
+    }
+    if users.is_empty() {
+        let what = "the file names no user: nobody could use this larder";
+        reader.problem(at.place, &at.path, what, "write one `user:password` a line");
+        return None;
+    }
+    Some(Users(Arc::from(users)))
+}

@@ -1,0 +1,272 @@
+//! What a route says about its answers, and `defaults`.
+//!
+//! Owns: the forms of `ttl`, the windows, scopes and key rules, and which of them exclude another.
+//! Never touches: which requests a route matches (`routes`).
+
+use std::time::Duration;
+
+use crate::config::defaults;
+use crate::config::diagnostics::{Place, Wrong};
+use crate::config::duration;
+use crate::config::file::Value;
+use crate::config::reader::{At, Reader, Section, word};
+use crate::config::resolve::{fields, status};
+use crate::policy::{
+    ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, StatusMatch, Ttl,
+};
+
+/// `defaults`: what holds where a route says nothing.
+pub(super) struct Defaults {
+    scope: ScopeRule,
+    coalesce_wait: Duration,
+    stale_while_revalidate: Option<Duration>,
+    stale_if_error: Windows,
+}
+
+/// `stale_if_error` as written.
+#[derive(Default)]
+struct Windows {
+    window: Option<Duration>,
+    on: Option<Vec<ErrorMatch>>,
+}
+
+/// `defaults`.
+pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaults {
+    let mut read = Defaults {
+        scope: ScopeRule::Credential,
+        coalesce_wait: defaults::COALESCE_WAIT,
+        stale_while_revalidate: None,
+        stale_if_error: Windows::default(),
+    };
+    let Some(mut section) = top.section(reader, "defaults") else { return read };
+    if let Some(at) = scope(&mut section, reader) {
+        if at.value == ScopeRule::Shared {
+            let what = "`shared` here would show one user's answers to another on every route";
+            let fix = "write `scope: shared` on each route whose answers are the same for all";
+            reader.problem(at.place, &at.path, what, fix);
+        }
+        read.scope = at.value;
+    }
+    if let Some(wait) = coalesce(&mut section, reader) {
+        read.coalesce_wait = wait;
+    }
+    read.stale_while_revalidate = stale_while_revalidate(&mut section, reader);
+    read.stale_if_error = stale_if_error(&mut section, reader);
+    section.finish(reader);
+    read
+}
+
+/// The policy of one route, and where its `ttl` stands, if it has one.
+pub(super) fn read(
+    route: &mut Section<'_>,
+    defaults: &Defaults,
+    reader: &mut Reader<'_>,
+) -> (Policy, Option<At<Ttl>>) {
+    let scope = scope(route, reader);
+    let ttl = ttl(route, reader);
+    let by_status = ttl_by_status(route, reader);
+    let swr = stale_while_revalidate(route, reader);
+    let sie = stale_if_error(route, reader);
+    let wait = coalesce(route, reader);
+    let key = key(route, reader);
+    let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
+    let form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
+    // Windows from `defaults` belong to the operator's word; elsewhere the origin has its own, and
+    // only what the route itself spells out stands above them.
+    let operators = form.overrides_origin();
+    let window = sie.window.or(defaults.stale_if_error.window.filter(|_| operators));
+    let on = sie.on.or_else(|| defaults.stale_if_error.on.clone());
+    let policy = Policy {
+        ttl: form,
+        ttl_by_status: by_status,
+        stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
+        stale_if_error: StaleIfError { window, on: on.unwrap_or_else(defaults::stale_if_error_on) },
+        scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
+        key,
+        coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
+        set_cookie,
+    };
+    (policy, ttl)
+}
+
+fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Ttl>> {
+    let node = route.get("ttl")?;
+    let path = route.at("ttl");
+    if matches!(node.value, Value::Map(_)) {
+        let mut section = reader.section(node, &path)?;
+        let value = ttl_of_map(&mut section, reader);
+        section.finish(reader);
+        return Some(At { value: value?, place: route.key_place("ttl"), path });
+    }
+    reader.scalar(node, &path, |text| match text {
+        "origin" => Ok(Ttl::Origin),
+        "forever" => Ok(Ttl::Forever),
+        _ => duration::parse(text).map(Ttl::Override).map_err(|wrong| Wrong {
+            wanted: "a duration such as `30m`, `forever` or `origin`",
+            ..wrong
+        }),
+    })
+}
+
+/// `{ fallback: 30m }` or `{ min: 1m, max: 1h }`; of the latter one alone is enough.
+fn ttl_of_map(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ttl> {
+    let known = reader.problems.len();
+    let fallback = section.scalar(reader, "fallback", duration::parse);
+    let min = section.scalar(reader, "min", duration::parse);
+    let max = section.scalar(reader, "max", duration::parse);
+    let (what, fix) = match (fallback, min, max) {
+        (Some(fallback), None, None) => return Some(Ttl::Fallback(fallback.value)),
+        (None, None, None) if reader.problems.len() > known => return None,
+        (None, None, None) => (
+            "says neither `fallback` nor `min` and `max`",
+            "write `{ fallback: 30m }`, `{ min: 1m, max: 1h }`, or a duration alone",
+        ),
+        (Some(_), _, _) => (
+            "has `fallback` beside `min` or `max`: the one is for answers without freshness, the \
+             others for answers with it",
+            "keep one of the two forms",
+        ),
+        (None, min, max) => {
+            let min = min.map_or(Duration::ZERO, |at| at.value);
+            let max = max.map_or(defaults::LONGEST_TTL, |at| at.value);
+            if min <= max {
+                return Some(Ttl::Clamp { min, max });
+            }
+            ("has a `min` above its `max`", "swap the two, or keep one")
+        }
+    };
+    reader.problem(section.place, &section.path, what, fix);
+    None
+}
+
+/// Single statuses before classes, so that the nearer word counts whatever the order.
+fn ttl_by_status(
+    route: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> Vec<(StatusMatch, Duration)> {
+    let Some(section) = route.section(reader, "ttl_by_status") else { return Vec::new() };
+    let mut all = Vec::new();
+    for entry in section.entries() {
+        let path = section.at(&entry.key);
+        let ttl = reader.scalar(&entry.value, &path, duration::parse);
+        match status::stored(&entry.key) {
+            Ok(status) => all.extend(ttl.map(|ttl| (status, ttl.value))),
+            Err(wrong) => {
+                let what = format!("`{}` {}", entry.key, wrong.what);
+                reader.problem(entry.place, &path, what, wrong.fix);
+            }
+        }
+    }
+    all.sort_by_key(|(status, _)| matches!(status, StatusMatch::Class(_)));
+    all
+}
+
+fn stale_while_revalidate(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {
+    section.scalar(reader, "stale_while_revalidate", duration::parse).map(|at| at.value)
+}
+
+fn stale_if_error(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Windows {
+    let Some(node) = section.get("stale_if_error") else { return Windows::default() };
+    let path = section.at("stale_if_error");
+    if matches!(node.value, Value::Scalar(_)) {
+        let what = "is one value, but the window and the errors have a key each";
+        reader.problem(node.place, &path, what, "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`");
+        return Windows::default();
+    }
+    let Some(mut inner) = reader.section(node, &path) else { return Windows::default() };
+    let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
+    let on = inner.scalars(reader, "on", status::error);
+    inner.finish(reader);
+    Windows { window, on: on.map(|on| on.into_iter().map(|at| at.value).collect()) }
+}
+
+fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {
+    let mut inner = section.section(reader, "coalesce")?;
+    let wait = inner.scalar(reader, "wait", duration::parse);
+    inner.finish(reader);
+    wait.map(|at| at.value)
+}
+
+fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<ScopeRule>> {
+    let node = section.get("scope")?;
+    let path = section.at("scope");
+    if matches!(node.value, Value::Map(_)) {
+        let mut inner = reader.section(node, &path)?;
+        let header = inner.scalar(reader, "header", naming_field);
+        inner.finish(reader);
+        let At { value, place, .. } = header?;
+        return Some(At { value: ScopeRule::Header(value), place, path });
+    }
+    let words = [("credential", false), ("shared", true)];
+    let wanted = "`credential`, `shared` or `{ header: X-Larder-User }`";
+    let shared = reader.scalar(node, &path, word(wanted, &words))?;
+    let value = if shared.value { ScopeRule::Shared } else { ScopeRule::Credential };
+    Some(At { value, place: shared.place, path })
+}
+
+/// The field in which the app names its user. It is not sent upstream, so it can be none that the
+/// origin needs.
+fn naming_field(text: &str) -> Result<http::HeaderName, Wrong> {
+    let name = fields::name(text)?;
+    if name == http::header::AUTHORIZATION || name == http::header::COOKIE {
+        let what = "would not reach the origin: the field of a scope is taken out";
+        let fix = "use a field of the app's own, such as `X-Larder-User`, or `scope: credential`";
+        return Err(Wrong::new("the name of a request field", what, fix));
+    }
+    Ok(name)
+}
+
+fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyRule {
+    let Some(mut section) = route.section(reader, "key") else { return KeyRule::default() };
+    let query = section.section(reader, "query").map_or(QueryRule::All, |mut query| {
+        let rule = query_rule(&mut query, reader);
+        query.finish(reader);
+        rule
+    });
+    let headers = section.scalars(reader, "headers", fields::name).unwrap_or_default();
+    section.finish(reader);
+    KeyRule { query, headers: headers.into_iter().map(|at| at.value).collect() }
+}
+
+fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
+    let names = |list: Vec<At<String>>| list.into_iter().map(|at| at.value).collect();
+    let include = query.scalars(reader, "include", fields::param);
+    let exclude = query.scalars(reader, "exclude", fields::param);
+    match (include, exclude) {
+        (None, None) => QueryRule::All,
+        (Some(list), None) => QueryRule::Include(names(list)),
+        (None, Some(list)) => QueryRule::Exclude(names(list)),
+        (Some(_), Some(_)) => {
+            let what = "has `include` and `exclude`: either the named ones count or all others";
+            reader.problem(query.place, &query.path, what, "keep one of the two");
+            QueryRule::All
+        }
+    }
+}
+
+fn set_cookie(
+    route: &mut Section<'_>,
+    scope: Option<&At<ScopeRule>>,
+    ttl: Option<&At<Ttl>>,
+    reader: &mut Reader<'_>,
+) -> SetCookie {
+    let words = [("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
+    let Some(at) = route.scalar(reader, "set_cookie", word("`strip` or `keep`", &words)) else {
+        return SetCookie::Refuse;
+    };
+    let shared = scope.is_some_and(|scope| scope.value == ScopeRule::Shared);
+    let operators = ttl.is_some_and(|ttl| ttl.value.overrides_origin());
+    if at.value == SetCookie::Keep && shared && operators {
+        let what = "`keep` would hand one user's cookies to all: the scope is shared, and this `ttl` \
+                    sets the origin's `private` and `no-store` aside";
+        reader.problem(at.place, &at.path, what, "write `set_cookie: strip`");
+    }
+    at.value
+}
+
+/// Keys that say something about stored answers: useless where none is ever stored.
+pub(super) fn first_about_storing(route: &Section<'_>) -> Option<(&'static str, Place)> {
+    let keys = ["ttl", "ttl_by_status", "stale_while_revalidate", "stale_if_error"];
+    let key = keys.into_iter().find(|key| route.has(key))?;
+    Some((key, route.key_place(key)))
+}

@@ -1,0 +1,194 @@
+//! `routes`: which requests, in which order, under which name.
+//!
+//! Owns: what a `match` may say; names; what is said about routes that set the origin aside or are
+//! never reached.
+//! Never touches: what a route does with its answers (`policy`).
+
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::config::diagnostics::{NoteKind, Place, Wrong};
+use crate::config::duration;
+use crate::config::file::{Entry, Node, Value};
+use crate::config::reader::{At, Reader, Section};
+use crate::config::resolve::destinations::host_pattern;
+use crate::config::resolve::policy::{self, Defaults};
+use crate::config::resolve::{fields, upstreams};
+use crate::policy::Ttl;
+use crate::route::pattern::{FieldMatch, ParamMatch, PathPattern, Pattern, ValueMatch};
+use crate::route::table::{Route, Table};
+
+/// `routes`, in the order of the file.
+pub(super) fn read(
+    top: &mut Section<'_>,
+    defaults: &Defaults,
+    reader: &mut Reader<'_>,
+) -> Table {
+    let Some(node) = top.get("routes") else { return Table::default() };
+    let nodes: &[Node] = match &node.value {
+        Value::List(nodes) => nodes,
+        Value::Null => &[],
+        Value::Scalar(_) | Value::Map(_) => {
+            let what = "is not a list: the order of routes matters, the first match wins";
+            reader.problem(node.place, "routes", what, "begin each route with `- name: …`");
+            &[]
+        }
+    };
+    let mut routes: Vec<Route> = Vec::new();
+    let mut places = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        let Some((route, place)) = route(node, at, defaults, reader) else { continue };
+        if routes.iter().any(|earlier| earlier.name == route.name) {
+            let what = format!("`{}` names an earlier route already", route.name);
+            let path = format!("routes[{at}].name");
+            reader.problem(place, &path, what, "give each route its own name");
+        }
+        routes.push(route);
+        places.push(place);
+    }
+    let table = Table::new(routes);
+    note_shadowed(&table, &places, reader);
+    table
+}
+
+/// One route and the place of its name. A route with problems may be left out: they are taken down.
+fn route(
+    node: &Node,
+    at: usize,
+    defaults: &Defaults,
+    reader: &mut Reader<'_>,
+) -> Option<(Route, Place)> {
+    let mut section = reader.section(node, &format!("routes[{at}]"))?;
+    let name = name(&mut section, reader);
+    if let Some(name) = &name {
+        section.path = format!("routes[{}]", name.value);
+    }
+    let pattern = pattern(&mut section, reader);
+    let (policy, ttl) = policy::read(&mut section, defaults, reader);
+    section.finish(reader);
+    let pattern = pattern?;
+    let cached = [Method::GET, Method::HEAD];
+    if let Some((key, place)) = policy::first_about_storing(&section)
+        && !pattern.methods.iter().any(|method| cached.contains(method))
+    {
+        let what = "says nothing: only answers to GET and HEAD are stored";
+        let fix = format!("remove `{key}`, or add GET to `match.method`");
+        reader.problem(place, &section.at(key), what, fix);
+    }
+    if let Some(ttl) = &ttl {
+        note_set_aside(ttl, reader);
+    }
+    let At { value: name, place, .. } = name?;
+    Some((Route { name, index: at, pattern, policy: Arc::new(policy) }, place))
+}
+
+fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Arc<str>>> {
+    if section.get("name").is_none() {
+        let fix = "add `name: …`; it is the label in metrics and logs";
+        reader.problem(section.place, &section.at("name"), "is missing", fix);
+        return None;
+    }
+    section.scalar(reader, "name", upstreams::label)
+}
+
+fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> {
+    let Some(node) = route.get("match") else {
+        let fix = "add `match: { host: api.example, path: \"/…\" }`";
+        reader.problem(route.place, &route.at("match"), "is missing", fix);
+        return None;
+    };
+    let mut section = reader.section(node, &route.at("match"))?;
+    let host = section.scalar(reader, "host", host_pattern);
+    if !section.has("host") {
+        let fix = "add `host: api.example`; `\"*\"` means every host";
+        reader.problem(section.place, &section.at("host"), "is missing", fix);
+    }
+    let methods = section.scalars(reader, "method", method);
+    if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
+        let place = section.key_place("method");
+        reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");
+    }
+    let path = section.scalar_or(reader, "path", path, PathPattern::any());
+    let headers = conditions(&mut section, "headers", reader, fields::name);
+    let query = conditions(&mut section, "query", reader, fields::param);
+    section.finish(reader);
+    let methods = methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
+    let headers = headers.into_iter().map(|(name, value)| FieldMatch { name, value }).collect();
+    let query = query.into_iter().map(|(name, value)| ParamMatch { name, value }).collect();
+    Some(Pattern { host: host?.value, methods, path, headers, query })
+}
+
+fn is_empty_list(node: Option<&Node>) -> bool {
+    node.is_some_and(|node| matches!(&node.value, Value::List(items) if items.is_empty()))
+}
+
+/// `name: value`, or `name: "*"` for any value.
+fn conditions<N>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    reader: &mut Reader<'_>,
+    read_name: impl Fn(&str) -> Result<N, Wrong>,
+) -> Vec<(N, ValueMatch)> {
+    let Some(inner) = section.section(reader, key) else { return Vec::new() };
+    let mut one = |entry: &Entry| {
+        let path = inner.at(&entry.key);
+        let value = reader.scalar(&entry.value, &path, |text| {
+            Ok(if text == "*" { ValueMatch::Present } else { ValueMatch::Is(text.to_owned()) })
+        });
+        match read_name(&entry.key) {
+            Ok(name) => Some((name, value?.value)),
+            Err(wrong) => {
+                let what = format!("`{}` {}", entry.key, wrong.what);
+                reader.problem(entry.place, &path, what, wrong.fix);
+                None
+            }
+        }
+    };
+    inner.entries().iter().filter_map(&mut one).collect()
+}
+
+fn method(text: &str) -> Result<Method, Wrong> {
+    let wanted = "a method such as `GET`";
+    let upper = text.to_ascii_uppercase();
+    if upper != text {
+        let fix = format!("write `{upper}`: methods are case-sensitive");
+        return Err(Wrong::new(wanted, "is no method that anybody sends", fix));
+    }
+    if text == "CONNECT" {
+        let fix = "name the methods of the requests inside the tunnel";
+        return Err(Wrong::new(wanted, "opens a tunnel and is never routed", fix));
+    }
+    Method::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))
+}
+
+fn path(text: &str) -> Result<PathPattern, Wrong> {
+    PathPattern::parse(text).map_err(|e| Wrong::new("a path pattern", e.to_string(), e.fix()))
+}
+
+fn note_set_aside(ttl: &At<Ttl>, reader: &mut Reader<'_>) {
+    let shown = match ttl.value {
+        Ttl::Override(lifetime) => duration::show(lifetime),
+        Ttl::Forever => "forever".to_owned(),
+        Ttl::Origin | Ttl::Fallback(_) | Ttl::Clamp { .. } => return,
+    };
+    let text = format!(
+        "the origin's Cache-Control, Expires and Pragma are set aside: `ttl: {shown}` is the only \
+         rule, also against no-store and private"
+    );
+    reader.note(ttl, NoteKind::SetAside, text);
+}
+
+fn note_shadowed(table: &Table, places: &[Place], reader: &mut Reader<'_>) {
+    for shadowed in table.shadowed() {
+        let (Some(route), Some(by)) =
+            (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
+        else {
+            continue;
+        };
+        let place = places.get(shadowed.route).copied().unwrap_or_default();
+        let at = At { value: (), place, path: format!("routes[{}]", route.name) };
+        let text = format!("never matches: `{}` before it takes all its requests", by.name);
+        reader.note(&at, NoteKind::Shadowed, text);
+    }
+}

@@ -1,0 +1,126 @@
+//! `upstreams`: how origins are reached.
+//!
+//! Owns: names and hosts of upstreams, their deadlines and TLS settings.
+//! Never touches: connections.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::diagnostics::Wrong;
+use crate::config::duration::parse_positive;
+use crate::config::reader::{At, Reader, Section, word};
+use crate::config::resolve::destinations::host_pattern;
+use crate::config::{Timeouts, Upstream, UpstreamHost, UpstreamTls};
+use crate::semantics::target::Scheme;
+
+/// `upstreams`, in the order of the file.
+pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Upstream>> {
+    let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
+    let mut all: Vec<Arc<Upstream>> = Vec::new();
+    for entry in section.entries() {
+        let path = section.at(&entry.key);
+        if let Err(wrong) = label(&entry.key) {
+            reader.problem(entry.place, &path, format!("`{}` {}", entry.key, wrong.what), wrong.fix);
+        }
+        let Some(mut one) = reader.section(&entry.value, &path) else { continue };
+        let hosts = hosts(&mut one, &all, reader);
+        let timeouts = timeouts(&mut one, reader);
+        let tls = tls(&mut one, reader);
+        one.finish(reader);
+        all.push(Arc::new(Upstream { name: entry.key.as_str().into(), hosts, timeouts, tls }));
+    }
+    all
+}
+
+/// A name that becomes a label in metrics and logs.
+pub(super) fn label(text: &str) -> Result<Arc<str>, Wrong> {
+    let wanted = "a name";
+    if text == "none" {
+        let fix = "choose another name";
+        return Err(Wrong::new(wanted, "is the label of what has no name of its own", fix));
+    }
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if text.is_empty() || text.len() > 64 || !plain {
+        let fix = "use up to 64 letters, digits, `-`, `_` and `.`";
+        return Err(Wrong::new(wanted, "cannot be a label in metrics", fix));
+    }
+    Ok(text.into())
+}
+
+fn hosts(
+    one: &mut Section<'_>,
+    earlier: &[Arc<Upstream>],
+    reader: &mut Reader<'_>,
+) -> Vec<UpstreamHost> {
+    let known = reader.problems.len();
+    let hosts = one.scalars(reader, "hosts", host).unwrap_or_default();
+    if hosts.is_empty() && reader.problems.len() == known {
+        let fix = "add `hosts: [api.example]`";
+        reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);
+    }
+    for At { value, place, path } in &hosts {
+        let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));
+        if let Some(other) = other {
+            let what = format!("`{}` already belongs to upstream `{}`", value.host, other.name);
+            reader.problem(*place, path, what, "name each host in one upstream only");
+        }
+    }
+    hosts.into_iter().map(|at| at.value).collect()
+}
+
+/// `api.example`, `*.example`, or `https://api.example[:port]`.
+fn host(text: &str) -> Result<UpstreamHost, Wrong> {
+    let wanted = "a host such as `api.example`, `*.example` or `https://api.example`";
+    if text.starts_with("http://") {
+        let fix = "write the host alone, or with `https://` to upgrade its requests";
+        return Err(Wrong::new(wanted, "would send requests in the clear", fix));
+    }
+    let Some(host) = text.strip_prefix("https://") else {
+        return Ok(UpstreamHost { host: host_pattern(text)?, scheme: None, port: None });
+    };
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let port = host_pattern(host)?.port();
+    // The port is the one to go to; requests are matched by name, whatever port they name.
+    let name = port.and_then(|port| host.strip_suffix(&format!(":{port}"))).unwrap_or(host);
+    Ok(UpstreamHost { host: host_pattern(name)?, scheme: Some(Scheme::Https), port })
+}
+
+fn timeouts(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Timeouts {
+    let defaults = Timeouts::default();
+    let Some(mut section) = one.section(reader, "timeouts") else { return defaults };
+    let mut timeout =
+        |key, default| section.scalar_or(reader, key, parse_positive, default);
+    let timeouts = Timeouts {
+        connect: timeout("connect", defaults.connect),
+        first_byte: timeout("first_byte", defaults.first_byte),
+        between_bytes: timeout("between_bytes", defaults.between_bytes),
+        total: timeout("total", defaults.total),
+    };
+    section.finish(reader);
+    timeouts
+}
+
+fn tls(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamTls {
+    let defaults = UpstreamTls::default();
+    let Some(mut section) = one.section(reader, "tls") else { return defaults };
+    let extra_roots = extra_roots(&mut section, reader);
+    let http2 = word("`true` or `false`", &[("true", true), ("false", false)]);
+    let http2 = section.scalar_or(reader, "http2", http2, defaults.http2);
+    section.finish(reader);
+    UpstreamTls { extra_roots, http2 }
+}
+
+fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
+    let Some(node) = section.get("extra_roots") else { return Vec::new() };
+    let path = section.at("extra_roots");
+    let roots = reader.paths(node, &path);
+    for at in &roots {
+        let Some(contents) = reader.file(at) else { continue };
+        let mark = b"-----BEGIN CERTIFICATE-----";
+        if !contents.bytes.windows(mark.len()).any(|window| window == mark) {
+            let fix = "give a PEM file with at least one `BEGIN CERTIFICATE`";
+            reader.problem(at.place, &at.path, "the file holds no certificate", fix);
+        }
+    }
+    roots.into_iter().map(|at| at.value).collect()
+}

@@ -1,0 +1,122 @@
+//! Sizes as they stand in the file: `64KiB`, `8MB`, `2GiB`.
+//!
+//! Owns: which units are taken and what is said about the others.
+//! Never touches: what a size bounds.
+
+use crate::config::diagnostics::Wrong;
+
+const WANTED: &str = "a size such as `64KiB`, `8MiB` or `2GiB`";
+
+/// Powers of 1000 without an `i`, of 1024 with one.
+const UNITS: [(&str, u64); 10] = [
+    ("B", 1),
+    ("KB", 1000),
+    ("kB", 1000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+    ("TB", 1_000_000_000_000),
+    ("TiB", 1 << 40),
+];
+
+/// A whole number and a unit.
+pub fn parse(text: &str) -> Result<u64, Wrong> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    if number.is_empty() {
+        return Err(Wrong::is_not(WANTED));
+    }
+    if unit.is_empty() {
+        let fix = format!("write the unit too: `{number}B`, or {WANTED}");
+        return Err(Wrong::new(WANTED, "has no unit", fix));
+    }
+    if unit.starts_with(['.', ',', '_']) {
+        let fix = "take the next smaller unit: `1536MiB` is one and a half GiB";
+        return Err(Wrong::new(WANTED, "is not a whole number", fix));
+    }
+    let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(unknown_unit(number, unit));
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor));
+    bytes.ok_or_else(|| Wrong::new(WANTED, "is more than any memory holds", "write a smaller size"))
+}
+
+/// The same, for what is held in memory.
+pub fn parse_memory(text: &str) -> Result<usize, Wrong> {
+    let too_much = "is more than this machine can address";
+    usize::try_from(parse(text)?).map_err(|_| Wrong::new(WANTED, too_much, "write a smaller size"))
+}
+
+/// `64KiB`, `1500B`: as [`parse`] reads it, in the largest unit that leaves a whole number.
+pub fn show(bytes: u64) -> String {
+    let binary = UNITS.iter().rev().filter(|(unit, _)| unit.contains('i') || *unit == "B");
+    let fitting = binary.clone().find(|(_, factor)| bytes >= *factor && bytes % factor == 0);
+    fitting.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
+fn unknown_unit(number: &str, unit: &str) -> Wrong {
+    let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
+    let Some(first) = first.filter(|first| "KMGT".contains(*first)) else {
+        return Wrong::is_not(WANTED);
+    };
+    let fix = format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
+    Wrong::new(WANTED, "has a unit that is not known here", fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use crate::config::size::{parse, show};
+
+    #[test]
+    fn each_unit_is_read() {
+        let table = [
+            ("0B", 0),
+            ("512B", 512),
+            ("1KB", 1000),
+            ("1kB", 1000),
+            ("64KiB", 65_536),
+            ("64 KiB", 65_536),
+            ("8MB", 8_000_000),
+            ("8MiB", 8_388_608),
+            ("2GiB", 2_147_483_648),
+            ("1TB", 1_000_000_000_000),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_was_likely_meant_is_named() {
+        for (text, meant) in [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")]
+        {
+            let wrong = parse(text).expect_err(text);
+            assert!(wrong.fix.contains(meant), "{text}: {}", wrong.fix);
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "8", "MiB", "-1B", "1.5GiB", "1_000B", "big", "99999999999TiB", "٥B"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back(bytes in any::<u64>()) {
+            prop_assert_eq!(parse(&show(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            prop_assert_eq!(parse(&text), parse(&text));
+        }
+    }
+}

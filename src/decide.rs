@@ -1,0 +1,270 @@
+//! The decision: given what was asked and what is stored, what happens next.
+//!
+//! Owns: the order in which the rules apply. Never touches: the store, the network, the clock.
+
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+
+use crate::policy::{ErrorMatch, Freshness, Policy, Standing};
+use crate::semantics::asked::Asked;
+use crate::semantics::cache_control::RequestCacheControl;
+use crate::semantics::storing::CacheKind;
+use crate::stored::Stored;
+
+/// What the store holds for a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'a> {
+    /// Nothing under the key.
+    Nothing,
+    /// Only answers that other request fields chose.
+    OtherVariants,
+    /// This.
+    Stored(&'a Stored),
+}
+
+/// What happens next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Answer from the store.
+    Serve {
+        /// The remaining freshness in seconds; zero or negative when served stale.
+        ttl: i64,
+        /// Stale, but within stale-while-revalidate (or the client's max-stale): `Some` says why it
+        /// may be served all the same.
+        stale: Option<Stale>,
+        /// Ask for a background fill.
+        refresh: bool,
+    },
+    /// Ask the origin.
+    Forward {
+        /// Why the store could not answer; the token of `Cache-Status: fwd`.
+        why: Forward,
+        /// Send the stored validators.
+        validate: bool,
+        /// Something is stored that may stand in for an error: ask `stand_in` when one happens.
+        fallback: bool,
+        /// Whether the answer may be stored (`false`: the request said `no-store`).
+        store: bool,
+    },
+    /// Neither: the client forbade asking the origin (RFC 9111 §5.2.1.7): 504.
+    Refuse,
+}
+
+/// Why a stale answer is served without asking first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// RFC 5861 §3.
+    WhileRevalidate,
+    /// The request's own `max-stale` (RFC 9111 §5.2.1.2).
+    MaxStale,
+}
+
+impl Stale {
+    /// The one name for it in logs, metrics and answers.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::WhileRevalidate => "stale-while-revalidate",
+            Self::MaxStale => "max-stale",
+        }
+    }
+}
+
+/// Why a request is forwarded (RFC 9211 §2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Forward {
+    /// Caching is not attempted at all.
+    Bypass,
+    /// The method is not one that is cached.
+    Method,
+    /// Nothing is stored under the key.
+    UriMiss,
+    /// Only other variants are stored.
+    VaryMiss,
+    /// What is stored is stale.
+    Stale,
+    /// The request's own directives ask for it.
+    Request,
+}
+
+impl Forward {
+    /// The one name for it in logs, metrics and answers.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// How asking the origin failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It answered with this status.
+    Status(StatusCode),
+    /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
+    Connect,
+    /// A deadline passed.
+    Timeout,
+}
+
+impl Failure {
+    /// The one name for it in logs, metrics and answers.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Status(StatusCode::TOO_MANY_REQUESTS) => "rate-limited",
+            Self::Status(status) if status.is_server_error() => "server-error",
+            Self::Status(_) => "status",
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Decides about a request whose route caches.
+pub fn decide(
+    asked: &Asked,
+    policy: &Policy,
+    kind: CacheKind,
+    found: Found<'_>,
+    now: SystemTime,
+) -> Decision {
+    // RFC 9111 §2, RFC 9110 §9.2.3: only GET is stored; it answers HEAD too.
+    if asked.method != Method::GET && asked.method != Method::HEAD {
+        return Decision::forward(Forward::Method, None).unstored();
+    }
+    let wish = asked.cache_control();
+    let decision = match found {
+        // §5.2.1.5 no-store: this exchange neither reads nor writes the store.
+        _ if wish.no_store => Decision::forward(Forward::Request, None).unstored(),
+        Found::Nothing => Decision::forward(Forward::UriMiss, None),
+        // §4.1: what other request fields chose does not match.
+        Found::OtherVariants => Decision::forward(Forward::VaryMiss, None),
+        Found::Stored(stored) => reuse(&wish, &Seen::new(policy, kind, stored, now)),
+    };
+    // §5.2.1.7 only-if-cached: the origin is not asked, neither now nor in the background.
+    match decision {
+        Decision::Forward { .. } if wish.only_if_cached => Decision::Refuse,
+        Decision::Serve { ttl, stale, .. } if wish.only_if_cached => {
+            Decision::Serve { ttl, stale, refresh: false }
+        }
+        Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => decision,
+    }
+}
+
+/// RFC 9111 §4: whether a stored answer may be used without asking the origin.
+fn reuse(wish: &RequestCacheControl, seen: &Seen<'_>) -> Decision {
+    let Freshness { swr, stale_allowed, revalidate_always, .. } = seen.freshness;
+    let ttl = seen.standing.ttl();
+    // §5.2.1.4 the client's no-cache; §5.2.2.4 the origin's.
+    if wish.no_cache || revalidate_always {
+        let why = if wish.no_cache { Forward::Request } else { Forward::Stale };
+        return Decision::forward(why, Some(seen));
+    }
+    // §5.2.1.1 max-age: the client wants nothing older.
+    let young_enough = wish.max_age.is_none_or(|most| seen.age <= most);
+    match seen.standing {
+        // §4.2 fresh, and §5.2.1.3 min-fresh: for as long as the client needs it.
+        Standing::Fresh(left) if young_enough && wish.min_fresh.is_none_or(|n| left >= n) => {
+            Decision::Serve { ttl, stale: None, refresh: false }
+        }
+        Standing::Fresh(_) => Decision::forward(Forward::Request, Some(seen)),
+        // §4.2.4: the origin forbids it; the client's own limits do.
+        Standing::Stale(_) if !stale_allowed || !young_enough || wish.min_fresh.is_some() => {
+            Decision::forward(Forward::Stale, Some(seen))
+        }
+        // RFC 5861 §3: answer now, ask behind the client's back.
+        Standing::Stale(by) if by < swr => {
+            Decision::Serve { ttl, stale: Some(Stale::WhileRevalidate), refresh: true }
+        }
+        // §5.2.1.2 max-stale: the client does not mind.
+        Standing::Stale(by) if wish.max_stale.is_some_and(|most| by <= most) => {
+            Decision::Serve { ttl, stale: Some(Stale::MaxStale), refresh: false }
+        }
+        Standing::Stale(_) => Decision::forward(Forward::Stale, Some(seen)),
+    }
+}
+
+/// Whether the stored answer may stand in for `failure` (RFC 9111 §4.2.4, RFC 5861 §4): its
+/// remaining freshness, zero or negative when stale. Above zero it is fresh and was only asked
+/// about because the client insisted.
+pub fn stand_in(
+    asked: &Asked,
+    policy: &Policy,
+    kind: CacheKind,
+    stored: &Stored,
+    failure: Failure,
+    now: SystemTime,
+) -> Option<i64> {
+    let hidden = match failure {
+        Failure::Status(status) => policy.stale_if_error.covers_status(status),
+        Failure::Connect => policy.stale_if_error.on.contains(&ErrorMatch::Connect),
+        Failure::Timeout => policy.stale_if_error.on.contains(&ErrorMatch::Timeout),
+    };
+    let seen = Seen::new(policy, kind, stored, now);
+    // §5.2.1.5: a request that said no-store is not answered from the store, come what may.
+    (hidden && seen.may_stand_in() && !asked.cache_control().no_store).then(|| seen.standing.ttl())
+}
+
+/// The remaining freshness of a stored answer under the current policy, in seconds.
+pub fn ttl(policy: &Policy, kind: CacheKind, stored: &Stored, now: SystemTime) -> i64 {
+    Seen::new(policy, kind, stored, now).standing.ttl()
+}
+
+/// A stored answer as seen now, through the current policy.
+struct Seen<'a> {
+    stored: &'a Stored,
+    policy: &'a Policy,
+    freshness: Freshness,
+    standing: Standing,
+    age: Duration,
+}
+
+impl<'a> Seen<'a> {
+    fn new(policy: &'a Policy, kind: CacheKind, stored: &'a Stored, now: SystemTime) -> Self {
+        let received = stored.response_time;
+        let freshness = policy.freshness(&stored.said, stored.status, kind, received);
+        let standing = freshness.standing(stored.initial_age, received, now);
+        Self { stored, policy, freshness, standing, age: stored.age(now) }
+    }
+
+    /// Whether it may be shown in place of an error, if one happened now. An error that is stored
+    /// stands in for nothing.
+    fn may_stand_in(&self) -> bool {
+        let in_time = match self.standing {
+            Standing::Fresh(_) => true,
+            Standing::Stale(by) => self.freshness.stale_allowed && by < self.freshness.sie,
+        };
+        in_time
+            && !self.freshness.revalidate_always
+            && !self.policy.stale_if_error.covers_status(self.stored.status)
+    }
+}
+
+impl Decision {
+    fn forward(why: Forward, seen: Option<&Seen<'_>>) -> Self {
+        Self::Forward {
+            why,
+            // §4.3.1: a 304 costs less than an answer, at many origins nothing.
+            validate: seen.is_some_and(|seen| seen.stored.said.has_validator()),
+            fallback: seen.is_some_and(Seen::may_stand_in),
+            store: true,
+        }
+    }
+
+    fn unstored(self) -> Self {
+        match self {
+            Self::Forward { why, validate, fallback, .. } => {
+                Self::Forward { why, validate, fallback, store: false }
+            }
+            Self::Serve { .. } | Self::Refuse => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

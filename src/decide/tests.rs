@@ -1,0 +1,327 @@
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use proptest::prelude::{any, proptest};
+
+use crate::decide::{Decision, Failure, Forward, Found, Stale, decide, stand_in, ttl};
+use crate::policy::{ErrorMatch, Policy, Ttl};
+use crate::semantics::asked::Asked;
+use crate::semantics::storing::CacheKind;
+use crate::semantics::target::Target;
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::stored::Stored;
+
+const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
+const UNAVAILABLE: Failure = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn asked(line: &str) -> Asked {
+    let mut asked = Asked::get(Target::absolute("http://h/").unwrap());
+    if !line.is_empty() {
+        asked.headers.insert("cache-control", HeaderValue::from_str(line).unwrap());
+    }
+    asked
+}
+
+fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> Stored {
+    let headers: HeaderMap = fields
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+    let sole = (VaryFields::default(), VariantId::SOLE);
+    let status = StatusCode::from_u16(status).unwrap();
+    Stored::new(status, headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
+}
+
+fn stored(line: &'static str) -> Stored {
+    stored_as(200, &[("cache-control", line)])
+}
+
+fn decided(ask: &str, policy: &Policy, answer: &Stored, at: u64) -> Decision {
+    decide(&asked(ask), policy, CacheKind::Shared, Found::Stored(answer), ARRIVAL + secs(at))
+}
+
+/// A word for a decision, to be read in a table.
+fn word(decision: &Decision) -> String {
+    match decision {
+        Decision::Serve { ttl, stale, refresh } => {
+            let stale = stale.map_or("fresh", Stale::token);
+            format!("{stale} {ttl}{}", if *refresh { " refresh" } else { "" })
+        }
+        Decision::Forward { why, fallback, .. } => {
+            format!("{}{}", why.token(), if *fallback { " fallback" } else { "" })
+        }
+        Decision::Refuse => "refuse".to_owned(),
+    }
+}
+
+#[test]
+fn what_was_said_and_asked_decides() {
+    // At second 15: (what the origin said, what the client asks, what happens).
+    for (said, ask, expected) in [
+        ("max-age=20", "", "fresh 5"),
+        ("max-age=15", "", "stale"),
+        ("max-age=10", "", "stale"),
+        // §5.2.1.1, §5.2.1.3, §5.2.1.4: the client's own limits.
+        ("max-age=20", "max-age=15", "fresh 5"),
+        ("max-age=20", "max-age=14", "request fallback"),
+        ("max-age=20", "min-fresh=5", "fresh 5"),
+        ("max-age=20", "min-fresh=6", "request fallback"),
+        ("max-age=20", "no-cache", "request fallback"),
+        ("max-age=20", "unknown=1", "fresh 5"),
+        // §5.2.1.2: max-stale, unless prohibited.
+        ("max-age=10", "max-stale", "max-stale -5"),
+        ("max-age=10", "max-stale=5", "max-stale -5"),
+        ("max-age=10", "max-stale=4", "stale"),
+        ("max-age=10", "max-stale, max-age=9", "stale"),
+        ("max-age=10", "max-stale, min-fresh=1", "stale"),
+        ("max-age=10, must-revalidate", "max-stale", "stale"),
+        ("max-age=10, proxy-revalidate", "max-stale", "stale"),
+        ("s-maxage=10", "max-stale", "stale"),
+        // §5.2.1.5: neither read nor written, nor a fallback.
+        ("max-age=20", "no-store", "request"),
+        // §5.2.1.7: never the origin.
+        ("max-age=20", "only-if-cached", "fresh 5"),
+        ("max-age=10", "only-if-cached", "refuse"),
+        ("max-age=10", "only-if-cached, max-stale", "max-stale -5"),
+        ("max-age=20", "only-if-cached, no-cache", "refuse"),
+        ("max-age=20", "only-if-cached, no-store", "refuse"),
+        ("max-age=10, stale-while-revalidate=9", "only-if-cached", "stale-while-revalidate -5"),
+        // §5.2.2.4: asked about at every use.
+        ("max-age=20, no-cache", "", "stale"),
+        ("max-age=20, no-cache=\"x\"", "", "fresh 5"),
+        // RFC 5861 §3, §4.
+        ("max-age=10, stale-while-revalidate=6", "", "stale-while-revalidate -5 refresh"),
+        ("max-age=10, stale-while-revalidate=5", "", "stale"),
+        ("max-age=15, stale-while-revalidate=0", "", "stale"),
+        ("max-age=10, stale-while-revalidate=9", "max-age=9", "stale"),
+        ("max-age=10, stale-while-revalidate=9", "no-cache", "request"),
+        ("max-age=10, stale-while-revalidate=9, must-revalidate", "", "stale"),
+        ("max-age=10, stale-if-error=6", "", "stale fallback"),
+        ("max-age=10, stale-if-error=5", "", "stale"),
+        ("max-age=10, stale-if-error=6, no-cache", "", "stale"),
+        // Stored under another policy, unusable under this one.
+        ("max-age=20, no-store", "", "stale"),
+        ("max-age=20, private", "", "stale"),
+    ] {
+        let decision = decided(ask, &Policy::origin(), &stored(said), 15);
+        assert_eq!(word(&decision), expected, "{said:?} asked {ask:?}");
+    }
+}
+
+#[test]
+fn the_operators_ttl_is_the_only_rule_where_it_overrides() {
+    let mut policy = Policy { ttl: Ttl::Override(secs(10)), ..Policy::origin() };
+    let said = stored("no-store, private, no-cache, must-revalidate, max-age=0");
+    assert_eq!(word(&decided("", &policy, &said, 9)), "fresh 1");
+    assert_eq!(word(&decided("", &policy, &said, 10)), "stale fallback");
+    assert_eq!(word(&decided("", &policy, &said, 10 + 86_399)), "stale fallback");
+    assert_eq!(word(&decided("", &policy, &said, 10 + 86_400)), "stale");
+    policy.stale_while_revalidate = Some(secs(5));
+    assert_eq!(word(&decided("", &policy, &said, 14)), "stale-while-revalidate -4 refresh");
+    assert_eq!(word(&decided("", &policy, &said, 15)), "stale fallback");
+    policy.ttl = Ttl::Forever;
+    assert_eq!(word(&decided("", &policy, &said, 1 << 33)), "fresh 2147483647");
+}
+
+#[test]
+fn nothing_stored_is_a_miss_of_its_kind() {
+    for (found, why) in [(Found::Nothing, "uri-miss"), (Found::OtherVariants, "vary-miss")] {
+        let decide =
+            |line| decide(&asked(line), &Policy::origin(), CacheKind::Shared, found, ARRIVAL);
+        assert_eq!(word(&decide("")), why);
+        assert_eq!(word(&decide("max-stale")), why);
+        assert_eq!(decide("only-if-cached"), Decision::Refuse);
+    }
+}
+
+#[test]
+fn only_get_and_head_are_answered_from_the_store() {
+    // CCH-10.
+    let said = stored("max-age=20");
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE", "OPTIONS", "get"] {
+        let mut asked = asked("");
+        asked.method = Method::from_bytes(method.as_bytes()).unwrap();
+        let decision =
+            decide(&asked, &Policy::origin(), CacheKind::Shared, Found::Stored(&said), ARRIVAL);
+        let expected = if matches!(method, "GET" | "HEAD") { "fresh 20" } else { "method" };
+        assert_eq!(word(&decision), expected, "{method}");
+    }
+}
+
+#[test]
+fn what_is_forwarded_is_stored_unless_the_request_or_the_method_forbids() {
+    let said = stored("max-age=10");
+    let stores = |asked: &Asked| match decide(
+        asked,
+        &Policy::origin(),
+        CacheKind::Shared,
+        Found::Stored(&said),
+        ARRIVAL + secs(15),
+    ) {
+        Decision::Forward { store, .. } => store,
+        other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
+    };
+    assert!(stores(&asked("")) && stores(&asked("no-cache")));
+    assert!(!stores(&asked("no-store")));
+    let mut post = asked("");
+    post.method = Method::POST;
+    assert!(!stores(&post));
+}
+
+#[test]
+fn whatever_can_be_validated_is() {
+    let validates = |ask, answer: &Stored| match decided(ask, &Policy::origin(), answer, 15) {
+        Decision::Forward { validate, .. } => validate,
+        other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
+    };
+    let tagged = stored_as(200, &[("cache-control", "max-age=10"), ("etag", "\"a\"")]);
+    let dated = stored_as(
+        200,
+        &[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), ("cache-control", "max-age=10")],
+    );
+    for ask in ["", "no-cache", "max-age=0"] {
+        assert!(validates(ask, &tagged) && validates(ask, &dated));
+        assert!(!validates(ask, &stored("max-age=10")));
+    }
+    assert!(!validates("no-store", &tagged));
+}
+
+#[test]
+fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
+    let said = stored("max-age=10, stale-if-error=10");
+    let policy = Policy::origin();
+    let at = |failure, seconds| {
+        stand_in(&asked(""), &policy, CacheKind::Shared, &said, failure, ARRIVAL + secs(seconds))
+    };
+    for failure in [429, 500, 502, 503, 504, 599] {
+        let failure = Failure::Status(StatusCode::from_u16(failure).unwrap());
+        assert_eq!(at(failure, 15), Some(-5), "{failure:?}");
+    }
+    assert_eq!((at(Failure::Connect, 15), at(Failure::Timeout, 15)), (Some(-5), Some(-5)));
+    for answer in [200, 304, 400, 401, 403, 404, 408] {
+        let answer = Failure::Status(StatusCode::from_u16(answer).unwrap());
+        assert_eq!(at(answer, 15), None, "{answer:?}");
+    }
+    // RFC 5861 §4: up to the window's end, and no longer; fresh is fine.
+    assert_eq!((at(UNAVAILABLE, 19), at(UNAVAILABLE, 20)), (Some(-9), None));
+    assert_eq!(at(UNAVAILABLE, 5), Some(5));
+
+    let mut narrow = Policy::origin();
+    narrow.stale_if_error.on = vec![ErrorMatch::Timeout];
+    let narrow = |failure| {
+        stand_in(&asked(""), &narrow, CacheKind::Shared, &said, failure, ARRIVAL + secs(15))
+    };
+    assert_eq!((narrow(Failure::Timeout), narrow(Failure::Connect)), (Some(-5), None));
+    assert_eq!(narrow(UNAVAILABLE), None);
+}
+
+#[test]
+fn nothing_stands_in_against_a_prohibition() {
+    // RFC 9111 §4.2.4, and what the route spells out does not change it.
+    let mut policy = Policy::origin();
+    policy.stale_if_error.window = Some(secs(100));
+    let stands = |policy: &Policy, kind, ask, answer: &Stored| {
+        stand_in(&asked(ask), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15)).is_some()
+    };
+    for (line, shared, private) in [
+        ("max-age=10", true, true),
+        ("max-age=10, must-revalidate", false, false),
+        ("max-age=10, proxy-revalidate", false, true),
+        ("max-age=10, s-maxage=10", false, true),
+        ("max-age=20, no-cache", false, false),
+        ("max-age=20, no-store", false, false),
+    ] {
+        let answer = stored(line);
+        assert_eq!(stands(&policy, CacheKind::Shared, "", &answer), shared, "{line}");
+        assert_eq!(stands(&policy, CacheKind::Private, "", &answer), private, "{line}");
+    }
+    assert!(!stands(&policy, CacheKind::Shared, "no-store", &stored("max-age=20")));
+    assert!(stands(&policy, CacheKind::Shared, "no-cache", &stored("max-age=10")));
+    let error = stored_as(503, &[("cache-control", "max-age=10")]);
+    assert!(!stands(&policy, CacheKind::Shared, "", &error));
+    assert!(stands(
+        &policy,
+        CacheKind::Shared,
+        "",
+        &stored_as(404, &[("cache-control", "max-age=10")])
+    ));
+}
+
+#[test]
+fn every_reason_has_a_token_of_its_own() {
+    use Forward::{Bypass, Method, Request, Stale, UriMiss, VaryMiss};
+    let mut tokens: Vec<_> =
+        [Bypass, Method, UriMiss, VaryMiss, Stale, Request].map(Forward::token).to_vec();
+    tokens.extend([Failure::Connect, Failure::Timeout, UNAVAILABLE].map(Failure::token));
+    tokens.push(Failure::Status(StatusCode::TOO_MANY_REQUESTS).token());
+    tokens.push(Failure::Status(StatusCode::FORBIDDEN).token());
+    let count = tokens.len();
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), count);
+}
+
+proptest! {
+    #[test]
+    fn a_decision_fits_what_the_answer_is_worth(
+        ask in "(no-cache|max-age=[0-9]{1,2}|max-stale(=[0-9]{1,2})?|min-fresh=[0-9]|x){0,2}",
+        lifetime in 0_u64..40,
+        swr in 0_u64..10,
+        sie in 0_u64..10,
+        at in 0_u64..60,
+    ) {
+        let policy = Policy {
+            ttl: Ttl::Override(secs(lifetime)),
+            stale_while_revalidate: Some(secs(swr)),
+            ..Policy::origin()
+        };
+        let policy = Policy {
+            stale_if_error: crate::policy::StaleIfError {
+                window: Some(secs(sie)),
+                ..policy.stale_if_error.clone()
+            },
+            ..policy
+        };
+        let answer = stored_as(200, &[]);
+        let now = ARRIVAL + secs(at);
+        let remaining = ttl(&policy, CacheKind::Shared, &answer, now);
+        match decided(&ask, &policy, &answer, at) {
+            Decision::Serve { ttl, stale, refresh } => {
+                assert_eq!(ttl, remaining);
+                assert_eq!(stale.is_none(), ttl > 0);
+                assert_eq!(refresh, stale == Some(Stale::WhileRevalidate));
+            }
+            Decision::Forward { fallback, why, .. } => {
+                let stands =
+                    stand_in(&asked(&ask), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
+                assert_eq!(fallback, stands.is_some());
+                assert!(why == Forward::Request || remaining <= 0);
+            }
+            Decision::Refuse => panic!("nobody asked for it"),
+        }
+    }
+
+    #[test]
+    fn only_if_cached_never_reaches_the_origin(
+        line in "(no-cache, |no-store, |max-age=[0-9]{1,2}, |max-stale, ){0,3}",
+        said in 0_usize..4,
+        at in 0_u64..60,
+        other in any::<bool>(),
+    ) {
+        let said = ["max-age=20", "no-cache", "max-age=9, stale-while-revalidate=99", "private"][said];
+        let answer = stored(said);
+        let found = if other { Found::OtherVariants } else { Found::Stored(&answer) };
+        let asked = asked(&format!("{line}only-if-cached"));
+        match decide(&asked, &Policy::origin(), CacheKind::Shared, found, ARRIVAL + secs(at)) {
+            Decision::Serve { refresh, .. } => assert!(!refresh),
+            Decision::Refuse => {}
+            Decision::Forward { why, .. } => panic!("{why:?}"),
+        }
+    }
+}

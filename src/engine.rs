@@ -1,0 +1,76 @@
+//! The conductor: looks up, decides, serves from the store, or lets a fill ask the origin for all
+//! who want the same.
+//!
+//! Owns: fills, who shares them, what a reader gets. Never touches: client connections (`proxy`
+//! writes), origin connections (`upstream` reads), configuration.
+
+pub mod answer;
+pub mod body;
+pub mod reply;
+
+mod collapse;
+mod fill;
+mod flight;
+mod follow;
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::engine::body::Budget;
+use crate::engine::collapse::Flights;
+use crate::key::Keyring;
+use crate::store::Store;
+use crate::upstream::Origin;
+
+/// The bounds an engine works within.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of the largest body that is stored or shared.
+    pub max_object: usize,
+    /// Clients that wait for one fill.
+    pub waiters_per_key: usize,
+    /// Bytes of all bodies being filled.
+    pub in_flight: usize,
+}
+
+/// The engine. One per larder, shared by all connections.
+pub struct Engine {
+    store: Arc<dyn Store>,
+    origin: Arc<dyn Origin>,
+    account: Arc<Account>,
+    keyring: Arc<Keyring>,
+    clock: Clock,
+    bounds: Bounds,
+    budget: Arc<Budget>,
+    flights: Flights,
+    /// What larder adds to `Via`.
+    via: HeaderValue,
+}
+
+impl Engine {
+    /// Joins the parts.
+    pub fn new(
+        store: Arc<dyn Store>,
+        origin: Arc<dyn Origin>,
+        account: Arc<Account>,
+        keyring: Arc<Keyring>,
+        clock: Clock,
+        bounds: Bounds,
+        via: HeaderValue,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            origin,
+            account,
+            keyring,
+            clock,
+            bounds,
+            budget: Budget::new(bounds.in_flight),
+            flights: Flights::default(),
+            via,
+        })
+    }
+}

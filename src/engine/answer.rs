@@ -1,0 +1,374 @@
+//! One request: look up, decide, act.
+//!
+//! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{ACCEPT, RANGE};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::account::ResultKind;
+use crate::account::problem::Problem;
+use crate::decide::{self, Decision, Forward, Found, Stale, decide};
+use crate::engine::Engine;
+use crate::engine::body::Growing;
+use crate::engine::collapse::{FlightKey, Turn};
+use crate::engine::fill::Fill;
+use crate::engine::flight::Flight;
+use crate::engine::follow::{Followed, Role};
+use crate::engine::reply::Reply;
+use crate::key::CacheKey;
+use crate::policy::Policy;
+use crate::route::table::Route;
+use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::encoding;
+use crate::semantics::freshness;
+use crate::semantics::invalidation;
+use crate::semantics::said::Said;
+use crate::semantics::storing::CacheKind;
+use crate::semantics::validation;
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::{Lookup, Wanted};
+use crate::stored::Stored;
+
+/// What the engine makes of a request.
+pub enum Answered {
+    /// This is the answer.
+    Reply(Box<Reply>),
+    /// It is none of the engine's: pass it through, for this reason.
+    Pass(Forward),
+}
+
+/// A request the store could not answer alone.
+pub(crate) struct Plan<'a> {
+    pub(crate) asked: &'a Asked,
+    pub(crate) route: &'a Route,
+    pub(crate) policy: &'a Policy,
+    pub(crate) key: CacheKey,
+    pub(crate) cache: CacheKind,
+    pub(crate) why: Forward,
+    /// What is stored, if anything.
+    pub(crate) stored: Option<Arc<Stored>>,
+    pub(crate) variant: Option<VariantId>,
+    pub(crate) validate: bool,
+    pub(crate) fallback: bool,
+}
+
+/// What looking and deciding came to, before anything is awaited.
+enum Step<'a> {
+    Done(Answered),
+    Forward(Plan<'a>),
+    /// A deeper tier has to be asked first.
+    Deeper(CacheKey),
+}
+
+impl Engine {
+    /// Answers `asked`, which `route` caches. `Accept-Encoding` is reduced in place first, so that
+    /// clients share variants.
+    pub async fn answer(self: &Arc<Self>, asked: &mut Asked, route: &Route) -> Answered {
+        if let Some(why) = not_cached(asked) {
+            return Answered::Pass(why);
+        }
+        encoding::reduce(&mut asked.headers);
+        let asked = &*asked;
+        let key = self.keyring.key(asked, &route.policy);
+        let found = self.look(asked, &key);
+        let step = match self.step(asked, route, key, found) {
+            Step::Deeper(key) => {
+                let variant = |fields: &VaryFields| self.variant(asked, fields);
+                let found = self.store.load(Wanted { key: &key, variant: &variant }).await;
+                self.step(asked, route, key, found)
+            }
+            step @ (Step::Done(_) | Step::Forward(_)) => step,
+        };
+        match step {
+            Step::Done(answered) => answered,
+            Step::Forward(plan) => self.forward(plan).await,
+            // A load never says `Deeper`; were it to, the origin knows.
+            Step::Deeper(_) => Answered::Pass(Forward::Bypass),
+        }
+    }
+
+    /// An unsafe method was answered through the pass-through: what it invalidates is unusable from
+    /// now on (RFC 9111 §4.4).
+    pub fn invalidate(&self, asked: &Asked, status: StatusCode, headers: &HeaderMap) {
+        let targets = invalidation::targets(asked, status, headers);
+        for target in &targets {
+            self.store.invalidate(self.keyring.target_id(target));
+        }
+        if !targets.is_empty() {
+            self.account.invalidated("unsafe-method", targets.len() as u64);
+        }
+    }
+
+    /// What the store holds, for the gauges.
+    pub fn totals(&self) -> crate::store::Totals {
+        self.store.totals()
+    }
+
+    pub(crate) fn variant(&self, asked: &Asked, fields: &VaryFields) -> VariantId {
+        fields.variant(&asked.headers, &|name, value| self.keyring.mask(name, value))
+    }
+
+    fn look(&self, asked: &Asked, key: &CacheKey) -> Lookup {
+        self.store.get(Wanted { key, variant: &|fields| self.variant(asked, fields) })
+    }
+
+    fn step<'a>(
+        self: &Arc<Self>,
+        asked: &'a Asked,
+        route: &'a Route,
+        key: CacheKey,
+        found: Lookup,
+    ) -> Step<'a> {
+        let policy = &*route.policy;
+        let cache = key.scope().cache_kind();
+        let (stored, variant) = match found {
+            Lookup::Deeper => return Step::Deeper(key),
+            Lookup::Found(stored) => {
+                let variant = stored.variant;
+                (Some(stored), Some(variant))
+            }
+            Lookup::OtherVariants(variant) => (None, Some(variant)),
+            Lookup::Nothing => (None, None),
+        };
+        let seen = match (&stored, variant) {
+            (Some(stored), _) => Found::Stored(stored),
+            (None, Some(_)) => Found::OtherVariants,
+            (None, None) => Found::Nothing,
+        };
+        let now = self.clock.now();
+        match decide(asked, policy, cache, seen, now) {
+            Decision::Serve { ttl, stale, refresh } => {
+                let Some(stored) = stored else { return Step::Done(Answered::Pass(Forward::Bypass)) };
+                let reply = self.serve(asked, route, &stored, ttl, stale, now);
+                if refresh {
+                    self.refresh(asked, route, key, stored, variant);
+                }
+                Step::Done(Answered::Reply(Box::new(reply)))
+            }
+            Decision::Refuse => Step::Done(Answered::Reply(Box::new(only_if_cached(asked)))),
+            Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
+            Decision::Forward { why, validate, fallback, store: true } => {
+                // HEAD is written through; a range on a miss is the origin's to cut.
+                let bare = stored.is_none() && asked.headers.contains_key(RANGE);
+                if asked.method == Method::HEAD || bare {
+                    return Step::Done(Answered::Pass(why));
+                }
+                Step::Forward(Plan {
+                    asked, route, policy, key, cache, why, stored, variant, validate, fallback,
+                })
+            }
+        }
+    }
+
+    fn serve(
+        &self,
+        asked: &Asked,
+        route: &Route,
+        stored: &Stored,
+        ttl: i64,
+        stale: Option<Stale>,
+        now: SystemTime,
+    ) -> Reply {
+        let status = match stale {
+            None => CacheStatus::hit(ttl),
+            Some(why) => {
+                self.account.stale_served(route.index, why.token());
+                CacheStatus::hit(ttl).detail(why.token(), "")
+            }
+        };
+        let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
+        Reply::from_stored(asked, stored, now, &status, result)
+    }
+
+    async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
+        let apart = self.flights.are_apart(&plan.key, self.clock.now());
+        let conditional = plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
+        // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
+        // something larder does not have.
+        if plan.why == Forward::Request || conditional || apart || self.budget.is_spent() {
+            return Answered::Reply(Box::new(self.alone(&plan, None).await));
+        }
+        loop {
+            match self.join(&plan) {
+                Turn::Answered(reply) => return Answered::Reply(reply),
+                Turn::Full => return Answered::Reply(Box::new(self.too_many(&plan))),
+                Turn::Lead(flight, reader) => {
+                    let place = Some(plan.place());
+                    self.fill(&plan, &flight, place, None).spawn();
+                    match self.follow(&plan, &flight, reader, Role::Leader).await {
+                        Followed::Reply(reply) => return Answered::Reply(reply),
+                        Followed::OtherVariant(_) | Followed::Alone(_) => {
+                            return Answered::Pass(plan.why);
+                        }
+                    }
+                }
+                Turn::Wait(flight, reader) => {
+                    match self.follow(&plan, &flight, reader, Role::Waiter).await {
+                        Followed::Reply(reply) => return Answered::Reply(reply),
+                        Followed::OtherVariant(variant) => plan.move_to(variant),
+                        Followed::Alone(permit) => {
+                            let reply = self.alone(&plan, permit).await;
+                            return Answered::Reply(Box::new(reply));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn join(self: &Arc<Self>, plan: &Plan<'_>) -> Turn<Box<Reply>> {
+        // Under the lock of the flights: it only looks, it starts nothing.
+        let recheck = || {
+            let Lookup::Found(stored) = self.look(plan.asked, &plan.key) else { return None };
+            let now = self.clock.now();
+            match decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
+                Decision::Serve { ttl, stale: None, refresh: false } => {
+                    Some(Box::new(self.serve(plan.asked, plan.route, &stored, ttl, None, now)))
+                }
+                Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
+            }
+        };
+        self.flights.join(
+            &plan.place(),
+            self.bounds.waiters_per_key,
+            |flight| self.store.is_current(&plan.key, flight.mark),
+            recheck,
+            || self.flight(),
+        )
+    }
+
+    fn flight(&self) -> Arc<Flight> {
+        let kept = !self.budget.is_spent();
+        let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.budget));
+        Flight::new(self.store.mark(), body)
+    }
+
+    /// A fetch that nobody else joins.
+    async fn alone(
+        self: &Arc<Self>,
+        plan: &Plan<'_>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Reply {
+        let flight = self.flight();
+        let reader = flight.body.first_reader();
+        self.fill(plan, &flight, None, permit).spawn();
+        match self.follow(plan, &flight, reader, Role::Leader).await {
+            Followed::Reply(reply) => *reply,
+            Followed::OtherVariant(_) | Followed::Alone(_) => only_if_cached(plan.asked),
+        }
+    }
+
+    fn fill(
+        self: &Arc<Self>,
+        plan: &Plan<'_>,
+        flight: &Arc<Flight>,
+        place: Option<FlightKey>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Fill {
+        Fill {
+            engine: Arc::clone(self),
+            flight: Arc::clone(flight),
+            place,
+            asked: plan.asked.clone(),
+            route: plan.route.index,
+            policy: Arc::clone(&plan.route.policy),
+            key: plan.key.clone(),
+            confirm: plan.stored.clone().filter(|_| plan.validate),
+            permit,
+        }
+    }
+
+    /// A background fill for a stored response that was served stale (RFC 5861 §3): one at a time.
+    fn refresh(
+        self: &Arc<Self>,
+        asked: &Asked,
+        route: &Route,
+        key: CacheKey,
+        stored: Arc<Stored>,
+        variant: Option<VariantId>,
+    ) {
+        let place = FlightKey { key: key.clone(), variant };
+        let turn = self.flights.join(
+            &place,
+            usize::MAX,
+            |flight| self.store.is_current(&key, flight.mark),
+            || None::<()>,
+            || self.flight(),
+        );
+        if let Turn::Lead(flight, reader) = turn {
+            drop(reader);
+            self.account.refresh(route.index, "stale-while-revalidate", "started");
+            let fill = Fill {
+                engine: Arc::clone(self),
+                flight,
+                place: Some(place),
+                asked: asked.clone(),
+                route: route.index,
+                policy: Arc::clone(&route.policy),
+                key,
+                confirm: Some(stored),
+                permit: None,
+            };
+            fill.spawn();
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn place(&self) -> FlightKey {
+        FlightKey { key: self.key.clone(), variant: self.variant }
+    }
+
+    /// The answer that others wait for is another variant: go on with one's own.
+    fn move_to(&mut self, variant: VariantId) {
+        self.variant = Some(variant);
+        if self.stored.is_none() {
+            self.why = Forward::VaryMiss;
+        }
+    }
+
+    /// The remaining freshness of a stored response, seconds.
+    pub(crate) fn ttl(&self, stored: &Stored, now: SystemTime) -> i64 {
+        decide::ttl(self.policy, self.cache, stored, now)
+    }
+
+    /// The remaining freshness of an answer that has just arrived, seconds.
+    pub(crate) fn ttl_of(&self, status: StatusCode, said: &Said, now: SystemTime) -> i64 {
+        let fresh = self.policy.freshness(said, status, self.cache, now);
+        fresh.standing(freshness::initial_age(said, now, now), now, now).ttl()
+    }
+}
+
+/// Requests that are never answered from the store, whatever their route says.
+fn not_cached(asked: &Asked) -> Option<Forward> {
+    if !matches!(asked.method, Method::GET | Method::HEAD) {
+        return Some(Forward::Method);
+    }
+    // A body may change what a GET means (search APIs), an event stream never ends.
+    let streams = asked
+        .headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
+    (asked.body != Framing::None || asked.upgrade || streams).then_some(Forward::Bypass)
+}
+
+fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
+}
+
+/// RFC 9111 §5.2.1.7.
+fn only_if_cached(asked: &Asked) -> Reply {
+    let problem = Problem::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "only_if_cached",
+        "nothing usable is stored and the request said only-if-cached",
+        "http_request_denied",
+    );
+    Reply::from_problem(asked, &problem, &CacheStatus::forwarded(Forward::Request.token()))
+}

@@ -1,0 +1,381 @@
+//! A body that grows while many read it: one writer, any number of readers, nothing cut ever looks
+//! complete.
+//!
+//! Owns: the pieces, who has read how far, back-pressure once a body is no longer kept, the cap on
+//! bytes of all bodies being filled. Never touches: heads, connections, the store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::upstream::failure::Failure;
+
+/// How far a body that is not kept may run ahead of its slowest reader.
+const WINDOW: usize = 128 * 1024;
+
+/// How long such a body waits for a reader that takes nothing.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// The cap on bytes of bodies that are being filled, over all fills (`limits.in_flight`).
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicUsize,
+    cap: usize,
+}
+
+impl Budget {
+    /// A budget of `cap` bytes.
+    pub fn new(cap: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), cap })
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.cap
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The shared body.
+pub(crate) struct Growing {
+    inner: Mutex<Inner>,
+    /// Something for readers: a piece, the end, a detachment.
+    news: Notify,
+    /// Something for the writer: a piece was read, a reader left.
+    room: Notify,
+    budget: Arc<Budget>,
+    largest: usize,
+}
+
+struct Inner {
+    pieces: VecDeque<Bytes>,
+    /// How many pieces were let go at the front.
+    gone: usize,
+    /// Bytes in `pieces`.
+    held: usize,
+    /// Bytes written so far.
+    written: usize,
+    /// Whether every piece is kept until the end (to be stored, for newcomers).
+    kept: bool,
+    end: Option<Result<(), Failure>>,
+    /// The next piece of each reader.
+    readers: HashMap<u64, usize>,
+    next_reader: u64,
+}
+
+impl Growing {
+    /// An empty body of which up to `largest` bytes are kept; with `kept == false` none is, and it
+    /// flows at the pace of its slowest reader.
+    pub(crate) fn new(kept: bool, largest: usize, budget: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                pieces: VecDeque::new(),
+                gone: 0,
+                held: 0,
+                written: 0,
+                kept,
+                end: None,
+                readers: HashMap::new(),
+                next_reader: 0,
+            }),
+            news: Notify::new(),
+            room: Notify::new(),
+            budget,
+            largest,
+        })
+    }
+
+    /// Attaches a reader at the beginning; `None` once the beginning has been let go.
+    pub(crate) fn reader(self: &Arc<Self>) -> Option<Reader> {
+        let mut inner = self.inner.lock();
+        if inner.gone > 0 {
+            return None;
+        }
+        let id = inner.next_reader;
+        inner.next_reader += 1;
+        inner.readers.insert(id, 0);
+        Some(Reader { body: Arc::clone(self), id })
+    }
+
+    /// The reader of a body that nobody has written to yet.
+    pub(crate) fn first_reader(self: &Arc<Self>) -> Reader {
+        self.reader().expect("nothing is let go before anything is written")
+    }
+
+    /// How many read or wait.
+    pub(crate) fn readers(&self) -> usize {
+        self.inner.lock().readers.len()
+    }
+
+    /// Whether the whole body is still kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.inner.lock().kept
+    }
+
+    /// From now on pieces are let go once all readers have them.
+    pub(crate) fn stop_keeping(&self) {
+        self.inner.lock().stop_keeping(&self.budget);
+    }
+
+    /// Resolves when a body that is not kept has no reader left.
+    pub(crate) async fn abandoned(&self) {
+        loop {
+            let left = self.room.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            {
+                let inner = self.inner.lock();
+                if !inner.kept && inner.readers.is_empty() {
+                    return;
+                }
+            }
+            left.await;
+        }
+    }
+
+    /// Adds a piece. While the body is kept this never waits; otherwise it waits for the slowest
+    /// reader, and detaches it when it takes nothing for [`STALLED`].
+    pub(crate) async fn push(&self, piece: Bytes) {
+        {
+            let mut inner = self.inner.lock();
+            inner.written += piece.len();
+            inner.held += piece.len();
+            self.budget.take(piece.len());
+            inner.pieces.push_back(piece);
+            if inner.kept && (inner.written > self.largest || self.budget.is_spent()) {
+                inner.stop_keeping(&self.budget);
+            }
+        }
+        self.news.notify_waiters();
+        self.wait_for_room().await;
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let inner = self.inner.lock();
+                if inner.kept || inner.held <= WINDOW || inner.readers.is_empty() {
+                    return;
+                }
+            }
+            if timeout(STALLED, room).await.is_err() {
+                self.inner.lock().detach_slowest(&self.budget);
+                self.news.notify_waiters();
+            }
+        }
+    }
+
+    /// The whole body, if it was kept; asked once everything is written.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        let inner = self.inner.lock();
+        inner.kept.then(|| inner.whole())
+    }
+
+    /// Ends the body; the first end counts.
+    pub(crate) fn finish(&self, end: Result<(), Failure>) {
+        self.inner.lock().end.get_or_insert(end);
+        self.news.notify_waiters();
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.budget.give_back(self.inner.get_mut().held);
+    }
+}
+
+impl Inner {
+    fn stop_keeping(&mut self, budget: &Budget) {
+        self.kept = false;
+        self.let_go(budget);
+    }
+
+    fn let_go(&mut self, budget: &Budget) {
+        if self.kept {
+            return;
+        }
+        let slowest = self.readers.values().copied().min().unwrap_or(usize::MAX);
+        while self.gone < slowest {
+            let Some(piece) = self.pieces.pop_front() else { break };
+            self.gone += 1;
+            self.held -= piece.len();
+            budget.give_back(piece.len());
+        }
+    }
+
+    fn detach_slowest(&mut self, budget: &Budget) {
+        let first = self.gone;
+        self.readers.retain(|_, next| *next > first);
+        self.let_go(budget);
+    }
+
+    fn whole(&self) -> Bytes {
+        let mut pieces = self.pieces.iter();
+        match (pieces.next(), self.pieces.len()) {
+            (None, _) => Bytes::new(),
+            (Some(only), 1) => only.clone(),
+            (Some(_), _) => {
+                let mut whole = BytesMut::with_capacity(self.held);
+                self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+                whole.freeze()
+            }
+        }
+    }
+}
+
+/// One reader of a growing body.
+pub struct Reader {
+    body: Arc<Growing>,
+    id: u64,
+}
+
+impl Reader {
+    /// The next piece; `None` at the end of a complete body. An error means that the body is cut,
+    /// or that this reader was too slow: its client's connection must not end cleanly.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let news = self.body.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if let Some(next) = self.take() {
+                return next;
+            }
+            news.await;
+        }
+    }
+
+    fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
+        let mut inner = self.body.inner.lock();
+        let Some(&next) = inner.readers.get(&self.id) else {
+            return Some(Err(Failure::BodyTimeout));
+        };
+        let Some(piece) = inner.pieces.get(next - inner.gone).cloned() else {
+            return inner.end.map(|end| end.map(|()| None));
+        };
+        inner.readers.insert(self.id, next + 1);
+        if !inner.kept {
+            inner.let_go(&self.body.budget);
+            self.body.room.notify_one();
+        }
+        Some(Ok(Some(piece)))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut inner = self.body.inner.lock();
+        inner.readers.remove(&self.id);
+        inner.let_go(&self.body.budget);
+        drop(inner);
+        self.body.room.notify_waiters();
+        self.body.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(kept: bool, largest: usize) -> Arc<Growing> {
+        Growing::new(kept, largest, Budget::new(1 << 30))
+    }
+
+    async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Failure> {
+        let mut all = Vec::new();
+        while let Some(piece) = reader.next().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn every_reader_sees_every_byte_whenever_it_attached() {
+        let body = body(true, 1000);
+        let early = tokio::spawn(read_all(body.reader().unwrap()));
+        body.push(Bytes::from_static(b"one ")).await;
+        let late = tokio::spawn(read_all(body.reader().unwrap()));
+        body.push(Bytes::from_static(b"two")).await;
+        assert_eq!(body.whole().unwrap(), "one two");
+        body.finish(Ok(()));
+        let after = read_all(body.reader().unwrap()).await;
+        for seen in [early.await.unwrap(), late.await.unwrap(), after] {
+            assert_eq!(seen.unwrap(), b"one two");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_body_is_an_error_for_every_reader() {
+        let body = body(true, 1000);
+        let reader = body.reader().unwrap();
+        body.push(Bytes::from_static(b"half")).await;
+        body.finish(Err(Failure::Cut));
+        assert_eq!(read_all(reader).await, Err(Failure::Cut));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_outgrows_the_limit_flows_on_but_is_not_kept() {
+        let body = body(true, 5);
+        let reader = tokio::spawn(read_all(body.reader().unwrap()));
+        body.push(Bytes::from_static(b"12345")).await;
+        assert!(body.is_kept());
+        body.push(Bytes::from_static(b"6")).await;
+        assert!(!body.is_kept());
+        assert_eq!(body.whole(), None);
+        body.finish(Ok(()));
+        assert_eq!(reader.await.unwrap().unwrap(), b"123456");
+        assert!(body.reader().is_none(), "a newcomer would miss the beginning");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_reader_is_detached_and_the_others_go_on() {
+        let body = body(false, 0);
+        let mut stalled = body.reader().unwrap();
+        let lively = tokio::spawn(read_all(body.reader().unwrap()));
+        for _ in 0..4 {
+            body.push(Bytes::from(vec![7; WINDOW / 2])).await;
+        }
+        body.finish(Ok(()));
+        assert_eq!(lively.await.unwrap().unwrap().len(), WINDOW * 2);
+        assert_eq!(stalled.next().await, Err(Failure::BodyTimeout));
+    }
+
+    #[tokio::test]
+    async fn the_budget_gets_everything_back() {
+        let budget = Budget::new(10);
+        let body = Growing::new(true, 1000, Arc::clone(&budget));
+        let reader = body.reader().unwrap();
+        body.push(Bytes::from_static(b"0123456789abc")).await;
+        assert!(!body.is_kept(), "over the cap nothing more is kept");
+        drop(reader);
+        drop(body);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn an_unkept_body_without_readers_is_abandoned() {
+        let body = body(false, 0);
+        let reader = body.reader().unwrap();
+        let watcher = {
+            let body = Arc::clone(&body);
+            tokio::spawn(async move { body.abandoned().await })
+        };
+        drop(reader);
+        watcher.await.unwrap();
+    }
+}

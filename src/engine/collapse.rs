@@ -1,0 +1,118 @@
+//! Collapsed forwarding: one fill per key, however many ask (RFC 9111 §4, RFC 9211 §2.8).
+//!
+//! Owns: which fills run, who joins them, which keys do not collapse for now.
+//! Never touches: what a fill does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::engine::body::Reader;
+use crate::engine::flight::Flight;
+use crate::key::CacheKey;
+use crate::semantics::vary::VariantId;
+
+/// How long a key that turned out uncacheable is not collapsed.
+const REMEMBERED_FOR: Duration = Duration::from_secs(30);
+
+/// How many such keys are remembered.
+const REMEMBERED: usize = 65_536;
+
+/// What one fill is for: a key, and a variant of it once its `Vary` is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct FlightKey {
+    pub(crate) key: CacheKey,
+    pub(crate) variant: Option<VariantId>,
+}
+
+/// What joining came to.
+pub(crate) enum Turn<T> {
+    /// Nobody asks yet: start the fill for this flight.
+    Lead(Arc<Flight>, Reader),
+    /// Somebody asks already.
+    Wait(Arc<Flight>, Reader),
+    /// The answer was stored in the meantime.
+    Answered(T),
+    /// Too many wait already.
+    Full,
+}
+
+/// The running fills.
+#[derive(Default)]
+pub(crate) struct Flights {
+    running: Mutex<HashMap<FlightKey, Arc<Flight>>>,
+    apart: Mutex<HashMap<u128, SystemTime>>,
+}
+
+impl Flights {
+    /// Joins the fill of `key`, or leads a new one. `recheck` looks into the store once more when
+    /// there is no fill: one may have ended since the caller looked. `current` says whether a
+    /// running fill was begun after the last invalidation.
+    pub(crate) fn join<T>(
+        &self,
+        key: &FlightKey,
+        most: usize,
+        current: impl Fn(&Flight) -> bool,
+        recheck: impl FnOnce() -> Option<T>,
+        begin: impl FnOnce() -> Arc<Flight>,
+    ) -> Turn<T> {
+        let mut running = self.running.lock();
+        if let Some(flight) = running.get(key).filter(|flight| current(flight)) {
+            if flight.body.readers() > most {
+                return Turn::Full;
+            }
+            if let Some(reader) = flight.body.reader() {
+                return Turn::Wait(Arc::clone(flight), reader);
+            }
+        }
+        if let Some(answer) = recheck() {
+            return Turn::Answered(answer);
+        }
+        let flight = begin();
+        let reader = flight.body.first_reader();
+        running.insert(key.clone(), Arc::clone(&flight));
+        Turn::Lead(flight, reader)
+    }
+
+    /// Newcomers no longer join this flight.
+    pub(crate) fn leave(&self, key: &FlightKey, flight: &Arc<Flight>) {
+        let mut running = self.running.lock();
+        if running.get(key).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            running.remove(key);
+        }
+    }
+
+    /// Remembers that requests for `key` do not collapse for a while.
+    pub(crate) fn keep_apart(&self, key: &CacheKey, now: SystemTime) {
+        let mut apart = self.apart.lock();
+        if apart.len() >= REMEMBERED {
+            apart.retain(|_, until| *until > now);
+        }
+        if apart.len() >= REMEMBERED {
+            apart.clear();
+        }
+        let until = now.checked_add(REMEMBERED_FOR).unwrap_or(now);
+        apart.insert(key.id(), until);
+    }
+
+    /// The key turned out cacheable again.
+    pub(crate) fn collapse_again(&self, key: &CacheKey) {
+        self.apart.lock().remove(&key.id());
+    }
+
+    /// Whether requests for `key` go their own ways.
+    pub(crate) fn are_apart(&self, key: &CacheKey, now: SystemTime) -> bool {
+        let mut apart = self.apart.lock();
+        match apart.get(&key.id()) {
+            None => false,
+            // A clock set back must not prolong the verdict.
+            Some(until) if *until > now && until.duration_since(now).is_ok_and(|d| d <= REMEMBERED_FOR) => true,
+            Some(_) => {
+                apart.remove(&key.id());
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The fill: a task that asks the origin once, on behalf of everybody who reads it.
+//!
+//! Owns: one call from plan to stored response. Nothing a client does shapes what is fetched or
+//! stored. Never touches: who reads it and what they make of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, VIA};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
+
+use crate::engine::Engine;
+use crate::engine::collapse::FlightKey;
+use crate::engine::flight::{Flight, Head, Published};
+use crate::key::CacheKey;
+use crate::policy::{Policy, ScopeRule};
+use crate::semantics::asked::Asked;
+use crate::semantics::freshness;
+use crate::semantics::hop_by_hop;
+use crate::semantics::said::Said;
+use crate::semantics::storing::{CacheKind, NotStored};
+use crate::semantics::validation;
+use crate::semantics::vary::{Vary, VariantId, VaryFields};
+use crate::stored::Stored;
+use crate::upstream::failure::Failure;
+use crate::upstream::{Answer, BodyFraming, Call};
+
+/// A fill, ready to run.
+pub(crate) struct Fill {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) flight: Arc<Flight>,
+    /// Where others find it; `None`: it is nobody else's.
+    pub(crate) place: Option<FlightKey>,
+    pub(crate) asked: Asked,
+    pub(crate) route: usize,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) key: CacheKey,
+    /// The stored response to validate.
+    pub(crate) confirm: Option<Arc<Stored>>,
+    /// Held until the head is there.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Fill {
+    /// Runs the fill in the background.
+    pub(crate) fn spawn(self) {
+        tokio::spawn(self.run());
+    }
+
+    async fn run(mut self) {
+        let _told = Unfinished { flight: Arc::clone(&self.flight) };
+        let call = self.call();
+        let mut answer = self.engine.origin.fetch(&call).await;
+        if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
+            // RFC 9111 §4.3.4: this 304 confirms something else; the whole is asked for again.
+            self.confirm = None;
+            answer = self.engine.origin.fetch(&self.call()).await;
+        }
+        match answer {
+            Err(failure) => {
+                self.leave();
+                self.flight.publish(Published::Failed(failure));
+                self.flight.body.finish(Err(failure));
+            }
+            Ok(answer) if answer.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() => {
+                self.confirmed(answer).await;
+            }
+            Ok(answer) => self.answered(answer).await,
+        }
+    }
+
+    fn call(&self) -> Call {
+        let mut headers = self.asked.headers.clone();
+        if let ScopeRule::Header(name) = &self.policy.scope {
+            headers.remove(name);
+        }
+        if let Some(stored) = &self.confirm {
+            validation::CONDITIONALS.iter().for_each(|name| {
+                headers.remove(name);
+            });
+            headers.extend(validation::conditional_fields(&stored.said));
+        } else if self.place.is_some() {
+            validation::CONDITIONALS.iter().for_each(|name| {
+                headers.remove(name);
+            });
+        }
+        headers.remove(http::header::RANGE);
+        if !headers.contains_key(ACCEPT_ENCODING) {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        headers.append(VIA, self.engine.via.clone());
+        Call {
+            route: self.route,
+            method: Method::GET,
+            target: self.asked.target.clone(),
+            headers,
+            listener: self.asked.listener,
+        }
+    }
+
+    fn is_about_another(&self, answer: &Answer) -> bool {
+        answer.status == StatusCode::NOT_MODIFIED
+            && self.confirm.as_ref().is_some_and(|stored| !stored.is_meant_by(&answer.headers))
+    }
+
+    fn cache(&self) -> CacheKind {
+        self.key.scope().cache_kind()
+    }
+
+    fn variant(&self, fields: &VaryFields) -> VariantId {
+        self.engine.variant(&self.asked, fields)
+    }
+
+    fn leave(&self) {
+        if let Some(place) = &self.place {
+            self.engine.flights.leave(place, &self.flight);
+        }
+    }
+
+    /// The origin said 304 to the stored validators (RFC 9111 §4.3.4).
+    async fn confirmed(&mut self, mut answer: Answer) {
+        let Some(stored) = self.confirm.take() else { return };
+        while let Ok(Some(_)) = answer.body.next().await {}
+        let mut fresh =
+            stored.freshened(&answer.headers, answer.request_time, answer.response_time);
+        if let Vary::Fields(fields) = Vary::of(&fresh.all_headers()) {
+            fresh.variant = self.variant(&fields);
+            fresh.vary = fields;
+        }
+        let fields = fresh.all_headers();
+        let keep =
+            self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
+        match keep {
+            Ok(kept) => {
+                let kept = Arc::new(fresh.keeping(kept));
+                self.engine.store.put(&self.key, kept, self.flight.mark);
+            }
+            Err(why) => self.engine.account.not_stored(self.route, why.token()),
+        }
+        let fresh = Arc::new(fresh);
+        self.leave();
+        self.flight.publish(Published::Confirmed(fresh));
+        self.flight.body.finish(Ok(()));
+    }
+
+    /// A final answer: its head goes out at once, its body as it arrives.
+    async fn answered(&mut self, answer: Answer) {
+        let head = Arc::new(self.head(&answer));
+        self.permit = None;
+        let shared_error = head.is_shared_error(&self.policy, self.cache());
+        if head.shared.is_err() && !shared_error {
+            self.leave();
+            self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
+            self.flight.body.stop_keeping();
+        }
+        if let Err(why) = &head.shared {
+            self.engine.account.not_stored(self.route, why.token());
+        } else {
+            self.engine.flights.collapse_again(&self.key);
+        }
+        self.flight.publish(Published::Head(Arc::clone(&head)));
+        let times = Times {
+            request: answer.request_time,
+            response: answer.response_time,
+        };
+        let whole = self.body(answer, head.shared.is_ok()).await;
+        if let (Some(body), Ok(headers)) = (whole, &head.shared) {
+            self.keep(&head, headers, body, &times);
+        }
+        self.leave();
+    }
+
+    fn head(&self, answer: &Answer) -> Head {
+        let mut own = answer.headers.clone();
+        hop_by_hop::strip_response(&mut own);
+        let said = Said::of(answer.status, &own);
+        let vary = Vary::of(&own);
+        let variant = match &vary {
+            Vary::Fields(fields) => Some(self.variant(fields)),
+            Vary::Any => None,
+        };
+        let length = match answer.framing {
+            BodyFraming::Length(length) => Some(length),
+            BodyFraming::Marked | BodyFraming::Close => None,
+        };
+        let shared = self
+            .policy
+            .storing(&self.asked, answer.status, &own, &said, self.cache())
+            .and_then(|headers| self.within_bounds(answer.framing).map(|()| headers));
+        Head { status: answer.status, own, shared, said, vary, variant, length }
+    }
+
+    fn within_bounds(&self, framing: BodyFraming) -> Result<(), NotStored> {
+        match framing {
+            BodyFraming::Length(n) if n > self.engine.bounds.max_object as u64 => {
+                Err(NotStored::TooLarge)
+            }
+            // Cut or complete, it looks the same: it may be read, never kept.
+            BodyFraming::Close => Err(NotStored::Incomplete),
+            BodyFraming::Length(_) | BodyFraming::Marked if !self.flight.body.is_kept() => {
+                Err(NotStored::TooLarge)
+            }
+            BodyFraming::Length(_) | BodyFraming::Marked => Ok(()),
+        }
+    }
+
+    /// Reads the body to its end and hands out the whole of it, if it was kept.
+    async fn body(&self, mut answer: Answer, storing: bool) -> Option<Bytes> {
+        let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
+        let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
+        tokio::pin!(deadline);
+        let body = &self.flight.body;
+        let mut read: u64 = 0;
+        let end = loop {
+            let piece = tokio::select! {
+                piece = answer.body.next() => piece,
+                () = body.abandoned() => Err(Failure::Abandoned),
+                () = &mut deadline, if storing && body.is_kept() => Err(Failure::TotalTimeout),
+            };
+            match piece {
+                Ok(Some(piece)) => {
+                    read += piece.len() as u64;
+                    body.push(piece).await;
+                }
+                Ok(None) => break whole(answer.framing, read),
+                Err(failure) => break Err(failure),
+            }
+        };
+        self.engine.account.upstream_bytes(read);
+        if end == Ok(()) && storing {
+            if let Some(bytes) = body.whole() {
+                return Some(bytes);
+            }
+            self.engine.account.not_stored(self.route, NotStored::TooLarge.token());
+        }
+        body.finish(end);
+        None
+    }
+
+    /// Stores the complete response, then lets the readers see its end: who has read it all finds
+    /// it in the store.
+    fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) {
+        if let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) {
+            let said = Said::of(head.status, headers);
+            let stored = Stored::new(
+                head.status,
+                headers.clone(),
+                body,
+                (vary.clone(), variant),
+                (times.request, times.response),
+                freshness::initial_age(&said, times.request, times.response),
+            );
+            self.engine.store.put(&self.key, Arc::new(stored), self.flight.mark);
+        }
+        self.flight.body.finish(Ok(()));
+    }
+}
+
+struct Times {
+    request: std::time::SystemTime,
+    response: std::time::SystemTime,
+}
+
+/// An announced length that was not reached is a cut body, whatever the connection says.
+fn whole(framing: BodyFraming, read: u64) -> Result<(), Failure> {
+    match framing {
+        BodyFraming::Length(announced) if announced != read => Err(Failure::Cut),
+        BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),
+    }
+}
+
+/// Should the task die half-way (a panic in a dependency), its readers are told, not left waiting.
+/// After a regular end this changes nothing: the first word counts.
+struct Unfinished {
+    flight: Arc<Flight>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.flight.fail_unless_published(Failure::Internal);
+        self.flight.body.finish(Err(Failure::Internal));
+    }
+}

@@ -1,0 +1,111 @@
+//! A fill as its readers see it: waited for, then a head with a growing body, a confirmed stored
+//! response, or a failure.
+//!
+//! Owns: what a fill publishes and when readers wake. Never touches: how it is fetched, who may have
+//! it (`share`).
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::engine::body::Growing;
+use crate::policy::Policy;
+use crate::semantics::cache_control::Directive;
+use crate::semantics::said::Said;
+use crate::semantics::storing::{CacheKind, NotStored};
+use crate::semantics::vary::{Vary, VariantId};
+use crate::store::generations::Mark;
+use crate::stored::Stored;
+use crate::upstream::failure::Failure;
+
+/// How many clients of one key may ask for themselves at once while they wait for a head.
+const OWN_HEADS: usize = 4;
+
+/// What a fill has come to so far.
+#[derive(Clone)]
+pub(crate) enum Published {
+    /// The origin confirmed the stored response (304); this is the freshened one.
+    Confirmed(Arc<Stored>),
+    /// A final head; the body grows.
+    Head(Arc<Head>),
+    /// No head, and there will be none.
+    Failed(Failure),
+}
+
+/// The head of an answer, as readers need it.
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    /// For the reader that asked: the origin's end-to-end fields.
+    pub(crate) own: HeaderMap,
+    /// For other readers: the fields that are kept, or why nothing is.
+    pub(crate) shared: Result<HeaderMap, NotStored>,
+    pub(crate) said: Said,
+    pub(crate) vary: Vary,
+    /// The variant of the request that was sent.
+    pub(crate) variant: Option<VariantId>,
+    /// The announced length of the body.
+    pub(crate) length: Option<u64>,
+}
+
+impl Head {
+    /// Whether this is an error that stale-if-error is about: waiters share it rather than hammer a
+    /// failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
+    pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
+        let private = cache == CacheKind::Shared && self.said.cache_control.has(Directive::Private);
+        policy.stale_if_error.covers_status(self.status)
+            && !self.said.has_set_cookie
+            && !private
+            && matches!(self.vary, Vary::Fields(_))
+    }
+}
+
+/// One fill, shared by all who wait for it.
+pub(crate) struct Flight {
+    state: Mutex<Option<Published>>,
+    changed: Notify,
+    /// Taken before the origin was asked.
+    pub(crate) mark: Mark,
+    /// Bounds how many of its waiters ask for themselves at once.
+    pub(crate) own_heads: Arc<Semaphore>,
+    /// The body; readers attach while they wait for the head.
+    pub(crate) body: Arc<Growing>,
+}
+
+impl Flight {
+    pub(crate) fn new(mark: Mark, body: Arc<Growing>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(None),
+            changed: Notify::new(),
+            mark,
+            own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
+            body,
+        })
+    }
+
+    /// Publishes what the fill has come to and wakes everybody. Said once.
+    pub(crate) fn publish(&self, published: Published) {
+        *self.state.lock() = Some(published);
+        self.changed.notify_waiters();
+    }
+
+    /// Publishes a failure if nothing was published yet.
+    pub(crate) fn fail_unless_published(&self, failure: Failure) {
+        self.state.lock().get_or_insert(Published::Failed(failure));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for the head, the confirmation or the failure.
+    pub(crate) async fn published(&self) -> Published {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(published) = self.state.lock().clone() {
+                return published;
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Following a fill: what one client makes of what the fill publishes.
+//!
+//! Owns: whether this client may have that answer, stale instead of an error, how long it waits.
+//! Never touches: fetching.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::account::ResultKind;
+use crate::account::problem::Problem;
+use crate::decide::{self, stand_in};
+use crate::engine::Engine;
+use crate::engine::answer::Plan;
+use crate::engine::body::Reader;
+use crate::engine::flight::{Flight, Head, Published};
+use crate::engine::reply::Reply;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::vary::{Vary, VariantId};
+use crate::stored::Stored;
+use crate::upstream::failure::Failure;
+
+/// What following came to.
+pub(crate) enum Followed {
+    /// An answer for this client.
+    Reply(Box<Reply>),
+    /// The answer is another variant's; this client's is this one.
+    OtherVariant(VariantId),
+    /// The answer is somebody else's alone: ask for yourself.
+    Alone(Option<OwnedSemaphorePermit>),
+}
+
+/// Whose fill this client follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Its own: it gets the answer whatever it is.
+    Leader,
+    /// Somebody else's.
+    Waiter,
+}
+
+impl Engine {
+    /// Follows `flight` until it publishes something, at most `coalesce.wait` as a mere waiter.
+    pub(crate) async fn follow(
+        &self,
+        plan: &Plan<'_>,
+        flight: &Arc<Flight>,
+        reader: Reader,
+        role: Role,
+    ) -> Followed {
+        let published = match role {
+            Role::Leader => flight.published().await,
+            Role::Waiter => {
+                let wait = timeout(plan.policy.coalesce_wait, flight.published());
+                match wait.await {
+                    Ok(published) => published,
+                    Err(_elapsed) => match self.waited_enough(plan, flight).await {
+                        Ok(published) => published,
+                        Err(followed) => return followed,
+                    },
+                }
+            }
+        };
+        match published {
+            Published::Failed(failure) => Followed::Reply(Box::new(self.failed(plan, failure))),
+            Published::Confirmed(stored) => {
+                Followed::Reply(Box::new(self.confirmed(plan, &stored, role)))
+            }
+            Published::Head(head) => self.headed(plan, &head, reader, role, flight).await,
+        }
+    }
+
+    /// The wait is over and there is no head: stale if there is something, else this client asks for
+    /// itself as soon as few enough others do, or takes what the fill brings after all.
+    async fn waited_enough(
+        &self,
+        plan: &Plan<'_>,
+        flight: &Arc<Flight>,
+    ) -> Result<Published, Followed> {
+        let cause = "coalesce-wait";
+        if let Some(reply) = self.stale(plan, decide::Failure::Timeout, None, cause) {
+            return Err(Followed::Reply(Box::new(reply)));
+        }
+        tokio::select! {
+            published = flight.published() => Ok(published),
+            Ok(permit) = Arc::clone(&flight.own_heads).acquire_owned() => {
+                Err(Followed::Alone(Some(permit)))
+            }
+        }
+    }
+
+    fn failed(&self, plan: &Plan<'_>, failure: Failure) -> Reply {
+        let stale = failure
+            .as_error()
+            .and_then(|error| self.stale(plan, error, None, failure.token()));
+        stale.unwrap_or_else(|| {
+            if let Failure::Denied(why) = failure {
+                self.account.denied(why.token());
+            }
+            let status = CacheStatus::forwarded(plan.why.token());
+            Reply::from_problem(plan.asked, &failure.problem(), &status).because(plan.why.token())
+        })
+    }
+
+    fn confirmed(&self, plan: &Plan<'_>, stored: &Stored, role: Role) -> Reply {
+        let now = self.clock.now();
+        let mut status = CacheStatus::forwarded(plan.why.token())
+            .status(StatusCode::NOT_MODIFIED)
+            .stored()
+            .ttl(plan.ttl(stored, now));
+        if role == Role::Waiter {
+            status = status.collapsed();
+        }
+        let result = match role {
+            Role::Leader => ResultKind::Revalidated,
+            Role::Waiter => ResultKind::Coalesced,
+        };
+        Reply::from_stored(plan.asked, stored, now, &status, result).because(plan.why.token())
+    }
+
+    async fn headed(
+        &self,
+        plan: &Plan<'_>,
+        head: &Head,
+        reader: Reader,
+        role: Role,
+        flight: &Arc<Flight>,
+    ) -> Followed {
+        let failure = decide::Failure::Status(head.status);
+        let cause = failure.token();
+        if let Some(reply) = self.stale(plan, failure, Some(head.status), cause) {
+            return Followed::Reply(Box::new(reply));
+        }
+        if role == Role::Leader || head.is_shared_error(plan.policy, plan.cache) {
+            if let Some(other) = self.other_variant(plan, head).filter(|_| role == Role::Waiter) {
+                return Followed::OtherVariant(other);
+            }
+            return Followed::Reply(Box::new(self.growing(plan, head, reader, role)));
+        }
+        if head.shared.is_err() {
+            drop(reader);
+            let permit = timeout(
+                plan.policy.coalesce_wait,
+                Arc::clone(&flight.own_heads).acquire_owned(),
+            );
+            // Without a permit in time it asks all the same: the origin does answer.
+            return Followed::Alone(permit.await.ok().and_then(Result::ok));
+        }
+        match self.other_variant(plan, head) {
+            Some(other) => Followed::OtherVariant(other),
+            None => Followed::Reply(Box::new(self.growing(plan, head, reader, role))),
+        }
+    }
+
+    /// The variant of this client, if it is not the one that was fetched.
+    fn other_variant(&self, plan: &Plan<'_>, head: &Head) -> Option<VariantId> {
+        let Vary::Fields(fields) = &head.vary else { return None };
+        let mine = self.variant(plan.asked, fields);
+        (head.variant != Some(mine)).then_some(mine)
+    }
+
+    fn growing(&self, plan: &Plan<'_>, head: &Head, reader: Reader, role: Role) -> Reply {
+        let mut status = CacheStatus::forwarded(plan.why.token()).status(head.status);
+        if head.shared.is_ok() {
+            let ttl = plan.ttl_of(head.status, &head.said, self.clock.now());
+            status = status.stored().ttl(ttl);
+        }
+        if role == Role::Waiter {
+            status = status.collapsed();
+        }
+        let mut headers = match (role, &head.shared) {
+            (Role::Waiter, Ok(shared)) => shared.clone(),
+            (Role::Leader, _) | (Role::Waiter, Err(_)) => head.own.clone(),
+        };
+        status.append_to(&mut headers);
+        let said = &head.said;
+        let mut reply =
+            Reply::from_growing(plan.asked, said, head.status, headers, head.length, reader);
+        if role == Role::Waiter {
+            reply.result = ResultKind::Coalesced;
+            reply.fetched = false;
+        }
+        reply.because(plan.why.token())
+    }
+
+    /// The stored response in place of an error, where policy and origin allow it.
+    fn stale(
+        &self,
+        plan: &Plan<'_>,
+        failure: decide::Failure,
+        answered: Option<StatusCode>,
+        cause: &'static str,
+    ) -> Option<Reply> {
+        let stored: &Arc<Stored> = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        let now = self.clock.now();
+        let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
+        let mut status = CacheStatus::forwarded(plan.why.token()).ttl(ttl);
+        if let Some(answered) = answered {
+            status = status.status(answered);
+        }
+        let status = status.detail("stale-if-error", cause);
+        self.account.stale_served(plan.route.index, cause);
+        let reply = Reply::from_stored(plan.asked, stored, now, &status, ResultKind::Stale);
+        Some(reply.because(plan.why.token()))
+    }
+
+    /// Too many wait for this key already.
+    pub(crate) fn too_many(&self, plan: &Plan<'_>) -> Reply {
+        let cause = "waiters";
+        if let Some(reply) = self.stale(plan, decide::Failure::Timeout, None, cause) {
+            return reply;
+        }
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "waiters_per_key",
+            "too many requests wait for this answer already; see limits.waiters_per_key",
+            "connection_limit_reached",
+        )
+        .retry_after(1);
+        let status = CacheStatus::forwarded(plan.why.token());
+        Reply::from_problem(plan.asked, &problem, &status).because(plan.why.token())
+    }
+}

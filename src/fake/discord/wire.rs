@@ -1,0 +1,162 @@
+//! The fake's connections, which can be made to break.
+//!
+//! Owns: closing without an answer and inside a body, exactly where it was asked for.
+//! Never touches: what is answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The listener.
+pub(super) struct Wire(pub(super) TcpListener);
+
+impl Listener for Wire {
+    type Io = Breakable<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            if let Ok((stream, client)) = self.0.accept().await {
+                return (Breakable { stream, fate: Fate::default() }, client);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// What will become of a connection; the handler of a request holds one end of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fate(Arc<Mutex<Plan>>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Plan {
+    /// All is written.
+    #[default]
+    Intact,
+    /// The next head and this many bytes of its body are written, then it breaks.
+    CutBody(usize),
+    /// This many bytes are written, then it breaks.
+    Left(usize),
+}
+
+impl Fate {
+    /// Closes the connection without writing another byte.
+    pub(super) fn close(&self) {
+        *self.0.lock() = Plan::Left(0);
+    }
+
+    /// Closes the connection after so many bytes of the next answer's body.
+    pub(super) fn cut_after(&self, body: usize) {
+        *self.0.lock() = Plan::CutBody(body);
+    }
+
+    /// How many of `bytes` may be written; `None`: the connection is broken.
+    fn may_write(&self, bytes: &[u8]) -> Option<usize> {
+        let mut plan = self.0.lock();
+        if let Plan::CutBody(body) = *plan
+            && let Some(head) = bytes.windows(END.len()).position(|window| window == END)
+        {
+            *plan = Plan::Left(head + END.len() + body);
+        }
+        match *plan {
+            Plan::Intact | Plan::CutBody(_) => Some(bytes.len()),
+            Plan::Left(0) => None,
+            Plan::Left(left) => Some(left.min(bytes.len())),
+        }
+    }
+
+    fn wrote(&self, bytes: usize) {
+        if let Plan::Left(left) = &mut *self.0.lock() {
+            *left = left.saturating_sub(bytes);
+        }
+    }
+}
+
+impl Connected<IncomingStream<'_, Wire>> for Fate {
+    fn connect_info(stream: IncomingStream<'_, Wire>) -> Self {
+        stream.io().fate.clone()
+    }
+}
+
+/// A stream that breaks when its fate says so.
+pub(super) struct Breakable<S> {
+    stream: S,
+    fate: Fate,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Breakable<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Breakable<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(room) = self.fate.may_write(bytes) else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        };
+        let (shown, _) = bytes.split_at(room);
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, shown))?;
+        self.fate.wrote(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The end of a head.
+const END: &[u8] = b"\r\n\r\n";
+/// Between two failing accepts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_leaves_the_head_and_the_named_part_of_the_body() {
+        let fate = Fate::default();
+        let bytes = b"HTTP/1.1 200 OK\r\n\r\nbody";
+        assert_eq!(fate.may_write(bytes), Some(23));
+        fate.cut_after(2);
+        assert_eq!(fate.may_write(bytes), Some(21));
+        fate.wrote(20);
+        assert_eq!(fate.may_write(b"dy"), Some(1));
+        fate.wrote(1);
+        assert_eq!(fate.may_write(b"y"), None);
+    }
+
+    #[test]
+    fn a_closed_connection_writes_nothing() {
+        let fate = Fate::default();
+        fate.close();
+        assert_eq!(fate.may_write(b"HTTP/1.1 200 OK\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! One client connection: heads read under a deadline, refused or handed on, one after the other.
+//!
+//! Owns: the bytes of a connection until they are a clean request; also between two requests of a
+//! kept-alive connection. Never touches: routes, the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{DATE, PROXY_AUTHENTICATE, VIA};
+use http::{HeaderMap, HeaderValue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::account::problem::Problem;
+use crate::account::{Account, Refusal};
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::front::Service;
+use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
+use crate::front::head::{self, Head, HeadTarget, Scan};
+use crate::front::io::ClientIo;
+use crate::front::tunnel::Tunnels;
+use crate::semantics::asked::{Asked, Framing, Listener};
+use crate::semantics::hop_by_hop;
+use crate::semantics::target::Target;
+
+/// What is read at once while a head comes in.
+const READ: usize = 8 * 1024;
+
+/// After a refusal the client may still be sending: what comes within these bounds is read and
+/// dropped, so that the refusal is not lost to a reset.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 256 * 1024;
+
+const SLOW_HEAD: Problem = Problem::new(
+    http::StatusCode::REQUEST_TIMEOUT,
+    "head_timeout",
+    "the request head did not arrive within limits.head_timeout",
+    "http_request_error",
+);
+
+const LOOP: Problem = Problem::new(
+    http::StatusCode::LOOP_DETECTED,
+    "loop",
+    "this request has passed through this larder before",
+    "proxy_loop_detected",
+);
+
+/// The front door.
+pub struct Door {
+    /// What clients may send.
+    pub limits: Limits,
+    /// Who may use larder.
+    pub gatekeeper: Gatekeeper,
+    /// Who takes clean requests.
+    pub service: Arc<dyn Service>,
+    /// Who takes `CONNECT`.
+    pub tunnels: Tunnels,
+    /// Where refusals are recorded.
+    pub account: Arc<Account>,
+    /// The time, for `Date`.
+    pub clock: Clock,
+    /// How this larder names itself in `Via`: unique, so that a loop is told from a chain.
+    pub name: Arc<str>,
+}
+
+/// A head with the bytes around it.
+struct Arrived {
+    head: Head,
+    raw: Bytes,
+    rest: BytesMut,
+}
+
+impl Door {
+    /// Serves a connection until it ends.
+    pub async fn receive(
+        &self,
+        mut io: ClientIo,
+        listener: Listener,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        if !self.gatekeeper.admits(io.peer()) {
+            return self.refuse(io, &CLIENT_DENIED).await;
+        }
+        loop {
+            if !self.wait(&mut io, &mut stop).await {
+                return;
+            }
+            let arrived = match timeout(self.limits.head_timeout, self.read_head(&mut io)).await {
+                Ok(Ok(Some(arrived))) => arrived,
+                Ok(Ok(None)) => return,
+                Ok(Err(problem)) => return self.refuse(io, &problem).await,
+                Err(_elapsed) => return self.refuse(io, &SLOW_HEAD).await,
+            };
+            if let Err(problem) = self.allow(&arrived.head) {
+                return self.refuse(io, &problem).await;
+            }
+            let Arrived { head, raw, rest } = arrived;
+            match &head.target {
+                HeadTarget::Authority(host, port) => {
+                    let refused = self.tunnels.open(io, host, *port, listener, rest).await;
+                    if let Err((io, problem)) = refused {
+                        self.refuse(io, &problem).await;
+                    }
+                    return;
+                }
+                HeadTarget::Absolute(target) => {
+                    let mut bytes = head::normalised(&head, target, &raw);
+                    bytes.unsplit(rest);
+                    let target = target.clone();
+                    let asked = asked(head, target, io.peer(), listener);
+                    // Boxed: an idle connection must not carry the room a request needs.
+                    match Box::pin(self.service.serve(asked, bytes, io)).await {
+                        Some(next) => io = next,
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the first byte of a head; false when the connection is over.
+    async fn wait(&self, io: &mut ClientIo, stop: &mut watch::Receiver<bool>) -> bool {
+        let socket = io.socket();
+        tokio::select! {
+            biased;
+            ready = timeout(self.limits.idle, socket.readable()) => matches!(ready, Ok(Ok(()))),
+            _ = stop.wait_for(|stop| *stop) => false,
+        }
+    }
+
+    /// Reads one head; `None` when the client closed between two requests.
+    async fn read_head(&self, io: &mut ClientIo) -> Result<Option<Arrived>, Problem> {
+        let mut bytes = BytesMut::with_capacity(READ);
+        let mut scan = Scan::default();
+        let mut begun = false;
+        loop {
+            bytes.reserve(READ / 2);
+            match io.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
+            // RFC 9112 §2.2: one empty line before a request is ignored.
+            if !begun && bytes.len() >= 2 {
+                if bytes.starts_with(b"\r\n") {
+                    bytes = bytes.split_off(2);
+                }
+                begun = true;
+            }
+            let end = scan.end(&bytes)?;
+            let head_bytes = end.unwrap_or(bytes.len());
+            if head_bytes > self.limits.head {
+                return Err(Scan::overrun(&bytes[..self.limits.head]));
+            }
+            if let Some(end) = end {
+                let rest = bytes.split_off(end);
+                let raw = bytes.freeze();
+                let head = head::read(&raw, self.limits.headers)?;
+                return Ok(Some(Arrived { head, raw, rest }));
+            }
+        }
+    }
+
+    fn allow(&self, head: &Head) -> Result<(), Problem> {
+        if !self.gatekeeper.knows(&head.fields) {
+            return Err(USER_REQUIRED);
+        }
+        if passed_before(&head.fields, &self.name) {
+            return Err(LOOP);
+        }
+        Ok(())
+    }
+
+    /// Answers with larder's own error and closes.
+    async fn refuse(&self, mut io: ClientIo, problem: &Problem) {
+        self.account.refused(&Refusal { class: problem.class, client: Some(io.peer()) });
+        let answer = self.refusal(problem);
+        let written = async {
+            io.write_all(&answer).await?;
+            io.flush().await?;
+            io.shutdown().await
+        };
+        if timeout(LINGER, written).await.is_ok_and(|w| w.is_ok()) {
+            drain(&mut io).await;
+        }
+    }
+
+    fn refusal(&self, problem: &Problem) -> Vec<u8> {
+        let (mut headers, body) = problem.response();
+        if problem.class == USER_REQUIRED.class {
+            headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
+        }
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.clock.now())) {
+            headers.insert(DATE, date);
+        }
+        let reason = problem.status.canonical_reason().unwrap_or("Error");
+        let mut out = format!("HTTP/1.1 {} {reason}\r\n", problem.status.as_u16()).into_bytes();
+        for (name, value) in &headers {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"connection: close\r\n\r\n");
+        out.extend_from_slice(&body);
+        out
+    }
+}
+
+fn asked(
+    head: Head,
+    target: Target,
+    client: std::net::SocketAddr,
+    listener: Listener,
+) -> Asked {
+    let mut headers = head.fields;
+    hop_by_hop::strip_request(&mut headers);
+    if head.framing == Framing::None {
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    Asked {
+        method: head.method,
+        target,
+        headers,
+        version: head.version,
+        client: Some(client),
+        listener,
+        body: head.framing,
+        upgrade: head.upgrade,
+    }
+}
+
+fn passed_before(fields: &HeaderMap, name: &str) -> bool {
+    fields.get_all(VIA).iter().any(|via| {
+        via.as_bytes()
+            .split(|c| *c == b',' || c.is_ascii_whitespace())
+            .any(|word| word == name.as_bytes())
+    })
+}
+
+async fn drain(io: &mut ClientIo) {
+    let read = async {
+        let mut left = LINGER_BYTES;
+        let mut sink = vec![0; 16 * 1024];
+        while let Ok(n @ 1..) = io.read(&mut sink).await {
+            left = left.saturating_sub(n);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Past the time the client has had its chance to read the refusal.
+    let _late = timeout(LINGER, read).await;
+}

@@ -1,0 +1,275 @@
+//! A request head: from raw bytes to a clean [`Asked`] and the normalised bytes behind it, or a
+//! refusal.
+//!
+//! Owns: strict reading (RFC 9112 §2-6): what is ambiguous is refused, because two readers would
+//! read it in two ways. Never touches: sockets, time, policy.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use crate::account::problem::Problem;
+use crate::semantics::asked::Framing;
+use crate::semantics::hop_by_hop;
+use crate::semantics::target::{Target, TargetError, authority};
+
+/// A head that was read and makes sense.
+#[derive(Debug)]
+pub struct Head {
+    /// The method.
+    pub method: Method,
+    /// What is asked for.
+    pub target: HeadTarget,
+    /// 1.0 or 1.1.
+    pub version: Version,
+    /// All fields but `Host`, hop-by-hop ones included.
+    pub fields: HeaderMap,
+    /// How the body is framed.
+    pub framing: Framing,
+    /// Whether the client asks to switch protocols.
+    pub upgrade: bool,
+}
+
+/// The two forms of target a forward proxy serves.
+#[derive(Debug)]
+pub enum HeadTarget {
+    /// `GET http://host/path`.
+    Absolute(Target),
+    /// `CONNECT host:port`.
+    Authority(String, u16),
+}
+
+const fn bad(class: &'static str, reason: &'static str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, class, reason, "http_request_error")
+}
+
+const MALFORMED: Problem = bad("malformed_head", "the request head is not valid HTTP/1.1");
+const BAD_TARGET: Problem = bad("malformed_target", "the request target is not a valid URL");
+const NOT_PROXY: Problem = bad(
+    "not_a_proxy_request",
+    "larder is a forward proxy: set HTTP_PROXY to it instead of calling it directly",
+);
+const BAD_HOST: Problem = bad("malformed_host", "HTTP/1.1 needs exactly one Host");
+const BAD_FRAMING: Problem =
+    bad("ambiguous_framing", "the body's length is missing, malformed or contradictory");
+const BAD_CONNECTION: Problem =
+    bad("protected_field", "Connection names a field that no proxy may drop");
+const VERSION_UNSUPPORTED: Problem = Problem::new(
+    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    "http_version",
+    "larder speaks HTTP/1.0 and HTTP/1.1 here",
+    "http_request_error",
+);
+const CODING_UNKNOWN: Problem = Problem::new(
+    StatusCode::NOT_IMPLEMENTED,
+    "transfer_coding",
+    "chunked is the only transfer coding larder reads",
+    "http_request_error",
+);
+
+/// The head has more fields than `limits.headers`.
+pub const TOO_MANY_FIELDS: Problem = Problem::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "too_many_fields",
+    "the request has more fields than limits.headers",
+    "http_request_error",
+);
+
+/// The head has more bytes than `limits.head`.
+pub const HEAD_TOO_LARGE: Problem = Problem::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "head_too_large",
+    "the request head has more bytes than limits.head",
+    "http_request_error",
+);
+
+/// The request line alone has more bytes than `limits.head`.
+pub const TARGET_TOO_LONG: Problem = Problem::new(
+    StatusCode::URI_TOO_LONG,
+    "target_too_long",
+    "the request target has more bytes than limits.head",
+    "http_request_error",
+);
+
+/// How far a search for the end of a head has come.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Scan {
+    seen: usize,
+}
+
+impl Scan {
+    /// Looks for the blank line that ends the head; the length of the head with it, once it is
+    /// there. A line feed without a carriage return is refused (RFC 9112 §2.2 allows to accept it:
+    /// then another reader might not).
+    pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Problem> {
+        while let Some(place) = bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
+            let feed = self.seen + place;
+            if feed == 0 || bytes[feed - 1] != b'\r' {
+                return Err(MALFORMED);
+            }
+            self.seen = feed + 1;
+            if feed >= 3 && bytes[feed - 3..feed] == *b"\r\n\r" {
+                return Ok(Some(feed + 1));
+            }
+        }
+        self.seen = bytes.len();
+        Ok(None)
+    }
+
+    /// Which limit a head without an end has broken.
+    pub fn overrun(bytes: &[u8]) -> Problem {
+        if bytes.contains(&b'\n') { HEAD_TOO_LARGE } else { TARGET_TOO_LONG }
+    }
+}
+
+/// Reads a complete head (blank line included) of at most `most` fields.
+pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
+    let mut slots = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut slots);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => build(bytes, &request, most),
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut slots = vec![httparse::EMPTY_HEADER; most];
+            let mut request = httparse::Request::new(&mut slots);
+            match request.parse(bytes) {
+                Ok(httparse::Status::Complete(_)) => build(bytes, &request, most),
+                Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
+                Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
+            }
+        }
+        Err(httparse::Error::Version) if names_another_version(bytes) => Err(VERSION_UNSUPPORTED),
+        Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
+    }
+}
+
+fn names_another_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|c| *c == b'\r').next().unwrap_or_default();
+    let version = line.rsplit(|c| *c == b' ').next().unwrap_or_default();
+    version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
+}
+
+fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Result<Head, Problem> {
+    if request.headers.len() > most {
+        return Err(TOO_MANY_FIELDS);
+    }
+    let method = request.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
+    let (Some(method), Some(path)) = (method, request.path) else {
+        return Err(MALFORMED);
+    };
+    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let mut hosts = 0;
+    let mut fields = HeaderMap::with_capacity(request.headers.len());
+    for field in request.headers.iter() {
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| MALFORMED)?;
+        if name == HOST {
+            hosts += 1;
+            continue;
+        }
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
+            .map_err(|_invalid| MALFORMED)?;
+        fields.append(name, value);
+    }
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+        return Err(BAD_HOST);
+    }
+    protected(&fields)?;
+    let framing = framing(&method, version, &fields)?;
+    let target = target(&method, path)?;
+    let upgrade = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
+    Ok(Head { method, target, version, fields, framing, upgrade })
+}
+
+fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
+    if *method == Method::CONNECT {
+        let (host, port) =
+            authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
+        return Ok(HeadTarget::Authority(host, port));
+    }
+    if path.starts_with('/') || path == "*" {
+        return Err(NOT_PROXY);
+    }
+    Target::absolute(path).map(HeadTarget::Absolute).map_err(|_: TargetError| BAD_TARGET)
+}
+
+/// RFC 9112 §6.3, without its lenient branches.
+fn framing(method: &Method, version: Version, fields: &HeaderMap) -> Result<Framing, Problem> {
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
+    if lengths.next().is_some() || codings.next().is_some() {
+        return Err(BAD_FRAMING);
+    }
+    match (length, coding) {
+        (Some(_), Some(_)) => Err(BAD_FRAMING),
+        (None, Some(coding)) => chunked(version, coding.as_bytes()),
+        (Some(length), None) => match digits(length.as_bytes()) {
+            Some(0) => Ok(Framing::None),
+            Some(length) => Ok(Framing::Length(length)),
+            None => Err(BAD_FRAMING),
+        },
+        // What an HTTP/1.0 client sends after such a head would be taken for the next request.
+        (None, None) if version == Version::HTTP_10 && has_content(method) => Err(BAD_FRAMING),
+        (None, None) => Ok(Framing::None),
+    }
+}
+
+fn chunked(version: Version, coding: &[u8]) -> Result<Framing, Problem> {
+    if version == Version::HTTP_10 {
+        return Err(BAD_FRAMING);
+    }
+    if coding.eq_ignore_ascii_case(b"chunked") {
+        return Ok(Framing::Chunked);
+    }
+    let one_token = coding.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-');
+    Err(if one_token { CODING_UNKNOWN } else { BAD_FRAMING })
+}
+
+fn digits(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn has_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// A client must not have a proxy drop what frames, addresses or authorises its request.
+fn protected(fields: &HeaderMap) -> Result<(), Problem> {
+    let names = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, AUTHORIZATION, EXPECT];
+    for value in fields.get_all(CONNECTION) {
+        for token in value.as_bytes().split(|c| *c == b',') {
+            let token = token.trim_ascii();
+            if names.iter().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes())) {
+                return Err(BAD_CONNECTION);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The head as the rest of larder reads it: origin-form, `Host` from the target (RFC 9112 §3.2.2).
+pub fn normalised(head: &Head, target: &Target, raw: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(raw.len() + 64);
+    out.put_slice(head.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.path_and_query().as_bytes());
+    out.put_slice(if head.version == Version::HTTP_11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+    out.put_slice(b"Host: ");
+    out.put_slice(target.authority().as_bytes());
+    out.put_slice(b"\r\n");
+    // Line by line from the original, so that the spelling of names survives.
+    let mut lines = raw.split_inclusive(|c| *c == b'\n');
+    lines.next();
+    for line in lines {
+        let is_host = line.len() > 5 && line[..5].eq_ignore_ascii_case(b"host:");
+        if !is_host {
+            out.put_slice(line);
+        }
+    }
+    out
+}

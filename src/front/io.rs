@@ -1,0 +1,156 @@
+//! A client's connection: plain bytes, writes gathered so that a small answer is one packet.
+//!
+//! Owns: the socket and its write buffer; that a cut answer ends in a reset, never in a clean close.
+//! Never touches: what the bytes mean.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A head and a small body fit; larger bodies are written straight through.
+const WRITE_BUFFER: usize = 4 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct ClientIo {
+    stream: BufWriter<TcpStream>,
+    peer: SocketAddr,
+    /// While true, dropping the connection resets it.
+    answering: AtomicBool,
+}
+
+impl ClientIo {
+    /// Takes over an accepted connection.
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, stream), peer, answering: AtomicBool::new(false) }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The socket, for waiting and reading; nothing may be left in the write buffer.
+    pub fn socket(&mut self) -> &mut TcpStream {
+        self.stream.get_mut()
+    }
+
+    /// From here until [`ClientIo::answered`], a drop is a reset: a client without framing (HTTP/1.0)
+    /// must not take a cut answer for a whole one.
+    pub fn answering(&self) {
+        self.answering.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer is complete.
+    pub fn answered(&self) {
+        self.answering.store(false, Ordering::Relaxed);
+    }
+
+    fn reset_on_close(&self) {
+        // Best effort: a socket that is gone already needs no reset.
+        let linger = SockRef::from(self.stream.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        if let Err(error) = linger {
+            tracing::trace!(%error, "Could not prepare a reset");
+        }
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if *self.answering.get_mut() {
+            self.reset_on_close();
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for ClientIo {
+    async fn shutdown(&mut self) {
+        // pingora closes a connection in order only after a complete answer; everything else drops it.
+        self.answered();
+        // A failed shutdown means that the client is gone already.
+        let _gone = self.stream.shutdown().await;
+    }
+}
+
+impl UniqueID for ClientIo {
+    fn id(&self) -> UniqueIDType {
+        use std::os::fd::AsRawFd;
+        self.stream.get_ref().as_raw_fd()
+    }
+}
+
+impl Ssl for ClientIo {}
+
+impl Peek for ClientIo {}
+
+impl GetTimingDigest for ClientIo {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for ClientIo {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for ClientIo {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}

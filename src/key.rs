@@ -1,0 +1,239 @@
+//! Request × policy → the key it is stored under and whose answer it is.
+//!
+//! Owns: what counts as a credential, the framing of key parts, scopes. Credentials and secret
+//! query values enter a key only as HMACs.
+//! Never touches: stored responses, configuration files.
+
+mod canonical;
+mod credential;
+mod explain;
+mod query;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use hmac::{Hmac, Mac};
+use http::{HeaderMap, HeaderName};
+use sha2::Sha256;
+
+use crate::policy::{Policy, ScopeRule};
+use crate::semantics::asked::Asked;
+use crate::semantics::storing::CacheKind;
+use crate::semantics::target::Target;
+
+/// Whose answer it is (product: `scope`). Part of every key, so an answer cannot be looked up
+/// without saying whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// One answer for all, by the operator's consent.
+    Shared,
+    /// A request without any credential in a per-credential route: the rules of a shared cache.
+    Anonymous,
+    /// The holder of these credentials (their HMAC): the rules of a private cache.
+    Credential([u8; 16]),
+    /// The user the app named (HMAC of the name): the rules of a private cache.
+    Named([u8; 16]),
+}
+
+impl Scope {
+    /// Whether larder is a private cache (RFC 9111 §1) for this scope.
+    pub fn is_private(self) -> bool {
+        match self {
+            Self::Shared | Self::Anonymous => false,
+            Self::Credential(_) | Self::Named(_) => true,
+        }
+    }
+
+    /// Whose rules a cache of this scope follows (RFC 9111 §1).
+    pub fn cache_kind(self) -> CacheKind {
+        if self.is_private() { CacheKind::Private } else { CacheKind::Shared }
+    }
+
+    /// The word for logs and `check`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Anonymous => "anonymous",
+            Self::Credential(_) => "credential",
+            Self::Named(_) => "named",
+        }
+    }
+}
+
+/// The primary key: an id for look-ups and the canonical form that is compared on every match.
+#[derive(Clone)]
+pub struct CacheKey {
+    id: u128,
+    target_id: u128,
+    canonical: Arc<[u8]>,
+    scope: Scope,
+}
+
+impl CacheKey {
+    /// The hash of the canonical form. Two keys with one id need not be equal: compare them.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// What [`Keyring::target_id`] says of the target: one id over all scopes and key rules, so that
+    /// an unsafe method can reach every answer of its target (RFC 9111 §4.4).
+    pub fn target_id(&self) -> u128 {
+        self.target_id
+    }
+
+    /// All parts, length-framed. Holds no credential and no secret query value.
+    pub fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+
+    /// Whose answer it is.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+}
+
+impl PartialEq for CacheKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.canonical == other.canonical
+    }
+}
+
+impl Eq for CacheKey {}
+
+impl Hash for CacheKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(self.id);
+    }
+}
+
+/// Only the id and the kind of scope: a canonical form holds hosts, paths and user data.
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheKey({:032x}, {})", self.id, self.scope.token())
+    }
+}
+
+/// What makes keys: the secret of the HMACs and what counts as secret.
+#[derive(Clone)]
+pub struct Keyring {
+    mac: Hmac<Sha256>,
+    credential_headers: Vec<HeaderName>,
+    secret_query: Vec<String>,
+}
+
+impl Keyring {
+    /// A keyring whose HMACs nobody else can make. `credential_headers` are further credentials;
+    /// `secret_query` are the names of all secret query parameters.
+    pub fn new(
+        secret: [u8; 32],
+        credential_headers: &[HeaderName],
+        secret_query: &[String],
+    ) -> Self {
+        Self {
+            mac: Hmac::new_from_slice(&secret).expect("an HMAC takes a key of any length"),
+            credential_headers: credential_headers.to_vec(),
+            secret_query: secret_query.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        }
+    }
+
+    /// Whether a field of this name is a credential.
+    pub fn is_credential(&self, name: &HeaderName) -> bool {
+        self.credential_headers.contains(name) || credential::is_built_in(name)
+    }
+
+    /// The names of the credentials among `headers`, sorted, each once.
+    pub fn credentials<'a>(&self, headers: &'a HeaderMap) -> Vec<&'a HeaderName> {
+        let mut names: Vec<_> = headers.keys().filter(|name| self.is_credential(name)).collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        names
+    }
+
+    /// Whose answer the answer to `asked` is.
+    pub fn scope(&self, asked: &Asked, rule: &ScopeRule) -> Scope {
+        match rule {
+            ScopeRule::Shared => Scope::Shared,
+            ScopeRule::Credential => self.scope_of_credentials(&asked.headers),
+            ScopeRule::Header(name) => self
+                .scope_of_name(&asked.headers, name)
+                .unwrap_or_else(|| self.scope_of_credentials(&asked.headers)),
+        }
+    }
+
+    /// The key of `asked` under `policy`. The method is no part of it: HEAD shares GET's answer.
+    pub fn key(&self, asked: &Asked, policy: &Policy) -> CacheKey {
+        canonical::key(self, asked, policy)
+    }
+
+    /// The id that the keys of all answers of `target` share, in whatever scope.
+    pub fn target_id(&self, target: &Target) -> u128 {
+        canonical::target_id(self, target)
+    }
+
+    /// The HMAC that stands for a credential's value; `None` when the field is no credential.
+    pub fn mask(&self, name: &HeaderName, value: &[u8]) -> Option<[u8; 16]> {
+        self.is_credential(name)
+            .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
+    }
+
+    /// What the key of `asked` is made of, part by part. Secrets are named, never shown.
+    pub fn explain(&self, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
+        explain::parts(self, asked, policy)
+    }
+
+    fn scope_of_credentials(&self, headers: &HeaderMap) -> Scope {
+        let mut found: Vec<_> =
+            headers.iter().filter(|(name, _)| self.is_credential(name)).collect();
+        if found.is_empty() {
+            return Scope::Anonymous;
+        }
+        // Stable: the lines of one field keep their order, the order of fields does not matter.
+        found.sort_by_key(|(name, _)| name.as_str());
+        let parts = found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        Scope::Credential(self.hmac(Purpose::Credentials, parts))
+    }
+
+    /// `None` when the app named nobody: an empty name would put all such requests into one scope.
+    fn scope_of_name(&self, headers: &HeaderMap, name: &HeaderName) -> Option<Scope> {
+        let values = || headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+        let named = values().any(|value| !value.trim_ascii().is_empty());
+        named.then(|| Scope::Named(self.hmac(Purpose::Name, values())))
+    }
+
+    /// HMAC-SHA256 over length-framed parts, cut to 128 bits. The purpose keeps a user's name from
+    /// ever equalling somebody's credential.
+    fn hmac<'a>(&self, purpose: Purpose, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
+        let mut mac = self.mac.clone();
+        mac.update(&[purpose as u8]);
+        for part in parts {
+            mac.update(&canonical::length(part));
+            mac.update(part);
+        }
+        let bytes: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut half = [0; 16];
+        half.copy_from_slice(bytes.split_at(16).0);
+        half
+    }
+}
+
+/// Prints no secret: neither the key of the HMACs nor anything made with it.
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("credential_headers", &self.credential_headers)
+            .field("secret_query", &self.secret_query)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an HMAC is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Credentials = 1,
+    Name = 2,
+    Value = 3,
+    Query = 4,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! The canonical form of a key: its parts one after the other, each with its length, so that no two
+//! different lists of parts have the same bytes.
+//!
+//! Owns: the order and framing of parts. Changing either makes every stored key another: raise
+//! [`FORMAT`] with it.
+//! Never touches: what counts (`query`, `credential`).
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
+use crate::policy::{KeyRule, Policy, QueryRule};
+use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::target::{Scheme, Target};
+
+/// The version of this form; the first byte of each key.
+const FORMAT: u8 = 1;
+
+/// Before each member of a list, and after the last.
+const PLAIN: u8 = 1;
+const MASKED: u8 = 2;
+const END: u8 = 0;
+
+/// `target | listener | [query by rule] | fields | scope`
+pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
+    let scope = ring.scope(asked, &policy.scope);
+    let target = &asked.target;
+    let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
+    put_resource(&mut bytes, target);
+    let query_at = bytes.len();
+    put_query(&mut bytes, ring, target.query(), &QueryRule::All);
+    let target_id = xxh3_128(&bytes);
+    if policy.key.query != QueryRule::All {
+        bytes.truncate(query_at);
+        put_query(&mut bytes, ring, target.query(), &policy.key.query);
+    }
+    // What one kind of listener may reach, the other may not see.
+    bytes.push(match asked.listener {
+        Listener::Loopback => 0,
+        Listener::Reachable => 1,
+    });
+    put_fields(&mut bytes, ring, asked, &policy.key);
+    put_scope(&mut bytes, scope);
+    CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
+}
+
+/// The hash of what a target is by itself.
+pub(super) fn target_id(ring: &Keyring, target: &Target) -> u128 {
+    let mut bytes = Vec::with_capacity(64 + target.host().len() + target.path_and_query().len());
+    put_resource(&mut bytes, target);
+    put_query(&mut bytes, ring, target.query(), &QueryRule::All);
+    xxh3_128(&bytes)
+}
+
+/// A length as it stands before its part: the same on every machine.
+pub(super) fn length(part: &[u8]) -> [u8; 8] {
+    u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes()
+}
+
+fn put_resource(bytes: &mut Vec<u8>, target: &Target) {
+    bytes.push(FORMAT);
+    bytes.push(match target.scheme() {
+        Scheme::Http => 0,
+        Scheme::Https => 1,
+    });
+    bytes.extend_from_slice(&target.port().to_le_bytes());
+    put(bytes, target.host().as_bytes());
+    put(bytes, target.path().as_bytes());
+}
+
+fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &QueryRule) {
+    for param in query::counted(query, rule) {
+        if query::is_secret(param, &ring.secret_query) {
+            bytes.push(MASKED);
+            bytes.extend_from_slice(&ring.hmac(Purpose::Query, [param.as_bytes()]));
+        } else {
+            bytes.push(PLAIN);
+            put(bytes, param.as_bytes());
+        }
+    }
+    bytes.push(END);
+}
+
+fn put_fields(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, rule: &KeyRule) {
+    for name in &rule.headers {
+        put(bytes, name.as_str().as_bytes());
+        for value in asked.headers.get_all(name) {
+            if let Some(mask) = ring.mask(name, value.as_bytes()) {
+                bytes.push(MASKED);
+                bytes.extend_from_slice(&mask);
+            } else {
+                bytes.push(PLAIN);
+                put(bytes, value.as_bytes());
+            }
+        }
+        bytes.push(END);
+    }
+}
+
+fn put_scope(bytes: &mut Vec<u8>, scope: Scope) {
+    match scope {
+        Scope::Shared => bytes.push(0),
+        Scope::Anonymous => bytes.push(1),
+        Scope::Credential(hmac) => {
+            bytes.push(2);
+            bytes.extend_from_slice(&hmac);
+        }
+        Scope::Named(hmac) => {
+            bytes.push(3);
+            bytes.extend_from_slice(&hmac);
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend_from_slice(&length(part));
+    bytes.extend_from_slice(part);
+}

@@ -1,0 +1,63 @@
+//! A key in words, for `check --explain`.
+//!
+//! Owns: what is shown of each part. Credentials and secret parameters are named, never shown.
+//! Never touches: the bytes of a key (`canonical`).
+
+use crate::key::{Keyring, Scope, query};
+use crate::policy::{Policy, ScopeRule};
+use crate::semantics::asked::{Asked, Listener};
+
+/// What stands in place of a secret.
+const HIDDEN: &str = "(secret)";
+
+/// Each part of the key and what of it may be shown, in the key's order.
+pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
+    let target = &asked.target;
+    let listener = match asked.listener {
+        Listener::Loopback => "loopback",
+        Listener::Reachable => "reachable by other hosts",
+    };
+    let mut parts = vec![
+        ("scheme".to_owned(), target.scheme().as_str().to_owned()),
+        ("host".to_owned(), target.host().to_owned()),
+        ("port".to_owned(), target.port().to_string()),
+        ("path".to_owned(), target.path().to_owned()),
+        ("query".to_owned(), query_shown(ring, asked, policy)),
+        ("listener".to_owned(), listener.to_owned()),
+    ];
+    for name in &policy.key.headers {
+        let values = asked.headers.get_all(name).iter();
+        let shown: Vec<_> = if ring.is_credential(name) {
+            values.map(|_| HIDDEN.into()).collect()
+        } else {
+            values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect()
+        };
+        let shown = if shown.is_empty() { "(absent)".to_owned() } else { shown.join(", ") };
+        parts.push((format!("field {name}"), shown));
+    }
+    parts.push(("scope".to_owned(), scope_shown(ring, asked, policy)));
+    parts
+}
+
+fn query_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
+    let counted = query::counted(asked.target.query(), &policy.key.query);
+    let shown: Vec<_> = counted
+        .map(|param| {
+            // What else stands in such a parameter may be the rest of its value.
+            let secret = query::names(param).find(|name| query::is_secret_name(name, &ring.secret_query));
+            secret.map_or_else(|| param.to_owned(), |name| format!("{name}={HIDDEN}"))
+        })
+        .collect();
+    if shown.is_empty() { "(none)".to_owned() } else { shown.join("&") }
+}
+
+fn scope_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
+    let scope = ring.scope(asked, &policy.scope);
+    let who = match (scope, &policy.scope) {
+        (Scope::Shared | Scope::Anonymous, _) => return scope.token().to_owned(),
+        (Scope::Named(_), ScopeRule::Header(name)) => vec![name],
+        (Scope::Named(_) | Scope::Credential(_), _) => ring.credentials(&asked.headers),
+    };
+    let who: Vec<_> = who.iter().map(|name| name.as_str()).collect();
+    format!("{} by {}", scope.token(), who.join(", "))
+}

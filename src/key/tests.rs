@@ -1,0 +1,313 @@
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
+
+use crate::key::{CacheKey, Keyring, Scope};
+use crate::policy::{
+    KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl,
+};
+use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::target::Target;
+
+fn ring() -> Keyring {
+    let secret_query = ["api_key", "token", "sig"].map(str::to_owned);
+    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], &secret_query)
+}
+
+fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
+    Policy {
+        ttl: Ttl::Origin,
+        ttl_by_status: Vec::new(),
+        stale_while_revalidate: None,
+        stale_if_error: StaleIfError { window: None, on: Vec::new() },
+        scope,
+        key,
+        coalesce_wait: Duration::from_secs(10),
+        set_cookie: SetCookie::Refuse,
+    }
+}
+
+fn of_query(query: QueryRule) -> Policy {
+    policy(ScopeRule::Shared, KeyRule { query, headers: Vec::new() })
+}
+
+fn asked(url: &str, fields: &[(&str, &str)]) -> Asked {
+    let mut asked = Asked::get(Target::absolute(url).expect(url));
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().expect(name);
+        asked.headers.append(name, HeaderValue::from_str(value).expect(value));
+    }
+    asked
+}
+
+fn key(url: &str, fields: &[(&str, &str)]) -> CacheKey {
+    ring().key(&asked(url, fields), &policy(ScopeRule::Credential, KeyRule::default()))
+}
+
+#[test]
+fn the_built_in_words_make_a_credential_and_their_neighbours_do_not() {
+    let table = [
+        ("authorization", true),
+        ("cookie", true),
+        ("x-api-key", true),
+        ("x-cmc_pro_api_key", true),
+        ("apikey", true),
+        ("x-auth-token", true),
+        ("x-csrftoken", true),
+        ("x-secret", true),
+        ("x-session-id", true),
+        ("x-signature", true),
+        ("x-tenant", true),
+        ("x-user-id", true),
+        ("x-larder-user", true),
+        ("x-my-thing", true),
+        ("user-agent", false),
+        ("proxy-authorization", false),
+        ("accept", false),
+        ("accept-language", false),
+        ("x-request-id", false),
+        ("keep", false),
+        ("x-sign", false),
+        ("te", false),
+    ];
+    for (name, expected) in table {
+        assert_eq!(ring().is_credential(&HeaderName::from_static(name)), expected, "{name}");
+    }
+}
+
+#[test]
+fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
+    // CCH-07, CCH-09.
+    let same = [("http://A.Example/x", "http://a.example/x"), ("http://a/x", "http://a:80/x")];
+    for (one, other) in same {
+        assert_eq!(key(one, &[]), key(other, &[]), "{one} {other}");
+    }
+    let urls = [
+        "http://a/b", "http://a/a/../b", "http://a/a/%2e%2e/b", "http://a//b", "http://a/b;x", "http://a/B",
+        "http://a/b?", "http://a/a%2Fb", "http://a/a/b", "http://a./b", "https://a/b", "http://a:81/b",
+        "http://b/b", "http://a/b?a=1&b=2", "http://a/b?b=2&a=1", "http://a/b?a=1%26b=2",
+        "http://a/b?a=1&b=2&", "http://a/b?a=1;b=2",
+    ];
+    for (at, one) in urls.iter().enumerate() {
+        for other in urls.iter().skip(at + 1) {
+            assert_ne!(key(one, &[]), key(other, &[]), "{one} {other}");
+            assert_ne!(key(one, &[]).target_id(), key(other, &[]).target_id(), "{one} {other}");
+        }
+    }
+}
+
+#[test]
+fn the_two_kinds_of_listener_do_not_share_answers() {
+    let mut one = asked("http://a/", &[]);
+    one.listener = Listener::Loopback;
+    let mut other = one.clone();
+    other.listener = Listener::Reachable;
+    let policy = policy(ScopeRule::Shared, KeyRule::default());
+    assert_ne!(ring().key(&one, &policy), ring().key(&other, &policy));
+}
+
+#[test]
+fn the_scope_says_whose_answer_it_is() {
+    let header = || ScopeRule::Header(HeaderName::from_static("x-larder-user"));
+    let with = |rule: ScopeRule, fields: &[(&str, &str)]| {
+        ring().scope(&asked("http://a/", fields), &rule).token()
+    };
+    let credential = [("authorization", "a")];
+    assert_eq!(with(ScopeRule::Shared, &credential), "shared");
+    assert_eq!(with(ScopeRule::Credential, &[]), "anonymous");
+    assert_eq!(with(ScopeRule::Credential, &[("user-agent", "x"), ("accept", "y")]), "anonymous");
+    assert_eq!(with(ScopeRule::Credential, &credential), "credential");
+    assert_eq!(with(header(), &[("x-larder-user", "ann"), ("authorization", "a")]), "named");
+    assert_eq!(with(header(), &credential), "credential");
+    assert_eq!(with(header(), &[("x-larder-user", " ")]), "credential", "an empty name is none");
+    assert_eq!(with(header(), &[]), "anonymous");
+}
+
+#[test]
+fn a_rotating_token_keeps_the_cache_of_a_named_user() {
+    let rule = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
+    let scope = |user, token| {
+        ring().scope(&asked("http://a/", &[("x-larder-user", user), ("authorization", token)]), &rule)
+    };
+    assert_eq!(scope("ann", "1"), scope("ann", "2"));
+    assert_ne!(scope("ann", "1"), scope("bob", "1"));
+}
+
+#[test]
+fn a_name_never_equals_a_credential() {
+    let named = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
+    let request = asked("http://a/", &[("x-larder-user", "v")]);
+    let (Scope::Named(name), Scope::Credential(credential)) =
+        (ring().scope(&request, &named), ring().scope(&request, &ScopeRule::Credential))
+    else {
+        panic!("a named and a credential scope")
+    };
+    assert_ne!(name, credential);
+}
+
+#[test]
+fn the_order_of_credentials_does_not_matter_but_that_of_one_fields_lines_does() {
+    let one = key("http://a/", &[("cookie", "c"), ("authorization", "a")]);
+    assert_eq!(one, key("http://a/", &[("authorization", "a"), ("cookie", "c")]));
+    let lines = key("http://a/", &[("cookie", "1"), ("cookie", "2")]);
+    assert_ne!(lines, key("http://a/", &[("cookie", "2"), ("cookie", "1")]));
+}
+
+#[test]
+fn query_rules_count_what_they_name() {
+    let include = of_query(QueryRule::Include(vec!["a".to_owned()]));
+    let exclude = of_query(QueryRule::Exclude(vec!["utm".to_owned()]));
+    let table = [
+        (&include, "?a=1&utm=2", "?utm=3&a=1", true),
+        (&include, "?a=1", "?a=2", false),
+        (&include, "?a=1", "?%61=2", false),
+        (&include, "?%61=1&x", "?%61=1", true),
+        (&include, "", "?b=1", true),
+        (&include, "?b=1;a=1", "?b=1;a=2", false),
+        (&include, "?a=1;b=1", "?a=1;b=2", false),
+        (&exclude, "?a=1&utm=2", "?a=1", true),
+        (&exclude, "?a=1&%75tm=2", "?a=1", true),
+        (&exclude, "", "?utm=1", true),
+        (&exclude, "?a=1&b=2", "?b=2&a=1", false),
+        // CCH: an origin that splits at `;` sees `a`, so it may not be left out.
+        (&exclude, "?utm=1;a=1", "?utm=1;a=2", false),
+        (&exclude, "?UTM=1", "?UTM=2", false),
+    ];
+    for (policy, one, other, same) in table {
+        let key = |query| ring().key(&asked(&format!("http://h/p{query}"), &[]), policy);
+        assert_eq!(key(one) == key(other), same, "{one} {other}");
+    }
+}
+
+#[test]
+fn key_fields_tell_requests_apart() {
+    let rule = KeyRule {
+        query: QueryRule::All,
+        headers: vec![HeaderName::from_static("accept-language"), HeaderName::from_static("x-a")],
+    };
+    let policy = policy(ScopeRule::Shared, rule);
+    let key = |fields: &[(&str, &str)]| ring().key(&asked("http://h/", fields), &policy);
+    let requests: [&[(&str, &str)]; 7] = [
+        &[],
+        &[("accept-language", "")],
+        &[("accept-language", "de")],
+        &[("x-a", "de")],
+        &[("accept-language", "d"), ("accept-language", "e")],
+        &[("accept-language", "A|B")],
+        &[("accept-language", "A"), ("x-a", "B")],
+    ];
+    for (at, one) in requests.iter().enumerate() {
+        for other in requests.iter().skip(at + 1) {
+            assert_ne!(key(one), key(other), "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn one_target_has_one_target_id_in_every_scope() {
+    let url = "http://a/x?api_key=1&b=2";
+    let id = ring().target_id(&Target::absolute(url).unwrap());
+    let shared = of_query(QueryRule::Include(Vec::new()));
+    assert_eq!(key(url, &[]).target_id(), id);
+    assert_eq!(key(url, &[("authorization", "a")]).target_id(), id);
+    assert_eq!(ring().key(&asked(url, &[]), &shared).target_id(), id);
+}
+
+#[test]
+fn another_secret_makes_other_scopes() {
+    let other = Keyring::new([8; 32], &[], &[]);
+    let request = asked("http://a/", &[("authorization", "a")]);
+    let rule = ScopeRule::Credential;
+    assert_ne!(ring().scope(&request, &rule), other.scope(&request, &rule));
+}
+
+#[test]
+fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
+    let name = HeaderName::from_static;
+    let mask = |field, value: &str| ring().mask(&name(field), value.as_bytes());
+    assert_eq!(mask("accept", "x"), None);
+    assert!(mask("cookie", "x").is_some());
+    assert_ne!(mask("cookie", "x"), mask("cookie", "y"));
+    assert_ne!(mask("cookie", "x"), mask("authorization", "x"));
+}
+
+/// `X-<before>Secret<after>` in any case, around each of the telling words.
+fn any_credential_name() -> impl Strategy<Value = String> {
+    "x-[a-z]{0,6}(key|Token|AUTH|secret|SeSSion|signature|tenant|User)[a-z-]{0,6}"
+}
+
+fn any_url() -> impl Strategy<Value = String> {
+    "http://(a|b|ab)(:8[01])?(/[ab|%]{0,2}){1,2}(\\?[ab=&;|]{0,6})?"
+}
+
+proptest! {
+    #[test]
+    fn an_unknown_credential_field_always_separates_scopes(
+        name in any_credential_name(), one in "[!-~]{1,20}", other in "[!-~]{1,20}"
+    ) {
+        let with = |value: &str| key("http://a/", &[(name.as_str(), value)]);
+        prop_assert_ne!(with(&one), key("http://a/", &[]));
+        prop_assert_eq!(with(&one) == with(&other), one == other);
+    }
+
+    #[test]
+    fn different_credentials_never_share_a_key(
+        one in proptest::collection::vec(("(cookie|authorization|x-key)", "[a-c]{0,3}"), 0..4),
+        other in proptest::collection::vec(("(cookie|authorization|x-key)", "[a-c]{0,3}"), 0..4),
+    ) {
+        let sorted = |fields: &[(String, String)]| {
+            let mut fields = fields.to_vec();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            fields
+        };
+        let with = |fields: &[(String, String)]| {
+            let fields: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            key("http://a/", &fields)
+        };
+        prop_assert_eq!(with(&one) == with(&other), sorted(&one) == sorted(&other));
+    }
+
+    /// CCH-08: no bytes of one part can be taken for another part's.
+    #[test]
+    fn framing_never_collides(one in any_url(), other in any_url()) {
+        if let (Ok(a), Ok(b)) = (Target::absolute(&one), Target::absolute(&other)) {
+            prop_assert_eq!(key(&one, &[]).canonical() == key(&other, &[]).canonical(), a == b);
+            prop_assert_eq!(key(&one, &[]).target_id() == key(&other, &[]).target_id(), a == b);
+        }
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown_or_kept(
+        name in any_credential_name(), secret in "s3cr3t[a-zA-Z0-9]{8,16}",
+        param in "(api_key|TOKEN|%74oken|a=1;sig|sig=1;x|x;token)"
+    ) {
+        let request = asked(&format!("http://a/p?a=1&{param}={secret}&b"), &[
+            (name.as_str(), secret.as_str()),
+            ("authorization", secret.as_str()),
+            ("x-my-thing", secret.as_str()),
+        ]);
+        let rule = KeyRule {
+            query: QueryRule::All,
+            headers: vec![HeaderName::from_static("authorization")],
+        };
+        for scope in [ScopeRule::Credential, ScopeRule::Shared, ScopeRule::Header(name.parse().unwrap())] {
+            let policy = policy(scope, rule.clone());
+            let key = ring().key(&request, &policy);
+            let shown = format!("{:?} {:?} {:?}", key, ring(), ring().explain(&request, &policy));
+            prop_assert!(!shown.contains(&secret), "{}", shown);
+            let kept = String::from_utf8_lossy(key.canonical()).into_owned();
+            prop_assert!(!kept.contains(&secret), "{}", kept);
+        }
+    }
+
+    #[test]
+    fn no_field_makes_it_panic(value in any::<Vec<u8>>()) {
+        if let Ok(value) = HeaderValue::from_bytes(&value) {
+            let mut request = asked("http://a/", &[]);
+            request.headers.insert("cookie", value);
+            let key = || ring().key(&request, &policy(ScopeRule::Credential, KeyRule::default()));
+            prop_assert_eq!(key(), key());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What a route resolves to: values that say what to keep, for how long, for whom.
+//!
+//! Owns: the vocabulary of policy and its effect on lifetime, windows and storing.
+//! Never touches: the configuration file, the store, the clock.
+
+pub mod effect;
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+
+pub use crate::policy::effect::{Freshness, Lifetime, Standing};
+
+/// Everything a route says about its answers. Built by `config`, read by the pure core.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// How long an answer is fresh.
+    pub ttl: Ttl,
+    /// Further statuses that are stored, and for how long (`ttl_by_status`); first match wins.
+    pub ttl_by_status: Vec<(StatusMatch, Duration)>,
+    /// The route's own stale-while-revalidate window; `None`: the origin's word (RFC 5861 §3).
+    pub stale_while_revalidate: Option<Duration>,
+    /// When a stale answer may stand in for an error.
+    pub stale_if_error: StaleIfError,
+    /// Whose answers they are.
+    pub scope: ScopeRule,
+    /// What else goes into the key.
+    pub key: KeyRule,
+    /// How long a client waits for somebody else's fill before it asks for itself.
+    pub coalesce_wait: Duration,
+    /// What becomes of answers with `Set-Cookie`.
+    pub set_cookie: SetCookie,
+}
+
+impl Policy {
+    /// What a route means that says nothing: RFC 9111, each credential its own answers.
+    pub fn origin() -> Self {
+        Self {
+            ttl: Ttl::Origin,
+            ttl_by_status: Vec::new(),
+            stale_while_revalidate: None,
+            stale_if_error: StaleIfError::default(),
+            scope: ScopeRule::Credential,
+            key: KeyRule::default(),
+            coalesce_wait: Duration::from_secs(10),
+            set_cookie: SetCookie::Refuse,
+        }
+    }
+}
+
+/// The five forms of `ttl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// `ttl: origin`, or none: RFC 9111, nothing else.
+    Origin,
+    /// `ttl: { fallback: 30m }`: only where the origin gave no explicit freshness.
+    Fallback(Duration),
+    /// `ttl: { min: 1m, max: 1h }`: clamps what the origin says. `min <= max`.
+    Clamp {
+        /// Never shorter than this.
+        min: Duration,
+        /// Never longer than this.
+        max: Duration,
+    },
+    /// `ttl: 30m`: the operator's word; the origin's freshness fields are set aside.
+    Override(Duration),
+    /// `ttl: forever`: the operator's word, never stale.
+    Forever,
+}
+
+impl Ttl {
+    /// Whether the operator's word sets the origin's `Cache-Control`, `Expires`, `Pragma` aside.
+    pub fn overrides_origin(self) -> bool {
+        matches!(self, Self::Override(_) | Self::Forever)
+    }
+}
+
+/// A status or a class of statuses (`404`, `5xx`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusMatch {
+    /// This one.
+    Exact(StatusCode),
+    /// All of a class: 1 to 5.
+    Class(u8),
+}
+
+impl StatusMatch {
+    /// Whether `status` is meant.
+    pub fn matches(self, status: StatusCode) -> bool {
+        match self {
+            Self::Exact(s) => s == status,
+            Self::Class(c) => u16::from(c) == status.as_u16() / 100,
+        }
+    }
+}
+
+/// The stale-if-error window and what counts as an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaleIfError {
+    /// The window after freshness ends; `None`: the default (24 h under an override `ttl`, else the
+    /// origin's own `stale-if-error`, RFC 5861 §4).
+    pub window: Option<Duration>,
+    /// The failures that a stale answer hides.
+    pub on: Vec<ErrorMatch>,
+}
+
+impl StaleIfError {
+    /// Whether an answer with this status is an error that a stale one may hide.
+    pub fn covers_status(&self, status: StatusCode) -> bool {
+        self.on.iter().any(|member| match member {
+            ErrorMatch::Status(pattern) => pattern.matches(status),
+            ErrorMatch::Connect | ErrorMatch::Timeout => false,
+        })
+    }
+}
+
+impl Default for StaleIfError {
+    /// Rate limits, server errors, and origins that cannot be reached in time.
+    fn default() -> Self {
+        Self {
+            window: None,
+            on: vec![
+                ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
+                ErrorMatch::Status(StatusMatch::Class(5)),
+                ErrorMatch::Connect,
+                ErrorMatch::Timeout,
+            ],
+        }
+    }
+}
+
+/// One member of `stale_if_error.on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorMatch {
+    /// An answer with this status or class.
+    Status(StatusMatch),
+    /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
+    Connect,
+    /// A deadline passed.
+    Timeout,
+}
+
+/// Whose answer it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScopeRule {
+    /// Each credential has its own; without any: anonymous. The default.
+    Credential,
+    /// One answer for all: the operator's explicit consent.
+    Shared,
+    /// The app names its user in this field, which is not sent upstream. A request without the
+    /// field falls back to [`ScopeRule::Credential`].
+    Header(HeaderName),
+}
+
+/// What of a request goes into its key besides scheme, authority, path and scope.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyRule {
+    /// Which query parameters count.
+    pub query: QueryRule,
+    /// Request fields that count besides what `Vary` names.
+    pub headers: Vec<HeaderName>,
+}
+
+/// Which query parameters are part of the key. Order is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum QueryRule {
+    /// All of them, byte for byte.
+    #[default]
+    All,
+    /// Only these.
+    Include(Vec<String>),
+    /// All but these.
+    Exclude(Vec<String>),
+}
+
+/// What becomes of answers with `Set-Cookie`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetCookie {
+    /// Not stored, in no scope. The default.
+    Refuse,
+    /// Stored without the field.
+    Strip,
+    /// Stored with the field: the bare RFC.
+    Keep,
+}

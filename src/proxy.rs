@@ -1,0 +1,92 @@
+//! Between the front door and the engine: a clean request is answered by the engine, or passed
+//! through to its origin by pingora.
+//!
+//! Owns: pingora's sessions and its pass-through. Never touches: raw heads (`front`), the store.
+
+mod failed;
+mod handler;
+mod passing;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use http::{HeaderValue, Version};
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use tokio::sync::watch;
+
+use crate::account::Account;
+use crate::engine::Engine;
+use crate::front::Service;
+use crate::front::io::ClientIo;
+use crate::proxy::handler::Handler;
+use crate::route::table::Table;
+use crate::semantics::asked::Asked;
+use crate::upstream::fetch::Network;
+
+/// A client that sends or takes nothing for this long inside a message is let go.
+const CLIENT_STALLED: Duration = Duration::from_secs(60);
+
+/// How long what is left of a request's body may take once its answer is written.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A pass-through call is tried at most this often: pingora's own default of 16 would hammer.
+const ATTEMPTS: usize = 2;
+
+/// What the proxy works with.
+pub struct Parts {
+    /// Answers what routes cache.
+    pub engine: Arc<Engine>,
+    /// Which requests those are.
+    pub routes: Table,
+    /// The way out for everything else.
+    pub network: Arc<Network>,
+    /// Where exchanges are recorded.
+    pub account: Arc<Account>,
+    /// What larder adds to `Via`.
+    pub via: HeaderValue,
+    /// True once larder is stopping: answers then end with `Connection: close`.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The proxy.
+pub struct Proxy {
+    http: Arc<HttpProxy<Handler>>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Proxy {
+    /// Joins the parts.
+    pub fn new(parts: Parts) -> Self {
+        let stop = parts.stop.clone();
+        let conf = ServerConf { max_retries: ATTEMPTS, ..ServerConf::default() };
+        let mut http = HttpProxy::new(Handler::new(parts), Arc::new(conf));
+        http.handle_init_modules();
+        Self { http: Arc::new(http), stop }
+    }
+}
+
+#[async_trait]
+impl Service for Proxy {
+    async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo> {
+        if asked.version == Version::HTTP_10 {
+            io.answering();
+        }
+        let mut session = ServerSession::new_http1(Box::new(io));
+        session.set_pipelined_prefix(bytes);
+        session.set_read_timeout(Some(CLIENT_STALLED));
+        session.set_write_timeout(Some(CLIENT_STALLED));
+        session.set_total_drain_timeout(Some(DRAIN));
+        session.set_connection_user_context(Some(Box::new(asked)));
+        let next = self.http.process_new_http(session, &self.stop).await?;
+        let (stream, _settings) = next.consume();
+        let io = stream.into_any().downcast::<ClientIo>().ok()?;
+        io.answered();
+        Some(*io)
+    }
+}

@@ -1,0 +1,202 @@
+//! pingora's callbacks, each a line or two: what they do is in the modules beside this one.
+//!
+//! Owns: what is known about one exchange while it lasts. Never touches: how answers are made.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use http::{HeaderValue, Method};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::account::{Account, Exchange, ResultKind};
+use crate::clock;
+use crate::decide::Forward;
+use crate::engine::Engine;
+use crate::engine::answer::Answered;
+use crate::proxy::{Parts, failed, write};
+use crate::route::table::{Route, Table};
+use crate::semantics::asked::Asked;
+use crate::upstream::failure::Failure;
+use crate::upstream::fetch::Network;
+use crate::upstream::gate::Pass;
+
+/// The implementation of pingora's proxy.
+pub(super) struct Handler {
+    pub(super) engine: Arc<Engine>,
+    pub(super) routes: Table,
+    pub(super) network: Arc<Network>,
+    pub(super) account: Arc<Account>,
+    pub(super) via: HeaderValue,
+}
+
+/// One exchange.
+pub(super) struct Ctx {
+    pub(super) asked: Option<Asked>,
+    pub(super) route: usize,
+    pub(super) since: Instant,
+    pub(super) result: ResultKind,
+    /// Why it is passed through.
+    pub(super) why: Forward,
+    /// The token recorded as the reason of a miss.
+    pub(super) miss: Option<&'static str>,
+    pub(super) error: Option<&'static str>,
+    /// A failure that is known more exactly than pingora's error says.
+    pub(super) failure: Option<Failure>,
+    /// The pass-through's call at the gate.
+    pub(super) pass: Option<Pass>,
+    pub(super) interim: u32,
+    pub(super) fetched: bool,
+}
+
+impl Handler {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { engine, routes, network, account, via, stop: _ } = parts;
+        Self { engine, routes, network, account, via }
+    }
+
+    pub(super) fn route<'a>(&'a self, ctx: &Ctx) -> Option<&'a Route> {
+        self.routes.routes().get(ctx.route)
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Handler {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx {
+            asked: None,
+            route: self.routes.routes().len(),
+            since: clock::monotonic(),
+            result: ResultKind::Bypass,
+            why: Forward::Bypass,
+            miss: None,
+            error: None,
+            failure: None,
+            pass: None,
+            interim: 0,
+            fetched: true,
+        }
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // None: bodies pass as they are.
+    }
+
+    /// The front door's reading of the head arrives here.
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        ctx: &mut Ctx,
+        asked: Box<dyn Any + Send + Sync>,
+    ) {
+        ctx.asked = asked.downcast::<Asked>().ok().map(|asked| *asked);
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let Some(asked) = ctx.asked.as_mut() else {
+            return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
+        };
+        let Some(route) = self.routes.find(asked) else { return Ok(false) };
+        ctx.route = route.index;
+        let answered = tokio::select! {
+            biased;
+            answered = self.engine.answer(asked, route) => answered,
+            gone = write::client_gone(session) => return Err(gone),
+        };
+        match answered {
+            Answered::Pass(why) => {
+                ctx.why = why;
+                Ok(false)
+            }
+            Answered::Reply(reply) => {
+                ctx.result = reply.result;
+                ctx.miss = reply.why;
+                ctx.error = reply.error;
+                ctx.fetched = reply.fetched;
+                write::reply(session, *reply, &self.via).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        self.peer(ctx).await
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        self.outgoing(request, ctx)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        self.incoming(response, ctx)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Ctx,
+    ) -> FailToProxy {
+        failed::answer(session, error, ctx, &self.account).await
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+        let Some(asked) = &ctx.asked else { return };
+        let written = session.as_downstream().response_written();
+        let cache_status = written
+            .and_then(|head| head.headers.get_all("cache-status").iter().last())
+            .and_then(|value| value.to_str().ok());
+        let passed = ctx.result == ResultKind::Bypass;
+        self.account.record(&Exchange {
+            route: ctx.route,
+            result: ctx.result,
+            why: ctx.miss,
+            method: &asked.method,
+            host: asked.target.host(),
+            path: asked.target.path(),
+            status: written.map(|head| head.status),
+            cache_status,
+            error: ctx.error,
+            duration: clock::monotonic().saturating_duration_since(ctx.since),
+            client_bytes: session.as_downstream().body_bytes_sent() as u64,
+            upstream_bytes: if passed { session.upstream_body_bytes_received() as u64 } else { 0 },
+        });
+    }
+
+    /// pingora's own lines hold request targets; the exchange's record says what larder says.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Ctx,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    fn request_summary(&self, session: &Session, _ctx: &Ctx) -> String {
+        let method: &Method = &session.req_header().method;
+        format!("{method} (target not logged)")
+    }
+}

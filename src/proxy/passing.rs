@@ -1,0 +1,136 @@
+//! The pass-through: requests that no route caches, and those the engine leaves to the origin.
+//!
+//! Owns: what is changed in a message that passes (RFC 9110 §7.6), and that it passes the gate.
+//! Never touches: bodies.
+
+use http::header::{
+    ACCEPT, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderName, HeaderValue, StatusCode};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::account::problem::PROXY_STATUS;
+use crate::policy::ScopeRule;
+use crate::proxy::handler::{Ctx, Handler};
+use crate::semantics::asked::Asked;
+use crate::semantics::cache_status::CacheStatus;
+use crate::upstream::failure::Failure;
+
+/// How many interim (1xx) answers may precede the final one.
+const INTERIM: u32 = 16;
+
+impl Handler {
+    pub(super) async fn peer(&self, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        let Some(asked) = &ctx.asked else {
+            return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
+        };
+        let place = self.network.upstreams.place(&asked.target);
+        if ctx.pass.is_some() {
+            self.network.gate.retried(place.index, "dead-connection");
+        } else {
+            ctx.pass = Some(self.network.gate.enter(place.index, ctx.route));
+        }
+        match self.network.peer(&place, asked.listener).await {
+            Ok(mut peer) => {
+                if streams(asked) {
+                    // An event stream or a WebSocket may be silent for long.
+                    peer.options.read_timeout = None;
+                }
+                Ok(Box::new(peer))
+            }
+            Err(failure) => {
+                ctx.failure = Some(failure);
+                Err(Error::new_up(ErrorType::ConnectError))
+            }
+        }
+    }
+
+    pub(super) fn outgoing(&self, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+        let Some(asked) = &ctx.asked else { return Ok(()) };
+        let place = self.network.upstreams.place(&asked.target);
+        let target = asked.target.with_origin(place.scheme, &place.host, place.port);
+        request.insert_header(HOST, target.authority())?;
+        request.append_header(VIA, self.via.clone())?;
+        if let Some(ScopeRule::Header(name)) = self.route(ctx).map(|route| &route.policy.scope) {
+            request.remove_header(name);
+        }
+        Ok(())
+    }
+
+    pub(super) fn incoming(&self, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
+            ctx.interim += 1;
+            if ctx.interim > INTERIM {
+                ctx.failure = Some(Failure::Protocol);
+                return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+            }
+            return Ok(());
+        }
+        if let Some(pass) = &mut ctx.pass {
+            pass.answered(response.status);
+        }
+        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            strip(response);
+        }
+        if let Some(asked) = &ctx.asked {
+            self.engine.invalidate(asked, response.status, &response.headers);
+        }
+        let mut added = http::HeaderMap::new();
+        CacheStatus::forwarded(ctx.why.token()).status(response.status).append_to(&mut added);
+        for (name, value) in added {
+            if let Some(name) = name {
+                response.append_header(name, value)?;
+            }
+        }
+        if let Some(received) = received_error(response.status) {
+            response.append_header(PROXY_STATUS, received)?;
+        }
+        response.append_header(VIA, self.via.clone())?;
+        Ok(())
+    }
+}
+
+/// What larder adds to an origin's own error (RFC 9209 §2.1.4).
+pub(super) fn received_error(status: StatusCode) -> Option<HeaderValue> {
+    if status.is_client_error() || status.is_server_error() {
+        HeaderValue::try_from(format!("larder; received-status={}", status.as_u16())).ok()
+    } else {
+        None
+    }
+}
+
+fn streams(asked: &Asked) -> bool {
+    asked.upgrade
+        || asked.headers.get_all(ACCEPT).iter().any(|accept| {
+            accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
+        })
+}
+
+/// Hop-by-hop fields (RFC 9110 §7.6.1) end here; `Transfer-Encoding` is pingora's to rewrite.
+fn strip(response: &mut ResponseHeader) {
+    let nominated: Vec<HeaderName> = response
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        .filter(|name| *name != TRANSFER_ENCODING && *name != http::header::CONTENT_LENGTH)
+        .collect();
+    let always = [
+        CONNECTION,
+        TE,
+        TRAILER,
+        UPGRADE,
+        PROXY_AUTHENTICATE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("proxy-authentication-info"),
+    ];
+    for name in always.iter().chain(&nominated) {
+        response.remove_header(name);
+    }
+}

@@ -1,0 +1,223 @@
+//! Path patterns: `/api/{version}/guilds/{guild}/roles`, `/files/*.json`, `/api/**`.
+//!
+//! Owns: which raw paths a pattern means. A path is matched as it was sent, nothing is decoded or
+//! normalised: an origin may tell `/a%2Fb` and `/a/b` apart, and so must larder.
+//! Never touches: queries.
+
+use std::fmt;
+
+/// Which paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    /// As written.
+    text: String,
+    /// The literal beginning: whole segments, no slash at the end.
+    literal: String,
+    /// What follows, segment by segment.
+    segments: Vec<Segment>,
+    /// Whether it ends in `/**`: anything further, also nothing.
+    rest: bool,
+}
+
+/// One segment. No kind but an empty literal matches an empty segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    /// Exactly this.
+    Literal(String),
+    /// `{name}`: anything.
+    Capture(String),
+    /// What stands between the `*`s: at least two parts.
+    Glob(Vec<String>),
+}
+
+/// Why a path pattern was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// Not from the root.
+    #[error("does not begin with `/`")]
+    Slash,
+    /// `/a?b=c`, `/a#b`
+    #[error("has a query or fragment")]
+    Query,
+    /// A control character, a space, or one outside ASCII.
+    #[error("has a character that is never sent in a path as it is")]
+    Character,
+    /// `/a{b}`, `/{a`, `/{}`
+    #[error("has braces that are no capture")]
+    Capture,
+    /// `/{a}/{a}`
+    #[error("names a capture twice")]
+    Twice,
+    /// `/a**`, `/**/a`
+    #[error("has a `**` that is not its last segment")]
+    Rest,
+}
+
+impl PathError {
+    /// What to write instead.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Slash => "write the whole path from the root, such as `/api/{version}/users`",
+            Self::Query => "leave the path only; query parameters go into `match.query`",
+            Self::Character => "write it percent-encoded, as it is sent",
+            Self::Capture => "a capture is a whole segment with a name, such as `{guild}`",
+            Self::Twice => "give each capture its own name",
+            Self::Rest => "`**` may only be the whole last segment, as in `/api/**`",
+        }
+    }
+}
+
+impl PathPattern {
+    /// Every path.
+    pub fn any() -> Self {
+        Self { text: "/**".to_owned(), literal: String::new(), segments: Vec::new(), rest: true }
+    }
+
+    /// Reads a pattern as it stands in the configuration.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let path = text.strip_prefix('/').ok_or(PathError::Slash)?;
+        if path.contains(['?', '#']) {
+            return Err(PathError::Query);
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(PathError::Character);
+        }
+        let (path, rest) = split_rest(path);
+        let segments =
+            path.map_or(Ok(Vec::new()), |path| path.split('/').map(Segment::parse).collect())?;
+        if has_duplicates(&segments) {
+            return Err(PathError::Twice);
+        }
+        let (literal, segments) = split_literal(segments);
+        Ok(Self { text: text.to_owned(), literal, segments, rest })
+    }
+
+    /// Whether `path`, as it was sent, is meant.
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(mut left) = path.strip_prefix(self.literal.as_str()) else { return false };
+        for segment in &self.segments {
+            let Some(path) = left.strip_prefix('/') else { return false };
+            let end = path.find('/').unwrap_or(path.len());
+            let (part, after) = path.split_at(end);
+            if !segment.matches(part) {
+                return false;
+            }
+            left = after;
+        }
+        left.is_empty() || (self.rest && left.starts_with('/'))
+    }
+
+    /// Whether every path that `other` matches is matched by `self` too. May say `false` wrongly.
+    pub fn covers(&self, other: &Self) -> bool {
+        let ours = self.all_segments();
+        let theirs = other.all_segments();
+        let long_enough = if self.rest {
+            ours.len() <= theirs.len()
+        } else {
+            ours.len() == theirs.len() && !other.rest
+        };
+        long_enough && ours.iter().zip(&theirs).all(|(ours, theirs)| ours.covers(theirs))
+    }
+
+    fn all_segments(&self) -> Vec<Segment> {
+        let literal = self.literal.split('/').skip(1).map(|l| Segment::Literal(l.to_owned()));
+        literal.chain(self.segments.iter().cloned()).collect()
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, PathError> {
+        if text.contains("**") {
+            return Err(PathError::Rest);
+        }
+        if text.contains(['{', '}']) {
+            let name = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+            let name = name.filter(|name| is_name(name)).ok_or(PathError::Capture)?;
+            return Ok(Self::Capture(name.to_owned()));
+        }
+        if text.contains('*') {
+            return Ok(Self::Glob(text.split('*').map(str::to_owned).collect()));
+        }
+        Ok(Self::Literal(text.to_owned()))
+    }
+
+    fn matches(&self, part: &str) -> bool {
+        match self {
+            Self::Literal(literal) => literal == part,
+            Self::Capture(_) => !part.is_empty(),
+            Self::Glob(parts) => !part.is_empty() && glob(parts, part),
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Capture(_), Self::Literal(literal)) => !literal.is_empty(),
+            (Self::Capture(_), Self::Capture(_) | Self::Glob(_)) => true,
+            (Self::Literal(_), _) => self == other,
+            (Self::Glob(_), Self::Literal(literal)) => self.matches(literal),
+            (Self::Glob(parts), Self::Capture(_) | Self::Glob(_)) => {
+                parts.iter().all(String::is_empty) || self == other
+            }
+        }
+    }
+}
+
+/// `parts` in order with anything between them; the first at the start, the last at the end.
+fn glob(parts: &[String], text: &str) -> bool {
+    let Some((first, others)) = parts.split_first() else { return false };
+    let Some((last, middle)) = others.split_last() else { return false };
+    let inside = text.strip_prefix(first.as_str()).and_then(|t| t.strip_suffix(last.as_str()));
+    let Some(mut left) = inside else { return false };
+    middle.iter().all(|part| match left.split_once(part.as_str()) {
+        Some((_, after)) => {
+            left = after;
+            true
+        }
+        None => false,
+    })
+}
+
+/// A path without its first slash → what stands before a last `**`, and whether there was one.
+fn split_rest(path: &str) -> (Option<&str>, bool) {
+    match path.strip_suffix("**") {
+        Some("") => (None, true),
+        Some(before) => before.strip_suffix('/').map_or((Some(path), false), |b| (Some(b), true)),
+        None => (Some(path), false),
+    }
+}
+
+fn split_literal(segments: Vec<Segment>) -> (String, Vec<Segment>) {
+    let mut literal = String::new();
+    let mut others = Vec::new();
+    for segment in segments {
+        match segment {
+            Segment::Literal(text) if others.is_empty() => {
+                literal.push('/');
+                literal.push_str(&text);
+            }
+            Segment::Literal(_) | Segment::Capture(_) | Segment::Glob(_) => others.push(segment),
+        }
+    }
+    (literal, others)
+}
+
+fn has_duplicates(segments: &[Segment]) -> bool {
+    segments.iter().enumerate().any(|(at, segment)| {
+        matches!(segment, Segment::Capture(_))
+            && segments.iter().skip(at + 1).any(|later| later == segment)
+    })
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

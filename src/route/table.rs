@@ -1,0 +1,101 @@
+//! The table of routes, in the order of the file.
+//!
+//! Owns: first match wins; which routes can never match.
+//! Never touches: how one pattern matches (`pattern`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::policy::Policy;
+use crate::route::pattern::Pattern;
+use crate::route::pattern::host::Index;
+use crate::semantics::asked::Asked;
+
+/// A route: its name, what it matches, what to do with it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The configured name: the label in metrics and logs.
+    pub name: Arc<str>,
+    /// Its place in the table, counted from 0; set by [`Table::new`].
+    pub index: usize,
+    /// Which requests.
+    pub pattern: Pattern,
+    /// What to do with them.
+    pub policy: Arc<Policy>,
+}
+
+/// All routes. Finding one costs a look-up by host and the routes of that host, not all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+    exact: HashMap<Box<str>, Vec<usize>>,
+    below: HashMap<Box<str>, Vec<usize>>,
+    any: Vec<usize>,
+}
+
+/// A route that no request reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shadowed {
+    /// The index of the route that never matches.
+    pub route: usize,
+    /// The index of the earlier route that takes all its requests.
+    pub by: usize,
+}
+
+impl Table {
+    /// A table of `routes`, first match first; numbers them.
+    pub fn new(routes: Vec<Route>) -> Self {
+        let mut table = Self::default();
+        for (index, route) in routes.into_iter().enumerate() {
+            let list = match route.pattern.host.index() {
+                Index::Any => &mut table.any,
+                Index::Below(end) => table.below.entry(end.into()).or_default(),
+                Index::Exact(host) => table.exact.entry(host.into()).or_default(),
+            };
+            list.push(index);
+            table.routes.push(Route { index, ..route });
+        }
+        table
+    }
+
+    /// The route of a request: the first that matches.
+    pub fn find(&self, asked: &Asked) -> Option<&Route> {
+        let host = asked.target.host();
+        let exact = self.exact.get(host);
+        let below = self.ends(host).filter_map(|end| self.below.get(end));
+        let lists = exact.into_iter().chain(below).chain([&self.any]);
+        let mut found: Option<&Route> = None;
+        for list in lists {
+            let end = found.map_or(self.routes.len(), |route| route.index);
+            let earlier = list.iter().take_while(|index| **index < end);
+            let mut routes = earlier.filter_map(|index| self.routes.get(*index));
+            found = routes.find(|route| route.pattern.matches(asked)).or(found);
+        }
+        found
+    }
+
+    /// All routes, first match first.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The routes that can never match, because one earlier route always does.
+    pub fn shadowed(&self) -> Vec<Shadowed> {
+        let shadowed = self.routes.iter().filter_map(|route| {
+            let earlier = self.routes.iter().take(route.index);
+            let by = earlier.into_iter().find(|e| e.pattern.covers(&route.pattern))?;
+            Some(Shadowed { route: route.index, by: by.index })
+        });
+        shadowed.collect()
+    }
+
+    /// The ends of a host that a `*.` pattern could name: from each dot on.
+    fn ends<'a>(&self, host: &'a str) -> impl Iterator<Item = &'a str> {
+        let wanted = !self.below.is_empty();
+        let dots = host.match_indices('.').filter(move |(at, _)| wanted && *at > 0);
+        dots.filter_map(|(at, _)| host.get(at..))
+    }
+}
+
+#[cfg(test)]
+mod tests;

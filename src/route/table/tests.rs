@@ -1,0 +1,122 @@
+use std::sync::Arc;
+
+use http::Method;
+use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
+
+use crate::policy::{
+    KeyRule, Policy, ScopeRule, SetCookie, StaleIfError, Ttl,
+};
+use crate::route::pattern::{HostPattern, PathPattern, Pattern};
+use crate::route::table::{Route, Shadowed, Table};
+use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
+
+fn policy() -> Arc<Policy> {
+    Arc::new(Policy {
+        ttl: Ttl::Origin,
+        ttl_by_status: Vec::new(),
+        stale_while_revalidate: None,
+        stale_if_error: StaleIfError { window: None, on: Vec::new() },
+        scope: ScopeRule::Credential,
+        key: KeyRule::default(),
+        coalesce_wait: std::time::Duration::from_secs(10),
+        set_cookie: SetCookie::Refuse,
+    })
+}
+
+fn route(name: &str, host: &str, path: &str) -> Route {
+    let pattern = Pattern {
+        host: HostPattern::parse(host).expect(host),
+        methods: vec![Method::GET],
+        path: PathPattern::parse(path).expect(path),
+        headers: Vec::new(),
+        query: Vec::new(),
+    };
+    Route { name: name.into(), index: 0, pattern, policy: policy() }
+}
+
+fn found<'t>(table: &'t Table, url: &str) -> Option<&'t str> {
+    let asked = Asked::get(Target::absolute(url).expect(url));
+    table.find(&asked).map(|route| &*route.name)
+}
+
+#[test]
+fn the_first_match_wins_whatever_kind_of_host_it_names() {
+    let table = Table::new(vec![
+        route("exact", "api.example", "/a"),
+        route("below", "*.example", "/b"),
+        route("any", "*", "/c"),
+        route("late", "api.example", "/**"),
+        route("last", "*", "/**"),
+    ]);
+    let table_of = [
+        ("http://api.example/a", "exact"),
+        ("http://api.example/b", "below"),
+        ("http://x.y.example/b", "below"),
+        ("http://api.example/c", "any"),
+        ("http://api.example/d", "late"),
+        ("http://other/d", "last"),
+        ("http://example/b", "last"),
+    ];
+    for (url, name) in table_of {
+        assert_eq!(found(&table, url), Some(name), "{url}");
+    }
+}
+
+#[test]
+fn an_empty_table_matches_nothing() {
+    assert_eq!(found(&Table::default(), "http://a/"), None);
+}
+
+#[test]
+fn routes_know_their_place() {
+    let table = Table::new(vec![route("a", "a", "/"), route("b", "b", "/")]);
+    let indices: Vec<_> = table.routes().iter().map(|route| route.index).collect();
+    assert_eq!(indices, [0, 1]);
+}
+
+#[test]
+fn a_route_behind_a_wider_one_is_shadowed() {
+    let table = Table::new(vec![
+        route("wide", "*.example", "/api/**"),
+        route("free", "api.example", "/other"),
+        route("narrow", "api.example", "/api/{v}/users"),
+    ]);
+    assert_eq!(table.shadowed(), [Shadowed { route: 2, by: 0 }]);
+}
+
+fn any_route() -> impl Strategy<Value = Route> {
+    ("(\\*|\\*\\.a|b\\.a|c\\.b\\.a|a)", "/(a|\\{x\\})?(/\\*\\*)?").prop_map(|(host, path)| {
+        let path = if path == "//**" { "/**".to_owned() } else { path };
+        route("any", &host, &path)
+    })
+}
+
+proptest! {
+    /// The index by host is only faster than asking each route in turn.
+    #[test]
+    fn the_index_finds_what_a_search_in_order_finds(
+        routes in proptest::collection::vec(any_route(), 0..12),
+        host in "(a|b\\.a|c\\.b\\.a|d\\.c\\.b\\.a|x)", path in "/(a|b)?(/a)?",
+    ) {
+        let table = Table::new(routes);
+        let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
+        let asked = Asked::get(target);
+        let searched = table.routes().iter().find(|route| route.pattern.matches(&asked));
+        prop_assert_eq!(
+            table.find(&asked).map(|route| route.index),
+            searched.map(|route| route.index)
+        );
+    }
+
+    #[test]
+    fn a_shadowed_route_is_never_found(
+        routes in proptest::collection::vec(any_route(), 0..8),
+        host in "(a|b\\.a|c\\.b\\.a|x)", path in "/(a|b)?(/a)?",
+    ) {
+        let table = Table::new(routes);
+        let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
+        let index = table.find(&Asked::get(target)).map(|route| route.index);
+        prop_assert!(table.shadowed().iter().all(|shadowed| Some(shadowed.route) != index));
+    }
+}

@@ -1,0 +1,21 @@
+//! The RFCs as pure functions on `http` types: what a message says and what follows from it.
+//!
+//! Owns: RFC 9110, 9111, 5861, 9211 and the parts of 9112 that larder decides itself.
+//! Never touches: policy, storage, the network, the clock (`now` is always an argument).
+
+pub mod asked;
+pub mod cache_control;
+pub mod cache_status;
+pub mod date;
+pub mod encoding;
+pub mod field_list;
+pub mod freshness;
+pub mod hop_by_hop;
+pub mod invalidation;
+pub mod ranges;
+pub mod said;
+pub mod status;
+pub mod storing;
+pub mod target;
+pub mod validation;
+pub mod vary;

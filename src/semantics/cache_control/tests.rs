@@ -1,0 +1,173 @@
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, PRAGMA};
+use proptest::collection::vec;
+use proptest::prelude::{any, proptest};
+
+use crate::semantics::cache_control::{CacheControl, Directive, MAX_DELTA, RequestCacheControl};
+
+fn fields(lines: &[&str]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        headers.append(CACHE_CONTROL, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+    }
+    headers
+}
+
+fn response(line: &str) -> CacheControl {
+    CacheControl::response(&fields(&[line]))
+}
+
+fn request(line: &str) -> RequestCacheControl {
+    RequestCacheControl::of(&fields(&[line]))
+}
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn max_age_is_read_strictly_and_the_stricter_of_two_counts() {
+    // RFC 9111 §4.2.1, §5.2.2.1; CCH-22.
+    for (line, expected) in [
+        ("", None),
+        ("max-age=60", Some(secs(60))),
+        ("MAX-Age=60", Some(secs(60))),
+        ("max-age=003600", Some(secs(3600))),
+        ("max-age=\"60\"", Some(secs(60))),
+        ("foo, max-age=60, bar=1", Some(secs(60))),
+        ("max-age=2147483648", Some(MAX_DELTA)),
+        ("max-age=99999999999999999999", Some(MAX_DELTA)),
+        ("max-age=0", Some(secs(0))),
+        ("max-age=-1", Some(secs(0))),
+        ("max-age=+1", Some(secs(0))),
+        ("max-age=1.5", Some(secs(0))),
+        ("max-age=", Some(secs(0))),
+        ("max-age", Some(secs(0))),
+        ("max-age='60'", Some(secs(0))),
+        ("max-age=\"60", Some(secs(0))),
+        ("max-age =60", Some(secs(0))),
+        ("max-age= 60", Some(secs(0))),
+        ("max-age=60s", Some(secs(0))),
+        ("max-age=\u{0663}", Some(secs(0))),
+        ("max-age=0, max-age=60", Some(secs(0))),
+        ("max-age=60, max-age=0", Some(secs(0))),
+        ("max-age=60, max-age=abc", Some(secs(0))),
+        ("x-max-age=60", None),
+        ("ext=\"a, max-age=60, b\"", None),
+        ("ext=\"open, max-age=60", None),
+    ] {
+        assert_eq!(response(line).max_age, expected, "{line:?}");
+    }
+    assert_eq!(
+        CacheControl::response(&fields(&["max-age=9", "s-maxage=7"])).s_maxage,
+        Some(secs(7))
+    );
+}
+
+#[test]
+fn flags_are_read_in_any_case_and_on_any_line() {
+    let all = [
+        ("no-store", Directive::NoStore),
+        ("no-cache", Directive::NoCache),
+        ("private", Directive::Private),
+        ("public", Directive::Public),
+        ("must-revalidate", Directive::MustRevalidate),
+        ("proxy-revalidate", Directive::ProxyRevalidate),
+        ("must-understand", Directive::MustUnderstand),
+    ];
+    for (text, directive) in all {
+        let said = CacheControl::response(&fields(&["max-age=1", &text.to_uppercase()]));
+        for (other, candidate) in all {
+            assert_eq!(said.has(candidate), candidate == directive, "{text} {other}");
+        }
+    }
+    // An argument that makes no sense does not weaken a prohibition.
+    assert!(response("no-store=0").has(Directive::NoStore));
+    assert!(!response("no-store-really").has(Directive::NoStore));
+}
+
+#[test]
+fn a_list_of_fields_limits_private_and_no_cache() {
+    // RFC 9111 §5.2.2.4, §5.2.2.7.
+    let said = response("private=\"X-A, x-b\", no-cache=set-cookie");
+    assert_eq!(said.private_fields, ["x-a", "x-b"]);
+    assert_eq!(said.no_cache_fields, ["set-cookie"]);
+    assert!(!said.has(Directive::Private) && !said.has(Directive::NoCache));
+    for whole in [
+        "private=\"\"",
+        "private=",
+        "private=\"a b\"",
+        "private=\"x",
+        "private=\"x, Content-Encoding\"",
+    ] {
+        assert!(response(whole).has(Directive::Private), "{whole}");
+    }
+    assert!(response("private=\"x\", private").has(Directive::Private));
+}
+
+#[test]
+fn stale_windows_are_read() {
+    let said = response("max-age=1, stale-while-revalidate=5, stale-if-error=x");
+    assert_eq!(said.stale_while_revalidate, Some(secs(5)));
+    assert_eq!(said.stale_if_error, Some(secs(0)));
+}
+
+#[test]
+fn request_directives_are_read_towards_the_stricter() {
+    // RFC 9111 §5.2.1.
+    let asked = request("no-cache, no-store, only-if-cached, max-age=5, min-fresh=7, max-stale=9");
+    assert!(asked.no_cache && asked.no_store && asked.only_if_cached);
+    assert_eq!((asked.max_age, asked.min_fresh), (Some(secs(5)), Some(secs(7))));
+    assert_eq!(asked.max_stale, Some(secs(9)));
+    assert_eq!(request("max-stale").max_stale, Some(MAX_DELTA));
+    assert_eq!(request("max-stale, max-stale=3").max_stale, Some(secs(3)));
+    assert_eq!(request("max-stale=3, max-stale").max_stale, Some(secs(3)));
+    assert_eq!(request("max-stale=x").max_stale, Some(secs(0)));
+    assert_eq!(request("min-fresh=3, min-fresh=8").min_fresh, Some(secs(8)));
+    assert_eq!(request("min-fresh=x").min_fresh, Some(MAX_DELTA));
+    assert_eq!(request("max-age=x").max_age, Some(secs(0)));
+    assert_eq!(request("unknown, other=1"), RequestCacheControl::default());
+}
+
+#[test]
+fn pragma_counts_only_without_cache_control() {
+    // RFC 9111 §5.4.
+    let mut headers = HeaderMap::new();
+    headers.insert(PRAGMA, HeaderValue::from_static("foo, No-Cache"));
+    assert!(RequestCacheControl::of(&headers).no_cache);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+    assert!(!RequestCacheControl::of(&headers).no_cache);
+    headers.remove(CACHE_CONTROL);
+    headers.insert(PRAGMA, HeaderValue::from_static("unrelated"));
+    assert_eq!(RequestCacheControl::of(&headers), RequestCacheControl::default());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_and_nothing_exceeds_the_greatest_delta(
+        lines in vec(vec(any::<u8>(), 0..60), 0..4),
+        pieces in vec("(max-age|no-cache|private|max-stale|min-fresh)?[ =\",0-9a-z]{0,12}", 0..6),
+    ) {
+        let mut headers = HeaderMap::new();
+        for line in lines.into_iter().chain([pieces.join(",").into_bytes()]) {
+            if let Ok(value) = HeaderValue::from_bytes(&line) {
+                headers.append(CACHE_CONTROL, value);
+            }
+        }
+        let said = CacheControl::response(&headers);
+        let asked = RequestCacheControl::of(&headers);
+        for value in [said.max_age, said.s_maxage, asked.max_age, asked.min_fresh, asked.max_stale] {
+            assert!(value.is_none_or(|value| value <= MAX_DELTA));
+        }
+    }
+
+    #[test]
+    fn no_store_is_seen_whatever_stands_beside_it(
+        before in "[a-z0-9=, -]{0,30}",
+        after in "[a-z0-9=, -]{0,30}",
+    ) {
+        let line = format!("{before}, nO-StOrE ,{after}");
+        assert!(response(&line).has(Directive::NoStore), "{}", line);
+    }
+}

@@ -1,0 +1,256 @@
+//! The target of a request: scheme, host, port, path and query (RFC 9110 §7.1, RFC 3986).
+//!
+//! Owns: what makes two targets the same origin, and the one written form of an authority.
+//! Never touches: routes and keys, which read targets; names and addresses on the network.
+
+pub mod authority;
+
+use std::fmt;
+
+/// `http` or `https`: the only schemes larder carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port that an authority without one means (RFC 9110 §4.2).
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// The scheme of that name, whatever its letter case (RFC 3986 §3.1).
+    pub fn parse(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case("http") {
+            Some(Self::Http)
+        } else if name.eq_ignore_ascii_case("https") {
+            Some(Self::Https)
+        } else {
+            None
+        }
+    }
+
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// Where a request goes. The host is lower-case, the port explicit, path and query untouched
+/// (RFC 3986 §6.2.2.1 and §6.2.3: nothing else is equivalent without knowing the origin).
+/// `Display` writes the absolute form; `Debug` leaves query values out, for they may be secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+    path_and_query: String,
+}
+
+/// Why a target was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// Neither `http` nor `https`.
+    #[error("the scheme is neither http nor https")]
+    Scheme,
+    /// No host, or one with a character that no host has.
+    #[error("the host is missing or malformed")]
+    Host,
+    /// Port 0, above 65535, or not a number.
+    #[error("the port is not between 1 and 65535")]
+    Port,
+    /// A user name or password in the authority (RFC 9110 §4.2.4).
+    #[error("user information in the authority is not accepted")]
+    UserInfo,
+    /// A control character, space or invalid UTF-8 in the path or query.
+    #[error("the path or query holds a character that must be encoded")]
+    Path,
+}
+
+impl Target {
+    /// Reads the absolute form, `http://host[:port]/path?query` (RFC 9112 §3.2.2).
+    pub fn absolute(text: &str) -> Result<Self, TargetError> {
+        let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
+        let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+        let cut = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path_and_query) = rest.split_at(cut);
+        Self::with_authority(scheme, authority, path_and_query)
+    }
+
+    /// Puts the origin form (`/path?query`, or `*`) and an authority together (RFC 9110 §7.1).
+    pub fn with_authority(
+        scheme: Scheme,
+        authority: &str,
+        path_and_query: &str,
+    ) -> Result<Self, TargetError> {
+        let (host, port) = authority::split(authority)?;
+        let port = port.unwrap_or_else(|| scheme.default_port());
+        Ok(Self { scheme, host, port, path_and_query: clean(path_and_query)? })
+    }
+
+    /// The same path and query at another origin; `host` as [`Target::host`] gives it.
+    #[must_use]
+    pub fn with_origin(&self, scheme: Scheme, host: &str, port: u16) -> Self {
+        let host = host.to_ascii_lowercase();
+        Self { scheme, host, port, path_and_query: self.path_and_query.clone() }
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host, lower-case; an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, the scheme's default included.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Path and query as received; `*` for a server-wide `OPTIONS`.
+    pub fn path_and_query(&self) -> &str {
+        &self.path_and_query
+    }
+
+    /// The path as received.
+    pub fn path(&self) -> &str {
+        self.path_and_query.split_once('?').map_or(&self.path_and_query, |(path, _)| path)
+    }
+
+    /// What follows the first `?`; `Some("")` for a bare `?`, which is another target than none.
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query.split_once('?').map(|(_, query)| query)
+    }
+
+    /// `host[:port]`, the port left out when it is the scheme's default: the value of `Host`.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Whether scheme, host and port are equal (RFC 9110 §4.3.1).
+    pub fn same_origin(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.port == other.port && self.host == other.host
+    }
+
+    /// The target that `reference` means as seen from here (RFC 3986 §5.2), for `Location` and
+    /// `Content-Location`. `None` where it is no reference to a target that larder carries.
+    pub fn resolve(&self, reference: &str) -> Option<Self> {
+        let reference = reference.split_once('#').map_or(reference, |(before, _)| before);
+        let resolved = if has_scheme(reference) {
+            Self::absolute(reference).ok()?
+        } else if reference.starts_with("//") {
+            Self::absolute(&format!("{}:{reference}", self.scheme.as_str())).ok()?
+        } else {
+            let path_and_query = clean(&self.merged(reference)).ok()?;
+            Self { path_and_query, ..self.clone() }
+        };
+        Some(resolved.without_dot_segments())
+    }
+
+    /// Path and query of a reference without scheme and authority (RFC 3986 §5.2.2, §5.2.3).
+    fn merged(&self, reference: &str) -> String {
+        if reference.is_empty() {
+            self.path_and_query.clone()
+        } else if reference.starts_with('?') {
+            format!("{}{reference}", self.path())
+        } else if reference.starts_with('/') {
+            reference.to_owned()
+        } else {
+            let folder = self.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{folder}/{reference}")
+        }
+    }
+
+    /// RFC 3986 §5.2.4.
+    fn without_dot_segments(mut self) -> Self {
+        let (path, query) = match self.path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (self.path_and_query.as_str(), None),
+        };
+        if !path.contains("/.") {
+            return self;
+        }
+        let mut kept: Vec<&str> = Vec::new();
+        let mut segments = path.split('/').skip(1).peekable();
+        while let Some(segment) = segments.next() {
+            if segment == ".." {
+                kept.pop();
+            }
+            if segment != "." && segment != ".." {
+                kept.push(segment);
+            } else if segments.peek().is_none() {
+                // A last `.` or `..` names a folder, whose path ends in a slash.
+                kept.push("");
+            }
+        }
+        let mut clean = format!("/{}", kept.join("/"));
+        if let Some(query) = query {
+            clean.push('?');
+            clean.push_str(query);
+        }
+        self.path_and_query = clean;
+        self
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path_and_query)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path())?;
+        let Some(query) = self.query() else { return Ok(()) };
+        for (n, parameter) in query.split('&').enumerate() {
+            // A parameter without `=` is all value.
+            let name = parameter.split_once('=').map_or("", |(name, _)| name);
+            write!(f, "{}{name}=…", if n == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
+    }
+}
+
+/// Path and query without a fragment, beginning with a slash. Everything but controls and spaces
+/// passes as it is: origins are known to tell apart what a generic clean-up would make equal.
+fn clean(path_and_query: &str) -> Result<String, TargetError> {
+    let text = path_and_query.split_once('#').map_or(path_and_query, |(before, _)| before);
+    if text.contains(|c: char| c.is_control() || c == ' ') {
+        return Err(TargetError::Path);
+    }
+    match text.as_bytes().first() {
+        None => Ok("/".to_owned()),
+        Some(b'?') => Ok(format!("/{text}")),
+        Some(b'/') => Ok(text.to_owned()),
+        Some(b'*') if text == "*" => Ok(text.to_owned()),
+        Some(_) => Err(TargetError::Path),
+    }
+}
+
+/// Whether a reference begins with a scheme (RFC 3986 §3.1): `a:b` does, `./a:b` does not.
+fn has_scheme(reference: &str) -> bool {
+    let Some((scheme, _)) = reference.split_once(':') else { return false };
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Conditional requests: answering a client's from what is stored (RFC 9111 §4.3.2), asking the
+//! origin with stored validators (§4.3.1), and taking in its 304 (§3.2, §4.3.4).
+//!
+//! Owns: comparing validators; the fields of a 304 in both directions.
+//! Never touches: ranges (`ranges`), whether the stored response is fresh.
+
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, DATE,
+    ETAG, EXPIRES, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, LAST_MODIFIED, VARY,
+};
+use http::{HeaderMap, StatusCode};
+
+use crate::semantics::date;
+use crate::semantics::hop_by_hop;
+use crate::semantics::said::Said;
+use crate::semantics::vary::Vary;
+
+/// The fields that make a request conditional (RFC 9110 §13.1).
+pub const CONDITIONALS: [HeaderName; 5] =
+    [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
+
+/// How a stored response answers a request's conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it is.
+    Full,
+    /// With a 304: the client has it already.
+    NotModified,
+}
+
+/// Whether the request has any condition.
+pub fn has_conditionals(headers: &HeaderMap) -> bool {
+    CONDITIONALS.iter().any(|name| headers.contains_key(name))
+}
+
+/// Answers `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` from a stored response
+/// (RFC 9111 §4.3.2). `If-Match` and `If-Unmodified-Since` are for origins alone.
+pub fn evaluate(asked: &HeaderMap, said: &Said, status: StatusCode) -> Outcome {
+    // RFC 9110 §13.2.1: conditions apply to what would otherwise be a success.
+    if !status.is_success() {
+        return Outcome::Full;
+    }
+    let has_it = if asked.contains_key(IF_NONE_MATCH) {
+        // RFC 9110 §13.1.3: then If-Modified-Since does not count.
+        asked.get_all(IF_NONE_MATCH).iter().any(|line| names_stored(line.as_bytes(), said))
+    } else {
+        asked.contains_key(IF_MODIFIED_SINCE) && unmodified_since(asked, said)
+    };
+    if has_it { Outcome::NotModified } else { Outcome::Full }
+}
+
+/// The fields of a 304 made from a stored response (RFC 9110 §15.4.5).
+pub fn not_modified_head(stored: &HeaderMap) -> HeaderMap {
+    let mut head = HeaderMap::with_capacity(8);
+    let mut names = vec![ETAG, DATE, VARY, CONTENT_LOCATION, CACHE_CONTROL, EXPIRES];
+    if !stored.contains_key(ETAG) {
+        // Without a tag the date is the only thing that tells the client which one it has.
+        names.push(LAST_MODIFIED);
+    }
+    for name in names {
+        for value in stored.get_all(&name) {
+            head.append(name.clone(), value.clone());
+        }
+    }
+    head
+}
+
+/// The fields that ask the origin whether the stored response is still right (RFC 9111 §4.3.1).
+pub fn conditional_fields(said: &Said) -> Vec<(HeaderName, HeaderValue)> {
+    let tag = said.etag.as_ref().map(|tag| (IF_NONE_MATCH, tag.raw.clone()));
+    let date = said.last_modified.as_ref().map(|date| (IF_MODIFIED_SINCE, date.raw.clone()));
+    tag.into_iter().chain(date).collect()
+}
+
+/// Whether a 304 speaks of this stored response: a strong tag that differs, or another `Vary`,
+/// means that it does not (RFC 9111 §4.3.4), and the whole must be asked for again.
+pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &Said) -> bool {
+    let tag = Said::of(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
+    let same_tag = match (&tag, &said.etag) {
+        (Some(new), Some(known)) => new.opaque() == known.opaque(),
+        (Some(_), None) | (None, _) => true,
+    };
+    let same_vary = !not_modified.contains_key(VARY) || Vary::of(not_modified) == Vary::of(stored);
+    same_tag && same_vary
+}
+
+/// The stored fields after a 304 (RFC 9111 §3.2): each field of the 304 replaces the stored one,
+/// but never those that describe the stored body's bytes. `Age` and `Date` tell of one exchange:
+/// the old ones go even where the 304 brings none.
+pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+    let mut update = not_modified.clone();
+    hop_by_hop::strip_response(&mut update);
+    for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE] {
+        update.remove(name);
+    }
+    let mut fields = stored.clone();
+    for name in [&AGE, &DATE].into_iter().chain(update.keys()) {
+        fields.remove(name);
+    }
+    for (name, value) in &update {
+        fields.append(name.clone(), value.clone());
+    }
+    fields
+}
+
+/// Whether `If-None-Match` names the stored response: `*`, or its tag by weak comparison
+/// (RFC 9110 §8.8.3.2, §13.1.2).
+fn names_stored(list: &[u8], said: &Said) -> bool {
+    if list.trim_ascii() == b"*" {
+        return true;
+    }
+    let Some(stored) = &said.etag else { return false };
+    tags(list).any(|tag| tag == stored.opaque())
+}
+
+/// The opaque parts in a list of tags. Not `field_list`: in a tag a backslash escapes nothing.
+fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = list;
+    std::iter::from_fn(move || {
+        while let [b',' | b' ' | b'\t', more @ ..] = rest {
+            rest = more;
+        }
+        rest = rest.strip_prefix(b"W/").unwrap_or(rest);
+        let end = match rest {
+            [] => return None,
+            [b'"', inner @ ..] => inner.iter().position(|&b| b == b'"').map(|at| at + 2),
+            bare => bare.iter().position(|&b| b == b','),
+        };
+        let (tag, more) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = more;
+        Some(tag.trim_ascii_end())
+    })
+}
+
+/// RFC 9110 §13.1.3, RFC 9111 §4.3.2: not changed after the date that the client has; where the
+/// stored response does not say when it changed, not received after it.
+fn unmodified_since(asked: &HeaderMap, said: &Said) -> bool {
+    let mut lines = asked.get_all(IF_MODIFIED_SINCE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    let changed = said.last_modified.as_ref().map(|date| date.time).or(said.date);
+    let Some(changed) = changed else { return false };
+    date::parse(line.as_bytes(), changed).is_some_and(|since| since >= changed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::{any, proptest};
+
+use crate::semantics::hop_by_hop::is_hop_by_hop;
+use crate::semantics::said::Said;
+use crate::semantics::validation::{
+    CONDITIONALS, Outcome, conditional_fields, evaluate, freshen, has_conditionals, is_about,
+    not_modified_head,
+};
+
+const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+const CHANGED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+const LATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers
+}
+
+fn said(fields: &[(&'static str, &'static str)]) -> Said {
+    Said::of(StatusCode::OK, &map(fields))
+}
+
+fn matches(
+    asked: &[(&'static str, &'static str)],
+    stored: &[(&'static str, &'static str)],
+) -> bool {
+    evaluate(&map(asked), &said(stored), StatusCode::OK) == Outcome::NotModified
+}
+
+#[test]
+fn if_none_match_compares_weakly_with_any_member() {
+    // RFC 9110 §8.8.3.2, §13.1.2.
+    for (list, stored, expected) in [
+        ("\"a\"", "\"a\"", true),
+        ("W/\"a\"", "\"a\"", true),
+        ("\"a\"", "W/\"a\"", true),
+        ("\"b\", \"a\"", "\"a\"", true),
+        ("\"b\",,W/\"a\" ", "\"a\"", true),
+        ("*", "\"a\"", true),
+        (" * ", "\"a\"", true),
+        ("\"a\\\", \"b\"", "\"b\"", true),
+        ("\"a,b\"", "\"a,b\"", true),
+        ("\"a,b\"", "\"b\"", false),
+        ("\"A\"", "\"a\"", false),
+        ("a", "\"a\"", false),
+        ("a", "a", true),
+        ("b, a", "a", true),
+        ("\"*\"", "\"a\"", false),
+        ("", "\"a\"", false),
+        ("\"a", "\"a\"", false),
+        (",", "\"a\"", false),
+    ] {
+        assert_eq!(matches(&[("if-none-match", list)], &[("etag", stored)]), expected, "{list:?}");
+    }
+    assert!(matches(&[("if-none-match", "*")], &[]));
+    assert!(!matches(&[("if-none-match", "\"a\"")], &[]));
+    assert!(matches(
+        &[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")],
+        &[("etag", "\"a\"")]
+    ));
+}
+
+#[test]
+fn if_modified_since_counts_only_without_if_none_match() {
+    // RFC 9110 §13.1.3.
+    let stored = [("etag", "\"a\""), ("last-modified", CHANGED)];
+    assert!(matches(&[("if-modified-since", LATE)], &stored));
+    assert!(!matches(&[("if-modified-since", LATE), ("if-none-match", "\"b\"")], &stored));
+    assert!(matches(&[("if-modified-since", EARLY), ("if-none-match", "\"a\"")], &stored));
+}
+
+#[test]
+fn if_modified_since_compares_with_last_modified_else_with_date() {
+    for (since, changed, received, expected) in [
+        (CHANGED, Some(CHANGED), None, true),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", Some(CHANGED), None, true),
+        ("Sun Nov  6 08:49:37 1994", Some(CHANGED), None, true),
+        (LATE, Some(CHANGED), None, true),
+        (EARLY, Some(CHANGED), None, false),
+        (CHANGED, Some(CHANGED), Some(LATE), true),
+        (CHANGED, None, Some(CHANGED), true),
+        (EARLY, None, Some(CHANGED), false),
+        (CHANGED, None, None, false),
+        ("yesterday", Some(CHANGED), None, false),
+    ] {
+        let mut stored = Vec::new();
+        stored.extend(changed.map(|date| ("last-modified", date)));
+        stored.extend(received.map(|date| ("date", date)));
+        assert_eq!(
+            matches(&[("if-modified-since", since)], &stored),
+            expected,
+            "{since} {stored:?}"
+        );
+    }
+    let twice = [("if-modified-since", LATE), ("if-modified-since", LATE)];
+    assert!(!matches(&twice, &[("last-modified", CHANGED)]));
+}
+
+#[test]
+fn only_a_success_becomes_a_304() {
+    let (asked, said) = (map(&[("if-none-match", "*")]), said(&[("etag", "\"a\"")]));
+    assert_eq!(evaluate(&asked, &said, StatusCode::NOT_FOUND), Outcome::Full);
+    assert_eq!(evaluate(&map(&[]), &said, StatusCode::OK), Outcome::Full);
+}
+
+#[test]
+fn a_made_304_carries_what_the_client_needs_to_update() {
+    // RFC 9110 §15.4.5.
+    let kept = [
+        ("etag", "\"a\""),
+        ("date", CHANGED),
+        ("vary", "x"),
+        ("vary", "y"),
+        ("content-location", "/c"),
+        ("cache-control", "max-age=9"),
+        ("expires", LATE),
+    ];
+    let mut stored = kept.to_vec();
+    stored.extend([("content-type", "a/b"), ("content-length", "3"), ("last-modified", EARLY)]);
+    assert_eq!(not_modified_head(&map(&stored)), map(&kept));
+    let dated = [("last-modified", EARLY)];
+    assert_eq!(not_modified_head(&map(&dated)), map(&dated));
+}
+
+#[test]
+fn the_origin_is_asked_with_the_stored_validators_as_received() {
+    let stored = said(&[("etag", "W/\"a\""), ("last-modified", "Sun Nov  6 08:49:37 1994")]);
+    let fields: HeaderMap = conditional_fields(&stored).into_iter().collect();
+    let expected =
+        map(&[("if-none-match", "W/\"a\""), ("if-modified-since", "Sun Nov  6 08:49:37 1994")]);
+    assert_eq!(fields, expected);
+    assert!(conditional_fields(&said(&[])).is_empty());
+}
+
+#[test]
+fn all_five_conditional_fields_are_known() {
+    assert!(!has_conditionals(&map(&[("if-none", "x"), ("range", "bytes=0-1")])));
+    for name in CONDITIONALS {
+        let headers: HeaderMap = [(name, HeaderValue::from_static("x"))].into_iter().collect();
+        assert!(has_conditionals(&headers));
+    }
+}
+
+#[test]
+fn a_304_replaces_every_field_but_those_of_the_body() {
+    // RFC 9111 §3.2.
+    let stored = map(&[
+        ("cache-control", "max-age=1"),
+        ("content-length", "10"),
+        ("content-encoding", "gzip"),
+        ("content-type", "a/b"),
+        ("x-list", "1"),
+        ("x-list", "2"),
+        ("x-stays", "1"),
+        ("age", "50"),
+        ("date", EARLY),
+    ]);
+    let update = map(&[
+        ("cache-control", "max-age=9"),
+        ("content-length", "0"),
+        ("content-encoding", "br"),
+        ("content-range", "bytes 0-1/2"),
+        ("content-type", "c/d"),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("x-list", "3"),
+        ("x-new", "1"),
+        ("x-new", "2"),
+    ]);
+    let expected = map(&[
+        ("cache-control", "max-age=9"),
+        ("content-length", "10"),
+        ("content-encoding", "gzip"),
+        ("content-type", "c/d"),
+        ("x-list", "3"),
+        ("x-stays", "1"),
+        ("x-new", "1"),
+        ("x-new", "2"),
+    ]);
+    assert_eq!(freshen(&stored, &update), expected);
+    assert_eq!(freshen(&stored, &map(&[("age", "1"), ("date", LATE)]))["age"], "1");
+}
+
+#[test]
+fn a_304_with_another_strong_tag_or_vary_is_about_something_else() {
+    // RFC 9111 §4.3.4.
+    let stored = map(&[("etag", "\"a\""), ("vary", "X, Y")]);
+    let said = Said::of(StatusCode::OK, &stored);
+    for (update, expected) in [
+        (vec![], true),
+        (vec![("etag", "\"a\"")], true),
+        (vec![("etag", "W/\"b\"")], true),
+        (vec![("etag", "\"b\"")], false),
+        (vec![("vary", "y"), ("vary", "x")], true),
+        (vec![("vary", "x")], false),
+        (vec![("vary", "*")], false),
+    ] {
+        assert_eq!(is_about(&map(&update), &stored, &said), expected, "{update:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn freshening_keeps_the_fields_that_describe_the_body(
+        update in vec((0_usize..8, "[ -~]{0,20}"), 0..12),
+    ) {
+        let names = [
+            "content-length", "content-encoding", "content-range", "connection", "etag", "age",
+            "keep-alive", "x-other",
+        ];
+        let mut not_modified = HeaderMap::new();
+        for (name, value) in &update {
+            not_modified.append(names[*name], HeaderValue::from_str(value).unwrap());
+        }
+        let stored = map(&[("content-length", "10"), ("content-encoding", "gzip"), ("x-a", "1")]);
+        let fresh = freshen(&stored, &not_modified);
+        for name in ["content-length", "content-encoding", "content-range"] {
+            assert!(fresh.get_all(name).iter().eq(stored.get_all(name).iter()));
+        }
+        assert!(fresh.keys().all(|name| !is_hop_by_hop(name)));
+        assert_eq!(freshen(&fresh, &not_modified), fresh);
+    }
+
+    #[test]
+    fn any_condition_has_an_outcome_and_a_tag_always_names_itself(
+        condition in any::<Vec<u8>>(),
+        tag in "(W/)?\"[!#-~]{0,8}\"",
+    ) {
+        let mut stored = HeaderMap::new();
+        stored.insert("etag", HeaderValue::from_str(&tag).unwrap());
+        stored.insert("last-modified", HeaderValue::from_static(CHANGED));
+        let said = Said::of(StatusCode::OK, &stored);
+        let mut asked = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_bytes(&condition) {
+            asked.insert("if-modified-since", value.clone());
+            evaluate(&asked, &said, StatusCode::OK);
+            asked.append("if-none-match", value);
+            evaluate(&asked, &said, StatusCode::OK);
+        }
+        asked.append("if-none-match", HeaderValue::from_str(&tag).unwrap());
+        assert_eq!(evaluate(&asked, &said, StatusCode::OK), Outcome::NotModified);
+    }
+}

@@ -1,0 +1,261 @@
+//! Which request fields choose among the stored responses of one key (RFC 9111 §4.1).
+//!
+//! Owns: the names in `Vary`, and when two requests mean the same by them.
+//! Never touches: keys, secrets (credential values come in masked).
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{ACCEPT_LANGUAGE, HeaderName, VARY};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::semantics::field_list;
+
+/// What a response's `Vary` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vary {
+    /// These request fields chose it; none for a response without `Vary`.
+    Fields(VaryFields),
+    /// `*`, or what is no list of names: nothing matches it.
+    Any,
+}
+
+impl Vary {
+    /// What these fields say.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut names = Vec::new();
+        for member in field_list::members(headers.get_all(VARY)) {
+            match HeaderName::from_bytes(member) {
+                Ok(name) if name.as_str() != "*" => names.push(name),
+                Ok(_) | Err(_) => return Self::Any,
+            }
+        }
+        Self::Fields(VaryFields::new(names))
+    }
+}
+
+/// Gives an HMAC for the value of a field that holds a credential, `None` for other fields.
+pub type Mask<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> + 'a;
+
+/// Names of request fields: sorted, each once. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct VaryFields(Option<Arc<[HeaderName]>>);
+
+/// Which of the responses of one key. Equal for requests that mean the same by the fields in
+/// question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VariantId(pub u128);
+
+impl VariantId {
+    /// The variant of a response that no field chose.
+    pub const SOLE: Self = Self(0);
+}
+
+impl VaryFields {
+    /// These names, in whatever order.
+    pub fn new(mut names: Vec<HeaderName>) -> Self {
+        names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        names.dedup();
+        Self(if names.is_empty() { None } else { Some(names.into()) })
+    }
+
+    /// The names.
+    pub fn names(&self) -> &[HeaderName] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Which variant this request asks for. What `mask` gives is used in place of the value.
+    pub fn variant(&self, request: &HeaderMap, mask: &Mask<'_>) -> VariantId {
+        if self.names().is_empty() {
+            return VariantId::SOLE;
+        }
+        let mut framed = Vec::with_capacity(128);
+        for name in self.names() {
+            frame(&mut framed, NAME, name.as_str().as_bytes());
+            match normalised(request, name) {
+                None => frame(&mut framed, ABSENT, b""),
+                Some(value) => match mask(name, &value) {
+                    Some(hmac) => frame(&mut framed, MASKED, &hmac),
+                    None => frame(&mut framed, PRESENT, &value),
+                },
+            }
+        }
+        VariantId(xxh3_128(&framed))
+    }
+}
+
+const NAME: u8 = 0;
+const ABSENT: u8 = 1;
+const PRESENT: u8 = 2;
+const MASKED: u8 = 3;
+
+/// Kind and length before the bytes: no value can be taken for two (CCH-08).
+fn frame(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// The field's value with lines joined and whitespace around members gone, which changes no field's
+/// meaning (RFC 9110 §5.3, §5.6.1). `None` where the field is absent: that is not the same as empty.
+fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    if !request.contains_key(name) {
+        return None;
+    }
+    let lines = request.get_all(name).iter();
+    let mut members: Vec<&[u8]> =
+        lines.flat_map(|line| field_list::split(line.as_bytes())).collect();
+    if name != ACCEPT_LANGUAGE {
+        return Some(members.join(&b','));
+    }
+    // RFC 9110 §12.5.4: ranges are case-insensitive and ordered by weight, not by place.
+    members.retain(|member| !member.is_empty());
+    let mut ranges: Vec<Vec<u8>> = members
+        .into_iter()
+        .map(|member| {
+            let visible = member.iter().filter(|b| !b.is_ascii_whitespace());
+            visible.map(u8::to_ascii_lowercase).collect()
+        })
+        .collect();
+    ranges.sort();
+    Some(ranges.join(&b','))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use proptest::collection::vec;
+    use proptest::prelude::{any, proptest};
+
+    use crate::semantics::vary::{VariantId, Vary, VaryFields};
+
+    type Lines<'a> = &'a [(&'static str, &'a [u8])];
+
+    fn map(fields: Lines<'_>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        headers
+    }
+
+    fn fields(names: &[&'static str]) -> VaryFields {
+        VaryFields::new(names.iter().map(|name| HeaderName::from_static(name)).collect())
+    }
+
+    fn unmasked(_: &HeaderName, _: &[u8]) -> Option<[u8; 16]> {
+        None
+    }
+
+    fn variant(names: &[&'static str], request: Lines<'_>) -> VariantId {
+        fields(names).variant(&map(request), &unmasked)
+    }
+
+    #[test]
+    fn a_star_anywhere_matches_nothing() {
+        // RFC 9111 §4.1.
+        for lines in
+            [vec!["*"], vec!["*, x"], vec!["x, *"], vec![", *"], vec!["x", "*"], vec!["x, a b"]]
+        {
+            let lines: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
+            assert_eq!(Vary::of(&map(&lines)), Vary::Any, "{lines:?}");
+        }
+        let said = Vary::of(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
+        assert_eq!(said, Vary::Fields(fields(&["x-a", "x-b"])));
+        assert_eq!(Vary::of(&map(&[])), Vary::Fields(VaryFields::default()));
+    }
+
+    #[test]
+    fn only_named_fields_choose() {
+        let one: Lines<'_> = &[("x-a", b"1"), ("x-b", b"2"), ("x-c", b"3")];
+        let other: Lines<'_> = &[("x-b", b"2"), ("x-a", b"1"), ("x-c", b"9")];
+        assert_eq!(variant(&["x-a", "x-b"], one), variant(&["x-b", "x-a"], other));
+        assert_ne!(variant(&["x-a", "x-c"], one), variant(&["x-a", "x-c"], other));
+        assert_eq!(variant(&[], one), VariantId::SOLE);
+        assert_ne!(variant(&["x-a"], &[]), variant(&["x-b"], &[]));
+    }
+
+    #[test]
+    fn absent_matches_only_absent() {
+        let (absent, empty) = (variant(&["x-a"], &[]), variant(&["x-a"], &[("x-a", b"")]));
+        assert_ne!(absent, empty);
+        assert_ne!(empty, variant(&["x-a"], &[("x-a", b"1")]));
+    }
+
+    #[test]
+    fn lines_and_spaces_make_no_difference() {
+        let one = variant(&["x-a"], &[("x-a", b"1, 2")]);
+        assert_eq!(one, variant(&["x-a"], &[("x-a", b"1 ,\t2 ")]));
+        assert_eq!(one, variant(&["x-a"], &[("x-a", b"1"), ("x-a", b"2")]));
+        assert_ne!(one, variant(&["x-a"], &[("x-a", b"2, 1")]));
+        assert_ne!(one, variant(&["x-a"], &[("x-a", b"1 2")]));
+        assert_ne!(variant(&["x-a"], &[("x-a", b"A")]), variant(&["x-a"], &[("x-a", b"a")]));
+    }
+
+    #[test]
+    fn languages_match_whatever_their_case_and_order() {
+        let language =
+            |value: &'static [u8]| variant(&["accept-language"], &[("accept-language", value)]);
+        assert_eq!(language(b"en, de;q=0.5"), language(b"DE; q=0.5,EN"));
+        assert_ne!(language(b"en, de;q=0.5"), language(b"en;q=0.5, de"));
+    }
+
+    #[test]
+    fn a_mask_replaces_the_value() {
+        let names = fields(&["authorization"]);
+        let with = |value: &[u8], hmac: [u8; 16]| {
+            names.variant(&map(&[("authorization", value)]), &|_, _| Some(hmac))
+        };
+        assert_eq!(with(b"one", [7; 16]), with(b"other", [7; 16]));
+        assert_ne!(with(b"one", [7; 16]), with(b"one", [8; 16]));
+        // A value that looks like a mask is none.
+        assert_ne!(
+            with(b"one", [b'7'; 16]),
+            variant(&["authorization"], &[("authorization", &[b'7'; 16])])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn different_values_make_different_variants(
+            one in vec("[ -~]{0,12}", 3),
+            other in vec("[ -~]{0,12}", 3),
+        ) {
+            let names = ["x-a", "x-b", "x-c"];
+            let request = |values: &[String]| {
+                let fields: Vec<_> =
+                    names.into_iter().zip(values).map(|(n, v)| (n, v.as_bytes())).collect();
+                variant(&names, &fields)
+            };
+            let plain = |values: &[String]| -> Vec<String> {
+                values.iter().map(|v| v.split(',').map(str::trim).collect::<Vec<_>>().join(",")).collect()
+            };
+            // A quote may hide a comma; then the two are at least told apart by their bytes.
+            if !one.iter().chain(&other).any(|value| value.contains('"')) {
+                assert_eq!(request(&one) == request(&other), plain(&one) == plain(&other));
+            }
+            if one == other {
+                assert_eq!(request(&one), request(&other));
+            }
+        }
+
+        #[test]
+        fn any_bytes_have_a_variant(vary in any::<Vec<u8>>(), value in any::<Vec<u8>>()) {
+            let mut response = HeaderMap::new();
+            let mut request = HeaderMap::new();
+            if let Ok(vary) = HeaderValue::from_bytes(&vary) {
+                response.append("vary", vary);
+            }
+            if let (Vary::Fields(fields), Ok(value)) =
+                (Vary::of(&response), HeaderValue::from_bytes(&value))
+            {
+                for name in fields.names() {
+                    request.append(name.clone(), value.clone());
+                }
+                let chosen = fields.variant(&request, &unmasked);
+                assert_eq!(chosen == VariantId::SOLE, fields.names().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The whole larder: every object built once, started and stopped in order.
+//!
+//! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::account::{Account, TierTotals};
+use crate::admin;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::{Bounds, Engine};
+use crate::front::access::Gatekeeper;
+use crate::front::door::Door;
+use crate::front::listen::{self, Lobby};
+use crate::front::tunnel::Tunnels;
+use crate::key::Keyring;
+use crate::proxy::{self, Proxy};
+use crate::store::Store;
+use crate::store::memory::Memory;
+use crate::upstream::Origin;
+use crate::upstream::destination::Guard;
+use crate::upstream::fetch::Network;
+use crate::upstream::gate::Gate;
+use crate::upstream::peer::{Roots, RootsError};
+use crate::upstream::place::Upstreams;
+use crate::upstream::resolve::Resolver;
+
+/// How long a stop waits for requests in flight.
+pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// What a larder takes from its surroundings; tests put their own in.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// The time.
+    pub clock: Clock,
+    /// A name server to ask instead of the system's.
+    pub name_server: Option<SocketAddr>,
+}
+
+/// Why a larder did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A listener could not be bound.
+    #[error("cannot listen on {address} ({key}): {source}; {}", fix(source))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The key of proxy.yaml that says so.
+        key: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// An upstream's roots could not be read.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+}
+
+fn fix(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
+        io::ErrorKind::AddrNotAvailable => "this host has no such address",
+        _ => "choose another address",
+    }
+}
+
+/// A running larder.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    account: Arc<Account>,
+    stop: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    connections: usize,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// The objects behind the listeners.
+struct House {
+    account: Arc<Account>,
+    guard: Arc<Guard>,
+    door: Arc<Door>,
+}
+
+impl Server {
+    /// Builds and starts a larder. When this returns it accepts connections.
+    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+        let mut listeners = Vec::with_capacity(config.listen.len());
+        for address in &config.listen {
+            listeners.push(bind(*address, "listen")?);
+        }
+        let admin_listener =
+            config.admin.as_ref().map(|admin| bind(admin.listen, "admin.listen")).transpose()?;
+        let (stop, stopped) = watch::channel(false);
+        let (end, ended) = watch::channel(false);
+        let connections = config.limits.connections;
+        let house = build(config, parts, &stopped)?;
+        let addresses = local(&listeners);
+        let admin_addresses = local(admin_listener.as_slice());
+        house.guard.add_own(addresses.iter().chain(&admin_addresses).copied());
+        let places = Arc::new(Semaphore::new(connections));
+        let lobby = Lobby {
+            door: house.door,
+            places: Arc::clone(&places),
+            account: Arc::clone(&house.account),
+            stop: stopped.clone(),
+            end: ended,
+        };
+        let mut tasks: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(listen::accept(listener, lobby.clone())))
+            .collect();
+        if let Some(listener) = admin_listener {
+            let serving = admin::serve(listener, Arc::clone(&house.account), stopped);
+            tasks.push(tokio::spawn(serving));
+        }
+        let admin = admin_addresses.first().copied();
+        let account = house.account;
+        Ok(Self { addresses, admin, account, stop, end, places, connections, tasks })
+    }
+
+    /// Where clients connect, in the order of `listen`, ports filled in.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where `/healthz` and `/metrics` are answered.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What is recorded.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Stops: no new connections, requests in flight are finished within [`DRAIN`], then whatever is
+    /// left is cut. Returns whether all were finished.
+    pub async fn stop(self) -> bool {
+        self.stop_within(DRAIN).await
+    }
+
+    /// [`Server::stop`] with another deadline.
+    pub async fn stop_within(self, drain: Duration) -> bool {
+        self.stop.send_replace(true);
+        let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
+        let finished = timeout(drain, self.places.acquire_many(all)).await.is_ok();
+        self.end.send_replace(true);
+        for task in self.tasks {
+            // Accept loops end with the stop; one that panicked has nothing left to stop.
+            let _ended = task.await;
+        }
+        finished
+    }
+}
+
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    listen::bind(address).map_err(|source| StartError::Listen { address, key, source })
+}
+
+fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<House, StartError> {
+    let Parts { clock, name_server } = parts;
+    let routes = config.routes;
+    let route_names: Vec<Arc<str>> = routes.routes().iter().map(|r| Arc::clone(&r.name)).collect();
+    let upstream_names: Vec<Arc<str>> =
+        config.upstreams.iter().map(|u| Arc::clone(&u.name)).collect();
+    let account = Account::new(&route_names, &upstream_names);
+    let guard = Arc::new(Guard::new(config.destinations));
+    let resolver = Arc::new(Resolver::new(config.resolve, Arc::clone(&guard), name_server));
+    let gate = Gate::new(Arc::clone(&account));
+    let network = Arc::new(Network::new(
+        Upstreams::new(config.upstreams.clone()),
+        Arc::clone(&resolver),
+        gate.clone(),
+        Roots::load(&config.upstreams)?,
+        clock.clone(),
+    ));
+    let store: Arc<dyn Store> =
+        Arc::new(Memory::new(config.store.memory, config.store.max_object));
+    let watched = Arc::clone(&store);
+    account.watch_store("memory", move || {
+        let totals = watched.totals();
+        TierTotals { entries: totals.entries, bytes: totals.bytes, evictions: totals.evictions }
+    });
+    let secret: [u8; 32] = rand::random();
+    let keyring = Keyring::new(secret, &config.credential_headers, &config.secret_query);
+    // A name of its own: a ring of larders is a loop, a chain of them is not.
+    let name: Arc<str> = format!("larder-{:08x}", rand::random::<u32>()).into();
+    let via = HeaderValue::try_from(format!("1.1 {name}")).expect("hexadecimal digits are valid");
+    let bounds = Bounds {
+        max_object: config.store.max_object,
+        waiters_per_key: config.limits.waiters_per_key,
+        in_flight: config.limits.in_flight,
+    };
+    let engine = Engine::new(
+        store,
+        Arc::clone(&network) as Arc<dyn Origin>,
+        Arc::clone(&account),
+        Arc::new(keyring),
+        clock.clone(),
+        bounds,
+        via.clone(),
+    );
+    let none = (upstream_names.len(), route_names.len());
+    let service = Proxy::new(proxy::Parts {
+        engine,
+        routes,
+        network,
+        account: Arc::clone(&account),
+        via,
+        stop: stop.clone(),
+    });
+    let tunnels = Tunnels {
+        resolver,
+        gate,
+        account: Arc::clone(&account),
+        upstream: none.0,
+        route: none.1,
+    };
+    let door = Door {
+        limits: config.limits,
+        gatekeeper: Gatekeeper::new(config.access),
+        service: Arc::new(service),
+        tunnels,
+        account: Arc::clone(&account),
+        clock,
+        name,
+    };
+    Ok(House { account, guard, door: Arc::new(door) })
+}

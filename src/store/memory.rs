@@ -1,0 +1,229 @@
+//! The memory tier: stored responses in a byte-bounded cache that scans do not flush.
+//!
+//! Owns: all variants of a URL side by side, at most [`VARIANTS`] of them, and room for them.
+//! Never touches: disk, freshness.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+
+use crate::key::CacheKey;
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::generations::{Generations, Mark};
+use crate::store::{Lookup, Store, Totals, Wanted};
+use crate::stored::Stored;
+
+/// How many variants of one key are kept; the least recently stored one gives way.
+pub const VARIANTS: usize = 64;
+
+/// What an entry costs besides its fields and body: slot, allocation and reference counts.
+const OVERHEAD: u64 = 256;
+
+/// How many bodies of the largest size must fit one shard: a heavier one is refused by the cache.
+const LARGEST_PER_SHARD: u64 = 4;
+
+/// The memory tier.
+pub struct Memory {
+    slots: Cache<SlotKey, Slot, Weigh, DefaultHashBuilder, Evictions>,
+    generations: Generations,
+    evicted: Arc<AtomicU64>,
+    /// Serialises changes to a key's list of variants.
+    writing: Mutex<()>,
+}
+
+/// A key's root (`variant: None`) or one of its variants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct SlotKey {
+    id: u128,
+    variant: Option<VariantId>,
+}
+
+#[derive(Clone)]
+enum Slot {
+    /// In the root of a key whose only response does not vary, or under a variant.
+    Entry(Arc<Entry>),
+    /// In the root of a key whose responses vary: what they vary by, in order of storing.
+    Variants(Arc<Variants>),
+}
+
+struct Entry {
+    key: CacheKey,
+    mark: Mark,
+    stored: Arc<Stored>,
+}
+
+#[derive(Clone)]
+struct Variants {
+    key: CacheKey,
+    /// Distinct `Vary` lists, the newest last. Usually one.
+    lists: Vec<VaryFields>,
+    /// At most [`VARIANTS`], the newest last.
+    ids: Vec<VariantId>,
+}
+
+#[derive(Debug, Clone)]
+struct Weigh;
+
+impl Weighter<SlotKey, Slot> for Weigh {
+    fn weight(&self, _key: &SlotKey, slot: &Slot) -> u64 {
+        match slot {
+            Slot::Entry(entry) => OVERHEAD + entry.stored.weight() as u64,
+            Slot::Variants(variants) => OVERHEAD + 16 * variants.ids.len() as u64,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Evictions(Arc<AtomicU64>);
+
+impl Lifecycle<SlotKey, Slot> for Evictions {
+    type RequestState = ();
+
+    fn on_evict(&self, _state: &mut Self::RequestState, _key: SlotKey, slot: Slot) {
+        if matches!(slot, Slot::Entry(_)) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Memory {
+    /// A tier of `bytes`, which keeps bodies of up to `max_object` bytes.
+    pub fn new(bytes: usize, max_object: usize) -> Self {
+        let bytes = bytes as u64;
+        let largest = (max_object as u64).max(64 * 1024);
+        let shards = (bytes / (LARGEST_PER_SHARD * largest)).clamp(1, 64);
+        let shards = usize::try_from(shards).unwrap_or(1);
+        // Rounded down to a power of two: the cache would round up and shrink the shards.
+        let shards = 1 << shards.ilog2();
+        let evicted = Arc::new(AtomicU64::new(0));
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(usize::try_from(bytes / 2048).unwrap_or(1).max(1024))
+            .weight_capacity(bytes)
+            .shards(shards)
+            .build()
+            .expect("capacity and weight are set");
+        let slots = Cache::with_options(
+            options,
+            Weigh,
+            DefaultHashBuilder::default(),
+            Evictions(Arc::clone(&evicted)),
+        );
+        Self { slots, generations: Generations::default(), evicted, writing: Mutex::new(()) }
+    }
+
+    fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<Stored>> {
+        let Some(Slot::Entry(entry)) = slot else { return None };
+        let usable =
+            entry.key == *key && self.generations.is_current(key.target_id(), entry.mark);
+        usable.then(|| Arc::clone(&entry.stored))
+    }
+
+    fn find_variant(&self, variants: &Variants, wanted: Wanted<'_>) -> Option<Arc<Stored>> {
+        let id = wanted.key.id();
+        let mut newest: Option<Arc<Stored>> = None;
+        for fields in variants.lists.iter().rev() {
+            let variant = Some((wanted.variant)(fields));
+            let Some(found) = self.usable(self.slots.get(&SlotKey { id, variant }), wanted.key)
+            else {
+                continue;
+            };
+            // RFC 9111 §4: of several that match, the most recent.
+            let newer = newest.as_ref().is_none_or(|n| n.response_time < found.response_time);
+            if found.vary == *fields && newer {
+                newest = Some(found);
+            }
+        }
+        newest
+    }
+
+    fn put_variant(&self, key: &CacheKey, entry: Arc<Entry>) {
+        let id = key.id();
+        let root = SlotKey { id, variant: None };
+        let mut variants = match self.slots.peek(&root) {
+            Some(Slot::Variants(variants)) if variants.key == *key => (*variants).clone(),
+            Some(Slot::Entry(_) | Slot::Variants(_)) | None => {
+                Variants { key: key.clone(), lists: Vec::new(), ids: Vec::new() }
+            }
+        };
+        let (vary, variant) = (&entry.stored.vary, entry.stored.variant);
+        variants.lists.retain(|list| list != vary);
+        variants.lists.push(vary.clone());
+        variants.ids.retain(|known| *known != variant);
+        variants.ids.push(variant);
+        while variants.ids.len() > VARIANTS {
+            let oldest = variants.ids.remove(0);
+            self.slots.remove(&SlotKey { id, variant: Some(oldest) });
+        }
+        if variants.lists.len() > VARIANTS {
+            variants.lists.remove(0);
+        }
+        self.slots.insert(SlotKey { id, variant: Some(variant) }, Slot::Entry(entry));
+        self.slots.insert(root, Slot::Variants(Arc::new(variants)));
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+        let root = self.slots.get(&SlotKey { id: wanted.key.id(), variant: None });
+        match root {
+            None => Lookup::Nothing,
+            Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
+                self.find_variant(&variants, wanted).map_or_else(
+                    || variants.lists.last().map_or(Lookup::Nothing, |fields| {
+                        Lookup::OtherVariants((wanted.variant)(fields))
+                    }),
+                    Lookup::Found,
+                )
+            }
+            Some(Slot::Variants(_)) => Lookup::Nothing,
+            entry @ Some(Slot::Entry(_)) => {
+                self.usable(entry, wanted.key).map_or(Lookup::Nothing, Lookup::Found)
+            }
+        }
+    }
+
+    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
+        self.get(wanted)
+    }
+
+    fn mark(&self) -> Mark {
+        self.generations.mark()
+    }
+
+    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
+        self.generations.is_current(key.target_id(), mark)
+    }
+
+    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark) {
+        if !self.is_current(key, mark) {
+            return;
+        }
+        let varies = !stored.vary.names().is_empty();
+        let entry = Arc::new(Entry { key: key.clone(), mark, stored });
+        let _writing = self.writing.lock();
+        let root = SlotKey { id: key.id(), variant: None };
+        let had_variants = matches!(self.slots.peek(&root), Some(Slot::Variants(_)));
+        if varies || had_variants {
+            self.put_variant(key, entry);
+        } else {
+            self.slots.insert(root, Slot::Entry(entry));
+        }
+    }
+
+    fn invalidate(&self, target: u128) {
+        self.generations.invalidate(target);
+    }
+
+    fn totals(&self) -> Totals {
+        Totals {
+            entries: self.slots.len() as u64,
+            bytes: self.slots.weight(),
+            evictions: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+}

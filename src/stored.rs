@@ -1,0 +1,171 @@
+//! The stored response as a value: what the origin said and when, nothing that was concluded from it.
+//!
+//! Owns: the shape of what every store tier keeps; which fields a hit leaves out.
+//! Never touches: policy (lifetime and windows are computed from the current policy at each read).
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AGE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::semantics::freshness;
+use crate::semantics::said::Said;
+use crate::semantics::validation;
+use crate::semantics::vary::{VariantId, VaryFields};
+
+/// A complete response as stored. Kept behind an `Arc`; never changed, only replaced.
+/// `Debug` shows no field value and no body.
+#[derive(Clone)]
+pub struct Stored {
+    /// The status.
+    pub status: StatusCode,
+    /// The origin's fields as a hit sends them, hop-by-hop fields removed (RFC 9111 §3.1).
+    pub headers: HeaderMap,
+    /// The origin's fields that told of its one exchange with larder: kept, but no part of a hit.
+    pub withheld: HeaderMap,
+    /// The complete body, as received.
+    pub body: Bytes,
+    /// Which request fields chose it (RFC 9111 §4.1).
+    pub vary: VaryFields,
+    /// The variant of the request that fetched it.
+    pub variant: VariantId,
+    /// When the request was sent.
+    pub request_time: SystemTime,
+    /// When the head was received.
+    pub response_time: SystemTime,
+    /// The age it had on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
+    pub initial_age: Duration,
+    /// The fields and `status`, read once: what bears on freshness and validation.
+    pub said: Said,
+}
+
+/// Whether the field tells of one exchange and would mislead in a later one: how much of a rate
+/// limit was left then, how long to wait then.
+pub fn is_left_out_of_hits(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER
+}
+
+impl Stored {
+    /// A response with the fields that are kept of it; `times` are those of the request's sending
+    /// and the head's arrival.
+    pub fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        (vary, variant): (VaryFields, VariantId),
+        (request_time, response_time): (SystemTime, SystemTime),
+        initial_age: Duration,
+    ) -> Self {
+        let said = Said::of(status, &headers);
+        let (headers, withheld) = parted(headers);
+        Self {
+            status,
+            headers,
+            withheld,
+            body,
+            vary,
+            variant,
+            request_time,
+            response_time,
+            initial_age,
+            said,
+        }
+    }
+
+    /// The fields of a hit. `Age` is not among them: it is [`Stored::age`] of the moment.
+    pub fn hit_headers(&self) -> HeaderMap {
+        self.headers.clone()
+    }
+
+    /// All fields that are kept.
+    pub fn all_headers(&self) -> HeaderMap {
+        let mut all = self.headers.clone();
+        all.extend(self.withheld.clone());
+        all
+    }
+
+    /// The age now (RFC 9111 §4.2.3).
+    pub fn age(&self, now: SystemTime) -> Duration {
+        freshness::current_age(self.initial_age, self.response_time, now)
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        // A field costs its bytes, a bucket and an index in its map.
+        const PER_FIELD: usize = 120;
+        let of = |headers: &HeaderMap| -> usize {
+            headers.iter().map(|(n, v)| n.as_str().len() + v.len() + PER_FIELD).sum()
+        };
+        size_of::<Self>() + self.body.len() + of(&self.headers) + of(&self.withheld)
+    }
+
+    /// Whether a 304 with these fields speaks of this response (RFC 9111 §4.3.4). Where it does
+    /// not, the whole must be asked for again.
+    pub fn is_meant_by(&self, not_modified: &HeaderMap) -> bool {
+        validation::is_about(not_modified, &self.headers, &self.said)
+    }
+
+    /// This response with what a 304 to its validators says (RFC 9111 §3.2, §4.3.4). A 304 may bring
+    /// `no-store`, `private` or `Set-Cookie`: what comes out answers the one request, and is stored
+    /// only as [`Stored::keeping`] what `Policy::storing` says of its [`Stored::all_headers`].
+    #[must_use]
+    pub fn freshened(
+        &self,
+        not_modified: &HeaderMap,
+        request_time: SystemTime,
+        response_time: SystemTime,
+    ) -> Self {
+        let headers = validation::freshen(&self.all_headers(), not_modified);
+        let said = Said::of(self.status, &headers);
+        let initial_age = freshness::initial_age(&said, request_time, response_time);
+        Self { request_time, response_time, initial_age, ..self.keeping_as(headers, said) }
+    }
+
+    /// The same response with only these fields.
+    #[must_use]
+    pub fn keeping(&self, headers: HeaderMap) -> Self {
+        let said = Said::of(self.status, &headers);
+        self.keeping_as(headers, said)
+    }
+
+    fn keeping_as(&self, headers: HeaderMap, said: Said) -> Self {
+        let (headers, withheld) = parted(headers);
+        Self { headers, withheld, said, ..self.clone() }
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> =
+            self.headers.keys().chain(self.withheld.keys()).map(HeaderName::as_str).collect();
+        f.debug_struct("Stored")
+            .field("status", &self.status)
+            .field("fields", &names)
+            .field("body_len", &self.body.len())
+            .field("vary", &self.vary)
+            .field("variant", &self.variant)
+            .field("response_time", &self.response_time)
+            .field("initial_age", &self.initial_age)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The fields of a hit, and those it leaves out. Parted once, so that a hit filters nothing.
+fn parted(mut headers: HeaderMap) -> (HeaderMap, HeaderMap) {
+    let names: Vec<HeaderName> =
+        headers.keys().filter(|name| **name == AGE || is_left_out_of_hits(name)).cloned().collect();
+    let mut withheld = HeaderMap::with_capacity(names.len());
+    for name in names {
+        for value in headers.get_all(&name) {
+            withheld.append(name.clone(), value.clone());
+        }
+        headers.remove(&name);
+    }
+    (headers, withheld)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::{any, proptest};
+
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::stored::{Stored, is_left_out_of_hits};
+
+const SENT: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers
+}
+
+fn stored(headers: HeaderMap, body: &'static str) -> Stored {
+    let sole = (VaryFields::default(), VariantId::SOLE);
+    let body = Bytes::from_static(body.as_bytes());
+    Stored::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
+}
+
+#[test]
+fn a_hit_leaves_out_what_told_of_one_exchange() {
+    let all = map(&[
+        ("x-ratelimit-remaining", "4"),
+        ("x-ratelimit-reset", "9"),
+        ("ratelimit", "x;r=1"),
+        ("ratelimit-policy", "x;q=1"),
+        ("retry-after", "7"),
+        ("age", "3"),
+        ("cache-control", "max-age=9"),
+        ("x-rate", "kept"),
+        ("set-cookie", "a=1"),
+        ("set-cookie", "b=2"),
+    ]);
+    let stored = stored(all.clone(), "");
+    let hit = map(&[
+        ("cache-control", "max-age=9"),
+        ("x-rate", "kept"),
+        ("set-cookie", "a=1"),
+        ("set-cookie", "b=2"),
+    ]);
+    assert_eq!(stored.hit_headers(), hit);
+    assert_eq!(stored.all_headers(), all);
+    assert_eq!(stored.said.age, Some(secs(3)));
+    assert!(!is_left_out_of_hits(&HeaderName::from_static("x-rate-limiter")));
+}
+
+#[test]
+fn age_counts_from_arrival_on_top_of_the_age_then() {
+    let stored = stored(HeaderMap::new(), "");
+    assert_eq!(stored.age(SENT + secs(1)), secs(5));
+    assert_eq!(stored.age(SENT + secs(11)), secs(15));
+    assert_eq!(stored.age(SENT), secs(5));
+}
+
+#[test]
+fn a_304_gives_new_fields_and_times_and_keeps_the_body() {
+    let old =
+        stored(map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
+    let update = map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
+    let fresh = old.freshened(&update, SENT + secs(60), SENT + secs(62));
+    assert_eq!(fresh.hit_headers(), map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
+    assert_eq!(fresh.withheld, map(&[("x-ratelimit-remaining", "3")]));
+    assert_eq!((fresh.body, fresh.variant), (old.body, old.variant));
+    assert_eq!(fresh.said.cache_control.max_age, Some(secs(9)));
+    // Not the 50 s of the first exchange: only the two that this one took.
+    assert_eq!((fresh.initial_age, fresh.said.age), (secs(2), None));
+    assert_eq!((fresh.request_time, fresh.response_time), (SENT + secs(60), SENT + secs(62)));
+}
+
+#[test]
+fn keeping_fewer_fields_is_reflected_in_what_was_said() {
+    let with_cookie = stored(map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
+    assert!(with_cookie.said.has_set_cookie);
+    let without = with_cookie.keeping(map(&[("retry-after", "1")]));
+    assert!(!without.said.has_set_cookie && without.headers.is_empty());
+    assert_eq!(without.all_headers(), map(&[("retry-after", "1")]));
+}
+
+#[test]
+fn weight_grows_with_body_and_fields() {
+    let light = stored(HeaderMap::new(), "").weight();
+    assert!(stored(HeaderMap::new(), "0123456789").weight() == light + 10);
+    assert!(stored(map(&[("retry-after", "1")]), "").weight() > light + 12);
+    assert!(stored(map(&[("x-a", "1")]), "").weight() > light + 4);
+}
+
+#[test]
+fn debug_shows_names_and_no_values() {
+    let shown =
+        format!("{:?}", stored(map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
+    assert!(shown.contains("x-name") && shown.contains("retry-after"), "{shown}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+proptest! {
+    #[test]
+    fn no_field_is_lost_or_doubled(values in vec((0_usize..5, any::<u8>()), 0..12)) {
+        let names = ["age", "retry-after", "x-a", "ratelimit", "x-b"];
+        let mut headers = HeaderMap::new();
+        for (name, value) in values {
+            headers.append(names[name], HeaderValue::from(u16::from(value)));
+        }
+        let stored = stored(headers.clone(), "");
+        assert_eq!(stored.all_headers(), headers);
+        assert!(stored.headers.keys().all(|name| !is_left_out_of_hits(name)));
+    }
+}

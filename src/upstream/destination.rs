@@ -1,0 +1,244 @@
+//! Where larder may go: decided on the resolved address, just before it is dialled.
+//!
+//! Owns: `destinations`, the private ranges, cloud metadata, larder's own ports.
+//! Never touches: names (`resolve`), connections (`dial`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use ipnet::IpNet;
+use parking_lot::RwLock;
+
+use crate::config::{DestinationRule, Destinations, Ports};
+use crate::semantics::asked::Listener;
+
+/// The names under which clouds answer with credentials, whatever they resolve to.
+const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata"];
+
+/// The addresses at which clouds answer with credentials.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// Why a destination is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// `destinations.deny` names it.
+    Rule,
+    /// Cloud metadata: never.
+    Metadata,
+    /// One of larder's own ports: never.
+    Own,
+    /// Not in `destinations.ports`.
+    Port,
+    /// A private range, asked for through a listener that other hosts can reach.
+    Private,
+}
+
+impl Denied {
+    /// The `reason` label of `larder_denied_total`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Rule => "destination-denied",
+            Self::Metadata => "destination-metadata",
+            Self::Own => "destination-own-port",
+            Self::Port => "destination-port",
+            Self::Private => "destination-private",
+        }
+    }
+}
+
+/// The rules in force.
+#[derive(Debug)]
+pub struct Guard {
+    rules: Destinations,
+    own: RwLock<Vec<SocketAddr>>,
+}
+
+impl Guard {
+    /// A guard over `rules`.
+    pub fn new(rules: Destinations) -> Self {
+        Self { rules, own: RwLock::new(Vec::new()) }
+    }
+
+    /// Adds addresses that larder itself listens on, once they are known.
+    pub fn add_own(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.own.write().extend(addresses);
+    }
+
+    /// Whether a request through `listener` may go to `host` at `address`.
+    pub fn check(&self, host: &str, address: SocketAddr, listener: Listener) -> Result<(), Denied> {
+        let ip = embedded(address.ip());
+        let port = address.port();
+        if METADATA.contains(&ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
+            return Err(Denied::Metadata);
+        }
+        if self.is_own(ip, port) {
+            return Err(Denied::Own);
+        }
+        if names(&self.rules.deny, host, ip, port) {
+            return Err(Denied::Rule);
+        }
+        if !self.port_is_allowed(port, listener) {
+            return Err(Denied::Port);
+        }
+        let private = listener == Listener::Reachable && !is_public(ip);
+        if private && !names_address(&self.rules.allow, ip, port) {
+            return Err(Denied::Private);
+        }
+        Ok(())
+    }
+
+    fn port_is_allowed(&self, port: u16, listener: Listener) -> bool {
+        match (&self.rules.ports, listener) {
+            (Some(Ports::All), _) | (None, Listener::Loopback) => true,
+            (Some(Ports::Only(ports)), _) => ports.contains(&port),
+            (None, Listener::Reachable) => [80, 443].contains(&port),
+        }
+    }
+
+    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        self.own.read().iter().any(|own| {
+            own.port() == port
+                && (own.ip() == ip
+                    || ip.is_unspecified()
+                    || (own.ip().is_unspecified() && is_of_this_host(ip)))
+        })
+    }
+}
+
+/// An address is this host's own when a socket can be bound to it: asked only for own ports.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+fn names(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
+    rules.iter().any(|rule| match rule {
+        DestinationRule::Host(pattern) => pattern.matches(host, port),
+        DestinationRule::Net(_) | DestinationRule::Socket(..) => {
+            names_address(std::slice::from_ref(rule), ip, port)
+        }
+    })
+}
+
+/// A private range must be allowed by address: a name proves nothing (DNS rebinding).
+fn names_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
+    rules.iter().any(|rule| match rule {
+        DestinationRule::Net(net) => net.contains(&ip),
+        DestinationRule::Socket(addr, p) => *addr == ip && *p == port,
+        DestinationRule::Host(_) => false,
+    })
+}
+
+/// The address that a v6 spelling of a v4 address really reaches (mapped, NAT64, 6to4).
+fn embedded(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    let s = v6.segments();
+    let v4 = |hi: u16, lo: u16| {
+        let [a, b] = hi.to_be_bytes();
+        let [c, d] = lo.to_be_bytes();
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match s {
+        [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => v4(hi, lo),
+        [0x2002, hi, lo, ..] => v4(hi, lo),
+        _ => IpAddr::V6(v6),
+    }
+}
+
+/// Whether an address belongs to the public internet.
+fn is_public(ip: IpAddr) -> bool {
+    const PRIVATE: [&str; 16] = [
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4",
+        "240.0.0.0/4", "::/127", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+    ];
+    static NETS: std::sync::LazyLock<Vec<IpNet>> = std::sync::LazyLock::new(|| {
+        PRIVATE.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
+    });
+    !NETS.iter().any(|net| net.contains(&ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(allow: &[&str], deny: &[&str]) -> Guard {
+        let rules = |list: &[&str]| {
+            list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect()
+        };
+        Guard::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
+    }
+
+    fn check(guard: &Guard, address: &str, listener: Listener) -> Result<(), Denied> {
+        guard.check("host.example", address.parse().unwrap(), listener)
+    }
+
+    #[test]
+    fn a_loopback_listener_gives_its_app_no_less_reach_than_it_has() {
+        let guard = guard(&[], &[]);
+        for address in
+            ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"]
+        {
+            assert_eq!(check(&guard, address, Listener::Loopback), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn fwd_04_private_ranges_are_refused_from_a_reachable_listener() {
+        let guard = guard(&[], &[]);
+        for address in [
+            "10.0.0.1:80", "127.0.0.1:80", "[fd00::1]:80", "100.64.0.1:80", "0.0.0.0:80",
+            "[::ffff:10.0.0.1]:80", "[64:ff9b::a00:1]:80", "[2002:a00:1::]:80", "[::1]:80",
+            "169.254.1.1:80", "[fe80::1]:80", "192.168.0.1:443",
+        ] {
+            assert_eq!(check(&guard, address, Listener::Reachable), Err(Denied::Private), "{address}");
+        }
+        assert_eq!(check(&guard, "93.184.216.34:443", Listener::Reachable), Ok(()));
+    }
+
+    #[test]
+    fn fwd_04_metadata_is_refused_whatever_allow_says() {
+        let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
+        for address in ["169.254.169.254:80", "[fd00:ec2::254]:80", "[::ffff:169.254.169.254]:80"] {
+            for listener in [Listener::Loopback, Listener::Reachable] {
+                assert_eq!(check(&guard, address, listener), Err(Denied::Metadata), "{address}");
+            }
+        }
+        let named = guard.check(
+            "metadata.google.internal",
+            "93.184.216.34:80".parse().unwrap(),
+            Listener::Loopback,
+        );
+        assert_eq!(named, Err(Denied::Metadata));
+    }
+
+    #[test]
+    fn allow_names_a_private_network_and_deny_wins_over_it() {
+        let open = guard(&["10.0.0.0/8"], &["10.1.0.0/16"]);
+        assert_eq!(check(&open, "10.0.0.1:80", Listener::Reachable), Ok(()));
+        assert_eq!(check(&open, "10.1.0.1:80", Listener::Reachable), Err(Denied::Rule));
+        assert_eq!(check(&open, "10.1.0.1:80", Listener::Loopback), Err(Denied::Rule));
+    }
+
+    #[test]
+    fn other_ports_than_80_and_443_need_a_word_from_reachable_listeners() {
+        let guard = guard(&[], &[]);
+        assert_eq!(check(&guard, "93.184.216.34:22", Listener::Reachable), Err(Denied::Port));
+        assert_eq!(check(&guard, "93.184.216.34:22", Listener::Loopback), Ok(()));
+    }
+
+    #[test]
+    fn larders_own_ports_are_refused_under_every_spelling_of_this_host() {
+        let guard = guard(&["0.0.0.0/0"], &[]);
+        guard.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
+        for address in ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"] {
+            assert_eq!(check(&guard, address, Listener::Loopback), Err(Denied::Own), "{address}");
+        }
+        assert_eq!(check(&guard, "127.0.0.1:8081", Listener::Loopback), Ok(()));
+    }
+}

@@ -1,0 +1,154 @@
+//! Why a call got no answer, or not a whole one.
+//!
+//! Owns: the classes of failure, whose fault they are, what they mean to a client and to
+//! stale-if-error. Never touches: retrying.
+
+use http::StatusCode;
+
+use crate::account::problem::Problem;
+use crate::decide;
+use crate::upstream::destination::Denied;
+
+/// A call that failed. `Copy`: every waiter of a fill gets its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// `destinations` forbids it, or it is larder itself or cloud metadata.
+    #[error("the destination is not allowed")]
+    Denied(Denied),
+    /// The name has no address.
+    #[error("the origin's name could not be resolved")]
+    Dns,
+    /// No address accepted a connection.
+    #[error("the origin refused the connection")]
+    Refused,
+    /// No connection within `timeouts.connect`.
+    #[error("no connection within timeouts.connect")]
+    ConnectTimeout,
+    /// The origin's certificate was not accepted, or the handshake failed.
+    #[error("the TLS handshake with the origin failed")]
+    Tls,
+    /// No head within `timeouts.first_byte`.
+    #[error("no answer within timeouts.first_byte")]
+    FirstByteTimeout,
+    /// Nothing for `timeouts.between_bytes` inside a body.
+    #[error("the answer's body stalled")]
+    BodyTimeout,
+    /// Not complete within `timeouts.total`.
+    #[error("the answer was not complete within timeouts.total")]
+    TotalTimeout,
+    /// The connection closed before a head came.
+    #[error("the origin closed the connection without an answer")]
+    Closed,
+    /// The connection closed inside a body.
+    #[error("the answer's body was cut")]
+    Cut,
+    /// What came is not HTTP, or breaks larder's bounds on answers.
+    #[error("the origin's answer is not valid HTTP")]
+    Protocol,
+    /// Nobody is left who wants the answer.
+    #[error("nobody waits for the answer")]
+    Abandoned,
+    /// The fault is larder's.
+    #[error("larder failed")]
+    Internal,
+}
+
+impl Failure {
+    /// The token in logs, metrics and `detail`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Denied(why) => why.token(),
+            Self::Dns => "dns",
+            Self::Refused => "connect-refused",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::Tls => "tls",
+            Self::FirstByteTimeout => "first-byte-timeout",
+            Self::BodyTimeout => "between-bytes-timeout",
+            Self::TotalTimeout => "total-timeout",
+            Self::Closed => "closed",
+            Self::Cut => "cut",
+            Self::Protocol => "protocol",
+            Self::Abandoned => "abandoned",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What stale-if-error makes of it; `None`: a stale answer does not hide it.
+    pub fn as_error(self) -> Option<decide::Failure> {
+        match self {
+            Self::Denied(_) | Self::Abandoned => None,
+            Self::ConnectTimeout
+            | Self::FirstByteTimeout
+            | Self::BodyTimeout
+            | Self::TotalTimeout => Some(decide::Failure::Timeout),
+            Self::Dns
+            | Self::Refused
+            | Self::Tls
+            | Self::Closed
+            | Self::Cut
+            | Self::Protocol
+            | Self::Internal => Some(decide::Failure::Connect),
+        }
+    }
+
+    /// What a client is told.
+    pub fn problem(self) -> Problem {
+        let (status, proxy_status, reason) = match self {
+            Self::Denied(_) => (
+                StatusCode::FORBIDDEN,
+                "destination_ip_prohibited",
+                "larder may not go there; see destinations in proxy.yaml",
+            ),
+            Self::Dns => {
+                (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved")
+            }
+            Self::Refused => (
+                StatusCode::BAD_GATEWAY,
+                "connection_refused",
+                "no address of the origin accepted a connection",
+            ),
+            Self::ConnectTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "connection_timeout",
+                "no connection to the origin within timeouts.connect",
+            ),
+            Self::Tls => (
+                StatusCode::BAD_GATEWAY,
+                "tls_certificate_error",
+                "the TLS handshake with the origin failed",
+            ),
+            Self::FirstByteTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "http_response_timeout",
+                "the origin did not answer within timeouts.first_byte",
+            ),
+            Self::BodyTimeout | Self::TotalTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "http_response_timeout",
+                "the origin's answer did not arrive in time",
+            ),
+            Self::Closed => (
+                StatusCode::BAD_GATEWAY,
+                "connection_terminated",
+                "the origin closed the connection without an answer",
+            ),
+            Self::Cut => (
+                StatusCode::BAD_GATEWAY,
+                "http_response_incomplete",
+                "the origin's answer was cut",
+            ),
+            Self::Protocol => (
+                StatusCode::BAD_GATEWAY,
+                "http_protocol_error",
+                "the origin's answer is not valid HTTP",
+            ),
+            Self::Abandoned | Self::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "proxy_internal_error",
+                "larder failed; the request may be tried again",
+            ),
+        };
+        Problem::new(status, self.token(), reason, proxy_status)
+    }
+}

@@ -1,0 +1,264 @@
+//! Calls to real origins: pooled HTTP/1.1 and HTTP/2 over pingora's connector.
+//!
+//! Owns: deadlines up to the head and between pieces of a body, the one transparent retry on a dead
+//! pooled connection, bounds on what an origin may send. Never touches: clients, the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode, Version};
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::semantics::asked::Listener;
+use crate::upstream::failure::Failure;
+use crate::upstream::gate::Gate;
+use crate::upstream::peer::{Roots, peer};
+use crate::upstream::place::{Place, Upstreams};
+use crate::upstream::resolve::Resolver;
+use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
+
+/// How many interim (1xx) answers may precede the final one.
+const INTERIM: usize = 16;
+
+/// The bytes of an answer's head, names and values.
+const HEAD_BYTES: usize = 256 * 1024;
+
+/// The origins behind the network.
+pub struct Network {
+    connector: Arc<Connector>,
+    /// Which upstream a host belongs to.
+    pub upstreams: Upstreams,
+    /// Names to allowed addresses.
+    pub resolver: Arc<Resolver>,
+    /// The gate of both ways out.
+    pub gate: Gate,
+    roots: Roots,
+    clock: Clock,
+}
+
+impl Network {
+    /// Joins the parts.
+    pub fn new(
+        upstreams: Upstreams,
+        resolver: Arc<Resolver>,
+        gate: Gate,
+        roots: Roots,
+        clock: Clock,
+    ) -> Self {
+        Self { connector: Arc::new(Connector::new(None)), upstreams, resolver, gate, roots, clock }
+    }
+
+    /// The peer that a call to `place` through `listener` goes to.
+    pub async fn peer(&self, place: &Place, listener: Listener) -> Result<HttpPeer, Failure> {
+        let found = timeout(
+            place.timeouts.connect,
+            self.resolver.addresses(&place.host, place.port, listener),
+        );
+        let addresses = found.await.map_err(|_elapsed| Failure::Dns)??;
+        peer(place, addresses, self.resolver.preferred(), &self.roots).ok_or(Failure::Tls)
+    }
+
+    async fn attempt(&self, call: &Call, place: &Place) -> Result<Answer, Attempt> {
+        let peer = self.peer(place, call.listener).await.map_err(Attempt::Failed)?;
+        let request = request_header(call, place).map_err(Attempt::Failed)?;
+        let connected = self.connector.get_http_session(&peer).await;
+        let (mut session, reused) =
+            connected.map_err(|e| Attempt::Failed(connect_failure(&e)))?;
+        let request_time = self.clock.now();
+        let exchanged = timeout(place.timeouts.first_byte, exchange(&mut session, request)).await;
+        let head = match exchanged {
+            Ok(Ok(head)) => head,
+            Ok(Err(error)) if reused && died_in_the_pool(&error) => return Err(Attempt::Dead),
+            Ok(Err(error)) => return Err(Attempt::Failed(head_failure(&error))),
+            Err(_elapsed) => {
+                session.shutdown().await;
+                return Err(Attempt::Failed(Failure::FirstByteTimeout));
+            }
+        };
+        let framing = framing(&session, &head, &call.method);
+        let session = Some(session);
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers.clone(),
+            request_time,
+            response_time: self.clock.now(),
+            framing,
+            total: place.timeouts.total,
+            body: Box::new(NetworkBody {
+                session,
+                connector: Arc::clone(&self.connector),
+                peer,
+                between_bytes: place.timeouts.between_bytes,
+            }),
+        })
+    }
+}
+
+/// How one attempt ended without an answer.
+enum Attempt {
+    /// A pooled connection turned out to be dead before anything came: try once more.
+    Dead,
+    /// For good.
+    Failed(Failure),
+}
+
+#[async_trait]
+impl Origin for Network {
+    async fn fetch(&self, call: &Call) -> Result<Answer, Failure> {
+        let place = self.upstreams.place(&call.target);
+        let mut pass = self.gate.enter(place.index, call.route);
+        let mut outcome = self.attempt(call, &place).await;
+        if matches!(outcome, Err(Attempt::Dead)) && call.method.is_idempotent() {
+            self.gate.retried(place.index, "dead-connection");
+            outcome = self.attempt(call, &place).await;
+        }
+        match outcome {
+            Ok(answer) => {
+                pass.answered(answer.status);
+                Ok(answer)
+            }
+            Err(attempt) => {
+                let failure = match attempt {
+                    Attempt::Dead => Failure::Closed,
+                    Attempt::Failed(failure) => failure,
+                };
+                pass.failed(failure.token());
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn request_header(call: &Call, place: &Place) -> Result<Box<RequestHeader>, Failure> {
+    let path = call.target.path_and_query().as_bytes();
+    let mut header = RequestHeader::build(call.method.clone(), path, Some(call.headers.len() + 1))
+        .map_err(|_| Failure::Internal)?;
+    let authority = call.target.with_origin(place.scheme, &place.host, place.port).authority();
+    header.insert_header(HOST, authority).map_err(|_| Failure::Internal)?;
+    for (name, value) in &call.headers {
+        header.append_header(name.clone(), value.clone()).map_err(|_| Failure::Internal)?;
+    }
+    header.set_version(Version::HTTP_11);
+    Ok(Box::new(header))
+}
+
+async fn exchange(
+    session: &mut HttpSession,
+    request: Box<RequestHeader>,
+) -> Result<ResponseHeader, Box<Error>> {
+    session.write_request_header(request).await?;
+    session.finish_request_body().await?;
+    for _ in 0..=INTERIM {
+        session.read_response_header().await?;
+        let Some(head) = session.response_header() else { break };
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            break;
+        }
+        if !head.status.is_informational() {
+            let bytes: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+            if bytes > HEAD_BYTES {
+                break;
+            }
+            return Ok(head.clone());
+        }
+    }
+    Err(Error::new_up(ErrorType::InvalidHTTPHeader))
+}
+
+fn framing(session: &HttpSession, head: &ResponseHeader, method: &Method) -> BodyFraming {
+    let empty = *method == Method::HEAD
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if empty {
+        return BodyFraming::Length(0);
+    }
+    let chunked = head.headers.contains_key(TRANSFER_ENCODING);
+    let length = content_length(&head.headers);
+    match (session, length) {
+        (_, Some(length)) if !chunked => BodyFraming::Length(length),
+        (HttpSession::H1(_), _) if !chunked => BodyFraming::Close,
+        _ => BodyFraming::Marked,
+    }
+}
+
+/// pingora has refused conflicting lengths by now; a list of equal ones counts as one.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    value.split(',').next()?.trim().parse().ok()
+}
+
+fn died_in_the_pool(error: &Error) -> bool {
+    use ErrorType::{ConnectionClosed, H2Error, ReadError, WriteError};
+    matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H2Error)
+}
+
+fn connect_failure(error: &Error) -> Failure {
+    use ErrorType::{
+        ConnectTimedout, HandshakeError, InvalidCert, TLSHandshakeFailure, TLSHandshakeTimedout,
+        TLSWantX509Lookup,
+    };
+    match error.etype() {
+        ConnectTimedout => Failure::ConnectTimeout,
+        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError
+        | TLSWantX509Lookup => Failure::Tls,
+        _ => Failure::Refused,
+    }
+}
+
+fn head_failure(error: &Error) -> Failure {
+    use ErrorType::{ConnectionClosed, ReadError, ReadTimedout, WriteError, WriteTimedout};
+    match error.etype() {
+        ReadTimedout | WriteTimedout => Failure::FirstByteTimeout,
+        ConnectionClosed | ReadError | WriteError => Failure::Closed,
+        _ => Failure::Protocol,
+    }
+}
+
+/// A body that is read off a connection, which goes back to the pool after the last piece.
+struct NetworkBody {
+    session: Option<HttpSession>,
+    connector: Arc<Connector>,
+    peer: HttpPeer,
+    between_bytes: Duration,
+}
+
+#[async_trait]
+impl Body for NetworkBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let Some(session) = self.session.as_mut() else {
+            return Ok(None);
+        };
+        let read = timeout(self.between_bytes, session.read_response_body()).await;
+        match read {
+            Ok(Ok(Some(piece))) => Ok(Some(piece)),
+            Ok(Ok(None)) => {
+                if let Some(mut session) = self.session.take() {
+                    if let HttpSession::H1(h1) = &mut session {
+                        h1.respect_keepalive();
+                    }
+                    self.connector.release_http_session(session, &self.peer, None).await;
+                }
+                Ok(None)
+            }
+            Ok(Err(error)) => {
+                self.session = None;
+                Err(match error.etype() {
+                    ErrorType::ReadTimedout => Failure::BodyTimeout,
+                    _ => Failure::Cut,
+                })
+            }
+            Err(_elapsed) => {
+                self.session = None;
+                Err(Failure::BodyTimeout)
+            }
+        }
+    }
+}
