@@ -41,9 +41,8 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
         let what = format!("the file cannot be read: {}", error.kind());
         unread(what, "name a file that this user may read; it is at most 1 MiB long")
     })?;
-    let text = String::from_utf8(contents.bytes).map_err(|_| {
-        unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8")
-    })?;
+    let text = String::from_utf8(contents.bytes)
+        .map_err(|_| unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8"))?;
     read(&name, &text, env, &Disk)
 }
 

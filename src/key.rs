@@ -125,6 +125,7 @@ pub struct Keyring {
 impl Keyring {
     /// A keyring whose HMACs nobody else can make. `credential_headers` are further credentials;
     /// `secret_query` are the names of all secret query parameters.
+    #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn new(
         secret: [u8; 32],
         credential_headers: &[HeaderName],
@@ -189,7 +190,8 @@ impl Keyring {
         }
         // Stable: the lines of one field keep their order, the order of fields does not matter.
         found.sort_by_key(|(name, _)| name.as_str());
-        let parts = found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts =
+            found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         Scope::Credential(self.hmac(Purpose::Credentials, parts))
     }
 

@@ -16,7 +16,7 @@ use crate::server::{Parts, Server};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration.
-    #[arg(short, long, default_value = "proxy.yaml", value_name = "FILE")]
+    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
     config: PathBuf,
 }
 

@@ -25,17 +25,8 @@ pub const COALESCE_WAIT: Duration = Duration::from_secs(10);
 pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// Query parameters whose values are secret everywhere; `secret_query` adds to them.
-pub const SECRET_QUERY: [&str; 9] = [
-    "api_key",
-    "apikey",
-    "key",
-    "token",
-    "access_token",
-    "secret",
-    "sig",
-    "signature",
-    "password",
-];
+pub const SECRET_QUERY: [&str; 9] =
+    ["api_key", "apikey", "key", "token", "access_token", "secret", "sig", "signature", "password"];
 
 /// `stale_if_error.on`: `[429, 5xx, connect, timeout]`.
 pub fn stale_if_error_on() -> Vec<ErrorMatch> {

@@ -34,7 +34,7 @@ pub struct Problem {
 /// environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
-    /// What is wanted here: `a duration such as `30s``.
+    /// What is wanted here: "a duration such as 30s".
     pub wanted: &'static str,
     /// Goes on after the value: `means 5 months`.
     pub what: String,

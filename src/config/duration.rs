@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "  ", "soon", "-5s", "5 parsecs", "1e3s", "9999999999999w", "25000d", "٥s"] {
+        for text in ["", "  ", "soon", "-5s", "5 parsecs", "1e3s", "9999999999999w", "25000d", "٥s"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"1".repeat(10_000)).is_err());

@@ -6,6 +6,7 @@
 
 mod raw;
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use serde_saphyr::{Error, Location};
@@ -52,9 +53,35 @@ pub struct Entry {
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.len() > LONGEST {
         let what = "the file is longer than 1 MiB";
-        return Err(of_the_file(what, "split it over several larders, or look for what made it so"));
+        return Err(of_the_file(
+            what,
+            "split it over several larders, or look for what made it so",
+        ));
     }
-    raw::read(text).map_err(|error| explain(&error))
+    let tree = raw::read(text).map_err(|error| explain(&error))?;
+    match repeated(&tree) {
+        Some(entry) => Err(second(entry.place, Some(&entry.key))),
+        None => Ok(tree),
+    }
+}
+
+/// The parser compares keys with their types; here `404` and `"404"` are one key.
+fn repeated(node: &Node) -> Option<&Entry> {
+    match &node.value {
+        Value::Null | Value::Scalar(_) => None,
+        Value::List(items) => items.iter().find_map(repeated),
+        Value::Map(entries) => {
+            let mut seen = HashSet::new();
+            let again = entries.iter().find(|entry| !seen.insert(entry.key.as_str()));
+            again.or_else(|| entries.iter().find_map(|entry| repeated(&entry.value)))
+        }
+    }
+}
+
+fn second(place: Place, key: Option<&str>) -> Problem {
+    let key = key.map(|key| format!(" `{key}`")).unwrap_or_default();
+    let what = format!("the key{key} stands here for the second time");
+    Problem { place, path: String::new(), what, fix: "keep one of the two".to_owned() }
 }
 
 fn of_the_file(what: &str, fix: &str) -> Problem {
@@ -76,13 +103,10 @@ fn place(location: Location) -> Place {
 fn explain(error: &Error) -> Problem {
     let place = error.location().map(place).unwrap_or_default();
     let (what, fix) = match error.without_snippet() {
-        Error::DuplicateMappingKey { key, .. } => {
-            let key = key.as_deref().map(|key| format!(" `{key}`")).unwrap_or_default();
-            (format!("the key{key} stands here for the second time"), "keep one of the two")
-        }
+        Error::DuplicateMappingKey { key, .. } => return second(place, key.as_deref()),
         Error::MultipleDocuments { .. } => (
-            "a second YAML document begins here".to_owned(),
-            "remove the `---`: one file is one document",
+            "a second YAML document stands here".to_owned(),
+            "remove the `---` before it: one file is one document",
         ),
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
@@ -116,6 +140,9 @@ fn syntax(error: &Error) -> (String, &'static str) {
     let mut what = String::from("this is not YAML");
     if !said.is_empty() && said.len() < 200 {
         write!(what, ": {said}").expect("a String takes what is written to it");
+    }
+    if text.contains("flow mapping") {
+        return (what, "quote what has braces in it: \"/api/{version}/users\"");
     }
     (what, "check the indentation, the colons and the quotes here and just above")
 }

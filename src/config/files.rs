@@ -61,3 +61,42 @@ impl Files for Nothing {
         Err(io::ErrorKind::NotFound.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::io::{ErrorKind, Write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::config::files::{Disk, Files, Nothing};
+
+    #[test]
+    fn a_file_says_whether_everybody_may_read_or_change_it() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"ann:s3cret").unwrap();
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+            set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
+            let contents = Disk.read(file.path(), 100).unwrap();
+            assert_eq!(contents.open_to_all, open, "{mode:o}");
+            assert_eq!(contents.bytes, b"ann:s3cret");
+            assert!(!format!("{contents:?}").contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn a_file_longer_than_its_bound_is_refused_rather_than_cut() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[b'x'; 10]).unwrap();
+        assert!(Disk.read(file.path(), 10).is_ok());
+        let error = Disk.read(file.path(), 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Disk.read(directory.path(), 10).is_err());
+        assert!(Disk.read(&directory.path().join("none"), 10).is_err());
+        assert!(Nothing.read(directory.path(), 10).is_err());
+    }
+}

@@ -142,9 +142,10 @@ impl<'a> Reader<'a> {
                 Ok(meant) => return Some(Text { written, meant }),
                 Err(error) => (error.to_string(), error.fix()),
             },
-            Value::Null => {
-                ("has no value".to_owned(), "write one, or remove the key for the default".to_owned())
-            }
+            Value::Null => (
+                "has no value".to_owned(),
+                "write one, or remove the key for the default".to_owned(),
+            ),
             Value::List(_) => ("is a list where one value is expected".to_owned(), one_value()),
             Value::Map(_) => ("is a map where one value is expected".to_owned(), one_value()),
         };
@@ -184,7 +185,9 @@ pub(crate) struct Section<'t> {
 impl<'t> Section<'t> {
     /// The value of a key, when it is there.
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'t Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 

@@ -54,8 +54,10 @@ pub fn parse_memory(text: &str) -> Result<usize, Wrong> {
 /// `64KiB`, `1500B`: as [`parse`] reads it, in the largest unit that leaves a whole number.
 pub fn show(bytes: u64) -> String {
     let binary = UNITS.iter().rev().filter(|(unit, _)| unit.contains('i') || *unit == "B");
-    let fitting = binary.clone().find(|(_, factor)| bytes >= *factor && bytes % factor == 0);
-    fitting.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
+    let fitting =
+        binary.clone().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    fitting
+        .map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 fn unknown_unit(number: &str, unit: &str) -> Wrong {
@@ -63,7 +65,8 @@ fn unknown_unit(number: &str, unit: &str) -> Wrong {
     let Some(first) = first.filter(|first| "KMGT".contains(*first)) else {
         return Wrong::is_not(WANTED);
     };
-    let fix = format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
+    let fix =
+        format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
     Wrong::new(WANTED, "has a unit that is not known here", fix)
 }
 
@@ -94,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_unit_that_was_likely_meant_is_named() {
-        for (text, meant) in [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")]
+        for (text, meant) in
+            [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")]
         {
             let wrong = parse(text).expect_err(text);
             assert!(wrong.fix.contains(meant), "{text}: {}", wrong.fix);

@@ -1,0 +1,433 @@
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::StatusCode;
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+use crate::config::diagnostics::{NoteKind, Report};
+use crate::config::env::Env;
+use crate::config::files::{Contents, Files};
+use crate::config::{
+    Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
+    defaults, parse, read,
+};
+use crate::policy::{ErrorMatch, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
+use crate::semantics::target::Scheme;
+
+/// The rest of a file after `version: 1`.
+fn valid(rest: &str) -> Config {
+    let text = format!("version: 1\n{rest}");
+    parse("proxy.yaml", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn invalid(rest: &str) -> Report {
+    parse("proxy.yaml", &format!("version: 1\n{rest}"), &Env::default()).expect_err(rest)
+}
+
+fn policy(rest: &str) -> Policy {
+    let config = valid(&format!("routes: [{{ name: r, match: {{ host: a }}, {rest} }}]\n"));
+    (*config.routes.routes()[0].policy).clone()
+}
+
+/// Files that a test makes up.
+struct Made(HashMap<PathBuf, Contents>);
+
+impl Files for Made {
+    fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
+        self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn with_file(text: &str, path: &str, content: &str, open_to_all: bool) -> Result<Config, Report> {
+    let contents = Contents { bytes: content.as_bytes().to_vec(), open_to_all };
+    let files = Made([(PathBuf::from(path), contents)].into());
+    read("/etc/larder/proxy.yaml", text, &Env::default(), &files)
+}
+
+#[test]
+fn a_file_with_only_its_version_is_every_default() {
+    let config = valid("");
+    assert_eq!(config.listen, [defaults::LISTEN]);
+    assert_eq!(config.admin.unwrap().listen, defaults::ADMIN);
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.log, Log::default());
+    assert_eq!(config.store, Store::default());
+    assert_eq!(config.destinations, Destinations::default());
+    assert!(config.access.clients.is_empty() && config.access.users.is_none());
+    assert!(config.routes.routes().is_empty() && config.upstreams.is_empty());
+    assert_eq!(config.secret_query, defaults::SECRET_QUERY);
+    assert!(config.notes.is_empty());
+}
+
+/// Style rule 24: the reference is the truth about defaults.
+#[test]
+fn the_reference_states_the_defaults_that_hold_without_it() {
+    let text = include_str!("../../proxy.yaml");
+    let config = parse("proxy.yaml", text, &Env::default()).unwrap_or_else(|r| panic!("{r}"));
+    let bare = valid("");
+    assert_eq!(config.listen, bare.listen);
+    assert_eq!(config.admin, bare.admin);
+    assert_eq!(config.limits, bare.limits);
+    assert_eq!(config.log, bare.log);
+    assert_eq!(
+        config.store.path.components().next_back(),
+        bare.store.path.components().next_back()
+    );
+    assert_eq!(Store { path: bare.store.path.clone(), ..config.store }, bare.store);
+    assert_eq!(config.destinations, bare.destinations);
+    assert_eq!(config.credential_headers, bare.credential_headers);
+    assert_eq!(config.secret_query, bare.secret_query);
+    assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
+    assert_eq!(config.upstreams[0].tls, UpstreamTls::default());
+    for built_in in defaults::SECRET_QUERY {
+        assert!(text.contains(built_in), "the reference names {built_in}");
+    }
+    let demo = &config.routes.routes()[1].policy;
+    assert_eq!(demo.scope, ScopeRule::Credential);
+    assert_eq!(demo.coalesce_wait, defaults::COALESCE_WAIT);
+    assert_eq!(demo.stale_if_error.on, defaults::stale_if_error_on());
+    assert_eq!(demo.set_cookie, SetCookie::Refuse);
+    assert_eq!(demo.key.query, QueryRule::All);
+}
+
+#[test]
+fn each_form_of_ttl_means_what_the_reference_says() {
+    let minutes = |m: u64| Duration::from_secs(m * 60);
+    let table = [
+        ("ttl: 30m", Ttl::Override(minutes(30))),
+        ("ttl: forever", Ttl::Forever),
+        ("ttl: origin", Ttl::Origin),
+        ("scope: credential", Ttl::Origin),
+        ("ttl: { fallback: 30m }", Ttl::Fallback(minutes(30))),
+        ("ttl: { min: 1m, max: 1h }", Ttl::Clamp { min: minutes(1), max: minutes(60) }),
+        ("ttl: { max: 1h }", Ttl::Clamp { min: Duration::ZERO, max: minutes(60) }),
+        ("ttl: { min: 1m }", Ttl::Clamp { min: minutes(1), max: defaults::LONGEST_TTL }),
+    ];
+    for (text, ttl) in table {
+        assert_eq!(policy(text).ttl, ttl, "{text}");
+    }
+}
+
+#[test]
+fn the_window_of_defaults_belongs_to_the_operators_word_only() {
+    let read = |route: &str| {
+        let text = format!(
+            "defaults: {{ stale_if_error: {{ for: 1h, on: [connect] }}, stale_while_revalidate: 1m }}\n\
+             routes: [{{ name: r, match: {{ host: a }}, {route} }}]\n"
+        );
+        (*valid(&text).routes.routes()[0].policy).clone()
+    };
+    let hour = Some(Duration::from_secs(3600));
+    let minute = Some(Duration::from_secs(60));
+    let overriding = read("ttl: 1s");
+    assert_eq!(overriding.stale_if_error.window, hour);
+    assert_eq!(overriding.stale_while_revalidate, minute);
+    let origin = read("ttl: origin");
+    assert_eq!(origin.stale_if_error.window, None);
+    assert_eq!(origin.stale_while_revalidate, None);
+    assert_eq!(origin.stale_if_error.on, [ErrorMatch::Connect], "what counts holds everywhere");
+    let spelled = read("stale_if_error: { for: 1m }, stale_while_revalidate: 1h");
+    assert_eq!(spelled.stale_if_error.window, minute);
+    assert_eq!(spelled.stale_while_revalidate, hour);
+    assert_eq!(spelled.stale_if_error.on, [ErrorMatch::Connect]);
+}
+
+#[test]
+fn a_single_status_stands_before_its_class() {
+    let policy = policy("ttl_by_status: { 5xx: 1m, 404: 5m, 503: 1s }");
+    let statuses: Vec<_> = policy.ttl_by_status.iter().map(|(status, _)| *status).collect();
+    let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
+    assert_eq!(statuses, [exact(404), exact(503), StatusMatch::Class(5)]);
+}
+
+#[test]
+fn what_is_never_stored_has_no_ttl() {
+    for status in ["206", "304", "400", "413", "414", "431", "1xx", "100", "199"] {
+        let report = invalid(&format!(
+            "routes: [{{ name: r, match: {{ host: a }}, ttl_by_status: {{ {status}: 5m }} }}]"
+        ));
+        assert!(report.to_string().contains("is never stored"), "{status}: {report}");
+    }
+}
+
+#[test]
+fn keys_of_later_versions_are_unknown_like_any_other() {
+    let top = ["tls: {}", "jobs: []", "hooks: []", "scope_secret: {}"];
+    let inside = [
+        "store: { sweep_every: 1m }",
+        "store: { compression: zstd }",
+        "store: { shared: {} }",
+        "admin: { token_file: t }",
+        "defaults: { mode: cache }",
+        "defaults: { retry: {} }",
+        "defaults: { stale_if_error: { hold_down: 30s } }",
+        "upstreams: { u: { hosts: [a], mount: /a } }",
+        "upstreams: { u: { hosts: [a], pace: {} } }",
+        "upstreams: { u: { hosts: [a], tls: { insecure: true } } }",
+        "upstreams: { u: { hosts: [a], tls: { client_cert: c } } }",
+    ];
+    let routes = [
+        "refresh_ahead: {}",
+        "tags: []",
+        "targeted: []",
+        "invalidate: {}",
+        "batch: {}",
+        "key: { body: sha256 }",
+    ];
+    let routes = routes.map(|key| format!("routes: [{{ name: r, match: {{ host: a }}, {key} }}]"));
+    for text in top.iter().chain(&inside).map(ToString::to_string).chain(routes) {
+        let report = invalid(&text);
+        assert_eq!(report.problems().len(), 1, "{report}");
+        assert!(report.to_string().contains("is not a key that this larder knows"), "{report}");
+    }
+    for on in ["breaker", "budget"] {
+        let report = invalid(&format!("defaults: {{ stale_if_error: {{ on: [{on}] }} }}"));
+        assert!(report.to_string().contains(on), "{report}");
+    }
+}
+
+#[test]
+fn a_listener_that_others_can_reach_needs_to_know_who_may() {
+    // FWD-11.
+    let others = ["0.0.0.0:3128", "\"[::]:3128\"", "10.0.0.1:3128", "[127.0.0.1:1, 192.0.2.1:2]"];
+    for listen in others {
+        let report = invalid(&format!("listen: {listen}\n"));
+        assert!(report.to_string().contains("would be an open proxy"), "{listen}: {report}");
+        valid(&format!("listen: {listen}\naccess: {{ clients: [10.0.0.0/8] }}\n"));
+    }
+    let own =
+        ["127.0.0.1:3128", "127.9.9.9:1", "\"[::1]:1\"", "\"[::ffff:127.0.0.1]:1\"", "127.0.0.1:0"];
+    for listen in own {
+        valid(&format!("listen: {listen}\n"));
+    }
+}
+
+#[test]
+fn a_network_of_everybody_is_allowed_and_said() {
+    let config = valid("listen: 0.0.0.0:1\naccess: { clients: [0.0.0.0/0] }\n");
+    assert_eq!(config.notes[0].kind, NoteKind::Open);
+}
+
+#[test]
+fn the_admin_listener_is_for_this_host_only_and_not_the_proxys_own() {
+    assert!(valid("admin: off").admin.is_none());
+    for text in ["admin: { listen: 0.0.0.0:9901 }", "admin: { listen: \"[::]:9901\" }"] {
+        assert!(invalid(text).to_string().contains("can be reached by other hosts"), "{text}");
+    }
+    let report = invalid("listen: 127.0.0.1:1\nadmin: { listen: 127.0.0.1:1 }");
+    assert!(report.to_string().contains("the proxy's own address"), "{report}");
+    valid("listen: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }");
+}
+
+#[test]
+fn users_come_from_a_file_that_others_cannot_read() {
+    let text = "version: 1\nlisten: 0.0.0.0:1\naccess: { users_file: users }\n";
+    let users = "# people\nann:s3cret\n\nbob:pass:word\r\n";
+    let config = with_file(text, "/etc/larder/users", users, false).unwrap();
+    let read = config.access.users.clone().unwrap();
+    assert_eq!(read.0[0], ("ann".to_owned(), "s3cret".to_owned()));
+    assert_eq!(read.0[1], ("bob".to_owned(), "pass:word".to_owned()));
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let report = with_file(text, "/etc/larder/users", users, true).expect_err("readable");
+    assert!(report.to_string().contains("chmod o="), "{report}");
+    for (content, what) in
+        [("s3cret\n", "line 1 of the file"), ("", "names no user"), (":x\n", "line 1")]
+    {
+        let report = with_file(text, "/etc/larder/users", content, false).expect_err(content);
+        assert!(report.to_string().contains(what), "{report}");
+        assert!(!report.to_string().contains("s3cret"), "{report}");
+    }
+    let report = with_file(text, "/elsewhere", users, false).expect_err("missing");
+    assert!(report.to_string().contains("cannot be read"), "{report}");
+    assert_eq!(report.problems().len(), 1, "a missing file is not also an open proxy: {report}");
+}
+
+#[test]
+fn extra_roots_hold_a_certificate() {
+    let text =
+        "version: 1\nupstreams: { u: { hosts: [a], tls: { extra_roots: [r.pem], http2: false } } }";
+    let pem = "-----BEGIN CERTIFICATE-----\n";
+    let config = with_file(text, "/etc/larder/r.pem", pem, true).unwrap();
+    assert_eq!(config.upstreams[0].tls.extra_roots, [PathBuf::from("/etc/larder/r.pem")]);
+    assert!(!config.upstreams[0].tls.http2);
+    let report = with_file(text, "/etc/larder/r.pem", "key", true).expect_err("no certificate");
+    assert!(report.to_string().contains("holds no certificate"), "{report}");
+}
+
+#[test]
+fn the_environment_fills_scalars_and_never_makes_structure() {
+    // CFG-05.
+    let env: Env = [
+        ("HOST", "api.example\n"),
+        ("TTL", "5M"),
+        ("BAD", "x, { y: z }\nlisten: 192.0.2.77:1"),
+        ("PORT", "81"),
+    ]
+    .into_iter()
+    .collect();
+    let read = |rest: &str| parse("p", &format!("version: 1\n{rest}"), &env);
+    let config =
+        read("listen: 127.0.0.1:${PORT}\nroutes: [{ name: r, match: { host: \"${HOST}\" } }]");
+    let config = config.unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(config.listen, ["127.0.0.1:81".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(config.routes.routes()[0].pattern.host.exact(), Some("api.example"));
+    let report = read("routes: [{ name: r, match: { host: \"${NONE}\" } }]").expect_err("unset");
+    assert!(report.to_string().contains("environment variable NONE is not set"), "{report}");
+    for text in [
+        "routes: [{ name: r, match: { host: \"${BAD}\" } }]",
+        "routes: [{ name: \"${BAD}\", match: { host: a } }]",
+        "routes: [{ name: r, match: { host: a }, ttl: \"${TTL}\" }]",
+        "listen: \"${BAD}\"",
+        "log: { level: \"${BAD}\" }",
+        "limits: { head: \"${TTL}\" }",
+        "limits: { headers: \"${BAD}\" }",
+        "credential_headers: [\"${BAD}\"]",
+        "secret_query: [\"a&${BAD}\"]",
+        "destinations: { allow: [\"${BAD}\"], ports: \"${BAD}\" }",
+        "access: { clients: \"${BAD}\" }",
+        "upstreams: { u: { hosts: [\"https://${BAD}\"] } }",
+        "resolve: { a: \"${BAD}\" }",
+        "version: \"${BAD}\"",
+    ] {
+        let text = if text.starts_with("version") {
+            text.to_owned()
+        } else {
+            format!("version: 1\n{text}")
+        };
+        let report = parse("p", &text, &env).expect_err(&text).to_string();
+        assert!(report.contains("not shown"), "{report}");
+        for value in ["5M", "5 months", "`5m`", "y: z", "192.0.2.77"] {
+            assert!(!report.contains(value), "{value} in {report}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_one_answer_could_fill_is_refused() {
+    valid("store: { memory: 32MiB, max_object: 8MiB }");
+    let report = invalid("store: { memory: 31MiB }").to_string();
+    assert!(report.contains("4 times that, `32MiB`"), "{report}");
+    assert!(invalid("store: { max_object: 64MiB }").to_string().contains("`256MiB`"));
+    let report = invalid("limits: { in_flight: 1MiB }\nstore: { memory: 64MiB }").to_string();
+    assert!(report.contains("limits.in_flight"), "{report}");
+}
+
+#[test]
+fn one_users_cookies_cannot_be_handed_to_all() {
+    let keep = |rest: &str| {
+        format!("routes: [{{ name: r, match: {{ host: a }}, set_cookie: keep, {rest} }}]")
+    };
+    assert!(invalid(&keep("scope: shared, ttl: 1m")).to_string().contains("cookies to all"));
+    assert!(invalid(&keep("scope: shared, ttl: forever")).to_string().contains("cookies to all"));
+    valid(&keep("scope: shared, ttl: origin"));
+    valid(&keep("scope: credential, ttl: 1m"));
+    assert_eq!(policy("set_cookie: strip, scope: shared, ttl: 1m").set_cookie, SetCookie::Strip);
+}
+
+#[test]
+fn shared_is_consent_on_a_route_and_an_accident_in_defaults() {
+    // CFG-07.
+    assert_eq!(policy("scope: shared").scope, ScopeRule::Shared);
+    assert!(invalid("defaults: { scope: shared }").to_string().contains("on each route"));
+    let config = valid(
+        "defaults: { scope: { header: X-Larder-User } }\nroutes: [{ name: r, match: { host: a } }]",
+    );
+    let header = http::HeaderName::from_static("x-larder-user");
+    assert_eq!(config.routes.routes()[0].policy.scope, ScopeRule::Header(header));
+    for header in ["Authorization", "cookie", "Host", "connection", "a b"] {
+        invalid(&format!("defaults: {{ scope: {{ header: {header} }} }}"));
+    }
+}
+
+#[test]
+fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
+    let config = valid(
+        "routes:\n- { name: all, match: { host: \"*.a\" }, ttl: 1m }\n\
+         - { name: one, match: { host: b.a }, ttl: forever }\n\
+         - { name: own, match: { host: b }, ttl: { max: 1m } }\n",
+    );
+    let notes: Vec<_> = config.notes.iter().map(|n| (n.kind, n.path.as_str())).collect();
+    let expected = [
+        (NoteKind::SetAside, "routes[all].ttl"),
+        (NoteKind::SetAside, "routes[one].ttl"),
+        (NoteKind::Shadowed, "routes[one]"),
+    ];
+    assert_eq!(notes, expected);
+    assert!(config.notes[2].to_string().contains("`all` before it takes all its requests"));
+}
+
+#[test]
+fn destinations_resolve_rules_and_upstreams_take_their_written_forms() {
+    let config = valid(
+        "destinations:\n  allow: [10.1.2.3/8, 192.0.2.1, \"[::1]:80\", 127.0.0.1:9001, \"*.a\"]\n  \
+         deny: api.example:8080\n  ports: [80, 8443]\n\
+         resolve: { API.test: \"127.0.0.1:1\", api.test:8080: \"[::1]:2\" }\n\
+         upstreams: { u: { hosts: [a, \"*.b:81\", \"https://c\", \"https://d:8443\"] } }\n",
+    );
+    let net = |text: &str| DestinationRule::Net(text.parse().unwrap());
+    let allow = &config.destinations.allow;
+    assert_eq!(allow[0], net("10.0.0.0/8"));
+    assert_eq!(allow[1], net("192.0.2.1/32"));
+    assert_eq!(allow[2], DestinationRule::Socket("::1".parse().unwrap(), 80));
+    assert_eq!(allow[3], DestinationRule::Socket("127.0.0.1".parse().unwrap(), 9001));
+    assert!(matches!(&allow[4], DestinationRule::Host(pattern) if pattern.matches("b.a", 1)));
+    assert!(
+        matches!(&config.destinations.deny[0], DestinationRule::Host(p) if p.port() == Some(8080))
+    );
+    assert_eq!(config.destinations.ports, Some(Ports::Only(vec![80, 8443])));
+    assert_eq!(valid("destinations: { ports: all }").destinations.ports, Some(Ports::All));
+    let rules: Vec<_> = config.resolve.iter().map(|rule| (rule.host.as_str(), rule.port)).collect();
+    assert_eq!(rules, [("api.test", None), ("api.test", Some(8080))]);
+    let hosts: Vec<_> = config.upstreams[0]
+        .hosts
+        .iter()
+        .map(|host| (host.host.to_string(), host.scheme, host.port))
+        .collect();
+    let https = Some(Scheme::Https);
+    let expected =
+        [("a", None, None), ("*.b:81", None, None), ("c", https, None), ("d", https, Some(8443))];
+    assert_eq!(hosts, expected.map(|(host, scheme, port)| (host.to_owned(), scheme, port)));
+}
+
+#[test]
+fn anchors_and_merges_work_inside_routes() {
+    let config = valid(
+        "routes:\n- &base { name: one, match: { host: a }, ttl: 1m, scope: shared }\n\
+         - { <<: *base, name: two, match: { host: b } }\n",
+    );
+    assert_eq!(config.routes.routes()[1].policy, config.routes.routes()[0].policy);
+}
+
+#[test]
+fn problems_of_a_whole_file_come_together() {
+    let report = invalid(
+        "listen: 0.0.0.0:1\nlimits: { head: 5, heders: 4 }\nlog: { level: loud }\n\
+         routes: [{ name: r, match: { host: a b }, ttl: 5M }]\n",
+    );
+    assert_eq!(report.problems().len(), 6, "{report}");
+}
+
+proptest! {
+    /// The tree has every key of the reference; single lines are broken at random.
+    #[test]
+    fn no_damage_to_the_reference_makes_it_panic(at in 0_usize..9000, put in "[ -~\n]{0,6}", cut in 0_usize..6) {
+        let mut text: Vec<char> = include_str!("../../proxy.yaml").chars().collect();
+        let at = at.min(text.len());
+        let end = (at + cut).min(text.len());
+        text.splice(at..end, put.chars());
+        let text: String = text.into_iter().collect();
+        if let Err(report) = parse("p", &text, &Env::default()) {
+            prop_assert!(!report.problems().is_empty());
+            prop_assert!(report.to_string().lines().count() > 1);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        let problems = parse("p", &text, &Env::default()).map(|_| 0).map_err(|r| r.problems().len());
+        prop_assert_eq!(problems.err().map(|count| count > 0), Some(true));
+    }
+}

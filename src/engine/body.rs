@@ -181,10 +181,11 @@ impl Growing {
         }
     }
 
-    /// The whole body, if it was kept; asked once everything is written.
-    pub(crate) fn whole(&self) -> Option<Bytes> {
+    /// The whole body with `last` behind it, if it was kept and is not too large with it.
+    pub(crate) fn whole(&self, last: Option<&Bytes>) -> Option<Bytes> {
         let inner = self.inner.lock();
-        inner.kept.then(|| inner.whole())
+        let length = inner.held + last.map_or(0, Bytes::len);
+        (inner.kept && length <= self.largest).then(|| inner.whole(last))
     }
 
     /// Ends the body; the first end counts.
@@ -225,17 +226,15 @@ impl Inner {
         self.let_go(budget);
     }
 
-    fn whole(&self) -> Bytes {
-        let mut pieces = self.pieces.iter();
-        match (pieces.next(), self.pieces.len()) {
-            (None, _) => Bytes::new(),
-            (Some(only), 1) => only.clone(),
-            (Some(_), _) => {
-                let mut whole = BytesMut::with_capacity(self.held);
-                self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-                whole.freeze()
-            }
+    fn whole(&self, last: Option<&Bytes>) -> Bytes {
+        let mut pieces = self.pieces.iter().chain(last);
+        let (Some(first), second) = (pieces.next(), pieces.next()) else { return Bytes::new() };
+        if second.is_none() {
+            return first.clone();
         }
+        let mut whole = BytesMut::with_capacity(self.held + last.map_or(0, Bytes::len));
+        self.pieces.iter().chain(last).for_each(|piece| whole.extend_from_slice(piece));
+        whole.freeze()
     }
 }
 
@@ -311,7 +310,7 @@ mod tests {
         body.push(Bytes::from_static(b"one ")).await;
         let late = tokio::spawn(read_all(body.reader().unwrap()));
         body.push(Bytes::from_static(b"two")).await;
-        assert_eq!(body.whole().unwrap(), "one two");
+        assert_eq!(body.whole(None).unwrap(), "one two");
         body.finish(Ok(()));
         let after = read_all(body.reader().unwrap()).await;
         for seen in [early.await.unwrap(), late.await.unwrap(), after] {
@@ -336,7 +335,7 @@ mod tests {
         assert!(body.is_kept());
         body.push(Bytes::from_static(b"6")).await;
         assert!(!body.is_kept());
-        assert_eq!(body.whole(), None);
+        assert_eq!(body.whole(None), None);
         body.finish(Ok(()));
         assert_eq!(reader.await.unwrap().unwrap(), b"123456");
         assert!(body.reader().is_none(), "a newcomer would miss the beginning");

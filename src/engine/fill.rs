@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::engine::Engine;
 use crate::engine::collapse::FlightKey;
-use crate::engine::flight::{Flight, Head, Published};
+use crate::engine::flight::{Confirmed, Flight, Head, Published};
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::Asked;
@@ -133,16 +133,14 @@ impl Fill {
         let fields = fresh.all_headers();
         let keep =
             self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
-        match keep {
-            Ok(kept) => {
-                let kept = Arc::new(fresh.keeping(kept));
-                self.engine.store.put(&self.key, kept, self.flight.mark);
-            }
+        let shared = keep.map(|kept| Arc::new(fresh.keeping(kept)));
+        match &shared {
+            Ok(kept) => self.engine.store.put(&self.key, Arc::clone(kept), self.flight.mark),
             Err(why) => self.engine.account.not_stored(self.route, why.token()),
         }
-        let fresh = Arc::new(fresh);
         self.leave();
-        self.flight.publish(Published::Confirmed(fresh));
+        let own = Arc::new(fresh);
+        self.flight.publish(Published::Confirmed(Confirmed { own, shared }));
         self.flight.body.finish(Ok(()));
     }
 
@@ -166,10 +164,13 @@ impl Fill {
             request: answer.request_time,
             response: answer.response_time,
         };
-        let whole = self.body(answer, head.shared.is_ok()).await;
-        if let (Some(body), Ok(headers)) = (whole, &head.shared) {
-            self.keep(&head, headers, body, &times);
-        }
+        let end = self.body(answer, head.shared.is_ok(), |body| {
+            if let Ok(headers) = &head.shared {
+                self.keep(&head, headers, body, &times);
+            }
+        });
+        let end = end.await;
+        self.flight.body.finish(end);
         self.leave();
     }
 
@@ -207,13 +208,20 @@ impl Fill {
         }
     }
 
-    /// Reads the body to its end and hands out the whole of it, if it was kept.
-    async fn body(&self, mut answer: Answer, storing: bool) -> Option<Bytes> {
+    /// Reads the body to its end. A whole body that was kept is handed to `keep` before any reader
+    /// can have all of it: who has read it to the end finds it in the store.
+    async fn body(
+        &self,
+        mut answer: Answer,
+        storing: bool,
+        keep: impl FnOnce(Bytes),
+    ) -> Result<(), Failure> {
         let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
         let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
         let body = &self.flight.body;
         let mut read: u64 = 0;
+        let mut last = None;
         let end = loop {
             let piece = tokio::select! {
                 piece = answer.body.next() => piece,
@@ -223,25 +231,31 @@ impl Fill {
             match piece {
                 Ok(Some(piece)) => {
                     read += piece.len() as u64;
-                    body.push(piece).await;
+                    if storing && answer.framing == BodyFraming::Length(read) {
+                        last = Some(piece);
+                    } else {
+                        body.push(piece).await;
+                    }
                 }
                 Ok(None) => break whole(answer.framing, read),
                 Err(failure) => break Err(failure),
             }
         };
         self.engine.account.upstream_bytes(read);
-        if end == Ok(()) && storing {
-            if let Some(bytes) = body.whole() {
-                return Some(bytes);
+        end?;
+        match body.whole(last.as_ref()) {
+            Some(whole) if storing => keep(whole),
+            None if storing => {
+                self.engine.account.not_stored(self.route, NotStored::TooLarge.token());
             }
-            self.engine.account.not_stored(self.route, NotStored::TooLarge.token());
+            Some(_) | None => {}
         }
-        body.finish(end);
-        None
+        if let Some(last) = last {
+            body.push(last).await;
+        }
+        Ok(())
     }
 
-    /// Stores the complete response, then lets the readers see its end: who has read it all finds
-    /// it in the store.
     fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) {
         if let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) {
             let said = Said::of(head.status, headers);
@@ -255,7 +269,6 @@ impl Fill {
             );
             self.engine.store.put(&self.key, Arc::new(stored), self.flight.mark);
         }
-        self.flight.body.finish(Ok(()));
     }
 }
 

@@ -26,12 +26,22 @@ const OWN_HEADS: usize = 4;
 /// What a fill has come to so far.
 #[derive(Clone)]
 pub(crate) enum Published {
-    /// The origin confirmed the stored response (304); this is the freshened one.
-    Confirmed(Arc<Stored>),
+    /// The origin confirmed the stored response (304).
+    Confirmed(Confirmed),
     /// A final head; the body grows.
     Head(Arc<Head>),
     /// No head, and there will be none.
     Failed(Failure),
+}
+
+/// A stored response with what a 304 said of it.
+#[derive(Clone)]
+pub(crate) struct Confirmed {
+    /// For the reader that asked.
+    pub(crate) own: Arc<Stored>,
+    /// For other readers: what is stored of it, or why nothing is (a 304 may bring `Set-Cookie`,
+    /// `private` or `no-store`).
+    pub(crate) shared: Result<Arc<Stored>, NotStored>,
 }
 
 /// The head of an answer, as readers need it.

@@ -65,9 +65,15 @@ impl Engine {
         };
         match published {
             Published::Failed(failure) => Followed::Reply(Box::new(self.failed(plan, failure))),
-            Published::Confirmed(stored) => {
-                Followed::Reply(Box::new(self.confirmed(plan, &stored, role)))
-            }
+            Published::Confirmed(confirmed) => match (role, confirmed.shared) {
+                (Role::Leader, _) => {
+                    Followed::Reply(Box::new(self.confirmed(plan, &confirmed.own, role)))
+                }
+                (Role::Waiter, Ok(stored)) => {
+                    Followed::Reply(Box::new(self.confirmed(plan, &stored, role)))
+                }
+                (Role::Waiter, Err(_)) => self.for_itself(plan, flight).await,
+            },
             Published::Head(head) => self.headed(plan, &head, reader, role, flight).await,
         }
     }
@@ -141,17 +147,20 @@ impl Engine {
         }
         if head.shared.is_err() {
             drop(reader);
-            let permit = timeout(
-                plan.policy.coalesce_wait,
-                Arc::clone(&flight.own_heads).acquire_owned(),
-            );
-            // Without a permit in time it asks all the same: the origin does answer.
-            return Followed::Alone(permit.await.ok().and_then(Result::ok));
+            return self.for_itself(plan, flight).await;
         }
         match self.other_variant(plan, head) {
             Some(other) => Followed::OtherVariant(other),
             None => Followed::Reply(Box::new(self.growing(plan, head, reader, role))),
         }
+    }
+
+    /// This client asks for itself, as soon as few enough others do.
+    async fn for_itself(&self, plan: &Plan<'_>, flight: &Flight) -> Followed {
+        let permit =
+            timeout(plan.policy.coalesce_wait, Arc::clone(&flight.own_heads).acquire_owned());
+        // Without a permit in time it asks all the same: the origin does answer.
+        Followed::Alone(permit.await.ok().and_then(Result::ok))
     }
 
     /// The variant of this client, if it is not the one that was fetched.

@@ -106,7 +106,8 @@ impl Reply {
         let shape = shape(asked, said, status, headers, length);
         let body = match (shape.empty, shape.cut) {
             (true, _) => ReplyBody::Empty,
-            (false, None) => ReplyBody::Growing { reader, skip: 0, take: None },
+            // An announced length is the end: the client need not wait for the fill's.
+            (false, None) => ReplyBody::Growing { reader, skip: 0, take: length },
             (false, Some((first, last))) => {
                 ReplyBody::Growing { reader, skip: first, take: Some(last - first + 1) }
             }

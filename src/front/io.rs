@@ -70,6 +70,11 @@ impl ClientIo {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
+        if !self.stream.buffer().is_empty() {
+            // An answer that was broken off: the client gets what there is, best effort, and sees
+            // by its framing that it is cut.
+            let _sent = self.stream.get_ref().try_write(self.stream.buffer());
+        }
         if *self.answering.get_mut() {
             self.reset_on_close();
         }
@@ -82,7 +87,15 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let stream = &mut self.get_mut().stream;
+        // Whoever waits for the client has nothing more to gather for now: what was written so far
+        // goes out, or a slow body would sit in the buffer until it is full.
+        if !stream.buffer().is_empty()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(stream).poll_read(cx, buf)
     }
 }
 

@@ -44,7 +44,8 @@ fn query_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
     let shown: Vec<_> = counted
         .map(|param| {
             // What else stands in such a parameter may be the rest of its value.
-            let secret = query::names(param).find(|name| query::is_secret_name(name, &ring.secret_query));
+            let secret =
+                query::names(param).find(|name| query::is_secret_name(name, &ring.secret_query));
             secret.map_or_else(|| param.to_owned(), |name| format!("{name}={HIDDEN}"))
         })
         .collect();

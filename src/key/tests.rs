@@ -4,10 +4,9 @@ use http::{HeaderName, HeaderValue};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
 use crate::key::{CacheKey, Keyring, Scope};
-use crate::policy::{
-    KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl,
-};
+use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl};
 use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 
 fn ring() -> Keyring {
@@ -84,10 +83,24 @@ fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
         assert_eq!(key(one, &[]), key(other, &[]), "{one} {other}");
     }
     let urls = [
-        "http://a/b", "http://a/a/../b", "http://a/a/%2e%2e/b", "http://a//b", "http://a/b;x", "http://a/B",
-        "http://a/b?", "http://a/a%2Fb", "http://a/a/b", "http://a./b", "https://a/b", "http://a:81/b",
-        "http://b/b", "http://a/b?a=1&b=2", "http://a/b?b=2&a=1", "http://a/b?a=1%26b=2",
-        "http://a/b?a=1&b=2&", "http://a/b?a=1;b=2",
+        "http://a/b",
+        "http://a/a/../b",
+        "http://a/a/%2e%2e/b",
+        "http://a//b",
+        "http://a/b;x",
+        "http://a/B",
+        "http://a/b?",
+        "http://a/a%2Fb",
+        "http://a/a/b",
+        "http://a./b",
+        "https://a/b",
+        "http://a:81/b",
+        "http://b/b",
+        "http://a/b?a=1&b=2",
+        "http://a/b?b=2&a=1",
+        "http://a/b?a=1%26b=2",
+        "http://a/b?a=1&b=2&",
+        "http://a/b?a=1;b=2",
     ];
     for (at, one) in urls.iter().enumerate() {
         for other in urls.iter().skip(at + 1) {
@@ -125,10 +138,24 @@ fn the_scope_says_whose_answer_it_is() {
 }
 
 #[test]
+fn only_a_scope_of_somebody_has_the_rules_of_a_private_cache() {
+    let table = [
+        (Scope::Shared, CacheKind::Shared),
+        (Scope::Anonymous, CacheKind::Shared),
+        (Scope::Credential([0; 16]), CacheKind::Private),
+        (Scope::Named([0; 16]), CacheKind::Private),
+    ];
+    for (scope, kind) in table {
+        assert_eq!(scope.cache_kind(), kind, "{scope:?}");
+    }
+}
+
+#[test]
 fn a_rotating_token_keeps_the_cache_of_a_named_user() {
     let rule = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
     let scope = |user, token| {
-        ring().scope(&asked("http://a/", &[("x-larder-user", user), ("authorization", token)]), &rule)
+        ring()
+            .scope(&asked("http://a/", &[("x-larder-user", user), ("authorization", token)]), &rule)
     };
     assert_eq!(scope("ann", "1"), scope("ann", "2"));
     assert_ne!(scope("ann", "1"), scope("bob", "1"));

@@ -60,9 +60,14 @@ pub enum ValueMatch {
 impl Pattern {
     /// Whether `asked` is one of the requests.
     pub fn matches(&self, asked: &Asked) -> bool {
+        self.matches_at(asked, asked.target.path())
+    }
+
+    /// The same, with the target's path taken out once for many patterns.
+    pub(crate) fn matches_at(&self, asked: &Asked, path: &str) -> bool {
         let target = &asked.target;
-        self.has_method(&asked.method)
-            && self.path.matches(target.path())
+        self.path.matches(path)
+            && self.has_method(&asked.method)
             && self.host.matches(target.host(), target.port())
             && self.headers.iter().all(|field| field.matches(asked))
             && self.query.iter().all(|param| param.matches(target.query()))

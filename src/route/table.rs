@@ -60,7 +60,7 @@ impl Table {
 
     /// The route of a request: the first that matches.
     pub fn find(&self, asked: &Asked) -> Option<&Route> {
-        let host = asked.target.host();
+        let (host, path) = (asked.target.host(), asked.target.path());
         let exact = self.exact.get(host);
         let below = self.ends(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);
@@ -69,7 +69,7 @@ impl Table {
             let end = found.map_or(self.routes.len(), |route| route.index);
             let earlier = list.iter().take_while(|index| **index < end);
             let mut routes = earlier.filter_map(|index| self.routes.get(*index));
-            found = routes.find(|route| route.pattern.matches(asked)).or(found);
+            found = routes.find(|route| route.pattern.matches_at(asked, path)).or(found);
         }
         found
     }

@@ -101,7 +101,8 @@ fn if_range_holds(asked: &HeaderMap, said: &Said) -> bool {
         return false;
     }
     if line.starts_with(b"\"") {
-        return said.etag.as_ref().is_some_and(|tag| !tag.weak && tag.raw.as_bytes() == line);
+        // A strong tag is written with nothing before its quote, so equal bytes are both strong.
+        return said.etag.as_ref().is_some_and(|tag| tag.raw.as_bytes() == line);
     }
     let (Some(changed), Some(received)) = (&said.last_modified, said.date) else { return false };
     // §8.8.2.2: a date is a strong validator when nothing can have changed since within its second.

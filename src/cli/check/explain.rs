@@ -44,16 +44,21 @@ pub(super) struct Explained {
 }
 
 /// The request, as the front door would hand it on.
-pub(super) fn asked(config: &Config, request: &[String], fields: &[String]) -> Result<Asked, Refused> {
+pub(super) fn asked(
+    config: &Config,
+    request: &[String],
+    fields: &[String],
+) -> Result<Asked, Refused> {
     let (method, url) = match request {
         [method, url] => (method.as_str(), url.as_str()),
         [] | [_] | [_, _, ..] => ("", ""),
     };
     let known = method.bytes().all(|byte| !byte.is_ascii_lowercase());
     let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| known);
-    let method = method.ok_or_else(|| Refused::Method(request.first().cloned().unwrap_or_default()))?;
-    let target = Target::absolute(url)
-        .map_err(|source| Refused::Url { url: url.to_owned(), source })?;
+    let method =
+        method.ok_or_else(|| Refused::Method(request.first().cloned().unwrap_or_default()))?;
+    let target =
+        Target::absolute(url).map_err(|source| Refused::Url { url: url.to_owned(), source })?;
     let mut asked = Asked::get(target);
     asked.method = method;
     let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
@@ -133,10 +138,16 @@ impl Explained {
     /// For programs.
     pub(super) fn to_json(&self) -> Value {
         let pairs = |pairs: &[(String, String)]| {
-            pairs.iter().map(|(part, shown)| json!({ "part": part, "shown": shown })).collect::<Vec<_>>()
+            pairs
+                .iter()
+                .map(|(part, shown)| json!({ "part": part, "shown": shown }))
+                .collect::<Vec<_>>()
         };
-        let policy: serde_json::Map<_, _> =
-            self.policy.iter().map(|(what, says)| ((*what).to_owned(), says.clone().into())).collect();
+        let policy: serde_json::Map<_, _> = self
+            .policy
+            .iter()
+            .map(|(what, says)| ((*what).to_owned(), says.clone().into()))
+            .collect();
         json!({
             "request": self.request,
             "route": self.route.as_ref().map(|(name, _)| name),

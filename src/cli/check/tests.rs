@@ -1,0 +1,140 @@
+use std::io::Write;
+
+use clap::Parser;
+use serde_json::Value;
+
+use crate::cli::check::{Args, run};
+use crate::cli::{Exit, World};
+use crate::config::env::Env;
+
+const FILE: &str = r#"
+version: 1
+listen: 127.0.0.1:0
+resolve: { api.example: "127.0.0.1:9" }
+upstreams: { api: { hosts: ["https://api.example"] } }
+secret_query: [auth_code]
+routes:
+  - name: coins
+    match: { host: api.example, path: "/v1/{coin}" }
+    ttl: 30m
+    ttl_by_status: { 404: 5m }
+  - name: shadowed
+    match: { host: api.example, path: /v1/btc }
+    scope: shared
+"#;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    check: Args,
+}
+
+struct Said {
+    exit: Exit,
+    out: String,
+    err: String,
+}
+
+/// Runs `larder check FILE ARGUMENTS`.
+fn check(text: &str, arguments: &[&str]) -> Said {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let line = ["check", path].into_iter().chain(arguments.iter().copied());
+    let args = Line::try_parse_from(line).unwrap().check;
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut world = World { env: Env::default(), out: &mut out, err: &mut err };
+    let exit = run(&args, &mut world);
+    Said { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+}
+
+#[test]
+fn a_valid_file_is_told_in_words() {
+    let said = check(FILE, &[]);
+    assert_eq!((said.exit, said.err.as_str()), (Exit::Ok, ""));
+    for words in [
+        "is valid: 2 routes",
+        "coins  GET api.example/v1/{coin}",
+        "for 30m, whatever the origin says; 404 for 5m",
+        "24h in place of 429, 5xx, connect, timeout",
+        "one answer for all",
+        "api.example is reached at 127.0.0.1:9",
+        "api: https://api.example",
+        "routes[coins].ttl: the origin's Cache-Control, Expires and Pragma are set aside",
+        "routes[shadowed]: never matches: `coins` before it",
+    ] {
+        assert!(said.out.contains(words), "{words}\n{}", said.out);
+    }
+}
+
+#[test]
+fn an_invalid_file_is_exit_3_with_the_report() {
+    let said = check("version: 1\nlisten: 0.0.0.0:1\nlimts: {}\n", &[]);
+    assert_eq!((said.exit, said.out.as_str()), (Exit::Invalid, ""));
+    assert!(said.err.contains(":2:9: listen: would be an open proxy"), "{}", said.err);
+    assert!(said.err.contains("2 problems"), "{}", said.err);
+}
+
+#[test]
+fn an_invalid_file_is_json_too() {
+    let said = check("version: 1\nlimts: {}\n", &["--json"]);
+    assert_eq!(said.exit, Exit::Invalid);
+    let value: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(value["valid"], false);
+    assert_eq!(value["problems"][0]["line"], 2);
+    assert_eq!(value["problems"][0]["path"], "limts");
+    assert_eq!(value["problems"][0]["fix"], "did you mean `limits`?");
+}
+
+#[test]
+fn a_valid_file_is_json_too() {
+    let said = check(FILE, &["--json"]);
+    let value: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(said.exit, Exit::Ok);
+    assert_eq!(value["routes"][0]["name"], "coins");
+    assert_eq!(value["routes"][1]["scope"], "one answer for all");
+    assert_eq!(value["notes"][0]["kind"], "origin-set-aside");
+    assert_eq!(value["notes"][1]["kind"], "shadowed-route");
+}
+
+#[test]
+fn an_explained_request_names_its_route_and_hides_its_secrets() {
+    let url = "http://api.example/v1/eth?auth_code=s3cret&b=2";
+    let fields = ["-H", "Authorization: Bearer s3cret", "-H", "x-fancy-token:s3cret"];
+    for json in [&[] as &[&str], &["--json"]] {
+        let request = ["--explain", "GET", url];
+        let line: Vec<_> = request.iter().chain(&fields).chain(json).copied().collect();
+        let said = check(FILE, &line);
+        assert_eq!(said.exit, Exit::Ok, "{}", said.err);
+        assert!(!said.out.contains("s3cret"), "{}", said.out);
+        for shown in
+            ["coins", "auth_code=(secret)&b=2", "credential by authorization, x-fancy-token"]
+        {
+            assert!(said.out.contains(shown), "{shown}\n{}", said.out);
+        }
+    }
+}
+
+#[test]
+fn what_no_route_matches_or_caches_says_so() {
+    let explain = |method, url| check(FILE, &["--explain", method, url]).out;
+    assert!(explain("GET", "http://other.example/").contains("no route matches"));
+    assert!(explain("POST", "http://api.example/v1/eth").contains("of this URL unusable"));
+    assert!(explain("GET", "https://api.example/v1/eth").contains("as a tunnel"));
+    assert!(!explain("HEAD", "http://api.example/v1/eth").contains("note"));
+}
+
+#[test]
+fn arguments_without_sense_are_exit_2() {
+    for request in [
+        ["--explain", "get", "http://a/"],
+        ["--explain", "GET", "ftp://a/"],
+        ["--explain", "GET", "a"],
+        ["--explain", "", "http://a/"],
+    ] {
+        assert_eq!(check(FILE, &request).exit, Exit::Usage, "{request:?}");
+    }
+    let said = check(FILE, &["--explain", "GET", "http://a/", "-H", "s3cret without a colon"]);
+    assert_eq!(said.exit, Exit::Usage);
+    assert!(!said.err.contains("s3cret"), "{}", said.err);
+}

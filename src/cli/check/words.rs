@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 
 use crate::config::duration::show;
 use crate::config::{Config, ResolveRule, Store, Upstream, size};
-use crate::policy::{ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
+use crate::policy::{
+    ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl,
+};
 use crate::semantics::target::Scheme;
 
 /// What a policy says, line by line: a word and what it means here.
@@ -73,16 +75,16 @@ fn fresh(policy: &Policy) -> String {
         Ttl::Forever => "for ever, whatever the origin says".to_owned(),
     };
     for (matched, ttl) in &policy.ttl_by_status {
-        said.push_str(&format!("; {} for {}", status(*matched), show(*ttl)));
+        said = format!("{said}; {} for {}", status(*matched), show(*ttl));
     }
     said
 }
 
 fn stale(policy: &Policy) -> String {
     let operators = policy.ttl.overrides_origin();
-    let refreshing = policy.stale_while_revalidate.map(|window| {
-        format!("{} more while a new one is fetched", show(window))
-    });
+    let refreshing = policy
+        .stale_while_revalidate
+        .map(|window| format!("{} more while a new one is fetched", show(window)));
     let on: Vec<_> = policy.stale_if_error.on.iter().map(|on| error(*on)).collect();
     let window = match policy.stale_if_error.window {
         Some(window) => show(window),
@@ -106,16 +108,17 @@ fn scope(rule: &ScopeRule) -> String {
 }
 
 fn key(rule: &KeyRule) -> String {
-    let mut said = match &rule.query {
+    let said = match &rule.query {
         QueryRule::All => "the whole query".to_owned(),
         QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
         QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
         QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
     };
-    if !rule.headers.is_empty() {
-        said.push_str(&format!("; the fields {}", list(&rule.headers)));
+    if rule.headers.is_empty() {
+        said
+    } else {
+        format!("{said}; the fields {}", list(&rule.headers))
     }
-    said
 }
 
 fn error(on: ErrorMatch) -> String {

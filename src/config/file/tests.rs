@@ -34,7 +34,7 @@ fn what_cannot_be_read_says_where_and_why() {
     let table = [
         ("a: 1\na: 2", 2, "the key `a` stands here for the second time"),
         ("a:\n  404: 1\n  \"404\": 2", 3, "the key `404` stands here for the second time"),
-        ("a: 1\n---\nb: 2", 2, "a second YAML document"),
+        ("a: 1\n---\nb: 2", 3, "a second YAML document"),
         ("a: [1", 1, "this is not YAML: unclosed bracket"),
         ("a: b: c", 1, "this is not YAML: mapping values"),
         ("a: *x", 1, "this alias has no anchor"),

@@ -31,34 +31,36 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
 /// `resolve`: `host: "ip:port"` or `host:port: "ip:port"`.
 pub(super) fn resolve(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ResolveRule> {
     let Some(section) = top.section(reader, "resolve") else { return Vec::new() };
-    let mut rules: Vec<ResolveRule> = Vec::new();
+    let mut names: Vec<(String, Option<u16>)> = Vec::new();
+    let mut rules = Vec::new();
     for entry in section.entries() {
         let path = section.at(&entry.key);
         let address = reader.scalar(&entry.value, &path, address);
-        let pattern = host_pattern(&entry.key);
-        let host = pattern.as_ref().map(|p| p.exact().map(|host| (host.to_owned(), p.port())));
-        let (host, port) = match host {
-            Ok(Some(found)) => found,
-            Ok(None) => {
-                let what = format!("`{}` is a pattern, but only one name can be given an address", entry.key);
-                reader.problem(entry.place, &path, what, "write the whole name");
-                continue;
-            }
+        let (host, port) = match one_name(&entry.key) {
+            Ok(name) => name,
             Err(wrong) => {
                 let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &path, what, wrong.fix.clone());
+                reader.problem(entry.place, &path, what, wrong.fix);
                 continue;
             }
         };
-        if rules.iter().any(|rule| rule.host == host && rule.port == port) {
+        if names.contains(&(host.clone(), port)) {
             let what = format!("`{}` stands here for the second time", entry.key);
             reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
         }
-        if let Some(address) = address {
-            rules.push(ResolveRule { host, port, address: address.value });
-        }
+        names.push((host.clone(), port));
+        rules.extend(address.map(|address| ResolveRule { host, port, address: address.value }));
     }
     rules
+}
+
+fn one_name(text: &str) -> Result<(String, Option<u16>), Wrong> {
+    let pattern = host_pattern(text)?;
+    let Some(host) = pattern.exact() else {
+        let what = "is a pattern, but only one name can be given an address";
+        return Err(Wrong::new("one host name", what, "write the whole name"));
+    };
+    Ok((host.to_owned(), pattern.port()))
 }
 
 fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {

@@ -27,7 +27,10 @@ const NEVER_SEEN: [&str; 12] = [
 ];
 
 /// `credential_headers`.
-pub(super) fn credential_headers(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
+pub(super) fn credential_headers(
+    top: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> Vec<HeaderName> {
     let names = top.scalars(reader, "credential_headers", name).unwrap_or_default();
     names.into_iter().map(|at| at.value).collect()
 }
@@ -64,7 +67,11 @@ pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
 pub(super) fn param(text: &str) -> Result<String, Wrong> {
     let wanted = "the name of a query parameter";
     if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
-        return Err(Wrong::new(wanted, format!("is not {wanted}"), "write the name alone, decoded"));
+        return Err(Wrong::new(
+            wanted,
+            format!("is not {wanted}"),
+            "write the name alone, decoded",
+        ));
     }
     Ok(text.to_owned())
 }

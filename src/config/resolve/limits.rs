@@ -13,7 +13,8 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
     let Some(mut section) = top.section(reader, "limits") else { return defaults };
     let head = section.scalar(reader, "head", size::parse_memory);
     if let Some(at) = head.as_ref().filter(|at| !(1024..=1 << 20).contains(&at.value)) {
-        let what = "a head limit below 1KiB refuses honest requests, one above 1MiB protects nobody";
+        let what =
+            "a head limit below 1KiB refuses honest requests, one above 1MiB protects nobody";
         reader.problem(at.place, &at.path, what, "write a size from `1KiB` to `1MiB`");
     }
     let limits = Limits {

@@ -21,8 +21,9 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
 ) -> (Vec<SocketAddr>, Access, Option<Admin>) {
     let listen = listen(top, reader);
-    let access = access(top, &listen, reader);
-    let admin = admin(top, &listen, reader);
+    let named = listen.as_deref().unwrap_or_default();
+    let access = access(top, named, reader);
+    let admin = admin(top, named, reader);
     let listen = match listen {
         Some(listen) => listen.into_iter().map(|at| at.value).collect(),
         None => vec![defaults::LISTEN],
@@ -41,18 +42,14 @@ fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<At<Socke
     for (index, at) in listen.iter().enumerate() {
         let earlier = listen.iter().take(index).any(|earlier| earlier.value == at.value);
         if earlier && at.value.port() != 0 {
-            let what = format!("{} stands here for the second time", at.value);
+            let what = "this address stands here for the second time";
             reader.problem(at.place, &at.path, what, "remove one of the two");
         }
     }
     Some(listen)
 }
 
-fn access(
-    top: &mut Section<'_>,
-    listen: &Option<Vec<At<SocketAddr>>>,
-    reader: &mut Reader<'_>,
-) -> Access {
+fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<'_>) -> Access {
     let mut clients = Vec::new();
     let mut users = None;
     let mut named = false;
@@ -67,13 +64,12 @@ fn access(
         named = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
         access.finish(reader);
     }
-    let reachable = listen.iter().flatten().find(|at| is_reachable(at.value));
+    let reachable = listen.iter().find(|at| is_reachable(at.value));
     if let (Some(at), false) = (reachable, named) {
-        let what = format!(
-            "`{}` would be an open proxy: other hosts can reach it and nobody is asked who they are",
-            at.value
-        );
-        let fix = "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
+        let what =
+            "would be an open proxy: other hosts can reach it and nobody is asked who they are";
+        let fix =
+            "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
@@ -84,7 +80,7 @@ fn access(
 
 fn admin(
     top: &mut Section<'_>,
-    listen: &Option<Vec<At<SocketAddr>>>,
+    listen: &[At<SocketAddr>],
     reader: &mut Reader<'_>,
 ) -> Option<Admin> {
     let default = Some(Admin { listen: defaults::ADMIN });
@@ -105,13 +101,12 @@ fn admin(
     section.finish(reader);
     let Some(at) = at else { return default };
     if is_reachable(at.value) {
-        let what = format!("`{}` can be reached by other hosts, which nobody asks for a token", at.value);
-        let fix = format!("listen on 127.0.0.1:{}", at.value.port());
-        reader.problem(at.place, &at.path, what, fix);
+        let what = "can be reached by other hosts, and this larder cannot ask them for a token";
+        reader.problem(at.place, &at.path, what, "listen on 127.0.0.1, as `127.0.0.1:9901`");
     }
-    let taken = listen.iter().flatten().any(|proxy| proxy.value == at.value);
+    let taken = listen.iter().any(|proxy| proxy.value == at.value);
     if taken && at.value.port() != 0 {
-        let what = format!("`{}` is the proxy's own address", at.value);
+        let what = "is the proxy's own address";
         reader.problem(at.place, &at.path, what, "give the admin listener a port of its own");
     }
     Some(Admin { listen: at.value })
@@ -156,13 +151,15 @@ fn read_users(at: &At<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
-        match line.split_once(':').filter(|(user, password)| !user.is_empty() && !password.is_empty()) {
-            Some((user, password)) => users.push((user.to_owned(), password.to_owned())),
-            None => {
-                // The line itself may be a password: it is not shown.
-                let what = format!("line {} of the file is not `user:password`", index + 1);
-                reader.problem(at.place, &at.path, what, "write one `user:password` a line");
-            }
+        let pair = line
+            .split_once(':')
+            .filter(|(name, password)| !name.is_empty() && !password.is_empty());
+        if let Some((name, password)) = pair {
+            users.push((name.to_owned(), password.to_owned()));
+        } else {
+            // The line itself may be a password: it is not shown.
+            let what = format!("line {} of the file is not `user:password`", index + 1);
+            reader.problem(at.place, &at.path, what, "write one `user:password` a line");
         }
     }
     if users.is_empty() {

@@ -98,13 +98,13 @@ fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Ttl>> {
         section.finish(reader);
         return Some(At { value: value?, place: route.key_place("ttl"), path });
     }
-    reader.scalar(node, &path, |text| match text {
-        "origin" => Ok(Ttl::Origin),
-        "forever" => Ok(Ttl::Forever),
-        _ => duration::parse(text).map(Ttl::Override).map_err(|wrong| Wrong {
-            wanted: "a duration such as `30m`, `forever` or `origin`",
-            ..wrong
-        }),
+    let wanted = "a duration such as `30m`, `forever` or `origin`";
+    let words = word(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
+    reader.scalar(node, &path, |text| {
+        if !text.contains(|c: char| c.is_ascii_digit()) {
+            return words(text);
+        }
+        duration::parse(text).map(Ttl::Override).map_err(|wrong| Wrong { wanted, ..wrong })
     })
 }
 
@@ -140,10 +140,7 @@ fn ttl_of_map(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ttl>
 }
 
 /// Single statuses before classes, so that the nearer word counts whatever the order.
-fn ttl_by_status(
-    route: &mut Section<'_>,
-    reader: &mut Reader<'_>,
-) -> Vec<(StatusMatch, Duration)> {
+fn ttl_by_status(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<(StatusMatch, Duration)> {
     let Some(section) = route.section(reader, "ttl_by_status") else { return Vec::new() };
     let mut all = Vec::new();
     for entry in section.entries() {
@@ -170,7 +167,12 @@ fn stale_if_error(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Windows
     let path = section.at("stale_if_error");
     if matches!(node.value, Value::Scalar(_)) {
         let what = "is one value, but the window and the errors have a key each";
-        reader.problem(node.place, &path, what, "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`");
+        reader.problem(
+            node.place,
+            &path,
+            what,
+            "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`",
+        );
         return Windows::default();
     }
     let Some(mut inner) = reader.section(node, &path) else { return Windows::default() };

@@ -20,11 +20,7 @@ use crate::route::pattern::{FieldMatch, ParamMatch, PathPattern, Pattern, ValueM
 use crate::route::table::{Route, Table};
 
 /// `routes`, in the order of the file.
-pub(super) fn read(
-    top: &mut Section<'_>,
-    defaults: &Defaults,
-    reader: &mut Reader<'_>,
-) -> Table {
+pub(super) fn read(top: &mut Section<'_>, defaults: &Defaults, reader: &mut Reader<'_>) -> Table {
     let Some(node) = top.get("routes") else { return Table::default() };
     let nodes: &[Node] = match &node.value {
         Value::List(nodes) => nodes,
@@ -40,7 +36,7 @@ pub(super) fn read(
     for (at, node) in nodes.iter().enumerate() {
         let Some((route, place)) = route(node, at, defaults, reader) else { continue };
         if routes.iter().any(|earlier| earlier.name == route.name) {
-            let what = format!("`{}` names an earlier route already", route.name);
+            let what = "names an earlier route already";
             let path = format!("routes[{at}].name");
             reader.problem(place, &path, what, "give each route its own name");
         }
@@ -113,7 +109,8 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
     let headers = conditions(&mut section, "headers", reader, fields::name);
     let query = conditions(&mut section, "query", reader, fields::param);
     section.finish(reader);
-    let methods = methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
+    let methods =
+        methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
     let headers = headers.into_iter().map(|(name, value)| FieldMatch { name, value }).collect();
     let query = query.into_iter().map(|(name, value)| ParamMatch { name, value }).collect();
     Some(Pattern { host: host?.value, methods, path, headers, query })

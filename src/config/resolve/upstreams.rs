@@ -20,7 +20,12 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
     for entry in section.entries() {
         let path = section.at(&entry.key);
         if let Err(wrong) = label(&entry.key) {
-            reader.problem(entry.place, &path, format!("`{}` {}", entry.key, wrong.what), wrong.fix);
+            reader.problem(
+                entry.place,
+                &path,
+                format!("`{}` {}", entry.key, wrong.what),
+                wrong.fix,
+            );
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, reader);
@@ -61,7 +66,7 @@ fn hosts(
     for At { value, place, path } in &hosts {
         let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));
         if let Some(other) = other {
-            let what = format!("`{}` already belongs to upstream `{}`", value.host, other.name);
+            let what = format!("already belongs to upstream `{}`", other.name);
             reader.problem(*place, path, what, "name each host in one upstream only");
         }
     }
@@ -88,8 +93,7 @@ fn host(text: &str) -> Result<UpstreamHost, Wrong> {
 fn timeouts(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Timeouts {
     let defaults = Timeouts::default();
     let Some(mut section) = one.section(reader, "timeouts") else { return defaults };
-    let mut timeout =
-        |key, default| section.scalar_or(reader, key, parse_positive, default);
+    let mut timeout = |key, default| section.scalar_or(reader, key, parse_positive, default);
     let timeouts = Timeouts {
         connect: timeout("connect", defaults.connect),
         first_byte: timeout("first_byte", defaults.first_byte),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::fake::discord::data::Reply;
 
@@ -87,7 +87,7 @@ impl Answer {
             (REMAINING, remaining.to_string()),
             (RESET, format!("{:.3}", epoch.saturating_add(after).as_secs_f64())),
             (RESET_AFTER, format!("{:.3}", after.as_secs_f64())),
-            (BUCKET, format!("{:032x}", xxh3_64(pattern.as_bytes()))),
+            (BUCKET, format!("{:032x}", xxh3_128(pattern.as_bytes()))),
         ];
         for (name, value) in fields {
             self.headers.extend(HeaderValue::try_from(value).map(|value| (name, value)));

@@ -222,6 +222,8 @@ fn without_explicit_freshness_only_some_statuses_are_kept_and_only_with_a_use() 
         (302, &etag, Some(NotStored::NoFreshness)),
         (403, &etag, Some(NotStored::Status)),
         (503, &etag, Some(NotStored::Status)),
+        (501, &etag, Some(NotStored::Status)),
+        (503, &[("cache-control", "public"), ("etag", "\"a\"")], Some(NotStored::Status)),
         (206, &etag, Some(NotStored::Status)),
         (200, &[("cache-control", "max-age=0")], Some(NotStored::NoFreshness)),
         (200, &[("cache-control", "max-age=0, stale-if-error=9")], None),

@@ -207,12 +207,12 @@ fn check_name(name: &str) -> Result<(), HostError> {
         return Err(HostError::NotAscii);
     }
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    let labels = name.strip_suffix('.').unwrap_or(name).split('.');
+    let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
     if !plain || name.len() > 254 || labels.clone().any(|l| l.is_empty() || l.len() > 63) {
         return Err(HostError::Character);
     }
     // A name never ends in a number (RFC 1123 §2.1); what looks so is half an address.
-    let ends_in_number = labels.last().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+    let ends_in_number = labels.next_back().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
     if ends_in_number && name.parse::<Ipv4Addr>().is_err() {
         return Err(HostError::Number);
     }

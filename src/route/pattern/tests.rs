@@ -1,7 +1,9 @@
 use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 
-use crate::route::pattern::{FieldMatch, HostPattern, ParamMatch, PathPattern, Pattern, ValueMatch};
+use crate::route::pattern::{
+    FieldMatch, HostPattern, ParamMatch, PathPattern, Pattern, ValueMatch,
+};
 use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
 
@@ -58,9 +60,31 @@ fn a_host_pattern_matches_what_it_says() {
 #[test]
 fn what_is_no_host_is_refused() {
     let refused = [
-        "", ":80", "http://a", "a/b", "user@a", "a b", "*a", "a.*", "*.", "**.a", "a..b", ".a", "a:0",
-        "a:65536", "a:x", "a:", "a:+80", "::1", "[::1", "[x]", "10.0.0", "300.1.1.1", "bücher.example",
-        "a\nb", "*.*",
+        "",
+        ":80",
+        "http://a",
+        "a/b",
+        "user@a",
+        "a b",
+        "*a",
+        "a.*",
+        "*.",
+        "**.a",
+        "a..b",
+        ".a",
+        "a:0",
+        "a:65536",
+        "a:x",
+        "a:",
+        "a:+80",
+        "::1",
+        "[::1",
+        "[x]",
+        "10.0.0",
+        "300.1.1.1",
+        "bücher.example",
+        "a\nb",
+        "*.*",
     ];
     for text in refused {
         assert!(HostPattern::parse(text).is_err(), "{text:?}");
@@ -114,8 +138,8 @@ fn a_path_pattern_matches_the_raw_path() {
 #[test]
 fn what_is_no_path_pattern_is_refused() {
     let refused = [
-        "", "a", "/a?b", "/a#b", "/a b", "/ä", "/a**", "/**/a", "/a/**b", "/{a", "/a}", "/{}", "/{a}{b}",
-        "/x{a}", "/{1a}", "/{a b}", "/{a}/{a}", "/{**}",
+        "", "a", "/a?b", "/a#b", "/a b", "/ä", "/a**", "/**/a", "/a/**b", "/{a", "/a}", "/{}",
+        "/{a}{b}", "/x{a}", "/{1a}", "/{a b}", "/{a}/{a}", "/{**}",
     ];
     for text in refused {
         assert!(PathPattern::parse(text).is_err(), "{text:?}");
@@ -188,7 +212,8 @@ fn any_path_pattern() -> impl Strategy<Value = PathPattern> {
 }
 
 fn any_host_pattern() -> impl Strategy<Value = HostPattern> {
-    "(\\*\\.)?(a|b\\.a|\\*)(:8[01])?".prop_filter_map("parses", |text| HostPattern::parse(&text).ok())
+    "(\\*\\.)?(a|b\\.a|\\*)(:8[01])?"
+        .prop_filter_map("parses", |text| HostPattern::parse(&text).ok())
 }
 
 proptest! {

@@ -3,9 +3,7 @@ use std::sync::Arc;
 use http::Method;
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 
-use crate::policy::{
-    KeyRule, Policy, ScopeRule, SetCookie, StaleIfError, Ttl,
-};
+use crate::policy::{KeyRule, Policy, ScopeRule, SetCookie, StaleIfError, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::{Route, Shadowed, Table};
 use crate::semantics::asked::Asked;

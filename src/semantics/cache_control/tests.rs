@@ -125,6 +125,7 @@ fn request_directives_are_read_towards_the_stricter() {
     assert_eq!(request("max-stale=3, max-stale").max_stale, Some(secs(3)));
     assert_eq!(request("max-stale=x").max_stale, Some(secs(0)));
     assert_eq!(request("min-fresh=3, min-fresh=8").min_fresh, Some(secs(8)));
+    assert_eq!(request("min-fresh=8, min-fresh=3").min_fresh, Some(secs(8)));
     assert_eq!(request("min-fresh=x").min_fresh, Some(MAX_DELTA));
     assert_eq!(request("max-age=x").max_age, Some(secs(0)));
     assert_eq!(request("unknown, other=1"), RequestCacheControl::default());

@@ -1,0 +1,82 @@
+//! Configurations that are right and that are wrong: each wrong one with the whole report that a
+//! person reads. `bad/NAME.txt` is what larder says about `bad/NAME.yaml`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use larder::config::env::Env;
+use larder::config::{Config, diagnostics::Report, load};
+
+fn fixtures(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind)
+}
+
+fn yaml_files(kind: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(fixtures(kind)).expect("the fixtures are there");
+    let entries = entries.map(|entry| entry.expect("the fixtures can be listed").path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+    files.sort();
+    assert!(!files.is_empty(), "no fixtures in {kind}");
+    files
+}
+
+/// What the fixtures find in the environment.
+fn env() -> Env {
+    [("HOST", "api.example"), ("TTL", "5m"), ("SECRET", "hunter2")].into_iter().collect()
+}
+
+fn loaded(path: &Path) -> Result<Config, Report> {
+    load(path, &env())
+}
+
+#[test]
+fn every_wrong_file_is_reported_as_written_beside_it() {
+    for path in yaml_files("bad") {
+        let report = loaded(&path).expect_err(&path.display().to_string()).to_string();
+        let directory = format!("{}/", fixtures("bad").display());
+        let report = report.replace(&directory, "") + "\n";
+        let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        assert_eq!(report, expected, "\n{}:\n{report}", path.display());
+    }
+}
+
+#[test]
+fn every_report_belongs_to_a_file() {
+    for entry in fs::read_dir(fixtures("bad")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "txt") {
+            assert!(path.with_extension("yaml").exists(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_right_file_is_taken() {
+    for path in yaml_files("good") {
+        if let Err(report) = loaded(&path) {
+            panic!("{report}");
+        }
+    }
+}
+
+#[test]
+fn no_report_shows_a_value_of_the_environment() {
+    for path in yaml_files("bad") {
+        let report = loaded(&path).expect_err(&path.display().to_string()).to_string();
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+#[test]
+fn the_reference_works_as_it_is() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.yaml");
+    let config = loaded(&reference).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(config.routes.routes().len(), 2);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_clear_line() {
+    let report = loaded(Path::new("no-such-file.yaml")).expect_err("missing").to_string();
+    assert!(report.starts_with("no-such-file.yaml: the file cannot be read:"), "{report}");
+}

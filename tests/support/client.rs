@@ -1,0 +1,191 @@
+//! A client that says exactly what a test wants and tells a whole answer from a cut one.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How an answer's body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// As its framing says it must.
+    Whole,
+    /// The connection ended inside it.
+    Cut,
+}
+
+/// An answer as the client received it.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: u16,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub end: End,
+}
+
+impl Response {
+    /// The value of a field, the first if there are several; names in any case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a field.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let mine = |(n, _): &&(String, String)| n.eq_ignore_ascii_case(name);
+        self.fields.iter().filter(mine).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// `Cache-Status`, empty if there is none.
+    pub fn cache_status(&self) -> &str {
+        self.field("cache-status").unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A connection to larder.
+pub struct Client {
+    pub stream: TcpStream,
+    bytes: Vec<u8>,
+}
+
+impl Client {
+    pub async fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.expect("larder accepts");
+        Self { stream, bytes: Vec::new() }
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.expect("larder reads");
+    }
+
+    /// Sends a request without a body in absolute-form; `fields` are whole lines.
+    pub async fn ask(&mut self, method: &str, url: &str, fields: &[&str]) {
+        let host = url.split('/').nth(2).unwrap_or_default();
+        let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
+        for field in fields {
+            head.push_str(field);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        self.send(head).await;
+    }
+
+    /// Asks and reads the answer; the connection stays open.
+    pub async fn get(&mut self, url: &str, fields: &[&str]) -> Response {
+        self.ask("GET", url, fields).await;
+        self.answer("GET").await.expect("an answer")
+    }
+
+    /// Reads one answer to `method`; `None` when the connection closed without one.
+    pub async fn answer(&mut self, method: &str) -> Option<Response> {
+        loop {
+            let response = self.one_answer(method).await?;
+            if response.status == 101 || response.status >= 200 {
+                return Some(response);
+            }
+        }
+    }
+
+    /// Reads one answer, interim ones too.
+    pub async fn one_answer(&mut self, method: &str) -> Option<Response> {
+        let end = loop {
+            if let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if !self.more().await {
+                assert!(self.bytes.is_empty(), "a head was cut: {:?}", self.bytes);
+                return None;
+            }
+        };
+        let head = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
+        self.bytes.drain(..end);
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line");
+        let fields: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        let status = status.parse().expect("a status");
+        let mut response = Response { status, fields, body: Vec::new(), end: End::Whole };
+        let tunnel = method == "CONNECT" && (200..300).contains(&status);
+        let bodiless =
+            method == "HEAD" || tunnel || status < 200 || status == 204 || status == 304;
+        if !bodiless {
+            self.read_body(&mut response).await;
+        }
+        Some(response)
+    }
+
+    /// Whether larder closes the connection without another byte.
+    pub async fn is_closed(&mut self) -> bool {
+        self.bytes.is_empty() && !self.more().await
+    }
+
+    /// Everything that comes until the connection ends.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.bytes)
+    }
+
+    async fn more(&mut self) -> bool {
+        self.stream.read_buf(&mut self.bytes).await.is_ok_and(|n| n > 0)
+    }
+
+    async fn read_body(&mut self, response: &mut Response) {
+        let chunked = response.field("transfer-encoding").is_some();
+        let length = response.field("content-length").map(|v| v.parse::<usize>().expect("a length"));
+        match (chunked, length) {
+            (true, length) => {
+                assert_eq!(length, None, "both framings at once");
+                response.end = self.read_chunked(&mut response.body).await;
+            }
+            (false, Some(length)) => {
+                while self.bytes.len() < length && self.more().await {}
+                let got = self.bytes.len().min(length);
+                response.end = if got == length { End::Whole } else { End::Cut };
+                response.body = self.bytes.drain(..got).collect();
+            }
+            (false, None) => {
+                let ended = loop {
+                    match self.stream.read_buf(&mut self.bytes).await {
+                        Ok(0) => break End::Whole,
+                        Ok(_) => {}
+                        Err(_reset) => break End::Cut,
+                    }
+                };
+                response.end = ended;
+                response.body = std::mem::take(&mut self.bytes);
+            }
+        }
+    }
+
+    async fn read_chunked(&mut self, body: &mut Vec<u8>) -> End {
+        loop {
+            let line = loop {
+                if let Some(end) = self.bytes.windows(2).position(|w| w == b"\r\n") {
+                    break end;
+                }
+                if !self.more().await {
+                    return End::Cut;
+                }
+            };
+            let size = std::str::from_utf8(&self.bytes[..line]).expect("a chunk size");
+            let size = usize::from_str_radix(size, 16).expect("a chunk size");
+            while self.bytes.len() < line + 2 + size + 2 {
+                if !self.more().await {
+                    body.extend_from_slice(self.bytes.get(line + 2..).unwrap_or_default());
+                    return End::Cut;
+                }
+            }
+            body.extend_from_slice(&self.bytes[line + 2..line + 2 + size]);
+            self.bytes.drain(..line + 2 + size + 2);
+            if size == 0 {
+                return End::Whole;
+            }
+        }
+    }
+}

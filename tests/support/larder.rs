@@ -1,0 +1,96 @@
+//! A larder in this process, on free ports, with a clock that the test turns.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use larder::clock::Clock;
+use larder::config::{self, env::Env};
+use larder::server::{Parts, Server};
+
+use crate::client::{Client, Response};
+use crate::origin::Origin;
+
+/// The name under which tests reach their origin.
+pub const API: &str = "http://api.example.test";
+
+/// A running larder.
+pub struct Larder {
+    pub server: Server,
+    pub clock: Clock,
+}
+
+impl Larder {
+    /// A larder with this configuration; `listen`, `admin` and `version` are added, and
+    /// `api.example.test` is `origin`.
+    pub async fn start(origin: &Origin, yaml: &str) -> Self {
+        let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
+        Self::bare(&format!("{resolve}{yaml}")).await
+    }
+
+    /// A larder with one route for everything on `api.example.test`: these lines are its policy.
+    pub async fn with_policy(origin: &Origin, policy: &[&str]) -> Self {
+        Self::start(origin, &route(policy)).await
+    }
+
+    /// A larder with this configuration and nothing but `version`, `listen` and `admin` added.
+    pub async fn bare(yaml: &str) -> Self {
+        Self::with_parts(yaml, Parts::default()).await
+    }
+
+    /// The same with parts of its surroundings replaced; the clock always is.
+    pub async fn with_parts(yaml: &str, mut parts: Parts) -> Self {
+        let mut text = String::from("version: 1\n");
+        if !yaml.contains("listen:") {
+            text.push_str("listen: 127.0.0.1:0\n");
+        }
+        if !yaml.contains("admin:") {
+            text.push_str("admin: { listen: 127.0.0.1:0 }\n");
+        }
+        text.push_str(yaml);
+        let config = match config::parse("test.yaml", &text, &Env::default()) {
+            Ok(config) => config,
+            Err(report) => panic!("{report}"),
+        };
+        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        parts.clock = clock.clone();
+        let server = Server::start(config, parts).await.expect("a free port");
+        Self { server, clock }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.server.addrs()[0]
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.addr()).await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn get(&self, path: &str) -> Response {
+        self.get_with(path, &[]).await
+    }
+
+    /// One request with these field lines on a connection of its own.
+    pub async fn get_with(&self, path: &str, fields: &[&str]) -> Response {
+        self.client().await.get(&format!("{API}{path}"), fields).await
+    }
+
+    /// The value of a metric's line that starts with `series`; 0 when it is absent.
+    pub fn metric(&self, series: &str) -> f64 {
+        let page = self.server.account().render();
+        page.lines()
+            .filter_map(|line| line.strip_prefix(series))
+            .filter_map(|rest| rest.trim().parse::<f64>().ok())
+            .sum()
+    }
+}
+
+/// One route for everything on `api.example.test`: `policy` are its lines.
+pub fn route(policy: &[&str]) -> String {
+    let mut yaml =
+        String::from("routes:\n  - name: api\n    match: { host: api.example.test, path: /** }\n");
+    for line in policy {
+        yaml.push_str(&format!("    {line}\n"));
+    }
+    yaml
+}
