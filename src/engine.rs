@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod head;
 pub mod reply;
 
 mod collapse;
@@ -72,5 +73,10 @@ impl Engine {
             flights: Flights::default(),
             via,
         })
+    }
+
+    /// How many clients wait for a running fill that others may join, or read it.
+    pub fn waiting(&self) -> usize {
+        self.flights.readers()
     }
 }

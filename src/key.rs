@@ -17,7 +17,7 @@ use hmac::{Hmac, Mac};
 use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 
-use crate::policy::{Policy, ScopeRule};
+use crate::policy::{Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::Asked;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
@@ -76,8 +76,9 @@ impl CacheKey {
         self.id
     }
 
-    /// What [`Keyring::target_id`] says of the target: one id over all scopes and key rules, so that
-    /// an unsafe method can reach every answer of its target (RFC 9111 §4.4).
+    /// What [`Keyring::target_id`] says of the target under the key's query rule: one id over all
+    /// scopes and listeners, so that an unsafe method can reach every answer of its target
+    /// (RFC 9111 §4.4).
     pub fn target_id(&self) -> u128 {
         self.target_id
     }
@@ -166,9 +167,11 @@ impl Keyring {
         canonical::key(self, asked, policy)
     }
 
-    /// The id that the keys of all answers of `target` share, in whatever scope.
-    pub fn target_id(&self, target: &Target) -> u128 {
-        canonical::target_id(self, target)
+    /// The id that the keys of all answers of `target` share whose policy counts its query by
+    /// `rule`, in whatever scope. What the rule leaves out tells no two answers apart, so it tells no
+    /// two ids apart either.
+    pub fn target_id(&self, target: &Target, rule: &QueryRule) -> u128 {
+        canonical::target_id(self, target, rule)
     }
 
     /// The HMAC that stands for a credential's value; `None` when the field is no credential.

@@ -79,6 +79,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     account: Arc<Account>,
+    engine: Arc<Engine>,
     stop: watch::Sender<bool>,
     end: watch::Sender<bool>,
     places: Arc<Semaphore>,
@@ -89,6 +90,7 @@ pub struct Server {
 /// The objects behind the listeners.
 struct House {
     account: Arc<Account>,
+    engine: Arc<Engine>,
     guard: Arc<Guard>,
     door: Arc<Door>,
 }
@@ -126,8 +128,8 @@ impl Server {
             tasks.push(tokio::spawn(serving));
         }
         let admin = admin_addresses.first().copied();
-        let account = house.account;
-        Ok(Self { addresses, admin, account, stop, end, places, connections, tasks })
+        let House { account, engine, .. } = house;
+        Ok(Self { addresses, admin, account, engine, stop, end, places, connections, tasks })
     }
 
     /// Where clients connect, in the order of `listen`, ports filled in.
@@ -143,6 +145,11 @@ impl Server {
     /// What is recorded.
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// How many clients wait for a running fill that others may join, or read it.
+    pub fn waiting(&self) -> usize {
+        self.engine.waiting()
     }
 
     /// Stops: no new connections, requests in flight are finished within [`DRAIN`], then whatever is
@@ -218,7 +225,7 @@ fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<H
     );
     let none = (upstream_names.len(), route_names.len());
     let service = Proxy::new(proxy::Parts {
-        engine,
+        engine: Arc::clone(&engine),
         routes,
         network,
         account: Arc::clone(&account),
@@ -241,5 +248,5 @@ fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<H
         clock,
         name,
     };
-    Ok(House { account, guard, door: Arc::new(door) })
+    Ok(House { account, engine, guard, door: Arc::new(door) })
 }

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{AGE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::semantics::freshness;
 use crate::semantics::said::Said;
@@ -53,12 +53,13 @@ impl Stored {
     /// and the head's arrival.
     pub fn new(
         status: StatusCode,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         body: Bytes,
         (vary, variant): (VaryFields, VariantId),
         (request_time, response_time): (SystemTime, SystemTime),
         initial_age: Duration,
     ) -> Self {
+        let headers = compact(headers);
         let said = Said::of(status, &headers);
         let (headers, withheld) = parted(headers);
         Self {
@@ -118,7 +119,7 @@ impl Stored {
         request_time: SystemTime,
         response_time: SystemTime,
     ) -> Self {
-        let headers = validation::freshen(&self.all_headers(), not_modified);
+        let headers = compact(&validation::freshen(&self.all_headers(), not_modified));
         let said = Said::of(self.status, &headers);
         let initial_age = freshness::initial_age(&said, request_time, response_time);
         Self { request_time, response_time, initial_age, ..self.keeping_as(headers, said) }
@@ -126,7 +127,8 @@ impl Stored {
 
     /// The same response with only these fields.
     #[must_use]
-    pub fn keeping(&self, headers: HeaderMap) -> Self {
+    pub fn keeping(&self, headers: &HeaderMap) -> Self {
+        let headers = compact(headers);
         let said = Said::of(self.status, &headers);
         self.keeping_as(headers, said)
     }
@@ -151,6 +153,21 @@ impl fmt::Debug for Stored {
             .field("initial_age", &self.initial_age)
             .finish_non_exhaustive()
     }
+}
+
+/// The same fields in one piece of memory of their own: as received their values are slices of a
+/// connection's read buffer, which each stored response would otherwise keep alive whole.
+fn compact(headers: &HeaderMap) -> HeaderMap {
+    let mut bytes = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| bytes.extend_from_slice(value.as_bytes()));
+    let mut bytes = bytes.freeze();
+    let mut own = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let copy = HeaderValue::from_maybe_shared(bytes.split_to(value.len()))
+            .expect("the bytes were a field value before they were copied");
+        own.append(name.clone(), copy);
+    }
+    own
 }
 
 /// The fields of a hit, and those it leaves out. Parted once, so that a hit filters nothing.

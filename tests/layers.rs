@@ -1,0 +1,406 @@
+//! The architecture as a test: who may import whom, which third-party crates stop at which door, and
+//! what the pure modules may not do. A violation is reported as `file:line: what`.
+//!
+//! Comments and literals are blanked before looking. Limits: a macro or a re-export can hide an edge.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// Modules, bottom first. A module may import what lies on lower lines, never its own line.
+const LAYERS: &[&[&str]] = &[
+    &["clock", "semantics"],
+    &["policy", "stored"],
+    &["route", "key"],
+    &["decide", "config"],
+    &["account"],
+    &["store", "upstream"],
+    &["engine"],
+    &["front", "admin", "fake"],
+    &["proxy"],
+    &["server"],
+    &["cli"],
+    &["main"],
+];
+
+/// Values in, values out: no task, no socket, no disk.
+const PURE: &[&str] = &["semantics", "policy", "stored", "route", "key", "decide"];
+
+/// What a pure module may not say.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "pingora",
+    "sled",
+    "async",
+    "await",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+];
+
+/// A third-party crate, or a family of crates with this prefix, and the only places that know it.
+const DOORS: &[(&str, &[&str])] = &[
+    ("pingora", &["front", "proxy", "upstream", "fake"]),
+    ("prometheus", &["account/metrics"]),
+    ("tracing_subscriber", &["account/log"]),
+    ("axum", &["admin", "fake"]),
+    ("hickory_resolver", &["upstream"]),
+    ("quick_cache", &["store"]),
+    ("sled", &["store/disk", "store/state"]),
+    ("redis", &["store/shared"]),
+    ("serde_saphyr", &["config"]),
+    ("clap", &["cli", "main"]),
+];
+
+/// A file below `src`: its path without `.rs`, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        let path = path.strip_suffix(".rs").unwrap_or(path).to_owned();
+        Self { path, text: text.to_owned() }
+    }
+
+    /// The module of the first level that it belongs to.
+    fn module(&self) -> &str {
+        self.path.split('/').next().unwrap_or_default()
+    }
+
+    fn is_within(&self, place: &str) -> bool {
+        self.path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// Every line that is crossed, as `src/FILE:LINE: WHAT`.
+fn violations(sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources.iter().filter(|source| source.path != "lib") {
+        let Some(own) = layer(source.module()) else {
+            found.push(format!("src/{}.rs:1: no line of the table names it", source.path));
+            continue;
+        };
+        for (index, line) in code(&source.text).lines().enumerate() {
+            let whats = edges(source.module(), own, line)
+                .into_iter()
+                .chain(doors(source, line))
+                .chain(impurities(source.module(), line));
+            for what in whats {
+                found.push(format!("src/{}.rs:{}: {what}", source.path, index + 1));
+            }
+        }
+    }
+    found
+}
+
+fn edges(module: &str, own: usize, line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let squeezed = line.split("::").map(str::trim).collect::<Vec<_>>().join("::");
+    if squeezed.contains("super::super") {
+        found.push("super::super hides where it leads; write crate::…".to_owned());
+    }
+    if squeezed.contains("crate::{") || squeezed.contains("crate::*") {
+        found.push("crate::{ hides what is imported; one `use crate::module::…` each".to_owned());
+    }
+    if words(line).collect::<Vec<_>>().windows(2).any(|pair| pair == ["crate", "as"]) {
+        found.push("`crate as` hides what is imported".to_owned());
+    }
+    let root = if module == "main" { "larder::" } else { "crate::" };
+    for used in after_each(&squeezed, root) {
+        let lower = layer(used).is_some_and(|layer| layer < own);
+        let is_name = !used.is_empty();
+        if is_name && used != module && !lower {
+            found.push(format!("{module} may not use {used}"));
+        }
+    }
+    found
+}
+
+fn doors<'a>(source: &'a Source, line: &'a str) -> impl Iterator<Item = String> + 'a {
+    let through = |(name, places): &&(&'static str, &'static [&'static str])| {
+        let known = places.iter().any(|place| source.is_within(place));
+        !known && paths(line).any(|word| is_of_family(word, name))
+    };
+    DOORS
+        .iter()
+        .filter(through)
+        .map(|(name, places)| format!("only {} may use {name}", places.join(", ")))
+}
+
+fn impurities(module: &str, line: &str) -> Vec<String> {
+    if !PURE.contains(&module) {
+        return Vec::new();
+    }
+    let has = |banned: &&&str| {
+        if banned.contains("::") {
+            return line.contains(**banned);
+        }
+        words(line).any(|word| is_of_family(word, banned))
+    };
+    let says = |banned: &&str| format!("{module} is pure and may not say {banned}");
+    IMPURE.iter().filter(has).map(says).collect()
+}
+
+/// `pingora` and `pingora_core` are of the family `pingora`; `clapping` is not of `clap`.
+fn is_of_family(word: &str, name: &str) -> bool {
+    word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// The words that a path begins with: followed by `::`, or brought in by `use`.
+fn paths(line: &str) -> impl Iterator<Item = &str> {
+    let imported = line.trim_start().trim_start_matches("pub ").strip_prefix("use ");
+    let imported = imported.and_then(|rest| words(rest).next());
+    let led = line.match_indices("::").filter_map(|(at, _)| {
+        let before = &line[..at];
+        let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |i| i + 1);
+        let begins = !before[..start].trim_end().ends_with("::");
+        begins.then(|| &before[start..])
+    });
+    led.chain(imported)
+}
+
+/// The identifier behind each `root`.
+fn after_each<'a>(line: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
+    line.match_indices(root)
+        .filter(|(at, _)| !line[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        .map(move |(at, _)| {
+            let rest = &line[at + root.len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            &rest[..end]
+        })
+}
+
+/// The text with comments and literals blanked; lines stay where they are.
+fn code(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let blank = blank_at(rest);
+        let length = if blank == 0 { next.len_utf8() } else { blank };
+        let (piece, after) = rest.split_at(length);
+        if blank == 0 {
+            out.push(next);
+        } else {
+            out.extend(piece.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        }
+        rest = after;
+    }
+    out
+}
+
+/// How many bytes of comment or literal `rest` begins with.
+fn blank_at(rest: &str) -> usize {
+    if rest.starts_with("//") {
+        return rest.find('\n').unwrap_or(rest.len());
+    }
+    if rest.starts_with("/*") {
+        return rest.find("*/").map_or(rest.len(), |end| end + 2);
+    }
+    let hashes = rest.strip_prefix('r').map_or(0, |r| r.len() - r.trim_start_matches('#').len());
+    if rest.starts_with('r') && rest[1 + hashes..].starts_with('"') {
+        let close = format!("\"{}", "#".repeat(hashes));
+        let open = hashes + 2;
+        return rest[open..].find(&close).map_or(rest.len(), |end| open + end + close.len());
+    }
+    if rest.starts_with('"') {
+        return quoted(rest, '"');
+    }
+    // 'a' and '\n' are literals, 'a is a lifetime.
+    let mut chars = rest.chars();
+    match (chars.next(), chars.next(), chars.next()) {
+        (Some('\''), Some('\\'), _) => quoted(rest, '\''),
+        (Some('\''), Some(c), Some('\'')) => 2 + c.len_utf8(),
+        _ => 0,
+    }
+}
+
+fn quoted(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+fn sources_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {
+    let entries = fs::read_dir(directory).expect("the sources are there");
+    for entry in entries {
+        let entry = entry.expect("the sources can be listed");
+        let name = entry.file_name().into_string().expect("names are Unicode");
+        let path = format!("{prefix}{name}");
+        if entry.path().is_dir() {
+            sources_below(&entry.path(), &format!("{path}/"), sources);
+        } else if name.ends_with(".rs") {
+            let text = fs::read_to_string(entry.path()).expect("sources are text");
+            sources.push(Source::new(&path, &text));
+        }
+    }
+}
+
+fn all_sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    sources_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut sources);
+    sources
+}
+
+#[test]
+fn every_module_imports_only_what_lies_below_it() {
+    let sources = all_sources();
+    assert!(sources.len() > 50, "only {} files were found", sources.len());
+    let found = violations(&sources);
+    let mut report = String::new();
+    for violation in &found {
+        writeln!(report, "{violation}").expect("a string can be written");
+    }
+    assert!(found.is_empty(), "\n{report}");
+}
+
+#[test]
+fn every_module_of_the_map_is_in_the_table_and_the_other_way_round() {
+    let sources = all_sources();
+    let lib = sources.iter().find(|source| source.path == "lib").expect("src/lib.rs is there");
+    let declared: Vec<_> = lib
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    for module in &declared {
+        assert!(layer(module).is_some(), "{module} is not in the table");
+        assert!(
+            lib.text.contains(&format!("[`{module}`]")) || *module == "clock",
+            "the map in lib.rs does not name {module}"
+        );
+    }
+    for module in LAYERS.iter().copied().flatten().filter(|module| **module != "main") {
+        assert!(declared.contains(module), "{module} is in the table, but not in lib.rs");
+    }
+}
+
+/// What is said about a line of a file, without its place.
+fn said(path: &str, line: &str) -> Vec<String> {
+    let found = violations(&[Source::new(path, &format!("//! doc\n{line}\n"))]);
+    let place = format!("src/{path}:2: ");
+    found
+        .into_iter()
+        .map(|violation| violation.strip_prefix(&place).expect("line 2 is named").to_owned())
+        .collect()
+}
+
+#[test]
+fn an_import_upwards_or_sideways_is_reported_with_file_and_line() {
+    let seeded = [
+        ("semantics/vary.rs", "use crate::store::Store;", "semantics may not use store"),
+        ("policy.rs", "use crate::stored::Stored;", "policy may not use stored"),
+        ("engine/fill.rs", "    let x = crate::proxy::Proxy::new();", "engine may not use proxy"),
+        ("front/door.rs", "fn f(_: & crate :: admin::X) {}", "front may not use admin"),
+        ("config.rs", "pub(crate) use crate::nowhere::X;", "config may not use nowhere"),
+        ("server.rs", "use crate::cli::run;", "server may not use cli"),
+        ("main.rs", "use larder::utils;", "main may not use utils"),
+    ];
+    for (path, line, what) in seeded {
+        assert_eq!(said(path, line), [what], "{path}: {line}");
+    }
+}
+
+#[test]
+fn imports_downwards_and_within_the_module_are_not_reported() {
+    for (path, line) in [
+        ("engine.rs", "use crate::store::Store;"),
+        ("engine/fill.rs", "use crate::engine::body::Body;"),
+        ("proxy.rs", "use crate::front::Service;"),
+        ("main.rs", "use larder::cli::World;"),
+        ("semantics.rs", "// see crate::engine, and super::super, and tokio"),
+        ("semantics.rs", "const X: &str = \"crate::engine \\\" tokio\"; /* async */"),
+        ("semantics.rs", "const X: &str = r#\"crate::engine \" tokio\"#;"),
+        ("semantics.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' }"),
+        ("account.rs", "let my_crate_is = clapping(pingora);"),
+    ] {
+        assert!(said(path, line).is_empty(), "{path}: {line}: {:?}", said(path, line));
+    }
+}
+
+#[test]
+fn a_hidden_import_is_reported() {
+    for line in [
+        "use crate::{semantics, engine};",
+        "use crate :: { semantics };",
+        "use super::super::engine;",
+        "use crate::*;",
+        "use crate as c;",
+    ] {
+        assert_eq!(said("account/log.rs", line).len(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_third_party_crate_beyond_its_door_is_reported() {
+    for (path, line, what) in [
+        ("engine.rs", "use pingora_core::X;", "only front, proxy, upstream, fake may use pingora"),
+        ("account.rs", "prometheus::gather();", "only account/metrics may use prometheus"),
+        ("account/metricsx.rs", "use prometheus;", "only account/metrics may use prometheus"),
+        ("front.rs", "fn f() -> axum::Router {}", "only admin, fake may use axum"),
+        ("server.rs", "use hickory_resolver::X;", "only upstream may use hickory_resolver"),
+        ("engine.rs", "use quick_cache::sync::Cache;", "only store may use quick_cache"),
+        ("config.rs", "#[derive(clap::Args)]", "only cli, main may use clap"),
+        ("store/memory.rs", "use sled::Db;", "only store/disk, store/state may use sled"),
+    ] {
+        assert_eq!(said(path, line), [what], "{path}: {line}");
+    }
+    for (path, line) in [
+        ("upstream/fetch.rs", "use pingora_core::X;"),
+        ("account/metrics/register.rs", "use prometheus::X;"),
+        ("store/memory.rs", "use quick_cache::sync::Cache;"),
+        ("main.rs", "use clap::Parser;"),
+        ("fake/discord.rs", "use axum::Router;"),
+    ] {
+        assert!(said(path, line).is_empty(), "{path}: {line}");
+    }
+}
+
+#[test]
+fn an_act_in_a_pure_module_is_reported() {
+    for line in [
+        "use tokio::sync::watch;",
+        "async fn f() {}",
+        "x.await;",
+        "use std::fs;",
+        "std::env::vars();",
+        "use std::net::TcpStream;",
+    ] {
+        for module in PURE {
+            assert_eq!(said(&format!("{module}/x.rs"), line).len(), 1, "{module}: {line}");
+        }
+        assert!(said("engine/x.rs", line).is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_module_that_the_table_does_not_know_is_reported() {
+    let found = violations(&[Source::new("utils.rs", "")]);
+    assert_eq!(found, ["src/utils.rs:1: no line of the table names it"]);
+}
+
+#[test]
+fn blanking_keeps_every_line_where_it_is() {
+    let text = "a \"x\ny\" b /* c\nd */ e\n// f\n'\\n' g";
+    assert_eq!(code(text), "a   \n   b     \n     e\n    \n     g");
+}

@@ -3,7 +3,7 @@
 //! Owns: its arguments, what is printed at start, signals. Never touches: how requests are served.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +18,9 @@ pub struct Args {
     /// The configuration.
     #[arg(default_value = "proxy.yaml", value_name = "FILE")]
     config: PathBuf,
+    /// Print where it listens as JSON instead of the lines to copy.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs until SIGTERM or SIGINT, then finishes what is in flight; a second signal ends at once.
@@ -38,15 +41,15 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
             return Exit::Failed;
         }
     };
-    let exit = runtime.block_on(serve(config, &args.config, world));
+    let exit = runtime.block_on(serve(config, args, world));
     // A look-up or a write that hangs must not keep the process.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(config: Config, path: &Path, world: &mut World<'_>) -> Exit {
-    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    {
+async fn serve(config: Config, args: &Args, world: &mut World<'_>) -> Exit {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (mut term, mut int) = match signals {
         (Ok(term), Ok(int)) => (term, int),
         (Err(error), _) | (_, Err(error)) => {
             complain(world, &format!("larder: cannot listen for signals: {error}"));
@@ -66,12 +69,13 @@ async fn serve(config: Config, path: &Path, world: &mut World<'_>) -> Exit {
         tracing::warn!("{note}");
     }
     tracing::info!(
-        config = %path.display(),
+        config = %args.config.display(),
         routes,
         version = env!("CARGO_PKG_VERSION"),
         "Serving"
     );
-    if teach(world.out, &server).is_err() {
+    let told = if args.json { report(world.out, &server) } else { teach(world.out, &server) };
+    if told.is_err() {
         tracing::debug!("Nobody reads standard output");
     }
     tokio::select! {
@@ -108,6 +112,13 @@ fn teach(out: &mut dyn Write, server: &Server) -> std::io::Result<()> {
     if let Some(admin) = server.admin_addr() {
         writeln!(out, "metrics: http://{admin}/metrics  health: http://{admin}/healthz")?;
     }
+    out.flush()
+}
+
+/// The same for programs, in one line.
+fn report(out: &mut dyn Write, server: &Server) -> std::io::Result<()> {
+    let told = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
+    writeln!(out, "{told}")?;
     out.flush()
 }
 

@@ -35,7 +35,7 @@ fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> Stored {
         .collect();
     let sole = (VaryFields::default(), VariantId::SOLE);
     let status = StatusCode::from_u16(status).unwrap();
-    Stored::new(status, headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
+    Stored::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
 }
 
 fn stored(line: &'static str) -> Stored {

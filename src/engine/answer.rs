@@ -3,7 +3,7 @@
 //! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
@@ -20,7 +20,7 @@ use crate::engine::flight::Flight;
 use crate::engine::follow::{Followed, Role};
 use crate::engine::reply::Reply;
 use crate::key::CacheKey;
-use crate::policy::Policy;
+use crate::policy::{Policy, QueryRule};
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
@@ -29,6 +29,7 @@ use crate::semantics::freshness;
 use crate::semantics::invalidation;
 use crate::semantics::said::Said;
 use crate::semantics::storing::CacheKind;
+use crate::semantics::target::Target;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::{Lookup, Wanted};
@@ -93,14 +94,25 @@ impl Engine {
     }
 
     /// An unsafe method was answered through the pass-through: what it invalidates is unusable from
-    /// now on (RFC 9111 §4.4).
-    pub fn invalidate(&self, asked: &Asked, status: StatusCode, headers: &HeaderMap) {
-        let targets = invalidation::targets(asked, status, headers);
-        for target in &targets {
-            self.store.invalidate(self.keyring.target_id(target));
+    /// now on (RFC 9111 §4.4). `rules`: by which rules routes count the query of a `GET` for a
+    /// target.
+    pub fn invalidate<'r>(
+        &self,
+        asked: &Asked,
+        status: StatusCode,
+        headers: &HeaderMap,
+        rules: impl Fn(&Target) -> Vec<&'r QueryRule>,
+    ) {
+        let mut count = 0;
+        for target in &invalidation::targets(asked, status, headers) {
+            let rules = rules(target);
+            count += u64::from(!rules.is_empty());
+            for rule in rules {
+                self.store.invalidate(self.keyring.target_id(target, rule));
+            }
         }
-        if !targets.is_empty() {
-            self.account.invalidated("unsafe-method", targets.len() as u64);
+        if count > 0 {
+            self.account.invalidated("unsafe-method", count);
         }
     }
 
@@ -113,7 +125,7 @@ impl Engine {
         fields.variant(&asked.headers, &|name, value| self.keyring.mask(name, value))
     }
 
-    fn look(&self, asked: &Asked, key: &CacheKey) -> Lookup {
+    pub(crate) fn look(&self, asked: &Asked, key: &CacheKey) -> Lookup {
         self.store.get(Wanted { key, variant: &|fields| self.variant(asked, fields) })
     }
 
@@ -190,7 +202,8 @@ impl Engine {
         let conditional = plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
         // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
         // something larder does not have.
-        if plan.why == Forward::Request || conditional || apart || self.budget.is_spent() {
+        let insists = plan.why == Forward::Request || insists(plan.asked);
+        if insists || conditional || apart || self.budget.is_spent() {
             return Answered::Reply(Box::new(self.alone(&plan, None).await));
         }
         loop {
@@ -280,10 +293,12 @@ impl Engine {
             key: plan.key.clone(),
             confirm: plan.stored.clone().filter(|_| plan.validate),
             permit,
+            trigger: None,
         }
     }
 
-    /// A background fill for a stored response that was served stale (RFC 5861 §3): one at a time.
+    /// A background fill for a stored response that was served stale (RFC 5861 §3): one at a time,
+    /// and none while there is no room to keep what it brings.
     fn refresh(
         self: &Arc<Self>,
         asked: &Asked,
@@ -292,6 +307,9 @@ impl Engine {
         stored: Arc<Stored>,
         variant: Option<VariantId>,
     ) {
+        if self.budget.is_spent() {
+            return;
+        }
         let place = FlightKey { key: key.clone(), variant };
         let turn = self.flights.join(
             &place,
@@ -302,17 +320,18 @@ impl Engine {
         );
         if let Turn::Lead(flight, reader) = turn {
             drop(reader);
-            self.account.refresh(route.index, "stale-while-revalidate", "started");
             let fill = Fill {
                 engine: Arc::clone(self),
                 flight,
                 place: Some(place),
-                asked: asked.clone(),
+                // Whatever method it stands in for, what is stored answers a GET.
+                asked: Asked { method: Method::GET, ..asked.clone() },
                 route: route.index,
                 policy: Arc::clone(&route.policy),
                 key,
-                confirm: Some(stored),
+                confirm: Some(stored).filter(|stored| stored.said.has_validator()),
                 permit: None,
+                trigger: Some(Stale::WhileRevalidate.token()),
             };
             fill.spawn();
         }
@@ -356,6 +375,12 @@ fn not_cached(asked: &Asked) -> Option<Forward> {
         .iter()
         .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
     (asked.body != Framing::None || asked.upgrade || streams).then_some(Forward::Bypass)
+}
+
+/// Whether the request wants nothing that was asked for before it (RFC 9111 §5.2.1.1, §5.2.1.4).
+fn insists(asked: &Asked) -> bool {
+    let wish = asked.cache_control();
+    wish.no_cache || wish.max_age == Some(Duration::ZERO)
 }
 
 fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {

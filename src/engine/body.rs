@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
 
 /// How far a body that is not kept may run ahead of its slowest reader.
@@ -130,17 +131,27 @@ impl Growing {
         self.inner.lock().stop_keeping(&self.budget);
     }
 
-    /// Resolves when a body that is not kept has no reader left.
-    pub(crate) async fn abandoned(&self) {
+    /// Why the body is no longer kept.
+    pub(crate) fn why_not_kept(&self) -> NotStored {
+        let too_large = self.inner.lock().written > self.largest;
+        if too_large { NotStored::TooLarge } else { NotStored::NoRoom }
+    }
+
+    /// Whether nobody reads it and it is kept for nobody; `storing`: it will be stored if it is kept
+    /// to its end.
+    pub(crate) fn is_abandoned(&self, storing: bool) -> bool {
+        let inner = self.inner.lock();
+        !(inner.kept && storing) && inner.readers.is_empty()
+    }
+
+    /// Resolves when the body [is abandoned](Self::is_abandoned).
+    pub(crate) async fn abandoned(&self, storing: bool) {
         loop {
             let left = self.room.notified();
             tokio::pin!(left);
             left.as_mut().enable();
-            {
-                let inner = self.inner.lock();
-                if !inner.kept && inner.readers.is_empty() {
-                    return;
-                }
+            if self.is_abandoned(storing) {
+                return;
             }
             left.await;
         }
@@ -372,7 +383,7 @@ mod tests {
         let reader = body.reader().unwrap();
         let watcher = {
             let body = Arc::clone(&body);
-            tokio::spawn(async move { body.abandoned().await })
+            tokio::spawn(async move { body.abandoned(true).await })
         };
         drop(reader);
         watcher.await.unwrap();

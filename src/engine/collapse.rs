@@ -76,6 +76,11 @@ impl Flights {
         Turn::Lead(flight, reader)
     }
 
+    /// How many read or wait, over all fills.
+    pub(crate) fn readers(&self) -> usize {
+        self.running.lock().values().map(|flight| flight.body.readers()).sum()
+    }
+
     /// Newcomers no longer join this flight.
     pub(crate) fn leave(&self, key: &FlightKey, flight: &Arc<Flight>) {
         let mut running = self.running.lock();

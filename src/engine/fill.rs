@@ -42,6 +42,32 @@ pub(crate) struct Fill {
     pub(crate) confirm: Option<Arc<Stored>>,
     /// Held until the head is there.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// What asked for it in the background, if no client waits for it.
+    pub(crate) trigger: Option<&'static str>,
+}
+
+/// What a fill did to the stored response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The origin said 304: it goes on.
+    Confirmed,
+    /// A new one took its place.
+    Replaced,
+    /// The answer came, but is not one to store.
+    NotStored,
+    /// No answer, a cut one, or an error.
+    Failed,
+}
+
+impl Outcome {
+    fn token(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Replaced => "replaced",
+            Self::NotStored => "not-stored",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl Fill {
@@ -50,8 +76,19 @@ impl Fill {
         tokio::spawn(self.run());
     }
 
-    async fn run(mut self) {
-        let _told = Unfinished { flight: Arc::clone(&self.flight) };
+    async fn run(self) {
+        let mut ending = Ending {
+            engine: Arc::clone(&self.engine),
+            flight: Arc::clone(&self.flight),
+            place: self.place.clone(),
+            route: self.route,
+            trigger: self.trigger,
+            outcome: Outcome::Failed,
+        };
+        ending.outcome = self.filled().await;
+    }
+
+    async fn filled(mut self) -> Outcome {
         let call = self.call();
         let mut answer = self.engine.origin.fetch(&call).await;
         if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
@@ -64,9 +101,10 @@ impl Fill {
                 self.leave();
                 self.flight.publish(Published::Failed(failure));
                 self.flight.body.finish(Err(failure));
+                Outcome::Failed
             }
             Ok(answer) if answer.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() => {
-                self.confirmed(answer).await;
+                self.confirmed(answer).await
             }
             Ok(answer) => self.answered(answer).await,
         }
@@ -121,8 +159,8 @@ impl Fill {
     }
 
     /// The origin said 304 to the stored validators (RFC 9111 §4.3.4).
-    async fn confirmed(&mut self, mut answer: Answer) {
-        let Some(stored) = self.confirm.take() else { return };
+    async fn confirmed(&mut self, mut answer: Answer) -> Outcome {
+        let Some(stored) = self.confirm.take() else { return Outcome::Failed };
         while let Ok(Some(_)) = answer.body.next().await {}
         let mut fresh =
             stored.freshened(&answer.headers, answer.request_time, answer.response_time);
@@ -133,31 +171,53 @@ impl Fill {
         let fields = fresh.all_headers();
         let keep =
             self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
-        let shared = keep.map(|kept| Arc::new(fresh.keeping(kept)));
-        match &shared {
-            Ok(kept) => self.engine.store.put(&self.key, Arc::clone(kept), self.flight.mark),
-            Err(why) => self.engine.account.not_stored(self.route, why.token()),
-        }
+        let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
+        let outcome = match &shared {
+            Ok(kept) => {
+                self.engine.store.put(&self.key, Arc::clone(kept), self.flight.mark);
+                self.engine.flights.collapse_again(&self.key);
+                Outcome::Confirmed
+            }
+            Err(why) => {
+                self.not_stored(*why);
+                Outcome::NotStored
+            }
+        };
         self.leave();
         let own = Arc::new(fresh);
         self.flight.publish(Published::Confirmed(Confirmed { own, shared }));
         self.flight.body.finish(Ok(()));
+        outcome
+    }
+
+    /// The answer is the asker's alone: for a while nobody waits for another such.
+    fn not_stored(&self, why: NotStored) {
+        self.engine.account.not_stored(self.route, why.token());
+        // The answer to a client's own condition says nothing about that to others, nor does a
+        // larder that is full.
+        let conditional = self.place.is_none()
+            && self.confirm.is_none()
+            && validation::has_conditionals(&self.asked.headers);
+        if why != NotStored::NoRoom && !conditional {
+            self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
+        }
     }
 
     /// A final answer: its head goes out at once, its body as it arrives.
-    async fn answered(&mut self, answer: Answer) {
+    async fn answered(&mut self, answer: Answer) -> Outcome {
         let head = Arc::new(self.head(&answer));
         self.permit = None;
-        let shared_error = head.is_shared_error(&self.policy, self.cache());
-        if head.shared.is_err() && !shared_error {
-            self.leave();
-            self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
-            self.flight.body.stop_keeping();
-        }
-        if let Err(why) = &head.shared {
-            self.engine.account.not_stored(self.route, why.token());
-        } else {
-            self.engine.flights.collapse_again(&self.key);
+        match &head.shared {
+            Ok(_) => self.engine.flights.collapse_again(&self.key),
+            // Who waits shares it, and nobody is kept from waiting for the next.
+            Err(why) if head.is_shared_error(&self.policy, self.cache()) => {
+                self.engine.account.not_stored(self.route, why.token());
+            }
+            Err(why) => {
+                self.not_stored(*why);
+                self.leave();
+                self.flight.body.stop_keeping();
+            }
         }
         self.flight.publish(Published::Head(Arc::clone(&head)));
         let times = Times {
@@ -170,8 +230,18 @@ impl Fill {
             }
         });
         let end = end.await;
+        if end.is_err() {
+            // Before the readers know: nobody joins a body that is cut already.
+            self.leave();
+        }
         self.flight.body.finish(end);
         self.leave();
+        match (end, &head.shared) {
+            (Ok(()), Ok(_)) if self.flight.body.is_kept() => Outcome::Replaced,
+            (Err(_), Ok(_)) => Outcome::Failed,
+            (_, Err(_)) if self.policy.stale_if_error.covers_status(head.status) => Outcome::Failed,
+            (Ok(()), Ok(_)) | (_, Err(_)) => Outcome::NotStored,
+        }
     }
 
     fn head(&self, answer: &Answer) -> Head {
@@ -202,7 +272,7 @@ impl Fill {
             // Cut or complete, it looks the same: it may be read, never kept.
             BodyFraming::Close => Err(NotStored::Incomplete),
             BodyFraming::Length(_) | BodyFraming::Marked if !self.flight.body.is_kept() => {
-                Err(NotStored::TooLarge)
+                Err(NotStored::NoRoom)
             }
             BodyFraming::Length(_) | BodyFraming::Marked => Ok(()),
         }
@@ -225,7 +295,14 @@ impl Fill {
         let end = loop {
             let piece = tokio::select! {
                 piece = answer.body.next() => piece,
-                () = body.abandoned() => Err(Failure::Abandoned),
+                () = body.abandoned(storing) => {
+                    // First nobody can join any more, then the last look.
+                    self.leave();
+                    if !body.is_abandoned(storing) {
+                        continue;
+                    }
+                    Err(Failure::Abandoned)
+                }
                 () = &mut deadline, if storing && body.is_kept() => Err(Failure::TotalTimeout),
             };
             match piece {
@@ -246,7 +323,7 @@ impl Fill {
         match body.whole(last.as_ref()) {
             Some(whole) if storing => keep(whole),
             None if storing => {
-                self.engine.account.not_stored(self.route, NotStored::TooLarge.token());
+                self.engine.account.not_stored(self.route, body.why_not_kept().token());
             }
             Some(_) | None => {}
         }
@@ -261,7 +338,7 @@ impl Fill {
             let said = Said::of(head.status, headers);
             let stored = Stored::new(
                 head.status,
-                headers.clone(),
+                headers,
                 body,
                 (vary.clone(), variant),
                 (times.request, times.response),
@@ -285,15 +362,27 @@ fn whole(framing: BodyFraming, read: u64) -> Result<(), Failure> {
     }
 }
 
-/// Should the task die half-way (a panic in a dependency), its readers are told, not left waiting.
-/// After a regular end this changes nothing: the first word counts.
-struct Unfinished {
+/// The end of a fill. Should its task die half-way (a panic in a dependency), its readers are told,
+/// not left waiting, and nobody joins it any more. After a regular end only the account is new: the
+/// first word counts.
+struct Ending {
+    engine: Arc<Engine>,
     flight: Arc<Flight>,
+    place: Option<FlightKey>,
+    route: usize,
+    trigger: Option<&'static str>,
+    outcome: Outcome,
 }
 
-impl Drop for Unfinished {
+impl Drop for Ending {
     fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            self.engine.flights.leave(place, &self.flight);
+        }
         self.flight.fail_unless_published(Failure::Internal);
         self.flight.body.finish(Err(Failure::Internal));
+        if let Some(trigger) = self.trigger {
+            self.engine.account.refresh(self.route, trigger, self.outcome.token());
+        }
     }
 }

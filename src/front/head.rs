@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::account::problem::Problem;
 use crate::semantics::asked::Framing;
@@ -126,6 +126,10 @@ impl Scan {
 
 /// Reads a complete head (blank line included) of at most `most` fields.
 pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
+    // The parser skips empty lines in front; `normalised` takes the first line for the request's.
+    if matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
+        return Err(MALFORMED);
+    }
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut slots);
     match request.parse(bytes) {
@@ -147,7 +151,8 @@ pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
 fn names_another_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|c| *c == b'\r').next().unwrap_or_default();
     let version = line.rsplit(|c| *c == b' ').next().unwrap_or_default();
-    version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
+    let spoken = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
+    !spoken && version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
 }
 
 fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Result<Head, Problem> {
@@ -191,7 +196,11 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     if path.starts_with('/') || path == "*" {
         return Err(NOT_PROXY);
     }
-    Target::absolute(path).map(HeadTarget::Absolute).map_err(|_: TargetError| BAD_TARGET)
+    let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
+    // What follows carries the target in this type: what it cannot hold is refused here, in
+    // larder's own words.
+    Uri::try_from(target.path_and_query()).map_err(|_invalid| BAD_TARGET)?;
+    Ok(HeadTarget::Absolute(target))
 }
 
 /// RFC 9112 §6.3, without its lenient branches.
@@ -224,7 +233,7 @@ fn chunked(version: Version, coding: &[u8]) -> Result<Framing, Problem> {
         return Ok(Framing::Chunked);
     }
     let one_token = coding.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-');
-    Err(if one_token { CODING_UNKNOWN } else { BAD_FRAMING })
+    Err(if one_token && !coding.is_empty() { CODING_UNKNOWN } else { BAD_FRAMING })
 }
 
 fn digits(value: &[u8]) -> Option<u64> {
@@ -273,3 +282,6 @@ pub fn normalised(head: &Head, target: &Target, raw: &[u8]) -> BytesMut {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

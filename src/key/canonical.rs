@@ -25,14 +25,8 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     let scope = ring.scope(asked, &policy.scope);
     let target = &asked.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
-    put_resource(&mut bytes, target);
-    let query_at = bytes.len();
-    put_query(&mut bytes, ring, target.query(), &QueryRule::All);
+    put_target(&mut bytes, ring, target, &policy.key.query);
     let target_id = xxh3_128(&bytes);
-    if policy.key.query != QueryRule::All {
-        bytes.truncate(query_at);
-        put_query(&mut bytes, ring, target.query(), &policy.key.query);
-    }
     // What one kind of listener may reach, the other may not see.
     bytes.push(match asked.listener {
         Listener::Loopback => 0,
@@ -43,11 +37,10 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
 }
 
-/// The hash of what a target is by itself.
-pub(super) fn target_id(ring: &Keyring, target: &Target) -> u128 {
+/// The hash of what a target is by itself, its query counted by `rule`.
+pub(super) fn target_id(ring: &Keyring, target: &Target, rule: &QueryRule) -> u128 {
     let mut bytes = Vec::with_capacity(64 + target.host().len() + target.path_and_query().len());
-    put_resource(&mut bytes, target);
-    put_query(&mut bytes, ring, target.query(), &QueryRule::All);
+    put_target(&mut bytes, ring, target, rule);
     xxh3_128(&bytes)
 }
 
@@ -56,7 +49,7 @@ pub(super) fn length(part: &[u8]) -> [u8; 8] {
     u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes()
 }
 
-fn put_resource(bytes: &mut Vec<u8>, target: &Target) {
+fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &QueryRule) {
     bytes.push(FORMAT);
     bytes.push(match target.scheme() {
         Scheme::Http => 0,
@@ -65,6 +58,7 @@ fn put_resource(bytes: &mut Vec<u8>, target: &Target) {
     bytes.extend_from_slice(&target.port().to_le_bytes());
     put(bytes, target.host().as_bytes());
     put(bytes, target.path().as_bytes());
+    put_query(bytes, ring, target.query(), rule);
 }
 
 fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &QueryRule) {

@@ -234,11 +234,21 @@ fn key_fields_tell_requests_apart() {
 #[test]
 fn one_target_has_one_target_id_in_every_scope() {
     let url = "http://a/x?api_key=1&b=2";
-    let id = ring().target_id(&Target::absolute(url).unwrap());
-    let shared = of_query(QueryRule::Include(Vec::new()));
+    let id = ring().target_id(&Target::absolute(url).unwrap(), &QueryRule::All);
     assert_eq!(key(url, &[]).target_id(), id);
     assert_eq!(key(url, &[("authorization", "a")]).target_id(), id);
-    assert_eq!(ring().key(&asked(url, &[]), &shared).target_id(), id);
+}
+
+#[test]
+fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
+    let rule = QueryRule::Exclude(vec!["utm".to_owned()]);
+    let policy = of_query(rule.clone());
+    let stored = ring().key(&asked("http://a/x?a=1&utm=2", &[]), &policy);
+    let id = |url, rule| ring().target_id(&Target::absolute(url).unwrap(), rule);
+    assert_eq!(stored.target_id(), id("http://a/x?a=1", &rule));
+    assert_eq!(stored.target_id(), id("http://a/x?utm=3&a=1", &rule));
+    assert_ne!(stored.target_id(), id("http://a/x?a=2", &rule));
+    assert_ne!(stored.target_id(), id("http://a/x?a=1&utm=2", &QueryRule::All));
 }
 
 #[test]

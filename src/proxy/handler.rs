@@ -19,6 +19,7 @@ use crate::clock;
 use crate::decide::Forward;
 use crate::engine::Engine;
 use crate::engine::answer::Answered;
+use crate::engine::head::HeadSent;
 use crate::proxy::{Parts, failed, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
@@ -48,6 +49,8 @@ pub(super) struct Ctx {
     pub(super) error: Option<&'static str>,
     /// A failure that is known more exactly than pingora's error says.
     pub(super) failure: Option<Failure>,
+    /// The `HEAD` that is passed through, for what is stored.
+    pub(super) head: Option<HeadSent>,
     /// The pass-through's call at the gate.
     pub(super) pass: Option<Pass>,
     pub(super) interim: u32,
@@ -79,6 +82,7 @@ impl ProxyHttp for Handler {
             miss: None,
             error: None,
             failure: None,
+            head: None,
             pass: None,
             interim: 0,
             fetched: true,
@@ -113,6 +117,7 @@ impl ProxyHttp for Handler {
         match answered {
             Answered::Pass(why) => {
                 ctx.why = why;
+                ctx.head = (asked.method == Method::HEAD).then(|| self.engine.head_sent());
                 Ok(false)
             }
             Answered::Reply(reply) => {

@@ -16,6 +16,7 @@ use crate::policy::ScopeRule;
 use crate::proxy::handler::{Ctx, Handler};
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
+use crate::upstream::clear::is_clear;
 use crate::upstream::failure::Failure;
 
 /// How many interim (1xx) answers may precede the final one.
@@ -69,6 +70,13 @@ impl Handler {
             }
             return Ok(());
         }
+        let switched = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
+        let unasked = switched && ctx.asked.as_ref().is_none_or(|asked| !asked.upgrade);
+        if unasked || !is_clear(response) {
+            ctx.failure = Some(Failure::Protocol);
+            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
         if let Some(pass) = &mut ctx.pass {
             pass.answered(response.status);
         }
@@ -76,7 +84,11 @@ impl Handler {
             strip(response);
         }
         if let Some(asked) = &ctx.asked {
-            self.engine.invalidate(asked, response.status, &response.headers);
+            let (status, headers) = (response.status, &response.headers);
+            self.engine.invalidate(asked, status, headers, |target| self.routes.query_rules(target));
+            if let (Some(sent), Some(route)) = (ctx.head, self.route(ctx)) {
+                self.engine.head_answered(asked, route, sent, status, headers);
+            }
         }
         let mut added = http::HeaderMap::new();
         CacheStatus::forwarded(ctx.why.token()).status(response.status).append_to(&mut added);

@@ -13,6 +13,7 @@ use http::{HeaderName, Method};
 pub use crate::route::pattern::host::HostPattern;
 pub use crate::route::pattern::path::PathPattern;
 use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
 
 /// Which requests a route is for. All parts must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,13 @@ impl Pattern {
             && self.host.matches(target.host(), target.port())
             && self.headers.iter().all(|field| field.matches(asked))
             && self.query.iter().all(|param| param.matches(target.query()))
+    }
+
+    /// Whether it may match a `GET` for `target`, given the right fields and parameters.
+    pub fn reaches(&self, target: &Target) -> bool {
+        self.has_method(&Method::GET)
+            && self.host.matches(target.host(), target.port())
+            && self.path.matches(target.path())
     }
 
     /// Whether every request that `other` matches is matched by `self` too. A `false` may be wrong,

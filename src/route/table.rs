@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::policy::Policy;
+use crate::policy::{Policy, QueryRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
 use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
 
 /// A route: its name, what it matches, what to do with it.
 #[derive(Debug, Clone)]
@@ -72,6 +73,19 @@ impl Table {
             found = routes.find(|route| route.pattern.matches_at(asked, path)).or(found);
         }
         found
+    }
+
+    /// By which rules routes count the query of a `GET` for `target`, each rule once. Not only that
+    /// of the first match: another request's fields and parameters may lead to another route.
+    pub fn query_rules(&self, target: &Target) -> Vec<&QueryRule> {
+        let mut rules: Vec<&QueryRule> = Vec::new();
+        for route in &self.routes {
+            let rule = &route.policy.key.query;
+            if route.pattern.reaches(target) && !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        rules
     }
 
     /// All routes, first match first.

@@ -29,6 +29,17 @@ pub enum Outcome {
     NotModified,
 }
 
+/// What the 200 to a `HEAD` says of the stored response to a `GET` (RFC 9111 §4.3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadSays {
+    /// It is still the same: its fields may be updated.
+    Same,
+    /// It has changed.
+    Changed,
+    /// Nothing: it names no validator, or speaks of another representation.
+    Nothing,
+}
+
 /// Whether the request has any condition.
 pub fn has_conditionals(headers: &HeaderMap) -> bool {
     CONDITIONALS.iter().any(|name| headers.contains_key(name))
@@ -83,6 +94,29 @@ pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &Said) -> bo
     };
     let same_vary = !not_modified.contains_key(VARY) || Vary::of(not_modified) == Vary::of(stored);
     same_tag && same_vary
+}
+
+/// Compares the fields of a 200 to a `HEAD` with a stored response and the length of its body. The
+/// RFC lets an answer without any validator update the stored one, too; but nothing then tells that
+/// it is about the stored bytes.
+pub fn head_says(head: &HeaderMap, stored: &HeaderMap, said: &Said, length: usize) -> HeadSays {
+    let other = |name: &HeaderName| head.get(name) != stored.get(name);
+    if other(&CONTENT_ENCODING) || (head.contains_key(VARY) && Vary::of(head) != Vary::of(stored)) {
+        return HeadSays::Nothing;
+    }
+    let says = Said::of(StatusCode::OK, head);
+    let changed = says.etag.is_some() && says.etag != said.etag
+        || says.last_modified.is_some() && says.last_modified != said.last_modified
+        || head.get(CONTENT_LENGTH).is_some_and(|value| !is_number(value, length));
+    match (changed, says.has_validator()) {
+        (true, _) => HeadSays::Changed,
+        (false, true) => HeadSays::Same,
+        (false, false) => HeadSays::Nothing,
+    }
+}
+
+fn is_number(value: &HeaderValue, number: usize) -> bool {
+    value.to_str().is_ok_and(|text| text.trim().parse() == Ok(number))
 }
 
 /// The stored fields after a 304 (RFC 9111 §3.2): each field of the 304 replaces the stored one,

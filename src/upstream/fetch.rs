@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::semantics::asked::Listener;
+use crate::upstream::clear::{is_clear, is_framed_twice};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Gate;
 use crate::upstream::peer::{Roots, peer};
@@ -67,8 +68,19 @@ impl Network {
         peer(place, addresses, self.resolver.preferred(), &self.roots).ok_or(Failure::Tls)
     }
 
-    async fn attempt(&self, call: &Call, place: &Place) -> Result<Answer, Attempt> {
-        let peer = self.peer(place, call.listener).await.map_err(Attempt::Failed)?;
+    async fn attempt(
+        &self,
+        call: &Call,
+        place: &Place,
+        connection: Connection,
+    ) -> Result<Answer, Attempt> {
+        let mut peer = self.peer(place, call.listener).await.map_err(Attempt::Failed)?;
+        let mut home = None;
+        if connection == Connection::New {
+            home = Some(peer.clone());
+            // No pool knows this key: the connection is made for this call.
+            peer.group_key = !peer.group_key;
+        }
         let request = request_header(call, place).map_err(Attempt::Failed)?;
         let connected = self.connector.get_http_session(&peer).await;
         let (mut session, reused) =
@@ -85,6 +97,10 @@ impl Network {
             }
         };
         let framing = framing(&session, &head, &call.method);
+        let peer = match (&session, home) {
+            (HttpSession::H1(_), Some(home)) => home,
+            _ => peer,
+        };
         let session = Some(session);
         Ok(Answer {
             status: head.status,
@@ -103,6 +119,15 @@ impl Network {
     }
 }
 
+/// What an attempt goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    /// One of the pool, if it has one.
+    Pooled,
+    /// A new one: a network that forgets idle connections has forgotten all of them.
+    New,
+}
+
 /// How one attempt ended without an answer.
 enum Attempt {
     /// A pooled connection turned out to be dead before anything came: try once more.
@@ -116,10 +141,10 @@ impl Origin for Network {
     async fn fetch(&self, call: &Call) -> Result<Answer, Failure> {
         let place = self.upstreams.place(&call.target);
         let mut pass = self.gate.enter(place.index, call.route);
-        let mut outcome = self.attempt(call, &place).await;
+        let mut outcome = self.attempt(call, &place, Connection::Pooled).await;
         if matches!(outcome, Err(Attempt::Dead)) && call.method.is_idempotent() {
             self.gate.retried(place.index, "dead-connection");
-            outcome = self.attempt(call, &place).await;
+            outcome = self.attempt(call, &place, Connection::New).await;
         }
         match outcome {
             Ok(answer) => {
@@ -165,13 +190,21 @@ async fn exchange(
         }
         if !head.status.is_informational() {
             let bytes: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
-            if bytes > HEAD_BYTES {
+            if bytes > HEAD_BYTES || !is_clear(head) || is_framed_twice(&raw(session)) {
                 break;
             }
             return Ok(head.clone());
         }
     }
     Err(Error::new_up(ErrorType::InvalidHTTPHeader))
+}
+
+/// The head as it came; HTTP/2 has none, and frames a body in one way only.
+fn raw(session: &HttpSession) -> Bytes {
+    match session {
+        HttpSession::H1(session) => session.get_headers_raw_bytes(),
+        _ => Bytes::new(),
+    }
 }
 
 fn framing(session: &HttpSession, head: &ResponseHeader, method: &Method) -> BodyFraming {

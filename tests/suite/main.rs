@@ -7,5 +7,12 @@ mod client;
 mod larder_under_test;
 #[path = "../support/origin.rs"]
 mod origin;
+#[path = "../support/process.rs"]
+mod process;
 
 mod first_day;
+mod parser;
+mod admin;
+mod cli;
+mod clients;
+mod logs;

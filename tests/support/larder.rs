@@ -75,6 +75,37 @@ impl Larder {
         self.client().await.get(&format!("{API}{path}"), fields).await
     }
 
+    /// Waits until this many clients wait for or read a running fill.
+    pub async fn waiting(&self, clients: usize) {
+        self.until(&format!("{clients} clients wait"), |larder| {
+            larder.server.waiting() == clients
+        })
+        .await;
+    }
+
+    /// Waits until a metric has this value: an exchange is recorded after its last byte was read.
+    pub async fn counts(&self, series: &str, value: f64) {
+        self.until(&format!("{series} {value}"), |larder| {
+            (larder.metric(series) - value).abs() < f64::EPSILON
+        })
+        .await;
+    }
+
+    /// Waits until `holds`, with a bound against hanging.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..5000 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!(
+            "never: {what}; {} wait\n{}",
+            self.server.waiting(),
+            self.server.account().render()
+        );
+    }
+
     /// The value of a metric's line that starts with `series`; 0 when it is absent.
     pub fn metric(&self, series: &str) -> f64 {
         let page = self.server.account().render();

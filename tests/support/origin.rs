@@ -62,6 +62,8 @@ pub enum Step {
     Reset,
     /// Say nothing more, keep the connection open.
     Hang,
+    /// Say nothing more until larder closes the connection; [`Origin::left`] counts those.
+    UntilGone,
 }
 
 /// An answer, byte for byte.
@@ -145,6 +147,7 @@ struct State {
     script: Mutex<Arc<Script>>,
     seen: Mutex<Vec<Seen>>,
     calls: watch::Sender<usize>,
+    left: watch::Sender<usize>,
     connections: AtomicUsize,
 }
 
@@ -170,6 +173,7 @@ impl Origin {
             script: Mutex::new(Arc::new(script)),
             seen: Mutex::default(),
             calls: watch::Sender::new(0),
+            left: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
@@ -206,6 +210,12 @@ impl Origin {
         let mut count = self.state.calls.subscribe();
         count.wait_for(|count| *count >= calls).await.expect("the origin lives");
     }
+
+    /// Waits until larder has closed this many connections inside [`Step::UntilGone`].
+    pub async fn left(&self, connections: usize) {
+        let mut count = self.state.left.subscribe();
+        count.wait_for(|count| *count >= connections).await.expect("the origin lives");
+    }
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
@@ -227,14 +237,14 @@ async fn converse(mut stream: TcpStream, connection: usize, state: Arc<State>) {
         }
         state.calls.send_modify(|count| *count += 1);
         let answer = script(&seen);
-        if !answered(&mut stream, answer).await {
+        if !answered(&mut stream, answer, &state).await {
             return;
         }
     }
 }
 
 /// Plays an answer; false when the connection is over.
-async fn answered(stream: &mut TcpStream, answer: Answer) -> bool {
+async fn answered(stream: &mut TcpStream, answer: Answer, state: &State) -> bool {
     for step in answer.0 {
         match step {
             Step::Write(bytes) => {
@@ -251,6 +261,12 @@ async fn answered(stream: &mut TcpStream, answer: Answer) -> bool {
                 return false;
             }
             Step::Hang => std::future::pending().await,
+            Step::UntilGone => {
+                let mut sink = [0; 1024];
+                while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+                state.left.send_modify(|count| *count += 1);
+                return false;
+            }
         }
     }
     true

@@ -1,0 +1,143 @@
+//! What a fresh hit costs: CPU per request of larder against a bare pingora handler that answers the
+//! same bytes; the memory of 100,000 keys; how fast 1,000 clients get one cold answer.
+//!
+//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold` (a part).
+//! Three processes: this one loads, the other two are this program again in another role. CPU is
+//! what /proc says of them, so a busy machine lengthens the run and not the figures. The last line
+//! is JSON.
+
+#[path = "support/bare.rs"]
+mod bare;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/subject.rs"]
+mod subject;
+
+use std::process::ExitCode;
+
+use load::{Load, Target};
+use process::Process;
+
+/// Pairs of runs, larder and bare in turn.
+const PAIRS: usize = 5;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let word = |word: &str| arguments.iter().any(|argument| argument == word);
+    match arguments.first().map(String::as_str) {
+        Some("role-larder") => return subject::run(&arguments[1..]),
+        Some("role-bare") => return bare::run(&arguments[1..]),
+        _ => {}
+    }
+    let quick = word("--quick");
+    let all = !(word("hit") || word("keys") || word("cold"));
+    let mut figures = serde_json::Map::new();
+    if all || word("hit") {
+        hits(1024, if quick { 20_000 } else { 200_000 }, "1k", &mut figures);
+        hits(100 * 1024, if quick { 4_000 } else { 40_000 }, "100k", &mut figures);
+    }
+    if all || word("keys") {
+        keys(if quick { 5_000 } else { 100_000 }, &mut figures);
+    }
+    if all || word("cold") {
+        cold(if quick { 200 } else { 1_000 }, &mut figures);
+    }
+    println!("{}", serde_json::Value::Object(figures));
+    ExitCode::SUCCESS
+}
+
+/// CPU per fresh hit of a body of `bytes`, in interleaved pairs.
+fn hits(bytes: usize, requests: usize, name: &str, figures: &mut serde_json::Map<String, serde_json::Value>) {
+    let load = Load::new();
+    let origin = load.origin(bytes);
+    let larder = Process::start("role-larder", &[origin.to_string()]);
+    let target = Target::new(larder.address, "/hit");
+    let answer = load.warm(&target);
+    let bare = Process::start("role-bare", &[larder_answer(&answer)]);
+    let bare_target = Target::new(bare.address, "/hit");
+    load.warm(&bare_target);
+    println!("hit, {bytes} bytes, {requests} requests a run, 32 connections; CPU us per request:");
+    let (mut ours, mut theirs, mut ratios) = (vec![], vec![], vec![]);
+    for _ in 0..PAIRS {
+        let larder_us = cost(&larder, requests, || load.run(&target, requests));
+        let bare_us = cost(&bare, requests, || load.run(&bare_target, requests));
+        println!("  larder {larder_us:6.2}   bare {bare_us:6.2}   ratio {:.2}", larder_us / bare_us);
+        ours.push(larder_us);
+        theirs.push(bare_us);
+        ratios.push(larder_us / bare_us);
+    }
+    let (ours, theirs, ratio) = (median(&mut ours), median(&mut theirs), median(&mut ratios));
+    println!("  median larder {ours:.2}   bare {theirs:.2}   ratio {ratio:.2}");
+    figures.insert(format!("hit_{name}_larder_us"), round(ours));
+    figures.insert(format!("hit_{name}_bare_us"), round(theirs));
+    figures.insert(format!("hit_{name}_ratio"), round(ratio));
+}
+
+/// Memory per stored answer.
+fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
+    let load = Load::new();
+    let origin = load.origin(1024);
+    let larder = Process::start("role-larder", &[origin.to_string()]);
+    load.warm(&Target::new(larder.address, "/warm"));
+    let before = larder.resident();
+    load.fill(larder.address, keys);
+    let after = larder.resident();
+    let each = (after.saturating_sub(before)) as f64 / keys as f64;
+    let again = load.calls();
+    let us = cost(&larder, keys, || load.fill(larder.address, keys));
+    let missed = load.calls() - again;
+    println!("{keys} keys of 1 KB: {each:.0} bytes resident each; {us:.2} us per hit over all; {missed} missed");
+    figures.insert("keys".into(), keys.into());
+    figures.insert("rss_per_key_bytes".into(), round(each));
+    figures.insert("keys_hit_us".into(), round(us));
+    figures.insert("keys_missed".into(), missed.into());
+}
+
+/// How long the last of many clients waits for one cold answer, against one fresh hit each.
+fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
+    let load = Load::new();
+    let origin = load.origin(1024);
+    let larder = Process::start("role-larder", &[origin.to_string()]);
+    let (mut colds, mut fresh, mut ratios) = (vec![], vec![], vec![]);
+    let mut most_calls = 0;
+    for round in 0..PAIRS {
+        let target = Target::new(larder.address, &format!("/cold/{round}"));
+        let before = load.calls();
+        let together = load.together(&target, clients);
+        most_calls = most_calls.max(load.calls() - before);
+        println!("  {clients} clients: cold, last after {:.1} ms; fresh, last after {:.1} ms", together.cold * 1e3, together.fresh * 1e3);
+        colds.push(together.cold * 1e3);
+        fresh.push(together.fresh * 1e3);
+        ratios.push(together.cold / together.fresh);
+    }
+    let ratio = median(&mut ratios);
+    println!("{clients} cold clients: {most_calls} origin call; last answered within {ratio:.2} x of one fresh hit each");
+    figures.insert("cold_clients".into(), clients.into());
+    figures.insert("cold_origin_calls".into(), most_calls.into());
+    figures.insert("cold_last_ms".into(), round(median(&mut colds)));
+    figures.insert("cold_fresh_last_ms".into(), round(median(&mut fresh)));
+    figures.insert("cold_ratio".into(), round(ratio));
+}
+
+/// CPU microseconds per request that `process` spends while `work` runs.
+fn cost(process: &Process, requests: usize, work: impl FnOnce()) -> f64 {
+    let before = process.cpu();
+    work();
+    (process.cpu() - before).as_secs_f64() * 1e6 / requests as f64
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn round(value: f64) -> serde_json::Value {
+    ((value * 100.0).round() / 100.0).into()
+}
+
+/// larder's answer as one argument: the head's lines and the length of the body.
+fn larder_answer(answer: &load::Answer) -> String {
+    format!("{}\n{}", answer.body, answer.fields.join("\n"))
+}

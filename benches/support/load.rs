@@ -1,0 +1,228 @@
+//! The load: an origin, and clients on kept-alive connections in absolute-form.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+const CONNECTIONS: usize = 32;
+
+/// An origin and its clients on a runtime of their own.
+pub struct Load {
+    runtime: Runtime,
+    calls: Arc<AtomicUsize>,
+}
+
+/// What is asked, and where.
+pub struct Target {
+    address: SocketAddr,
+    request: String,
+}
+
+impl Target {
+    pub fn new(address: SocketAddr, path: &str) -> Self {
+        Self { address, request: request(path) }
+    }
+}
+
+/// An answer's fields and the length of its body.
+pub struct Answer {
+    pub fields: Vec<String>,
+    pub body: usize,
+}
+
+/// How long the last of many clients waited.
+pub struct Together {
+    pub cold: f64,
+    pub fresh: f64,
+}
+
+fn request(path: &str) -> String {
+    format!(
+        "GET http://api.example.test{path} HTTP/1.1\r\nHost: api.example.test\r\n\
+         User-Agent: bench/1.0\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate, br\r\n\
+         Connection: keep-alive\r\n\r\n"
+    )
+}
+
+impl Load {
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Self { runtime: runtime.expect("a runtime"), calls: Arc::default() }
+    }
+
+    /// How many calls the origin has got.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Starts an origin whose answers have bodies of `bytes`.
+    pub fn origin(&self, bytes: usize) -> SocketAddr {
+        let calls = Arc::clone(&self.calls);
+        self.runtime.block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, bytes, Arc::clone(&calls)));
+                }
+            });
+            address
+        })
+    }
+
+    /// Asks twice, so that the second answer is the one that the load will get.
+    pub fn warm(&self, target: &Target) -> Answer {
+        self.runtime.block_on(async {
+            let mut stream = connect(target.address).await;
+            let mut buffer = Vec::new();
+            for _ in 0..3 {
+                ask(&mut stream, &target.request, &mut buffer).await;
+            }
+            ask(&mut stream, &target.request, &mut buffer).await
+        })
+    }
+
+    /// `requests` requests over all connections.
+    pub fn run(&self, target: &Target, requests: usize) {
+        self.runtime.block_on(async {
+            let mut clients = JoinSet::new();
+            for _ in 0..CONNECTIONS {
+                let (address, request) = (target.address, target.request.clone());
+                clients.spawn(async move {
+                    let mut stream = connect(address).await;
+                    let mut buffer = Vec::new();
+                    let body = ask(&mut stream, &request, &mut buffer).await.body;
+                    for _ in 1..requests / CONNECTIONS {
+                        stream.write_all(request.as_bytes()).await.expect("a reader");
+                        next(&mut stream, &mut buffer, body).await;
+                    }
+                });
+            }
+            while let Some(client) = clients.join_next().await {
+                client.expect("a client that got its answers");
+            }
+        });
+    }
+
+    /// Asks for `keys` different things, each once.
+    pub fn fill(&self, address: SocketAddr, keys: usize) {
+        self.runtime.block_on(async {
+            let mut clients = JoinSet::new();
+            for client in 0..CONNECTIONS {
+                clients.spawn(async move {
+                    let mut stream = connect(address).await;
+                    let mut buffer = Vec::new();
+                    for key in (client..keys).step_by(CONNECTIONS) {
+                        ask(&mut stream, &request(&format!("/key/{key}")), &mut buffer).await;
+                    }
+                });
+            }
+            while let Some(client) = clients.join_next().await {
+                client.expect("a client that got its answers");
+            }
+        });
+    }
+
+    /// `clients` connected clients ask for the same at once: first cold, then each once more.
+    pub fn together(&self, target: &Target, clients: usize) -> Together {
+        self.runtime.block_on(async {
+            let start = Arc::new(Barrier::new(clients + 1));
+            let mut all = JoinSet::new();
+            for _ in 0..clients {
+                let (address, request) = (target.address, target.request.clone());
+                let start = Arc::clone(&start);
+                all.spawn(async move {
+                    let mut stream = connect(address).await;
+                    let mut buffer = Vec::new();
+                    start.wait().await;
+                    ask(&mut stream, &request, &mut buffer).await;
+                    let cold = Instant::now();
+                    start.wait().await;
+                    start.wait().await;
+                    ask(&mut stream, &request, &mut buffer).await;
+                    (cold, Instant::now())
+                });
+            }
+            start.wait().await;
+            let began_cold = Instant::now();
+            start.wait().await;
+            let began_fresh = Instant::now();
+            start.wait().await;
+            let (mut cold, mut fresh) = (Duration::ZERO, Duration::ZERO);
+            while let Some(client) = all.join_next().await {
+                let (got_cold, got_fresh) = client.expect("a client that got its answers");
+                cold = cold.max(got_cold.saturating_duration_since(began_cold));
+                fresh = fresh.max(got_fresh.saturating_duration_since(began_fresh));
+            }
+            Together { cold: cold.as_secs_f64(), fresh: fresh.as_secs_f64() }
+        })
+    }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("the subject accepts");
+    stream.set_nodelay(true).expect("a socket");
+    stream
+}
+
+async fn ask(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Answer {
+    buffer.clear();
+    stream.write_all(request.as_bytes()).await.expect("a reader");
+    let end = loop {
+        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end + 4;
+        }
+        assert!(stream.read_buf(buffer).await.expect("an answer") > 0, "closed");
+    };
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let fields: Vec<String> = head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
+    let length = fields
+        .iter()
+        .find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let body: usize = length.expect("a length");
+    while buffer.len() < end + body {
+        assert!(stream.read_buf(buffer).await.expect("a body") > 0, "cut");
+    }
+    Answer { fields, body }
+}
+
+/// Reads one answer whose body is `body` bytes long; its head may grow (`Age`).
+async fn next(stream: &mut TcpStream, buffer: &mut Vec<u8>, body: usize) {
+    buffer.clear();
+    loop {
+        assert!(stream.read_buf(buffer).await.expect("an answer") > 0, "closed");
+        let head = buffer.windows(4).position(|w| w == b"\r\n\r\n");
+        if head.is_some_and(|end| buffer.len() >= end + 4 + body) {
+            return;
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream, bytes: usize, calls: Arc<AtomicUsize>) {
+    let body = "x".repeat(bytes);
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"an-etag-of-some-length\"\r\n\
+         Server: origin\r\nX-Request-Id: 0123456789abcdef\r\nContent-Length: {bytes}\r\n\r\n{body}"
+    );
+    let mut buffer = Vec::new();
+    loop {
+        while !buffer.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        buffer.clear();
+        calls.fetch_add(1, Ordering::SeqCst);
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A process under measurement: this program again, in another role.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A child that prints where it listens and lives until it is dropped.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts this program with `role`, on the first processor if `taskset` is there.
+    pub fn start(role: &str, arguments: &[String]) -> Self {
+        let this = std::env::current_exe().expect("this program has a path");
+        let pinned = Command::new("taskset").arg("--version").output().is_ok();
+        let mut command = if pinned {
+            let mut taskset = Command::new("taskset");
+            taskset.args(["-c", "0"]).arg(&this);
+            taskset
+        } else {
+            Command::new(&this)
+        };
+        let mut child = command
+            .arg(role)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program can be started again");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("standard output was piped");
+        BufReader::new(out).read_line(&mut line).expect("the child says where it listens");
+        let address = line.trim().parse().expect("an address");
+        // pingora's server binds a moment after it said where.
+        let accepts = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            TcpStream::connect(address).is_ok()
+        });
+        assert!(accepts, "{role} does not accept connections");
+        Self { child, address }
+    }
+
+    /// CPU time of all its threads so far.
+    pub fn cpu(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let nanos = std::fs::read_dir(tasks)
+            .expect("the child lives")
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+            .filter_map(|stat| stat.split_whitespace().next()?.parse::<u64>().ok())
+            .sum();
+        Duration::from_nanos(nanos)
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("the child lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("kB") * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

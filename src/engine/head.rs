@@ -1,0 +1,65 @@
+//! What the answer to a `HEAD` that passed through says about the stored `GET` response
+//! (RFC 9111 §4.3.5).
+//!
+//! Owns: when stored fields are updated or a stored response is given up for it. Never touches: what
+//! the client of the `HEAD` gets.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::engine::Engine;
+use crate::route::table::Route;
+use crate::semantics::asked::Asked;
+use crate::semantics::validation::{self, HeadSays};
+use crate::store::Lookup;
+use crate::store::generations::Mark;
+
+/// A `HEAD` on its way to the origin.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadSent {
+    mark: Mark,
+    time: SystemTime,
+}
+
+impl Engine {
+    /// A `HEAD` is about to pass through.
+    pub fn head_sent(&self) -> HeadSent {
+        HeadSent { mark: self.store.mark(), time: self.clock.now() }
+    }
+
+    /// A `HEAD` was answered: equal validators freshen what is stored, others make it unusable.
+    pub fn head_answered(
+        &self,
+        asked: &Asked,
+        route: &Route,
+        sent: HeadSent,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
+        let reads = asked.method == Method::HEAD && !asked.cache_control().no_store;
+        if !reads || status != StatusCode::OK {
+            return;
+        }
+        let key = self.keyring.key(asked, &route.policy);
+        let Lookup::Found(stored) = self.look(asked, &key) else { return };
+        match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
+            HeadSays::Nothing => {}
+            HeadSays::Changed => {
+                self.store.invalidate(key.target_id());
+                self.account.invalidated("head", 1);
+            }
+            HeadSays::Same => {
+                let fresh = stored.freshened(headers, sent.time, self.clock.now());
+                let asked = Asked { method: Method::GET, ..asked.clone() };
+                let (status, fields) = (fresh.status, fresh.all_headers());
+                let cache = key.scope().cache_kind();
+                let kept = route.policy.storing(&asked, status, &fields, &fresh.said, cache);
+                if let Ok(kept) = kept {
+                    self.store.put(&key, Arc::new(fresh.keeping(&kept)), sent.mark);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The command line: the real program, its output, its signals, its exit codes.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::client::{Client, End};
+use crate::larder_under_test::API;
+use crate::origin::{Answer, Gate, Origin, Step};
+use crate::process::{House, PATIENCE, Process, eventually, larder, program, text};
+
+/// On free ports, with `api.example.test` at `origin`.
+fn yaml(origin: &Origin, rest: &str) -> String {
+    let resolve = format!("resolve: {{ api.example.test: \"{}\" }}", origin.addr);
+    format!("{FREE_PORTS}{resolve}\n{rest}")
+}
+
+const FREE_PORTS: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
+
+const ONE_ROUTE: &str =
+    "routes:\n  - { name: api, match: { host: api.example.test }, ttl: 1h }\n";
+
+async fn check(yaml: &str, more: &[&str]) -> Output {
+    let house = House::with(yaml);
+    let mut arguments = vec![OsStr::new("check"), house.config.as_os_str()];
+    arguments.extend(more.iter().map(OsStr::new));
+    larder(&arguments).await
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test]
+async fn run_prints_the_lines_to_copy_and_serves() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let (larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+    let addr = larder.addr().await;
+    let export = larder.out.line("export HTTP_PROXY").await;
+    assert_eq!(export, format!("export HTTP_PROXY=http://{addr} http_proxy=http://{addr}"));
+    let mut client = Client::connect(addr).await;
+    let url = format!("{API}/x");
+    assert_eq!(client.get(&url, &[]).await.text(), "hello");
+    let hit = client.get(&url, &[]).await;
+    assert!(hit.cache_status().starts_with("larder; hit; ttl="), "{}", hit.cache_status());
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn run_with_json_says_where_it_listens_in_one_line() {
+    let house = House::with(FREE_PORTS);
+    let arguments = [OsStr::new("run"), OsStr::new("--json"), house.config.as_os_str()];
+    let mut larder = Process::start(&arguments);
+    let line = larder.out.line("listen").await;
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let addr = told["listen"][0].as_str().unwrap();
+    assert!(TcpStream::connect(addr).await.is_ok(), "{line}");
+    assert!(TcpStream::connect(told["admin"].as_str().unwrap()).await.is_ok(), "{line}");
+    larder.signal("TERM");
+    assert_eq!(larder.ended().await.code(), Some(0));
+    assert_eq!(larder.out.all().len(), 1);
+}
+
+/// LIF-07, as far as issue A goes.
+#[tokio::test]
+async fn a_taken_port_is_one_clear_line_that_names_it_and_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().unwrap();
+    // The listener was dropped; take the port again, by a larder this time.
+    let (_first, _house) =
+        Process::run(&format!("version: 1\nlisten: {taken}\nadmin: off\n")).await;
+    for (yaml, key) in [
+        (format!("version: 1\nlisten: {taken}\nadmin: off\n"), "listen"),
+        (format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: {taken} }}\n"), "admin.listen"),
+        (format!("version: 1\nlisten: [127.0.0.1:0, {taken}]\nadmin: off\n"), "listen"),
+    ] {
+        let house = House::with(&yaml);
+        let second = larder(&[OsStr::new("run"), house.config.as_os_str()]).await;
+        let said = text(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("cannot listen on {taken} ({key})")), "{said}");
+        assert!(said.contains("choose another port"), "{said}");
+        assert!(second.stdout.is_empty(), "{}", text(&second.stdout));
+    }
+}
+
+#[tokio::test]
+async fn a_signal_lets_what_is_in_flight_finish_and_exits_0() {
+    for signal in ["TERM", "INT"] {
+        let gate = Gate::new();
+        let slow = Answer::chunked_open(200, &[], &[b"first "]).then([
+            Step::Wait(gate.clone()),
+            Step::Write(b"4\r\nlast\r\n0\r\n\r\n".to_vec()),
+        ]);
+        let origin = Origin::always(slow).await;
+        let (mut larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+        let addr = larder.addr().await;
+        let mut idle = Client::connect(addr).await;
+        let mut client = Client::connect(addr).await;
+        client.ask("GET", &format!("{API}/x"), &[]).await;
+        origin.reached(1).await;
+        larder.signal(signal);
+        larder.err.line("Stopping").await;
+        assert!(timeout(PATIENCE, idle.is_closed()).await.unwrap(), "idle connections end");
+        refuses_connections(addr).await;
+        gate.open();
+        let answer = timeout(PATIENCE, client.answer("GET")).await.unwrap().unwrap();
+        assert_eq!((answer.text().as_str(), answer.end), ("first last", End::Whole), "{signal}");
+        assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
+        assert!(larder.err.text().contains("Stopped"), "{}", larder.err.text());
+    }
+}
+
+/// The listener is closed soon after the stop was announced.
+async fn refuses_connections(addr: std::net::SocketAddr) {
+    let refused = async {
+        while TcpStream::connect(addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("the listener closes");
+}
+
+/// LIF-04, as far as issue A goes: an origin that hangs does not keep larder from ending.
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let origin = Origin::always(Answer::hung()).await;
+    let (mut larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+    let mut client = Client::connect(larder.addr().await).await;
+    client.ask("GET", &format!("{API}/x"), &[]).await;
+    origin.reached(1).await;
+    larder.signal("TERM");
+    larder.err.line("Stopping").await;
+    assert!(larder.child.try_wait().unwrap().is_none(), "it waits for the one in flight");
+    larder.signal("TERM");
+    // Far below the 30 seconds that a single signal gives.
+    let status = timeout(Duration::from_secs(10), larder.ended()).await.unwrap();
+    assert_eq!(status.code(), Some(1), "what was in flight was cut");
+    assert_eq!(client.answer("GET").await.map(|answer| answer.status), None);
+}
+
+#[tokio::test]
+async fn an_invalid_configuration_is_a_report_on_stderr_and_exit_3() {
+    let house = House::with("version: 1\nlimits: { haed: 1KiB }\nroutes: 5\n");
+    for verb in ["run", "check"] {
+        let output = larder(&[OsStr::new(verb), house.config.as_os_str()]).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{verb}: {said}");
+        assert!(said.contains("proxy.yaml:2:11: limits.haed"), "{verb}: {said}");
+        assert!(said.contains("`head`"), "the nearest key: {said}");
+        assert!(said.contains("proxy.yaml:3:9: routes"), "all problems at once: {said}");
+        assert!(output.stdout.is_empty(), "{verb}: {}", text(&output.stdout));
+    }
+    let json = larder(&[OsStr::new("check"), OsStr::new("--json"), house.config.as_os_str()]).await;
+    let told: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), &told["valid"]), (Some(3), &false.into()));
+    assert_eq!(told["problems"].as_array().unwrap().len(), 2, "{told}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_not_there_says_which_and_what_to_do() {
+    let output = larder(&["run", "/no/such/proxy.yaml"]).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.starts_with("/no/such/proxy.yaml: "), "{said}");
+}
+
+#[tokio::test]
+async fn check_says_what_a_valid_configuration_does_and_exits_0() {
+    let output = check(&format!("{FREE_PORTS}{ONE_ROUTE}"), &[]).await;
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(said.contains("is valid: 1 route."), "{said}");
+    assert!(said.contains("for 1h, whatever the origin says"), "{said}");
+    assert!(said.contains("proxy.yaml:5:"), "what sets the origin aside is noted: {said}");
+}
+
+#[tokio::test]
+async fn check_explain_tells_route_policy_and_key_without_a_secret() {
+    let yaml = format!("{FREE_PORTS}{ONE_ROUTE}");
+    let url = "http://api.example.test/coins?id=7&api_key=XSECRETX";
+    let bearer = "Authorization: Bearer XSECRETX";
+    for form in [&["--explain", "GET", url, "-H", bearer][..], &["--explain", "GET", url, "-H", bearer, "--json"]] {
+        let output = check(&yaml, form).await;
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        for part in ["api", "1h", "/coins", "authorization"] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        assert!(!said.contains("XSECRETX"), "{said}");
+    }
+    let elsewhere = check(&yaml, &["--explain", "GET", "http://other.example/"]).await;
+    assert!(text(&elsewhere.stdout).contains("no route matches"), "{}", text(&elsewhere.stdout));
+}
+
+#[tokio::test]
+async fn arguments_that_make_no_sense_are_exit_2_and_say_why() {
+    let explain_nothing = ["check", "proxy.yaml", "--explain", "GET", "/no-host"];
+    for (arguments, part) in [
+        (&["frobnicate"][..], "frobnicate"),
+        (&["run", "--port", "1"], "--port"),
+        (&["check", "--explain", "GET"], "--explain"),
+        (&["check", "-H", "A: b"], "--explain"),
+        (&["fake", "slack"], "slack"),
+        (&["fake", "discord", "--listen", "nowhere"], "nowhere"),
+        (&[], "Usage"),
+    ] {
+        let output = larder(arguments).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+    let house = House::with(FREE_PORTS);
+    let mut command = tokio::process::Command::new(program());
+    let output = command.args(explain_nothing).current_dir(house.directory.path()).output();
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("/no-host"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn help_and_version_exit_0_and_every_verb_is_explained() {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["run", "--help"],
+        &["check", "--help"],
+        &["fake", "--help"],
+        &["fake", "discord", "--help"],
+        &["--version"],
+    ] {
+        let output = larder(arguments).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
+    }
+    let help = text(&larder(&["--help"]).await.stdout);
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    for verb in ["run", "check", "fake discord"] {
+        let first = verb.split(' ').next().unwrap();
+        assert!(help.lines().any(|line| line.trim_start().starts_with(first)), "{verb}: {help}");
+        assert!(readme.contains(&format!("larder {verb}")), "the README does not name {verb}");
+    }
+}
+
+#[tokio::test]
+async fn the_fake_discord_answers_and_fails_on_request() {
+    let arguments = ["fake", "discord", "--listen", "127.0.0.1:0"];
+    let mut fake = Process::start(&arguments);
+    let addr = fake.addr().await;
+    let mut client = Client::connect(addr).await;
+    let url = format!("http://{addr}/api/v10/guilds/1/roles");
+    assert_eq!(client.get(&url, &[]).await.status, 200);
+    let limited = "{\"fault\": {\"rate_limited\": {\"retry_after\": 1}}, \"times\": 1}";
+    let length = limited.len();
+    client
+        .send(format!(
+            "POST /_fake/behave HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{limited}"
+        ))
+        .await;
+    let told = client.answer("POST").await.unwrap();
+    assert!((200..300).contains(&told.status), "{}", told.text());
+    let answer = client.get(&url, &[]).await;
+    assert_eq!((answer.status, answer.field("retry-after")), (429, Some("1")));
+    assert_eq!(client.get(&url, &[]).await.status, 200);
+    let taken = larder(&["fake", "discord", "--listen", &addr.to_string()]).await;
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(text(&taken.stderr).contains(&addr.to_string()), "{}", text(&taken.stderr));
+    fake.signal("TERM");
+    assert_eq!(fake.ended().await.code(), Some(0));
+}
+
+/// The three commands of `larder --help`, on free ports.
+#[tokio::test]
+async fn the_reference_serves_the_fake_discord_to_a_newcomer() {
+    let fake = Process::start(&["fake", "discord", "--listen", "127.0.0.1:0"]);
+    let discord = fake.addr().await;
+    let reference = fs::read_to_string(repository().join("proxy.yaml")).unwrap();
+    let yaml = reference
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:9901", "127.0.0.1:0")
+        .replace("127.0.0.1:9001", &discord.to_string());
+    let (larder, _house) = Process::run(&yaml).await;
+    let mut client = Client::connect(larder.addr().await).await;
+    let url = "http://discord.example.test/api/v10/guilds/1/roles";
+    let miss = client.get(url, &[]).await;
+    let hit = client.get(url, &[]).await;
+    assert_eq!((miss.status, hit.status), (200, 200));
+    assert!(miss.cache_status().contains("fwd=uri-miss"), "{}", miss.cache_status());
+    assert!(hit.cache_status().contains("hit"), "{}", hit.cache_status());
+    assert_eq!(miss.body, hit.body);
+}
+
+/// How long a check may take, and how much memory it may have held, on a machine that is busy.
+async fn bounded_check(yaml: &str) -> Output {
+    let house = House::with(yaml);
+    let mut larder = Process::start(&[OsStr::new("check"), house.config.as_os_str()]);
+    let status = format!("/proc/{}/status", larder.child.id().unwrap());
+    let mut peak = 0;
+    let mut ended = None;
+    eventually("the end of a check", || {
+        let page = fs::read_to_string(&status).unwrap_or_default();
+        let kib = page.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0));
+        ended = larder.child.try_wait().unwrap();
+        ended.is_some()
+    })
+    .await;
+    assert!(peak < 100 * 1024, "{peak} KiB");
+    let status = ended.unwrap();
+    larder.ended().await;
+    Output { status, stdout: Vec::new(), stderr: larder.err.text().into_bytes() }
+}
+
+#[tokio::test]
+async fn cfg_01_a_bomb_is_refused_quickly_and_in_little_memory() {
+    let mut aliases = String::from("version: 1\na0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+    for level in 1..9 {
+        let below = level - 1;
+        let nine = vec![format!("*a{below}"); 9].join(",");
+        writeln!(aliases, "a{level}: &a{level} [{nine}]").unwrap();
+    }
+    let brackets = format!("version: 1\nroutes: {}\n", "[".repeat(100_000));
+    let mut maps = String::from("version: 1\nroutes: ");
+    maps.push_str(&"{a: ".repeat(10_000));
+    maps.push_str(&"}".repeat(10_000));
+    let mut lines = String::from("version: 1\n");
+    for depth in 0..1200 {
+        writeln!(lines, "{}a:", " ".repeat(depth)).unwrap();
+    }
+    for bomb in [aliases, brackets, maps, lines] {
+        let output = timeout(Duration::from_secs(10), bounded_check(&bomb)).await.unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "no abort, no signal: {said}");
+        assert!(said.len() < 4096, "{} bytes", said.len());
+    }
+}
+
+#[tokio::test]
+async fn cfg_02_each_slip_has_its_line_and_column_and_the_nearest_key() {
+    for (yaml, parts) in [
+        (
+            "version: 1\nroutes:\n  - { name: a, match: { host: a.example }, tll: 60s }\n",
+            &["proxy.yaml:3:43", "`ttl`"][..],
+        ),
+        ("version: 1\nversion: 1\n", &["proxy.yaml:2:1"]),
+        ("version: 1\n---\nversion: 1\n", &["proxy.yaml:2"]),
+        ("version: 1\nadmn: off\n", &["proxy.yaml:2:1", "`admin`"]),
+    ] {
+        let output = check(yaml, &[]).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{yaml}");
+        for part in parts {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cfg_04_the_first_match_wins_and_a_shadowed_route_is_noted() {
+    let yaml = format!(
+        "{FREE_PORTS}routes:\n  \
+         - {{ name: wide, match: {{ host: api.example.test }}, ttl: 1h }}\n  \
+         - {{ name: narrow, match: {{ host: api.example.test, path: /coins }}, ttl: 1m }}\n"
+    );
+    let explained = check(&yaml, &["--explain", "GET", "http://api.example.test/coins", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&explained.await.stdout).unwrap();
+    assert_eq!(told["route"], "wide");
+    let said = text(&check(&yaml, &[]).await.stdout);
+    let note = said.lines().find(|line| line.contains("proxy.yaml:6") && line.contains("narrow"));
+    assert!(note.is_some_and(|note| note.contains("wide")), "{said}");
+}
+
+#[tokio::test]
+async fn cfg_05_the_environment_fills_scalars_and_is_never_printed() {
+    let unset = check("version: 1\nlisten: ${LARDER_TEST_NOBODY_SETS_THIS}\n", &[]).await;
+    assert_eq!(unset.status.code(), Some(3));
+    assert!(text(&unset.stderr).contains("proxy.yaml:2:9"), "{}", text(&unset.stderr));
+    let house = House::with("version: 1\nlisten: \"${LISTEN}\"\nadmin: off\n");
+    for hostile in ["XSECRETX", "127.0.0.1:0\nadmin: {listen: 127.0.0.1:1}", "{a: [XSECRETX"] {
+        let mut command = tokio::process::Command::new(program());
+        command.args([OsStr::new("check"), house.config.as_os_str()]).env("LISTEN", hostile);
+        let output = command.output().await.unwrap();
+        let said = text(&output.stderr) + &text(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{hostile:?} is no address: {said}");
+        assert!(!said.contains("XSECRETX"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn cfg_07_dangerous_combinations_are_refused() {
+    let (insecure, open) = ("defaults: { scope: shared }", "listen: 0.0.0.0:0");
+    let admin = "admin: { listen: 0.0.0.0:0 }";
+    for (dangerous, part) in [(insecure, "scope"), (open, "access"), (admin, "admin")] {
+        let output = check(&format!("version: 1\n{dangerous}\n"), &[]).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{dangerous}: {said}");
+        assert!(said.contains(part), "{said}");
+    }
+    let house = House::with("version: 1\naccess: { users_file: users }\n");
+    let users = house.directory.path().join("users");
+    fs::write(&users, "ann:XSECRETX\n").unwrap();
+    for (mode, exit) in [(0o644, 3), (0o600, 0)] {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
+        let output = larder(&[OsStr::new("check"), house.config.as_os_str()]).await;
+        assert_eq!(output.status.code(), Some(exit), "{mode:o}: {}", text(&output.stderr));
+        assert!(!(text(&output.stderr) + &text(&output.stdout)).contains("XSECRETX"));
+    }
+}
+
+#[tokio::test]
+async fn fwd_11_a_listener_for_everybody_without_clients_does_not_start() {
+    let house = House::with("version: 1\nlisten: 0.0.0.0:3128\n");
+    let output = larder(&[OsStr::new("run"), house.config.as_os_str()]).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("open proxy") && said.contains("access"), "{said}");
+}
+
+/// The README's examples are configurations that larder takes.
+#[tokio::test]
+async fn every_yaml_block_of_the_readme_is_a_valid_configuration() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let blocks: Vec<_> = readme
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default())
+        .collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let output = check(block, &[]).await;
+        assert_eq!(output.status.code(), Some(0), "{block}\n{}", text(&output.stderr));
+    }
+}

@@ -1,0 +1,208 @@
+//! Real clients that nobody changed, with `HTTP_PROXY` in their environment: curl, Python's requests
+//! and Python's httpx.
+//!
+//! `make test` installs them. One that is missing is named and skipped, unless `CI` is set.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::larder_under_test::{API, Larder};
+use crate::origin::{Answer, Origin};
+use crate::process::{PATIENCE, Process, eventually, text};
+
+/// Prints the answer as curl does.
+const REQUESTS: &str = "
+import requests, sys
+answer = requests.get(sys.argv[1], timeout=20)
+answer.raise_for_status()
+print('HTTP/1.1', answer.status_code)
+print('Cache-Status:', answer.headers['Cache-Status'])
+print()
+print(answer.text, end='')
+";
+
+const HTTPX: &str = "
+import httpx, sys
+answer = httpx.get(sys.argv[1], timeout=20)
+answer.raise_for_status()
+print('HTTP/1.1', answer.status_code)
+print('Cache-Status:', answer.headers['Cache-Status'])
+print()
+print(answer.text, end='')
+";
+
+/// A program that asks for the URL that is its last argument and fails on an error's status.
+struct App {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<&'static str>,
+    /// What shows that it is there.
+    probe: Vec<&'static str>,
+}
+
+impl App {
+    fn curl() -> Self {
+        Self {
+            name: "curl",
+            program: "curl".into(),
+            arguments: vec!["-q", "--silent", "--show-error", "--fail", "--include"],
+            probe: vec!["--version"],
+        }
+    }
+
+    fn requests() -> Self {
+        Self {
+            name: "requests",
+            program: python(),
+            arguments: vec!["-c", REQUESTS],
+            probe: vec!["-c", "import requests"],
+        }
+    }
+
+    fn httpx() -> Self {
+        Self {
+            name: "httpx",
+            program: python(),
+            arguments: vec!["-c", HTTPX],
+            probe: vec!["-c", "import httpx"],
+        }
+    }
+
+    async fn is_installed(&self) -> bool {
+        let mut probe = Command::new(&self.program);
+        probe.args(&self.probe).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if probe.status().await.is_ok_and(|status| status.success()) {
+            return true;
+        }
+        assert!(std::env::var_os("CI").is_none(), "{} is not installed", self.name);
+        // Not println: this line is to be seen although the test passes.
+        let mut err = std::io::stderr();
+        writeln!(err, "SKIPPED clients: {} is not installed", self.name).unwrap();
+        false
+    }
+
+    /// The answer that it printed: `Cache-Status` and body.
+    async fn get(&self, proxy: SocketAddr, url: &str) -> (String, String) {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).arg(url).stdin(Stdio::null()).kill_on_drop(true);
+        for name in ["ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "REQUEST_METHOD"] {
+            command.env_remove(name);
+        }
+        let proxy = format!("http://{proxy}");
+        command.env("HTTP_PROXY", &proxy).env("http_proxy", &proxy);
+        command.env("NO_PROXY", "localhost,127.0.0.1").env("no_proxy", "localhost,127.0.0.1");
+        let output = timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{} saw an error:\n{out}{err}", self.name);
+        let out = out.replace("\r\n", "\n");
+        let (head, body) = out.split_once("\n\n").expect("a head and a body");
+        let field = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("cache-status").then(|| value.to_owned())
+        });
+        (field.unwrap_or_else(|| panic!("no Cache-Status in {out}")), body.to_owned())
+    }
+}
+
+/// The Python that `make test` gave requests and httpx to, or the system's.
+fn python() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/bin/python3");
+    if own.exists() { own } else { "python3".into() }
+}
+
+/// The whole story that an app may live through, each step as `Cache-Status` tells it.
+async fn sees_miss_hit_stale_and_no_error(app: App) {
+    if !app.is_installed().await {
+        return;
+    }
+    let origin = Origin::start(|seen| Answer::new(200, &[], format!("answer {}", seen.index))).await;
+    let policy =
+        ["ttl: 60s", "stale_while_revalidate: 30s", "stale_if_error: { for: 1h }"];
+    let larder = Larder::with_policy(&origin, &policy).await;
+    let (proxy, url) = (larder.addr(), format!("{API}/coins?id=1"));
+
+    let (status, body) = app.get(proxy, &url).await;
+    assert_eq!(status, "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60", "miss");
+    assert_eq!(body, "answer 0");
+
+    let (status, body) = app.get(proxy, &url).await;
+    assert_eq!(status, "larder; hit; ttl=60", "hit");
+    assert_eq!((body.as_str(), origin.calls()), ("answer 0", 1));
+
+    larder.clock.advance(Duration::from_secs(70));
+    let (status, body) = app.get(proxy, &url).await;
+    assert_eq!(status, "larder; hit; ttl=-10; detail=\"stale-while-revalidate\"", "stale");
+    assert_eq!(body, "answer 0");
+    let refreshes = || larder.metric("larder_refreshes_total{");
+    eventually("the refresh", || origin.calls() == 2 && refreshes_are(&larder, 1)).await;
+    let (status, body) = app.get(proxy, &url).await;
+    assert_eq!((status.as_str(), body.as_str()), ("larder; hit; ttl=60", "answer 1"), "refreshed");
+    let _counted = refreshes();
+
+    larder.clock.advance(Duration::from_secs(200));
+    origin.now(|_| Answer::new(503, &[], "down"));
+    let (status, body) = app.get(proxy, &url).await;
+    assert!(status.starts_with("larder; fwd=stale; fwd-status=503; "), "hidden: {status}");
+    assert!(status.contains("stale-if-error"), "hidden: {status}");
+    assert_eq!(body, "answer 1");
+
+    origin.now(|_| Answer::closed());
+    let (status, body) = app.get(proxy, &url).await;
+    assert!(status.starts_with("larder; fwd=stale; "), "hidden: {status}");
+    assert!(status.contains("stale-if-error"), "hidden: {status}");
+    assert_eq!(body, "answer 1");
+}
+
+fn refreshes_are(larder: &Larder, count: usize) -> bool {
+    let page = larder.server.account().render();
+    let done = page.lines().filter(|line| line.starts_with("larder_refreshes_total{"));
+    let done = done.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    done.sum::<usize>() == count
+}
+
+#[tokio::test]
+async fn curl_sees_miss_hit_stale_and_no_error() {
+    sees_miss_hit_stale_and_no_error(App::curl()).await;
+}
+
+#[tokio::test]
+async fn python_requests_sees_miss_hit_stale_and_no_error() {
+    sees_miss_hit_stale_and_no_error(App::requests()).await;
+}
+
+#[tokio::test]
+async fn python_httpx_sees_miss_hit_stale_and_no_error() {
+    sees_miss_hit_stale_and_no_error(App::httpx()).await;
+}
+
+/// What a newcomer does: copy the two lines into a shell, then ask.
+#[tokio::test]
+async fn the_lines_that_run_prints_are_all_that_curl_needs() {
+    if !App::curl().is_installed().await {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let (larder, _house) = Process::run(&format!(
+        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         resolve: {{ api.example.test: \"{}\" }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr
+    ))
+    .await;
+    larder.admin().await;
+    let exports: Vec<_> =
+        larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
+    let script = format!("{}\ncurl -q -sSfi {API}/x\ncurl -q -sSfi {API}/x\n", exports.join("\n"));
+    let output = Command::new("sh").args(["-ec", &script]).output().await.unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{script}{said}{}", text(&output.stderr));
+    assert_eq!(said.matches("hello").count(), 2, "{said}");
+    assert!(said.contains("larder; hit; ttl="), "{said}");
+    assert_eq!(origin.calls(), 1);
+}

@@ -1,0 +1,206 @@
+//! What larder writes about requests: never a secret, never a flood.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use larder::clock;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::origin::{Answer, Origin};
+use crate::process::{House, PATIENCE, Process, eventually, text};
+
+/// Everything that a secret may be, in the order of ADM-07, and larder's own users' passwords.
+const SECRETS: [&str; 10] = [
+    "S1bearerS1", "S2cookieS2", "S3tokenS3", "S4apikeyS4", "S5userinfoS5", "S6malformedS6",
+    "S7proxyS7", "S8setcookieS8", "S9originheadS9", "S10customS10",
+];
+
+/// Sends bytes on a connection of its own and returns everything that comes back.
+async fn exchange(addr: SocketAddr, bytes: &str) -> String {
+    let mut client = Client::connect(addr).await;
+    client.send(bytes).await;
+    let rest = timeout(PATIENCE, client.rest()).await.expect("the connection ends");
+    text(&rest)
+}
+
+/// Requests with secrets wherever one can stand: well-formed, refused and malformed ones.
+fn requests(proxy_user: &str) -> Vec<String> {
+    let user = format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(proxy_user));
+    let secrets = "Authorization: Bearer S1bearerS1\r\nCookie: sid=S2cookieS2\r\n\
+                   X-Custom-Token: S10customS10\r\n";
+    let query = "token=S3tokenS3&api_key=S4apikeyS4";
+    let get = |target: &str, fields: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: api.example.test\r\n{user}{secrets}{fields}Connection: close\r\n\r\n")
+    };
+    let raw = |head: &str| format!("{head}\r\n{user}{secrets}\r\n");
+    let wrong = STANDARD.encode("ann:S7proxyS7wrong");
+    vec![
+        // Stored, passed through, failing in each of an origin's ways.
+        get(&format!("http://api.example.test/stored?{query}"), ""),
+        get(&format!("http://api.example.test/stored?{query}"), ""),
+        get(&format!("http://api.example.test/passed/by?{query}"), ""),
+        get(&format!("http://api.example.test/stored/garbage?{query}"), ""),
+        get(&format!("http://api.example.test/passed/garbage?{query}"), ""),
+        get(&format!("http://api.example.test/stored/closed?{query}"), ""),
+        get(&format!("http://api.example.test/passed/closed?{query}"), ""),
+        get(&format!("http://api.example.test/stored/cut?{query}"), ""),
+        get(&format!("http://dead.example.test/x?{query}"), ""),
+        get(&format!("http://169.254.169.254/x?{query}"), ""),
+        // User information, in every kind of target.
+        get("http://user:S5userinfoS5@api.example.test/x", ""),
+        get("http://S5userinfoS5@api.example.test/x", ""),
+        raw("CONNECT user:S5userinfoS5@api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443"),
+        raw("CONNECT dead.example.test:1 HTTP/1.1\r\nHost: dead.example.test:1"),
+        // Malformed, with the secret in every part of a head.
+        raw("S6malformedS6"),
+        raw("GET http://api.example.test/S6malformedS6 x HTTP/1.1"),
+        raw("S6malformedS6 http://api.example.test/ HTTP/9.9"),
+        raw("GET S6malformedS6://api.example.test/ HTTP/1.1"),
+        raw("GET http://api.example.test/ HTTP/1.1\r\nHost: S6malformedS6 x\r\n S6malformedS6"),
+        raw("GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nS6malformedS6 without a colon"),
+        raw("GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nA\0: S6malformedS6"),
+        raw("POST http://api.example.test/ HTTP/1.1\r\nHost: a\r\nContent-Length: S6malformedS6"),
+        raw("POST http://api.example.test/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: S6malformedS6"),
+        get("http://api.example.test/x", &format!("X: {}\r\n", "S6malformedS6".repeat(8000))),
+        // A chunked body that breaks after the head was accepted.
+        format!(
+            "POST http://api.example.test/passed HTTP/1.1\r\nHost: api.example.test\r\n{user}\
+             {secrets}Transfer-Encoding: chunked\r\n\r\nS6malformedS6\r\n\r\n"
+        ),
+        // Users that larder does not know.
+        format!("GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {wrong}\r\n\r\n"),
+        "GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Bearer S7proxyS7\r\n\r\n"
+            .to_owned(),
+        format!("GET http://api.example.test/?{query} HTTP/1.1\r\nHost: a\r\n{secrets}\r\n"),
+    ]
+}
+
+async fn origin() -> Origin {
+    Origin::start(|seen| match seen.target.as_str() {
+        target if target.contains("/garbage") => Answer::raw(
+            "HTTP/1.1 200 OK\r\nS9originheadS9 without a colon\r\nSet-Cookie: S8setcookieS8\r\n\r\n",
+        ),
+        target if target.contains("/closed") => Answer::closed(),
+        target if target.contains("/cut") => {
+            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nSet-Cookie: S8setcookieS8\r\n\r\nx")
+                .then([crate::origin::Step::Close])
+        }
+        _ => Answer::new(200, &["Cache-Control: max-age=60"], "plain"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
+    for format in ["json", "pretty"] {
+        let origin = origin().await;
+        let house = House::with(&format!(
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+             log: {{ format: {format}, level: trace }}\naccess: {{ users_file: users }}\n\
+             resolve: {{ api.example.test: \"{}\", dead.example.test: \"127.0.0.1:1\" }}\n\
+             routes:\n  - {{ name: api, match: {{ host: api.example.test, path: /stored/** }} }}\n  \
+             - {{ name: dead, match: {{ host: dead.example.test, path: /stored/** }} }}\n",
+            origin.addr
+        ));
+        let users = house.directory.path().join("users");
+        fs::write(&users, "ann:S7proxyS7\n").unwrap();
+        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut larder = Process::start(&["run".as_ref(), house.config.as_os_str()]);
+        let (addr, admin) = (larder.addr().await, larder.admin().await);
+        let mut answers = String::new();
+        for request in requests("ann:S7proxyS7") {
+            answers.push_str(&exchange(addr, &request).await);
+        }
+        let metrics = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+        assert!(metrics.contains("larder_denied_total{reason="), "{metrics}");
+        assert!(origin.calls() > 3, "the well-formed ones got through");
+        larder.signal("TERM");
+        larder.ended().await;
+        let log = larder.err.text();
+        assert!(log.contains("Answered") && log.contains("refused"), "it was logged: {log}");
+        let encoded = STANDARD.encode("ann:S7proxyS7");
+        for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
+            assert!(!metrics.contains(secret), "{secret} in metrics");
+            assert!(!answers.contains(secret), "{secret} in answers: {answers}");
+            let line = log.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret} in the {format} log");
+        }
+    }
+}
+
+/// ADM-06 through the real door: one line per event, whatever a path holds.
+#[tokio::test]
+async fn adm_06_a_path_forges_no_line_and_reaches_no_terminal() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let yaml = format!(
+        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         log: {{ format: json, level: debug }}\nresolve: {{ api.example.test: \"{}\" }}\n",
+        origin.addr
+    );
+    let (mut larder, _house) = Process::run(&yaml).await;
+    let addr = larder.addr().await;
+    for target in ["/%0d%0aforged", "/\u{1b}[2J", "/\u{2028}", "/\u{85}x"] {
+        let request = format!(
+            "GET http://api.example.test{target} HTTP/1.1\r\nHost: api.example.test\r\n\
+             User-Agent: \u{1b}[2J\r\nConnection: close\r\n\r\n"
+        );
+        exchange(addr, &request).await;
+    }
+    larder.signal("TERM");
+    larder.ended().await;
+    let lines = larder.err.all();
+    assert!(lines.len() >= 5, "{lines:?}");
+    for line in lines {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line);
+        assert!(parsed.is_ok(), "{line}");
+        let hostile = line.chars().any(|c| c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c));
+        assert!(!hostile, "{line:?}");
+    }
+}
+
+/// OVL-11, as far as issue A goes: refusing is cheap and the log grows slowly.
+#[tokio::test]
+async fn ovl_11_thousands_of_malformed_requests_are_counted_and_few_lines() {
+    const CONNECTIONS: usize = 3000;
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let yaml = format!(
+        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         resolve: {{ api.example.test: \"{}\" }}\n",
+        origin.addr
+    );
+    let (mut larder, _house) = Process::run(&yaml).await;
+    let (addr, admin) = (larder.addr().await, larder.admin().await);
+    let begun = clock::monotonic();
+    let mut senders = JoinSet::new();
+    for sender in 0..20 {
+        senders.spawn(async move {
+            for _ in (sender..CONNECTIONS).step_by(20) {
+                let answer = exchange(addr, "GET / HTTP/1.1\r\nno colon here\r\n\r\n").await;
+                assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            }
+        });
+    }
+    while let Some(sender) = senders.join_next().await {
+        sender.unwrap();
+    }
+    let page = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+    let denied = page.lines().filter(|line| line.starts_with("larder_denied_total{"));
+    let denied: f64 = denied.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    assert_eq!(denied as usize, CONNECTIONS, "all are counted");
+    let took = clock::monotonic().duration_since(begun);
+    larder.signal("TERM");
+    larder.ended().await;
+    let windows = usize::try_from(took.as_secs()).unwrap() + 2;
+    let lines = larder.err.all();
+    let refused = lines.iter().filter(|line| line.contains("Request refused")).count();
+    assert!((1..=10 * windows).contains(&refused), "{refused} lines in {took:?}");
+    assert!(lines.len() < refused + 10, "no other flood: {} lines", lines.len());
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    eventually("the end", || larder.child.id().is_none()).await;
+}
