@@ -14,6 +14,7 @@ mod reader;
 mod resolve;
 pub mod size;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +39,10 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
         Report::new(&name, "", vec![Problem { place, path, what, fix }])
     };
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            let what = "the file cannot be read: there is no such file".to_owned();
+            return unread(what, "create it (`version: 1` is enough), or name another one");
+        }
         let what = format!("the file cannot be read: {}", error.kind());
         unread(what, "name a file that this user may read; it is at most 1 MiB long")
     })?;

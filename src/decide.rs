@@ -160,9 +160,9 @@ pub fn decide(
 fn reuse(wish: &RequestCacheControl, seen: &Seen<'_>) -> Decision {
     let Freshness { swr, stale_allowed, revalidate_always, .. } = seen.freshness;
     let ttl = seen.standing.ttl();
-    // §5.2.1.4 the client's no-cache; §5.2.2.4 the origin's.
-    if wish.no_cache || revalidate_always {
-        let why = if wish.no_cache { Forward::Request } else { Forward::Stale };
+    // §5.2.1.4 the client's no-cache (or max-age=0); §5.2.2.4 the origin's no-cache.
+    if wish.insists() || revalidate_always {
+        let why = if wish.insists() { Forward::Request } else { Forward::Stale };
         return Decision::forward(why, Some(seen));
     }
     // §5.2.1.1 max-age: the client wants nothing older.

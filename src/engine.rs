@@ -80,3 +80,6 @@ impl Engine {
         self.flights.readers()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,35 @@
 //! - [`cli`]: one verb per file. [`fake`]: fake APIs for newcomers, examples and tests.
 //!
 //! Who may use whom is checked by `tests/layers.rs`.
+//!
+//! The whole decision, without a socket, a store or a clock:
+//!
+//! ```
+//! # use std::time::{Duration, SystemTime};
+//! # use bytes::Bytes;
+//! # use http::{HeaderMap, StatusCode};
+//! # use larder::{config, config::env::Env, stored::Stored};
+//! # use larder::semantics::{asked::Asked, storing::CacheKind, target::Target};
+//! # use larder::semantics::vary::{VariantId, VaryFields};
+//! use larder::decide::{Decision, Forward, Found, decide};
+//!
+//! let yaml = "{ version: 1, routes: [{ name: coins, match: { host: api.example }, ttl: 30m }] }";
+//! let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
+//! let asked = Asked::get(Target::absolute("http://api.example/coins").unwrap());
+//! let policy = &config.routes.find(&asked).unwrap().policy;
+//!
+//! let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(12 * 60 * 60);
+//! let only = (VaryFields::default(), VariantId::SOLE);
+//! let (fields, body) = (HeaderMap::new(), Bytes::from("{}"));
+//! let stored = Stored::new(StatusCode::OK, &fields, body, only, (noon, noon), Duration::ZERO);
+//! let at = |minutes: u64| {
+//!     let now = noon + Duration::from_secs(60 * minutes);
+//!     decide(&asked, policy, CacheKind::Private, Found::Stored(&stored), now)
+//! };
+//! assert!(matches!(at(29), Decision::Serve { ttl: 60, stale: None, refresh: false }));
+//! // Stale: ask the origin, and have something to fall back on should it fail.
+//! assert!(matches!(at(31), Decision::Forward { why: Forward::Stale, fallback: true, .. }));
+//! ```
 
 pub mod account;
 pub mod admin;

@@ -11,13 +11,21 @@ use larder::cli::{World, check, environment, fake, run};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const START_HERE: &str = "\
+Start here:
+  larder fake discord &      a fake API to try things on
+  larder run &               the proxy, configured by ./proxy.yaml; `version: 1` in it is enough
+  curl -x http://127.0.0.1:8080 -si http://discord.example.test/api/v10/guilds/1/roles
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 larder not reachable";
+
 /// A caching sidecar for outgoing API traffic.
 ///
-/// Point HTTP_PROXY at larder and change nothing else: routes in proxy.yaml say which answers to
+/// Point `HTTP_PROXY` at larder and change nothing else: routes in proxy.yaml say which answers to
 /// keep, for how long, and what to do when the API fails.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, about, arg_required_else_help = true)]
-#[command(after_help = "Start here:\n  larder fake discord &      a fake API to try things on\n  larder run &               the proxy, configured by ./proxy.yaml\n  curl -x http://127.0.0.1:8080 -si http://discord.example.test/api/v10/guilds/1/roles\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 larder not reachable")]
+#[command(after_help = START_HERE)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,

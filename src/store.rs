@@ -64,7 +64,7 @@ pub trait Store: Send + Sync {
     /// Whether nothing of this target was invalidated since `mark`.
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool;
 
-    /// Keeps a complete response, replacing the same variant. Queued where it may block; dropped
+    /// Keeps a complete response, replacing the same variant unless that arrived later. Queued where it may block; dropped
     /// silently where there is no room. `mark`: taken before the response was asked for.
     fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark);
 

@@ -2,6 +2,7 @@
 //! what the pure modules may not do. A violation is reported as `file:line: what`.
 //!
 //! Comments and literals are blanked before looking. Limits: a macro or a re-export can hide an edge.
+#![expect(clippy::string_slice, reason = "text is cut at ASCII signs, where a character begins")]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -249,7 +250,7 @@ fn sources_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {
         let path = format!("{prefix}{name}");
         if entry.path().is_dir() {
             sources_below(&entry.path(), &format!("{path}/"), sources);
-        } else if name.ends_with(".rs") {
+        } else if entry.path().extension().is_some_and(|end| end == "rs") {
             let text = fs::read_to_string(entry.path()).expect("sources are text");
             sources.push(Source::new(&path, &text));
         }
@@ -292,6 +293,31 @@ fn every_module_of_the_map_is_in_the_table_and_the_other_way_round() {
     }
     for module in LAYERS.iter().copied().flatten().filter(|module| **module != "main") {
         assert!(declared.contains(module), "{module} is in the table, but not in lib.rs");
+    }
+}
+
+/// The words in backquotes that are names of tests.
+fn named_tests(page: &str) -> Vec<&str> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 2
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    quoted.filter(is_name).collect()
+}
+
+#[test]
+fn every_test_that_the_hazard_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/hazards.md")).expect("the page is there");
+    let mut sources = all_sources();
+    sources_below(&root.join("tests"), "", &mut sources);
+    let named = named_tests(&page);
+    assert!(named.len() > 30, "only {} tests are named", named.len());
+    for name in named {
+        let function = format!("fn {name}(");
+        let exists = sources.iter().any(|source| source.text.contains(&function));
+        assert!(exists, "docs/hazards.md names {name}, which is no test");
     }
 }
 

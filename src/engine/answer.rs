@@ -3,7 +3,7 @@
 //! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
@@ -155,7 +155,9 @@ impl Engine {
         let now = self.clock.now();
         match decide(asked, policy, cache, seen, now) {
             Decision::Serve { ttl, stale, refresh } => {
-                let Some(stored) = stored else { return Step::Done(Answered::Pass(Forward::Bypass)) };
+                let Some(stored) = stored else {
+                    return Step::Done(Answered::Pass(Forward::Bypass));
+                };
                 let reply = self.serve(asked, route, &stored, ttl, stale, now);
                 if refresh {
                     self.refresh(asked, route, key, stored, variant);
@@ -171,7 +173,16 @@ impl Engine {
                     return Step::Done(Answered::Pass(why));
                 }
                 Step::Forward(Plan {
-                    asked, route, policy, key, cache, why, stored, variant, validate, fallback,
+                    asked,
+                    route,
+                    policy,
+                    key,
+                    cache,
+                    why,
+                    stored,
+                    variant,
+                    validate,
+                    fallback,
                 })
             }
         }
@@ -199,10 +210,11 @@ impl Engine {
 
     async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
         let apart = self.flights.are_apart(&plan.key, self.clock.now());
-        let conditional = plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
+        let conditional =
+            plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
         // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
         // something larder does not have.
-        let insists = plan.why == Forward::Request || insists(plan.asked);
+        let insists = plan.why == Forward::Request || plan.asked.cache_control().insists();
         if insists || conditional || apart || self.budget.is_spent() {
             return Answered::Reply(Box::new(self.alone(&plan, None).await));
         }
@@ -375,12 +387,6 @@ fn not_cached(asked: &Asked) -> Option<Forward> {
         .iter()
         .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
     (asked.body != Framing::None || asked.upgrade || streams).then_some(Forward::Bypass)
-}
-
-/// Whether the request wants nothing that was asked for before it (RFC 9111 §5.2.1.1, §5.2.1.4).
-fn insists(asked: &Asked) -> bool {
-    let wish = asked.cache_control();
-    wish.no_cache || wish.max_age == Some(Duration::ZERO)
 }
 
 fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {

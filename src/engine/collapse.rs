@@ -113,7 +113,11 @@ impl Flights {
         match apart.get(&key.id()) {
             None => false,
             // A clock set back must not prolong the verdict.
-            Some(until) if *until > now && until.duration_since(now).is_ok_and(|d| d <= REMEMBERED_FOR) => true,
+            Some(until)
+                if *until > now && until.duration_since(now).is_ok_and(|d| d <= REMEMBERED_FOR) =>
+            {
+                true
+            }
             Some(_) => {
                 apart.remove(&key.id());
                 false

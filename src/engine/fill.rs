@@ -23,7 +23,7 @@ use crate::semantics::hop_by_hop;
 use crate::semantics::said::Said;
 use crate::semantics::storing::{CacheKind, NotStored};
 use crate::semantics::validation;
-use crate::semantics::vary::{Vary, VariantId, VaryFields};
+use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
 use crate::upstream::{Answer, BodyFraming, Call};
@@ -164,7 +164,7 @@ impl Fill {
         while let Ok(Some(_)) = answer.body.next().await {}
         let mut fresh =
             stored.freshened(&answer.headers, answer.request_time, answer.response_time);
-        if let Vary::Fields(fields) = Vary::of(&fresh.all_headers()) {
+        if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
             fresh.variant = self.variant(&fields);
             fresh.vary = fields;
         }
@@ -220,10 +220,7 @@ impl Fill {
             }
         }
         self.flight.publish(Published::Head(Arc::clone(&head)));
-        let times = Times {
-            request: answer.request_time,
-            response: answer.response_time,
-        };
+        let times = Times { request: answer.request_time, response: answer.response_time };
         let end = self.body(answer, head.shared.is_ok(), |body| {
             if let Ok(headers) = &head.shared {
                 self.keep(&head, headers, body, &times);
@@ -248,7 +245,7 @@ impl Fill {
         let mut own = answer.headers.clone();
         hop_by_hop::strip_response(&mut own);
         let said = Said::of(answer.status, &own);
-        let vary = Vary::of(&own);
+        let vary = Vary::chosen_by(&own);
         let variant = match &vary {
             Vary::Fields(fields) => Some(self.variant(fields)),
             Vary::Any => None,

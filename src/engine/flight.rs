@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::semantics::cache_control::Directive;
 use crate::semantics::said::Said;
 use crate::semantics::storing::{CacheKind, NotStored};
-use crate::semantics::vary::{Vary, VariantId};
+use crate::semantics::vary::{VariantId, Vary};
 use crate::store::generations::Mark;
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;

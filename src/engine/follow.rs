@@ -18,7 +18,7 @@ use crate::engine::body::Reader;
 use crate::engine::flight::{Flight, Head, Published};
 use crate::engine::reply::Reply;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::vary::{Vary, VariantId};
+use crate::semantics::vary::{VariantId, Vary};
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
 
@@ -98,9 +98,8 @@ impl Engine {
     }
 
     fn failed(&self, plan: &Plan<'_>, failure: Failure) -> Reply {
-        let stale = failure
-            .as_error()
-            .and_then(|error| self.stale(plan, error, None, failure.token()));
+        let stale =
+            failure.as_error().and_then(|error| self.stale(plan, error, None, failure.token()));
         stale.unwrap_or_else(|| {
             if let Failure::Denied(why) = failure {
                 self.account.denied(why.token());

@@ -13,7 +13,7 @@ use crate::account::ResultKind;
 use crate::account::problem::Problem;
 use crate::engine::body::Reader;
 use crate::semantics::asked::Asked;
-use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::ranges::{self, Cut};
 use crate::semantics::said::Said;
 use crate::semantics::validation::{self, Outcome};
@@ -79,9 +79,7 @@ impl Reply {
         let body = match (shape.empty, shape.cut) {
             (true, _) => ReplyBody::Empty,
             (false, None) => ReplyBody::Whole(stored.body.clone()),
-            (false, Some((first, last))) => {
-                ReplyBody::Whole(slice(&stored.body, first, last))
-            }
+            (false, Some((first, last))) => ReplyBody::Whole(slice(&stored.body, first, last)),
         };
         Self {
             status: shape.status,
@@ -159,11 +157,16 @@ fn shape(
     if status == StatusCode::OK
         && validation::evaluate(&asked.headers, said, status) == Outcome::NotModified
     {
-        let headers = validation::not_modified_head(&headers);
-        return Shape { status: StatusCode::NOT_MODIFIED, headers, cut: None, empty: true };
+        let mut head = validation::not_modified_head(&headers);
+        for name in [AGE, CACHE_STATUS] {
+            for value in headers.get_all(&name) {
+                head.append(name.clone(), value.clone());
+            }
+        }
+        let status = StatusCode::NOT_MODIFIED;
+        return Shape { status, headers: head, cut: None, empty: true };
     }
-    let bodiless =
-        matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if let Some(length) = length.filter(|_| !bodiless) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

@@ -3,6 +3,7 @@
 //! Owns: the bytes of a connection until they are a clean request; also between two requests of a
 //! kept-alive connection. Never touches: routes, the store.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{DATE, PROXY_AUTHENTICATE, VIA};
 use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -85,10 +87,9 @@ impl Door {
             return self.refuse(io, &CLIENT_DENIED).await;
         }
         loop {
-            if !self.wait(&mut io, &mut stop).await {
-                return;
-            }
-            let arrived = match timeout(self.limits.head_timeout, self.read_head(&mut io)).await {
+            let Some(first) = self.wait(&mut io, &mut stop).await else { return };
+            let head = timeout(self.limits.head_timeout, self.read_head(&mut io, first));
+            let arrived = match head.await {
                 Ok(Ok(Some(arrived))) => arrived,
                 Ok(Ok(None)) => return,
                 Ok(Err(problem)) => return self.refuse(io, &problem).await,
@@ -102,7 +103,7 @@ impl Door {
                 HeadTarget::Authority(host, port) => {
                     let refused = self.tunnels.open(io, host, *port, listener, rest).await;
                     if let Err((io, problem)) = refused {
-                        self.refuse(io, &problem).await;
+                        self.tell(io, &problem).await;
                     }
                     return;
                 }
@@ -121,27 +122,25 @@ impl Door {
         }
     }
 
-    /// Waits for the first byte of a head; false when the connection is over.
-    async fn wait(&self, io: &mut ClientIo, stop: &mut watch::Receiver<bool>) -> bool {
+    /// Waits for the first bytes of a head; `None` when the connection is over.
+    async fn wait(&self, io: &mut ClientIo, stop: &mut watch::Receiver<bool>) -> Option<BytesMut> {
         let socket = io.socket();
         tokio::select! {
             biased;
-            ready = timeout(self.limits.idle, socket.readable()) => matches!(ready, Ok(Ok(()))),
-            _ = stop.wait_for(|stop| *stop) => false,
+            first = timeout(self.limits.idle, first_bytes(socket)) => first.ok().flatten(),
+            _ = stop.wait_for(|stop| *stop) => None,
         }
     }
 
-    /// Reads one head; `None` when the client closed between two requests.
-    async fn read_head(&self, io: &mut ClientIo) -> Result<Option<Arrived>, Problem> {
-        let mut bytes = BytesMut::with_capacity(READ);
+    /// Reads the rest of a head; `None` when the client closed inside it.
+    async fn read_head(
+        &self,
+        io: &mut ClientIo,
+        mut bytes: BytesMut,
+    ) -> Result<Option<Arrived>, Problem> {
         let mut scan = Scan::default();
         let mut begun = false;
         loop {
-            bytes.reserve(READ / 2);
-            match io.read_buf(&mut bytes).await {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(_) => {}
-            }
             // RFC 9112 §2.2: one empty line before a request is ignored.
             if !begun && bytes.len() >= 2 {
                 if bytes.starts_with(b"\r\n") {
@@ -160,6 +159,11 @@ impl Door {
                 let head = head::read(&raw, self.limits.headers)?;
                 return Ok(Some(Arrived { head, raw, rest }));
             }
+            bytes.reserve(READ / 2);
+            match io.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
         }
     }
 
@@ -173,9 +177,14 @@ impl Door {
         Ok(())
     }
 
-    /// Answers with larder's own error and closes.
-    async fn refuse(&self, mut io: ClientIo, problem: &Problem) {
+    /// Records a refusal, answers with it and closes.
+    async fn refuse(&self, io: ClientIo, problem: &Problem) {
         self.account.refused(&Refusal { class: problem.class, client: Some(io.peer()) });
+        self.tell(io, problem).await;
+    }
+
+    /// Answers with larder's own error and closes.
+    async fn tell(&self, mut io: ClientIo, problem: &Problem) {
         let answer = self.refusal(problem);
         let written = async {
             io.write_all(&answer).await?;
@@ -209,12 +218,22 @@ impl Door {
     }
 }
 
-fn asked(
-    head: Head,
-    target: Target,
-    client: std::net::SocketAddr,
-    listener: Listener,
-) -> Asked {
+/// A socket may be called readable in error: only a read shows that a head has begun. Until then no
+/// buffer is held.
+async fn first_bytes(socket: &TcpStream) -> Option<BytesMut> {
+    loop {
+        socket.readable().await.ok()?;
+        let mut bytes = BytesMut::with_capacity(READ);
+        match socket.try_read_buf(&mut bytes) {
+            Ok(0) => return None,
+            Ok(_) => return Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_gone) => return None,
+        }
+    }
+}
+
+fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Listener) -> Asked {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
     if head.framing == Framing::None {

@@ -1,13 +1,11 @@
-//! A request head: from raw bytes to a clean [`Asked`] and the normalised bytes behind it, or a
+//! A request head: from raw bytes to a clean [`Asked`](crate::semantics::asked::Asked) and the normalised bytes behind it, or a
 //! refusal.
 //!
 //! Owns: strict reading (RFC 9112 §2-6): what is ambiguous is refused, because two readers would
 //! read it in two ways. Never touches: sockets, time, policy.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING,
-};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::account::problem::Problem;
@@ -104,7 +102,9 @@ impl Scan {
     /// there. A line feed without a carriage return is refused (RFC 9112 §2.2 allows to accept it:
     /// then another reader might not).
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Problem> {
-        while let Some(place) = bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
+        while let Some(place) =
+            bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n'))
+        {
             let feed = self.seen + place;
             if feed == 0 || bytes[feed - 1] != b'\r' {
                 return Err(MALFORMED);
@@ -167,8 +167,7 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
     let mut hosts = 0;
     let mut fields = HeaderMap::with_capacity(request.headers.len());
     for field in request.headers.iter() {
-        let name =
-            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| MALFORMED)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| MALFORMED)?;
         if name == HOST {
             hosts += 1;
             continue;
@@ -189,8 +188,7 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
 
 fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     if *method == Method::CONNECT {
-        let (host, port) =
-            authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
+        let (host, port) = authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
         return Ok(HeadTarget::Authority(host, port));
     }
     if path.starts_with('/') || path == "*" {
@@ -267,7 +265,11 @@ pub fn normalised(head: &Head, target: &Target, raw: &[u8]) -> BytesMut {
     out.put_slice(head.method.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(target.path_and_query().as_bytes());
-    out.put_slice(if head.version == Version::HTTP_11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+    out.put_slice(if head.version == Version::HTTP_11 {
+        b" HTTP/1.1\r\n"
+    } else {
+        b" HTTP/1.0\r\n"
+    });
     out.put_slice(b"Host: ");
     out.put_slice(target.authority().as_bytes());
     out.put_slice(b"\r\n");

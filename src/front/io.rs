@@ -35,7 +35,11 @@ pub struct ClientIo {
 impl ClientIo {
     /// Takes over an accepted connection.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, stream), peer, answering: AtomicBool::new(false) }
+        Self {
+            stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
+            peer,
+            answering: AtomicBool::new(false),
+        }
     }
 
     /// The client's address.
@@ -61,7 +65,8 @@ impl ClientIo {
 
     fn reset_on_close(&self) {
         // Best effort: a socket that is gone already needs no reset.
-        let linger = SockRef::from(self.stream.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        let linger =
+            SockRef::from(self.stream.get_ref()).set_linger(Some(std::time::Duration::ZERO));
         if let Err(error) = linger {
             tracing::trace!(%error, "Could not prepare a reset");
         }

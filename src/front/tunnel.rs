@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,9 +41,8 @@ pub enum Sniffed {
 
 /// Tells what begins with `bytes`.
 pub fn sniff(bytes: &[u8]) -> Sniffed {
-    const METHODS: [&[u8]; 8] = [
-        b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"TRACE ",
-    ];
+    const METHODS: [&[u8]; 8] =
+        [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"TRACE "];
     match bytes {
         [0x16, 0x03, ..] | [0x16] => Sniffed::Tls,
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Sniffed::Http,
@@ -68,7 +67,7 @@ pub struct Tunnels {
 impl Tunnels {
     /// Opens a tunnel to `host:port` and passes bytes until both sides have ended. `early` are
     /// bytes that the client sent right behind the `CONNECT`. Gives the connection back with a
-    /// problem when there is no tunnel.
+    /// problem when there is no tunnel; that is recorded already.
     pub async fn open(
         &self,
         mut io: ClientIo,
@@ -83,27 +82,38 @@ impl Tunnels {
             Ok(origin) => origin,
             Err(failure) => {
                 pass.failed(failure.token());
-                return Err((io, failure.problem()));
+                if let Failure::Denied(why) = failure {
+                    self.account.denied(why.token());
+                }
+                let problem = failure.problem();
+                self.record(host, since, Err(&problem));
+                return Err((io, problem));
             }
         };
-        pass.answered(http::StatusCode::OK);
+        pass.answered(StatusCode::OK);
         let (up, down) = relay(&mut io, &mut origin, &early).await;
         tracing::debug!(first = ?sniff(&early), up, down, "Tunnel closed");
+        self.record(host, since, Ok(down));
+        Ok(())
+    }
+
+    /// A tunnel that took this many bytes to the client, or the problem instead of it.
+    fn record(&self, host: &str, since: Instant, outcome: Result<u64, &Problem>) {
+        let down = outcome.unwrap_or_default();
         self.account.record(&Exchange {
             route: self.route,
-            result: ResultKind::Tunnel,
+            result: if outcome.is_ok() { ResultKind::Tunnel } else { ResultKind::Error },
             why: None,
             method: &Method::CONNECT,
             host,
             path: "",
-            status: Some(http::StatusCode::OK),
+            status: Some(outcome.err().map_or(StatusCode::OK, |problem| problem.status)),
             cache_status: None,
-            error: None,
+            error: outcome.err().map(|problem| problem.class),
             duration: clock::monotonic().saturating_duration_since(since),
             client_bytes: down,
             upstream_bytes: down,
         });
-        Ok(())
     }
 
     async fn dial(&self, host: &str, port: u16, listener: Listener) -> Result<TcpStream, Failure> {

@@ -35,7 +35,7 @@ pub(super) async fn answer(
     ctx.result = ResultKind::Error;
     ctx.error = Some(problem.map_or("client_gone", |problem| problem.class));
     let mut code = 0;
-    if let Some(problem) = problem.filter(|_| session.as_downstream().response_written().is_none()) {
+    if let Some(problem) = problem.filter(|_| is_unanswered(session)) {
         code = problem.status.as_u16();
         if problem.status == StatusCode::BAD_REQUEST {
             let client = ctx.asked.as_ref().and_then(|asked| asked.client);
@@ -48,11 +48,14 @@ pub(super) async fn answer(
     FailToProxy { error_code: code, can_reuse_downstream: false }
 }
 
-async fn write(
-    session: &mut Session,
-    problem: &Problem,
-    ctx: &Ctx,
-) -> Result<(), Box<Error>> {
+/// Whether no final answer has begun: an interim one leaves room for it.
+fn is_unanswered(session: &Session) -> bool {
+    session.as_downstream().response_written().is_none_or(|head| {
+        head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
+async fn write(session: &mut Session, problem: &Problem, ctx: &Ctx) -> Result<(), Box<Error>> {
     let (mut headers, body) = problem.response();
     CacheStatus::forwarded(ctx.why.token()).append_to(&mut headers);
     let (mut parts, ()) = http::Response::new(()).into_parts();
@@ -77,11 +80,13 @@ fn problem(error: &Error, ctx: &mut Ctx) -> Option<Problem> {
         (Some(failure), _) => failure,
         (None, ErrorSource::Downstream) => return client_problem(error),
         (None, ErrorSource::Upstream) => origin_failure(error),
-        (None, ErrorSource::Internal | ErrorSource::Unset) => match error.etype() {
+        (None, ErrorSource::Internal | ErrorSource::Unset) => {
             // The engine's body was cut under way.
-            ErrorType::Custom(_) => return None,
-            _ => Failure::Internal,
-        },
+            if matches!(error.etype(), ErrorType::Custom(_)) {
+                return None;
+            }
+            Failure::Internal
+        }
     };
     if let Some(pass) = &mut ctx.pass {
         pass.failed(failure.token());
@@ -91,21 +96,22 @@ fn problem(error: &Error, ctx: &mut Ctx) -> Option<Problem> {
 
 fn client_problem(error: &Error) -> Option<Problem> {
     use ErrorType::{ConnectionClosed, ReadError, ReadTimedout, WriteError, WriteTimedout};
-    match error.etype() {
-        ConnectionClosed | ReadError | WriteError | ReadTimedout | WriteTimedout => None,
-        _ => Some(BAD_BODY),
-    }
+    let gone = matches!(
+        error.etype(),
+        ConnectionClosed | ReadError | WriteError | ReadTimedout | WriteTimedout
+    );
+    (!gone).then_some(BAD_BODY)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn origin_failure(error: &Error) -> Failure {
     use ErrorType::{
-        ConnectRefused, ConnectTimedout, ConnectionClosed, HandshakeError, InvalidCert,
-        InvalidHTTPHeader, ReadError, ReadTimedout, TLSHandshakeFailure, TLSHandshakeTimedout,
-        WriteError, WriteTimedout,
+        ConnectTimedout, ConnectionClosed, HandshakeError, InvalidCert, InvalidHTTPHeader,
+        ReadError, ReadTimedout, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
+        WriteTimedout,
     };
     match error.etype() {
         ConnectTimedout => Failure::ConnectTimeout,
-        ConnectRefused => Failure::Refused,
         TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError => Failure::Tls,
         ReadTimedout | WriteTimedout => Failure::FirstByteTimeout,
         ConnectionClosed | ReadError | WriteError => Failure::Closed,

@@ -20,6 +20,7 @@ use crate::decide::Forward;
 use crate::engine::Engine;
 use crate::engine::answer::Answered;
 use crate::engine::head::HeadSent;
+use crate::policy::ScopeRule;
 use crate::proxy::{Parts, failed, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
@@ -109,6 +110,11 @@ impl ProxyHttp for Handler {
         };
         let Some(route) = self.routes.find(asked) else { return Ok(false) };
         ctx.route = route.index;
+        for name in self.routes.scope_headers(&asked.target) {
+            if route.policy.scope != ScopeRule::Header(name.clone()) {
+                asked.headers.remove(name);
+            }
+        }
         let answered = tokio::select! {
             biased;
             answered = self.engine.answer(asked, route) => answered,
@@ -166,7 +172,7 @@ impl ProxyHttp for Handler {
         let Some(asked) = &ctx.asked else { return };
         let written = session.as_downstream().response_written();
         let cache_status = written
-            .and_then(|head| head.headers.get_all("cache-status").iter().last())
+            .and_then(|head| head.headers.get_all("cache-status").iter().next_back())
             .and_then(|value| value.to_str().ok());
         let passed = ctx.result == ResultKind::Bypass;
         self.account.record(&Exchange {

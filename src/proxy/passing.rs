@@ -12,7 +12,6 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::account::problem::PROXY_STATUS;
-use crate::policy::ScopeRule;
 use crate::proxy::handler::{Ctx, Handler};
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
@@ -54,38 +53,35 @@ impl Handler {
         let target = asked.target.with_origin(place.scheme, &place.host, place.port);
         request.insert_header(HOST, target.authority())?;
         request.append_header(VIA, self.via.clone())?;
-        if let Some(ScopeRule::Header(name)) = self.route(ctx).map(|route| &route.policy.scope) {
+        for name in self.routes.scope_headers(&asked.target) {
             request.remove_header(name);
         }
         Ok(())
     }
 
     pub(super) fn incoming(&self, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
-        {
-            ctx.interim += 1;
-            if ctx.interim > INTERIM {
-                ctx.failure = Some(Failure::Protocol);
-                return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
-            }
-            return Ok(());
-        }
         let switched = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        let interim = response.status.is_informational() && !switched;
+        ctx.interim += u32::from(interim);
         // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
         let unasked = switched && ctx.asked.as_ref().is_none_or(|asked| !asked.upgrade);
-        if unasked || !is_clear(response) {
+        if unasked || ctx.interim > INTERIM || !is_clear(response) {
             ctx.failure = Some(Failure::Protocol);
             return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
+        if interim {
+            return Ok(());
         }
         if let Some(pass) = &mut ctx.pass {
             pass.answered(response.status);
         }
-        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if !switched {
             strip(response);
         }
         if let Some(asked) = &ctx.asked {
             let (status, headers) = (response.status, &response.headers);
-            self.engine.invalidate(asked, status, headers, |target| self.routes.query_rules(target));
+            self.engine
+                .invalidate(asked, status, headers, |target| self.routes.query_rules(target));
             if let (Some(sent), Some(route)) = (ctx.head, self.route(ctx)) {
                 self.engine.head_answered(asked, route, sent, status, headers);
             }

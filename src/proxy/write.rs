@@ -58,7 +58,7 @@ async fn growing(
             gone = client_gone(session) => return Err(gone),
         };
         let Some(piece) = next.map_err(cut)? else { break };
-        let piece = within(piece, &mut skip, &mut left);
+        let piece = within(&piece, &mut skip, &mut left);
         if !piece.is_empty() {
             session.as_downstream_mut().write_response_body(piece, false).await?;
         }
@@ -70,7 +70,7 @@ async fn growing(
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.
-fn within(piece: Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
+fn within(piece: &Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
     let length = piece.len() as u64;
     let from = (*skip).min(length);
     *skip -= from;
@@ -81,6 +81,7 @@ fn within(piece: Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
     piece.slice(index(from)..index(to))
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "pingora's own error type is boxed")]
 fn cut(failure: Failure) -> Box<Error> {
     Error::explain(ErrorType::Custom(failure.token()), "the body is not whole")
 }
@@ -110,7 +111,11 @@ mod tests {
             let (mut skip, mut left) = (first as u64, (last - first + 1) as u64);
             let mut out = Vec::new();
             for piece in body.chunks(10) {
-                out.extend_from_slice(&within(Bytes::copy_from_slice(piece), &mut skip, &mut left));
+                out.extend_from_slice(&within(
+                    &Bytes::copy_from_slice(piece),
+                    &mut skip,
+                    &mut left,
+                ));
             }
             assert_eq!(out, body[first..=last], "{first}-{last}");
         }

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::policy::{Policy, QueryRule};
+use http::HeaderName;
+
+use crate::policy::{Policy, QueryRule, ScopeRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
 use crate::semantics::asked::Asked;
@@ -73,6 +75,17 @@ impl Table {
             found = routes.find(|route| route.pattern.matches_at(asked, path)).or(found);
         }
         found
+    }
+
+    /// The fields in which apps name their users to larder, on any route of the target's host: no
+    /// origin's business, whichever route the request takes.
+    pub fn scope_headers(&self, target: &Target) -> impl Iterator<Item = &HeaderName> {
+        let routes = self.routes.iter().filter_map(|route| match &route.policy.scope {
+            ScopeRule::Header(name) => Some((&route.pattern.host, name)),
+            ScopeRule::Credential | ScopeRule::Shared => None,
+        });
+        let (host, port) = (target.host(), target.port());
+        routes.filter(move |(pattern, _)| pattern.matches(host, port)).map(|(_, name)| name)
     }
 
     /// By which rules routes count the query of a `GET` for `target`, each rule once. Not only that

@@ -123,6 +123,12 @@ pub struct RequestCacheControl {
 }
 
 impl RequestCacheControl {
+    /// Whether nothing that was asked for before will do: `no-cache`, or `max-age=0`, by which
+    /// clients mean the same (RFC 9111 §5.2.1.1 would let what is not a moment old pass).
+    pub fn insists(&self) -> bool {
+        self.no_cache || self.max_age == Some(Duration::ZERO)
+    }
+
     /// What these fields ask for.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut asked = Self::default();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::{ACCEPT_LANGUAGE, HeaderName, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, HeaderName, VARY};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::field_list;
@@ -31,6 +31,22 @@ impl Vary {
             }
         }
         Self::Fields(VaryFields::new(names))
+    }
+
+    /// What chose a response: what its `Vary` says, and `Accept-Encoding` where the body is encoded,
+    /// whether or not its origin says so. Nobody gets a coding that they did not accept.
+    pub fn chosen_by(headers: &HeaderMap) -> Self {
+        let identity = |member: &[u8]| member.eq_ignore_ascii_case(b"identity");
+        match Self::of(headers) {
+            Self::Fields(fields)
+                if !field_list::members(headers.get_all(CONTENT_ENCODING)).all(identity) =>
+            {
+                let mut names = fields.names().to_vec();
+                names.push(ACCEPT_ENCODING);
+                Self::Fields(VaryFields::new(names))
+            }
+            said => said,
+        }
     }
 }
 
@@ -164,6 +180,12 @@ mod tests {
         let said = Vary::of(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
         assert_eq!(said, Vary::Fields(fields(&["x-a", "x-b"])));
         assert_eq!(Vary::of(&map(&[])), Vary::Fields(VaryFields::default()));
+        for (encoding, expected) in [(&b"gzip"[..], true), (b"identity", false), (b"", false)] {
+            let chosen = Vary::chosen_by(&map(&[("content-encoding", encoding)]));
+            let fields =
+                if expected { vec![HeaderName::from_static("accept-encoding")] } else { vec![] };
+            assert_eq!(chosen, Vary::Fields(VaryFields::new(fields)), "{encoding:?}");
+        }
     }
 
     #[test]

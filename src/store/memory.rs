@@ -117,9 +117,17 @@ impl Memory {
 
     fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<Stored>> {
         let Some(Slot::Entry(entry)) = slot else { return None };
-        let usable =
-            entry.key == *key && self.generations.is_current(key.target_id(), entry.mark);
+        let usable = entry.key == *key && self.generations.is_current(key.target_id(), entry.mark);
         usable.then(|| Arc::clone(&entry.stored))
+    }
+
+    /// Whether the same variant is kept in `slot` and arrived later: of two fetches at once the one
+    /// that ended last need not be the one that was answered last.
+    fn has_newer(&self, slot: &SlotKey, entry: &Entry) -> bool {
+        let kept = self.usable(self.slots.peek(slot), &entry.key);
+        kept.is_some_and(|kept| {
+            kept.variant == entry.stored.variant && kept.response_time > entry.stored.response_time
+        })
     }
 
     fn find_variant(&self, variants: &Variants, wanted: Wanted<'_>) -> Option<Arc<Stored>> {
@@ -174,9 +182,11 @@ impl Store for Memory {
             None => Lookup::Nothing,
             Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
                 self.find_variant(&variants, wanted).map_or_else(
-                    || variants.lists.last().map_or(Lookup::Nothing, |fields| {
-                        Lookup::OtherVariants((wanted.variant)(fields))
-                    }),
+                    || {
+                        variants.lists.last().map_or(Lookup::Nothing, |fields| {
+                            Lookup::OtherVariants((wanted.variant)(fields))
+                        })
+                    },
                     Lookup::Found,
                 )
             }
@@ -208,6 +218,10 @@ impl Store for Memory {
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };
         let had_variants = matches!(self.slots.peek(&root), Some(Slot::Variants(_)));
+        let own = SlotKey { variant: Some(entry.stored.variant), ..root };
+        if [root, own].iter().any(|slot| self.has_newer(slot, &entry)) {
+            return;
+        }
         if varies || had_variants {
             self.put_variant(key, entry);
         } else {
@@ -227,3 +241,6 @@ impl Store for Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

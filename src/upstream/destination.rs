@@ -137,15 +137,10 @@ fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip.to_canonical() else {
         return ip.to_canonical();
     };
-    let s = v6.segments();
-    let v4 = |hi: u16, lo: u16| {
-        let [a, b] = hi.to_be_bytes();
-        let [c, d] = lo.to_be_bytes();
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => v4(hi, lo),
-        [0x2002, hi, lo, ..] => v4(hi, lo),
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
         _ => IpAddr::V6(v6),
     }
 }
@@ -153,9 +148,22 @@ fn embedded(ip: IpAddr) -> IpAddr {
 /// Whether an address belongs to the public internet.
 fn is_public(ip: IpAddr) -> bool {
     const PRIVATE: [&str; 16] = [
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
-        "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4",
-        "240.0.0.0/4", "::/127", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/127",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
     ];
     static NETS: std::sync::LazyLock<Vec<IpNet>> = std::sync::LazyLock::new(|| {
         PRIVATE.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
@@ -168,9 +176,8 @@ mod tests {
     use super::*;
 
     fn guard(allow: &[&str], deny: &[&str]) -> Guard {
-        let rules = |list: &[&str]| {
-            list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect()
-        };
+        let rules =
+            |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
         Guard::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
     }
 
@@ -192,11 +199,24 @@ mod tests {
     fn fwd_04_private_ranges_are_refused_from_a_reachable_listener() {
         let guard = guard(&[], &[]);
         for address in [
-            "10.0.0.1:80", "127.0.0.1:80", "[fd00::1]:80", "100.64.0.1:80", "0.0.0.0:80",
-            "[::ffff:10.0.0.1]:80", "[64:ff9b::a00:1]:80", "[2002:a00:1::]:80", "[::1]:80",
-            "169.254.1.1:80", "[fe80::1]:80", "192.168.0.1:443",
+            "10.0.0.1:80",
+            "127.0.0.1:80",
+            "[fd00::1]:80",
+            "100.64.0.1:80",
+            "0.0.0.0:80",
+            "[::ffff:10.0.0.1]:80",
+            "[64:ff9b::a00:1]:80",
+            "[2002:a00:1::]:80",
+            "[::1]:80",
+            "169.254.1.1:80",
+            "[fe80::1]:80",
+            "192.168.0.1:443",
         ] {
-            assert_eq!(check(&guard, address, Listener::Reachable), Err(Denied::Private), "{address}");
+            assert_eq!(
+                check(&guard, address, Listener::Reachable),
+                Err(Denied::Private),
+                "{address}"
+            );
         }
         assert_eq!(check(&guard, "93.184.216.34:443", Listener::Reachable), Ok(()));
     }
@@ -236,7 +256,9 @@ mod tests {
     fn larders_own_ports_are_refused_under_every_spelling_of_this_host() {
         let guard = guard(&["0.0.0.0/0"], &[]);
         guard.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
-        for address in ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"] {
+        for address in
+            ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
+        {
             assert_eq!(check(&guard, address, Listener::Loopback), Err(Denied::Own), "{address}");
         }
         assert_eq!(check(&guard, "127.0.0.1:8081", Listener::Loopback), Ok(()));

@@ -83,8 +83,7 @@ impl Network {
         }
         let request = request_header(call, place).map_err(Attempt::Failed)?;
         let connected = self.connector.get_http_session(&peer).await;
-        let (mut session, reused) =
-            connected.map_err(|e| Attempt::Failed(connect_failure(&e)))?;
+        let (mut session, reused) = connected.map_err(|e| Attempt::Failed(connect_failure(&e)))?;
         let request_time = self.clock.now();
         let exchanged = timeout(place.timeouts.first_byte, exchange(&mut session, request)).await;
         let head = match exchanged {
@@ -203,7 +202,7 @@ async fn exchange(
 fn raw(session: &HttpSession) -> Bytes {
     match session {
         HttpSession::H1(session) => session.get_headers_raw_bytes(),
-        _ => Bytes::new(),
+        HttpSession::H2(_) | HttpSession::Custom(()) => Bytes::new(),
     }
 }
 
@@ -233,6 +232,7 @@ fn died_in_the_pool(error: &Error) -> bool {
     matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H2Error)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn connect_failure(error: &Error) -> Failure {
     use ErrorType::{
         ConnectTimedout, HandshakeError, InvalidCert, TLSHandshakeFailure, TLSHandshakeTimedout,
@@ -246,6 +246,7 @@ fn connect_failure(error: &Error) -> Failure {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn head_failure(error: &Error) -> Failure {
     use ErrorType::{ConnectionClosed, ReadError, ReadTimedout, WriteError, WriteTimedout};
     match error.etype() {
@@ -283,10 +284,8 @@ impl Body for NetworkBody {
             }
             Ok(Err(error)) => {
                 self.session = None;
-                Err(match error.etype() {
-                    ErrorType::ReadTimedout => Failure::BodyTimeout,
-                    _ => Failure::Cut,
-                })
+                let stalled = *error.etype() == ErrorType::ReadTimedout;
+                Err(if stalled { Failure::BodyTimeout } else { Failure::Cut })
             }
             Err(_elapsed) => {
                 self.session = None;

@@ -15,7 +15,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 use crate::config::ResolveRule;
 use crate::semantics::asked::Listener;
-use crate::upstream::destination::Guard;
+use crate::upstream::destination::{Denied, Guard};
 use crate::upstream::dial::Preferred;
 use crate::upstream::failure::Failure;
 
@@ -66,18 +66,16 @@ impl Resolver {
         port: u16,
         listener: Listener,
     ) -> Result<Vec<SocketAddr>, Failure> {
-        let found = self.look_up(host, port).await?;
         let mut denied = None;
-        let allowed: Vec<_> = found
-            .into_iter()
-            .filter(|address| match self.guard.check(host, *address, listener) {
-                Ok(()) => true,
-                Err(why) => {
-                    denied = Some(why);
-                    false
-                }
-            })
-            .collect();
+        let mut allowed = Vec::new();
+        for address in self.look_up(host, port).await? {
+            match self.guard.check(host, address, listener) {
+                Ok(()) => allowed.push(address),
+                // `localhost` is larder itself, even where its other addresses are nobody's.
+                Err(Denied::Own) => return Err(Failure::Denied(Denied::Own)),
+                Err(why) => denied = Some(why),
+            }
+        }
         match (allowed.is_empty(), denied) {
             (false, _) => Ok(self.preferred.order(host, port, allowed)),
             (true, Some(why)) => Err(Failure::Denied(why)),
@@ -86,8 +84,7 @@ impl Resolver {
     }
 
     async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
-        let rule =
-            self.rules.iter().find(|r| r.host == host && r.port.is_none_or(|p| p == port));
+        let rule = self.rules.iter().find(|r| r.host == host && r.port.is_none_or(|p| p == port));
         if let Some(rule) = rule {
             return Ok(vec![rule.address]);
         }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::client::{Client, End};
-use crate::larder_under_test::API;
+use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Gate, Origin, Step};
 use crate::process::{House, PATIENCE, Process, eventually, larder, program, text};
 
@@ -23,8 +23,7 @@ fn yaml(origin: &Origin, rest: &str) -> String {
 
 const FREE_PORTS: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
 
-const ONE_ROUTE: &str =
-    "routes:\n  - { name: api, match: { host: api.example.test }, ttl: 1h }\n";
+const ONE_ROUTE: &str = "routes:\n  - { name: api, match: { host: api.example.test }, ttl: 1h }\n";
 
 async fn check(yaml: &str, more: &[&str]) -> Output {
     let house = House::with(yaml);
@@ -70,14 +69,14 @@ async fn run_with_json_says_where_it_listens_in_one_line() {
 /// LIF-07, as far as issue A goes.
 #[tokio::test]
 async fn a_taken_port_is_one_clear_line_that_names_it_and_exit_1() {
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let taken = taken.local_addr().unwrap();
-    // The listener was dropped; take the port again, by a larder this time.
-    let (_first, _house) =
-        Process::run(&format!("version: 1\nlisten: {taken}\nadmin: off\n")).await;
+    let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = holder.local_addr().unwrap();
     for (yaml, key) in [
         (format!("version: 1\nlisten: {taken}\nadmin: off\n"), "listen"),
-        (format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: {taken} }}\n"), "admin.listen"),
+        (
+            format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: {taken} }}\n"),
+            "admin.listen",
+        ),
         (format!("version: 1\nlisten: [127.0.0.1:0, {taken}]\nadmin: off\n"), "listen"),
     ] {
         let house = House::with(&yaml);
@@ -95,10 +94,8 @@ async fn a_taken_port_is_one_clear_line_that_names_it_and_exit_1() {
 async fn a_signal_lets_what_is_in_flight_finish_and_exits_0() {
     for signal in ["TERM", "INT"] {
         let gate = Gate::new();
-        let slow = Answer::chunked_open(200, &[], &[b"first "]).then([
-            Step::Wait(gate.clone()),
-            Step::Write(b"4\r\nlast\r\n0\r\n\r\n".to_vec()),
-        ]);
+        let slow = Answer::chunked_open(200, &[], &[b"first "])
+            .then([Step::Wait(gate.clone()), Step::Write(b"4\r\nlast\r\n0\r\n\r\n".to_vec())]);
         let origin = Origin::always(slow).await;
         let (mut larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
         let addr = larder.addr().await;
@@ -126,6 +123,15 @@ async fn refuses_connections(addr: std::net::SocketAddr) {
         }
     };
     timeout(PATIENCE, refused).await.expect("the listener closes");
+}
+
+/// OVL-04's other half: it is not answered with 408 after the time for a head, which never began.
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_at_the_idle_limit_without_a_word() {
+    let larder = Larder::bare("limits: { head_timeout: 1s, idle: 2s }\n").await;
+    let mut client = larder.client().await;
+    assert!(timeout(PATIENCE, client.is_closed()).await.unwrap(), "something was said");
+    assert!(larder.metric("larder_denied_total{reason=\"head_timeout\"}") < 1.0);
 }
 
 /// LIF-04, as far as issue A goes: an origin that hangs does not keep larder from ending.
@@ -170,6 +176,7 @@ async fn a_configuration_that_is_not_there_says_which_and_what_to_do() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.starts_with("/no/such/proxy.yaml: "), "{said}");
+    assert!(said.contains("there is no such file") && said.contains("`version: 1`"), "{said}");
 }
 
 #[tokio::test]
@@ -187,7 +194,10 @@ async fn check_explain_tells_route_policy_and_key_without_a_secret() {
     let yaml = format!("{FREE_PORTS}{ONE_ROUTE}");
     let url = "http://api.example.test/coins?id=7&api_key=XSECRETX";
     let bearer = "Authorization: Bearer XSECRETX";
-    for form in [&["--explain", "GET", url, "-H", bearer][..], &["--explain", "GET", url, "-H", bearer, "--json"]] {
+    for form in [
+        &["--explain", "GET", url, "-H", bearer][..],
+        &["--explain", "GET", url, "-H", bearer, "--json"],
+    ] {
         let output = check(&yaml, form).await;
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -350,10 +360,10 @@ async fn cfg_02_each_slip_has_its_line_and_column_and_the_nearest_key() {
     for (yaml, parts) in [
         (
             "version: 1\nroutes:\n  - { name: a, match: { host: a.example }, tll: 60s }\n",
-            &["proxy.yaml:3:43", "`ttl`"][..],
+            &["proxy.yaml:3:44", "`ttl`"][..],
         ),
         ("version: 1\nversion: 1\n", &["proxy.yaml:2:1"]),
-        ("version: 1\n---\nversion: 1\n", &["proxy.yaml:2"]),
+        ("version: 1\n---\nversion: 1\n", &["proxy.yaml:3:1", "`---`"]),
         ("version: 1\nadmn: off\n", &["proxy.yaml:2:1", "`admin`"]),
     ] {
         let output = check(yaml, &[]).await;
@@ -376,8 +386,9 @@ async fn cfg_04_the_first_match_wins_and_a_shadowed_route_is_noted() {
     let told: serde_json::Value = serde_json::from_slice(&explained.await.stdout).unwrap();
     assert_eq!(told["route"], "wide");
     let said = text(&check(&yaml, &[]).await.stdout);
-    let note = said.lines().find(|line| line.contains("proxy.yaml:6") && line.contains("narrow"));
-    assert!(note.is_some_and(|note| note.contains("wide")), "{said}");
+    let note = said.lines().find(|line| line.contains("never matches"));
+    let note = note.unwrap_or_else(|| panic!("{said}"));
+    assert!(note.contains("proxy.yaml:6:13: routes[narrow]") && note.contains("`wide`"), "{note}");
 }
 
 #[tokio::test]

@@ -17,8 +17,16 @@ use crate::process::{House, PATIENCE, Process, eventually, text};
 
 /// Everything that a secret may be, in the order of ADM-07, and larder's own users' passwords.
 const SECRETS: [&str; 10] = [
-    "S1bearerS1", "S2cookieS2", "S3tokenS3", "S4apikeyS4", "S5userinfoS5", "S6malformedS6",
-    "S7proxyS7", "S8setcookieS8", "S9originheadS9", "S10customS10",
+    "S1bearerS1",
+    "S2cookieS2",
+    "S3tokenS3",
+    "S4apikeyS4",
+    "S5userinfoS5",
+    "S6malformedS6",
+    "S7proxyS7",
+    "S8setcookieS8",
+    "S9originheadS9",
+    "S10customS10",
 ];
 
 /// Sends bytes on a connection of its own and returns everything that comes back.
@@ -36,7 +44,9 @@ fn requests(proxy_user: &str) -> Vec<String> {
                    X-Custom-Token: S10customS10\r\n";
     let query = "token=S3tokenS3&api_key=S4apikeyS4";
     let get = |target: &str, fields: &str| {
-        format!("GET {target} HTTP/1.1\r\nHost: api.example.test\r\n{user}{secrets}{fields}Connection: close\r\n\r\n")
+        format!(
+            "GET {target} HTTP/1.1\r\nHost: api.example.test\r\n{user}{secrets}{fields}Connection: close\r\n\r\n"
+        )
     };
     let raw = |head: &str| format!("{head}\r\n{user}{secrets}\r\n");
     let wrong = STANDARD.encode("ann:S7proxyS7wrong");
@@ -127,7 +137,9 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         let encoded = STANDARD.encode("ann:S7proxyS7");
         for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
             assert!(!metrics.contains(secret), "{secret} in metrics");
-            assert!(!answers.contains(secret), "{secret} in answers: {answers}");
+            // What an origin sets is the client's to see.
+            let meant_for_it = secret == "S8setcookieS8";
+            assert!(meant_for_it || !answers.contains(secret), "{secret} in answers: {answers}");
             let line = log.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{secret} in the {format} log");
         }
@@ -191,8 +203,9 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_and_few_lines() {
     }
     let page = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
     let denied = page.lines().filter(|line| line.starts_with("larder_denied_total{"));
-    let denied: f64 = denied.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
-    assert_eq!(denied as usize, CONNECTIONS, "all are counted");
+    let denied: usize =
+        denied.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
+    assert_eq!(denied, CONNECTIONS, "all are counted");
     let took = clock::monotonic().duration_since(begun);
     larder.signal("TERM");
     larder.ended().await;

@@ -1,18 +1,40 @@
 //! The system tests, one binary: a real larder on port 0 against a scripted origin, asserting what
 //! both sides saw.
+#![expect(unreachable_pub, reason = "the support modules read like a library")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::format_push_string,
+    reason = "helpers fail like the tests that they serve"
+)]
 
 #[path = "../support/client.rs"]
 mod client;
+#[path = "../support/crowd.rs"]
+mod crowd;
+#[path = "../support/dns.rs"]
+mod dns;
+#[path = "../support/resident.rs"]
+mod resident;
 #[path = "../support/larder.rs"]
 mod larder_under_test;
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/process.rs"]
 mod process;
+#[path = "../support/tls_origin.rs"]
+mod tls_origin;
 
+mod caching;
 mod first_day;
+mod matrix;
+mod upstream_faults;
 mod parser;
 mod admin;
 mod cli;
 mod clients;
 mod logs;
+mod forwarding;
+mod limits;
+mod tunnel;
+mod config;

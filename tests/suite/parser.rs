@@ -33,7 +33,8 @@ async fn on_each_way(origin: &Origin) -> Vec<Larder> {
 }
 
 async fn echo() -> Origin {
-    Origin::start(|seen| Answer::new(200, &[], format!("{} {}", seen.target, seen.body.len()))).await
+    Origin::start(|seen| Answer::new(200, &[], format!("{} {}", seen.target, seen.body.len())))
+        .await
 }
 
 fn post(fields: &str) -> String {
@@ -52,7 +53,8 @@ async fn assert_refused(larder: &Larder, input: &[u8], status: u16, class: &str)
     let mut client = larder.client().await;
     client.send(input).await;
     let answer = timeout(SOON, client.answer("POST")).await.expect("an answer in time");
-    let answer = answer.unwrap_or_else(|| panic!("closed without a word: {shown}"));
+    assert!(answer.is_some(), "closed without a word: {shown}");
+    let answer = answer.expect("there is one");
     assert_problem(&answer, status, class, &shown);
     assert_eq!(answer.field("connection"), Some("close"), "{shown}");
     assert!(timeout(SOON, client.is_closed()).await.expect("a close in time"), "{shown}");
@@ -91,11 +93,13 @@ async fn assert_all_refused(cases: &[(Vec<u8>, u16, &str)]) {
 
 #[tokio::test]
 async fn par_02_content_length_and_transfer_encoding_together_are_refused_in_both_orders() {
-    let both = ["Content-Length: 6\r\nTransfer-Encoding: chunked",
+    let both = [
+        "Content-Length: 6\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 6",
         "Content-Length: 6\r\nContent-Length: 6",
         "Content-Length: 6\r\nContent-Length: 7",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"];
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ];
     let cases: Vec<_> = both
         .iter()
         .map(|fields| (format!("{}0\r\n\r\n{EVIL}", post(fields)).into(), 400, "ambiguous_framing"))
@@ -105,7 +109,20 @@ async fn par_02_content_length_and_transfer_encoding_together_are_refused_in_bot
 
 #[tokio::test]
 async fn par_04_a_content_length_that_is_not_digits_is_refused() {
-    let lengths = ["+5", "-1", "0x5", "5 5", "5_0", "", "18446744073709551621", "5;", "٥", "5, 5", "5,5", "5."];
+    let lengths = [
+        "+5",
+        "-1",
+        "0x5",
+        "5 5",
+        "5_0",
+        "",
+        "18446744073709551621",
+        "5;",
+        "٥",
+        "5, 5",
+        "5,5",
+        "5.",
+    ];
     let cases: Vec<_> = lengths
         .iter()
         .map(|length| {
@@ -142,12 +159,19 @@ async fn par_05_a_transfer_encoding_that_is_not_chunked_is_refused() {
 async fn par_05_the_legal_spellings_of_chunked_frame_the_body() {
     let origin = echo().await;
     let larder = Larder::start(&origin, "").await;
-    for field in ["tRANSFER-eNCODING: ChUnKeD", "Transfer-Encoding:chunked", "Transfer-Encoding: chunked \t"] {
+    for field in
+        ["tRANSFER-eNCODING: ChUnKeD", "Transfer-Encoding:chunked", "Transfer-Encoding: chunked \t"]
+    {
         let mut client = larder.client().await;
         client.send(format!("{}5\r\nhello\r\n0\r\n\r\n", post(field))).await;
         assert_eq!(client.answer("POST").await.unwrap().text(), "/x 5", "{field}");
     }
-    assert!(origin.seen().iter().all(|seen| seen.body == b"hello" && seen.field("content-length").is_none()));
+    assert!(
+        origin
+            .seen()
+            .iter()
+            .all(|seen| seen.body == b"hello" && seen.field("content-length").is_none())
+    );
 }
 
 #[tokio::test]
@@ -165,9 +189,14 @@ async fn par_05_an_underscore_does_not_make_framing() {
 
 #[tokio::test]
 async fn par_06_an_http_1_0_body_needs_a_content_length() {
-    let head = |fields: &str| format!("POST {API}/x HTTP/1.0\r\nHost: api.example.test\r\n{fields}\r\n");
+    let head =
+        |fields: &str| format!("POST {API}/x HTTP/1.0\r\nHost: api.example.test\r\n{fields}\r\n");
     let mut cases = vec![
-        ((head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + EVIL).into(), 400, "ambiguous_framing"),
+        (
+            (head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + EVIL).into(),
+            400,
+            "ambiguous_framing",
+        ),
         ((head("") + EVIL).into(), 400, "ambiguous_framing"),
     ];
     for method in ["PUT", "PATCH"] {
@@ -275,7 +304,11 @@ async fn par_10_a_malformed_chunk_ends_the_upload_and_hides_no_request() {
     }
     let connections = origin.connections();
     assert_only_a_good_request_arrives(&larder, &origin).await;
-    assert_eq!(origin.connections(), connections + 1, "no connection with half an upload is reused");
+    assert_eq!(
+        origin.connections(),
+        connections + 1,
+        "no connection with half an upload is reused"
+    );
 }
 
 #[tokio::test]
@@ -328,7 +361,8 @@ async fn par_11_trailers_of_a_request_are_never_fields() {
 
 #[tokio::test]
 async fn par_11_trailers_of_an_answer_are_never_fields_of_it_or_of_what_is_stored() {
-    for trailers in ["Set-Cookie: sid=1\r\nContent-Length: 9\r\nX-T: 1\r\n", "this is no field\r\n"] {
+    for trailers in ["Set-Cookie: sid=1\r\nContent-Length: 9\r\nX-T: 1\r\n", "this is no field\r\n"]
+    {
         let answer = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
         );
@@ -354,7 +388,9 @@ async fn par_14_the_body_of_a_get_is_passed_to_the_origin_and_never_read_as_a_re
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.text(), "/x 0");
     assert!(larder.get("/x").await.cache_status().contains("hit"));
-    let get = |fields: &str| format!("GET {API}/x HTTP/1.1\r\nHost: api.example.test\r\n{fields}\r\n\r\n");
+    let get = |fields: &str| {
+        format!("GET {API}/x HTTP/1.1\r\nHost: api.example.test\r\n{fields}\r\n\r\n")
+    };
     let with_length = (get(&format!("Content-Length: {}", EVIL.len())), EVIL.to_owned());
     let in_chunks = format!("{:x}\r\n{EVIL}\r\n0\r\n\r\n", EVIL.len());
     let chunked = (get("Transfer-Encoding: chunked"), in_chunks);
@@ -409,10 +445,25 @@ async fn par_15_any_other_nomination_is_dropped_or_refused_in_larders_name() {
     let origin = echo().await;
     let many = (0..40).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(", ");
     for larder in on_each_way(&origin).await {
-        for named in ["x-forwarded-for", "cookie", "x-a", &many, "close, x-a", "Cache-Control", ",,,", "\"x-a\""] {
+        for named in [
+            "x-forwarded-for",
+            "cookie",
+            "x-a",
+            &many,
+            "close, x-a",
+            "Cache-Control",
+            ",,,",
+            "\"x-a\"",
+        ] {
             let mut client = larder.client().await;
             let connection = format!("Connection: {named}");
-            client.ask("GET", &format!("{API}/{}", named.len()), &[&connection, "X-A: 1", "Cookie: c"]).await;
+            client
+                .ask(
+                    "GET",
+                    &format!("{API}/{}", named.len()),
+                    &[&connection, "X-A: 1", "Cookie: c"],
+                )
+                .await;
             let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
             if answer.status != 200 {
                 let text = answer.text();
@@ -421,13 +472,17 @@ async fn par_15_any_other_nomination_is_dropped_or_refused_in_larders_name() {
         }
     }
     for seen in origin.seen() {
-        assert_eq!(seen.field("connection").filter(|c| !c.eq_ignore_ascii_case("keep-alive")), None);
+        assert_eq!(
+            seen.field("connection").filter(|c| !c.eq_ignore_ascii_case("keep-alive")),
+            None
+        );
     }
 }
 
 #[tokio::test]
 async fn par_17_an_answer_that_is_not_http_is_a_502_and_not_stored() {
-    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(500) + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(500)
+        + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
     let answers = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello!",
@@ -451,7 +506,10 @@ async fn par_17_an_answer_that_is_not_http_is_a_502_and_not_stored() {
             for asked in 1..=2 {
                 let answer = timeout(SOON, larder.get("/x")).await.expect("no hang");
                 assert_problem(&answer, 502, "protocol", raw);
-                assert_eq!(answer.field("proxy-status"), Some("larder; error=http_protocol_error; details=\"protocol\""));
+                assert_eq!(
+                    answer.field("proxy-status"),
+                    Some("larder; error=http_protocol_error; details=\"protocol\"")
+                );
                 assert_eq!(origin.calls(), before + asked, "nothing was stored: {raw:?}");
             }
         }
@@ -487,7 +545,8 @@ async fn par_18_bytes_behind_an_answer_never_answer_the_next_request() {
             let held = gate.clone();
             origin.now(move |seen| match seen.target.as_str() {
                 "/first" if late => {
-                    let (now, then) = poisoned.as_bytes().split_at(poisoned.find("helloHTTP").unwrap() + 5);
+                    let (now, then) =
+                        poisoned.as_bytes().split_at(poisoned.find("helloHTTP").unwrap() + 5);
                     Answer::raw(now).then([Step::Wait(held.clone()), Step::Write(then.to_vec())])
                 }
                 "/first" => Answer::raw(poisoned),
@@ -521,7 +580,8 @@ async fn head_of(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn par_18_an_answer_before_the_end_of_the_upload_spends_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", listener.local_addr().unwrap());
+    let resolve =
+        format!("resolve: {{ api.example.test: \"{}\" }}\n", listener.local_addr().unwrap());
     let larder = Larder::bare(&resolve).await;
     let mut client = larder.client().await;
     client.send(post("Content-Length: 1000000") + "only the beginning").await;
@@ -534,7 +594,8 @@ async fn par_18_an_answer_before_the_end_of_the_upload_spends_the_connection() {
         let addr = larder.addr();
         async move { Client::connect(addr).await.get(&format!("{API}/next"), &[]).await }
     });
-    let (mut second, _) = timeout(SOON, listener.accept()).await.expect("a fresh connection").unwrap();
+    let (mut second, _) =
+        timeout(SOON, listener.accept()).await.expect("a fresh connection").unwrap();
     assert!(head_of(&mut second).await.starts_with("GET /next "));
     second.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood").await.unwrap();
     assert_eq!(next.await.unwrap().text(), "good");
@@ -602,9 +663,34 @@ async fn odd_targets_reach_the_origin_as_they_are_or_are_refused() {
     let origin = echo().await;
     for larder in on_each_way(&origin).await {
         for path in [
-            "/a\"b", "/a?q=\"x\"", "/a|b", "/a[b]", "/a\\b", "/a^b", "/a`b", "/{a}", "/<a>", "/%zz", "/%", "/a%00b",
-            "/ü", "/a?q=ü", "//a", "/a/../b", "/a/./b", "/a;b", "/a,b", "/a?", "/a??b", "/a'b", "/:80", "/http://x/",
-            "?x=1", "/a@b", "/~a", "/\u{feff}",
+            "/a\"b",
+            "/a?q=\"x\"",
+            "/a|b",
+            "/a[b]",
+            "/a\\b",
+            "/a^b",
+            "/a`b",
+            "/{a}",
+            "/<a>",
+            "/%zz",
+            "/%",
+            "/a%00b",
+            "/ü",
+            "/a?q=ü",
+            "//a",
+            "/a/../b",
+            "/a/./b",
+            "/a;b",
+            "/a,b",
+            "/a?",
+            "/a??b",
+            "/a'b",
+            "/:80",
+            "/http://x/",
+            "?x=1",
+            "/a@b",
+            "/~a",
+            "/\u{feff}",
         ] {
             let before = origin.calls();
             let mut client = larder.client().await;
@@ -612,7 +698,8 @@ async fn odd_targets_reach_the_origin_as_they_are_or_are_refused() {
             client.send(head).await;
             let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
             if answer.status == 200 {
-                let expected = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
+                let expected =
+                    if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
                 assert_eq!(origin.seen()[before].target, expected);
             } else {
                 assert_eq!(answer.status, 400, "{path:?} {}", answer.text());

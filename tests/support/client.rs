@@ -57,6 +57,11 @@ impl Client {
         Self { stream, bytes: Vec::new() }
     }
 
+    /// A client over a connection that the test made.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, bytes: Vec::new() }
+    }
+
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.expect("larder reads");
@@ -112,12 +117,19 @@ impl Client {
         let status = status.parse().expect("a status");
         let mut response = Response { status, fields, body: Vec::new(), end: End::Whole };
         let tunnel = method == "CONNECT" && (200..300).contains(&status);
-        let bodiless =
-            method == "HEAD" || tunnel || status < 200 || status == 204 || status == 304;
+        let bodiless = method == "HEAD" || tunnel || status < 200 || status == 204 || status == 304;
         if !bodiless {
             self.read_body(&mut response).await;
         }
         Some(response)
+    }
+
+    /// Reads until `bytes` have come, and leaves everything for the next answer.
+    pub async fn reads(&mut self, bytes: impl AsRef<[u8]>) {
+        let wanted = bytes.as_ref();
+        while !self.bytes.windows(wanted.len()).any(|window| window == wanted) {
+            assert!(self.more().await, "closed after {:?}", String::from_utf8_lossy(&self.bytes));
+        }
     }
 
     /// Whether larder closes the connection without another byte.
@@ -137,7 +149,8 @@ impl Client {
 
     async fn read_body(&mut self, response: &mut Response) {
         let chunked = response.field("transfer-encoding").is_some();
-        let length = response.field("content-length").map(|v| v.parse::<usize>().expect("a length"));
+        let length =
+            response.field("content-length").map(|v| v.parse::<usize>().expect("a length"));
         match (chunked, length) {
             (true, length) => {
                 assert_eq!(length, None, "both framings at once");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use larder::clock::Clock;
-use larder::config::{self, env::Env};
+use larder::config::{self, env::Env, files::Disk};
 use larder::server::{Parts, Server};
 
 use crate::client::{Client, Response};
@@ -47,7 +47,7 @@ impl Larder {
             text.push_str("admin: { listen: 127.0.0.1:0 }\n");
         }
         text.push_str(yaml);
-        let config = match config::parse("test.yaml", &text, &Env::default()) {
+        let config = match config::read("test.yaml", &text, &Env::default(), &Disk) {
             Ok(config) => config,
             Err(report) => panic!("{report}"),
         };
@@ -77,10 +77,8 @@ impl Larder {
 
     /// Waits until this many clients wait for or read a running fill.
     pub async fn waiting(&self, clients: usize) {
-        self.until(&format!("{clients} clients wait"), |larder| {
-            larder.server.waiting() == clients
-        })
-        .await;
+        self.until(&format!("{clients} clients wait"), |larder| larder.server.waiting() == clients)
+            .await;
     }
 
     /// Waits until a metric has this value: an exchange is recorded after its last byte was read.
@@ -99,11 +97,7 @@ impl Larder {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        panic!(
-            "never: {what}; {} wait\n{}",
-            self.server.waiting(),
-            self.server.account().render()
-        );
+        panic!("never: {what}; {} wait\n{}", self.server.waiting(), self.server.account().render());
     }
 
     /// The value of a metric's line that starts with `series`; 0 when it is absent.

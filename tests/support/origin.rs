@@ -45,7 +45,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn passed(&self) {
+    /// Waits until it is open.
+    pub async fn passed(&self) {
         let mut open = self.0.subscribe();
         open.wait_for(|open| *open).await.expect("the gate lives as long as its script");
     }
@@ -55,6 +56,8 @@ impl Gate {
 #[derive(Clone)]
 pub enum Step {
     Write(Vec<u8>),
+    /// The same bytes so many times, without holding them all.
+    Repeat(&'static [u8], usize),
     Wait(Gate),
     /// Close the connection in order.
     Close,
@@ -62,6 +65,8 @@ pub enum Step {
     Reset,
     /// Say nothing more, keep the connection open.
     Hang,
+    /// Something for the test to know that it has come so far.
+    Do(Arc<dyn Fn() + Send + Sync>),
     /// Say nothing more until larder closes the connection; [`Origin::left`] counts those.
     UntilGone,
 }
@@ -149,6 +154,7 @@ struct State {
     calls: watch::Sender<usize>,
     left: watch::Sender<usize>,
     connections: AtomicUsize,
+    repeated: AtomicUsize,
 }
 
 /// A running origin; it ends with the test.
@@ -167,7 +173,15 @@ impl Drop for Origin {
 impl Origin {
     /// Starts an origin that answers as `script` says.
     pub async fn start(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same at an address of one's choice.
+    pub async fn start_at(
+        address: &str,
+        script: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("the address is there and free");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
             script: Mutex::new(Arc::new(script)),
@@ -175,6 +189,7 @@ impl Origin {
             calls: watch::Sender::new(0),
             left: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
+            repeated: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { addr, state, accepting }
@@ -190,6 +205,14 @@ impl Origin {
         *self.state.script.lock() = Arc::new(script);
     }
 
+    /// Accepts no more connections: from here on they are refused.
+    pub async fn close(&self) {
+        self.accepting.abort();
+        while !self.accepting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// How many requests have come.
     pub fn calls(&self) -> usize {
         self.state.seen.lock().len()
@@ -203,6 +226,11 @@ impl Origin {
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes [`Step::Repeat`] has written.
+    pub fn repeated(&self) -> usize {
+        self.state.repeated.load(Ordering::SeqCst)
     }
 
     /// Waits until `calls` requests have come.
@@ -252,7 +280,16 @@ async fn answered(stream: &mut TcpStream, answer: Answer, state: &State) -> bool
                     return false;
                 }
             }
+            Step::Repeat(bytes, times) => {
+                for _ in 0..times {
+                    if stream.write_all(bytes).await.is_err() {
+                        return false;
+                    }
+                    state.repeated.fetch_add(bytes.len(), Ordering::SeqCst);
+                }
+            }
             Step::Wait(gate) => gate.passed().await,
+            Step::Do(act) => act(),
             Step::Close => return false,
             Step::Reset => {
                 socket2::SockRef::from(&*stream)

@@ -1,0 +1,74 @@
+# `make run` and `make test` work on a fresh Debian or Ubuntu with Rust (https://rustup.rs): what else
+# is missing is installed, with sudo unless you are root.
+
+SHELL := /bin/sh
+PROFILE ?= ci
+CONFIG ?= proxy.yaml
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LARDER := $(TARGET)/$(PROFILE)/larder
+CLIENTS := target/clients
+
+.PHONY: help run demo test setup clients
+
+help:
+	@echo "make run     build larder and serve $(CONFIG)"
+	@echo "make demo    in a second terminal: a fake API, and what larder makes of it"
+	@echo "make test    run all tests, real curl, requests and httpx among them"
+	@echo
+	@echo "PROFILE=release builds what is installed: faster to run, minutes longer to build."
+
+run: setup
+	cargo build --profile $(PROFILE)
+	@echo "To see it work, type \`make demo\` in a second terminal."
+	$(LARDER) run $(CONFIG)
+
+# Asks the fake Discord through a larder that `make run` started, with proxy.yaml as it is.
+demo:
+	@test -x $(LARDER) || { echo "first, in another terminal: make run"; exit 1; }
+	@$(LARDER) fake discord --json & fake=$$!; trap 'kill $$fake' EXIT; sleep 1; \
+	ask() { printf '%-34s' "$$1"; curl -q -sSi -x http://127.0.0.1:8080 \
+	    http://discord.example.test/api/v10/guilds/1/roles | grep -i '^cache-status:'; }; \
+	ask "the first request:" && ask "the second:" && \
+	sleep 6 && ask "after its ttl of 5s:" && ask "refreshed behind your back:" && \
+	curl -q -sS -o /dev/null -d '{"fault": {"status": 503}}' http://127.0.0.1:9001/_fake/behave && \
+	echo "... now the API fails ..." && \
+	sleep 16 && ask "an error that you do not see:"
+
+test: setup clients
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run && cargo test --doc; \
+	else \
+	    cargo test --no-fail-fast; \
+	fi
+
+# A C compiler and cmake build zlib-ng and ring.
+setup:
+	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }
+	@missing=; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	$(INSTALL_MISSING)
+
+# The real clients of the tests. Without them (no network, say) the tests name what they skip.
+clients:
+	@missing=; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	( $(INSTALL_MISSING) ) || true
+	@$(CLIENTS)/bin/python3 -c 'import requests, httpx' 2>/dev/null || { \
+	    echo "Installing requests and httpx into $(CLIENTS)"; \
+	    python3 -m venv $(CLIENTS) && \
+	    $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check requests httpx; \
+	} || echo "requests and httpx could not be installed: their tests will be skipped"
+
+# Installs $$missing, if there is anything in it.
+INSTALL_MISSING = \
+	if [ -n "$$missing" ]; then \
+	    if ! command -v apt-get >/dev/null; then echo "Please install:$$missing"; exit 1; fi; \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    echo "Installing$$missing"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    $$sudo apt-get install --yes --no-install-recommends $$missing >/dev/null 2>&1 || \
+	    { $$sudo apt-get update >/dev/null && \
+	      $$sudo apt-get install --yes --no-install-recommends $$missing >/dev/null; }; \
+	fi

@@ -1,0 +1,88 @@
+//! The parts of a hit one by one: route, key, look-up, decision, `Cache-Status`.
+//!
+//! `cargo bench --bench core`
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use larder::config::{self, env::Env};
+use larder::decide::{Found, decide};
+use larder::key::Keyring;
+use larder::semantics::asked::Asked;
+use larder::semantics::cache_status::CacheStatus;
+use larder::semantics::encoding;
+use larder::semantics::storing::CacheKind;
+use larder::semantics::target::Target;
+use larder::semantics::vary::{VariantId, VaryFields};
+use larder::store::memory::Memory;
+use larder::store::{Store, Wanted};
+use larder::stored::Stored;
+
+const ROUTES: &str = "version: 1\nroutes:\n  - name: api\n    \
+    match: { host: api.example.test, path: \"/api/{v}/guilds/{guild}/roles\" }\n    ttl: 1h\n";
+
+fn asked(fields: &[(&'static str, &'static str)]) -> Asked {
+    let target = Target::absolute("http://api.example.test/api/v10/guilds/81384788765712384/roles");
+    let mut asked = Asked::get(target.expect("a valid target"));
+    for (name, value) in fields {
+        asked.headers.append(*name, HeaderValue::from_static(value));
+    }
+    asked
+}
+
+fn stored(now: SystemTime) -> Stored {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    headers.insert("etag", HeaderValue::from_static("\"0123456789abcdef\""));
+    let sole = (VaryFields::default(), VariantId::SOLE);
+    let body = Bytes::from(vec![b'x'; 1024]);
+    Stored::new(StatusCode::OK, &headers, body, sole, (now, now), Duration::ZERO)
+}
+
+fn parts(criterion: &mut Criterion) {
+    let config = config::parse("bench.yaml", ROUTES, &Env::default()).expect("valid");
+    let plain = asked(&[("user-agent", "bench/1.0"), ("accept", "application/json")]);
+    let secret = asked(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
+    let keyring = Keyring::new([7; 32], &config.credential_headers, &config.secret_query);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let route = config.routes.find(&plain).expect("the route matches");
+    let store = Memory::new(64 << 20, 1 << 20);
+    let key = keyring.key(&plain, &route.policy);
+    let held = Arc::new(stored(now));
+    store.put(&key, Arc::clone(&held), store.mark());
+
+    criterion.bench_function("route: find", |b| b.iter(|| config.routes.find(black_box(&plain))));
+    criterion.bench_function("key: no credential", |b| {
+        b.iter(|| keyring.key(black_box(&plain), &route.policy));
+    });
+    criterion.bench_function("key: one credential", |b| {
+        b.iter(|| keyring.key(black_box(&secret), &route.policy));
+    });
+    criterion.bench_function("store: get", |b| {
+        b.iter(|| store.get(Wanted { key: black_box(&key), variant: &|_| VariantId::SOLE }));
+    });
+    criterion.bench_function("decide: fresh hit", |b| {
+        let policy = &route.policy;
+        let at = now + Duration::from_secs(10);
+        b.iter(|| decide(&plain, policy, CacheKind::Shared, Found::Stored(black_box(&held)), at));
+    });
+    criterion.bench_function("reply: fields of a hit", |b| b.iter(|| held.hit_headers()));
+    criterion.bench_function("reply: Cache-Status", |b| {
+        b.iter(|| CacheStatus::hit(black_box(3590)).value());
+    });
+    criterion.bench_function("encoding: reduce", |b| {
+        let fields = asked(&[("accept-encoding", "gzip, deflate, br, zstd;q=0.5")]).headers;
+        b.iter(|| {
+            let mut fields = fields.clone();
+            encoding::reduce(black_box(&mut fields));
+            fields
+        });
+    });
+}
+
+criterion_group!(benches, parts);
+criterion_main!(benches);

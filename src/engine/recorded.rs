@@ -1,0 +1,99 @@
+//! A `POST` whose answer says that it is what a later `GET` would bring (RFC 9110 §9.3.3).
+//!
+//! Owns: when such an answer is stored. Never touches: how it passes to its client, which is not
+//! slowed down or changed.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::engine::Engine;
+use crate::key::CacheKey;
+use crate::route::table::Route;
+use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::freshness;
+use crate::semantics::said::Said;
+use crate::semantics::vary::{Vary, VariantId, VaryFields};
+use crate::store::generations::Mark;
+use crate::stored::Stored;
+
+/// An answer that is copied while it passes.
+pub struct Recording {
+    key: CacheKey,
+    headers: HeaderMap,
+    said: Said,
+    vary: (VaryFields, VariantId),
+    mark: Mark,
+    times: (SystemTime, SystemTime),
+    body: BytesMut,
+    largest: usize,
+}
+
+impl Recording {
+    /// Adds a piece; false once the body is larger than what is stored: give the recording up.
+    pub fn push(&mut self, piece: &Bytes) -> bool {
+        self.body.extend_from_slice(piece);
+        self.body.len() <= self.largest
+    }
+}
+
+impl Engine {
+    /// The head of the answer to a `POST` that was sent at `sent`: a recording, if the answer may
+    /// serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
+    /// is the target.
+    pub fn record(
+        &self,
+        asked: &Asked,
+        route: &Route,
+        sent: SystemTime,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Recording> {
+        let whole_is_told =
+            headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        // The client's own Accept-Encoding went out, not the reduced one that variants go by.
+        let encoded = headers.contains_key(CONTENT_ENCODING);
+        let eligible = asked.method == Method::POST && status == StatusCode::OK;
+        if !eligible || !whole_is_told || encoded || !is_the_target(asked, headers) {
+            return None;
+        }
+        let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
+        let key = self.keyring.key(&get, &route.policy);
+        let kind = key.scope().cache_kind();
+        let now = self.clock.now();
+        let said = Said::of(status, headers);
+        freshness::explicit_lifetime(&said, kind, now)?;
+        let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
+        let Vary::Fields(fields) = Vary::of(&kept) else { return None };
+        let variant = self.variant(&get, &fields);
+        Some(Recording {
+            key,
+            headers: kept,
+            said,
+            vary: (fields, variant),
+            mark: self.store.mark(),
+            times: (sent, now),
+            body: BytesMut::new(),
+            largest: self.bounds.max_object,
+        })
+    }
+
+    /// The answer has passed whole: it is stored.
+    pub fn recorded(&self, recording: Recording) {
+        let Recording { key, headers, said, vary, mark, times, body, largest: _ } = recording;
+        let age = freshness::initial_age(&said, times.0, times.1);
+        let stored = Stored::new(StatusCode::OK, &headers, body.freeze(), vary, times, age);
+        self.store.put(&key, Arc::new(stored), mark);
+    }
+}
+
+fn is_the_target(asked: &Asked, headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .and_then(|location| asked.target.resolve(location))
+        .is_some_and(|location| location == asked.target)
+}

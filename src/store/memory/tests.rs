@@ -1,0 +1,133 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::key::{CacheKey, Keyring};
+use crate::policy::Policy;
+use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::memory::{Memory, VARIANTS};
+use crate::store::{Lookup, Store, Wanted};
+use crate::stored::Stored;
+
+const MIB: usize = 1 << 20;
+
+fn key(path: &str) -> CacheKey {
+    let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
+    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+}
+
+/// A response that arrived `at` seconds after the beginning.
+fn stored(body: impl Into<Bytes>, vary: &[&'static str], variant: u128, at: u64) -> Arc<Stored> {
+    let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+    let mut headers = HeaderMap::new();
+    headers.insert("x-field", HeaderValue::from_static("1"));
+    let chosen = (VaryFields::new(names), VariantId(variant));
+    Arc::new(Stored::new(
+        StatusCode::OK,
+        &headers,
+        body.into(),
+        chosen,
+        (time, time),
+        Duration::ZERO,
+    ))
+}
+
+fn put(memory: &Memory, path: &str, stored: Arc<Stored>) {
+    memory.put(&key(path), stored, memory.mark());
+}
+
+/// What a request finds whose variant is `variant` wherever something varies.
+fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
+    let choose = |fields: &VaryFields| {
+        if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
+    };
+    match memory.get(Wanted { key: &key(path), variant: &choose }) {
+        Lookup::Found(stored) => Some(stored.body.clone()),
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
+    }
+}
+
+#[test]
+fn cch_05_thousands_of_variants_leave_the_newest_and_their_number_bounded() {
+    let memory = Memory::new(64 * MIB, MIB);
+    for n in 1..=5000_u128 {
+        put(&memory, "/x", stored(n.to_string(), &["x-v"], n, 0));
+        assert!(memory.totals().entries <= VARIANTS as u64 + 1);
+    }
+    assert_eq!(found(&memory, "/x", 5000).unwrap(), "5000");
+    assert_eq!(
+        found(&memory, "/x", 5001 - VARIANTS as u128).unwrap(),
+        (5001 - VARIANTS).to_string()
+    );
+    assert_eq!(found(&memory, "/x", 5000 - VARIANTS as u128), None);
+}
+
+#[test]
+fn it_never_weighs_more_than_it_may() {
+    let memory = Memory::new(4 * MIB, MIB);
+    for n in 0..1000 {
+        put(&memory, &format!("/{n}"), stored(vec![0; 50_000], &[], 0, 0));
+        assert!(memory.totals().bytes <= 4 * MIB as u64);
+    }
+    let totals = memory.totals();
+    assert!(totals.entries > 40 && totals.evictions > 800, "{totals:?}");
+}
+
+#[test]
+fn the_largest_object_finds_room() {
+    let memory = Memory::new(4 * MIB, MIB);
+    for n in 0..20 {
+        let path = format!("/{n}");
+        put(&memory, &path, stored(vec![0; MIB], &[], 0, 0));
+        assert_eq!(found(&memory, &path, 0).map(|body| body.len()), Some(MIB), "{n}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_before_an_invalidation_is_neither_found_nor_kept() {
+    let memory = Memory::new(4 * MIB, MIB);
+    let before = memory.mark();
+    put(&memory, "/x", stored("old", &[], 0, 0));
+    put(&memory, "/y", stored("other", &[], 0, 0));
+    memory.invalidate(key("/x").target_id());
+    assert_eq!(found(&memory, "/x", 0), None);
+    memory.put(&key("/x"), stored("late", &[], 0, 0), before);
+    assert_eq!(found(&memory, "/x", 0), None);
+    assert!(!memory.is_current(&key("/x"), before));
+    put(&memory, "/x", stored("new", &[], 0, 0));
+    assert_eq!(found(&memory, "/x", 0).unwrap(), "new");
+    assert_eq!(found(&memory, "/y", 0).unwrap(), "other");
+}
+
+#[test]
+fn an_older_response_does_not_replace_a_newer_one() {
+    let memory = Memory::new(4 * MIB, MIB);
+    for (vary, variant) in [(&[][..], 0), (&["x-v"], 7)] {
+        let path = format!("/{variant}");
+        put(&memory, &path, stored("newer", vary, variant, 20));
+        put(&memory, &path, stored("older", vary, variant, 10));
+        assert_eq!(found(&memory, &path, variant).unwrap(), "newer", "{vary:?}");
+        put(&memory, &path, stored("newest", vary, variant, 20));
+        assert_eq!(found(&memory, &path, variant).unwrap(), "newest", "{vary:?}");
+        // Unless the newer one was invalidated: then it stands for nothing.
+        memory.invalidate(key(&path).target_id());
+        put(&memory, &path, stored("asked anew", vary, variant, 15));
+        assert_eq!(found(&memory, &path, variant).unwrap(), "asked anew", "{vary:?}");
+    }
+}
+
+#[test]
+fn of_several_that_match_the_most_recent_is_found() {
+    let memory = Memory::new(4 * MIB, MIB);
+    put(&memory, "/x", stored("by v", &["x-v"], 7, 10));
+    put(&memory, "/x", stored("sole", &[], 0, 20));
+    assert_eq!(found(&memory, "/x", 7).unwrap(), "sole");
+    put(&memory, "/x", stored("by v again", &["x-v"], 7, 30));
+    assert_eq!(found(&memory, "/x", 7).unwrap(), "by v again");
+    assert_eq!(found(&memory, "/x", 8).unwrap(), "sole");
+}

@@ -1,0 +1,716 @@
+//! Where larder goes and for whom: destinations, listeners, clients and users, loops, and the
+//! fields that end at a proxy.
+
+use std::io::{ErrorKind, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use larder::config;
+use larder::config::env::Env;
+use larder::server::Parts;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::client::{Client, Response};
+use crate::dns::Dns;
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Origin};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Every host on this machine may use it, by whatever address it has.
+const REACHABLE: &str = "listen: 0.0.0.0:0\naccess: { clients: [127.0.0.0/8] }\n";
+
+/// A route that caches everything, whatever the host.
+const EVERYTHING: &str =
+    "routes:\n  - name: all\n    match: { host: \"*\", path: /** }\n    ttl: 1h\n";
+
+/// An address that listens and must never be connected to.
+struct Forbidden(std::net::TcpListener);
+
+impl Forbidden {
+    fn at(address: &str) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("the address is free");
+        listener.set_nonblocking(true).expect("a listener can be made non-blocking");
+        Self(listener)
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.0.local_addr().expect("a bound listener has an address")
+    }
+
+    fn assert_untouched(&self) {
+        // On loopback a connection is in the backlog before `connect` returns.
+        let accepted = self.0.accept().map(|(_, peer)| peer).map_err(|error| error.kind());
+        assert_eq!(accepted, Err(ErrorKind::WouldBlock), "{} was dialled", self.addr());
+    }
+}
+
+fn denied(larder: &Larder, reason: &str) -> f64 {
+    larder.metric(&format!("larder_denied_total{{reason=\"{reason}\"}}"))
+}
+
+async fn get(larder: &Larder, url: &str) -> Response {
+    let mut client = larder.client().await;
+    timeout(SOON, client.get(url, &[])).await.expect("an answer in time")
+}
+
+async fn connect(larder: &Larder, target: &str) -> Response {
+    let mut client = larder.client().await;
+    client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
+    timeout(SOON, client.answer("CONNECT")).await.expect("an answer in time").expect("an answer")
+}
+
+fn assert_denied(answer: &Response, reason: &str) {
+    let text = answer.text();
+    assert_eq!(answer.status, 403, "{text}");
+    let body: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(body["larder_error"]["class"], reason);
+    let expected = format!("larder; error=destination_ip_prohibited; details=\"{reason}\"");
+    assert_eq!(answer.field("proxy-status"), Some(expected.as_str()));
+}
+
+/// Asks for `authority` in every way there is; each is denied for `reason` and counted.
+async fn assert_denied_on_every_way(larder: &Larder, authority: &str, reason: &str) {
+    let before = denied(larder, reason);
+    assert_denied(&get(larder, &format!("http://{authority}/x")).await, reason);
+    assert_denied(&connect(larder, authority).await, reason);
+    let mut client = larder.client().await;
+    let head = format!(
+        "POST http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 5\r\n\r\nhello"
+    );
+    client.send(head).await;
+    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("an answer");
+    assert_denied(&answer, reason);
+    assert!((denied(larder, reason) - before - 3.0).abs() < 0.1, "each is counted once");
+}
+
+#[tokio::test]
+async fn fwd_01_a_denied_destination_is_never_dialled() {
+    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let port = forbidden.addr().port();
+    let deny = format!("destinations: {{ deny: [\"127.0.0.1:{port}\", \"[::1]:{port}\"] }}\n");
+    for routes in ["", EVERYTHING] {
+        let larder = Larder::start(&origin, &format!("{deny}{routes}")).await;
+        assert_denied_on_every_way(&larder, &forbidden.addr().to_string(), "destination-denied")
+            .await;
+        let by_name = format!("localhost:{port}");
+        assert_denied_on_every_way(&larder, &by_name, "destination-denied").await;
+        assert_eq!(larder.get("/x").await.status, 200, "other destinations are open");
+    }
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_01_a_wider_listener_reaches_only_the_private_addresses_that_allow_names() {
+    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let allow = format!("destinations: {{ allow: [\"{}\"], ports: all }}\n", origin.addr);
+    for routes in ["", EVERYTHING] {
+        let larder = Larder::start(&origin, &format!("{REACHABLE}{allow}{routes}")).await;
+        assert_denied_on_every_way(&larder, &forbidden.addr().to_string(), "destination-private")
+            .await;
+        assert_eq!(get(&larder, &format!("http://{}/x", origin.addr)).await.status, 200);
+        assert_eq!(larder.get("/x").await.status, 200, "by name too");
+        assert_eq!(connect(&larder, &origin.addr.to_string()).await.status, 200);
+    }
+    forbidden.assert_untouched();
+}
+
+/// A name proves nothing about an address: it opens no private one.
+#[tokio::test]
+async fn fwd_01_a_host_name_in_allow_opens_no_private_address() {
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let dns = Dns::start(|_, _| vec![IpAddr::from([127, 0, 0, 1])]).await;
+    let yaml = format!("{REACHABLE}destinations: {{ allow: [api.example.test], ports: all }}\n");
+    let larder = with_dns(&yaml, &dns).await;
+    let authority = format!("api.example.test:{}", forbidden.addr().port());
+    assert_denied_on_every_way(&larder, &authority, "destination-private").await;
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_02_a_tunnel_opens_only_to_allowed_ports() {
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let larder = Larder::bare("destinations: { ports: [443] }\n").await;
+    let authority = forbidden.addr().to_string();
+    assert_denied_on_every_way(&larder, &authority, "destination-port").await;
+    let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.0/8] }}\n");
+    let larder = Larder::bare(&yaml).await;
+    assert_denied_on_every_way(&larder, &authority, "destination-port").await;
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_02_a_malformed_authority_opens_no_tunnel() {
+    let larder = Larder::bare("").await;
+    for target in [
+        "host",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:+80",
+        "host:80:80",
+        "http://host:80",
+        "http://host/",
+        ":80",
+        "/",
+        "*",
+        "user@host:80",
+        "[::1:80",
+        "::1:80",
+        "a..b:80",
+    ] {
+        let before = denied(&larder, "malformed_target");
+        let answer = connect(&larder, target).await;
+        assert_eq!(answer.status, 400, "{target}");
+        assert!(answer.text().contains("\"malformed_target\""), "{target}: {}", answer.text());
+        assert!(denied(&larder, "malformed_target") > before, "{target}");
+    }
+}
+
+/// The addresses that this host answers at without any set-up; the rest is in the namespace's test.
+#[tokio::test]
+async fn fwd_04_every_spelling_of_a_private_address_is_refused_from_a_reachable_listener() {
+    let forbidden = Forbidden::at("0.0.0.0:0");
+    let port = forbidden.addr().port();
+    let larder = Larder::bare(&format!("{REACHABLE}destinations: {{ ports: all }}\n")).await;
+    for host in [
+        "127.0.0.1",
+        "127.8.8.8",
+        "0.0.0.0",
+        "localhost",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "10.0.0.1",
+        "100.64.0.1",
+        "[fd00::1]",
+        "[fe80::1]",
+    ] {
+        assert_denied_on_every_way(&larder, &format!("{host}:{port}"), "destination-private").await;
+    }
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_04_cloud_metadata_is_refused_whatever_allow_says() {
+    for listen in ["", REACHABLE] {
+        let yaml = format!(
+            "{listen}destinations: {{ allow: [0.0.0.0/0, \"::/0\", metadata.google.internal], ports: all }}\n"
+        );
+        let larder = Larder::bare(&yaml).await;
+        for host in ["169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
+            assert_denied_on_every_way(&larder, &format!("{host}:80"), "destination-metadata")
+                .await;
+        }
+        // What the name leads to does not matter.
+        let yaml = format!("{yaml}resolve: {{ metadata.google.internal: \"127.0.0.1:9\" }}\n");
+        let larder = Larder::bare(&yaml).await;
+        for host in ["metadata.google.internal", "METADATA.google.internal"] {
+            assert_denied_on_every_way(&larder, &format!("{host}:80"), "destination-metadata")
+                .await;
+        }
+    }
+}
+
+/// An address in a spelling that only the C library knows is a name, and there is no such name.
+#[tokio::test]
+async fn fwd_04_numbers_that_are_no_addresses_are_only_names() {
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let dns = Dns::start(|_, _| Vec::new()).await;
+    let larder = with_dns("", &dns).await;
+    for host in ["2130706433", "0x7f000001", "127.1", "0177.0.0.1", "127.0.0.01"] {
+        let answer = get(&larder, &format!("http://{host}:{}/", forbidden.addr().port())).await;
+        assert_eq!(answer.status, 502, "{host}: {}", answer.text());
+        assert!(answer.text().contains("\"dns\""), "{host}: {}", answer.text());
+    }
+    forbidden.assert_untouched();
+}
+
+/// Addresses of the kinds that a sandbox lacks are made in a network of its own: this test runs
+/// [`in_a_network_of_its_own`] there. Needs root and iproute2.
+#[test]
+fn fwd_04_private_and_metadata_addresses_on_the_network() {
+    let program = std::env::current_exe().expect("a test runs from a file");
+    let set_up = "ip link set lo up && for a in 169.254.169.254/32 10.0.0.1/32 100.64.0.1/32 fd00::1/128 \
+                  fd00:ec2::254/128; do ip addr add $a dev lo nodad 2>/dev/null || ip addr add $a dev lo || exit 77; done";
+    let script = format!(
+        "{set_up}; exec \"$0\" --exact forwarding::in_a_network_of_its_own --ignored --nocapture"
+    );
+    let run = Command::new("unshare").args(["-n", "sh", "-c", &script]).arg(&program).output();
+    let Ok(output) = run else {
+        return skipped("there is no `unshare` here");
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    if !said.contains("running 1 test") {
+        return skipped(&said);
+    }
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped case is told by name")]
+fn skipped(why: &str) {
+    eprintln!("skipped: FWD-04 on the network: {}", why.trim());
+}
+
+#[tokio::test]
+#[ignore = "run by fwd_04_private_and_metadata_addresses_on_the_network, in a network of its own"]
+async fn in_a_network_of_its_own() {
+    let metadata = [Forbidden::at("169.254.169.254:80"), Forbidden::at("[fd00:ec2::254]:80")];
+    let private = ["10.0.0.1:80", "100.64.0.1:80", "[fd00::1]:80"];
+    let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"] }\n";
+    let both = format!("{REACHABLE}{open}");
+    for yaml in ["", open, REACHABLE, both.as_str()] {
+        let larder = Larder::bare(yaml).await;
+        for at in &metadata {
+            let authority = at.addr().to_string();
+            assert_denied_on_every_way(&larder, &authority, "destination-metadata").await;
+            at.assert_untouched();
+        }
+        for address in private {
+            if yaml == REACHABLE {
+                let at = Forbidden::at(address);
+                assert_denied_on_every_way(&larder, address, "destination-private").await;
+                at.assert_untouched();
+            } else {
+                let origin = TcpListener::bind(address).await.expect("the address was added");
+                let url = format!("http://{address}/");
+                let asked = get(&larder, &url);
+                let answered = async {
+                    let (mut stream, _) = origin.accept().await.expect("larder connects");
+                    read_head(&mut stream).await;
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    stream.write_all(answer).await.expect("larder reads");
+                };
+                let (answer, ()) = tokio::join!(asked, answered);
+                assert_eq!(answer.status, 200, "{address} with {yaml:?}");
+            }
+        }
+    }
+    let wildcard = Forbidden::at("0.0.0.0:8080");
+    let larder = Larder::bare(&format!("{REACHABLE}destinations: {{ ports: all }}\n")).await;
+    assert_denied_on_every_way(&larder, "0.0.0.0:8080", "destination-private").await;
+    wildcard.assert_untouched();
+}
+
+async fn with_dns(yaml: &str, dns: &Dns) -> Larder {
+    let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+    Larder::with_parts(yaml, parts).await
+}
+
+/// Two loopback addresses with the same port: the one that is allowed and the one that is not.
+async fn twins() -> (Origin, Forbidden) {
+    loop {
+        let origin = Origin::start_at("127.0.0.2:0", |_| Answer::new(200, &[], "allowed")).await;
+        let twin = std::net::TcpListener::bind(("127.0.0.1", origin.addr.port()));
+        if let Ok(listener) = twin {
+            listener.set_nonblocking(true).expect("a listener can be made non-blocking");
+            return (origin, Forbidden(listener));
+        }
+    }
+}
+
+#[tokio::test]
+async fn fwd_05_a_name_that_moves_to_a_forbidden_address_leads_nowhere() {
+    let (origin, forbidden) = twins().await;
+    let dns =
+        Dns::start(|_, nth| vec![IpAddr::from([127, 0, 0, if nth == 0 { 2 } else { 1 }])]).await;
+    let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.2], ports: all }}\n");
+    let larder = with_dns(&yaml, &dns).await;
+    let url = format!("http://rebind.example.test:{}/", origin.addr.port());
+    assert_eq!(get(&larder, &url).await.text(), "allowed");
+    for _ in 0..3 {
+        assert_denied(&get(&larder, &url).await, "destination-private");
+    }
+    let authority = format!("rebind.example.test:{}", origin.addr.port());
+    assert_denied(&connect(&larder, &authority).await, "destination-private");
+    forbidden.assert_untouched();
+    assert_eq!(dns.asked().len(), 5, "each request is decided on what the name means then");
+}
+
+#[tokio::test]
+async fn fwd_05_of_a_mixed_answer_only_the_allowed_addresses_are_dialled() {
+    let (origin, forbidden) = twins().await;
+    let dns = Dns::start(|_, nth| {
+        let (good, bad) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 1]));
+        let v6: IpAddr = "::1".parse().expect("an address");
+        if nth % 2 == 0 { vec![bad, v6, good] } else { vec![good, bad, v6] }
+    })
+    .await;
+    let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.2], ports: all }}\n");
+    let larder = with_dns(&yaml, &dns).await;
+    for n in 0..4 {
+        // Names of their own: no pooled connection saves a look-up or a dial.
+        let url = format!("http://mixed-{}.example.test:{}/", n / 2, origin.addr.port());
+        assert_eq!(get(&larder, &url).await.text(), "allowed");
+    }
+    let authority = format!("mixed-9.example.test:{}", origin.addr.port());
+    assert_eq!(connect(&larder, &authority).await.status, 200);
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_06_a_redirect_is_relayed_and_not_followed() {
+    let forbidden = Forbidden::at("127.0.0.1:0");
+    let location = format!("http://{}/", forbidden.addr());
+    let field = format!("Location: {location}");
+    let origin = Origin::always(Answer::new(302, &[&field], "")).await;
+    for yaml in [String::new(), route(&["ttl: 1h", "ttl_by_status: { 302: 1h }"])] {
+        let larder = Larder::start(&origin, &yaml).await;
+        for _ in 0..2 {
+            let answer = larder.get("/x").await;
+            assert_eq!((answer.status, answer.field("location")), (302, Some(location.as_str())));
+        }
+    }
+    forbidden.assert_untouched();
+}
+
+#[tokio::test]
+async fn fwd_07_larder_does_not_go_to_its_own_port() {
+    let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"], ports: all }\n";
+    for listen in ["", REACHABLE, "listen: [\"127.0.0.1:0\", \"[::1]:0\"]\n"] {
+        for routes in ["", EVERYTHING] {
+            let larder = Larder::bare(&format!("{listen}{open}{routes}")).await;
+            let port = larder.addr().port();
+            for host in ["127.0.0.1", "0.0.0.0", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]"] {
+                assert_denied_on_every_way(
+                    &larder,
+                    &format!("{host}:{port}"),
+                    "destination-own-port",
+                )
+                .await;
+            }
+            for own in larder.server.addrs().iter().skip(1) {
+                assert_denied_on_every_way(&larder, &own.to_string(), "destination-own-port").await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn fwd_07_a_request_that_has_passed_this_larder_is_refused() {
+    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let larder = Larder::start(&origin, "").await;
+    assert_eq!(larder.get("/x").await.status, 200);
+    let via = origin.seen()[0].field("via").expect("larder names itself").to_owned();
+    for value in [via.clone(), format!("1.1 other, {via}"), format!("{via}, 1.0 other (comment)")] {
+        let answer = larder.get_with("/x", &[&format!("Via: {value}")]).await;
+        assert_eq!(answer.status, 508, "{value}");
+        assert!(answer.text().contains("\"loop\""), "{}", answer.text());
+        let status = answer.field("proxy-status").unwrap();
+        assert!(status.contains("error=proxy_loop_detected"), "{status}");
+    }
+    let (protocol, name) = via.split_once(' ').unwrap();
+    // Another larder, or one whose name only begins like this one's, is no loop.
+    for value in ["1.1 larder", "1.1 larder-00000000", &format!("{protocol} {name}x")] {
+        let answer = larder.get_with("/x", &[&format!("Via: {value}")]).await;
+        assert_eq!(answer.status, 200, "{value}");
+    }
+    assert_eq!(origin.calls(), 4);
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut bytes).await.expect("larder writes"), 0, "a head");
+    }
+    String::from_utf8(bytes).expect("a head of text")
+}
+
+/// Something between two larders that turns the origin form into the absolute form, or not.
+struct Relay {
+    addr: SocketAddr,
+    to: Arc<OnceCell<SocketAddr>>,
+    passed: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    async fn start(rewrite: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let (to, passed) = (Arc::new(OnceCell::new()), Arc::new(AtomicUsize::new(0)));
+        let (target, count) = (Arc::clone(&to), Arc::clone(&passed));
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let target: SocketAddr = *target.get().expect("set before the first request");
+                tokio::spawn(async move {
+                    let mut head = read_head(&mut from).await;
+                    if rewrite {
+                        head = head.replacen(" /", " http://ring.example.test/", 1);
+                    }
+                    let mut onward = TcpStream::connect(target).await.expect("larder listens");
+                    onward.write_all(head.as_bytes()).await.expect("larder reads");
+                    let _either_closed = copy_bidirectional(&mut from, &mut onward).await;
+                });
+            }
+        });
+        Self { addr, to, passed }
+    }
+}
+
+/// Two larders, each of which is the other's way to the API.
+#[tokio::test]
+async fn fwd_07_a_ring_of_two_ends_when_the_first_sees_its_own_name() {
+    for routes in ["", EVERYTHING] {
+        let relays = [Relay::start(true).await, Relay::start(true).await];
+        let mut larders = Vec::new();
+        for relay in &relays {
+            let resolve = format!("resolve: {{ ring.example.test: \"{}\" }}\n", relay.addr);
+            larders.push(Larder::bare(&format!("{resolve}{routes}")).await);
+        }
+        relays[0].to.set(larders[1].addr()).unwrap();
+        relays[1].to.set(larders[0].addr()).unwrap();
+        let answer = get(&larders[0], "http://ring.example.test/x").await;
+        assert_eq!(answer.status, 508, "{}", answer.text());
+        let passed = relays.map(|relay| relay.passed.load(Ordering::SeqCst));
+        assert_eq!(passed, [1, 1], "two hops, no storm");
+        assert!((denied(&larders[0], "loop") - 1.0).abs() < 0.1);
+    }
+}
+
+/// Without anything between them the second larder is asked as an origin, which it is not.
+#[tokio::test]
+async fn fwd_07_a_larder_that_is_another_ones_origin_refuses_at_once() {
+    let relays = [Relay::start(false).await, Relay::start(false).await];
+    let mut larders = Vec::new();
+    for relay in &relays {
+        let resolve = format!("resolve: {{ ring.example.test: \"{}\" }}\n", relay.addr);
+        larders.push(Larder::bare(&resolve).await);
+    }
+    relays[0].to.set(larders[1].addr()).unwrap();
+    relays[1].to.set(larders[0].addr()).unwrap();
+    let answer = get(&larders[0], "http://ring.example.test/x").await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("not_a_proxy_request"), "{}", answer.text());
+    assert_eq!(relays.map(|relay| relay.passed.load(Ordering::SeqCst)), [1, 0]);
+}
+
+#[tokio::test]
+async fn fwd_08_the_admin_listener_is_out_of_reach_through_the_proxy() {
+    let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"], ports: all }\n";
+    for listen in ["", REACHABLE] {
+        let larder = Larder::bare(&format!("{listen}{open}{EVERYTHING}")).await;
+        let admin = larder.server.admin_addr().expect("there is an admin listener");
+        for path in ["/metrics", "/healthz", "/config", "/v1/purge"] {
+            let answer = get(&larder, &format!("http://{admin}{path}")).await;
+            assert_denied(&answer, "destination-own-port");
+        }
+        for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+            let authority = format!("{host}:{}", admin.port());
+            assert_denied_on_every_way(&larder, &authority, "destination-own-port").await;
+        }
+    }
+}
+
+#[test]
+fn fwd_11_a_listener_that_others_reach_needs_to_know_its_clients() {
+    for listen in ["0.0.0.0:3128", "[::]:3128", "10.1.2.3:3128"] {
+        let yaml = format!("version: 1\nlisten: \"{listen}\"\n");
+        let report =
+            config::parse("proxy.yaml", &yaml, &Env::default()).expect_err("refused").to_string();
+        assert!(report.contains("would be an open proxy"), "{report}");
+        assert!(report.contains("access.clients"), "the fix: {report}");
+    }
+    let default =
+        config::parse("proxy.yaml", "version: 1\n", &Env::default()).expect("a good file");
+    assert!(
+        default.listen.iter().all(|address| address.ip().is_loopback()),
+        "{:?}",
+        default.listen
+    );
+}
+
+#[tokio::test]
+async fn what_a_loopback_listener_cached_is_not_shown_to_a_reachable_one() {
+    let origin = Origin::always(Answer::new(200, &[], "private")).await;
+    let listen = "listen: [\"127.0.0.1:0\", \"0.0.0.0:0\"]\naccess: { clients: [127.0.0.0/8] }\n";
+    let policy = route(&["ttl: 1h", "scope: shared"]);
+    let larder = Larder::start(&origin, &format!("{listen}{policy}")).await;
+    let url = format!("{API}/x");
+    let [loopback, reachable] = larder.server.addrs() else { panic!("two listeners") };
+    for _ in 0..2 {
+        let answer = Client::connect(*loopback).await.get(&url, &[]).await;
+        assert_eq!(answer.text(), "private");
+    }
+    assert_eq!(origin.calls(), 1, "it is stored");
+    let answer = Client::connect(*reachable).await.get(&url, &[]).await;
+    assert_eq!(
+        (answer.status, answer.text().contains("private\"")),
+        (403, false),
+        "{}",
+        answer.text()
+    );
+    let only_stored = ["Cache-Control: only-if-cached"];
+    let answer = Client::connect(*reachable).await.get(&url, &only_stored).await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_client_outside_access_is_refused_before_it_has_said_anything() {
+    let larder = Larder::bare("access: { clients: [10.0.0.0/8] }\n").await;
+    let mut client = larder.client().await;
+    let answer = timeout(SOON, client.answer("GET")).await.expect("no request is needed").unwrap();
+    assert_eq!(answer.status, 403);
+    assert!(answer.text().contains("\"client_denied\""), "{}", answer.text());
+    assert!(timeout(SOON, client.is_closed()).await.unwrap());
+    assert!((denied(&larder, "client_denied") - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn a_larder_with_users_serves_only_them_and_keeps_their_password_to_itself() {
+    let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    file.write_all(b"# who may use it\nann:s3cret\n").unwrap();
+    for routes in ["", EVERYTHING] {
+        let yaml = format!("access: {{ users_file: {} }}\n{routes}", path.display());
+        let larder = Larder::start(&origin, &yaml).await;
+        let calls = origin.calls();
+        // ann:s3cret, ann:wrong
+        let (right, wrong) = ("Basic YW5uOnMzY3JldA==", "Basic YW5uOndyb25n");
+        for fields in [
+            &[][..],
+            &[format!("Proxy-Authorization: {wrong}")],
+            &[format!("Authorization: {right}")],
+        ] {
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+            let answer = larder.get_with("/x", &fields).await;
+            assert_eq!(answer.status, 407, "{fields:?}");
+            assert_eq!(answer.field("proxy-authenticate"), Some("Basic realm=\"larder\""));
+            assert!(answer.text().contains("\"user_required\""), "{}", answer.text());
+        }
+        let authority = origin.addr.to_string();
+        let tunnel = connect(&larder, &authority).await;
+        assert_eq!((tunnel.status, tunnel.field("proxy-authenticate").is_some()), (407, true));
+        assert_eq!(origin.calls(), calls);
+        assert!((denied(&larder, "user_required") - 4.0).abs() < 0.1);
+        let known = format!("Proxy-Authorization: {right}");
+        assert_eq!(larder.get_with("/x", &[&known]).await.status, 200);
+        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{known}\r\n\r\n");
+        let mut client = larder.client().await;
+        client.send(head).await;
+        assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
+    }
+    for seen in origin.seen() {
+        assert_eq!(seen.field("proxy-authorization"), None, "{}", seen.raw_head);
+    }
+}
+
+/// Fields that end at larder, whoever sends them.
+const ENDED: [&str; 8] = [
+    "x-hop",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+];
+
+#[tokio::test]
+async fn fields_of_one_connection_end_at_larder_in_both_directions() {
+    let origin = Origin::always(Answer::new(
+        200,
+        &[
+            "Connection: X-Hop, close",
+            "X-Hop: 1",
+            "Keep-Alive: timeout=5",
+            "Proxy-Connection: x",
+            "Trailer: X-T",
+            "Upgrade: h2c",
+            "Proxy-Authenticate: Basic",
+            "TE: trailers",
+            "X-Kept: yes",
+            "Via: 1.0 front",
+        ],
+        "ok",
+    ))
+    .await;
+    let request = [
+        "Connection: X-Hop, keep-alive",
+        "X-Hop: 1",
+        "Keep-Alive: timeout=5",
+        "Proxy-Connection: keep-alive",
+        "TE: trailers",
+        "Trailer: X-T",
+        "Proxy-Authorization: Basic eDp5",
+        "X-Kept: yes",
+        "Via: 1.0 app",
+    ];
+    for yaml in [String::new(), route(&["ttl: 1h"])] {
+        let larder = Larder::start(&origin, &yaml).await;
+        // The second one is a hit where a route caches.
+        for _ in 0..2 {
+            let answer = larder.get_with("/x", &request).await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+            for name in ENDED {
+                assert_eq!(answer.field(name), None, "{name} in {:?}", answer.fields);
+            }
+            assert_eq!(answer.field("x-kept"), Some("yes"));
+            let via = answer.all("via").join(", ");
+            assert!(via.starts_with("1.0 front, 1.1 larder-"), "{via}");
+        }
+        let seen = origin.seen().last().cloned().unwrap();
+        for name in ENDED {
+            assert_eq!(seen.field(name), None, "{name} in {}", seen.raw_head);
+        }
+        assert_eq!(seen.field("x-kept"), Some("yes"));
+        let via: Vec<_> =
+            seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("via")).collect();
+        let via = via.iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>().join(", ");
+        assert!(via.starts_with("1.0 app, 1.1 larder-"), "{via}");
+    }
+    assert_eq!(origin.calls(), 3);
+}
+
+#[tokio::test]
+async fn an_ipv6_listener_and_several_listeners_serve_alike() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return skipped("this host has no IPv6");
+    }
+    let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+    let listen = "listen: [\"127.0.0.1:0\", \"[::1]:0\", \"127.0.0.1:0\"]\n";
+    let larder = Larder::start(&origin, &format!("{listen}{}", route(&["ttl: 1h"]))).await;
+    assert_eq!(larder.server.addrs().len(), 3);
+    assert!(larder.server.addrs()[1].is_ipv6());
+    for address in larder.server.addrs() {
+        let mut client = Client::connect(*address).await;
+        assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "/x");
+    }
+    assert_eq!(origin.calls(), 1, "one store behind all of them");
+}
+
+#[tokio::test]
+async fn an_origin_at_an_ipv6_address_is_reached_and_named_in_brackets() {
+    let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else {
+        return skipped("this host has no IPv6");
+    };
+    drop(probe);
+    let origin = Origin::start_at("[::1]:0", |_| Answer::new(200, &[], "six")).await;
+    for routes in ["", EVERYTHING] {
+        let larder = Larder::bare(routes).await;
+        assert_eq!(get(&larder, &format!("http://{}/x", origin.addr)).await.text(), "six");
+        assert_eq!(connect(&larder, &origin.addr.to_string()).await.status, 200);
+    }
+    let host = origin.addr.to_string();
+    assert!(origin.seen().iter().all(|seen| seen.field("host") == Some(host.as_str())));
+}

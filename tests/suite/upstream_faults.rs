@@ -1,0 +1,560 @@
+//! Origins that hang, drip, close and lie: the cases UPS-… and OVL-06, addresses, TLS.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use larder::server::Parts;
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::client::{Client, End};
+use crate::crowd::{Crowd, bounded};
+use crate::dns::Dns;
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Gate, Origin, Step, chunk};
+use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
+
+/// An upstream with these timeouts, and a route that keeps everything for a minute.
+fn with_timeouts(timeouts: &str) -> String {
+    let up = format!(
+        "upstreams: {{ up: {{ hosts: [api.example.test], timeouts: {{ {timeouts} }} }} }}\n"
+    );
+    format!("{up}{}", route(&["ttl: 1m"]))
+}
+
+fn counted(code: &str) -> String {
+    format!("larder_upstream_requests_total{{code=\"{code}\",route=\"api\",upstream=\"up\"}}")
+}
+
+/// A backlog that is full drops what comes after: nothing answers the connection.
+#[tokio::test]
+async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key() {
+    bounded(async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut fillers = Vec::new();
+        for _ in 0..8 {
+            let connecting = tokio::net::TcpStream::connect(addr);
+            if let Ok(connected) = tokio::time::timeout(Duration::from_millis(50), connecting).await
+            {
+                fillers.push(connected.unwrap());
+            }
+        }
+        let yaml = with_timeouts("connect: 300ms, first_byte: 20s");
+        let larder =
+            Larder::bare(&format!("resolve: {{ api.example.test: \"{addr}\" }}\n{yaml}")).await;
+        let crowd = Crowd::plain(&larder, 10, "/x").await;
+        for answer in crowd.answers().await {
+            assert_eq!(answer.status, 504);
+            assert!(answer.text().contains("\"class\":\"connect-timeout\""), "{}", answer.text());
+        }
+        assert_eq!(larder.server.waiting(), 0);
+        drop((fillers, listener));
+        let after = larder.get("/x").await;
+        assert_eq!(after.status, 502, "a new attempt, now refused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ups_02_an_origin_that_never_answers_is_a_504_and_its_connection_is_closed() {
+    bounded(async {
+        let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 300ms")).await;
+        let crowd = Crowd::plain(&larder, 20, "/x").await;
+        larder.waiting(20).await;
+        for answer in crowd.answers().await {
+            assert_eq!(answer.status, 504);
+            assert!(
+                answer.text().contains("\"class\":\"first-byte-timeout\""),
+                "{}",
+                answer.text()
+            );
+            assert!(answer.field("proxy-status").unwrap().contains("http_response_timeout"));
+        }
+        assert_eq!(origin.calls(), 1);
+        origin.left(1).await;
+        assert_eq!(larder.server.waiting(), 0);
+        origin.now(|_| Answer::new(200, &[], "back"));
+        assert_eq!(larder.get("/x").await.text(), "back", "the key is free");
+        larder.counts(&counted("first-byte-timeout"), 1.0).await;
+    })
+    .await;
+}
+
+/// A deadline for the whole head, not between its bytes.
+#[tokio::test]
+async fn ups_03_a_dripping_head_is_a_504() {
+    bounded(async {
+        let gates: Vec<Gate> = (0..40).map(|_| Gate::new()).collect();
+        let mut steps = Vec::new();
+        for (gate, byte) in gates.iter().zip(*b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx") {
+            steps.extend([Step::Wait(gate.clone()), Step::Write(vec![byte])]);
+        }
+        let origin = Origin::always(Answer(steps).then([Step::UntilGone])).await;
+        let larder =
+            Larder::start(&origin, &with_timeouts("first_byte: 400ms, between_bytes: 20s")).await;
+        let dripping = tokio::spawn(async move {
+            for gate in gates {
+                gate.open();
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+        });
+        let answer = larder.get("/x").await;
+        assert_eq!((answer.status, answer.end), (504, End::Whole), "{}", answer.text());
+        dripping.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() {
+    bounded(async {
+        let drip = Answer::chunked_open(200, &[], &[b"first"]).then([Step::UntilGone]);
+        let origin = Origin::always(drip).await;
+        let larder =
+            Larder::start(&origin, &with_timeouts("between_bytes: 20s, total: 500ms")).await;
+        let mut client = larder.client().await;
+        client.ask("GET", &format!("{API}/x"), &[]).await;
+        client.reads("5\r\nfirst\r\n").await;
+        let answer = client.answer("GET").await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "first", End::Cut));
+        origin.left(1).await;
+        origin.now(|_| Answer::new(200, &[], "whole"));
+        let next = larder.get("/x").await;
+        assert_eq!((next.text().as_str(), origin.calls()), ("whole", 2), "nothing was stored");
+    })
+    .await;
+}
+
+/// What is not stored has no total deadline.
+#[tokio::test]
+async fn the_total_deadline_does_not_touch_what_is_not_stored() {
+    bounded(async {
+        let rest = Gate::new();
+        let answer = Answer::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
+            .then([Step::Wait(rest.clone()), Step::Write(chunk(b"two"))])
+            .then([Step::Write(b"0\r\n\r\n".to_vec())]);
+        let origin = Origin::always(answer).await;
+        let larder = Larder::start(&origin, &with_timeouts("total: 100ms")).await;
+        let mut client = larder.client().await;
+        client.ask("GET", &format!("{API}/x"), &[]).await;
+        client.reads("one").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rest.open();
+        let answer = client.answer("GET").await.unwrap();
+        assert_eq!((answer.text().as_str(), answer.end), ("onetwo", End::Whole));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_between_its_bytes_is_cut_and_not_stored() {
+    bounded(async {
+        let stall =
+            Answer::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf").then([Step::UntilGone]);
+        let origin = Origin::always(stall).await;
+        let larder = Larder::start(&origin, &with_timeouts("between_bytes: 200ms")).await;
+        let answer = larder.get("/x").await;
+        assert_eq!((answer.text().as_str(), answer.end), ("half", End::Cut));
+        origin.left(1).await;
+        larder.get("/x").await;
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+/// The origin closes each idle connection just as the next request is written on it.
+#[tokio::test]
+async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once_without_the_client_knowing() {
+    const ROUNDS: usize = 200;
+    bounded(async {
+        // The first request of a connection is answered, the second finds it closed.
+        let origin = closing_origin().await;
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
+        let mut client = larder.client().await;
+        for round in 0..ROUNDS {
+            let answer = client.get(&format!("{API}/{round}"), &[]).await;
+            assert_eq!((answer.status, answer.text()), (200, format!("/{round}")), "round {round}");
+        }
+        // Every round but the first finds the dead connection of the one before it.
+        assert_eq!(origin.calls(), ROUNDS + (ROUNDS - 1));
+        let retries = "larder_upstream_retries_total{cause=\"dead-connection\",upstream=\"up\"}";
+        larder.counts(retries, (ROUNDS - 1) as f64).await;
+    })
+    .await;
+}
+
+async fn closing_origin() -> Origin {
+    let answered = parking_lot::Mutex::new(BTreeMap::<usize, usize>::new());
+    Origin::start(move |seen| {
+        let mut answered = answered.lock();
+        let times = answered.entry(seen.connection).or_default();
+        *times += 1;
+        if *times == 1 { Answer::new(200, &[], &seen.target) } else { Answer::closed() }
+    })
+    .await
+}
+
+/// Several dead connections in the pool do not use up the one retry: it goes over a new one.
+#[tokio::test]
+async fn ups_06_the_retry_does_not_take_another_dead_connection() {
+    bounded(async {
+        let origin = closing_origin().await;
+        let gate = Gate::new();
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
+        // Ten calls at once leave ten connections in the pool.
+        let held = gate.clone();
+        origin.now(move |seen| Answer::new(200, &[], &seen.target).after(&held));
+        let mut crowd = Vec::new();
+        for n in 0..10 {
+            crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
+        }
+        origin.reached(10).await;
+        gate.open();
+        for one in crowd {
+            assert_eq!(one.answers().await[0].status, 200);
+        }
+        larder.until("all are back in the pool", |larder| larder.server.waiting() == 0).await;
+        let first_ten = origin.connections();
+        origin.now(move |seen| {
+            let dead = seen.connection < first_ten;
+            if dead { Answer::closed() } else { Answer::new(200, &[], "fresh") }
+        });
+        for n in 10..15 {
+            let answer = larder.get(&format!("/{n}")).await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "fresh"), "{n}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ups_06_a_post_is_never_sent_twice() {
+    bounded(async {
+        let origin = closing_origin().await;
+        let larder = Larder::start(&origin, "").await;
+        let mut client = larder.client().await;
+        let post = format!("POST {API}/p HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody");
+        let (mut failed, mut answered) = (0, 0);
+        for _ in 0..20 {
+            client.send(&post).await;
+            let answer = client.answer("POST").await.unwrap();
+            match answer.status {
+                200 => answered += 1,
+                502 => {
+                    failed += 1;
+                    client = larder.client().await;
+                }
+                other => panic!("{other}: {}", answer.text()),
+            }
+        }
+        assert!(failed > 0 && answered > 0, "{failed} {answered}");
+        assert_eq!(origin.calls(), 20, "each was sent once");
+        assert!(origin.seen().iter().all(|seen| seen.body == b"body"));
+    })
+    .await;
+}
+
+/// A connection that was not pooled is not retried: the origin may have acted.
+#[tokio::test]
+async fn a_get_on_a_new_connection_is_not_retried() {
+    bounded(async {
+        let origin = Origin::always(Answer::closed()).await;
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
+        assert_eq!(larder.get("/x").await.status, 502);
+        assert_eq!(origin.calls(), 1);
+    })
+    .await;
+}
+
+/// A slow leader does not hold up the others; that it goes away cancels nothing.
+#[tokio::test]
+async fn ups_12_a_slow_reader_in_front_holds_nobody_up() {
+    bounded(async {
+        let body = vec![b'x'; 4 << 20];
+        let gate = Gate::new();
+        let origin = Origin::always(Answer::new(200, &[], &body).after(&gate)).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(larder.addr()).await.unwrap();
+        let mut leader = Client::over(stream);
+        leader.ask("GET", &format!("{API}/x"), &[]).await;
+        larder.waiting(1).await;
+        let crowd = Crowd::plain(&larder, 20, "/x").await;
+        larder.waiting(21).await;
+        gate.open();
+        // The leader reads nothing at all.
+        for answer in crowd.answers().await {
+            assert_eq!((answer.body.len(), answer.end), (body.len(), End::Whole));
+        }
+        socket2::SockRef::from(&leader.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(leader);
+        let hit = larder.get("/x").await;
+        assert!(hit.cache_status().starts_with("larder; hit"));
+        assert_eq!((hit.body.len(), origin.calls()), (body.len(), 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() {
+    const CAP: usize = 40;
+    bounded(async {
+        let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
+        let yaml = format!(
+            "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ coalesce: {{ wait: 300ms }} }}\n{}",
+            with_timeouts("first_byte: 1500ms")
+        );
+        let larder = Larder::start(&origin, &yaml).await;
+        let crowd = Crowd::plain(&larder, 1 + CAP, "/x").await;
+        larder.waiting(1 + CAP).await;
+        for answer in Crowd::plain(&larder, 20, "/x").await.answers().await {
+            assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")));
+            assert!(answer.text().contains("\"class\":\"waiters_per_key\""), "{}", answer.text());
+        }
+        // The wait is over: four ask for themselves, the others wait for the fill's outcome.
+        origin.reached(5).await;
+        for answer in crowd.answers().await {
+            assert_eq!(answer.status, 504);
+        }
+        assert_eq!(origin.calls(), 5, "the leader and four, never all");
+        assert_eq!(larder.server.waiting(), 0, "all are free");
+        origin.left(5).await;
+        origin.now(|_| Answer::new(200, &[], "back"));
+        assert_eq!(larder.get("/x").await.text(), "back");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ovl_06_waiters_take_what_is_stale_when_the_wait_is_over() {
+    bounded(async {
+        let origin =
+            Origin::always(Answer::new(200, &["Connection: close"], "old").then([Step::Close]))
+                .await;
+        let yaml = format!(
+            "defaults: {{ coalesce: {{ wait: 200ms }} }}\n{}",
+            with_timeouts("first_byte: 20s")
+        );
+        let larder = Larder::start(&origin, &yaml).await;
+        larder.get("/x").await;
+        larder.clock.advance(Duration::from_secs(61));
+        let gate = Gate::new();
+        let later = Answer::new(200, &[], "new").after(&gate);
+        origin.now(move |_| later.clone());
+        let leader = Crowd::plain(&larder, 1, "/x").await;
+        larder.waiting(1).await;
+        for answer in Crowd::plain(&larder, 20, "/x").await.answers().await {
+            assert_eq!(answer.text(), "old");
+            assert!(
+                answer.cache_status().contains("stale-if-error/coalesce-wait"),
+                "{}",
+                answer.cache_status()
+            );
+        }
+        gate.open();
+        assert_eq!(leader.answers().await[0].text(), "new");
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_tried() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "found")).await;
+        let port = origin.addr.port();
+        // Nothing listens on the first two (nor on ::1).
+        let dns = Dns::start(|_, _| {
+            ["127.0.0.3", "::1", "127.0.0.2", "127.0.0.1"]
+                .iter()
+                .map(|a| a.parse().unwrap())
+                .collect()
+        })
+        .await;
+        let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+        let routes = "routes: [{ name: api, match: { host: many.test }, ttl: 1h }]\n";
+        let larder = Larder::with_parts(routes, parts).await;
+        for path in ["a", "b"] {
+            let answer =
+                larder.client().await.get(&format!("http://many.test:{port}/{path}"), &[]).await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "found"));
+        }
+        // The pass-through too.
+        let mut client = larder.client().await;
+        client.ask("POST", &format!("http://many.test:{port}/p"), &[]).await;
+        assert_eq!(client.answer("POST").await.unwrap().text(), "found");
+        assert_eq!(origin.calls(), 3);
+    })
+    .await;
+}
+
+fn tls_yaml(origin: &TlsOrigin, authority: &Authority, more: &str) -> String {
+    format!(
+        "resolve: {{ api.example.test: \"{}\" }}\n\
+         upstreams: {{ up: {{ hosts: [\"https://api.example.test\"], tls: {{ extra_roots: [\"{}\"]{more} }} }} }}\n{}",
+        origin.addr,
+        authority.root().display(),
+        route(&["ttl: 1m"])
+    )
+}
+
+#[tokio::test]
+async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
+    bounded(async {
+        let authority = Authority::new();
+        for (speaks, more) in [(Speaks::H1, ""), (Speaks::H2, ""), (Speaks::H1, ", http2: false")] {
+            let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secure").await;
+            let larder = Larder::bare(&tls_yaml(&origin, &authority, more)).await;
+            for n in 0..5 {
+                let answer = larder.get(&format!("/{n}")).await;
+                let seen = (answer.status, answer.text(), answer.end);
+                assert_eq!(seen, (200, "secure".to_owned(), End::Whole), "{speaks:?}");
+                assert!(
+                    larder.get(&format!("/{n}")).await.cache_status().starts_with("larder; hit")
+                );
+            }
+            assert_eq!((origin.calls(), origin.connections()), (5, 1), "{speaks:?}: pooled");
+            // The pass-through has a pool of its own.
+            for _ in 0..5 {
+                let mut client = larder.client().await;
+                client.ask("POST", &format!("{API}/p"), &[]).await;
+                assert_eq!(client.answer("POST").await.unwrap().text(), "secure", "{speaks:?}");
+            }
+            assert_eq!((origin.calls(), origin.connections()), (10, 2), "{speaks:?}: pooled");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn h2_carries_many_calls_on_one_connection() {
+    bounded(async {
+        let authority = Authority::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H2, "secure").await;
+        let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
+        larder.get("/warm").await;
+        let mut crowd = Vec::new();
+        for n in 0..30 {
+            crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
+        }
+        for one in crowd {
+            assert_eq!(one.answers().await[0].text(), "secure");
+        }
+        assert_eq!((origin.calls(), origin.connections()), (31, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_good_is_a_502_and_hidden_by_what_is_stale() {
+    bounded(async {
+        let authority = Authority::new();
+        for certificate in [Certificate::OtherName, Certificate::SelfSigned, Certificate::Expired] {
+            let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "stolen").await;
+            let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
+            for _ in 0..2 {
+                let answer = larder.get("/x").await;
+                assert_eq!(answer.status, 502, "{certificate:?}");
+                assert!(answer.text().contains("\"class\":\"tls\""), "{}", answer.text());
+                let says = answer.field("proxy-status").unwrap();
+                assert!(says.contains("error=tls_certificate_error"), "{says}");
+            }
+            let mut client = larder.client().await;
+            client.ask("POST", &format!("{API}/p"), &[]).await;
+            let passed = client.answer("POST").await.unwrap();
+            assert_eq!(passed.status, 502, "{certificate:?}");
+            assert!(passed.field("proxy-status").unwrap().contains("error=tls_certificate_error"));
+            assert_eq!(origin.calls(), 0, "no request went out");
+            let kept = larder.get_with("/x", &["Cache-Control: only-if-cached"]).await;
+            assert_eq!(kept.status, 504, "nothing is stored");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_turns_bad_is_hidden_by_what_is_stale() {
+    bounded(async {
+        let authority = Authority::new();
+        let good = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "good").await;
+        let bad = TlsOrigin::start(&authority, Certificate::Expired, Speaks::H1, "bad").await;
+        let switch = Switch::start(good.addr).await;
+        let yaml = tls_yaml(&good, &authority, "")
+            .replace(&good.addr.to_string(), &switch.addr.to_string());
+        let larder = Larder::bare(&yaml).await;
+        assert_eq!(larder.get("/x").await.text(), "good");
+        switch.lead_to(bad.addr);
+        larder.clock.advance(Duration::from_secs(61));
+        let answer = larder.get("/x").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "good"));
+        assert_eq!(
+            answer.cache_status(),
+            "larder; fwd=stale; ttl=-1; detail=\"stale-if-error/tls\""
+        );
+        assert_eq!(bad.calls(), 0);
+    })
+    .await;
+}
+
+/// A port that leads to one address and later to another; what it carried before is closed.
+struct Switch {
+    addr: std::net::SocketAddr,
+    to: tokio::sync::watch::Sender<std::net::SocketAddr>,
+}
+
+impl Switch {
+    async fn start(first: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (to, target) = tokio::sync::watch::channel(first);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut target = target.clone();
+                tokio::spawn(async move {
+                    let to = *target.borrow_and_update();
+                    let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = target.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { addr, to }
+    }
+
+    fn lead_to(&self, addr: std::net::SocketAddr) {
+        self.to.send_replace(addr);
+    }
+}
+
+/// CCH-09: a scheme of its own, an answer of its own.
+#[tokio::test]
+async fn cch_09_http_and_https_share_nothing() {
+    bounded(async {
+        let authority = Authority::new();
+        let secure = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "secure").await;
+        let plain = Origin::always(Answer::new(200, &[], "plain")).await;
+        let larder = Larder::bare(&format!(
+            "resolve: {{ \"api.example.test:443\": \"{}\", \"api.example.test:80\": \"{}\" }}\n\
+             upstreams: {{ up: {{ hosts: [api.example.test], tls: {{ extra_roots: [\"{}\"] }} }} }}\n{}",
+            secure.addr,
+            plain.addr,
+            authority.root().display(),
+            route(&["ttl: 1h", "scope: shared"])
+        ))
+        .await;
+        for hit in [false, true] {
+            for (url, body) in [("http://api.example.test/x", "plain"), ("https://api.example.test/x", "secure")] {
+                let answer = larder.client().await.get(url, &[]).await;
+                assert_eq!(answer.text(), body, "{}", answer.cache_status());
+                assert_eq!(answer.cache_status().starts_with("larder; hit"), hit);
+            }
+        }
+    })
+    .await;
+}

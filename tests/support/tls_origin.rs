@@ -1,0 +1,211 @@
+//! A TLS origin with a certificate authority of its own, speaking HTTP/1.1 or HTTP/2.
+//!
+//! Its HTTP/2 is the least that a client can be served with (RFC 9113), so that a test decides what
+//! is on the wire.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What protocol the origin offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    H1,
+    H2,
+}
+
+/// What is wrong with its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificate {
+    Good,
+    OtherName,
+    SelfSigned,
+    Expired,
+}
+
+/// A certificate authority whose root lies in a file.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: tempfile::TempDir,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Test Root");
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a root");
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("root.pem"), issuer.pem()).expect("a file");
+        Self { issuer, directory }
+    }
+
+    /// The file with the root.
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("root.pem")
+    }
+
+    fn config(&self, certificate: Certificate, speaks: Speaks) -> ServerConfig {
+        let name = match certificate {
+            Certificate::OtherName => "other.example.test",
+            _ => "api.example.test",
+        };
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        if certificate == Certificate::Expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().expect("a key");
+        let leaf = match certificate {
+            Certificate::SelfSigned => params.self_signed(&key),
+            _ => params.signed_by(&key, &self.issuer),
+        };
+        let leaf = leaf.expect("a certificate");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has them")
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .expect("the key belongs to the certificate");
+        config.alpn_protocols = match speaks {
+            Speaks::H1 => vec![b"http/1.1".to_vec()],
+            Speaks::H2 => vec![b"h2".to_vec()],
+        };
+        config
+    }
+}
+
+/// A running origin that answers every request with the same body; it ends with the test.
+pub struct TlsOrigin {
+    pub addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for TlsOrigin {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl TlsOrigin {
+    pub async fn start(
+        authority: &Authority,
+        certificate: Certificate,
+        speaks: Speaks,
+        body: &'static str,
+    ) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(authority.config(certificate, speaks)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let calls: Arc<AtomicUsize> = Arc::default();
+        let counts = (Arc::clone(&connections), Arc::clone(&calls));
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, counts) = (acceptor.clone(), counts.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    counts.0.fetch_add(1, Ordering::SeqCst);
+                    match speaks {
+                        Speaks::H1 => h1(stream, body, &counts.1).await,
+                        Speaks::H2 => h2(stream, body, &counts.1).await,
+                    };
+                });
+            }
+        });
+        Self { addr, connections, calls, accepting }
+    }
+
+    /// How many handshakes were completed.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many requests have come.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// Serves until the client is gone.
+async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+    let mut bytes = Vec::new();
+    loop {
+        while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
+            (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
+        }
+        bytes.clear();
+        calls.fetch_add(1, Ordering::SeqCst);
+        let answer = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        stream.flush().await.ok()?;
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Serves until the client is gone.
+async fn h2(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.ok()?;
+    write_frame(&mut stream, SETTINGS, 0, 0, &[]).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
+        let mut payload = vec![0; usize::try_from(length).ok()?];
+        stream.read_exact(&mut payload).await.ok()?;
+        match (head[3], head[4]) {
+            (SETTINGS, flags) if flags & ACK == 0 => {
+                write_frame(&mut stream, SETTINGS, ACK, 0, &[]).await?;
+            }
+            (PING, flags) if flags & ACK == 0 => {
+                write_frame(&mut stream, PING, ACK, 0, &payload).await?;
+            }
+            (HEADERS, _) => {
+                calls.fetch_add(1, Ordering::SeqCst);
+                // `:status: 200` is entry 8 of HPACK's static table.
+                write_frame(&mut stream, HEADERS, END_HEADERS, id, &[0x88]).await?;
+                write_frame(&mut stream, DATA, END_STREAM, id, body.as_bytes()).await?;
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn write_frame(
+    stream: &mut TlsStream<TcpStream>,
+    kind: u8,
+    flags: u8,
+    id: u32,
+    payload: &[u8],
+) -> Option<()> {
+    let length = u32::try_from(payload.len()).ok()?.to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(payload);
+    stream.write_all(&frame).await.ok()?;
+    stream.flush().await.ok()
+}
