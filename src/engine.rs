@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod head;
+pub mod recorded;
 pub mod reply;
 
 mod collapse;

@@ -3,6 +3,7 @@
 //!
 //! Owns: pingora's sessions and its pass-through. Never touches: raw heads (`front`), the store.
 
+mod exchange;
 mod failed;
 mod handler;
 mod passing;

@@ -115,15 +115,14 @@ impl Fill {
         if let ScopeRule::Header(name) = &self.policy.scope {
             headers.remove(name);
         }
+        // Only who asks for itself alone may set conditions of its own.
+        if self.confirm.is_some() || self.place.is_some() {
+            for name in &validation::CONDITIONALS {
+                headers.remove(name);
+            }
+        }
         if let Some(stored) = &self.confirm {
-            validation::CONDITIONALS.iter().for_each(|name| {
-                headers.remove(name);
-            });
             headers.extend(validation::conditional_fields(&stored.said));
-        } else if self.place.is_some() {
-            validation::CONDITIONALS.iter().for_each(|name| {
-                headers.remove(name);
-            });
         }
         headers.remove(http::header::RANGE);
         if !headers.contains_key(ACCEPT_ENCODING) {

@@ -188,7 +188,6 @@ impl Engine {
             Reply::from_growing(plan.asked, said, head.status, headers, head.length, reader);
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
-            reply.fetched = false;
         }
         reply.because(plan.why.token())
     }

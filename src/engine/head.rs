@@ -16,17 +16,17 @@ use crate::semantics::validation::{self, HeadSays};
 use crate::store::Lookup;
 use crate::store::generations::Mark;
 
-/// A `HEAD` on its way to the origin.
+/// A request on its way through the pass-through whose answer bears on what is stored.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadSent {
-    mark: Mark,
-    time: SystemTime,
+pub struct Sent {
+    pub(crate) mark: Mark,
+    pub(crate) time: SystemTime,
 }
 
 impl Engine {
-    /// A `HEAD` is about to pass through.
-    pub fn head_sent(&self) -> HeadSent {
-        HeadSent { mark: self.store.mark(), time: self.clock.now() }
+    /// A request is about to pass through.
+    pub fn sent(&self) -> Sent {
+        Sent { mark: self.store.mark(), time: self.clock.now() }
     }
 
     /// A `HEAD` was answered: equal validators freshen what is stored, others make it unusable.
@@ -34,7 +34,7 @@ impl Engine {
         &self,
         asked: &Asked,
         route: &Route,
-        sent: HeadSent,
+        sent: Sent,
         status: StatusCode,
         headers: &HeaderMap,
     ) {

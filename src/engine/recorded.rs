@@ -11,6 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, TRANSFER_
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
+use crate::engine::head::Sent;
 use crate::key::CacheKey;
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
@@ -41,14 +42,14 @@ impl Recording {
 }
 
 impl Engine {
-    /// The head of the answer to a `POST` that was sent at `sent`: a recording, if the answer may
+    /// The head of the answer to a `POST` that was `sent`: a recording, if the answer may
     /// serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
     /// is the target.
     pub fn record(
         &self,
         asked: &Asked,
         route: &Route,
-        sent: SystemTime,
+        sent: Sent,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Recording> {
@@ -75,7 +76,7 @@ impl Engine {
             said,
             vary: (fields, variant),
             mark: self.store.mark(),
-            times: (sent, now),
+            times: (sent.time, now),
             body: BytesMut::new(),
             largest: self.bounds.max_object,
         })

@@ -33,8 +33,6 @@ pub struct Reply {
     pub why: Option<&'static str>,
     /// The class of the error, if it is one of larder's making.
     pub error: Option<&'static str>,
-    /// Whether this request's own fetch brought the body (else somebody else's, or the store).
-    pub fetched: bool,
 }
 
 /// The body of a [`Reply`].
@@ -88,7 +86,6 @@ impl Reply {
             result,
             why: None,
             error: None,
-            fetched: false,
         }
     }
 
@@ -117,7 +114,6 @@ impl Reply {
             result: ResultKind::Miss,
             why: None,
             error: None,
-            fetched: true,
         }
     }
 
@@ -133,7 +129,6 @@ impl Reply {
             result: ResultKind::Error,
             why: None,
             error: Some(problem.class),
-            fetched: false,
         }
     }
 

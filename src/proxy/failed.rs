@@ -10,7 +10,7 @@ use pingora_proxy::{FailToProxy, Session};
 use crate::account::problem::Problem;
 use crate::account::{Account, Refusal, ResultKind};
 use crate::front::io::ClientIo;
-use crate::proxy::handler::Ctx;
+use crate::proxy::exchange::Ctx;
 use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::failure::Failure;
 
@@ -33,7 +33,11 @@ pub(super) async fn answer(
         account.denied(why.token());
     }
     ctx.result = ResultKind::Error;
-    ctx.error = Some(problem.map_or("client_gone", |problem| problem.class));
+    ctx.error = Some(match (problem, error.etype()) {
+        (Some(problem), _) => problem.class,
+        (None, ErrorType::Custom(cut)) => cut,
+        (None, _) => "client_gone",
+    });
     let mut code = 0;
     if let Some(problem) = problem.filter(|_| is_unanswered(session)) {
         code = problem.status.as_u16();

@@ -4,9 +4,10 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -16,17 +17,14 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
-use crate::decide::Forward;
 use crate::engine::Engine;
 use crate::engine::answer::Answered;
-use crate::engine::head::HeadSent;
 use crate::policy::ScopeRule;
+use crate::proxy::exchange::Ctx;
 use crate::proxy::{Parts, failed, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
-use crate::upstream::failure::Failure;
 use crate::upstream::fetch::Network;
-use crate::upstream::gate::Pass;
 
 /// The implementation of pingora's proxy.
 pub(super) struct Handler {
@@ -35,27 +33,6 @@ pub(super) struct Handler {
     pub(super) network: Arc<Network>,
     pub(super) account: Arc<Account>,
     pub(super) via: HeaderValue,
-}
-
-/// One exchange.
-pub(super) struct Ctx {
-    pub(super) asked: Option<Asked>,
-    pub(super) route: usize,
-    pub(super) since: Instant,
-    pub(super) result: ResultKind,
-    /// Why it is passed through.
-    pub(super) why: Forward,
-    /// The token recorded as the reason of a miss.
-    pub(super) miss: Option<&'static str>,
-    pub(super) error: Option<&'static str>,
-    /// A failure that is known more exactly than pingora's error says.
-    pub(super) failure: Option<Failure>,
-    /// The `HEAD` that is passed through, for what is stored.
-    pub(super) head: Option<HeadSent>,
-    /// The pass-through's call at the gate.
-    pub(super) pass: Option<Pass>,
-    pub(super) interim: u32,
-    pub(super) fetched: bool,
 }
 
 impl Handler {
@@ -74,20 +51,7 @@ impl ProxyHttp for Handler {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx {
-            asked: None,
-            route: self.routes.routes().len(),
-            since: clock::monotonic(),
-            result: ResultKind::Bypass,
-            why: Forward::Bypass,
-            miss: None,
-            error: None,
-            failure: None,
-            head: None,
-            pass: None,
-            interim: 0,
-            fetched: true,
-        }
+        Ctx::new(self.routes.routes().len())
     }
 
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {
@@ -123,14 +87,12 @@ impl ProxyHttp for Handler {
         match answered {
             Answered::Pass(why) => {
                 ctx.why = why;
-                ctx.head = (asked.method == Method::HEAD).then(|| self.engine.head_sent());
                 Ok(false)
             }
             Answered::Reply(reply) => {
                 ctx.result = reply.result;
                 ctx.miss = reply.why;
                 ctx.error = reply.error;
-                ctx.fetched = reply.fetched;
                 write::reply(session, *reply, &self.via).await?;
                 Ok(true)
             }
@@ -157,6 +119,17 @@ impl ProxyHttp for Handler {
         ctx: &mut Ctx,
     ) -> Result<()> {
         self.incoming(response, ctx)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        self.copied(body.as_ref(), end, ctx);
+        Ok(None)
     }
 
     async fn fail_to_proxy(

@@ -6,13 +6,16 @@
 use http::header::{
     ACCEPT, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::account::problem::PROXY_STATUS;
-use crate::proxy::handler::{Ctx, Handler};
+use crate::engine::recorded::Recording;
+use crate::proxy::exchange::Ctx;
+use crate::proxy::handler::Handler;
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::clear::is_clear;
@@ -31,6 +34,7 @@ impl Handler {
             self.network.gate.retried(place.index, "dead-connection");
         } else {
             ctx.pass = Some(self.network.gate.enter(place.index, ctx.route));
+            ctx.sent = Some(self.engine.sent());
         }
         match self.network.peer(&place, asked.listener).await {
             Ok(mut peer) => {
@@ -82,9 +86,10 @@ impl Handler {
             let (status, headers) = (response.status, &response.headers);
             self.engine
                 .invalidate(asked, status, headers, |target| self.routes.query_rules(target));
-            if let (Some(sent), Some(route)) = (ctx.head, self.route(ctx)) {
+            if let (Some(sent), Some(route)) = (ctx.sent, self.route(ctx)) {
                 self.engine.head_answered(asked, route, sent, status, headers);
             }
+            ctx.recording = self.recording(asked, ctx, response);
         }
         let mut added = http::HeaderMap::new();
         CacheStatus::forwarded(ctx.why.token()).status(response.status).append_to(&mut added);
@@ -98,6 +103,34 @@ impl Handler {
         }
         response.append_header(VIA, self.via.clone())?;
         Ok(())
+    }
+}
+
+impl Handler {
+    /// A `POST` answer that may serve later `GET`s is copied while it passes.
+    fn recording(
+        &self,
+        asked: &Asked,
+        ctx: &Ctx,
+        response: &ResponseHeader,
+    ) -> Option<Recording> {
+        if asked.method != Method::POST {
+            return None;
+        }
+        let get = Asked { method: Method::GET, ..asked.clone() };
+        let route = self.routes.find(&get)?;
+        self.engine.record(asked, route, ctx.sent?, response.status, &response.headers)
+    }
+
+    /// A piece of an answer's body has passed; with `end`, the last one.
+    pub(super) fn copied(&self, piece: Option<&Bytes>, end: bool, ctx: &mut Ctx) {
+        let Some(mut recording) = ctx.recording.take() else { return };
+        let fits = piece.is_none_or(|piece| recording.push(piece));
+        if fits && end {
+            self.engine.recorded(recording);
+        } else if fits {
+            ctx.recording = Some(recording);
+        }
     }
 }
 

@@ -10,8 +10,10 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::account::problem::PROXY_STATUS;
 use crate::engine::body::Reader;
 use crate::engine::reply::{Reply, ReplyBody};
+use crate::proxy::passing::received_error;
 use crate::upstream::failure::Failure;
 
 /// Writes `reply` to the end. `Err` means that the client must not take what it got for whole: the
@@ -21,6 +23,11 @@ pub(super) async fn reply(session: &mut Session, reply: Reply, via: &HeaderValue
     parts.status = reply.status;
     parts.headers = reply.headers;
     parts.headers.append(VIA, via.clone());
+    // An origin's own error that has just been received, not one of larder's or from the store.
+    let received = reply.why.is_some() && reply.error.is_none();
+    if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
+        parts.headers.append(PROXY_STATUS, received);
+    }
     let unframed = matches!(&reply.body, ReplyBody::Growing { take: None, .. })
         && !parts.headers.contains_key(http::header::CONTENT_LENGTH);
     if unframed && session.req_header().version == Version::HTTP_11 {

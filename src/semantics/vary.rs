@@ -45,7 +45,7 @@ impl Vary {
                 names.push(ACCEPT_ENCODING);
                 Self::Fields(VaryFields::new(names))
             }
-            said => said,
+            said @ (Self::Fields(_) | Self::Any) => said,
         }
     }
 }

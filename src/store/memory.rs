@@ -92,6 +92,7 @@ impl Lifecycle<SlotKey, Slot> for Evictions {
 
 impl Memory {
     /// A tier of `bytes`, which keeps bodies of up to `max_object` bytes.
+    #[expect(clippy::missing_panics_doc, reason = "a capacity and a weight are always given")]
     pub fn new(bytes: usize, max_object: usize) -> Self {
         let bytes = bytes as u64;
         let largest = (max_object as u64).max(64 * 1024);
@@ -179,7 +180,6 @@ impl Store for Memory {
     fn get(&self, wanted: Wanted<'_>) -> Lookup {
         let root = self.slots.get(&SlotKey { id: wanted.key.id(), variant: None });
         match root {
-            None => Lookup::Nothing,
             Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
                 self.find_variant(&variants, wanted).map_or_else(
                     || {
@@ -190,7 +190,7 @@ impl Store for Memory {
                     Lookup::Found,
                 )
             }
-            Some(Slot::Variants(_)) => Lookup::Nothing,
+            Some(Slot::Variants(_)) | None => Lookup::Nothing,
             entry @ Some(Slot::Entry(_)) => {
                 self.usable(entry, wanted.key).map_or(Lookup::Nothing, Lookup::Found)
             }

@@ -1300,3 +1300,50 @@ async fn no_request_without_the_same_credentials_ever_gets_a_scoped_body() {
     })
     .await;
 }
+
+/// RFC 9110 §9.3.3: explicit freshness and a `Content-Location` that is the target.
+#[tokio::test]
+async fn an_answer_to_a_post_serves_later_gets_only_when_it_says_so() {
+    for (location, fresh, hit) in [
+        ("/x", "max-age=60", true),
+        ("/other", "max-age=60", false),
+        ("/x", "no-store", false),
+    ] {
+        let origin = Origin::start(move |seen| {
+            let location = format!("Content-Location: {location}");
+            let fresh = format!("Cache-Control: {fresh}");
+            Answer::new(200, &[&location, &fresh], format!("by {}", seen.method))
+        })
+        .await;
+        let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
+        let mut client = larder.client().await;
+        client
+            .send(format!(
+                "POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 2\r\n\r\nhi"
+            ))
+            .await;
+        assert_eq!(client.answer("POST").await.unwrap().text(), "by POST");
+        let got = larder.get("/x").await;
+        let expected = if hit { "by POST" } else { "by GET" };
+        assert_eq!(got.text(), expected, "{location} {fresh}: {}", got.cache_status());
+        assert_eq!(origin.calls(), if hit { 1 } else { 2 });
+    }
+}
+
+/// A `POST` that the origin cuts is never stored for a later `GET`.
+#[tokio::test]
+async fn a_cut_answer_to_a_post_is_not_stored() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Location: /x\r\nCache-Control: max-age=60\r\n";
+    let cut = Answer::raw(format!("{head}Content-Length: 100\r\n\r\nhalf")).then([Step::Close]);
+    let origin = Origin::start(move |seen| {
+        if seen.method == "POST" { cut.clone() } else { Answer::new(200, &[], "whole") }
+    })
+    .await;
+    let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
+    let mut client = larder.client().await;
+    client
+        .send(format!("POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 0\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer("POST").await.unwrap().end, End::Cut);
+    assert_eq!(larder.get("/x").await.text(), "whole");
+}

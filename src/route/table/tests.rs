@@ -138,8 +138,8 @@ fn each_query_rule_that_may_count_for_a_target_is_named_once() {
         ruled("/x", exclude.clone()),
         ruled("/x", include.clone()),
     ]);
-    let rules = |url: &str| table.query_rules(&Target::absolute(url).unwrap());
-    assert_eq!(rules("http://api.example/x?b"), [&include, &exclude]);
-    assert_eq!(rules("http://api.example/x/y"), [&exclude]);
-    assert!(rules("http://other.example/x").is_empty());
+    let named = |url: &str| table.query_rules(&Target::absolute(url).unwrap());
+    assert_eq!(named("http://api.example/x?b"), [&include, &exclude]);
+    assert_eq!(named("http://api.example/x/y"), [&exclude]);
+    assert!(named("http://other.example/x").is_empty());
 }
