@@ -24,7 +24,8 @@ run: setup
 
 # Asks the fake Discord through a larder that `make run` started, with proxy.yaml as it is.
 demo:
-	@test -x $(LARDER) || { echo "first, in another terminal: make run"; exit 1; }
+	@curl -q -sf -o /dev/null http://127.0.0.1:9901/healthz || \
+	    { echo "First, in another terminal: make run"; exit 1; }
 	@$(LARDER) fake discord --json & fake=$$!; trap 'kill $$fake' EXIT; sleep 1; \
 	ask() { printf '%-34s' "$$1"; curl -q -sSi -x http://127.0.0.1:8080 \
 	    http://discord.example.test/api/v10/guilds/1/roles | grep -i '^cache-status:'; }; \

@@ -65,9 +65,15 @@ fn own_level(level: config::LogLevel) -> LevelFilter {
     }
 }
 
-/// Other crates write header fields and buffers at `debug` and `trace`: never shown (ADM-07).
+/// Other crates write header fields and buffers at `debug` and `trace`: never shown (ADM-07). Their
+/// `error` is larder's `warn`, what they warn of is larder's `debug`: a pooled connection that an
+/// origin has closed, say.
 fn foreign_level(level: config::LogLevel) -> LevelFilter {
-    own_level(level).min(LevelFilter::INFO)
+    match level {
+        config::LogLevel::Error => LevelFilter::OFF,
+        config::LogLevel::Warn | config::LogLevel::Info => LevelFilter::ERROR,
+        config::LogLevel::Debug | config::LogLevel::Trace => LevelFilter::INFO,
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct Table {
     exact: HashMap<Box<str>, Vec<usize>>,
     below: HashMap<Box<str>, Vec<usize>>,
     any: Vec<usize>,
+    /// The routes whose scope is named in a field. Usually none: every request asks.
+    naming: Vec<usize>,
 }
 
 /// A route that no request reaches.
@@ -56,6 +58,9 @@ impl Table {
                 Index::Exact(host) => table.exact.entry(host.into()).or_default(),
             };
             list.push(index);
+            if matches!(route.policy.scope, ScopeRule::Header(_)) {
+                table.naming.push(index);
+            }
             table.routes.push(Route { index, ..route });
         }
         table
@@ -80,12 +85,13 @@ impl Table {
     /// The fields in which apps name their users to larder, on any route of the target's host: no
     /// origin's business, whichever route the request takes.
     pub fn scope_headers(&self, target: &Target) -> impl Iterator<Item = &HeaderName> {
-        let routes = self.routes.iter().filter_map(|route| match &route.policy.scope {
-            ScopeRule::Header(name) => Some((&route.pattern.host, name)),
-            ScopeRule::Credential | ScopeRule::Shared => None,
-        });
         let (host, port) = (target.host(), target.port());
-        routes.filter(move |(pattern, _)| pattern.matches(host, port)).map(|(_, name)| name)
+        let naming = self.naming.iter().filter_map(|index| self.routes.get(*index));
+        let near = naming.filter(move |route| route.pattern.host.matches(host, port));
+        near.filter_map(|route| match &route.policy.scope {
+            ScopeRule::Header(name) => Some(name),
+            ScopeRule::Credential | ScopeRule::Shared => None,
+        })
     }
 
     /// By which rules routes count the query of a `GET` for `target`, each rule once. Not only that

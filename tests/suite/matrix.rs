@@ -99,8 +99,9 @@ fn collapsed(answers: &[Response]) -> usize {
 #[tokio::test]
 async fn a_200_is_fetched_once_for_all_and_stored() {
     bounded(async {
-        for start in BOTH {
-            let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], "new")).await;
+        let framings = [Answer::new(200, &[], "new"), Answer::chunked(200, &[], &[b"n", b"ew"])];
+        for (start, answer) in BOTH.into_iter().flat_map(|s| framings.clone().map(|a| (s, a))) {
+            let scene = Scene::new(start, OVERRIDE, answer).await;
             let answers = scene.play().await;
             assert_all(&answers, 200, "new", &format!("{start:?}"));
             assert_eq!(collapsed(&answers), N - 1, "{start:?}");
@@ -330,11 +331,11 @@ async fn a_cut_body_is_cut_for_all_and_stored_for_none() {
     .await;
 }
 
-/// It takes its two seconds: the deadline is a real one.
+/// It takes its six seconds: the deadline is a real one.
 #[tokio::test]
 async fn a_time_out_is_one_call_for_all_and_hidden_by_what_is_stale() {
     let upstream =
-        "upstreams: { up: { hosts: [api.example.test], timeouts: { first_byte: 2s } } }\n";
+        "upstreams: { up: { hosts: [api.example.test], timeouts: { first_byte: 3s } } }\n";
     bounded(async {
         for start in BOTH {
             let yaml = format!("{upstream}{}", route(OVERRIDE));

@@ -61,7 +61,7 @@ async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key()
 async fn ups_02_an_origin_that_never_answers_is_a_504_and_its_connection_is_closed() {
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
-        let larder = Larder::start(&origin, &with_timeouts("first_byte: 300ms")).await;
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 1s")).await;
         let crowd = Crowd::plain(&larder, 20, "/x").await;
         larder.waiting(20).await;
         for answer in crowd.answers().await {
@@ -168,7 +168,7 @@ async fn a_body_that_stalls_between_its_bytes_is_cut_and_not_stored() {
 /// The origin closes each idle connection just as the next request is written on it.
 #[tokio::test]
 async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once_without_the_client_knowing() {
-    const ROUNDS: usize = 200;
+    const ROUNDS: u16 = 200;
     bounded(async {
         // The first request of a connection is answered, the second finds it closed.
         let origin = closing_origin().await;
@@ -179,9 +179,9 @@ async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once_without_the_cl
             assert_eq!((answer.status, answer.text()), (200, format!("/{round}")), "round {round}");
         }
         // Every round but the first finds the dead connection of the one before it.
-        assert_eq!(origin.calls(), ROUNDS + (ROUNDS - 1));
+        assert_eq!(origin.calls(), usize::from(ROUNDS + (ROUNDS - 1)));
         let retries = "larder_upstream_retries_total{cause=\"dead-connection\",upstream=\"up\"}";
-        larder.counts(retries, (ROUNDS - 1) as f64).await;
+        larder.counts(retries, f64::from(ROUNDS - 1)).await;
     })
     .await;
 }
@@ -299,14 +299,15 @@ async fn ups_12_a_slow_reader_in_front_holds_nobody_up() {
     .await;
 }
 
+/// It takes six seconds: all have to wait before the first has waited enough.
 #[tokio::test]
 async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() {
     const CAP: usize = 40;
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
         let yaml = format!(
-            "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ coalesce: {{ wait: 300ms }} }}\n{}",
-            with_timeouts("first_byte: 1500ms")
+            "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ coalesce: {{ wait: 2s }} }}\n{}",
+            with_timeouts("first_byte: 4s")
         );
         let larder = Larder::start(&origin, &yaml).await;
         let crowd = Crowd::plain(&larder, 1 + CAP, "/x").await;

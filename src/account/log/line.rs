@@ -72,8 +72,10 @@ where
 /// larder reports what it means in its own words.
 fn word(level: Level, foreign: bool) -> &'static str {
     match level {
-        Level::ERROR if !foreign => "error",
-        Level::ERROR | Level::WARN => "warn",
+        Level::ERROR if foreign => "warn",
+        Level::ERROR => "error",
+        Level::WARN | Level::INFO if foreign => "debug",
+        Level::WARN => "warn",
         Level::INFO => "info",
         Level::DEBUG => "debug",
         Level::TRACE => "trace",

@@ -199,3 +199,13 @@ fn a_failed_call_names_upstream_route_and_class() {
     assert_eq!(line["route"], "none");
     assert_eq!(line["error"], "connect-refused");
 }
+
+#[test]
+fn what_pingora_warns_of_is_shown_at_debug_only() {
+    let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
+    for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
+        assert_eq!(logged(LogFormat::Json, level, act), "");
+    }
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
+    assert_eq!(line["level"], "debug");
+}

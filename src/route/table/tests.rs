@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderName, Method};
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 
 use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl};
@@ -142,4 +142,27 @@ fn each_query_rule_that_may_count_for_a_target_is_named_once() {
     assert_eq!(named("http://api.example/x?b"), [&include, &exclude]);
     assert_eq!(named("http://api.example/x/y"), [&exclude]);
     assert!(named("http://other.example/x").is_empty());
+}
+
+#[test]
+fn fields_that_name_users_are_known_for_the_whole_host() {
+    let naming = |host: &str, path: &str, name: &'static str| {
+        let mut route = route("r", host, path);
+        let scope = ScopeRule::Header(HeaderName::from_static(name));
+        route.policy = Arc::new(Policy { scope, ..(*policy()).clone() });
+        route
+    };
+    let table = Table::new(vec![
+        route("plain", "api.example", "/**"),
+        naming("api.example", "/users/**", "x-app-user"),
+        naming("*.example", "/**", "x-any-user"),
+        naming("other.test", "/**", "x-other-user"),
+    ]);
+    let named = |url: &str| -> Vec<&str> {
+        let target = Target::absolute(url).unwrap();
+        table.scope_headers(&target).map(HeaderName::as_str).collect()
+    };
+    assert_eq!(named("http://api.example/elsewhere"), ["x-app-user", "x-any-user"]);
+    assert_eq!(named("http://b.example/"), ["x-any-user"]);
+    assert!(named("http://third.test/").is_empty());
 }
