@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench core`
 
+#![expect(missing_docs, reason = "criterion's macro makes a function without")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

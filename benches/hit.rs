@@ -6,6 +6,9 @@
 //! what /proc says of them, so a busy machine lengthens the run and not the figures. The last line
 //! is JSON.
 
+#![expect(clippy::print_stdout, reason = "its report is its output")]
+#![expect(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
+
 #[path = "support/bare.rs"]
 mod bare;
 #[path = "support/load.rs"]
@@ -49,7 +52,12 @@ fn main() -> ExitCode {
 }
 
 /// CPU per fresh hit of a body of `bytes`, in interleaved pairs.
-fn hits(bytes: usize, requests: usize, name: &str, figures: &mut serde_json::Map<String, serde_json::Value>) {
+fn hits(
+    bytes: usize,
+    requests: usize,
+    name: &str,
+    figures: &mut serde_json::Map<String, serde_json::Value>,
+) {
     let load = Load::new();
     let origin = load.origin(bytes);
     let larder = Process::start("role-larder", &[origin.to_string()]);
@@ -63,7 +71,10 @@ fn hits(bytes: usize, requests: usize, name: &str, figures: &mut serde_json::Map
     for _ in 0..PAIRS {
         let larder_us = cost(&larder, requests, || load.run(&target, requests));
         let bare_us = cost(&bare, requests, || load.run(&bare_target, requests));
-        println!("  larder {larder_us:6.2}   bare {bare_us:6.2}   ratio {:.2}", larder_us / bare_us);
+        println!(
+            "  larder {larder_us:6.2}   bare {bare_us:6.2}   ratio {:.2}",
+            larder_us / bare_us
+        );
         ours.push(larder_us);
         theirs.push(bare_us);
         ratios.push(larder_us / bare_us);
@@ -88,7 +99,9 @@ fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
     let again = load.calls();
     let us = cost(&larder, keys, || load.fill(larder.address, keys));
     let missed = load.calls() - again;
-    println!("{keys} keys of 1 KB: {each:.0} bytes resident each; {us:.2} us per hit over all; {missed} missed");
+    println!(
+        "{keys} keys of 1 KB: {each:.0} bytes resident each; {us:.2} us per hit over all; {missed} missed"
+    );
     figures.insert("keys".into(), keys.into());
     figures.insert("rss_per_key_bytes".into(), round(each));
     figures.insert("keys_hit_us".into(), round(us));
@@ -107,13 +120,19 @@ fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>
         let before = load.calls();
         let together = load.together(&target, clients);
         most_calls = most_calls.max(load.calls() - before);
-        println!("  {clients} clients: cold, last after {:.1} ms; fresh, last after {:.1} ms", together.cold * 1e3, together.fresh * 1e3);
+        println!(
+            "  {clients} clients: cold, last after {:.1} ms; fresh, last after {:.1} ms",
+            together.cold * 1e3,
+            together.fresh * 1e3
+        );
         colds.push(together.cold * 1e3);
         fresh.push(together.fresh * 1e3);
         ratios.push(together.cold / together.fresh);
     }
     let ratio = median(&mut ratios);
-    println!("{clients} cold clients: {most_calls} origin call; last answered within {ratio:.2} x of one fresh hit each");
+    println!(
+        "{clients} cold clients: {most_calls} origin call; last answered within {ratio:.2} x of one fresh hit each"
+    );
     figures.insert("cold_clients".into(), clients.into());
     figures.insert("cold_origin_calls".into(), most_calls.into());
     figures.insert("cold_last_ms".into(), round(median(&mut colds)));
@@ -125,7 +144,7 @@ fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>
 fn cost(process: &Process, requests: usize, work: impl FnOnce()) -> f64 {
     let before = process.cpu();
     work();
-    (process.cpu() - before).as_secs_f64() * 1e6 / requests as f64
+    process.cpu().saturating_sub(before).as_secs_f64() * 1e6 / requests as f64
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -82,7 +82,7 @@ async fn compare(story: Story) -> Result<bool, Failure> {
     let before_calls = discord.calls();
     discord.reset();
 
-    let larder = Server::start(configuration(discord.addr)?, Parts::default()).await?;
+    let larder = Server::start(configuration(discord.addr)?, Parts::default())?;
     let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
     let after = visit_all(story, Way::through(proxy)).await?;
     let visits_calls = discord.calls();

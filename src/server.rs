@@ -65,9 +65,12 @@ pub enum StartError {
     Roots(#[from] RootsError),
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]
 fn fix(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
+        io::ErrorKind::AddrInUse => {
+            "another process listens there: stop it, or choose another port"
+        }
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
         io::ErrorKind::AddrNotAvailable => "this host has no such address",
         _ => "choose another address",
@@ -96,8 +99,8 @@ struct House {
 }
 
 impl Server {
-    /// Builds and starts a larder. When this returns it accepts connections.
-    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+    /// Builds and starts a larder, within a tokio runtime. When this returns it accepts connections.
+    pub fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
         let mut listeners = Vec::with_capacity(config.listen.len());
         for address in &config.listen {
             listeners.push(bind(*address, "listen")?);
@@ -180,16 +183,24 @@ fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
-fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<House, StartError> {
-    let Parts { clock, name_server } = parts;
-    let routes = config.routes;
-    let route_names: Vec<Arc<str>> = routes.routes().iter().map(|r| Arc::clone(&r.name)).collect();
-    let upstream_names: Vec<Arc<str>> =
-        config.upstreams.iter().map(|u| Arc::clone(&u.name)).collect();
-    let account = Account::new(&route_names, &upstream_names);
-    let guard = Arc::new(Guard::new(config.destinations));
-    let resolver = Arc::new(Resolver::new(config.resolve, Arc::clone(&guard), name_server));
-    let gate = Gate::new(Arc::clone(&account));
+/// The way to origins.
+struct WayOut {
+    guard: Arc<Guard>,
+    resolver: Arc<Resolver>,
+    gate: Gate,
+    network: Arc<Network>,
+}
+
+fn way_out(
+    config: &Config,
+    account: &Arc<Account>,
+    clock: &Clock,
+    name_server: Option<SocketAddr>,
+) -> Result<WayOut, RootsError> {
+    let guard = Arc::new(Guard::new(config.destinations.clone()));
+    let rules = config.resolve.clone();
+    let resolver = Arc::new(Resolver::new(rules, Arc::clone(&guard), name_server));
+    let gate = Gate::new(Arc::clone(account));
     let network = Arc::new(Network::new(
         Upstreams::new(config.upstreams.clone()),
         Arc::clone(&resolver),
@@ -197,36 +208,57 @@ fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<H
         Roots::load(&config.upstreams)?,
         clock.clone(),
     ));
-    let store: Arc<dyn Store> =
-        Arc::new(Memory::new(config.store.memory, config.store.max_object));
+    Ok(WayOut { guard, resolver, gate, network })
+}
+
+fn engine(
+    config: &Config,
+    account: &Arc<Account>,
+    clock: &Clock,
+    network: &Arc<Network>,
+    via: &HeaderValue,
+) -> Arc<Engine> {
+    let store: Arc<dyn Store> = Arc::new(Memory::new(config.store.memory, config.store.max_object));
     let watched = Arc::clone(&store);
     account.watch_store("memory", move || {
         let totals = watched.totals();
         TierTotals { entries: totals.entries, bytes: totals.bytes, evictions: totals.evictions }
     });
+    // Keys live no longer than the process as long as the store is memory alone.
     let secret: [u8; 32] = rand::random();
     let keyring = Keyring::new(secret, &config.credential_headers, &config.secret_query);
-    // A name of its own: a ring of larders is a loop, a chain of them is not.
-    let name: Arc<str> = format!("larder-{:08x}", rand::random::<u32>()).into();
-    let via = HeaderValue::try_from(format!("1.1 {name}")).expect("hexadecimal digits are valid");
     let bounds = Bounds {
         max_object: config.store.max_object,
         waiters_per_key: config.limits.waiters_per_key,
         in_flight: config.limits.in_flight,
     };
-    let engine = Engine::new(
+    Engine::new(
         store,
-        Arc::clone(&network) as Arc<dyn Origin>,
-        Arc::clone(&account),
+        Arc::clone(network) as Arc<dyn Origin>,
+        Arc::clone(account),
         Arc::new(keyring),
         clock.clone(),
         bounds,
         via.clone(),
-    );
-    let none = (upstream_names.len(), route_names.len());
+    )
+}
+
+fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<House, StartError> {
+    let Parts { clock, name_server } = parts;
+    let route_names: Vec<Arc<str>> =
+        config.routes.routes().iter().map(|route| Arc::clone(&route.name)).collect();
+    let upstream_names: Vec<Arc<str>> =
+        config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
+    let account = Account::new(&route_names, &upstream_names);
+    let WayOut { guard, resolver, gate, network } =
+        way_out(&config, &account, &clock, name_server)?;
+    // A name of its own: a ring of larders is a loop, a chain of them is not.
+    let name: Arc<str> = format!("larder-{:08x}", rand::random::<u32>()).into();
+    let via = HeaderValue::try_from(format!("1.1 {name}")).expect("hexadecimal digits are valid");
+    let engine = engine(&config, &account, &clock, &network, &via);
     let service = Proxy::new(proxy::Parts {
         engine: Arc::clone(&engine),
-        routes,
+        routes: config.routes,
         network,
         account: Arc::clone(&account),
         via,
@@ -236,8 +268,8 @@ fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<H
         resolver,
         gate,
         account: Arc::clone(&account),
-        upstream: none.0,
-        route: none.1,
+        upstream: upstream_names.len(),
+        route: route_names.len(),
     };
     let door = Door {
         limits: config.limits,

@@ -42,7 +42,7 @@ impl HttpServerApp for Bare {
 }
 
 /// Serves until it is killed; the argument is the body's length and the fields, a line each.
-pub fn run(arguments: &[String]) -> ExitCode {
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let mut lines = arguments[0].lines();
     let length: usize = lines.next().and_then(|line| line.parse().ok()).expect("a length");
     let fields = lines

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use larder::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -14,33 +15,33 @@ use tokio::task::JoinSet;
 const CONNECTIONS: usize = 32;
 
 /// An origin and its clients on a runtime of their own.
-pub struct Load {
+pub(crate) struct Load {
     runtime: Runtime,
     calls: Arc<AtomicUsize>,
 }
 
 /// What is asked, and where.
-pub struct Target {
+pub(crate) struct Target {
     address: SocketAddr,
     request: String,
 }
 
 impl Target {
-    pub fn new(address: SocketAddr, path: &str) -> Self {
+    pub(crate) fn new(address: SocketAddr, path: &str) -> Self {
         Self { address, request: request(path) }
     }
 }
 
 /// An answer's fields and the length of its body.
-pub struct Answer {
-    pub fields: Vec<String>,
-    pub body: usize,
+pub(crate) struct Answer {
+    pub(crate) fields: Vec<String>,
+    pub(crate) body: usize,
 }
 
 /// How long the last of many clients waited.
-pub struct Together {
-    pub cold: f64,
-    pub fresh: f64,
+pub(crate) struct Together {
+    pub(crate) cold: f64,
+    pub(crate) fresh: f64,
 }
 
 fn request(path: &str) -> String {
@@ -52,18 +53,18 @@ fn request(path: &str) -> String {
 }
 
 impl Load {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Self { runtime: runtime.expect("a runtime"), calls: Arc::default() }
     }
 
     /// How many calls the origin has got.
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
     /// Starts an origin whose answers have bodies of `bytes`.
-    pub fn origin(&self, bytes: usize) -> SocketAddr {
+    pub(crate) fn origin(&self, bytes: usize) -> SocketAddr {
         let calls = Arc::clone(&self.calls);
         self.runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -78,7 +79,7 @@ impl Load {
     }
 
     /// Asks twice, so that the second answer is the one that the load will get.
-    pub fn warm(&self, target: &Target) -> Answer {
+    pub(crate) fn warm(&self, target: &Target) -> Answer {
         self.runtime.block_on(async {
             let mut stream = connect(target.address).await;
             let mut buffer = Vec::new();
@@ -90,7 +91,7 @@ impl Load {
     }
 
     /// `requests` requests over all connections.
-    pub fn run(&self, target: &Target, requests: usize) {
+    pub(crate) fn run(&self, target: &Target, requests: usize) {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
             for _ in 0..CONNECTIONS {
@@ -112,7 +113,7 @@ impl Load {
     }
 
     /// Asks for `keys` different things, each once.
-    pub fn fill(&self, address: SocketAddr, keys: usize) {
+    pub(crate) fn fill(&self, address: SocketAddr, keys: usize) {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
             for client in 0..CONNECTIONS {
@@ -131,7 +132,7 @@ impl Load {
     }
 
     /// `clients` connected clients ask for the same at once: first cold, then each once more.
-    pub fn together(&self, target: &Target, clients: usize) -> Together {
+    pub(crate) fn together(&self, target: &Target, clients: usize) -> Together {
         self.runtime.block_on(async {
             let start = Arc::new(Barrier::new(clients + 1));
             let mut all = JoinSet::new();
@@ -143,17 +144,17 @@ impl Load {
                     let mut buffer = Vec::new();
                     start.wait().await;
                     ask(&mut stream, &request, &mut buffer).await;
-                    let cold = Instant::now();
+                    let cold = clock::monotonic();
                     start.wait().await;
                     start.wait().await;
                     ask(&mut stream, &request, &mut buffer).await;
-                    (cold, Instant::now())
+                    (cold, clock::monotonic())
                 });
             }
             start.wait().await;
-            let began_cold = Instant::now();
+            let began_cold = clock::monotonic();
             start.wait().await;
-            let began_fresh = Instant::now();
+            let began_fresh = clock::monotonic();
             start.wait().await;
             let (mut cold, mut fresh) = (Duration::ZERO, Duration::ZERO);
             while let Some(client) = all.join_next().await {
@@ -183,7 +184,8 @@ async fn ask(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Ans
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let fields: Vec<String> = head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
+    let fields: Vec<String> =
+        head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
     let length = fields
         .iter()
         .find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());

@@ -6,14 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A child that prints where it listens and lives until it is dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Process {
     /// Starts this program with `role`, on the first processor if `taskset` is there.
-    pub fn start(role: &str, arguments: &[String]) -> Self {
+    pub(crate) fn start(role: &str, arguments: &[String]) -> Self {
         let this = std::env::current_exe().expect("this program has a path");
         let pinned = Command::new("taskset").arg("--version").output().is_ok();
         let mut command = if pinned {
@@ -43,7 +43,7 @@ impl Process {
     }
 
     /// CPU time of all its threads so far.
-    pub fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Duration {
         let tasks = format!("/proc/{}/task", self.child.id());
         let nanos = std::fs::read_dir(tasks)
             .expect("the child lives")
@@ -54,7 +54,7 @@ impl Process {
     }
 
     /// Resident memory in bytes.
-    pub fn resident(&self) -> usize {
+    pub(crate) fn resident(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .expect("the child lives");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");

@@ -10,7 +10,7 @@ use larder::server::{Parts, Server};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Serves until it is killed; the argument is the origin's address.
-pub fn run(arguments: &[String]) -> ExitCode {
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let origin = &arguments[0];
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -28,7 +28,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
         .build()
         .expect("threads can be started");
     runtime.block_on(async {
-        let server = Server::start(config, Parts::default()).await.expect("free ports");
+        let server = Server::start(config, Parts::default()).expect("free ports");
         println!("{}", server.addrs()[0]);
         std::future::pending::<()>().await;
     });

@@ -58,7 +58,7 @@ async fn serve(config: Config, args: &Args, world: &mut World<'_>) -> Exit {
     };
     let notes = config.notes.clone();
     let routes = config.routes.routes().len();
-    let server = match Server::start(config, Parts::default()).await {
+    let server = match Server::start(config, Parts::default()) {
         Ok(server) => server,
         Err(error) => {
             complain(world, &format!("larder: {error}"));

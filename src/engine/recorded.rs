@@ -17,7 +17,7 @@ use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::freshness;
 use crate::semantics::said::Said;
-use crate::semantics::vary::{Vary, VariantId, VaryFields};
+use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::store::generations::Mark;
 use crate::stored::Stored;
 

@@ -79,14 +79,7 @@ impl Reply {
             (false, None) => ReplyBody::Whole(stored.body.clone()),
             (false, Some((first, last))) => ReplyBody::Whole(slice(&stored.body, first, last)),
         };
-        Self {
-            status: shape.status,
-            headers: shape.headers,
-            body,
-            result,
-            why: None,
-            error: None,
-        }
+        Self { status: shape.status, headers: shape.headers, body, result, why: None, error: None }
     }
 
     /// The answer from a body that is still arriving under `headers`.

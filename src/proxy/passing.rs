@@ -3,10 +3,10 @@
 //! Owns: what is changed in a message that passes (RFC 9110 §7.6), and that it passes the gate.
 //! Never touches: bodies.
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
@@ -108,12 +108,7 @@ impl Handler {
 
 impl Handler {
     /// A `POST` answer that may serve later `GET`s is copied while it passes.
-    fn recording(
-        &self,
-        asked: &Asked,
-        ctx: &Ctx,
-        response: &ResponseHeader,
-    ) -> Option<Recording> {
+    fn recording(&self, asked: &Asked, ctx: &Ctx, response: &ResponseHeader) -> Option<Recording> {
         if asked.method != Method::POST {
             return None;
         }

@@ -23,10 +23,10 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn stored(headers: HeaderMap, body: &'static str) -> Stored {
+fn stored(headers: &HeaderMap, body: &'static str) -> Stored {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from_static(body.as_bytes());
-    Stored::new(StatusCode::OK, &headers, body, sole, (SENT, SENT + secs(1)), secs(5))
+    Stored::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_hit_leaves_out_what_told_of_one_exchange() {
         ("set-cookie", "a=1"),
         ("set-cookie", "b=2"),
     ]);
-    let stored = stored(all.clone(), "");
+    let stored = stored(&all.clone(), "");
     let hit = map(&[
         ("cache-control", "max-age=9"),
         ("x-rate", "kept"),
@@ -58,7 +58,7 @@ fn a_hit_leaves_out_what_told_of_one_exchange() {
 
 #[test]
 fn age_counts_from_arrival_on_top_of_the_age_then() {
-    let stored = stored(HeaderMap::new(), "");
+    let stored = stored(&HeaderMap::new(), "");
     assert_eq!(stored.age(SENT + secs(1)), secs(5));
     assert_eq!(stored.age(SENT + secs(11)), secs(15));
     assert_eq!(stored.age(SENT), secs(5));
@@ -67,7 +67,7 @@ fn age_counts_from_arrival_on_top_of_the_age_then() {
 #[test]
 fn a_304_gives_new_fields_and_times_and_keeps_the_body() {
     let old =
-        stored(map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
+        stored(&map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
     let update = map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
     let fresh = old.freshened(&update, SENT + secs(60), SENT + secs(62));
     assert_eq!(fresh.hit_headers(), map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
@@ -81,7 +81,7 @@ fn a_304_gives_new_fields_and_times_and_keeps_the_body() {
 
 #[test]
 fn keeping_fewer_fields_is_reflected_in_what_was_said() {
-    let with_cookie = stored(map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
+    let with_cookie = stored(&map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
     assert!(with_cookie.said.has_set_cookie);
     let without = with_cookie.keeping(&map(&[("retry-after", "1")]));
     assert!(!without.said.has_set_cookie && without.headers.is_empty());
@@ -90,16 +90,16 @@ fn keeping_fewer_fields_is_reflected_in_what_was_said() {
 
 #[test]
 fn weight_grows_with_body_and_fields() {
-    let light = stored(HeaderMap::new(), "").weight();
-    assert!(stored(HeaderMap::new(), "0123456789").weight() == light + 10);
-    assert!(stored(map(&[("retry-after", "1")]), "").weight() > light + 12);
-    assert!(stored(map(&[("x-a", "1")]), "").weight() > light + 4);
+    let light = stored(&HeaderMap::new(), "").weight();
+    assert!(stored(&HeaderMap::new(), "0123456789").weight() == light + 10);
+    assert!(stored(&map(&[("retry-after", "1")]), "").weight() > light + 12);
+    assert!(stored(&map(&[("x-a", "1")]), "").weight() > light + 4);
 }
 
 #[test]
 fn debug_shows_names_and_no_values() {
     let shown =
-        format!("{:?}", stored(map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
+        format!("{:?}", stored(&map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
     assert!(shown.contains("x-name") && shown.contains("retry-after"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
 }
@@ -112,7 +112,7 @@ proptest! {
         for (name, value) in values {
             headers.append(names[name], HeaderValue::from(u16::from(value)));
         }
-        let stored = stored(headers.clone(), "");
+        let stored = stored(&headers, "");
         assert_eq!(stored.all_headers(), headers);
         assert!(stored.headers.keys().all(|name| !is_left_out_of_hits(name)));
     }

@@ -133,11 +133,9 @@ impl Failure {
                 "connection_terminated",
                 "the origin closed the connection without an answer",
             ),
-            Self::Cut => (
-                StatusCode::BAD_GATEWAY,
-                "http_response_incomplete",
-                "the origin's answer was cut",
-            ),
+            Self::Cut => {
+                (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's answer was cut")
+            }
             Self::Protocol => (
                 StatusCode::BAD_GATEWAY,
                 "http_protocol_error",

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::semantics::asked::Listener;
+use crate::semantics::storing::is_event_stream;
 use crate::upstream::clear::{is_clear, is_framed_twice};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Gate;
@@ -101,6 +102,9 @@ impl Network {
             _ => peer,
         };
         let session = Some(session);
+        // An event stream may be silent for as long as nothing happens.
+        let between_bytes =
+            (!is_event_stream(&head.headers)).then_some(place.timeouts.between_bytes);
         Ok(Answer {
             status: head.status,
             headers: head.headers.clone(),
@@ -112,7 +116,7 @@ impl Network {
                 session,
                 connector: Arc::clone(&self.connector),
                 peer,
-                between_bytes: place.timeouts.between_bytes,
+                between_bytes,
             }),
         })
     }
@@ -261,7 +265,8 @@ struct NetworkBody {
     session: Option<HttpSession>,
     connector: Arc<Connector>,
     peer: HttpPeer,
-    between_bytes: Duration,
+    /// `None`: it may pause for as long as it likes.
+    between_bytes: Option<Duration>,
 }
 
 #[async_trait]
@@ -270,7 +275,11 @@ impl Body for NetworkBody {
         let Some(session) = self.session.as_mut() else {
             return Ok(None);
         };
-        let read = timeout(self.between_bytes, session.read_response_body()).await;
+        let read = session.read_response_body();
+        let read = match self.between_bytes {
+            Some(patience) => timeout(patience, read).await,
+            None => Ok(read.await),
+        };
         match read {
             Ok(Ok(Some(piece))) => Ok(Some(piece)),
             Ok(Ok(None)) => {

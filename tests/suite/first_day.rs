@@ -34,7 +34,9 @@ async fn connect_after_get_on_the_same_connection_is_a_tunnel() {
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
     assert_eq!(client.get(&format!("{API}/"), &[]).await.text(), "plain");
-    client.send("CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n").await;
+    client
+        .send("CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
+        .await;
     assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
     client.send("GET /inside HTTP/1.1\r\nHost: inside\r\n\r\n").await;
     assert_eq!(client.answer("GET").await.unwrap().text(), "plain");
@@ -45,7 +47,8 @@ async fn connect_after_get_on_the_same_connection_is_a_tunnel() {
 #[tokio::test]
 async fn a_cut_body_never_ends_cleanly_and_is_not_stored() {
     let chunked = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
-    let length = Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then([Step::Close]);
+    let length =
+        Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then([Step::Close]);
     for cut in [chunked, length] {
         let origin = Origin::always(cut).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -61,8 +64,8 @@ async fn a_cut_body_never_ends_cleanly_and_is_not_stored() {
 #[tokio::test]
 async fn a_cut_body_ends_in_a_reset_for_an_http_1_0_client() {
     let gate = Gate::new();
-    let script = Answer::chunked_open(200, &[], &[b"half"])
-        .then([Step::Wait(gate.clone()), Step::Close]);
+    let script =
+        Answer::chunked_open(200, &[], &[b"half"]).then([Step::Wait(gate.clone()), Step::Close]);
     let origin = Origin::always(script).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client: Client = larder.client().await;
@@ -77,7 +80,8 @@ async fn a_cut_body_ends_in_a_reset_for_an_http_1_0_client() {
 async fn the_same_bytes_pass_through_where_no_route_caches() {
     let body: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
     let sent = body.clone();
-    let origin = Origin::start(move |_| Answer::new(200, &["X-Hop: 1", "Connection: X-Hop"], &sent)).await;
+    let origin =
+        Origin::start(move |_| Answer::new(200, &["X-Hop: 1", "Connection: X-Hop"], &sent)).await;
     let larder = Larder::start(&origin, "").await;
     let answer = larder.get("/big").await;
     assert_eq!(answer.body, body);

@@ -14,27 +14,27 @@ mod client;
 mod crowd;
 #[path = "../support/dns.rs"]
 mod dns;
-#[path = "../support/resident.rs"]
-mod resident;
 #[path = "../support/larder.rs"]
 mod larder_under_test;
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/process.rs"]
 mod process;
+#[path = "../support/resident.rs"]
+mod resident;
 #[path = "../support/tls_origin.rs"]
 mod tls_origin;
 
-mod caching;
-mod first_day;
-mod matrix;
-mod upstream_faults;
-mod parser;
 mod admin;
+mod caching;
 mod cli;
 mod clients;
-mod logs;
+mod config;
+mod first_day;
 mod forwarding;
 mod limits;
+mod logs;
+mod matrix;
+mod parser;
 mod tunnel;
-mod config;
+mod upstream_faults;

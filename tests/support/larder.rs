@@ -38,6 +38,7 @@ impl Larder {
     }
 
     /// The same with parts of its surroundings replaced; the clock always is.
+    #[expect(clippy::unused_async, reason = "starting a larder is awaited, as by its users")]
     pub async fn with_parts(yaml: &str, mut parts: Parts) -> Self {
         let mut text = String::from("version: 1\n");
         if !yaml.contains("listen:") {
@@ -53,7 +54,7 @@ impl Larder {
         };
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         parts.clock = clock.clone();
-        let server = Server::start(config, parts).await.expect("a free port");
+        let server = Server::start(config, parts).expect("a free port");
         Self { server, clock }
     }
 
