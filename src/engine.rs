@@ -14,6 +14,7 @@ mod collapse;
 mod fill;
 mod flight;
 mod follow;
+mod plan;
 
 use std::sync::Arc;
 

@@ -11,24 +11,22 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::{self, Decision, Forward, Found, Stale, decide};
+use crate::decide::{Decision, Forward, Found, Stale, decide};
 use crate::engine::Engine;
 use crate::engine::body::Growing;
 use crate::engine::collapse::{FlightKey, Turn};
 use crate::engine::fill::Fill;
 use crate::engine::flight::Flight;
 use crate::engine::follow::{Followed, Role};
+use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::key::CacheKey;
-use crate::policy::{Policy, QueryRule};
+use crate::policy::QueryRule;
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
-use crate::semantics::freshness;
 use crate::semantics::invalidation;
-use crate::semantics::said::Said;
-use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -41,21 +39,6 @@ pub enum Answered {
     Reply(Box<Reply>),
     /// It is none of the engine's: pass it through, for this reason.
     Pass(Forward),
-}
-
-/// A request the store could not answer alone.
-pub(crate) struct Plan<'a> {
-    pub(crate) asked: &'a Asked,
-    pub(crate) route: &'a Route,
-    pub(crate) policy: &'a Policy,
-    pub(crate) key: CacheKey,
-    pub(crate) cache: CacheKind,
-    pub(crate) why: Forward,
-    /// What is stored, if anything.
-    pub(crate) stored: Option<Arc<Stored>>,
-    pub(crate) variant: Option<VariantId>,
-    pub(crate) validate: bool,
-    pub(crate) fallback: bool,
 }
 
 /// What looking and deciding came to, before anything is awaited.
@@ -347,31 +330,6 @@ impl Engine {
             };
             fill.spawn();
         }
-    }
-}
-
-impl Plan<'_> {
-    fn place(&self) -> FlightKey {
-        FlightKey { key: self.key.clone(), variant: self.variant }
-    }
-
-    /// The answer that others wait for is another variant: go on with one's own.
-    fn move_to(&mut self, variant: VariantId) {
-        self.variant = Some(variant);
-        if self.stored.is_none() {
-            self.why = Forward::VaryMiss;
-        }
-    }
-
-    /// The remaining freshness of a stored response, seconds.
-    pub(crate) fn ttl(&self, stored: &Stored, now: SystemTime) -> i64 {
-        decide::ttl(self.policy, self.cache, stored, now)
-    }
-
-    /// The remaining freshness of an answer that has just arrived, seconds.
-    pub(crate) fn ttl_of(&self, status: StatusCode, said: &Said, now: SystemTime) -> i64 {
-        let fresh = self.policy.freshness(said, status, self.cache, now);
-        fresh.standing(freshness::initial_age(said, now, now), now, now).ttl()
     }
 }
 

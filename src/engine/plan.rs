@@ -1,0 +1,61 @@
+//! A request that goes to the origin, with all that was found out about it on the way there.
+//!
+//! Owns: the facts that joining, filling and following share. Never touches: acting on them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+
+use crate::decide::{self, Forward};
+use crate::engine::collapse::FlightKey;
+use crate::key::CacheKey;
+use crate::policy::Policy;
+use crate::route::table::Route;
+use crate::semantics::asked::Asked;
+use crate::semantics::freshness;
+use crate::semantics::said::Said;
+use crate::semantics::storing::CacheKind;
+use crate::semantics::vary::VariantId;
+use crate::stored::Stored;
+
+/// A request the store could not answer alone.
+pub(crate) struct Plan<'a> {
+    pub(crate) asked: &'a Asked,
+    pub(crate) route: &'a Route,
+    pub(crate) policy: &'a Policy,
+    pub(crate) key: CacheKey,
+    pub(crate) cache: CacheKind,
+    pub(crate) why: Forward,
+    /// What is stored, if anything.
+    pub(crate) stored: Option<Arc<Stored>>,
+    pub(crate) variant: Option<VariantId>,
+    pub(crate) validate: bool,
+    pub(crate) fallback: bool,
+}
+
+impl Plan<'_> {
+    /// Where others who want the same find the fill.
+    pub(super) fn place(&self) -> FlightKey {
+        FlightKey { key: self.key.clone(), variant: self.variant }
+    }
+
+    /// The answer that others wait for is another variant: go on with one's own.
+    pub(super) fn move_to(&mut self, variant: VariantId) {
+        self.variant = Some(variant);
+        if self.stored.is_none() {
+            self.why = Forward::VaryMiss;
+        }
+    }
+
+    /// The remaining freshness of a stored response, seconds.
+    pub(crate) fn ttl(&self, stored: &Stored, now: SystemTime) -> i64 {
+        decide::ttl(self.policy, self.cache, stored, now)
+    }
+
+    /// The remaining freshness of an answer that has just arrived, seconds.
+    pub(crate) fn ttl_of(&self, status: StatusCode, said: &Said, now: SystemTime) -> i64 {
+        let fresh = self.policy.freshness(said, status, self.cache, now);
+        fresh.standing(freshness::initial_age(said, now, now), now, now).ttl()
+    }
+}
