@@ -17,7 +17,7 @@ use crate::engine::body::Growing;
 use crate::engine::collapse::{FlightKey, Turn};
 use crate::engine::fill::Fill;
 use crate::engine::flight::Flight;
-use crate::engine::follow::{Followed, Role};
+use crate::engine::follow::Followed;
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::key::CacheKey;
@@ -97,11 +97,6 @@ impl Engine {
         if count > 0 {
             self.account.invalidated("unsafe-method", count);
         }
-    }
-
-    /// What the store holds, for the gauges.
-    pub fn totals(&self) -> crate::store::Totals {
-        self.store.totals()
     }
 
     pub(crate) fn variant(&self, asked: &Asked, fields: &VaryFields) -> VariantId {
@@ -208,23 +203,17 @@ impl Engine {
                 Turn::Lead(flight, reader) => {
                     let place = Some(plan.place());
                     self.fill(&plan, &flight, place, None).spawn();
-                    match self.follow(&plan, &flight, reader, Role::Leader).await {
-                        Followed::Reply(reply) => return Answered::Reply(reply),
-                        Followed::OtherVariant(_) | Followed::Alone(_) => {
-                            return Answered::Pass(plan.why);
-                        }
-                    }
+                    let reply = self.lead(&plan, &flight, reader).await;
+                    return Answered::Reply(Box::new(reply));
                 }
-                Turn::Wait(flight, reader) => {
-                    match self.follow(&plan, &flight, reader, Role::Waiter).await {
-                        Followed::Reply(reply) => return Answered::Reply(reply),
-                        Followed::OtherVariant(variant) => plan.move_to(variant),
-                        Followed::Alone(permit) => {
-                            let reply = self.alone(&plan, permit).await;
-                            return Answered::Reply(Box::new(reply));
-                        }
+                Turn::Wait(flight, reader) => match self.wait(&plan, &flight, reader).await {
+                    Followed::Reply(reply) => return Answered::Reply(reply),
+                    Followed::OtherVariant(variant) => plan.move_to(variant),
+                    Followed::Alone(permit) => {
+                        let reply = self.alone(&plan, permit).await;
+                        return Answered::Reply(Box::new(reply));
                     }
-                }
+                },
             }
         }
     }
@@ -265,10 +254,7 @@ impl Engine {
         let flight = self.flight();
         let reader = flight.body.first_reader();
         self.fill(plan, &flight, None, permit).spawn();
-        match self.follow(plan, &flight, reader, Role::Leader).await {
-            Followed::Reply(reply) => *reply,
-            Followed::OtherVariant(_) | Followed::Alone(_) => only_if_cached(plan.asked),
-        }
+        self.lead(plan, &flight, reader).await
     }
 
     fn fill(

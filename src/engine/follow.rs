@@ -14,7 +14,7 @@ use crate::account::problem::Problem;
 use crate::decide::{self, stand_in};
 use crate::engine::Engine;
 use crate::engine::body::Reader;
-use crate::engine::flight::{Flight, Head, Published};
+use crate::engine::flight::{Confirmed, Flight, Head, Published};
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::semantics::cache_status::CacheStatus;
@@ -32,9 +32,15 @@ pub(crate) enum Followed {
     Alone(Option<OwnedSemaphorePermit>),
 }
 
+impl Followed {
+    fn reply(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+}
+
 /// Whose fill this client follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+enum Role {
     /// Its own: it gets the answer whatever it is.
     Leader,
     /// Somebody else's.
@@ -42,39 +48,42 @@ pub(crate) enum Role {
 }
 
 impl Engine {
-    /// Follows `flight` until it publishes something, at most `coalesce.wait` as a mere waiter.
-    pub(crate) async fn follow(
+    /// Follows a fill of one's own: its answer is this client's, whatever it is.
+    pub(crate) async fn lead(&self, plan: &Plan<'_>, flight: &Flight, reader: Reader) -> Reply {
+        match flight.published().await {
+            Published::Failed(failure) => self.failed(plan, failure),
+            Published::Confirmed(Confirmed { own, shared }) => {
+                self.confirmed(plan, &own, shared.is_ok(), Role::Leader)
+            }
+            Published::Head(head) => self
+                .instead_of(plan, &head)
+                .unwrap_or_else(|| self.growing(plan, &head, reader, Role::Leader)),
+        }
+    }
+
+    /// Follows somebody else's fill until it publishes something, for `coalesce.wait` or so.
+    pub(crate) async fn wait(
         &self,
         plan: &Plan<'_>,
         flight: &Arc<Flight>,
         reader: Reader,
-        role: Role,
     ) -> Followed {
-        let published = match role {
-            Role::Leader => flight.published().await,
-            Role::Waiter => {
-                let wait = timeout(plan.policy.coalesce_wait, flight.published());
-                match wait.await {
-                    Ok(published) => published,
-                    Err(_elapsed) => match self.waited_enough(plan, flight).await {
-                        Ok(published) => published,
-                        Err(followed) => return followed,
-                    },
-                }
-            }
+        let published = match timeout(plan.policy.coalesce_wait, flight.published()).await {
+            Ok(published) => published,
+            Err(_elapsed) => match self.waited_enough(plan, flight).await {
+                Ok(published) => published,
+                Err(followed) => return followed,
+            },
         };
         match published {
-            Published::Failed(failure) => Followed::Reply(Box::new(self.failed(plan, failure))),
-            Published::Confirmed(confirmed) => match (role, confirmed.shared) {
-                (Role::Leader, _) => {
-                    Followed::Reply(Box::new(self.confirmed(plan, &confirmed.own, role)))
-                }
-                (Role::Waiter, Ok(stored)) => {
-                    Followed::Reply(Box::new(self.confirmed(plan, &stored, role)))
-                }
-                (Role::Waiter, Err(_)) => self.for_itself(plan, flight).await,
-            },
-            Published::Head(head) => self.headed(plan, &head, reader, role, flight).await,
+            Published::Failed(failure) => Followed::reply(self.failed(plan, failure)),
+            Published::Confirmed(Confirmed { shared: Ok(stored), .. }) => {
+                Followed::reply(self.confirmed(plan, &stored, true, Role::Waiter))
+            }
+            Published::Confirmed(Confirmed { shared: Err(_), .. }) => {
+                self.for_itself(plan, flight).await
+            }
+            Published::Head(head) => self.shared(plan, &head, reader, flight).await,
         }
     }
 
@@ -87,7 +96,7 @@ impl Engine {
     ) -> Result<Published, Followed> {
         let cause = "coalesce-wait";
         if let Some(reply) = self.stale(plan, decide::Failure::Timeout, None, cause) {
-            return Err(Followed::Reply(Box::new(reply)));
+            return Err(Followed::reply(reply));
         }
         tokio::select! {
             published = flight.published() => Ok(published),
@@ -109,12 +118,12 @@ impl Engine {
         })
     }
 
-    fn confirmed(&self, plan: &Plan<'_>, stored: &Stored, role: Role) -> Reply {
+    fn confirmed(&self, plan: &Plan<'_>, stored: &Stored, kept: bool, role: Role) -> Reply {
         let now = self.clock.now();
-        let mut status = CacheStatus::forwarded(plan.why.token())
-            .status(StatusCode::NOT_MODIFIED)
-            .stored()
-            .ttl(plan.ttl(stored, now));
+        let mut status = CacheStatus::forwarded(plan.why.token()).status(StatusCode::NOT_MODIFIED);
+        if kept {
+            status = status.stored().ttl(plan.ttl(stored, now));
+        }
         if role == Role::Waiter {
             status = status.collapsed();
         }
@@ -125,33 +134,31 @@ impl Engine {
         Reply::from_stored(plan.asked, stored, now, &status, result).because(plan.why.token())
     }
 
-    async fn headed(
+    /// What a waiter makes of a head: stale instead of an error, a share of the body, or neither.
+    async fn shared(
         &self,
         plan: &Plan<'_>,
         head: &Head,
         reader: Reader,
-        role: Role,
-        flight: &Arc<Flight>,
+        flight: &Flight,
     ) -> Followed {
-        let failure = decide::Failure::Status(head.status);
-        let cause = failure.token();
-        if let Some(reply) = self.stale(plan, failure, Some(head.status), cause) {
-            return Followed::Reply(Box::new(reply));
+        if let Some(reply) = self.instead_of(plan, head) {
+            return Followed::reply(reply);
         }
-        if role == Role::Leader || head.is_shared_error(plan.policy, plan.cache) {
-            if let Some(other) = self.other_variant(plan, head).filter(|_| role == Role::Waiter) {
-                return Followed::OtherVariant(other);
-            }
-            return Followed::Reply(Box::new(self.growing(plan, head, reader, role)));
-        }
-        if head.shared.is_err() {
+        if head.shared.is_err() && !head.is_shared_error(plan.policy, plan.cache) {
             drop(reader);
             return self.for_itself(plan, flight).await;
         }
         match self.other_variant(plan, head) {
             Some(other) => Followed::OtherVariant(other),
-            None => Followed::Reply(Box::new(self.growing(plan, head, reader, role))),
+            None => Followed::reply(self.growing(plan, head, reader, Role::Waiter)),
         }
+    }
+
+    /// The stored response in place of the error that this head is.
+    fn instead_of(&self, plan: &Plan<'_>, head: &Head) -> Option<Reply> {
+        let failure = decide::Failure::Status(head.status);
+        self.stale(plan, failure, Some(head.status), failure.token())
     }
 
     /// This client asks for itself, as soon as few enough others do.

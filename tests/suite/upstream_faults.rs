@@ -559,3 +559,32 @@ async fn cch_09_http_and_https_share_nothing() {
     })
     .await;
 }
+
+/// Two bodies stall at the same moment: the plain one is given up, the event stream is not.
+#[tokio::test]
+async fn an_event_stream_may_be_silent_for_longer_than_between_bytes() {
+    bounded(async {
+        let gate = Gate::new();
+        let late = gate.clone();
+        let origin = Origin::start(move |seen| {
+            let kind = if seen.target == "/events" { "text/event-stream" } else { "text/plain" };
+            let field = format!("Content-Type: {kind}");
+            Answer::chunked_open(200, &[&field], &[b"first "]).then([
+                Step::Wait(late.clone()),
+                Step::Write(chunk(b"second")),
+                Step::Write(b"0\r\n\r\n".to_vec()),
+            ])
+        })
+        .await;
+        let larder = Larder::start(&origin, &with_timeouts("between_bytes: 200ms")).await;
+        let mut events = larder.client().await;
+        events.ask("GET", &format!("{API}/events"), &[]).await;
+        origin.reached(1).await;
+        let plain = larder.get("/plain").await;
+        assert_eq!((plain.text().as_str(), plain.end), ("first ", End::Cut));
+        gate.open();
+        let events = events.answer("GET").await.unwrap();
+        assert_eq!((events.text().as_str(), events.end), ("first second", End::Whole));
+    })
+    .await;
+}
