@@ -1,15 +1,11 @@
 //! The `larder` command.
 //!
-//! Owns: the process: its arguments, its allocator, its exit code. Never touches: what verbs do.
+//! Owns: the process: its arguments and its exit code. Never touches: what verbs do.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{World, check, environment, fake, run};
-
-// Measured: fewer cycles per hit than the system's allocator (docs/benchmarks.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const START_HERE: &str = "\
 Start here:

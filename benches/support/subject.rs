@@ -6,9 +6,6 @@ use larder::account::log;
 use larder::config::{self, env::Env};
 use larder::server::{Parts, Server};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Serves until it is killed; the argument is the origin's address.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let origin = &arguments[0];
