@@ -9,10 +9,12 @@ pub mod dial;
 pub mod failure;
 pub mod fetch;
 pub mod gate;
+pub mod interim;
 pub mod peer;
 pub mod place;
 pub mod resolve;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -22,6 +24,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::semantics::asked::Listener;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
+use crate::upstream::interim::Interims;
 
 /// A call to an origin, without a body: what a fill sends.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Which kind of listener the request came through: it bounds where the call may go.
     pub listener: Listener,
+    /// Where interim answers go; `None`: nobody wants them.
+    pub interims: Option<Arc<Interims>>,
 }
 
 /// An origin's answer whose body is still to come.

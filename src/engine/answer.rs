@@ -32,6 +32,7 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::{Lookup, Wanted};
 use crate::stored::Stored;
+use crate::upstream::interim::Interims;
 
 /// What the engine makes of a request.
 pub enum Answered {
@@ -52,7 +53,13 @@ enum Step<'a> {
 impl Engine {
     /// Answers `asked`, which `route` caches. `Accept-Encoding` is reduced in place first, so that
     /// clients share variants.
-    pub async fn answer(self: &Arc<Self>, asked: &mut Asked, route: &Route) -> Answered {
+    /// Interim answers come out of `interims` while this is awaited.
+    pub async fn answer(
+        self: &Arc<Self>,
+        asked: &mut Asked,
+        route: &Route,
+        interims: &Arc<Interims>,
+    ) -> Answered {
         if let Some(why) = not_cached(asked) {
             return Answered::Pass(why);
         }
@@ -60,11 +67,11 @@ impl Engine {
         let asked = &*asked;
         let key = self.keyring.key(asked, &route.policy);
         let found = self.look(asked, &key);
-        let step = match self.step(asked, route, key, found) {
+        let step = match self.step(asked, route, key, found, interims) {
             Step::Deeper(key) => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
                 let found = self.store.load(Wanted { key: &key, variant: &variant }).await;
-                self.step(asked, route, key, found)
+                self.step(asked, route, key, found, interims)
             }
             step @ (Step::Done(_) | Step::Forward(_)) => step,
         };
@@ -113,6 +120,7 @@ impl Engine {
         route: &'a Route,
         key: CacheKey,
         found: Lookup,
+        interims: &'a Arc<Interims>,
     ) -> Step<'a> {
         let policy = &*route.policy;
         let cache = key.scope().cache_kind();
@@ -161,6 +169,7 @@ impl Engine {
                     variant,
                     validate,
                     fallback,
+                    interims,
                 })
             }
         }
@@ -274,6 +283,7 @@ impl Engine {
             key: plan.key.clone(),
             confirm: plan.stored.clone().filter(|_| plan.validate),
             permit,
+            interims: Some(Arc::clone(plan.interims)),
             trigger: None,
         }
     }
@@ -312,6 +322,7 @@ impl Engine {
                 key,
                 confirm: Some(stored).filter(|stored| stored.said.has_validator()),
                 permit: None,
+                interims: None,
                 trigger: Some(Stale::WhileRevalidate.token()),
             };
             fill.spawn();

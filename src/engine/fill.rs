@@ -26,6 +26,7 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
+use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, BodyFraming, Call};
 
 /// A fill, ready to run.
@@ -42,6 +43,8 @@ pub(crate) struct Fill {
     pub(crate) confirm: Option<Arc<Stored>>,
     /// Held until the head is there.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// Where interim answers go, if a client leads.
+    pub(crate) interims: Option<Arc<Interims>>,
     /// What asked for it in the background, if no client waits for it.
     pub(crate) trigger: Option<&'static str>,
 }
@@ -135,6 +138,7 @@ impl Fill {
             target: self.asked.target.clone(),
             headers,
             listener: self.asked.listener,
+            interims: self.interims.clone(),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::semantics::said::Said;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::vary::VariantId;
 use crate::stored::Stored;
+use crate::upstream::interim::Interims;
 
 /// A request the store could not answer alone.
 pub(crate) struct Plan<'a> {
@@ -32,6 +33,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) variant: Option<VariantId>,
     pub(crate) validate: bool,
     pub(crate) fallback: bool,
+    /// Where the interim answers of a call that this request leads go.
+    pub(crate) interims: &'a Arc<Interims>,
 }
 
 impl Plan<'_> {

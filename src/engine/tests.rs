@@ -25,6 +25,7 @@ use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
 use crate::store::memory::Memory;
 use crate::upstream::failure::Failure;
+use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
 
 /// What the origin does with one call, in the order of the calls.
@@ -177,7 +178,7 @@ impl Bench {
         let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
         tokio::spawn(async move {
             let mut asked = asked();
-            match engine.answer(&mut asked, &route).await {
+            match engine.answer(&mut asked, &route, &Interims::new()).await {
                 Answered::Reply(reply) => *reply,
                 Answered::Pass(why) => panic!("passed: {}", why.token()),
             }
@@ -194,7 +195,7 @@ impl Bench {
     async fn stored(&self) -> Option<Vec<u8>> {
         let mut asked = asked();
         asked.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
-        match self.engine.answer(&mut asked, &self.route).await {
+        match self.engine.answer(&mut asked, &self.route, &Interims::new()).await {
             Answered::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }

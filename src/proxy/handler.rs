@@ -25,6 +25,7 @@ use crate::proxy::{Parts, failed, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::upstream::fetch::Network;
+use crate::upstream::interim::Interims;
 
 /// The implementation of pingora's proxy.
 pub(super) struct Handler {
@@ -79,11 +80,22 @@ impl ProxyHttp for Handler {
                 asked.headers.remove(name);
             }
         }
-        let answered = tokio::select! {
-            biased;
-            answered = self.engine.answer(asked, route) => answered,
-            gone = write::client_gone(session) => return Err(gone),
+        let interims = Interims::new();
+        let answered = {
+            let answer = self.engine.answer(asked, route, &interims);
+            tokio::pin!(answer);
+            loop {
+                tokio::select! {
+                    biased;
+                    answered = &mut answer => break answered,
+                    interim = interims.next() => write::interim(session, interim).await?,
+                    gone = write::client_gone(session) => return Err(gone),
+                }
+            }
         };
+        while let Some(interim) = interims.pop() {
+            write::interim(session, interim).await?;
+        }
         match answered {
             Answered::Pass(why) => {
                 ctx.why = why;

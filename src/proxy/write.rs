@@ -15,6 +15,7 @@ use crate::engine::body::Reader;
 use crate::engine::reply::{Reply, ReplyBody};
 use crate::proxy::passing::received_error;
 use crate::upstream::failure::Failure;
+use crate::upstream::interim::Interim;
 
 /// Writes `reply` to the end. `Err` means that the client must not take what it got for whole: the
 /// session is then dropped, not finished (pingora would write the last chunk).
@@ -49,6 +50,18 @@ pub(super) async fn reply(session: &mut Session, reply: Reply, via: &HeaderValue
         session.as_downstream_mut().write_response_body(Bytes::new(), true).await?;
     }
     Ok(())
+}
+
+/// Writes an interim answer; HTTP/1.0 knows none (RFC 9110 §15.2).
+pub(super) async fn interim(session: &mut Session, interim: Interim) -> Result<()> {
+    if session.req_header().version != Version::HTTP_11 {
+        return Ok(());
+    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = interim.status;
+    parts.headers = interim.headers;
+    let head = Box::new(ResponseHeader::from(parts));
+    session.as_downstream_mut().write_response_header(head).await
 }
 
 async fn growing(

@@ -19,10 +19,12 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::semantics::asked::Listener;
+use crate::semantics::hop_by_hop;
 use crate::semantics::storing::is_event_stream;
 use crate::upstream::clear::{is_clear, is_framed_twice};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Gate;
+use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::peer::{Roots, peer};
 use crate::upstream::place::{Place, Upstreams};
 use crate::upstream::resolve::Resolver;
@@ -86,7 +88,11 @@ impl Network {
         let connected = self.connector.get_http_session(&peer).await;
         let (mut session, reused) = connected.map_err(|e| Attempt::Failed(connect_failure(&e)))?;
         let request_time = self.clock.now();
-        let exchanged = timeout(place.timeouts.first_byte, exchange(&mut session, request)).await;
+        let exchanged = timeout(
+            place.timeouts.first_byte,
+            exchange(&mut session, request, call.interims.as_deref()),
+        )
+        .await;
         let head = match exchanged {
             Ok(Ok(head)) => head,
             Ok(Err(error)) if reused && died_in_the_pool(&error) => return Err(Attempt::Dead),
@@ -182,6 +188,7 @@ fn request_header(call: &Call, place: &Place) -> Result<Box<RequestHeader>, Fail
 async fn exchange(
     session: &mut HttpSession,
     request: Box<RequestHeader>,
+    interims: Option<&Interims>,
 ) -> Result<ResponseHeader, Box<Error>> {
     session.write_request_header(request).await?;
     session.finish_request_body().await?;
@@ -197,6 +204,13 @@ async fn exchange(
                 break;
             }
             return Ok(head.clone());
+        }
+        // No client asked larder to go on: a 100 is nobody's.
+        let wanted = head.status != StatusCode::CONTINUE && is_clear(head);
+        if let Some(interims) = interims.filter(|_| wanted) {
+            let mut headers = head.headers.clone();
+            hop_by_hop::strip_response(&mut headers);
+            interims.push(Interim { status: head.status, headers });
         }
     }
     Err(Error::new_up(ErrorType::InvalidHTTPHeader))

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::client::{Client, End, Response};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{Answer, Gate, Origin, Step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -254,20 +254,44 @@ async fn interim_answers_pass_before_the_final_one() {
     }
 }
 
-/// A route that caches waits for the final answer: what is stored has no interim ones.
+/// RFC 9110 §15.2 on a route that caches: at once to the client that leads the call, never to a hit,
+/// and never merged into the final answer.
 #[tokio::test]
-async fn interim_answers_are_not_stored() {
+async fn interim_answers_reach_the_leader_before_the_final_one_and_are_not_stored() {
+    let gate = Gate::new();
+    let script = Answer(vec![
+        Step::Write(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n"
+                .to_vec(),
+        ),
+        Step::Wait(gate.clone()),
+        Step::Write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()),
+    ]);
+    let origin = Origin::always(script).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let mut client = larder.client().await;
+    client.ask("GET", &format!("{API}/x"), &[]).await;
+    let hints = timeout(SOON, client.one_answer("GET")).await.unwrap().unwrap();
+    assert_eq!((hints.status, hints.field("link")), (103, Some("</a.css>")));
+    assert_eq!(hints.field("x-hop"), None, "hop-by-hop fields end here");
+    gate.open();
+    let answer = client.one_answer("GET").await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str(), answer.field("link")), (200, "ok", None));
+    client.ask("GET", &format!("{API}/x"), &[]).await;
+    let hit = client.one_answer("GET").await.unwrap();
+    assert_eq!((hit.status, hit.text().as_str(), hit.field("link")), (200, "ok", None));
+    assert!(hit.cache_status().starts_with("larder; hit"), "{}", hit.cache_status());
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_http_1_0_client_gets_no_interim_answer() {
     let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let origin = Origin::always(Answer::raw(raw)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-    for _ in 0..2 {
-        let answer = larder.get("/x").await;
-        assert_eq!(
-            (answer.status, answer.text().as_str(), answer.field("link")),
-            (200, "ok", None)
-        );
-    }
-    assert_eq!(origin.calls(), 1);
+    let mut client = larder.client().await;
+    client.send(format!("GET {API}/x HTTP/1.0\r\nHost: api.example.test\r\n\r\n")).await;
+    assert_eq!(client.one_answer("GET").await.unwrap().status, 200);
 }
 
 fn expecting(length: usize) -> String {
