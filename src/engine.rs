@@ -11,6 +11,7 @@ pub mod recorded;
 pub mod reply;
 
 mod collapse;
+mod ending;
 mod fill;
 mod flight;
 mod follow;

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::engine::Engine;
 use crate::engine::collapse::FlightKey;
+use crate::engine::ending::{Ending, Outcome};
 use crate::engine::flight::{Confirmed, Flight, Head, Published};
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
@@ -47,30 +48,6 @@ pub(crate) struct Fill {
     pub(crate) interims: Option<Arc<Interims>>,
     /// What asked for it in the background, if no client waits for it.
     pub(crate) trigger: Option<&'static str>,
-}
-
-/// What a fill did to the stored response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// The origin said 304: it goes on.
-    Confirmed,
-    /// A new one took its place.
-    Replaced,
-    /// The answer came, but is not one to store.
-    NotStored,
-    /// No answer, a cut one, or an error.
-    Failed,
-}
-
-impl Outcome {
-    fn token(self) -> &'static str {
-        match self {
-            Self::Confirmed => "confirmed",
-            Self::Replaced => "replaced",
-            Self::NotStored => "not-stored",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl Fill {
@@ -359,30 +336,5 @@ fn whole(framing: BodyFraming, read: u64) -> Result<(), Failure> {
     match framing {
         BodyFraming::Length(announced) if announced != read => Err(Failure::Cut),
         BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),
-    }
-}
-
-/// The end of a fill. Should its task die half-way (a panic in a dependency), its readers are told,
-/// not left waiting, and nobody joins it any more. After a regular end only the account is new: the
-/// first word counts.
-struct Ending {
-    engine: Arc<Engine>,
-    flight: Arc<Flight>,
-    place: Option<FlightKey>,
-    route: usize,
-    trigger: Option<&'static str>,
-    outcome: Outcome,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            self.engine.flights.leave(place, &self.flight);
-        }
-        self.flight.fail_unless_published(Failure::Internal);
-        self.flight.body.finish(Err(Failure::Internal));
-        if let Some(trigger) = self.trigger {
-            self.engine.account.refresh(self.route, trigger, self.outcome.token());
-        }
     }
 }
