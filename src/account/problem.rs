@@ -1,7 +1,8 @@
 //! The errors that larder makes itself, as responses that name larder.
 //!
-//! Owns: the one mapping from a class of error to status, JSON body and `Proxy-Status` (RFC 9209).
-//! Never touches: an origin's own error, which goes to the client as it came.
+//! Owns: the one mapping from a class of error to status, JSON body and `Proxy-Status` (RFC 9209);
+//! what larder says in `Proxy-Status` of an origin's own error. Never touches: such an error's head
+//! and body, which go to the client as they came.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
@@ -77,6 +78,15 @@ impl Problem {
     /// The member larder adds to `Proxy-Status`.
     pub fn proxy_status_value(&self) -> String {
         format!("larder; error={}; details=\"{}\"", self.proxy_status, self.class)
+    }
+}
+
+/// What larder adds to `Proxy-Status` of an origin's own error (RFC 9209 §2.1.4).
+pub fn received_error(status: StatusCode) -> Option<HeaderValue> {
+    if status.is_client_error() || status.is_server_error() {
+        HeaderValue::try_from(format!("larder; received-status={}", status.as_u16())).ok()
+    } else {
+        None
     }
 }
 

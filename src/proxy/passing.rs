@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::account::problem::PROXY_STATUS;
+use crate::account::problem::{PROXY_STATUS, received_error};
 use crate::engine::recorded::Recording;
 use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
@@ -126,15 +126,6 @@ impl Handler {
         } else if fits {
             ctx.recording = Some(recording);
         }
-    }
-}
-
-/// What larder adds to an origin's own error (RFC 9209 §2.1.4).
-pub(super) fn received_error(status: StatusCode) -> Option<HeaderValue> {
-    if status.is_client_error() || status.is_server_error() {
-        HeaderValue::try_from(format!("larder; received-status={}", status.as_u16())).ok()
-    } else {
-        None
     }
 }
 

@@ -10,10 +10,9 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::account::problem::PROXY_STATUS;
+use crate::account::problem::{PROXY_STATUS, received_error};
 use crate::engine::body::Reader;
 use crate::engine::reply::{Reply, ReplyBody};
-use crate::proxy::passing::received_error;
 use crate::upstream::failure::Failure;
 use crate::upstream::interim::Interim;
 
