@@ -1,3 +1,5 @@
+//! From YAML to values: defaults, every rule that refuses, and what is only noted.
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;

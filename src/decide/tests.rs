@@ -1,3 +1,5 @@
+//! The decision as tables (RFC 9111 §4, §5.2.1, RFC 5861) and properties over time.
+
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;

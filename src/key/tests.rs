@@ -1,3 +1,5 @@
+//! Keys never collide and scopes never mix, whatever the request holds.
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};

@@ -1,3 +1,5 @@
+//! A stored response: what a hit leaves out, what a 304 changes.
+
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! What `larder check` prints, for valid, invalid and explained configurations.
+
 use std::io::Write;
 
 use clap::Parser;

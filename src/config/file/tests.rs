@@ -1,3 +1,5 @@
+//! The spanned tree: places, bounds against bombs, what YAML may not say.
+
 use std::fmt::Write;
 
 use crate::config::file::{LONGEST, Value, parse};

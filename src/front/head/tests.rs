@@ -1,3 +1,5 @@
+//! Heads as tables of exact bytes, and properties over arbitrary ones.
+
 use bytes::Bytes;
 use http::Version;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The forms of `ttl` against the origin's word.
+
 use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -1,3 +1,5 @@
+//! Which requests a pattern matches.
+
 use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 

@@ -1,3 +1,5 @@
+//! First match wins; routes that never match are found.
+
 use std::sync::Arc;
 
 use http::{HeaderName, Method};

@@ -1,3 +1,5 @@
+//! Directives as written well and badly (RFC 9111 §5.2).
+
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, PRAGMA};

@@ -1,3 +1,5 @@
+//! Lifetimes and ages (RFC 9111 §4.2), and that nothing overflows.
+
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;

@@ -1,3 +1,5 @@
+//! Targets as parsed, compared and resolved (RFC 3986).
+
 use proptest::prelude::{any, proptest};
 
 use crate::semantics::target::{Scheme, Target, TargetError};

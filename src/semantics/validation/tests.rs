@@ -1,3 +1,5 @@
+//! Conditions, 304s and freshening (RFC 9110 §13, RFC 9111 §4.3).
+
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::collection::vec;

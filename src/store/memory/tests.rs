@@ -1,3 +1,5 @@
+//! The memory tier: variants side by side, bounds, invalidation.
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
