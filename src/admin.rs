@@ -3,6 +3,7 @@
 //! Owns: `GET /healthz` and `GET /metrics`, who may ask for them, and the bounds on asking (ADM-03).
 //! Never touches: the proxy's port; whatever happens here, clients are served.
 
+pub mod controls;
 mod guard;
 mod listen;
 mod patience;

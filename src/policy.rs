@@ -183,3 +183,27 @@ pub enum SetCookie {
     /// Stored with the field: the bare RFC.
     Keep,
 }
+
+/// The master switch (product: `defaults.mode`, `larder mode`): what larder does with requests,
+/// whatever their routes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// As the routes say. The default.
+    #[default]
+    Cache,
+    /// Every request passes through; nothing is read from the store or put into it.
+    Bypass,
+    /// Only from the store, stale answers too; no origin is asked.
+    Offline,
+}
+
+impl Mode {
+    /// The one name for it in the configuration, commands, logs and metrics.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Bypass => "bypass",
+            Self::Offline => "offline",
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What an operator can ask of a running larder.
+//!
+//! Owns: the vocabulary of the admin API. Never touches: how it is done; whoever builds the larder
+//! implements it.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use http::HeaderMap;
+
+use crate::policy::Mode;
+use crate::semantics::target::Target;
+
+/// A running larder as its operator sees it.
+#[async_trait]
+pub trait Controls: Send + Sync + 'static {
+    /// Whether it should get requests (`/readyz`).
+    fn ready(&self) -> Readiness;
+
+    /// The configuration in force, as JSON without any secret.
+    fn config(&self) -> serde_json::Value;
+
+    /// Reads the configuration again and swaps it in, or keeps the old one and says why.
+    async fn reload(&self) -> Result<Reloaded, NotReloaded>;
+
+    /// The master switch.
+    fn mode(&self) -> Mode;
+
+    /// Turns the master switch. Lasts until the next turn, reload or restart.
+    fn set_mode(&self, mode: Mode);
+
+    /// Makes stored answers unusable (or stale) and says so only once it lasts.
+    async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged>;
+
+    /// A page of what is stored.
+    async fn entries(&self, asked: &Listing) -> Page;
+}
+
+/// Whether a larder should get requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// False while it is stopping.
+    pub ready: bool,
+    /// What is not as it should be, though answers are given: `("store", "memory only: …")`.
+    pub details: Vec<(&'static str, String)>,
+}
+
+/// A configuration that was swapped in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// How many routes are in force.
+    pub routes: usize,
+    /// What the operator should know though it is no error.
+    pub notes: Vec<String>,
+}
+
+/// Why the old configuration stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReloaded {
+    /// The report, as `larder check` prints it.
+    pub report: String,
+}
+
+/// What to purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// Of what.
+    pub what: Purgeable,
+    /// Only make it stale: it is revalidated, and may stand in for errors meanwhile.
+    pub soft: bool,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// What a purge reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purgeable {
+    /// One URL: all variants, all scopes.
+    Url(Target),
+    /// Everything.
+    All,
+}
+
+/// What a purge reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// Stored answers that it concerns, in all tiers.
+    pub count: u64,
+}
+
+/// Why a purge is not acknowledged. What is in memory is unusable all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotPurged {
+    /// Why it would not outlast this process.
+    pub why: String,
+}
+
+/// Which page of what is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// Behind this cursor, which came with the page before.
+    pub after: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+    /// Only of this URL.
+    pub url: Option<Target>,
+    /// With their fields and `Vary` (`larder inspect`).
+    pub details: bool,
+}
+
+/// A page of what is stored.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// In the order of the store.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<String>,
+}
+
+/// A stored answer as an operator sees it: no credential, no secret query value, no body.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Scheme, authority, path and counted query; secret values are masked.
+    pub url: String,
+    /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
+    pub scope: &'static str,
+    /// The route that the URL belongs to now; `None`: none.
+    pub route: Option<String>,
+    /// The status.
+    pub status: u16,
+    /// When its head arrived.
+    pub stored: SystemTime,
+    /// Its age now (RFC 9111 §4.2.3).
+    pub age: Duration,
+    /// Its remaining freshness under the current policy in seconds, negative when stale; `None`
+    /// where no route caches it any more.
+    pub ttl: Option<i64>,
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// The request fields that chose it.
+    pub vary: Vec<String>,
+    /// Where it is: `memory`, `disk`, or both.
+    pub tiers: Vec<&'static str>,
+    /// Its fields, values that may be secret masked; only with [`Listing::details`].
+    pub headers: Option<HeaderMap>,
+}
