@@ -37,6 +37,15 @@ pub enum Lookup {
     Deeper,
 }
 
+/// How the deeper tiers of a store are, for `/readyz`. Whatever it is, answers are given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// What is stored outlives the process, or was never meant to.
+    Good,
+    /// Only memory works, for this reason.
+    MemoryOnly(String),
+}
+
 /// What a store holds, for the gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
@@ -74,4 +83,11 @@ pub trait Store: Send + Sync {
 
     /// What is held now.
     fn totals(&self) -> Totals;
+
+    /// How the deeper tiers are.
+    fn condition(&self) -> Condition;
+
+    /// Lets go of the deeper tiers: what is queued for them is written, then they are closed and
+    /// free for another process. Memory goes on alone.
+    async fn release(&self);
 }

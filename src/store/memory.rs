@@ -14,7 +14,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Mark};
-use crate::store::{Lookup, Store, Totals, Wanted};
+use crate::store::{Condition, Lookup, Store, Totals, Wanted};
 use crate::stored::Stored;
 
 /// How many variants of one key are kept; the least recently stored one gives way.
@@ -240,6 +240,12 @@ impl Store for Memory {
             evictions: self.evicted.load(Ordering::Relaxed),
         }
     }
+
+    fn condition(&self) -> Condition {
+        Condition::Good
+    }
+
+    async fn release(&self) {}
 }
 
 #[cfg(test)]
