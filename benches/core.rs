@@ -20,8 +20,9 @@ use larder::semantics::encoding;
 use larder::semantics::storing::CacheKind;
 use larder::semantics::target::Target;
 use larder::semantics::vary::{VariantId, VaryFields};
+use larder::store::Wanted;
+use larder::store::generations::Generations;
 use larder::store::memory::Memory;
-use larder::store::{Store, Wanted};
 use larder::stored::Stored;
 
 const ROUTES: &str = "version: 1\nroutes:\n  - name: api\n    \
@@ -52,10 +53,11 @@ fn parts(criterion: &mut Criterion) {
     let keyring = Keyring::new([7; 32], &config.credential_headers, &config.secret_query);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let route = config.routes.find(&plain).expect("the route matches");
-    let store = Memory::new(64 << 20, 1 << 20);
+    let generations = Arc::new(Generations::default());
+    let store = Memory::new(64 << 20, 1 << 20, Arc::clone(&generations));
     let key = keyring.key(&plain, &route.policy);
     let held = Arc::new(stored(now));
-    store.put(&key, Arc::clone(&held), store.mark());
+    store.put(&key, Arc::clone(&held), generations.mark());
 
     criterion.bench_function("route: find", |b| b.iter(|| config.routes.find(black_box(&plain))));
     criterion.bench_function("key: no credential", |b| {

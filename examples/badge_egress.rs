@@ -117,6 +117,7 @@ version: 1
 listen: 127.0.0.1:0
 admin: {{ listen: 127.0.0.1:0 }}
 log: {{ level: error }}
+store: {{ disk: off }}
 resolve: {{ {HOST}: "{discord}" }}
 routes:
   - name: guild-members

@@ -84,6 +84,8 @@ pub struct Config {
     pub resolve: Vec<ResolveRule>,
     /// Where answers are kept.
     pub store: Store,
+    /// The secret of all keys; `None`: this installation's own.
+    pub scope_secret: Option<ScopeSecret>,
     /// Further credential fields.
     pub credential_headers: Vec<HeaderName>,
     /// Query parameters whose values are secret: the built-in list and the file's, lower-case.
@@ -219,14 +221,26 @@ pub struct ResolveRule {
 /// `store`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// The directory that issue B's disk tier uses.
+    /// The directory of the disk tier and of the operator's data.
     pub path: PathBuf,
     /// Bytes of the memory tier.
     pub memory: usize,
-    /// Bytes of the disk tier.
+    /// Bytes of the disk tier; zero: memory alone.
     pub disk: u64,
+    /// How often what is of no more use is swept from the disk.
+    pub sweep_every: Duration,
     /// Bytes of the largest body that is stored.
     pub max_object: usize,
+}
+
+/// `scope_secret`, hashed to the length of a key. Never printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ScopeSecret(pub [u8; 32]);
+
+impl std::fmt::Debug for ScopeSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ScopeSecret(…)")
+    }
 }
 
 /// One of `upstreams`.

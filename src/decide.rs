@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-use crate::policy::{ErrorMatch, Freshness, Policy, Standing};
+use crate::policy::{ErrorMatch, Freshness, Lifetime, Policy, Standing};
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::storing::CacheKind;
@@ -215,6 +215,21 @@ pub fn ttl(policy: &Policy, kind: CacheKind, stored: &Stored, now: SystemTime) -
     Seen::new(policy, kind, stored, now).standing.ttl()
 }
 
+/// From when a stored answer is of no more use under the current policy; `None`: never. A bound for
+/// sweeping, no verdict: every read computes its own.
+pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &Stored) -> Option<SystemTime> {
+    let received = stored.response_time;
+    let freshness = policy.freshness(&stored.said, stored.status, kind, received);
+    let Lifetime::For(lifetime) = freshness.lifetime else { return None };
+    // RFC 9111 §4.3: a validator saves the body of an answer that is stale for long.
+    let window = freshness.swr.max(freshness.sie);
+    let window = if stored.said.has_validator() { window.max(REVALIDATABLE) } else { window };
+    received.checked_add(lifetime)?.checked_add(window)
+}
+
+/// How long a stale answer with a validator is kept for the 304 it may bring.
+const REVALIDATABLE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A stored answer as seen now, through the current policy.
 struct Seen<'a> {
     stored: &'a Stored,
@@ -229,6 +244,13 @@ impl<'a> Seen<'a> {
         let received = stored.response_time;
         let freshness = policy.freshness(&stored.said, stored.status, kind, received);
         let standing = freshness.standing(stored.initial_age, received, now);
+        // A soft purge ends the lifetime there and then; the stale windows run from it.
+        let standing = match (standing, stored.outdated) {
+            (Standing::Fresh(_), Some(at)) => {
+                Standing::Stale(now.duration_since(at).unwrap_or_default())
+            }
+            (standing, _) => standing,
+        };
         Self { stored, policy, freshness, standing, age: stored.age(now) }
     }
 

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod head;
+pub mod operate;
 pub mod recorded;
 pub mod reply;
 
@@ -18,8 +19,9 @@ mod follow;
 mod plan;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::account::Account;
 use crate::clock::Clock;
@@ -76,6 +78,16 @@ impl Engine {
             flights: Flights::default(),
             via,
         })
+    }
+
+    /// The time by which this engine goes.
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// Whether a field of this name is a credential.
+    pub fn is_credential(&self, name: &HeaderName) -> bool {
+        self.keyring.is_credential(name)
     }
 
     /// How many clients wait for a running fill that others may join, or read it.

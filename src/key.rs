@@ -7,6 +7,7 @@
 mod canonical;
 mod credential;
 mod explain;
+pub mod named;
 mod query;
 
 use std::fmt;

@@ -2,6 +2,8 @@
 //!
 //! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
 
+mod stored;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +15,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::account::{Account, TierTotals};
+use crate::account::Account;
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ScopeSecret};
 use crate::engine::{Bounds, Engine};
 use crate::front::access::Gatekeeper;
 use crate::front::door::Door;
@@ -25,7 +27,8 @@ use crate::front::tunnel::Tunnels;
 use crate::key::Keyring;
 use crate::proxy::{self, Proxy};
 use crate::store::Store;
-use crate::store::memory::Memory;
+use crate::store::state::{NoSecret, Secret};
+use crate::store::tiers::{self, Tiers};
 use crate::upstream::Origin;
 use crate::upstream::destination::Guard;
 use crate::upstream::fetch::Network;
@@ -63,6 +66,9 @@ pub enum StartError {
     /// An upstream's roots could not be read.
     #[error(transparent)]
     Roots(#[from] RootsError),
+    /// The secret of this installation cannot be used.
+    #[error("the secret of all keys: {0}")]
+    Secret(#[from] NoSecret),
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]
@@ -211,22 +217,47 @@ fn way_out(
     Ok(WayOut { guard, resolver, gate, network })
 }
 
+fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<dyn Store> {
+    let settings = tiers::Settings {
+        path: config.store.path.clone(),
+        memory: config.store.memory,
+        disk: config.store.disk,
+        max_object: config.store.max_object,
+        sweep_every: config.store.sweep_every,
+    };
+    Tiers::open(settings, clock.clone(), account)
+}
+
+/// The secret of all keys: the configured one, or this installation's own. Without a disk nothing
+/// outlives the process, its secret neither.
+fn scope_secret(config: &Config) -> Result<[u8; 32], NoSecret> {
+    if let Some(ScopeSecret(configured)) = config.scope_secret {
+        return Ok(configured);
+    }
+    if config.store.disk == 0 {
+        return Ok(Secret::for_now().derived("scope"));
+    }
+    match Secret::of(&config.store.path.join("state")) {
+        Ok(secret) => Ok(secret.derived("scope")),
+        // A directory that cannot be written costs hits after a restart, no answer.
+        Err(error @ NoSecret::Io { .. }) => {
+            tracing::error!("{error}: what is stored will not be found after a restart");
+            Ok(Secret::for_now().derived("scope"))
+        }
+        Err(error @ (NoSecret::Open(_) | NoSecret::Damaged(_))) => Err(error),
+    }
+}
+
 fn engine(
     config: &Config,
+    store: Arc<dyn Store>,
+    scope_secret: [u8; 32],
     account: &Arc<Account>,
     clock: &Clock,
     network: &Arc<Network>,
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let store: Arc<dyn Store> = Arc::new(Memory::new(config.store.memory, config.store.max_object));
-    let watched = Arc::clone(&store);
-    account.watch_store("memory", move || {
-        let totals = watched.totals();
-        TierTotals { entries: totals.entries, bytes: totals.bytes, evictions: totals.evictions }
-    });
-    // Keys live no longer than the process as long as the store is memory alone.
-    let secret: [u8; 32] = rand::random();
-    let keyring = Keyring::new(secret, &config.credential_headers, &config.secret_query);
+    let keyring = Keyring::new(scope_secret, &config.credential_headers, &config.secret_query);
     let bounds = Bounds {
         max_object: config.store.max_object,
         waiters_per_key: config.limits.waiters_per_key,
@@ -255,7 +286,9 @@ fn build(config: Config, parts: Parts, stop: &watch::Receiver<bool>) -> Result<H
     // A name of its own: a ring of larders is a loop, a chain of them is not.
     let name: Arc<str> = format!("larder-{:08x}", rand::random::<u32>()).into();
     let via = HeaderValue::try_from(format!("1.1 {name}")).expect("hexadecimal digits are valid");
-    let engine = engine(&config, &account, &clock, &network, &via);
+    let scope_secret = scope_secret(&config)?;
+    let store = store(&config, &account, &clock);
+    let engine = engine(&config, store, scope_secret, &account, &clock, &network, &via);
     let service = Proxy::new(proxy::Parts {
         engine: Arc::clone(&engine),
         routes: config.routes,

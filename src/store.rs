@@ -3,16 +3,22 @@
 //! Owns: the trait [`Store`] and its tiers. Never touches: whether an answer is fresh or may be
 //! stored; requests.
 
+pub mod disk;
 pub mod generations;
+pub mod lock;
 pub mod memory;
+pub mod state;
+pub mod tiers;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::Mark;
+use crate::store::generations::{Kind, Mark, Reach};
 use crate::stored::Stored;
 
 /// What is looked for: a key, and the variant that the request selects among those stored under it.
@@ -57,6 +63,51 @@ pub struct Totals {
     pub evictions: u64,
 }
 
+/// Where an answer is in the order of a store: all answers of a target are neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// [`CacheKey::target_id`].
+    pub target: u128,
+    /// [`CacheKey::id`].
+    pub id: u128,
+    /// The variant.
+    pub variant: VariantId,
+}
+
+/// As the cursor of a listing: 96 hexadecimal digits.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}{:032x}{:032x}", self.target, self.id, self.variant.0)
+    }
+}
+
+impl Place {
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let part = |at: usize| u128::from_str_radix(text.get(at..at + 32)?, 16).ok();
+        let plain = text.len() == 96 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let (target, id, variant) = (part(0)?, part(32)?, part(64)?);
+        plain.then_some(Self { target, id, variant: VariantId(variant) })
+    }
+}
+
+/// A stored answer in a listing.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Where it is.
+    pub place: Place,
+    /// The canonical form of its key ([`CacheKey::canonical`]).
+    pub canonical: Arc<[u8]>,
+    /// The answer; its body is empty where it is on disk only.
+    pub stored: Arc<Stored>,
+    /// Bytes of its body.
+    pub body: u64,
+    /// Whether it is in memory.
+    pub in_memory: bool,
+    /// Whether it is on disk.
+    pub on_disk: bool,
+}
+
 /// A store of one or more tiers.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -70,19 +121,24 @@ pub trait Store: Send + Sync {
     /// not be brought back by [`Store::put`].
     fn mark(&self) -> Mark;
 
-    /// Whether nothing of this target was invalidated since `mark`.
+    /// Whether nothing of this target was invalidated since `mark`, not even softly.
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool;
 
-    /// Keeps a complete response, replacing the same variant unless that arrived later. Queued where it may block; dropped
-    /// silently where there is no room. `mark`: taken before the response was asked for.
-    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark);
+    /// Keeps a complete response, replacing the same variant unless that arrived later. Queued where
+    /// it may block; dropped silently where there is no room. `mark`: taken before the response was
+    /// asked for. `until`: when it is of no more use to anybody; `None`: never.
+    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>);
 
-    /// Makes everything stored for a target unusable, all scopes and variants
-    /// ([`CacheKey::target_id`]).
-    fn invalidate(&self, target: u128);
+    /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts.
+    fn invalidate(&self, reach: Reach, kind: Kind);
 
-    /// What is held now.
-    fn totals(&self) -> Totals;
+    /// Waits until everything that was invalidated so far outlives the process; `Err` says why it
+    /// would not.
+    async fn settle(&self) -> Result<(), String>;
+
+    /// At most `limit` usable answers behind `after`, in the order of [`Place`], of one target or
+    /// of all.
+    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed>;
 
     /// How the deeper tiers are.
     fn condition(&self) -> Condition;

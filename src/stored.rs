@@ -39,6 +39,10 @@ pub struct Stored {
     pub initial_age: Duration,
     /// The fields and `status`, read once: what bears on freshness and validation.
     pub said: Said,
+    /// Whether the request carried `Authorization` (RFC 9111 §3.5).
+    pub authorized: bool,
+    /// When an operator called it outdated: it is stale from then on, whatever its lifetime.
+    pub outdated: Option<SystemTime>,
 }
 
 /// Whether the field tells of one exchange and would mislead in a later one: how much of a rate
@@ -73,7 +77,22 @@ impl Stored {
             response_time,
             initial_age,
             said,
+            authorized: false,
+            outdated: None,
         }
+    }
+
+    /// The same, fetched by a request that did or did not carry `Authorization`.
+    #[must_use]
+    pub fn fetched_with(mut self, authorized: bool) -> Self {
+        self.authorized = authorized;
+        self
+    }
+
+    /// The same, outdated since `at`.
+    #[must_use]
+    pub fn outdated(&self, at: SystemTime) -> Self {
+        Self { outdated: Some(at), ..self.clone() }
     }
 
     /// The fields of a hit. `Age` is not among them: it is [`Stored::age`] of the moment.
@@ -122,7 +141,14 @@ impl Stored {
         let headers = compact(&validation::freshen(&self.all_headers(), not_modified));
         let said = Said::of(self.status, &headers);
         let initial_age = freshness::initial_age(&said, request_time, response_time);
-        Self { request_time, response_time, initial_age, ..self.keeping_as(headers, said) }
+        let outdated = None;
+        Self {
+            request_time,
+            response_time,
+            initial_age,
+            outdated,
+            ..self.keeping_as(headers, said)
+        }
     }
 
     /// The same response with only these fields.

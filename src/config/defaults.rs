@@ -64,6 +64,7 @@ impl Default for Store {
             path: PathBuf::from("larder-data"),
             memory: 128 << 20,
             disk: 2 << 30,
+            sweep_every: Duration::from_secs(60),
             max_object: 8 << 20,
         }
     }

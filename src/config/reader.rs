@@ -42,6 +42,11 @@ impl<'a> Reader<'a> {
         Self { name: name.into(), env, files, problems: Vec::new(), notes: Vec::new() }
     }
 
+    /// The value of an environment variable.
+    pub(crate) fn variable(&self, name: &str) -> Option<&'a str> {
+        self.env.get(name)
+    }
+
     /// Takes a problem down.
     pub(crate) fn problem(
         &mut self,

@@ -10,6 +10,7 @@ mod limits;
 mod listen;
 mod policy;
 mod routes;
+mod secret;
 mod status;
 mod upstreams;
 
@@ -42,6 +43,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let log = limits::log(top, reader);
     let resolve = destinations::resolve(top, reader);
     let store = limits::store(top, &limits, reader);
+    let scope_secret = secret::scope_secret(top, reader);
     let credential_headers = fields::credential_headers(top, reader);
     let secret_query = fields::secret_query(top, reader);
     let defaults = policy::defaults(top, reader);
@@ -57,6 +59,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         admin,
         resolve,
         store,
+        scope_secret,
         credential_headers,
         secret_query,
         upstreams,

@@ -157,9 +157,8 @@ fn what_is_never_stored_has_no_ttl() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_like_any_other() {
-    let top = ["tls: {}", "jobs: []", "hooks: []", "scope_secret: {}"];
+    let top = ["tls: {}", "jobs: []", "hooks: []"];
     let inside = [
-        "store: { sweep_every: 1m }",
         "store: { compression: zstd }",
         "store: { shared: {} }",
         "admin: { token_file: t }",

@@ -7,7 +7,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use proptest::prelude::{any, proptest};
 
-use crate::decide::{Decision, Failure, Forward, Found, Stale, decide, stand_in, ttl};
+use crate::decide::{
+    Decision, Failure, Forward, Found, Stale, decide, stand_in, ttl, useful_until,
+};
 use crate::policy::{ErrorMatch, Policy, Ttl};
 use crate::semantics::asked::Asked;
 use crate::semantics::storing::CacheKind;
@@ -267,6 +269,50 @@ fn every_reason_has_a_token_of_its_own() {
     tokens.sort_unstable();
     tokens.dedup();
     assert_eq!(tokens.len(), count);
+}
+
+#[test]
+fn what_an_operator_called_outdated_is_stale_from_then_on() {
+    // A soft purge at second 10, asked for at second 15: (what the origin said, what happens).
+    for (said, expected) in [
+        ("max-age=100", "stale"),
+        ("max-age=100, stale-while-revalidate=6", "stale-while-revalidate -5 refresh"),
+        ("max-age=100, stale-while-revalidate=5", "stale"),
+        ("max-age=100, stale-if-error=6", "stale fallback"),
+        ("max-age=100, stale-if-error=5", "stale"),
+        ("max-age=100, stale-if-error=6, must-revalidate", "stale"),
+        // What was stale already is no younger for it.
+        ("max-age=8, stale-if-error=7", "stale"),
+    ] {
+        let outdated = stored(said).outdated(ARRIVAL + secs(10));
+        assert_eq!(word(&decided("", &Policy::origin(), &outdated, 15)), expected, "{said}");
+    }
+    let forever = Policy { ttl: Ttl::Forever, ..Policy::origin() };
+    let outdated = stored("max-age=1").outdated(ARRIVAL + secs(10));
+    assert_eq!(word(&decided("", &forever, &outdated, 15)), "stale fallback");
+}
+
+#[test]
+fn it_is_swept_only_after_its_last_possible_use() {
+    let minutes = |n: u64| secs(60 * n);
+    let day = secs(24 * 60 * 60);
+    for (ttl, fields, expected) in [
+        (Ttl::Forever, &[][..], None),
+        (Ttl::Origin, &[("cache-control", "max-age=60")], Some(minutes(1))),
+        (Ttl::Origin, &[("cache-control", "max-age=60, stale-if-error=60")], Some(minutes(2))),
+        // A validator may save the body for a while longer.
+        (
+            Ttl::Origin,
+            &[("cache-control", "max-age=60"), ("etag", "\"a\"")],
+            Some(minutes(1) + day),
+        ),
+        // The operator's word stands in for errors for a day.
+        (Ttl::Override(minutes(5)), &[], Some(minutes(5) + day)),
+    ] {
+        let policy = Policy { ttl, ..Policy::origin() };
+        let until = useful_until(&policy, CacheKind::Shared, &stored_as(200, fields));
+        assert_eq!(until, expected.map(|after| ARRIVAL + after), "{ttl:?} {fields:?}");
+    }
 }
 
 proptest! {

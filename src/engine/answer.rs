@@ -3,15 +3,16 @@
 //! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::{Decision, Forward, Found, Stale, decide};
+use crate::decide::{Decision, Forward, Found, Stale, decide, useful_until};
 use crate::engine::Engine;
 use crate::engine::body::Growing;
 use crate::engine::collapse::{FlightKey, Turn};
@@ -21,7 +22,7 @@ use crate::engine::follow::Followed;
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::key::CacheKey;
-use crate::policy::QueryRule;
+use crate::policy::{Policy, QueryRule};
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
@@ -30,6 +31,7 @@ use crate::semantics::invalidation;
 use crate::semantics::target::Target;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::generations::{Kind, Mark, Reach};
 use crate::store::{Lookup, Wanted};
 use crate::stored::Stored;
 use crate::upstream::interim::Interims;
@@ -66,11 +68,12 @@ impl Engine {
         encoding::reduce(&mut asked.headers);
         let asked = &*asked;
         let key = self.keyring.key(asked, &route.policy);
-        let found = self.look(asked, &key);
+        let found = self.look(asked, &key, &route.policy);
         let step = match self.step(asked, route, key, found, interims) {
             Step::Deeper(key) => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
                 let found = self.store.load(Wanted { key: &key, variant: &variant }).await;
+                let found = admitted(found, &key, &route.policy);
                 self.step(asked, route, key, found, interims)
             }
             step @ (Step::Done(_) | Step::Forward(_)) => step,
@@ -84,9 +87,9 @@ impl Engine {
     }
 
     /// An unsafe method was answered through the pass-through: what it invalidates is unusable from
-    /// now on (RFC 9111 §4.4). `rules`: by which rules routes count the query of a `GET` for a
-    /// target.
-    pub fn invalidate<'r>(
+    /// now on (RFC 9111 §4.4), and after a restart too. `rules`: by which rules routes count the query
+    /// of a `GET` for a target.
+    pub async fn invalidate<'r>(
         &self,
         asked: &Asked,
         status: StatusCode,
@@ -98,11 +101,15 @@ impl Engine {
             let rules = rules(target);
             count += u64::from(!rules.is_empty());
             for rule in rules {
-                self.store.invalidate(self.keyring.target_id(target, rule));
+                let reach = Reach::Target(self.keyring.target_id(target, rule));
+                self.store.invalidate(reach, Kind::Hard);
             }
         }
         if count > 0 {
             self.account.invalidated("unsafe-method", count);
+            // The client may take its answer for a promise: it waits a little for the disk. A disk
+            // that is slower, or gone, must not hold answers up; what it says the log tells.
+            let _late = timeout(SETTLE, self.store.settle()).await;
         }
     }
 
@@ -110,8 +117,28 @@ impl Engine {
         fields.variant(&asked.headers, &|name, value| self.keyring.mask(name, value))
     }
 
-    pub(crate) fn look(&self, asked: &Asked, key: &CacheKey) -> Lookup {
-        self.store.get(Wanted { key, variant: &|fields| self.variant(asked, fields) })
+    /// What memory holds.
+    pub(crate) fn look(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Lookup {
+        let variant = |fields: &VaryFields| self.variant(asked, fields);
+        admitted(self.store.get(Wanted { key, variant: &variant }), key, policy)
+    }
+
+    /// What any tier holds.
+    pub(crate) async fn look_deep(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Lookup {
+        match self.look(asked, key, policy) {
+            Lookup::Deeper => {
+                let variant = |fields: &VaryFields| self.variant(asked, fields);
+                let found = self.store.load(Wanted { key, variant: &variant }).await;
+                admitted(found, key, policy)
+            }
+            found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
+        }
+    }
+
+    /// Stores a response for as long as `policy` can make use of it.
+    pub(crate) fn keep(&self, key: &CacheKey, policy: &Policy, stored: Arc<Stored>, mark: Mark) {
+        let until = useful_until(policy, key.scope().cache_kind(), &stored);
+        self.store.put(key, stored, mark, until);
     }
 
     fn step<'a>(
@@ -230,7 +257,8 @@ impl Engine {
     fn join(self: &Arc<Self>, plan: &Plan<'_>) -> Turn<Box<Reply>> {
         // Under the lock of the flights: it only looks, it starts nothing.
         let recheck = || {
-            let Lookup::Found(stored) = self.look(plan.asked, &plan.key) else { return None };
+            let found = self.look(plan.asked, &plan.key, plan.policy);
+            let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
             match decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
                 Decision::Serve { ttl, stale: None, refresh: false } => {
@@ -327,6 +355,22 @@ impl Engine {
             };
             fill.spawn();
         }
+    }
+}
+
+/// How long the answer to an unsafe method waits for its invalidation to be on disk.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What was stored under another policy, before a reload, may be nobody's under this one.
+fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
+    match found {
+        Lookup::Found(stored)
+            if !policy.still_keeps(&stored.said, stored.authorized, key.scope().cache_kind()) =>
+        {
+            Lookup::Nothing
+        }
+        found
+        @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper) => found,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, VIA};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
@@ -151,10 +151,11 @@ impl Fill {
         let fields = fresh.all_headers();
         let keep =
             self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
+        fresh.authorized |= self.asked.headers.contains_key(AUTHORIZATION);
         let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
         let outcome = match &shared {
             Ok(kept) => {
-                self.engine.store.put(&self.key, Arc::clone(kept), self.flight.mark);
+                self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark);
                 self.engine.flights.collapse_again(&self.key);
                 Outcome::Confirmed
             }
@@ -321,7 +322,8 @@ impl Fill {
                 (times.request, times.response),
                 freshness::initial_age(&said, times.request, times.response),
             );
-            self.engine.store.put(&self.key, Arc::new(stored), self.flight.mark);
+            let stored = stored.fetched_with(self.asked.headers.contains_key(AUTHORIZATION));
+            self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark);
         }
     }
 }

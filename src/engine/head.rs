@@ -14,7 +14,7 @@ use crate::route::table::Route;
 use crate::semantics::asked::Asked;
 use crate::semantics::validation::{self, HeadSays};
 use crate::store::Lookup;
-use crate::store::generations::Mark;
+use crate::store::generations::{Kind, Mark, Reach};
 
 /// A request on its way through the pass-through whose answer bears on what is stored.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl Engine {
     }
 
     /// A `HEAD` was answered: equal validators freshen what is stored, others make it unusable.
-    pub fn head_answered(
+    pub async fn head_answered(
         &self,
         asked: &Asked,
         route: &Route,
@@ -43,11 +43,12 @@ impl Engine {
             return;
         }
         let key = self.keyring.key(asked, &route.policy);
-        let Lookup::Found(stored) = self.look(asked, &key) else { return };
+        let found = self.look_deep(asked, &key, &route.policy).await;
+        let Lookup::Found(stored) = found else { return };
         match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
             HeadSays::Nothing => {}
             HeadSays::Changed => {
-                self.store.invalidate(key.target_id());
+                self.store.invalidate(Reach::Target(key.target_id()), Kind::Hard);
                 self.account.invalidated("head", 1);
             }
             HeadSays::Same => {
@@ -57,7 +58,8 @@ impl Engine {
                 let cache = key.scope().cache_kind();
                 let kept = route.policy.storing(&asked, status, &fields, &fresh.said, cache);
                 if let Ok(kept) = kept {
-                    self.store.put(&key, Arc::new(fresh.keeping(&kept)), sent.mark);
+                    let fresh = Arc::new(fresh.keeping(&kept));
+                    self.keep(&key, &route.policy, fresh, sent.mark);
                 }
             }
         }

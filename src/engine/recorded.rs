@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
 use crate::engine::head::Sent;
 use crate::key::CacheKey;
+use crate::policy::Policy;
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::freshness;
@@ -24,6 +27,8 @@ use crate::stored::Stored;
 /// An answer that is copied while it passes.
 pub struct Recording {
     key: CacheKey,
+    policy: Arc<Policy>,
+    authorized: bool,
     headers: HeaderMap,
     said: Said,
     vary: (VaryFields, VariantId),
@@ -72,6 +77,8 @@ impl Engine {
         let variant = self.variant(&get, &fields);
         Some(Recording {
             key,
+            policy: Arc::clone(&route.policy),
+            authorized: asked.headers.contains_key(AUTHORIZATION),
             headers: kept,
             said,
             vary: (fields, variant),
@@ -84,10 +91,11 @@ impl Engine {
 
     /// The answer has passed whole: it is stored.
     pub fn recorded(&self, recording: Recording) {
-        let Recording { key, headers, said, vary, mark, times, body, largest: _ } = recording;
+        let Recording { key, policy, authorized, headers, said, vary, mark, times, body, .. } =
+            recording;
         let age = freshness::initial_age(&said, times.0, times.1);
         let stored = Stored::new(StatusCode::OK, &headers, body.freeze(), vary, times, age);
-        self.store.put(&key, Arc::new(stored), mark);
+        self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), mark);
     }
 }
 

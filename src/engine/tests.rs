@@ -1,6 +1,7 @@
 //! The engine against a scripted origin in memory, with time that the tests turn.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +24,7 @@ use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
-use crate::store::memory::Memory;
+use crate::store::tiers::{self, Tiers};
 use crate::upstream::failure::Failure;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
@@ -133,8 +134,16 @@ impl Bench {
             gate: Semaphore::new(0),
             clock: clock.clone(),
         });
+        let settings = tiers::Settings {
+            path: PathBuf::new(),
+            memory: 64 << 20,
+            disk: 0,
+            max_object: bounds.max_object,
+            sweep_every: Duration::from_secs(60),
+        };
+        let store = Tiers::open(settings, clock.clone(), &account);
         let engine = Engine::new(
-            Arc::new(Memory::new(64 << 20, bounds.max_object)),
+            store,
             Arc::clone(&origin) as Arc<dyn Origin>,
             Arc::clone(&account),
             Arc::new(Keyring::new([7; 32], &[], &[])),
@@ -414,7 +423,8 @@ async fn an_invalidation_during_a_fill_wins_over_it() {
     let early = bench.ask();
     soon(bench.reached(1)).await;
     let post = Asked { method: Method::POST, ..asked() };
-    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), |_| vec![&QueryRule::All]);
+    let rules = |_: &Target| vec![&QueryRule::All];
+    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), rules).await;
     let late = bench.ask();
     soon(bench.reached(2)).await;
     bench.open(2);

@@ -13,12 +13,12 @@ use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::target::{Scheme, Target};
 
 /// The version of this form; the first byte of each key.
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 
 /// Before each member of a list, and after the last.
-const PLAIN: u8 = 1;
-const MASKED: u8 = 2;
-const END: u8 = 0;
+pub(super) const PLAIN: u8 = 1;
+pub(super) const MASKED: u8 = 2;
+pub(super) const END: u8 = 0;
 
 /// `target | listener | [query by rule] | fields | scope`
 pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {

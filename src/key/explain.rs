@@ -8,7 +8,7 @@ use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::{Asked, Listener};
 
 /// What stands in place of a secret.
-const HIDDEN: &str = "(secret)";
+pub(super) const HIDDEN: &str = "(secret)";
 
 /// Each part of the key and what of it may be shown, in the key's order.
 pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {

@@ -184,6 +184,14 @@ impl Policy {
         Ok(kept)
     }
 
+    /// Whether an answer that was stored under an earlier policy may still be used or confirmed under
+    /// this one, by what its request carried and what it holds. The rest [`Policy::freshness`] tells.
+    pub fn still_keeps(&self, said: &Said, authorized: bool, kind: CacheKind) -> bool {
+        let cookies = said.has_set_cookie && self.set_cookie != SetCookie::Keep;
+        let another = authorized && storing::needs_leave(said, kind);
+        !cookies && (self.ttl.overrides_origin() || !another)
+    }
+
     /// RFC 9111 §3: the origin's prohibitions, unless the operator's word sets them aside.
     fn origin_allows(&self, asked: &Asked, said: &Said, kind: CacheKind) -> Result<(), NotStored> {
         if self.ttl.overrides_origin() {

@@ -130,7 +130,7 @@ impl ProxyHttp for Handler {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        self.incoming(response, ctx)
+        self.incoming(response, ctx).await
     }
 
     fn upstream_response_body_filter(

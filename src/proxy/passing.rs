@@ -63,7 +63,11 @@ impl Handler {
         Ok(())
     }
 
-    pub(super) fn incoming(&self, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    pub(super) async fn incoming(
+        &self,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         let switched = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let interim = response.status.is_informational() && !switched;
         ctx.interim += u32::from(interim);
@@ -85,9 +89,10 @@ impl Handler {
         if let Some(asked) = &ctx.asked {
             let (status, headers) = (response.status, &response.headers);
             self.engine
-                .invalidate(asked, status, headers, |target| self.routes.query_rules(target));
+                .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
+                .await;
             if let (Some(sent), Some(route)) = (ctx.sent, self.route(ctx)) {
-                self.engine.head_answered(asked, route, sent, status, headers);
+                self.engine.head_answered(asked, route, sent, status, headers).await;
             }
             ctx.recording = self.recording(asked, ctx, response);
         }

@@ -84,13 +84,16 @@ pub fn forbidden(said: &Said, kind: CacheKind) -> Option<NotStored> {
 
 /// Whether the request's `Authorization` keeps the answer out of a shared cache (RFC 9111 §3.5).
 pub fn authorization_forbids(asked: &HeaderMap, said: &Said, kind: CacheKind) -> bool {
+    needs_leave(said, kind) && asked.contains_key(AUTHORIZATION)
+}
+
+/// Whether a shared cache may keep this for a request with `Authorization` only by the origin's
+/// leave, which it does not give (RFC 9111 §3.5).
+pub fn needs_leave(said: &Said, kind: CacheKind) -> bool {
     let allowed = said.cache_control.has(Directive::Public)
         || said.cache_control.has(Directive::MustRevalidate)
         || said.cache_control.s_maxage.is_some();
-    match kind {
-        CacheKind::Shared => !allowed && asked.contains_key(AUTHORIZATION),
-        CacheKind::Private => false,
-    }
+    kind == CacheKind::Shared && !allowed
 }
 
 /// Whether the answer is a stream of server-sent events.

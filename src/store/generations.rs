@@ -1,16 +1,111 @@
-//! Which targets were invalidated, and when: an entry older than its target's generation is unusable.
+//! Which targets were invalidated, and when: what is older than its target's generation is unusable,
+//! or outdated where the invalidation was soft.
 //!
-//! Owns: the order of invalidations relative to fetches; it needs no index of entries and wins over
-//! a fill in flight. Never touches: entries.
+//! Owns: the order of invalidations relative to fetches, over restarts too; it needs no index of
+//! entries and wins over a fill in flight. Never touches: entries, disk (`state` keeps it).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 
-/// A point in the order of invalidations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
+/// still or went back. Ordered over restarts and between a larder and its successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mark(u64);
+
+impl Mark {
+    /// The mark of a number that was once [`Mark::raw`].
+    pub(crate) fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// As a number, to be kept.
+    pub(crate) fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The mark of a larder that starts at `now`.
+    pub(crate) fn at(now: SystemTime) -> Self {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The mark of an invalidation that happens at `now`, behind all marks up to `latest`.
+    fn next(latest: Self, now: SystemTime) -> Self {
+        Self::at(now).max(Self(latest.0.saturating_add(1)))
+    }
+
+    /// About when it was.
+    fn time(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_micros(self.0))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// What an invalidation reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reach {
+    /// Every answer of a target, all scopes and variants
+    /// ([`CacheKey::target_id`](crate::key::CacheKey::target_id)).
+    Target(u128),
+    /// Everything.
+    All,
+}
+
+/// What an invalidation does to what it reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is unusable.
+    Hard,
+    /// It is stale from now on: to be revalidated, but it may stand in for an error.
+    Soft,
+}
+
+/// The newest invalidations of a reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Generation {
+    /// What was marked before this is unusable.
+    pub hard: Mark,
+    /// What was marked before this is outdated.
+    pub soft: Mark,
+}
+
+impl Generation {
+    fn of(kind: Kind, mark: Mark) -> Self {
+        match kind {
+            Kind::Hard => Self { hard: mark, soft: Mark::default() },
+            Kind::Soft => Self { hard: Mark::default(), soft: mark },
+        }
+    }
+
+    /// Both: whichever is newer counts.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        Self { hard: self.hard.max(other.hard), soft: self.soft.max(other.soft) }
+    }
+
+    fn newest(self) -> Mark {
+        self.hard.max(self.soft)
+    }
+
+    fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Where something stands that was marked before it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Nothing was invalidated since.
+    Current,
+    /// Softly invalidated at this time.
+    Outdated(SystemTime),
+    /// Invalidated.
+    Gone,
+}
 
 /// How many targets are remembered one by one.
 const REMEMBERED: usize = 65_536;
@@ -18,75 +113,120 @@ const REMEMBERED: usize = 65_536;
 /// The generations of all targets.
 #[derive(Debug, Default)]
 pub struct Generations {
-    counter: AtomicU64,
-    /// Everything marked before this is unusable, whatever its target.
-    floor: AtomicU64,
-    of: RwLock<HashMap<u128, u64>>,
+    latest: AtomicU64,
+    of: RwLock<All>,
+}
+
+/// All generations, as they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct All {
+    /// Of everything; also covers targets that are no longer remembered one by one.
+    pub all: Generation,
+    /// Of single targets.
+    pub targets: HashMap<u128, Generation>,
+}
+
+/// A generation that changed, to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Whose.
+    pub reach: Reach,
+    /// What it is now.
+    pub generation: Generation,
 }
 
 impl Generations {
+    /// Generations of a larder that starts now and remembers nothing yet.
+    pub fn new(now: SystemTime) -> Self {
+        let generations = Self::default();
+        generations.latest.store(Mark::at(now).0, Ordering::Release);
+        generations
+    }
+
     /// Now.
     pub fn mark(&self) -> Mark {
-        Mark(self.counter.load(Ordering::Acquire))
+        Mark(self.latest.load(Ordering::Acquire))
     }
 
-    /// Makes everything of `target` that was marked before now unusable.
-    pub fn invalidate(&self, target: u128) {
+    /// Invalidates what was marked before now.
+    pub fn invalidate(&self, reach: Reach, kind: Kind, now: SystemTime) -> Change {
         let mut of = self.of.write();
-        let now = self.counter.fetch_add(1, Ordering::AcqRel) + 1;
-        of.insert(target, now);
-        if of.len() > REMEMBERED {
-            self.forget_older_half(&mut of);
+        let mark = Mark::next(self.mark(), now);
+        let generation = of.join(reach, Generation::of(kind, mark));
+        // Last: whoever sees the new mark must find the generation.
+        self.latest.store(mark.0, Ordering::Release);
+        Change { reach, generation }
+    }
+
+    /// Where something of `target` stands that was marked at `mark`.
+    pub fn validity(&self, target: u128, mark: Mark) -> Validity {
+        if mark == self.mark() {
+            return Validity::Current;
+        }
+        let of = self.of.read();
+        let own = of.targets.get(&target).copied().unwrap_or_default();
+        let Generation { hard, soft } = own.joined(of.all);
+        if mark < hard {
+            Validity::Gone
+        } else if mark < soft {
+            Validity::Outdated(soft.time())
+        } else {
+            Validity::Current
         }
     }
 
-    /// Whether what was marked at `mark` for `target` is still usable.
-    pub fn is_current(&self, target: u128, mark: Mark) -> bool {
-        let latest = self.counter.load(Ordering::Acquire);
-        if mark.0 == latest {
-            return true;
+    /// Takes over what an earlier larder kept, and what a larder kept that ran until now while this
+    /// one served from memory. What was invalidated here meanwhile counts as invalidated after all
+    /// that: it costs hits where the clock went back, but never brings anything back. Returns what
+    /// is now to be kept.
+    pub fn adopt(&self, kept: All, now: SystemTime) -> All {
+        let mut of = self.of.write();
+        let newest = kept.targets.values().fold(kept.all, |most, one| most.joined(*one)).newest();
+        let own = std::mem::replace(&mut *of, kept);
+        let mark = Mark::next(self.mark().max(newest), now);
+        let again = |old: Generation| Generation {
+            hard: if old.hard == Mark::default() { old.hard } else { mark },
+            soft: if old.soft == Mark::default() { old.soft } else { mark },
+        };
+        of.join(Reach::All, again(own.all));
+        for (target, old) in own.targets {
+            of.join(Reach::Target(target), again(old));
         }
-        mark.0 >= self.floor.load(Ordering::Acquire)
-            && self.of.read().get(&target).is_none_or(|generation| mark.0 >= *generation)
+        self.latest.store(mark.0, Ordering::Release);
+        of.clone()
     }
 
-    /// Keeps the map bounded: the forgotten half is covered by the floor, which costs hits of
-    /// targets nobody invalidated but never brings an invalidated one back.
-    fn forget_older_half(&self, of: &mut HashMap<u128, u64>) {
-        let mut all: Vec<u64> = of.values().copied().collect();
+    /// Where too many targets are remembered one by one: forgets the older half of them and returns
+    /// all that is left to be kept. The forgotten are covered by the generation of everything, which
+    /// costs hits of targets nobody invalidated but never brings an invalidated one back.
+    pub fn forget(&self) -> Option<All> {
+        let mut of = self.of.write();
+        if of.targets.len() <= REMEMBERED {
+            return None;
+        }
+        let mut all: Vec<Mark> = of.targets.values().map(|one| one.newest()).collect();
         all.sort_unstable();
         let median = all[all.len() / 2];
-        of.retain(|_, generation| *generation > median);
-        self.floor.store(median, Ordering::Release);
+        let forgotten = of.targets.extract_if(|_, one| one.newest() <= median);
+        let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
+        of.join(Reach::All, joined);
+        Some(of.clone())
+    }
+}
+
+impl All {
+    fn join(&mut self, reach: Reach, generation: Generation) -> Generation {
+        if generation.is_nothing() {
+            return generation;
+        }
+        let of = match reach {
+            Reach::All => &mut self.all,
+            Reach::Target(target) => self.targets.entry(target).or_default(),
+        };
+        *of = of.joined(generation);
+        *of
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_was_marked_before_the_invalidation_is_unusable() {
-        let generations = Generations::default();
-        let before = generations.mark();
-        generations.invalidate(7);
-        let after = generations.mark();
-        assert!(!generations.is_current(7, before));
-        assert!(generations.is_current(7, after));
-        assert!(generations.is_current(8, before), "another target is left alone");
-    }
-
-    #[test]
-    fn forgetting_never_brings_an_invalidated_target_back() {
-        let generations = Generations::default();
-        let before = generations.mark();
-        for target in 0..=(REMEMBERED as u128 * 2) {
-            generations.invalidate(target);
-        }
-        for target in [0, 1, REMEMBERED as u128, REMEMBERED as u128 * 2] {
-            assert!(!generations.is_current(target, before), "{target}");
-        }
-        assert!(generations.of.read().len() <= REMEMBERED);
-        assert!(generations.is_current(0, generations.mark()));
-    }
-}
+mod tests;

@@ -6,15 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Generations, Mark};
-use crate::store::{Condition, Lookup, Store, Totals, Wanted};
+use crate::store::generations::{Generations, Mark, Validity};
+use crate::store::{Listed, Lookup, Place, Totals, Wanted};
 use crate::stored::Stored;
 
 /// How many variants of one key are kept; the least recently stored one gives way.
@@ -29,7 +28,7 @@ const LARGEST_PER_SHARD: u64 = 4;
 /// The memory tier.
 pub struct Memory {
     slots: Cache<SlotKey, Slot, Weigh, DefaultHashBuilder, Evictions>,
-    generations: Generations,
+    generations: Arc<Generations>,
     evicted: Arc<AtomicU64>,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
@@ -93,7 +92,7 @@ impl Lifecycle<SlotKey, Slot> for Evictions {
 impl Memory {
     /// A tier of `bytes`, which keeps bodies of up to `max_object` bytes.
     #[expect(clippy::missing_panics_doc, reason = "a capacity and a weight are always given")]
-    pub fn new(bytes: usize, max_object: usize) -> Self {
+    pub fn new(bytes: usize, max_object: usize, generations: Arc<Generations>) -> Self {
         let bytes = bytes as u64;
         let largest = (max_object as u64).max(64 * 1024);
         let shards = (bytes / (LARGEST_PER_SHARD * largest)).clamp(1, 64);
@@ -113,13 +112,23 @@ impl Memory {
             DefaultHashBuilder::default(),
             Evictions(Arc::clone(&evicted)),
         );
-        Self { slots, generations: Generations::default(), evicted, writing: Mutex::new(()) }
+        Self { slots, generations, evicted, writing: Mutex::new(()) }
     }
 
     fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<Stored>> {
         let Some(Slot::Entry(entry)) = slot else { return None };
-        let usable = entry.key == *key && self.generations.is_current(key.target_id(), entry.mark);
-        usable.then(|| Arc::clone(&entry.stored))
+        if entry.key != *key {
+            return None;
+        }
+        self.valid(&entry)
+    }
+
+    fn valid(&self, entry: &Entry) -> Option<Arc<Stored>> {
+        match self.generations.validity(entry.key.target_id(), entry.mark) {
+            Validity::Current => Some(Arc::clone(&entry.stored)),
+            Validity::Outdated(at) => Some(Arc::new(entry.stored.outdated(at))),
+            Validity::Gone => None,
+        }
     }
 
     /// Whether the same variant is kept in `slot` and arrived later: of two fetches at once the one
@@ -175,9 +184,9 @@ impl Memory {
     }
 }
 
-#[async_trait]
-impl Store for Memory {
-    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+impl Memory {
+    /// What the request selects. Never [`Lookup::Deeper`].
+    pub fn get(&self, wanted: Wanted<'_>) -> Lookup {
         let root = self.slots.get(&SlotKey { id: wanted.key.id(), variant: None });
         match root {
             Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
@@ -197,21 +206,11 @@ impl Store for Memory {
         }
     }
 
-    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
-        self.get(wanted)
-    }
-
-    fn mark(&self) -> Mark {
-        self.generations.mark()
-    }
-
-    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
-        self.generations.is_current(key.target_id(), mark)
-    }
-
-    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark) {
-        if !self.is_current(key, mark) {
-            return;
+    /// Keeps a response unless it is unusable already or a later one is kept. Whether it is now the
+    /// one to keep.
+    pub fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark) -> bool {
+        if self.generations.validity(key.target_id(), mark) == Validity::Gone {
+            return false;
         }
         let varies = !stored.vary.names().is_empty();
         let entry = Arc::new(Entry { key: key.clone(), mark, stored });
@@ -220,32 +219,46 @@ impl Store for Memory {
         let had_variants = matches!(self.slots.peek(&root), Some(Slot::Variants(_)));
         let own = SlotKey { variant: Some(entry.stored.variant), ..root };
         if [root, own].iter().any(|slot| self.has_newer(slot, &entry)) {
-            return;
+            return false;
         }
         if varies || had_variants {
             self.put_variant(key, entry);
         } else {
             self.slots.insert(root, Slot::Entry(entry));
         }
+        true
     }
 
-    fn invalidate(&self, target: u128) {
-        self.generations.invalidate(target);
+    /// All usable responses, of one target or of all, in no order.
+    pub fn list(&self, target: Option<u128>) -> Vec<Listed> {
+        let of_target = |entry: &Entry| target.is_none_or(|target| target == entry.key.target_id());
+        let listed = |entry: &Entry| {
+            let stored = self.valid(entry)?;
+            let (target, id) = (entry.key.target_id(), entry.key.id());
+            Some(Listed {
+                place: Place { target, id, variant: stored.variant },
+                canonical: entry.key.canonical().into(),
+                body: stored.body.len() as u64,
+                stored,
+                in_memory: true,
+                on_disk: false,
+            })
+        };
+        let entries = self.slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Entry(entry) => Some(entry),
+            Slot::Variants(_) => None,
+        });
+        entries.filter(|entry| of_target(entry)).filter_map(|entry| listed(&entry)).collect()
     }
 
-    fn totals(&self) -> Totals {
+    /// What is held now.
+    pub fn totals(&self) -> Totals {
         Totals {
             entries: self.slots.len() as u64,
             bytes: self.slots.weight(),
             evictions: self.evicted.load(Ordering::Relaxed),
         }
     }
-
-    fn condition(&self) -> Condition {
-        Condition::Good
-    }
-
-    async fn release(&self) {}
 }
 
 #[cfg(test)]

@@ -23,7 +23,14 @@ fn yaml_files(kind: &str) -> Vec<PathBuf> {
 
 /// What the fixtures find in the environment.
 fn env() -> Env {
-    [("HOST", "api.example"), ("TTL", "5m"), ("SECRET", "hunter2")].into_iter().collect()
+    [
+        ("HOST", "api.example"),
+        ("TTL", "5m"),
+        ("SECRET", "hunter2"),
+        ("LONG_SECRET", "correct horse battery"),
+    ]
+    .into_iter()
+    .collect()
 }
 
 fn loaded(path: &Path) -> Result<Config, Report> {

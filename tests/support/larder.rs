@@ -1,6 +1,7 @@
 //! A larder in this process, on free ports, with a clock that the test turns.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use larder::clock::Clock;
@@ -48,10 +49,14 @@ impl Larder {
             text.push_str("admin: { listen: 127.0.0.1:0 }\n");
         }
         text.push_str(yaml);
-        let config = match config::read("test.yaml", &text, &Env::default(), &Disk) {
+        let mut config = match config::read("test.yaml", &text, &Env::default(), &Disk) {
             Ok(config) => config,
             Err(report) => panic!("{report}"),
         };
+        if config.store.path == Path::new("larder-data") {
+            // No directory of its own: memory alone.
+            config.store.disk = 0;
+        }
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         parts.clock = clock.clone();
         let server = Server::start(config, parts).expect("a free port");

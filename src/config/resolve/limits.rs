@@ -3,6 +3,7 @@
 //! Owns: the bounds of bounds.
 //! Never touches: whatever is being bounded.
 
+use crate::config::diagnostics::Wrong;
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, count, word};
 use crate::config::{Limits, Log, LogFormat, LogLevel, Store, size};
@@ -74,12 +75,15 @@ pub(super) fn store(top: &mut Section<'_>, limits: &Limits, reader: &mut Reader<
     let Some(mut section) = top.section(reader, "store") else { return defaults };
     let path = section.get("path").and_then(|node| reader.path(node, &section.at("path")));
     let memory = section.scalar(reader, "memory", size::parse_memory);
-    let disk = section.scalar_or(reader, "disk", size::parse, defaults.disk);
+    let disk = section.scalar_or(reader, "disk", disk, defaults.disk);
+    let sweep_every =
+        section.scalar_or(reader, "sweep_every", parse_positive, defaults.sweep_every);
     let max_object = section.scalar(reader, "max_object", size::parse_memory);
     let store = Store {
         path: path.map_or(defaults.path, |at| at.value),
         memory: memory.as_ref().map_or(defaults.memory, |at| at.value),
         disk,
+        sweep_every,
         max_object: max_object.as_ref().map_or(defaults.max_object, |at| at.value),
     };
     let shown = size::show(u64::try_from(store.max_object).unwrap_or(u64::MAX));
@@ -102,3 +106,19 @@ pub(super) fn store(top: &mut Section<'_>, limits: &Limits, reader: &mut Reader<
     section.finish(reader);
     store
 }
+
+/// A size, or `off`. A disk that holds next to nothing is a mistake: the database takes some itself.
+fn disk(text: &str) -> Result<u64, Wrong> {
+    if text == "off" {
+        return Ok(0);
+    }
+    let bytes = size::parse(text)?;
+    if bytes < SMALLEST_DISK {
+        let wanted = "a size of at least 64MiB, or `off`";
+        let fix = "give it more room, or write `off` to keep answers in memory alone";
+        return Err(Wrong::new(wanted, "leaves no room beside the database itself", fix));
+    }
+    Ok(bytes)
+}
+
+const SMALLEST_DISK: u64 = 64 << 20;

@@ -172,6 +172,29 @@ fn the_operators_lifetime_counts_from_arrival_and_the_origins_from_its_making() 
 }
 
 #[test]
+fn after_a_reload_what_was_another_users_is_nobodys() {
+    let says = |fields: &[(&'static str, &'static str)]| Said::of(StatusCode::OK, &map(fields));
+    let private = CacheKind::Private;
+    let shared = CacheKind::Shared;
+    let plain = says(&[("cache-control", "max-age=9")]);
+    let public = says(&[("cache-control", "max-age=9, public")]);
+    let cookies = says(&[("set-cookie", "a=b")]);
+    let keep = Policy { set_cookie: SetCookie::Keep, ..with(Ttl::Origin) };
+    for (policy, said, authorized, kind, usable) in [
+        (with(Ttl::Override(secs(9))), &plain, true, shared, true),
+        (with(Ttl::Origin), &plain, true, shared, false),
+        (with(Ttl::Origin), &plain, true, private, true),
+        (with(Ttl::Origin), &plain, false, shared, true),
+        (with(Ttl::Origin), &public, true, shared, true),
+        (with(Ttl::Origin), &cookies, false, shared, false),
+        (with(Ttl::Origin), &cookies, false, private, false),
+        (keep, &cookies, false, shared, true),
+    ] {
+        assert_eq!(policy.still_keeps(said, authorized, kind), usable, "{policy:?} {said:?}");
+    }
+}
+
+#[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
     let said = Said::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));

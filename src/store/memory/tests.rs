@@ -11,8 +11,9 @@ use crate::policy::Policy;
 use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::generations::{Generations, Kind, Reach, Validity};
 use crate::store::memory::{Memory, VARIANTS};
-use crate::store::{Lookup, Store, Wanted};
+use crate::store::{Lookup, Wanted};
 use crate::stored::Stored;
 
 const MIB: usize = 1 << 20;
@@ -39,8 +40,17 @@ fn stored(body: impl Into<Bytes>, vary: &[&'static str], variant: u128, at: u64)
     ))
 }
 
+fn memory(bytes: usize, max_object: usize) -> Memory {
+    let generations = Generations::new(SystemTime::UNIX_EPOCH);
+    Memory::new(bytes, max_object, Arc::new(generations))
+}
+
 fn put(memory: &Memory, path: &str, stored: Arc<Stored>) {
-    memory.put(&key(path), stored, memory.mark());
+    memory.put(&key(path), stored, memory.generations.mark());
+}
+
+fn purge(memory: &Memory, target: u128) {
+    memory.generations.invalidate(Reach::Target(target), Kind::Hard, SystemTime::UNIX_EPOCH);
 }
 
 /// What a request finds whose variant is `variant` wherever something varies.
@@ -56,7 +66,7 @@ fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
 
 #[test]
 fn cch_05_thousands_of_variants_leave_the_newest_and_their_number_bounded() {
-    let memory = Memory::new(64 * MIB, MIB);
+    let memory = memory(64 * MIB, MIB);
     for n in 1..=5000_u128 {
         put(&memory, "/x", stored(n.to_string(), &["x-v"], n, 0));
         assert!(memory.totals().entries <= VARIANTS as u64 + 1);
@@ -71,7 +81,7 @@ fn cch_05_thousands_of_variants_leave_the_newest_and_their_number_bounded() {
 
 #[test]
 fn it_never_weighs_more_than_it_may() {
-    let memory = Memory::new(4 * MIB, MIB);
+    let memory = memory(4 * MIB, MIB);
     for n in 0..1000 {
         put(&memory, &format!("/{n}"), stored(vec![0; 50_000], &[], 0, 0));
         assert!(memory.totals().bytes <= 4 * MIB as u64);
@@ -82,7 +92,7 @@ fn it_never_weighs_more_than_it_may() {
 
 #[test]
 fn the_largest_object_finds_room() {
-    let memory = Memory::new(4 * MIB, MIB);
+    let memory = memory(4 * MIB, MIB);
     for n in 0..20 {
         let path = format!("/{n}");
         put(&memory, &path, stored(vec![0; MIB], &[], 0, 0));
@@ -92,15 +102,15 @@ fn the_largest_object_finds_room() {
 
 #[test]
 fn what_was_asked_for_before_an_invalidation_is_neither_found_nor_kept() {
-    let memory = Memory::new(4 * MIB, MIB);
-    let before = memory.mark();
+    let memory = memory(4 * MIB, MIB);
+    let before = memory.generations.mark();
     put(&memory, "/x", stored("old", &[], 0, 0));
     put(&memory, "/y", stored("other", &[], 0, 0));
-    memory.invalidate(key("/x").target_id());
+    purge(&memory, key("/x").target_id());
     assert_eq!(found(&memory, "/x", 0), None);
     memory.put(&key("/x"), stored("late", &[], 0, 0), before);
     assert_eq!(found(&memory, "/x", 0), None);
-    assert!(!memory.is_current(&key("/x"), before));
+    assert_eq!(memory.generations.validity(key("/x").target_id(), before), Validity::Gone);
     put(&memory, "/x", stored("new", &[], 0, 0));
     assert_eq!(found(&memory, "/x", 0).unwrap(), "new");
     assert_eq!(found(&memory, "/y", 0).unwrap(), "other");
@@ -108,7 +118,7 @@ fn what_was_asked_for_before_an_invalidation_is_neither_found_nor_kept() {
 
 #[test]
 fn an_older_response_does_not_replace_a_newer_one() {
-    let memory = Memory::new(4 * MIB, MIB);
+    let memory = memory(4 * MIB, MIB);
     for (vary, variant) in [(&[][..], 0), (&["x-v"], 7)] {
         let path = format!("/{variant}");
         put(&memory, &path, stored("newer", vary, variant, 20));
@@ -117,7 +127,7 @@ fn an_older_response_does_not_replace_a_newer_one() {
         put(&memory, &path, stored("newest", vary, variant, 20));
         assert_eq!(found(&memory, &path, variant).unwrap(), "newest", "{vary:?}");
         // Unless the newer one was invalidated: then it stands for nothing.
-        memory.invalidate(key(&path).target_id());
+        purge(&memory, key(&path).target_id());
         put(&memory, &path, stored("asked anew", vary, variant, 15));
         assert_eq!(found(&memory, &path, variant).unwrap(), "asked anew", "{vary:?}");
     }
@@ -125,11 +135,26 @@ fn an_older_response_does_not_replace_a_newer_one() {
 
 #[test]
 fn of_several_that_match_the_most_recent_is_found() {
-    let memory = Memory::new(4 * MIB, MIB);
+    let memory = memory(4 * MIB, MIB);
     put(&memory, "/x", stored("by v", &["x-v"], 7, 10));
     put(&memory, "/x", stored("sole", &[], 0, 20));
     assert_eq!(found(&memory, "/x", 7).unwrap(), "sole");
     put(&memory, "/x", stored("by v again", &["x-v"], 7, 30));
     assert_eq!(found(&memory, "/x", 7).unwrap(), "by v again");
     assert_eq!(found(&memory, "/x", 8).unwrap(), "sole");
+}
+
+#[test]
+fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
+    let memory = memory(4 * MIB, MIB);
+    put(&memory, "/x", stored("old", &[], 0, 0));
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
+    let target = key("/x").target_id();
+    memory.generations.invalidate(Reach::Target(target), Kind::Soft, at);
+    let wanted = Wanted { key: &key("/x"), variant: &|_| VariantId::SOLE };
+    let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
+    assert_eq!((found.outdated, &found.body[..]), (Some(at), &b"old"[..]));
+    put(&memory, "/x", stored("new", &[], 0, 0));
+    let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
+    assert_eq!((found.outdated, &found.body[..]), (None, &b"new"[..]));
 }

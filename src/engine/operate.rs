@@ -1,0 +1,72 @@
+//! What an operator does with what is stored: look at it, purge it.
+//!
+//! Owns: which ids a URL is stored under, and that a purge lasts before it is acknowledged.
+//! Never touches: how the operator says it (`admin`).
+
+use std::collections::BTreeSet;
+
+use crate::decide;
+use crate::engine::Engine;
+use crate::policy::{Policy, QueryRule};
+use crate::semantics::storing::CacheKind;
+use crate::semantics::target::Target;
+use crate::store::generations::{Kind, Reach};
+use crate::store::{Listed, Place};
+
+/// How many entries are counted at a time.
+const COUNTED: usize = 1000;
+
+impl Engine {
+    /// What a purge of `target` reaches; `rules`: by which rules routes count its query.
+    pub fn reach(&self, target: &Target, rules: &[&QueryRule]) -> BTreeSet<Reach> {
+        let id = |rule| Reach::Target(self.keyring.target_id(target, rule));
+        // Byte for byte too: a route that is gone may have counted it so.
+        rules.iter().copied().chain([&QueryRule::All]).map(id).collect()
+    }
+
+    /// Makes what `reach` reaches unusable or outdated, fills in flight included. Returns once that
+    /// outlives the process; `Err` says why it would not, though it counts here and now.
+    pub async fn purge(&self, reach: &BTreeSet<Reach>, kind: Kind) -> Result<(), String> {
+        for one in reach {
+            self.store.invalidate(*one, kind);
+        }
+        self.account.invalidated("purge", reach.len() as u64);
+        self.store.settle().await
+    }
+
+    /// How many stored answers `reach` reaches.
+    pub async fn count(&self, reach: &BTreeSet<Reach>) -> u64 {
+        let mut count = 0;
+        for one in reach {
+            let target = match one {
+                Reach::Target(target) => Some(*target),
+                Reach::All => None,
+            };
+            let mut after = None;
+            loop {
+                let page = self.list(after, COUNTED, target).await;
+                count += page.len() as u64;
+                match page.last() {
+                    Some(last) if page.len() == COUNTED => after = Some(last.place),
+                    Some(_) | None => break,
+                }
+            }
+        }
+        count
+    }
+
+    /// At most `limit` stored answers behind `after`, of one target or of all.
+    pub async fn list(
+        &self,
+        after: Option<Place>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<Listed> {
+        self.store.list(after, limit, target).await
+    }
+
+    /// The remaining freshness of a stored answer under `policy` now, in seconds.
+    pub fn ttl(&self, listed: &Listed, kind: CacheKind, policy: &Policy) -> i64 {
+        decide::ttl(policy, kind, &listed.stored, self.clock.now())
+    }
+}

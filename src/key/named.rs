@@ -1,0 +1,143 @@
+//! From the canonical form of a key back to what an operator may see of it.
+//!
+//! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
+
+use crate::key::canonical::{END, FORMAT, MASKED, PLAIN};
+use crate::key::explain::HIDDEN;
+use crate::semantics::asked::Listener;
+use crate::semantics::target::{Scheme, Target};
+
+/// What a key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The URL, its query as far as it counts; secret parameters are hidden.
+    pub url: String,
+    /// The target without its query.
+    pub target: Target,
+    /// Which kind of listener it was asked through.
+    pub listener: Listener,
+    /// The kind of scope: `shared`, `anonymous`, `credential`, `named`.
+    pub scope: &'static str,
+}
+
+impl Named {
+    /// Reads a canonical form; `None` where it is none of this larder's.
+    pub fn read(canonical: &[u8]) -> Option<Self> {
+        let mut rest = canonical;
+        let [format, scheme, low, high] = take(&mut rest)?;
+        let scheme = match scheme {
+            0 => Scheme::Http,
+            1 => Scheme::Https,
+            _ => return None,
+        };
+        let host = text(&mut rest)?;
+        let path = text(&mut rest)?;
+        let query = query(&mut rest)?;
+        let listener = match take(&mut rest)? {
+            [0] => Listener::Loopback,
+            [1] => Listener::Reachable,
+            _ => return None,
+        };
+        let scope = scope(rest)?;
+        let port = u16::from_le_bytes([low, high]);
+        let base = Target::with_authority(scheme, &host, &path).ok()?;
+        let target = base.with_origin(scheme, base.host(), port);
+        let url = if query.is_empty() {
+            target.to_string()
+        } else {
+            format!("{target}?{}", query.join("&"))
+        };
+        (format == FORMAT).then_some(Self { url, target, listener, scope })
+    }
+}
+
+fn query(rest: &mut &[u8]) -> Option<Vec<String>> {
+    let mut query = Vec::new();
+    loop {
+        match take(rest)? {
+            [END] => return Some(query),
+            [PLAIN] => query.push(text(rest)?),
+            [MASKED] => {
+                take::<16>(rest)?;
+                query.push(HIDDEN.to_owned());
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Behind the fields that count stands the scope: one byte, or one and an HMAC. No field is as
+/// short: it begins with the eight bytes of a length.
+fn scope(mut rest: &[u8]) -> Option<&'static str> {
+    loop {
+        match rest {
+            [0] => return Some("shared"),
+            [1] => return Some("anonymous"),
+            [2, hmac @ ..] if hmac.len() == 16 => return Some("credential"),
+            [3, hmac @ ..] if hmac.len() == 16 => return Some("named"),
+            _ => {
+                text(&mut rest)?;
+                query(&mut rest)?;
+            }
+        }
+    }
+}
+
+fn text(rest: &mut &[u8]) -> Option<String> {
+    let length = usize::try_from(u64::from_le_bytes(take(rest)?)).ok()?;
+    let (text, left) = rest.split_at_checked(length)?;
+    *rest = left;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, left) = rest.split_first_chunk()?;
+    *rest = left;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use crate::key::Keyring;
+    use crate::key::named::Named;
+    use crate::policy::{Policy, ScopeRule};
+    use crate::semantics::asked::Asked;
+    use crate::semantics::target::Target;
+
+    fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> Named {
+        let mut asked = Asked::get(Target::absolute(url).unwrap());
+        for (name, value) in fields {
+            asked.headers.append(*name, HeaderValue::from_static(value));
+        }
+        let ring = Keyring::new([7; 32], &[], &["token".to_owned()]);
+        Named::read(ring.key(&asked, policy).canonical()).unwrap()
+    }
+
+    #[test]
+    fn a_key_shows_its_url_and_kind_of_scope_and_no_secret() {
+        let mut policy = Policy::origin();
+        policy.key.headers =
+            vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
+        let shown = named("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
+        assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&(secret)&y");
+        assert_eq!(shown.scope, "anonymous");
+        let fields = [("te", "trailers"), ("x-api-key", "S4CRET"), ("x-api-key", "")];
+        let shown = named("http://[::1]/", &fields, &policy);
+        assert_eq!((shown.url.as_str(), shown.scope), ("http://[::1]/", "credential"));
+        policy.scope = ScopeRule::Shared;
+        assert_eq!(named("http://api.example/?", &fields, &policy).scope, "shared");
+        policy.scope = ScopeRule::Header(HeaderName::from_static("x-user"));
+        assert_eq!(named("http://api.example/", &[("x-user", "ann")], &policy).scope, "named");
+    }
+
+    #[test]
+    fn a_cut_form_is_none() {
+        let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = Keyring::new([7; 32], &[], &[]).key(&asked, &Policy::origin());
+        for end in 0..key.canonical().len() {
+            assert_eq!(Named::read(&key.canonical()[..end]), None, "{end}");
+        }
+    }
+}

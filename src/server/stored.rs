@@ -1,0 +1,116 @@
+//! What an operator sees and purges of the store.
+//!
+//! Owns: from an operator's words to the engine's and back. Never touches: HTTP, the store itself.
+
+use std::collections::BTreeSet;
+
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+
+use crate::admin::controls::{Entry, Listing, NotPurged, Page, Purge, Purgeable, Purged};
+use crate::engine::Engine;
+use crate::key::named::Named;
+use crate::route::table::{Route, Table};
+use crate::semantics::asked::Asked;
+use crate::semantics::storing::CacheKind;
+use crate::semantics::target::Target;
+use crate::store::generations::{Kind, Reach};
+use crate::store::{Listed, Place};
+
+/// What stands in place of a value that may be secret.
+const HIDDEN: HeaderValue = HeaderValue::from_static("(secret)");
+
+/// Purges, or only counts.
+pub(super) async fn purge(
+    engine: &Engine,
+    routes: &Table,
+    purge: &Purge,
+) -> Result<Purged, NotPurged> {
+    let reach = match &purge.what {
+        Purgeable::All => BTreeSet::from([Reach::All]),
+        Purgeable::Url(target) => engine.reach(target, &routes.query_rules(target)),
+    };
+    // Before: afterwards nothing of it can be seen.
+    let count = engine.count(&reach).await;
+    if !purge.dry_run {
+        let kind = if purge.soft { Kind::Soft } else { Kind::Hard };
+        engine.purge(&reach, kind).await.map_err(|why| NotPurged { why })?;
+        tracing::info!(count, soft = purge.soft, all = purge.what == Purgeable::All, "Purged");
+    }
+    Ok(Purged { count })
+}
+
+/// A page of what is stored.
+pub(super) async fn entries(engine: &Engine, routes: &Table, asked: &Listing) -> Page {
+    let mut after = asked.after.as_deref().and_then(Place::parse);
+    let mut targets: Vec<Option<u128>> = match &asked.url {
+        None => vec![None],
+        Some(target) => reached(engine, routes, target).into_iter().map(Some).collect(),
+    };
+    // A cursor stands in one of the targets; those before it have been shown.
+    targets.retain(|target| match (target, after) {
+        (Some(target), Some(after)) => *target >= after.target,
+        (Some(_) | None, _) => true,
+    });
+    let mut listed: Vec<Listed> = Vec::new();
+    // One more than asked for tells whether there is a next page.
+    for target in targets {
+        let wanted = (asked.limit + 1).saturating_sub(listed.len());
+        listed.extend(engine.list(after.take(), wanted, target).await);
+    }
+    let more = listed.len() > asked.limit;
+    listed.truncate(asked.limit);
+    let next = listed.last().filter(|_| more).map(|last| last.place.to_string());
+    let entries = listed.iter().map(|one| entry(engine, routes, one, asked.details)).collect();
+    Page { entries, next }
+}
+
+fn reached(engine: &Engine, routes: &Table, target: &Target) -> BTreeSet<u128> {
+    let reach = engine.reach(target, &routes.query_rules(target));
+    let id = |reach: &Reach| match reach {
+        Reach::Target(target) => Some(*target),
+        Reach::All => None,
+    };
+    reach.iter().filter_map(id).collect()
+}
+
+fn entry(engine: &Engine, routes: &Table, listed: &Listed, details: bool) -> Entry {
+    let named = Named::read(&listed.canonical);
+    let scope = named.as_ref().map_or("unknown", |named| named.scope);
+    let kind = match scope {
+        "credential" | "named" => CacheKind::Private,
+        _ => CacheKind::Shared,
+    };
+    let route = named.as_ref().and_then(|named| route(routes, named));
+    let stored = &listed.stored;
+    let tiers = [("memory", listed.in_memory), ("disk", listed.on_disk)];
+    Entry {
+        url: named.map_or_else(|| "(unreadable)".to_owned(), |named| named.url),
+        scope,
+        route: route.map(|route| route.name.to_string()),
+        status: stored.status.as_u16(),
+        stored: stored.response_time,
+        age: stored.age(engine.now()),
+        ttl: route.map(|route| engine.ttl(listed, kind, &route.policy)),
+        bytes: listed.body,
+        vary: stored.vary.names().iter().map(ToString::to_string).collect(),
+        tiers: tiers.iter().filter(|(_, here)| *here).map(|(tier, _)| *tier).collect(),
+        headers: details.then(|| shown(engine, &stored.all_headers())),
+    }
+}
+
+/// The route that a plain `GET` of it would take: one that other fields choose cannot be told.
+fn route<'r>(routes: &'r Table, named: &Named) -> Option<&'r Route> {
+    let target = Target::absolute(&named.url).ok()?;
+    routes.find(&Asked { listener: named.listener, ..Asked::get(target) })
+}
+
+/// Values that may be secret are named, not shown.
+fn shown(engine: &Engine, headers: &HeaderMap) -> HeaderMap {
+    let mut shown = headers.clone();
+    for (name, value) in &mut shown {
+        if *name == SET_COOKIE || engine.is_credential(name) {
+            *value = HIDDEN;
+        }
+    }
+    shown
+}

@@ -1,0 +1,238 @@
+//! What is the operator's and outlives everything else: the secret of all keys, and what was purged.
+//!
+//! Owns: the directory `state/`: small, on disk before it is acknowledged, migrated and never wiped.
+//! Never touches: stored answers, which are disposable (`disk`).
+
+mod keeper;
+mod secret;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+pub use crate::store::state::secret::{NoSecret, Secret};
+
+use crate::store::generations::{All, Change, Generation, Mark, Reach};
+use crate::store::state::keeper::{Command, Keeper};
+
+/// The form of what is kept. A higher one was written by a later larder.
+const FORMAT: u32 = 1;
+
+/// Where the format stands.
+const FORMAT_KEY: &[u8] = b"format";
+
+/// Where it stands how many targets there are at least: sled may lose some without a word.
+const LEAST_KEY: &[u8] = b"least";
+
+/// A locked database is tried for five seconds.
+const LOCKED_TRIES: u32 = 250;
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the thread may take to finish when the state is closed.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// The operator's data, open.
+pub struct State {
+    keeper: Keeper,
+    ill: Arc<Mutex<Option<String>>>,
+}
+
+/// Why the state could not be opened. Nothing on disk may then be used: what was purged is unknown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unopened {
+    /// It is of a later larder.
+    #[error(
+        "{} is of a later larder (format {found}, this one reads {FORMAT}): run that one, or restore \
+         the backup of `state` made before it",
+        dir.display()
+    )]
+    Later {
+        /// Where.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Not even after the damaged one was put aside.
+    #[error("{}: {why}", dir.display())]
+    Broken {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+impl State {
+    /// Opens the state in `dir`. A damaged one is put aside, with a line in the log, and everything
+    /// stored counts as purged: nobody knows what was.
+    pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
+        let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
+        let (db, all) = match read(&dir.join("db")) {
+            Ok(Read::Known(db, all)) => (db, all),
+            Ok(Read::Later(found)) => return Err(Unopened::Later { dir: dir.to_owned(), found }),
+            Err(why) => {
+                let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
+                tracing::error!(
+                    dir = %dir.display(),
+                    aside = %aside.display(),
+                    %why,
+                    "The state is damaged and was put aside; everything stored counts as purged"
+                );
+                match read(&dir.join("db")).map_err(broken)? {
+                    Read::Known(db, mut all) => {
+                        all.all.hard = Mark::at(now);
+                        (db, all)
+                    }
+                    Read::Later(found) => {
+                        return Err(Unopened::Later { dir: dir.to_owned(), found });
+                    }
+                }
+            }
+        };
+        let ill = Arc::new(Mutex::new(None));
+        let keeper = Keeper::start(db, all.targets.keys().copied(), Arc::clone(&ill))
+            .map_err(|error| broken(error.to_string()))?;
+        Ok((Self { keeper, ill }, all))
+    }
+
+    /// Keeps a change; on disk soon.
+    pub fn keep(&self, change: Change) {
+        self.keeper.send(Command::Keep(change));
+    }
+
+    /// Keeps these and no others.
+    pub fn replace(&self, all: All) {
+        self.keeper.send(Command::Replace(all));
+    }
+
+    /// Waits until what was kept before is on disk.
+    pub async fn settle(&self) -> Result<(), String> {
+        let (done, settled) = oneshot::channel();
+        self.keeper.send(Command::Settle(done));
+        settled.await.unwrap_or_else(|_ended| Err("the state is closed".to_owned()))
+    }
+
+    /// Why nothing is kept any more, if so.
+    pub fn illness(&self) -> Option<String> {
+        self.ill.lock().clone()
+    }
+
+    /// Keeps what is still to be kept and closes. Blocks for at most a few seconds.
+    pub fn close(&self) {
+        self.keeper.stop(CLOSE);
+    }
+}
+
+enum Read {
+    Known(sled::Db, All),
+    Later(u32),
+}
+
+/// Opens and reads. A database that was closed a moment ago may still be locked: sled lets go of it
+/// on a thread of its own. That is no damage.
+fn read(dir: &Path) -> Result<Read, String> {
+    let mut tries = 0;
+    loop {
+        match read_once(dir) {
+            Err(why) if why.contains("could not acquire lock") && tries < LOCKED_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCKED_PAUSE);
+            }
+            read => return read,
+        }
+    }
+}
+
+/// sled panics on some damage: here that is an error like others.
+fn read_once(dir: &Path) -> Result<Read, String> {
+    let opened = catch_unwind(AssertUnwindSafe(|| -> sled::Result<Read> {
+        let config = sled::Config::new()
+            .path(dir)
+            .mode(sled::Mode::LowSpace)
+            .cache_capacity(4 << 20)
+            .flush_every_ms(Some(500));
+        let is_new = !dir.exists();
+        let db = config.open()?;
+        let format = db.get(FORMAT_KEY)?.map(|raw| number(&raw));
+        match format {
+            Some(found) if found > FORMAT => return Ok(Read::Later(found)),
+            Some(_) => {}
+            None if is_new => {
+                db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
+                db.flush()?;
+            }
+            // sled opens some damage as an empty database.
+            None => return Err(sled::Error::ReportableBug("its content is lost".to_owned())),
+        }
+        let all = generations(&db)?;
+        let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
+        if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
+            return Err(sled::Error::ReportableBug("a part of it is lost".to_owned()));
+        }
+        Ok(Read::Known(db, all))
+    }));
+    match opened {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_panic) => Err("it cannot be read".to_owned()),
+    }
+}
+
+fn number(raw: &[u8]) -> u32 {
+    raw.try_into().map_or(u32::MAX, u32::from_be_bytes)
+}
+
+/// `g` for everything, `g` and a target for one: two marks each.
+fn generations(db: &sled::Db) -> sled::Result<All> {
+    let mut all = All::default();
+    for item in db.scan_prefix(b"g") {
+        let (key, value) = item?;
+        let Some(generation) = decode(&value) else {
+            return Err(sled::Error::ReportableBug("a generation of another length".to_owned()));
+        };
+        match key.strip_prefix(b"g").and_then(|rest| <[u8; 16]>::try_from(rest).ok()) {
+            Some(target) => {
+                all.targets.insert(u128::from_be_bytes(target), generation);
+            }
+            None => all.all = generation,
+        }
+    }
+    Ok(all)
+}
+
+fn key(reach: Reach) -> Vec<u8> {
+    let mut key = b"g".to_vec();
+    if let Reach::Target(target) = reach {
+        key.extend_from_slice(&target.to_be_bytes());
+    }
+    key
+}
+
+fn encode(generation: Generation) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&generation.hard.raw().to_be_bytes());
+    bytes[8..].copy_from_slice(&generation.soft.raw().to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Generation> {
+    let (hard, soft) = bytes.split_at_checked(8)?;
+    let mark = |raw: &[u8]| Some(Mark::from_raw(u64::from_be_bytes(raw.try_into().ok()?)));
+    Some(Generation { hard: mark(hard)?, soft: mark(soft)? })
+}
+
+/// The secret stays where it is: it is no part of the damage.
+fn put_aside(dir: &Path, now: SystemTime) -> io::Result<PathBuf> {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let aside = dir.join(format!("damaged-{}", since.as_secs()));
+    std::fs::rename(dir.join("db"), &aside)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests;

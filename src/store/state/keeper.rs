@@ -1,0 +1,167 @@
+//! The thread that writes the state: what came in together reaches the disk by one flush.
+//!
+//! Owns: the open database, the order of writes. Never touches: what they mean.
+
+use std::collections::HashSet;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::store::generations::{All, Change, Reach};
+use crate::store::state::{LEAST_KEY, encode, key};
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// Keep this.
+    Keep(Change),
+    /// Keep these generations and no others.
+    Replace(All),
+    /// Say when everything before is on disk.
+    Settle(oneshot::Sender<Result<(), String>>),
+    /// Close the database and say so; whatever comes later is lost.
+    Stop(Sender<()>),
+}
+
+/// The thread, as its owner sees it.
+pub(super) struct Keeper {
+    commands: Sender<Command>,
+}
+
+impl Keeper {
+    /// Starts the thread on an open database.
+    pub(super) fn start(
+        db: sled::Db,
+        targets: impl Iterator<Item = u128>,
+        ill: Arc<Mutex<Option<String>>>,
+    ) -> io::Result<Self> {
+        let (commands, incoming) = mpsc::channel();
+        let mut kept = Kept { db, targets: targets.collect() };
+        thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
+            let stopped = run(&mut kept, &incoming, &ill);
+            drop(kept);
+            if let Some(stopped) = stopped {
+                let _nobody_waits = stopped.send(());
+            }
+        })?;
+        Ok(Self { commands })
+    }
+
+    /// Tells the thread something; nobody listens once it was stopped.
+    pub(super) fn send(&self, command: Command) {
+        let _ended = self.commands.send(command);
+    }
+
+    /// Lets the thread finish, and waits for it no longer than this.
+    pub(super) fn stop(&self, within: Duration) {
+        let (stopped, ended) = mpsc::channel();
+        self.send(Command::Stop(stopped));
+        if ended.recv_timeout(within) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("The state could not be closed in time; what was acknowledged is safe");
+        }
+    }
+}
+
+/// The database, and whose generations are in it.
+struct Kept {
+    db: sled::Db,
+    targets: HashSet<u128>,
+}
+
+/// Until it is stopped, or nobody is left to say anything.
+fn run(
+    kept: &mut Kept,
+    incoming: &Receiver<Command>,
+    ill: &Mutex<Option<String>>,
+) -> Option<Sender<()>> {
+    let mut stopped = None;
+    while stopped.is_none() {
+        let Ok(first) = incoming.recv() else { break };
+        let mut waiting = Vec::new();
+        let mut outcome = Ok(());
+        let mut next = Some(first);
+        while let Some(command) = next.take() {
+            match command {
+                Command::Settle(done) => waiting.push(done),
+                Command::Stop(done) => {
+                    stopped = Some(done);
+                    break;
+                }
+                Command::Keep(change) => {
+                    outcome = outcome.and_then(|()| caught(|| kept.keep(change)))
+                }
+                Command::Replace(all) => {
+                    outcome = outcome.and_then(|()| caught(|| kept.replace(&all)));
+                }
+            }
+            next = incoming.try_recv().ok();
+        }
+        if !waiting.is_empty() {
+            outcome = outcome.and_then(|()| caught(|| kept.flush()));
+        }
+        if let Err(why) = &outcome {
+            let mut ill = ill.lock();
+            if ill.is_none() {
+                tracing::error!(%why, "The state cannot be written: purges will not outlast a restart");
+            }
+            *ill = Some(why.clone());
+        }
+        // An error stays: what one write lost, a later flush does not bring back.
+        let told = ill.lock().clone().map_or(Ok(()), Err);
+        for done in waiting {
+            let _gone = done.send(told.clone());
+        }
+    }
+    if let Err(why) = caught(|| kept.flush()) {
+        tracing::error!(%why, "The state could not be written at the end");
+    }
+    stopped
+}
+
+impl Kept {
+    fn keep(&mut self, Change { reach, generation }: Change) -> sled::Result<()> {
+        self.db.insert(key(reach), &encode(generation))?;
+        if let Reach::Target(target) = reach {
+            self.targets.insert(target);
+        }
+        Ok(())
+    }
+
+    /// First what covers, then what is covered goes: whenever the process is cut, nothing comes back.
+    fn replace(&mut self, all: &All) -> sled::Result<()> {
+        self.keep(Change { reach: Reach::All, generation: all.all })?;
+        for (target, generation) in &all.targets {
+            self.keep(Change { reach: Reach::Target(*target), generation: *generation })?;
+        }
+        let gone: Vec<u128> =
+            self.targets.iter().filter(|one| !all.targets.contains_key(one)).copied().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.targets.retain(|target| all.targets.contains_key(target));
+        self.flush()?;
+        for target in gone {
+            self.db.remove(key(Reach::Target(target)))?;
+        }
+        Ok(())
+    }
+
+    /// The number reaches the disk with or after what it counts, and before any of that goes.
+    fn flush(&self) -> sled::Result<()> {
+        let least = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
+        self.db.insert(LEAST_KEY, &least.to_be_bytes())?;
+        self.db.flush().map(drop)
+    }
+}
+
+fn caught(act: impl FnOnce() -> sled::Result<()>) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_panic) => Err("the database gave up".to_owned()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The secret of this installation, made once: keys made with it name no credential to anybody else.
+//!
+//! Owns: the file `state/secret`, readable by its owner only, also while another larder has the
+//! rest of the state. Never touches: what is made with it.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// 32 random bytes. Never printed.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoSecret {
+    /// Others may read it.
+    #[error("{} may be read by others: `chmod 600` it, or remove it and lose what is stored", .0.display())]
+    Open(PathBuf),
+    /// It is not what larder wrote.
+    #[error("{} holds no secret of larder: restore it from a backup, or remove it and lose what is stored", .0.display())]
+    Damaged(PathBuf),
+    /// It could not be read or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Secret {
+    /// The secret in the directory `state`, made if there is none yet.
+    pub fn of(state: &Path) -> Result<Self, NoSecret> {
+        let path = state.join("secret");
+        let io = |source| NoSecret::Io { path: path.clone(), source };
+        if let Some(secret) = read(&path)? {
+            return Ok(secret);
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(io)?;
+        make(state, &path).map_err(io)?;
+        // Another larder may have been first: what stands there counts.
+        read(&path)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))
+    }
+
+    /// A secret for this process alone.
+    pub fn for_now() -> Self {
+        Self(rand::random())
+    }
+
+    /// The secret derived from this one for a purpose: who learns one learns no other.
+    #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
+    pub fn derived(&self, purpose: &str) -> [u8; 32] {
+        let mut mac: Hmac<Sha256> =
+            Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
+        mac.update(purpose.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Secret>, NoSecret> {
+    let io = |source| NoSecret::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
+        return Err(NoSecret::Open(path.to_owned()));
+    }
+    let mut text = String::new();
+    file.take(100).read_to_string(&mut text).map_err(io)?;
+    let secret = parse(text.trim_end()).ok_or_else(|| NoSecret::Damaged(path.to_owned()))?;
+    Ok(Some(secret))
+}
+
+fn parse(text: &str) -> Option<Secret> {
+    let mut secret = [0; 32];
+    for (at, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    (text.len() == 64).then_some(Secret(secret))
+}
+
+/// Whole or not at all, and never over one that is there.
+fn make(state: &Path, path: &Path) -> io::Result<()> {
+    let secret: [u8; 32] = rand::random();
+    let mut text = String::with_capacity(65);
+    for byte in secret {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text.push('\n');
+    let new = state.join(format!("secret.{:08x}", rand::random::<u32>()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&new, path);
+    fs::remove_file(&new)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => File::open(state)?.sync_all(),
+    }
+}
+
+/// Prints nothing of it.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,131 @@
+//! The state over restarts and damage.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::store::generations::Generations;
+use crate::store::generations::{Kind, Validity};
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn change(target: u128, hard: u64, soft: u64) -> Change {
+    let generation = Generation { hard: Mark::from_raw(hard), soft: Mark::from_raw(soft) };
+    Change { reach: Reach::Target(target), generation }
+}
+
+#[tokio::test]
+async fn what_was_settled_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, all) = State::open(dir.path(), at(1)).unwrap();
+    assert_eq!(all, All::default());
+    state.keep(change(7, 70, 0));
+    state.keep(change(8, 0, 80));
+    state.keep(Change { reach: Reach::All, ..change(0, 5, 6) });
+    state.settle().await.unwrap();
+    state.close();
+    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    assert_eq!(all.all, change(0, 5, 6).generation);
+    assert_eq!(all.targets[&7], change(7, 70, 0).generation);
+    assert_eq!(all.targets[&8], change(8, 0, 80).generation);
+    // Replacing leaves nothing else.
+    state.replace(All { targets: [(9, change(9, 1, 1).generation)].into(), ..All::default() });
+    state.settle().await.unwrap();
+    state.close();
+    let (_state, all) = State::open(dir.path(), at(3)).unwrap();
+    assert_eq!(all.targets.keys().copied().collect::<Vec<_>>(), [9]);
+}
+
+#[tokio::test]
+async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Generations::new(at(10)).mark();
+    let (state, _) = State::open(dir.path(), at(10)).unwrap();
+    state.keep(change(7, 70, 0));
+    state.settle().await.unwrap();
+    state.close();
+    fs::write(dir.path().join("db/db"), [0x5a; 1 << 20]).unwrap();
+    let (state, all) = State::open(dir.path(), at(20)).unwrap();
+    let generations = Generations::new(at(20));
+    generations.adopt(all, at(20));
+    assert_eq!(generations.validity(1, before), Validity::Gone);
+    assert!(dir.path().join("damaged-20").is_dir());
+    state.settle().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_later_larders_state_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let db = sled::open(dir.path().join("db")).unwrap();
+        db.insert(b"format", &(FORMAT + 1).to_be_bytes()).unwrap();
+        db.flush().unwrap();
+    }
+    let refused = State::open(dir.path(), at(1)).err().expect("it is of a later larder");
+    assert!(refused.to_string().contains("later larder"), "{refused}");
+    let kept: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(kept, ["db"]);
+}
+
+#[test]
+fn a_secret_is_made_once_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let made = Secret::of(&state).unwrap().derived("x");
+    assert_eq!(Secret::of(&state).unwrap().derived("x"), made);
+    assert_ne!(Secret::of(&state).unwrap().derived("y"), made);
+    assert_eq!(fs::metadata(&state).unwrap().mode() & 0o777, 0o700);
+    let file = state.join("secret");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no trace of the making");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(Secret::of(&state), Err(NoSecret::Open(_))));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&file, "short\n").unwrap();
+    assert!(matches!(Secret::of(&state), Err(NoSecret::Damaged(_))));
+}
+
+#[test]
+fn a_hundred_larders_that_start_at_once_agree_on_the_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..100)
+            .map(|_| scope.spawn(|| Secret::of(dir.path()).unwrap().derived("x")))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+}
+
+#[tokio::test]
+async fn an_invalidation_survives_whatever_follows_its_settling() {
+    let dir = tempfile::tempdir().unwrap();
+    let generations = Generations::new(at(10));
+    let before = generations.mark();
+    let (state, all) = State::open(dir.path(), at(10)).unwrap();
+    state.replace(generations.adopt(all, at(10)));
+    state.keep(generations.invalidate(Reach::Target(7), Kind::Hard, at(11)));
+    state.settle().await.unwrap();
+    // A copy of the directory now is what a kill would leave.
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join("db")).unwrap();
+    copy_files(&dir.path().join("db"), &copy.path().join("db"));
+    let (_again, all) = State::open(copy.path(), at(12)).unwrap();
+    let restarted = Generations::new(at(12));
+    restarted.adopt(all, at(12));
+    assert_eq!(restarted.validity(7, before), Validity::Gone);
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            fs::create_dir(to.join(entry.file_name())).unwrap();
+            copy_files(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}

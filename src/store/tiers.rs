@@ -1,0 +1,220 @@
+//! The store: memory over disk, and what was invalidated over both.
+//!
+//! Owns: which tier is asked when, taking hold of the directory and letting go of it.
+//! Never touches: how a tier keeps what it keeps.
+
+mod deep;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::task::spawn_blocking;
+
+use crate::account::{Account, TierTotals};
+use crate::clock::Clock;
+use crate::key::CacheKey;
+use crate::store::disk::Find;
+use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity};
+use crate::store::memory::Memory;
+use crate::store::tiers::deep::Deep;
+use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
+use crate::stored::Stored;
+
+/// What a store is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory.
+    pub path: PathBuf,
+    /// Bytes of the memory tier.
+    pub memory: usize,
+    /// Bytes of the disk tier; zero: memory alone, and the directory is not touched.
+    pub disk: u64,
+    /// Bytes of the largest body.
+    pub max_object: usize,
+    /// How often what is of no more use is swept from the disk.
+    pub sweep_every: Duration,
+}
+
+/// Memory over disk.
+pub struct Tiers {
+    memory: Memory,
+    generations: Arc<Generations>,
+    clock: Clock,
+    /// `None`: memory alone.
+    deep: ArcSwapOption<Deep>,
+    /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
+    /// is taken hold of, so that no invalidation falls between the two.
+    alone: Mutex<Option<String>>,
+}
+
+impl Tiers {
+    /// Opens a store. What is on disk is there at once, or once another larder lets go of it; until
+    /// then memory serves alone.
+    pub fn open(settings: Settings, clock: Clock, account: &Arc<Account>) -> Arc<Self> {
+        let generations = Arc::new(Generations::new(clock.now()));
+        let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
+        let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
+        let tiers = Arc::new(Self { memory, generations, clock, deep, alone });
+        tiers.watch("memory", account, |tiers| tiers.memory.totals());
+        if settings.disk > 0 {
+            tiers.watch("disk", account, Self::disk_totals);
+            deep::take_hold(&tiers, settings, account);
+        }
+        tiers
+    }
+
+    fn watch(
+        self: &Arc<Self>,
+        tier: &'static str,
+        account: &Account,
+        totals: impl Fn(&Self) -> Totals + Send + Sync + 'static,
+    ) {
+        let tiers = Arc::downgrade(self);
+        account.watch_store(tier, move || {
+            let Totals { entries, bytes, evictions } =
+                tiers.upgrade().map(|tiers| totals(&tiers)).unwrap_or_default();
+            TierTotals { entries, bytes, evictions }
+        });
+    }
+
+    fn disk_totals(&self) -> Totals {
+        self.deep.load().as_ref().map(|deep| deep.disk.totals()).unwrap_or_default()
+    }
+
+    /// What the disk holds is usable from now on.
+    fn deepen(&self, deep: Arc<Deep>, kept: All) {
+        let mut alone = self.alone.lock();
+        let kept = self.generations.adopt(kept, self.clock.now());
+        deep.state.replace(kept);
+        self.deep.store(Some(deep));
+        *alone = None;
+    }
+
+    fn stay_alone(&self, why: String) {
+        *self.alone.lock() = Some(why);
+    }
+}
+
+#[async_trait]
+impl Store for Tiers {
+    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+        match self.memory.get(wanted) {
+            found @ Lookup::Found(_) => found,
+            _ if self.deep.load().is_some() => Lookup::Deeper,
+            nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper) => nothing,
+        }
+    }
+
+    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
+        let in_memory = self.memory.get(wanted);
+        let Some(deep) = self.deep.load_full() else { return in_memory };
+        let record = match deep.disk.find(wanted) {
+            Find::Found(record) => record,
+            Find::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {
+                return Lookup::OtherVariants(variant);
+            }
+            Find::OtherVariants(_) | Find::Nothing => return in_memory,
+        };
+        let (key, mark) = (wanted.key, record.mark());
+        if self.generations.validity(key.target_id(), mark) == Validity::Gone {
+            return in_memory;
+        }
+        let read = if record.is_inline() {
+            deep.disk.read(&record)
+        } else {
+            let disk = Arc::clone(&deep.disk);
+            spawn_blocking(move || disk.read(&record)).await.unwrap_or_default()
+        };
+        if let Some(stored) = read {
+            self.memory.put(key, stored, mark);
+        }
+        // Memory has the last word: it knows what was purged or replaced meanwhile.
+        self.memory.get(wanted)
+    }
+
+    fn mark(&self) -> Mark {
+        self.generations.mark()
+    }
+
+    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
+        self.generations.validity(key.target_id(), mark) == Validity::Current
+    }
+
+    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
+        let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
+        if let (true, Some(deep)) = (is_newest, &*self.deep.load()) {
+            deep.disk.put(key, &stored, mark, until);
+        }
+    }
+
+    fn invalidate(&self, reach: Reach, kind: Kind) {
+        let _alone = self.alone.lock();
+        let change = self.generations.invalidate(reach, kind, self.clock.now());
+        let forgotten = self.generations.forget();
+        let deep = self.deep.load();
+        let Some(deep) = &*deep else { return };
+        match forgotten {
+            Some(all) => deep.state.replace(all),
+            None => deep.state.keep(change),
+        }
+        match (reach, kind) {
+            (_, Kind::Soft) => {}
+            (Reach::Target(target), Kind::Hard) => deep.disk.reclaim(target),
+            (Reach::All, Kind::Hard) => deep.disk.clear(),
+        }
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        match self.deep.load_full() {
+            Some(deep) => deep.state.settle().await,
+            // Memory alone by choice: what is stored does not outlive the process either.
+            None => self.alone.lock().clone().map_or(Ok(()), Err),
+        }
+    }
+
+    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed> {
+        let mut all: BTreeMap<Place, Listed> = BTreeMap::new();
+        if let Some(deep) = self.deep.load_full() {
+            let generations = Arc::clone(&self.generations);
+            let on_disk = spawn_blocking(move || deep.list(&generations, after, limit, target));
+            for listed in on_disk.await.unwrap_or_default() {
+                all.insert(listed.place, listed);
+            }
+        }
+        for listed in self.memory.list(target) {
+            if after.is_none_or(|after| listed.place > after) {
+                let on_disk = all.contains_key(&listed.place);
+                all.insert(listed.place, Listed { on_disk, ..listed });
+            }
+        }
+        all.into_values().take(limit).collect()
+    }
+
+    fn condition(&self) -> Condition {
+        let deep = self.deep.load();
+        match (&*deep, &*self.alone.lock()) {
+            (Some(deep), _) => deep.condition(),
+            (None, Some(why)) => Condition::MemoryOnly(why.clone()),
+            (None, None) => Condition::Good,
+        }
+    }
+
+    async fn release(&self) {
+        let deep = {
+            let mut alone = self.alone.lock();
+            let deep = self.deep.swap(None);
+            if deep.is_some() || alone.is_some() {
+                *alone = Some("this larder has let go of its store".to_owned());
+            }
+            deep
+        };
+        if let Some(deep) = deep {
+            deep.close().await;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The directory of a store: held by one larder at a time.
+//!
+//! Owns: waiting for the lock, the order of opening and closing. Never touches: what is kept.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::Mutex;
+use tokio::task::spawn_blocking;
+
+use crate::account::Account;
+use crate::store::disk::{self, Disk};
+use crate::store::generations::{All, Generations, Validity};
+use crate::store::lock::{Lock, NotTaken};
+use crate::store::state::{State, Unopened};
+use crate::store::tiers::{Settings, Tiers};
+use crate::store::{Condition, Listed, Place};
+
+/// A directory that is held.
+pub(super) struct Deep {
+    pub(super) disk: Arc<Disk>,
+    pub(super) state: State,
+    lock: Mutex<Option<Lock>>,
+}
+
+/// Takes hold of the directory: now, or once another larder lets go of it.
+pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Account>) {
+    match Lock::try_take(&settings.path, tiers.clock.now()) {
+        Ok(lock) => open(tiers, lock, &settings, account),
+        Err(held @ NotTaken::Held { .. }) => {
+            tracing::warn!("{held}: memory serves alone until then");
+            tiers.stay_alone(held.to_string());
+            let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
+            let waiting = thread::Builder::new()
+                .name("larder-lock".to_owned())
+                .spawn(move || wait(&weak, &settings, &account));
+            if let Err(error) = waiting {
+                tracing::error!(%error, "Cannot wait for the store: memory serves alone");
+            }
+        }
+        Err(failed @ NotTaken::Io(_)) => {
+            tracing::error!("{failed}: memory serves alone");
+            tiers.stay_alone(failed.to_string());
+        }
+    }
+}
+
+fn wait(tiers: &Weak<Tiers>, settings: &Settings, account: &Arc<Account>) {
+    let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
+    match Lock::wait(&settings.path, || now().unwrap_or(std::time::UNIX_EPOCH)) {
+        Ok(lock) => {
+            // The larder may be gone by now: the next one in line takes it.
+            let Some(tiers) = tiers.upgrade() else { return };
+            tracing::info!("The store is free: what is on disk is used from now on");
+            open(&tiers, lock, settings, account);
+        }
+        Err(error) => not_held(tiers, &error),
+    }
+}
+
+fn not_held(tiers: &Weak<Tiers>, error: &io::Error) {
+    tracing::error!(%error, "Cannot wait for the store: memory serves alone");
+    if let Some(tiers) = tiers.upgrade() {
+        tiers.stay_alone(error.to_string());
+    }
+}
+
+/// First what was purged, then what is stored: nothing purged is ever served.
+fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Account>) {
+    let opened = State::open(&settings.path.join("state"), tiers.clock.now());
+    let (state, kept): (State, All) = match opened {
+        Ok(opened) => opened,
+        Err(error @ (Unopened::Later { .. } | Unopened::Broken { .. })) => {
+            tracing::error!("{error}: memory serves alone");
+            return tiers.stay_alone(error.to_string());
+        }
+    };
+    let settings = disk::Settings {
+        dir: settings.path.join("cache"),
+        bytes: settings.disk,
+        sweep_every: settings.sweep_every,
+    };
+    let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
+    let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };
+    tiers.deepen(Arc::new(deep), kept);
+}
+
+impl Deep {
+    /// How disk and state are.
+    pub(super) fn condition(&self) -> Condition {
+        match self.state.illness() {
+            Some(why) => Condition::MemoryOnly(why),
+            None => self.disk.condition(),
+        }
+    }
+
+    /// At most `limit` usable answers behind `after`. Blocks.
+    pub(super) fn list(
+        &self,
+        generations: &Generations,
+        after: Option<Place>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<Listed> {
+        let mut usable = Vec::new();
+        let mut after = after;
+        while usable.len() < limit {
+            let page = self.disk.page(after, limit, target);
+            let Some(last) = page.last() else { break };
+            after = Some(last.listed.place);
+            for found in page {
+                match generations.validity(found.listed.place.target, found.mark) {
+                    Validity::Current => usable.push(found.listed),
+                    Validity::Outdated(at) => {
+                        let stored = Arc::new(found.listed.stored.outdated(at));
+                        usable.push(Listed { stored, ..found.listed });
+                    }
+                    Validity::Gone => {}
+                }
+            }
+        }
+        usable.truncate(limit);
+        usable
+    }
+
+    /// Writes what is queued, closes, and lets another larder in.
+    pub(super) async fn close(self: Arc<Self>) {
+        self.disk.close().await;
+        let closing = spawn_blocking(move || {
+            self.state.close();
+            drop(self.lock.lock().take());
+        });
+        if closing.await.is_err() {
+            tracing::error!("The state was not closed: what was acknowledged is safe");
+        }
+    }
+}
