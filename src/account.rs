@@ -20,6 +20,7 @@ pub use crate::account::exchange::{Exchange, Refusal, ResultKind, TierTotals, Up
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock;
+use crate::policy::Mode;
 
 /// The label and log value for a request that no route, or a call that no upstream, names.
 pub const NONE: &str = "none";
@@ -29,9 +30,9 @@ pub struct Account {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
-    tiers: Mutex<Vec<Tier>>,
+    tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
-    lines: Mutex<Limiter>,
+    lines: Arc<Mutex<Limiter>>,
 }
 
 impl Account {
@@ -41,8 +42,18 @@ impl Account {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let lines = Mutex::new(Limiter::new(LINES, Duration::from_secs(1)));
-        Arc::new(Self { routes, upstreams, metrics, tiers: Mutex::default(), lines })
+        let lines = Arc::new(Mutex::new(Limiter::new(LINES, Duration::from_secs(1))));
+        Arc::new(Self { routes, upstreams, metrics, tiers: Arc::default(), lines })
+    }
+
+    /// The same account under other names, as a reload brings them. Both count in one place: what
+    /// began under the old names still ends under them.
+    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+        let routes = with_none(routes);
+        let upstreams = with_none(upstreams);
+        let metrics = self.metrics.renamed(&routes, &upstreams);
+        let (tiers, lines) = (Arc::clone(&self.tiers), Arc::clone(&self.lines));
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines })
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
@@ -138,6 +149,16 @@ impl Account {
         self.metrics.evicted(tier, count);
     }
 
+    /// What the master switch says now.
+    pub fn mode(&self, mode: Mode) {
+        self.metrics.mode(mode.token(), &Mode::ALL.map(Mode::token));
+    }
+
+    /// A configuration that was read again: swapped in, or not. The first one counts as swapped in.
+    pub fn reloaded(&self, swapped: bool) {
+        self.metrics.reloaded(swapped);
+    }
+
     /// A listener that could not accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();
@@ -205,6 +226,26 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+
+    #[test]
+    fn a_name_goes_on_counting_under_another_index_and_what_began_before_ends_as_it_began() {
+        let name = |name: &str| -> Arc<str> { name.into() };
+        let before = Account::new(&[name("a"), name("b")], &[]);
+        let after = before.renamed(&[name("b"), name("c")], &[]);
+        before.stale_served(1, "x");
+        after.stale_served(0, "x");
+        before.stale_served(0, "x");
+        after.stale_served(1, "x");
+        after.stale_served(2, "x");
+        let page = after.render();
+        for (route, count) in [("a", 1), ("b", 2), ("c", 1), ("none", 1)] {
+            let line =
+                format!("larder_stale_served_total{{cause=\"x\",route=\"{route}\"}} {count}\n");
+            assert!(page.contains(&line), "{line}{page}");
+        }
+        let lines = |page: String| page.lines().filter(|l| l.contains("stale")).count();
+        assert_eq!(lines(page), lines(before.render()), "it is one page");
+    }
 
     #[test]
     fn a_watched_tier_shows_what_it_holds_at_each_rendering() {

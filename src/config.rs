@@ -27,6 +27,7 @@ use crate::config::diagnostics::{Place, Problem, Report};
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
 use crate::config::reader::Reader;
+use crate::policy::Mode;
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;
 use crate::semantics::target::Scheme;
@@ -90,6 +91,8 @@ pub struct Config {
     pub credential_headers: Vec<HeaderName>,
     /// Query parameters whose values are secret: the built-in list and the file's, lower-case.
     pub secret_query: Vec<String>,
+    /// `defaults.mode`: what the master switch says at start.
+    pub mode: Mode,
     /// How origins are reached.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which requests are kept, and how.
@@ -159,6 +162,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Between two requests on a kept-alive connection.
     pub idle: Duration,
+    /// From a stop until what is still in flight is cut.
+    pub drain: Duration,
     /// Client connections at once.
     pub connections: usize,
     /// Clients that wait for one fill.

@@ -10,6 +10,7 @@ pub mod head;
 pub mod operate;
 pub mod recorded;
 pub mod reply;
+pub mod switch;
 
 mod collapse;
 mod ending;
@@ -27,6 +28,7 @@ use crate::account::Account;
 use crate::clock::Clock;
 use crate::engine::body::Budget;
 use crate::engine::collapse::Flights;
+use crate::engine::switch::Switch;
 use crate::key::Keyring;
 use crate::store::Store;
 use crate::upstream::Origin;
@@ -38,11 +40,31 @@ pub struct Bounds {
     pub max_object: usize,
     /// Clients that wait for one fill.
     pub waiters_per_key: usize,
-    /// Bytes of all bodies being filled.
-    pub in_flight: usize,
 }
 
-/// The engine. One per larder, shared by all connections.
+/// What an engine is made of.
+pub struct Parts {
+    /// Where answers are kept.
+    pub store: Arc<dyn Store>,
+    /// Who is asked for them.
+    pub origin: Arc<dyn Origin>,
+    /// Where everything is recorded.
+    pub account: Arc<Account>,
+    /// What makes keys.
+    pub keyring: Arc<Keyring>,
+    /// The time.
+    pub clock: Clock,
+    /// What it works within.
+    pub bounds: Bounds,
+    /// Bytes of all bodies being filled, over all engines that share it.
+    pub budget: Arc<Budget>,
+    /// The master switch.
+    pub switch: Arc<Switch>,
+    /// What larder adds to `Via`.
+    pub via: HeaderValue,
+}
+
+/// The engine. One per configuration, shared by all connections.
 pub struct Engine {
     store: Arc<dyn Store>,
     origin: Arc<dyn Origin>,
@@ -51,6 +73,7 @@ pub struct Engine {
     clock: Clock,
     bounds: Bounds,
     budget: Arc<Budget>,
+    switch: Arc<Switch>,
     flights: Flights,
     /// What larder adds to `Via`.
     via: HeaderValue,
@@ -58,15 +81,8 @@ pub struct Engine {
 
 impl Engine {
     /// Joins the parts.
-    pub fn new(
-        store: Arc<dyn Store>,
-        origin: Arc<dyn Origin>,
-        account: Arc<Account>,
-        keyring: Arc<Keyring>,
-        clock: Clock,
-        bounds: Bounds,
-        via: HeaderValue,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, origin, account, keyring, clock, bounds, budget, switch, via } = parts;
         Arc::new(Self {
             store,
             origin,
@@ -74,7 +90,8 @@ impl Engine {
             keyring,
             clock,
             bounds,
-            budget: Budget::new(bounds.in_flight),
+            budget,
+            switch,
             flights: Flights::default(),
             via,
         })

@@ -198,6 +198,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cache, Self::Bypass, Self::Offline];
+
     /// The one name for it in the configuration, commands, logs and metrics.
     pub fn token(self) -> &'static str {
         match self {

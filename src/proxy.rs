@@ -25,6 +25,7 @@ use crate::account::Account;
 use crate::engine::Engine;
 use crate::front::Service;
 use crate::front::io::ClientIo;
+use crate::front::stage::Stage;
 use crate::proxy::handler::Handler;
 use crate::route::table::Table;
 use crate::semantics::asked::Asked;
@@ -51,24 +52,24 @@ pub struct Parts {
     pub account: Arc<Account>,
     /// What larder adds to `Via`.
     pub via: HeaderValue,
-    /// True once larder is stopping: answers then end with `Connection: close`.
-    pub stop: watch::Receiver<bool>,
+    /// Once larder is closing, answers end with `Connection: close`.
+    pub stage: watch::Receiver<Stage>,
 }
 
 /// The proxy.
 pub struct Proxy {
     http: Arc<HttpProxy<Handler>>,
-    stop: watch::Receiver<bool>,
+    /// pingora looks when a request begins; the handler does when its answer begins, which is later.
+    never: watch::Receiver<bool>,
 }
 
 impl Proxy {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Self {
-        let stop = parts.stop.clone();
         let conf = ServerConf { max_retries: ATTEMPTS, ..ServerConf::default() };
         let mut http = HttpProxy::new(Handler::new(parts), Arc::new(conf));
         http.handle_init_modules();
-        Self { http: Arc::new(http), stop }
+        Self { http: Arc::new(http), never: watch::Sender::new(false).subscribe() }
     }
 }
 
@@ -84,7 +85,7 @@ impl Service for Proxy {
         session.set_write_timeout(Some(CLIENT_STALLED));
         session.set_total_drain_timeout(Some(DRAIN));
         session.set_connection_user_context(Some(Box::new(asked)));
-        let next = self.http.process_new_http(session, &self.stop).await?;
+        let next = self.http.process_new_http(session, &self.never).await?;
         let (stream, _settings) = next.consume();
         let io = stream.into_any().downcast::<ClientIo>().ok()?;
         io.answered();

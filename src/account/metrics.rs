@@ -7,10 +7,12 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
 
 use crate::account::exchange::{Exchange, UpstreamCall};
-use crate::account::metrics::register::{counter, counters, gauges, histograms};
+use crate::account::metrics::register::{counter, counters, gauge_of_one, gauges, histograms};
 use crate::account::metrics::resolved::{Route, Upstream};
 
 mod register;
@@ -20,12 +22,22 @@ mod resolved;
 /// result.
 pub(super) struct Metrics {
     registry: Registry,
+    named: Named,
     routes: Vec<Route>,
     upstreams: Vec<Upstream>,
-    families: Families,
+    families: Arc<Families>,
     accept_errors: IntCounter,
     client_bytes: IntCounter,
     upstream_bytes: IntCounter,
+}
+
+/// The families of which each route or upstream has its own, resolved.
+#[derive(Clone)]
+struct Named {
+    requests: IntCounterVec,
+    coalesced: IntCounterVec,
+    durations: HistogramVec,
+    calls: HistogramVec,
 }
 
 /// The families whose labels are looked up when something happens: nothing of them is on the way
@@ -42,6 +54,9 @@ struct Families {
     denied: IntCounterVec,
     entries: IntGaugeVec,
     store_bytes: IntGaugeVec,
+    mode: IntGaugeVec,
+    reloaded: IntGauge,
+    reload_failures: IntCounter,
 }
 
 impl Metrics {
@@ -49,28 +64,13 @@ impl Metrics {
     pub(super) fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let requests = counters(
-            r,
-            "larder_requests_total",
-            "Requests of clients, by how they ended.",
-            &["route", "result"],
-        );
-        let coalesced = counters(
-            r,
-            "larder_coalesced_requests_total",
-            "Requests answered by a fill that another request began.",
-            &["route"],
-        );
-        let durations = request_durations(r);
-        let calls = upstream_durations(r);
+        let named = Named::new(r);
         register::about_this_program(r);
         Self {
-            routes: routes
-                .iter()
-                .map(|name| Route::new(name, &requests, &durations, &coalesced))
-                .collect(),
-            upstreams: upstreams.iter().map(|name| Upstream::new(name, &calls)).collect(),
-            families: Families::new(r),
+            routes: named.routes(routes),
+            upstreams: named.upstreams(upstreams),
+            named,
+            families: Arc::new(Families::new(r)),
             accept_errors: counter(
                 r,
                 "larder_accept_errors_total",
@@ -83,6 +83,20 @@ impl Metrics {
                 "Bytes received from origins.",
             ),
             registry,
+        }
+    }
+
+    /// The same metrics for other names: a name that was there before goes on counting.
+    pub(super) fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
+        Self {
+            routes: self.named.routes(routes),
+            upstreams: self.named.upstreams(upstreams),
+            named: self.named.clone(),
+            families: Arc::clone(&self.families),
+            accept_errors: self.accept_errors.clone(),
+            client_bytes: self.client_bytes.clone(),
+            upstream_bytes: self.upstream_bytes.clone(),
+            registry: self.registry.clone(),
         }
     }
 
@@ -154,6 +168,20 @@ impl Metrics {
         self.families.evictions.with_label_values(&[tier]).inc_by(count);
     }
 
+    /// One of `all` is `mode`.
+    pub(super) fn mode(&self, mode: &'static str, all: &[&'static str]) {
+        for other in all {
+            self.families.mode.with_label_values(&[*other]).set(i64::from(*other == mode));
+        }
+    }
+
+    pub(super) fn reloaded(&self, swapped: bool) {
+        self.families.reloaded.set(i64::from(swapped));
+        if !swapped {
+            self.families.reload_failures.inc();
+        }
+    }
+
     pub(super) fn accept_error(&self) {
         self.accept_errors.inc();
     }
@@ -171,6 +199,46 @@ impl Metrics {
 
     fn upstream(&self, index: usize) -> Option<&Upstream> {
         self.upstreams.get(index).or(self.upstreams.last())
+    }
+}
+
+impl Named {
+    fn new(r: &Registry) -> Self {
+        Self {
+            requests: counters(
+                r,
+                "larder_requests_total",
+                "Requests of clients, by how they ended.",
+                &["route", "result"],
+            ),
+            coalesced: counters(
+                r,
+                "larder_coalesced_requests_total",
+                "Requests answered by a fill that another request began.",
+                &["route"],
+            ),
+            durations: histograms(
+                r,
+                "larder_request_duration_seconds",
+                "From a request's head to its answer's last byte.",
+                &["route", "result"],
+            ),
+            calls: histograms(
+                r,
+                "larder_upstream_request_duration_seconds",
+                "From the start of a call to an origin to its answer's head.",
+                &["upstream"],
+            ),
+        }
+    }
+
+    fn routes(&self, names: &[Arc<str>]) -> Vec<Route> {
+        let route = |name| Route::new(name, &self.requests, &self.durations, &self.coalesced);
+        names.iter().map(route).collect()
+    }
+
+    fn upstreams(&self, names: &[Arc<str>]) -> Vec<Upstream> {
+        names.iter().map(|name| Upstream::new(name, &self.calls)).collect()
     }
 }
 
@@ -225,26 +293,19 @@ impl Families {
             ),
             entries: gauges(r, "larder_entries", "Stored responses.", &["tier"]),
             store_bytes: gauges(r, "larder_store_bytes", "Bytes of stored responses.", &["tier"]),
+            mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),
+            reloaded: gauge_of_one(
+                r,
+                "larder_config_last_reload_successful",
+                "1 when the configuration in force is the one that was read last.",
+            ),
+            reload_failures: counter(
+                r,
+                "larder_config_reload_failures_total",
+                "Reloads that kept the old configuration.",
+            ),
         }
     }
-}
-
-fn request_durations(r: &Registry) -> HistogramVec {
-    histograms(
-        r,
-        "larder_request_duration_seconds",
-        "From a request's head to its answer's last byte.",
-        &["route", "result"],
-    )
-}
-
-fn upstream_durations(r: &Registry) -> HistogramVec {
-    histograms(
-        r,
-        "larder_upstream_request_duration_seconds",
-        "From the start of a call to an origin to its answer's head.",
-        &["upstream"],
-    )
 }
 
 /// A registered status counts by itself, any other by its class: an origin cannot make 900 series.

@@ -45,6 +45,7 @@ impl Default for Limits {
             headers: 128,
             head_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
             connections: 10_000,
             waiters_per_key: 2000,
             in_flight: 128 << 20,

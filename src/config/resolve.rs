@@ -62,6 +62,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         scope_secret,
         credential_headers,
         secret_query,
+        mode: defaults.mode,
         upstreams,
         routes,
         notes,

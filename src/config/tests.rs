@@ -16,7 +16,7 @@ use crate::config::{
     Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
     defaults, parse, read,
 };
-use crate::policy::{ErrorMatch, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
+use crate::policy::{ErrorMatch, Mode, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
 use crate::semantics::target::Scheme;
 
 /// The rest of a file after `version: 1`.
@@ -61,7 +61,18 @@ fn a_file_with_only_its_version_is_every_default() {
     assert!(config.access.clients.is_empty() && config.access.users.is_none());
     assert!(config.routes.routes().is_empty() && config.upstreams.is_empty());
     assert_eq!(config.secret_query, defaults::SECRET_QUERY);
+    assert_eq!(config.mode, Mode::Cache);
     assert!(config.notes.is_empty());
+}
+
+#[test]
+fn the_mode_is_one_of_three_words() {
+    for mode in Mode::ALL {
+        assert_eq!(valid(&format!("defaults: {{ mode: {} }}", mode.token())).mode, mode);
+    }
+    for wrong in ["shadow", "[cache]", "Cache"] {
+        assert_eq!(invalid(&format!("defaults: {{ mode: {wrong} }}")).problems().len(), 1);
+    }
 }
 
 /// Style rule 24: the reference is the truth about defaults.
@@ -82,6 +93,7 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
     assert_eq!(config.destinations, bare.destinations);
     assert_eq!(config.credential_headers, bare.credential_headers);
     assert_eq!(config.secret_query, bare.secret_query);
+    assert_eq!(config.mode, bare.mode);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
     assert_eq!(config.upstreams[0].tls, UpstreamTls::default());
     for built_in in defaults::SECRET_QUERY {
@@ -162,7 +174,6 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "store: { compression: zstd }",
         "store: { shared: {} }",
         "admin: { token_file: t }",
-        "defaults: { mode: cache }",
         "defaults: { retry: {} }",
         "defaults: { stale_if_error: { hold_down: 30s } }",
         "upstreams: { u: { hosts: [a], mount: /a } }",

@@ -16,10 +16,12 @@ use tokio::time::timeout;
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::engine::answer::Answered;
+use crate::engine::body::Budget;
 use crate::engine::reply::{Reply, ReplyBody};
-use crate::engine::{Bounds, Engine};
+use crate::engine::switch::Switch;
+use crate::engine::{Bounds, Engine, Parts};
 use crate::key::Keyring;
-use crate::policy::{Policy, QueryRule, Ttl};
+use crate::policy::{Mode, Policy, QueryRule, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
@@ -122,10 +124,15 @@ struct Bench {
     route: Arc<Route>,
 }
 
-const BOUNDS: Bounds = Bounds { max_object: 1 << 20, waiters_per_key: 100, in_flight: 64 << 20 };
+const BOUNDS: Bounds = Bounds { max_object: 1 << 20, waiters_per_key: 100 };
 
 impl Bench {
     fn new(acts: impl IntoIterator<Item = Act>, bounds: Bounds) -> Self {
+        Self::within(acts, bounds, 64 << 20)
+    }
+
+    /// With this cap of bodies in flight.
+    fn within(acts: impl IntoIterator<Item = Act>, bounds: Bounds, in_flight: usize) -> Self {
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let account = Account::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
@@ -142,15 +149,17 @@ impl Bench {
             sweep_every: Duration::from_secs(60),
         };
         let store = Tiers::open(settings, clock.clone(), &account);
-        let engine = Engine::new(
+        let engine = Engine::new(Parts {
             store,
-            Arc::clone(&origin) as Arc<dyn Origin>,
-            Arc::clone(&account),
-            Arc::new(Keyring::new([7; 32], &[], &[])),
+            origin: Arc::clone(&origin) as Arc<dyn Origin>,
+            account: Arc::clone(&account),
+            keyring: Arc::new(Keyring::new([7; 32], &[], &[])),
             clock,
             bounds,
-            HeaderValue::from_static("1.1 larder"),
-        );
+            budget: Budget::new(in_flight),
+            switch: Arc::new(Switch::new(Mode::Cache)),
+            via: HeaderValue::from_static("1.1 larder"),
+        });
         let route = Arc::new(Route {
             name: "api".into(),
             index: 0,
@@ -325,7 +334,7 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
     let (first, one) = answer(&[], BodyFraming::Marked);
     let (second, two) = answer(&[], BodyFraming::Length(3));
     let (third, three) = answer(&[], BodyFraming::Length(3));
-    let bench = Bench::new([one, two, three], Bounds { in_flight: 1000, ..BOUNDS });
+    let bench = Bench::within([one, two, three], BOUNDS, 1000);
     bench.open(3);
     // One whose body nobody reads spends the budget.
     let holding = soon(bench.ask()).await.unwrap();

@@ -13,17 +13,18 @@ use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::account::problem::Problem;
 use crate::account::{Account, Refusal};
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::front::Service;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
+use crate::front::stage::Stage;
 use crate::front::tunnel::Tunnels;
+use crate::front::{Doors, Service};
 use crate::semantics::asked::{Asked, Framing, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::Target;
@@ -75,60 +76,87 @@ struct Arrived {
     rest: BytesMut,
 }
 
-impl Door {
-    /// Serves a connection until it ends.
-    pub async fn receive(
-        &self,
-        mut io: ClientIo,
-        listener: Listener,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        if !self.gatekeeper.admits(io.peer()) {
-            return self.refuse(io, &CLIENT_DENIED).await;
-        }
-        loop {
-            let Some(first) = self.wait(&mut io, &mut stop).await else { return };
-            let head = timeout(self.limits.head_timeout, self.read_head(&mut io, first));
-            let arrived = match head.await {
-                Ok(Ok(Some(arrived))) => arrived,
-                Ok(Ok(None)) => return,
-                Ok(Err(problem)) => return self.refuse(io, &problem).await,
-                Err(_elapsed) => return self.refuse(io, &SLOW_HEAD).await,
-            };
-            if let Err(problem) = self.allow(&arrived.head) {
-                return self.refuse(io, &problem).await;
-            }
-            let Arrived { head, raw, rest } = arrived;
-            match &head.target {
-                HeadTarget::Authority(host, port) => {
-                    let refused = self.tunnels.open(io, host, *port, listener, rest).await;
-                    if let Err((io, problem)) = refused {
-                        self.tell(io, &problem).await;
-                    }
-                    return;
-                }
-                HeadTarget::Absolute(target) => {
-                    let mut bytes = head::normalised(&head, target, &raw);
-                    bytes.unsplit(rest);
-                    let target = target.clone();
-                    let asked = asked(head, target, io.peer(), listener);
-                    // Boxed: an idle connection must not carry the room a request needs.
-                    match Box::pin(self.service.serve(asked, bytes, io)).await {
-                        Some(next) => io = next,
-                        None => return,
-                    }
-                }
-            }
+/// Serves a connection until it ends, each request by the door that is in force when it begins.
+pub async fn receive(
+    doors: Arc<dyn Doors>,
+    mut io: ClientIo,
+    listener: Listener,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let door = doors.current();
+    if !door.gatekeeper.admits(io.peer()) {
+        return door.refuse(io, &CLIENT_DENIED).await;
+    }
+    let mut idle = door.limits.idle;
+    // An idle connection must not keep what a reload has replaced.
+    drop(door);
+    while let Some(first) = wait(&mut io, idle, &mut stage).await {
+        let door = doors.current();
+        idle = door.limits.idle;
+        match door.request(io, first, listener).await {
+            Some(next) => io = next,
+            None => return,
         }
     }
+}
 
-    /// Waits for the first bytes of a head; `None` when the connection is over.
-    async fn wait(&self, io: &mut ClientIo, stop: &mut watch::Receiver<bool>) -> Option<BytesMut> {
-        let socket = io.socket();
-        tokio::select! {
-            biased;
-            first = timeout(self.limits.idle, first_bytes(socket)) => first.ok().flatten(),
-            _ = stop.wait_for(|stop| *stop) => None,
+/// Waits for the first bytes of a head; `None` when the connection is over.
+async fn wait(
+    io: &mut ClientIo,
+    idle: Duration,
+    stage: &mut watch::Receiver<Stage>,
+) -> Option<BytesMut> {
+    let closing = async {
+        let grace = stage.wait_for(|stage| stage.is_closing()).await.map(|stage| stage.grace());
+        // A sender that is gone will say nothing more: as good as the end.
+        sleep(grace.ok().flatten().unwrap_or_default()).await;
+    };
+    tokio::select! {
+        biased;
+        first = timeout(idle, first_bytes(io.socket())) => first.ok().flatten(),
+        () = closing => None,
+    }
+}
+
+impl Door {
+    /// Serves the request that begins with `first`; the connection if another may follow on it.
+    async fn request(
+        &self,
+        mut io: ClientIo,
+        first: BytesMut,
+        listener: Listener,
+    ) -> Option<ClientIo> {
+        // Asked again: a reload may have closed the door to a connection that is open.
+        if !self.gatekeeper.admits(io.peer()) {
+            return self.turn_away(io, &CLIENT_DENIED).await;
+        }
+        let arrived = match timeout(self.limits.head_timeout, self.read_head(&mut io, first)).await
+        {
+            Ok(Ok(Some(arrived))) => arrived,
+            Ok(Ok(None)) => return None,
+            Ok(Err(problem)) => return self.turn_away(io, &problem).await,
+            Err(_elapsed) => return self.turn_away(io, &SLOW_HEAD).await,
+        };
+        if let Err(problem) = self.allow(&arrived.head) {
+            return self.turn_away(io, &problem).await;
+        }
+        let Arrived { head, raw, rest } = arrived;
+        match &head.target {
+            HeadTarget::Authority(host, port) => {
+                let refused = self.tunnels.open(io, host, *port, listener, rest).await;
+                if let Err((io, problem)) = refused {
+                    self.tell(io, &problem).await;
+                }
+                None
+            }
+            HeadTarget::Absolute(target) => {
+                let mut bytes = head::normalised(&head, target, &raw);
+                bytes.unsplit(rest);
+                let target = target.clone();
+                let asked = asked(head, target, io.peer(), listener);
+                // Boxed: an idle connection must not carry the room a request needs.
+                Box::pin(self.service.serve(asked, bytes, io)).await
+            }
         }
     }
 
@@ -175,6 +203,12 @@ impl Door {
             return Err(LOOP);
         }
         Ok(())
+    }
+
+    /// [`Door::refuse`], as the end of a request.
+    async fn turn_away(&self, io: ClientIo, problem: &Problem) -> Option<ClientIo> {
+        self.refuse(io, problem).await;
+        None
     }
 
     /// Records a refusal, answers with it and closes.

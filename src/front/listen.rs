@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use crate::account::Account;
-use crate::front::door::Door;
+use crate::front::Doors;
+use crate::front::door;
 use crate::front::io::ClientIo;
+use crate::front::stage::Stage;
 use crate::semantics::asked::Listener;
 
 /// Connections that wait to be accepted.
@@ -24,8 +26,8 @@ const BACKLOG: i32 = 4096;
 /// After a failed accept (no file descriptors left, say) the next try waits this long.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Binds a listener; port 0 picks a free port.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a listener; port 0 picks a free port. Accepting from it is [`accept`]'s.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -36,7 +38,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Which kind of listener an address makes.
@@ -48,50 +50,71 @@ pub fn kind(address: SocketAddr) -> Listener {
 #[derive(Clone)]
 pub struct Lobby {
     /// Who takes connections.
-    pub door: Arc<Door>,
+    pub doors: Arc<dyn Doors>,
     /// Each connection holds one while it lives.
     pub places: Arc<Semaphore>,
     /// Where failures to accept are recorded.
     pub account: Arc<Account>,
-    /// True: no new connection, no further request on the open ones.
-    pub stop: watch::Receiver<bool>,
-    /// True: the open ones end now.
-    pub end: watch::Receiver<bool>,
+    /// How far the end has come.
+    pub stage: watch::Receiver<Stage>,
 }
 
-/// Accepts until `stop` says so.
+/// Accepts until larder is closing; whoever had connected by then is still received.
 pub async fn accept(listener: TcpListener, lobby: Lobby) {
-    let Lobby { door, places, account, mut stop, end } = lobby;
     let kind = match listener.local_addr() {
         Ok(address) => kind(address),
         Err(_unknown) => Listener::Reachable,
     };
-    loop {
-        // At the cap new connections wait in the backlog.
-        let place = tokio::select! {
-            Ok(place) = Arc::clone(&places).acquire_owned() => place,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (door, stop, mut end) = (Arc::clone(&door), stop.clone(), end.clone());
-                tokio::spawn(async move {
-                    prepare(&stream);
-                    tokio::select! {
-                        () = door.receive(ClientIo::new(stream, peer), kind, stop) => {}
-                        _ = end.wait_for(|end| *end) => {}
-                    }
-                    drop(place);
-                });
-            }
+    let mut stage = lobby.stage.clone();
+    tokio::select! {
+        biased;
+        _ = stage.wait_for(|stage| stage.is_closing()) => {}
+        () = accept_all(&listener, kind, &lobby) => {}
+    }
+    lobby.take_the_last(listener, kind);
+}
+
+async fn accept_all(listener: &TcpListener, kind: Listener, lobby: &Lobby) {
+    // At the cap new connections wait in the backlog. Nobody closes the semaphore.
+    while let Ok(place) = Arc::clone(&lobby.places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) => lobby.receive(stream, peer, kind, place),
             Err(error) => {
-                account.accept_error(&error);
+                lobby.account.accept_error(&error);
                 sleep(BACK_OFF).await;
             }
+        }
+    }
+}
+
+impl Lobby {
+    fn receive(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        kind: Listener,
+        place: OwnedSemaphorePermit,
+    ) {
+        let (doors, stage, mut end) =
+            (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
+        tokio::spawn(async move {
+            prepare(&stream);
+            tokio::select! {
+                () = door::receive(doors, ClientIo::new(stream, peer), kind, stage) => {}
+                _ = end.wait_for(|stage| *stage == Stage::Over) => {}
+            }
+            drop(place);
+        });
+    }
+
+    /// What waits in the backlog would be reset when the socket closes: it is taken in first.
+    fn take_the_last(&self, listener: TcpListener, kind: Listener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            let Ok((stream, peer)) = listener.accept() else { return };
+            let Ok(()) = stream.set_nonblocking(true) else { continue };
+            let Ok(stream) = TcpStream::from_std(stream) else { continue };
+            self.receive(stream, peer, kind, place);
         }
     }
 }

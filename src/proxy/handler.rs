@@ -14,11 +14,13 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::watch;
 
 use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
 use crate::engine::Engine;
 use crate::engine::answer::Answered;
+use crate::front::stage::Stage;
 use crate::policy::ScopeRule;
 use crate::proxy::exchange::Ctx;
 use crate::proxy::{Parts, failed, write};
@@ -34,12 +36,20 @@ pub(super) struct Handler {
     pub(super) network: Arc<Network>,
     pub(super) account: Arc<Account>,
     pub(super) via: HeaderValue,
+    stage: watch::Receiver<Stage>,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, via, stop: _ } = parts;
-        Self { engine, routes, network, account, via }
+        let Parts { engine, routes, network, account, via, stage } = parts;
+        Self { engine, routes, network, account, via, stage }
+    }
+
+    /// An answer begins: once larder is closing, it is the last of its connection.
+    fn last_words(&self, session: &mut Session) {
+        if self.stage.borrow().is_closing() {
+            session.set_keepalive(None);
+        }
     }
 
     pub(super) fn route<'a>(&'a self, ctx: &Ctx) -> Option<&'a Route> {
@@ -105,6 +115,7 @@ impl ProxyHttp for Handler {
                 ctx.result = reply.result;
                 ctx.miss = reply.why;
                 ctx.error = reply.error;
+                self.last_words(session);
                 write::reply(session, *reply, &self.via).await?;
                 Ok(true)
             }
@@ -126,10 +137,11 @@ impl ProxyHttp for Handler {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        self.last_words(session);
         self.incoming(response, ctx).await
     }
 

@@ -12,11 +12,14 @@ use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section, word};
 use crate::config::resolve::{fields, status};
 use crate::policy::{
-    ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, StatusMatch, Ttl,
+    ErrorMatch, KeyRule, Mode, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, StatusMatch,
+    Ttl,
 };
 
 /// `defaults`: what holds where a route says nothing.
 pub(super) struct Defaults {
+    /// The master switch: of larder, not of a route.
+    pub(super) mode: Mode,
     scope: ScopeRule,
     coalesce_wait: Duration,
     stale_while_revalidate: Option<Duration>,
@@ -33,12 +36,16 @@ struct Windows {
 /// `defaults`.
 pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaults {
     let mut read = Defaults {
+        mode: Mode::default(),
         scope: ScopeRule::Credential,
         coalesce_wait: defaults::COALESCE_WAIT,
         stale_while_revalidate: None,
         stale_if_error: Windows::default(),
     };
     let Some(mut section) = top.section(reader, "defaults") else { return read };
+    let modes = Mode::ALL.map(|mode| (mode.token(), mode));
+    read.mode =
+        section.scalar_or(reader, "mode", word("one of cache, bypass, offline", &modes), read.mode);
     if let Some(at) = scope(&mut section, reader) {
         if at.value == ScopeRule::Shared {
             let what = "`shared` here would show one user's answers to another on every route";

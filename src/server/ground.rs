@@ -1,0 +1,96 @@
+//! The ground that every house stands on: what outlives a reload.
+//!
+//! Owns: what is built once per process: the store, the account, the secret of keys, the bounds over
+//! everything. Never touches: what a configuration may change while larder runs (`house`).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::config::{Config, ScopeSecret};
+use crate::engine::body::Budget;
+use crate::engine::switch::Switch;
+use crate::front::stage::Stage;
+use crate::server::Parts;
+use crate::store::Store;
+use crate::store::state::{NoSecret, Secret};
+use crate::store::tiers::{self, Tiers};
+
+/// What all houses share.
+pub(super) struct Ground {
+    /// Without names: each house has its own over the same counters.
+    pub(super) account: Arc<Account>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) secret: [u8; 32],
+    /// Bodies on their way, over all houses: a reload does not double them.
+    pub(super) budget: Arc<Budget>,
+    pub(super) switch: Arc<Switch>,
+    /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
+    pub(super) name: Arc<str>,
+    pub(super) clock: Clock,
+    pub(super) name_server: Option<SocketAddr>,
+    /// Where larder itself listens: no origin is there.
+    pub(super) own: Vec<SocketAddr>,
+    pub(super) stage: watch::Receiver<Stage>,
+}
+
+impl Ground {
+    pub(super) fn new(
+        config: &Config,
+        parts: &Parts,
+        own: Vec<SocketAddr>,
+        stage: watch::Receiver<Stage>,
+    ) -> Result<Self, NoSecret> {
+        let account = Account::new(&[], &[]);
+        let switch = Arc::new(Switch::new(config.mode));
+        account.mode(switch.mode());
+        account.reloaded(true);
+        Ok(Self {
+            store: store(config, &account, &parts.clock),
+            secret: secret(config)?,
+            budget: Budget::new(config.limits.in_flight),
+            switch,
+            name: format!("larder-{:08x}", rand::random::<u32>()).into(),
+            clock: parts.clock.clone(),
+            name_server: parts.name_server,
+            own,
+            stage,
+            account,
+        })
+    }
+}
+
+/// The store that this configuration asks for.
+fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<dyn Store> {
+    let settings = tiers::Settings {
+        path: config.store.path.clone(),
+        memory: config.store.memory,
+        disk: config.store.disk,
+        max_object: config.store.max_object,
+        sweep_every: config.store.sweep_every,
+    };
+    Tiers::open(settings, clock.clone(), account)
+}
+
+/// The secret of all keys: the configured one, or this installation's own. Without a disk nothing
+/// outlives the process, its secret neither.
+fn secret(config: &Config) -> Result<[u8; 32], NoSecret> {
+    if let Some(ScopeSecret(configured)) = config.scope_secret {
+        return Ok(configured);
+    }
+    if config.store.disk == 0 {
+        return Ok(Secret::for_now().derived("scope"));
+    }
+    match Secret::of(&config.store.path.join("state")) {
+        Ok(secret) => Ok(secret.derived("scope")),
+        // A directory that cannot be written costs hits after a restart, no answer.
+        Err(error @ NoSecret::Io { .. }) => {
+            tracing::error!("{error}: what is stored will not be found after a restart");
+            Ok(Secret::for_now().derived("scope"))
+        }
+        Err(error @ (NoSecret::Open(_) | NoSecret::Damaged(_))) => Err(error),
+    }
+}

@@ -1,0 +1,118 @@
+//! A house: everything that depends on the configuration, built from it in one piece and replaced in
+//! one piece.
+//!
+//! Owns: who is given what. Never touches: what outlives a configuration (`ground`), when one is
+//! swapped for another (`estate`).
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::account::Account;
+use crate::config::Config;
+use crate::engine::{self, Bounds, Engine};
+use crate::front::access::Gatekeeper;
+use crate::front::door::Door;
+use crate::front::tunnel::Tunnels;
+use crate::key::Keyring;
+use crate::proxy::{self, Proxy};
+use crate::server::ground::Ground;
+use crate::upstream::Origin;
+use crate::upstream::destination::Guard;
+use crate::upstream::fetch::Network;
+use crate::upstream::gate::Gate;
+use crate::upstream::peer::{Roots, RootsError};
+use crate::upstream::place::Upstreams;
+use crate::upstream::resolve::Resolver;
+
+/// The objects behind the listeners. A request finishes with the house that it began with.
+pub(super) struct House {
+    pub(super) config: Config,
+    pub(super) engine: Arc<Engine>,
+    pub(super) door: Arc<Door>,
+}
+
+impl House {
+    /// Builds everything that `config` asks for on `ground`.
+    pub(super) fn build(config: Config, ground: &Ground) -> Result<Self, RootsError> {
+        let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
+        let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
+        let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
+        let account = ground.account.renamed(&routes, &upstreams);
+        let WayOut { resolver, gate, network } = way_out(&config, &account, ground)?;
+        let via = HeaderValue::try_from(format!("1.1 {}", ground.name))
+            .expect("hexadecimal digits are valid");
+        let engine = engine(&config, &account, ground, &network, &via);
+        let service = Proxy::new(proxy::Parts {
+            engine: Arc::clone(&engine),
+            routes: config.routes.clone(),
+            network,
+            account: Arc::clone(&account),
+            via,
+            stage: ground.stage.clone(),
+        });
+        let tunnels = Tunnels {
+            resolver,
+            gate,
+            account: Arc::clone(&account),
+            upstream: upstreams.len(),
+            route: routes.len(),
+        };
+        let door = Door {
+            limits: config.limits.clone(),
+            gatekeeper: Gatekeeper::new(config.access.clone()),
+            service: Arc::new(service),
+            tunnels,
+            account,
+            clock: ground.clock.clone(),
+            name: Arc::clone(&ground.name),
+        };
+        Ok(Self { config, engine, door: Arc::new(door) })
+    }
+}
+
+/// The way to origins.
+struct WayOut {
+    resolver: Arc<Resolver>,
+    gate: Gate,
+    network: Arc<Network>,
+}
+
+fn way_out(config: &Config, account: &Arc<Account>, ground: &Ground) -> Result<WayOut, RootsError> {
+    let guard = Arc::new(Guard::new(config.destinations.clone()));
+    guard.add_own(ground.own.iter().copied());
+    let resolver = Arc::new(Resolver::new(config.resolve.clone(), guard, ground.name_server));
+    let gate = Gate::new(Arc::clone(account));
+    let network = Arc::new(Network::new(
+        Upstreams::new(config.upstreams.clone()),
+        Arc::clone(&resolver),
+        gate.clone(),
+        Roots::load(&config.upstreams)?,
+        ground.clock.clone(),
+    ));
+    Ok(WayOut { resolver, gate, network })
+}
+
+fn engine(
+    config: &Config,
+    account: &Arc<Account>,
+    ground: &Ground,
+    network: &Arc<Network>,
+    via: &HeaderValue,
+) -> Arc<Engine> {
+    let keyring = Keyring::new(ground.secret, &config.credential_headers, &config.secret_query);
+    Engine::new(engine::Parts {
+        store: Arc::clone(&ground.store),
+        origin: Arc::clone(network) as Arc<dyn Origin>,
+        account: Arc::clone(account),
+        keyring: Arc::new(keyring),
+        clock: ground.clock.clone(),
+        bounds: Bounds {
+            max_object: config.store.max_object,
+            waiters_per_key: config.limits.waiters_per_key,
+        },
+        budget: Arc::clone(&ground.budget),
+        switch: Arc::clone(&ground.switch),
+        via: via.clone(),
+    })
+}
