@@ -58,6 +58,8 @@ pub enum Stale {
     WhileRevalidate,
     /// The request's own `max-stale` (RFC 9111 §5.2.1.2).
     MaxStale,
+    /// Larder is offline: there is nothing better.
+    Offline,
 }
 
 impl Stale {
@@ -66,6 +68,7 @@ impl Stale {
         match self {
             Self::WhileRevalidate => "stale-while-revalidate",
             Self::MaxStale => "max-stale",
+            Self::Offline => "offline",
         }
     }
 }
@@ -133,18 +136,50 @@ pub fn decide(
     found: Found<'_>,
     now: SystemTime,
 ) -> Decision {
+    wished(asked, &asked.cache_control(), policy, kind, found, now)
+}
+
+/// [`decide`] while larder is offline: as if the request also said `only-if-cached, max-stale`. What
+/// the origin forbids to show stale is not shown, and what the client insists on is not to be had.
+pub fn decide_offline(
+    asked: &Asked,
+    policy: &Policy,
+    kind: CacheKind,
+    found: Found<'_>,
+    now: SystemTime,
+) -> Decision {
+    let mut wish = asked.cache_control();
+    wish.only_if_cached = true;
+    wish.max_stale = Some(Duration::MAX);
+    match wished(asked, &wish, policy, kind, found, now) {
+        Decision::Serve { ttl, stale: Some(_), refresh } => {
+            Decision::Serve { ttl, stale: Some(Stale::Offline), refresh }
+        }
+        decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => {
+            decision
+        }
+    }
+}
+
+fn wished(
+    asked: &Asked,
+    wish: &RequestCacheControl,
+    policy: &Policy,
+    kind: CacheKind,
+    found: Found<'_>,
+    now: SystemTime,
+) -> Decision {
     // RFC 9111 §2, RFC 9110 §9.2.3: only GET is stored; it answers HEAD too.
     if asked.method != Method::GET && asked.method != Method::HEAD {
         return Decision::forward(Forward::Method, None).unstored();
     }
-    let wish = asked.cache_control();
     let decision = match found {
         // §5.2.1.5 no-store: this exchange neither reads nor writes the store.
         _ if wish.no_store => Decision::forward(Forward::Request, None).unstored(),
         Found::Nothing => Decision::forward(Forward::UriMiss, None),
         // §4.1: what other request fields chose does not match.
         Found::OtherVariants => Decision::forward(Forward::VaryMiss, None),
-        Found::Stored(stored) => reuse(&wish, &Seen::new(policy, kind, stored, now)),
+        Found::Stored(stored) => reuse(wish, &Seen::new(policy, kind, stored, now)),
     };
     // §5.2.1.7 only-if-cached: the origin is not asked, neither now nor in the background.
     match decision {

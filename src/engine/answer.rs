@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::{Decision, Forward, Found, Stale, decide, useful_until};
+use crate::decide::{Decision, Forward, Found, Stale, decide, decide_offline, useful_until};
 use crate::engine::Engine;
 use crate::engine::body::Growing;
 use crate::engine::collapse::{FlightKey, Turn};
@@ -21,13 +21,15 @@ use crate::engine::flight::Flight;
 use crate::engine::follow::Followed;
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
+use crate::engine::switch::OFFLINE_PROBLEM;
 use crate::key::CacheKey;
-use crate::policy::{Policy, QueryRule};
+use crate::policy::{Mode, Policy, QueryRule};
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::invalidation;
+use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -57,6 +59,29 @@ impl Engine {
     /// clients share variants.
     /// Interim answers come out of `interims` while this is awaited.
     pub async fn answer(
+        self: &Arc<Self>,
+        asked: &mut Asked,
+        route: &Route,
+        interims: &Arc<Interims>,
+    ) -> Answered {
+        if self.switch.mode() == Mode::Bypass {
+            return Answered::Pass(Forward::Bypass);
+        }
+        match self.answer_cached(asked, route, interims).await {
+            Answered::Pass(why) => match self.refusal(asked) {
+                Some(reply) => Answered::Reply(Box::new(reply)),
+                None => Answered::Pass(why),
+            },
+            reply @ Answered::Reply(_) => reply,
+        }
+    }
+
+    /// While larder is offline: the answer to a request that would have to pass through.
+    pub fn refusal(&self, asked: &Asked) -> Option<Reply> {
+        (self.switch.mode() == Mode::Offline).then(|| offline(asked))
+    }
+
+    async fn answer_cached(
         self: &Arc<Self>,
         asked: &mut Asked,
         route: &Route,
@@ -135,10 +160,29 @@ impl Engine {
         }
     }
 
-    /// Stores a response for as long as `policy` can make use of it.
+    /// Keeps a complete response for as long as `policy` can make use of it, unless larder has been
+    /// told to keep out.
     pub(crate) fn keep(&self, key: &CacheKey, policy: &Policy, stored: Arc<Stored>, mark: Mark) {
+        if self.switch.mode() == Mode::Bypass {
+            return;
+        }
         let until = useful_until(policy, key.scope().cache_kind(), &stored);
         self.store.put(key, stored, mark, until);
+    }
+
+    fn decide(
+        &self,
+        asked: &Asked,
+        policy: &Policy,
+        cache: CacheKind,
+        found: Found<'_>,
+        now: SystemTime,
+    ) -> Decision {
+        match self.switch.mode() {
+            Mode::Offline => decide_offline(asked, policy, cache, found, now),
+            // Who bypasses does not come here; a switch that turns meanwhile is for the next one.
+            Mode::Cache | Mode::Bypass => decide(asked, policy, cache, found, now),
+        }
     }
 
     fn step<'a>(
@@ -166,7 +210,7 @@ impl Engine {
             (None, None) => Found::Nothing,
         };
         let now = self.clock.now();
-        match decide(asked, policy, cache, seen, now) {
+        match self.decide(asked, policy, cache, seen, now) {
             Decision::Serve { ttl, stale, refresh } => {
                 let Some(stored) = stored else {
                     return Step::Done(Answered::Pass(Forward::Bypass));
@@ -177,7 +221,10 @@ impl Engine {
                 }
                 Step::Done(Answered::Reply(Box::new(reply)))
             }
-            Decision::Refuse => Step::Done(Answered::Reply(Box::new(only_if_cached(asked)))),
+            Decision::Refuse => {
+                let reply = self.refusal(asked).unwrap_or_else(|| only_if_cached(asked));
+                Step::Done(Answered::Reply(Box::new(reply)))
+            }
             Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
             Decision::Forward { why, validate, fallback, store: true } => {
                 // HEAD is written through; a range on a miss is the origin's to cut.
@@ -260,7 +307,7 @@ impl Engine {
             let found = self.look(plan.asked, &plan.key, plan.policy);
             let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
-            match decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
+            match self.decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
                 Decision::Serve { ttl, stale: None, refresh: false } => {
                     Some(Box::new(self.serve(plan.asked, plan.route, &stored, ttl, None, now)))
                 }
@@ -390,6 +437,11 @@ fn not_cached(asked: &Asked) -> Option<Forward> {
 
 fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
+}
+
+fn offline(asked: &Asked) -> Reply {
+    let status = CacheStatus::refused().detail(Mode::Offline.token(), "");
+    Reply::from_problem(asked, &OFFLINE_PROBLEM, &status)
 }
 
 /// RFC 9111 §5.2.1.7.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
+use crate::policy::Mode;
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
 use crate::semantics::validation::{self, HeadSays};
@@ -38,7 +39,9 @@ impl Engine {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
-        let reads = asked.method == Method::HEAD && !asked.cache_control().no_store;
+        let reads = asked.method == Method::HEAD
+            && !asked.cache_control().no_store
+            && self.switch.mode() != Mode::Bypass;
         if !reads || status != StatusCode::OK {
             return;
         }

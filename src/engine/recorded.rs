@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::engine::Engine;
 use crate::engine::head::Sent;
 use crate::key::CacheKey;
-use crate::policy::Policy;
+use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::freshness;
@@ -62,7 +62,9 @@ impl Engine {
             headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         // The client's own Accept-Encoding went out, not the reduced one that variants go by.
         let encoded = headers.contains_key(CONTENT_ENCODING);
-        let eligible = asked.method == Method::POST && status == StatusCode::OK;
+        let eligible = asked.method == Method::POST
+            && status == StatusCode::OK
+            && self.switch.mode() != Mode::Bypass;
         if !eligible || !whole_is_told || encoded || !is_the_target(asked, headers) {
             return None;
         }

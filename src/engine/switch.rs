@@ -4,7 +4,18 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use http::StatusCode;
+
+use crate::account::problem::Problem;
 use crate::policy::Mode;
+
+/// The answer to what only an origin could answer while larder is offline.
+pub const OFFLINE_PROBLEM: Problem = Problem::new(
+    StatusCode::GATEWAY_TIMEOUT,
+    "offline",
+    "larder is offline (`larder mode`) and nothing usable is stored; no API was called",
+    "http_request_denied",
+);
 
 /// The master switch. Looking at it costs one load: every hit does.
 #[derive(Debug)]

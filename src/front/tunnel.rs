@@ -16,7 +16,9 @@ use tokio::time::timeout;
 use crate::account::problem::Problem;
 use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
+use crate::engine::switch::{OFFLINE_PROBLEM, Switch};
 use crate::front::io::ClientIo;
+use crate::policy::Mode;
 use crate::semantics::asked::Listener;
 use crate::upstream::dial::Dialer;
 use crate::upstream::failure::Failure;
@@ -58,6 +60,8 @@ pub struct Tunnels {
     pub gate: Gate,
     /// Where tunnels are recorded.
     pub account: Arc<Account>,
+    /// The master switch: offline there are no tunnels.
+    pub switch: Arc<Switch>,
     /// The index under which calls that no upstream and no route names are counted.
     pub upstream: usize,
     /// The same for routes.
@@ -77,6 +81,10 @@ impl Tunnels {
         early: BytesMut,
     ) -> Result<(), (ClientIo, Problem)> {
         let since = clock::monotonic();
+        if self.switch.mode() == Mode::Offline {
+            self.record(host, since, Err(&OFFLINE_PROBLEM));
+            return Err((io, OFFLINE_PROBLEM));
+        }
         let mut pass = self.gate.enter(self.upstream, self.route);
         let mut origin = match self.dial(host, port, listener).await {
             Ok(origin) => origin,

@@ -20,6 +20,7 @@ use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
 use crate::engine::Engine;
 use crate::engine::answer::Answered;
+use crate::engine::reply::Reply;
 use crate::front::stage::Stage;
 use crate::policy::ScopeRule;
 use crate::proxy::exchange::Ctx;
@@ -50,6 +51,15 @@ impl Handler {
         if self.stage.borrow().is_closing() {
             session.set_keepalive(None);
         }
+    }
+
+    async fn reply(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<bool> {
+        ctx.result = reply.result;
+        ctx.miss = reply.why;
+        ctx.error = reply.error;
+        self.last_words(session);
+        write::reply(session, reply, &self.via).await?;
+        Ok(true)
     }
 
     pub(super) fn route<'a>(&'a self, ctx: &Ctx) -> Option<&'a Route> {
@@ -83,7 +93,10 @@ impl ProxyHttp for Handler {
         let Some(asked) = ctx.asked.as_mut() else {
             return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
         };
-        let Some(route) = self.routes.find(asked) else { return Ok(false) };
+        let Some(route) = self.routes.find(asked) else {
+            let Some(reply) = self.engine.refusal(asked) else { return Ok(false) };
+            return self.reply(session, ctx, reply).await;
+        };
         ctx.route = route.index;
         for name in self.routes.scope_headers(&asked.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
@@ -111,14 +124,7 @@ impl ProxyHttp for Handler {
                 ctx.why = why;
                 Ok(false)
             }
-            Answered::Reply(reply) => {
-                ctx.result = reply.result;
-                ctx.miss = reply.why;
-                ctx.error = reply.error;
-                self.last_words(session);
-                write::reply(session, *reply, &self.via).await?;
-                Ok(true)
-            }
+            Answered::Reply(reply) => self.reply(session, ctx, *reply).await,
         }
     }
 

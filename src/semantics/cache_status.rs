@@ -24,6 +24,7 @@ pub struct CacheStatus {
 enum Handled {
     Hit,
     Forward(&'static str),
+    Refused,
 }
 
 impl CacheStatus {
@@ -35,6 +36,11 @@ impl CacheStatus {
     /// The origin was asked; `why` is a token of RFC 9211 §2.2.
     pub fn forwarded(why: &'static str) -> Self {
         Self::new(Handled::Forward(why))
+    }
+
+    /// Neither answered from the store nor forwarded.
+    pub fn refused() -> Self {
+        Self::new(Handled::Refused)
     }
 
     /// What the origin answered.
@@ -78,6 +84,7 @@ impl CacheStatus {
                 text.extend_from_slice(b"; fwd=");
                 text.extend_from_slice(why.as_bytes());
             }
+            Handled::Refused => {}
         }
         if let Some(status) = self.forward_status {
             text.extend_from_slice(b"; fwd-status=");

@@ -55,6 +55,7 @@ impl House {
             resolver,
             gate,
             account: Arc::clone(&account),
+            switch: Arc::clone(&ground.switch),
             upstream: upstreams.len(),
             route: routes.len(),
         };
