@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod head;
+pub mod hit;
 pub mod operate;
 pub mod recorded;
 pub mod reply;

@@ -12,17 +12,42 @@ pub mod stage;
 pub mod tunnel;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode};
 
 use crate::front::door::Door;
 use crate::front::io::ClientIo;
 use crate::semantics::asked::Asked;
 
+/// An answer that is at hand: it is written as it is, and the connection goes on.
+pub struct Ready {
+    /// The head, blank line included.
+    pub head: BytesMut,
+    /// The body, of the length that the head says.
+    pub body: Bytes,
+    /// The route that it belongs to.
+    pub route: usize,
+    /// Its status.
+    pub status: StatusCode,
+    /// The value of its `Cache-Status`.
+    pub cache_status: HeaderValue,
+}
+
 /// Who takes a clean request and answers it on its connection.
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
+    /// The answer to `asked`, an HTTP/1.1 request without a body on a connection that goes on, if it
+    /// is at hand. `asked` may be normalised further in place; the answer that [`Service::serve`]
+    /// gives to it stays the same.
+    fn at_hand(&self, asked: &mut Asked) -> Option<Ready>;
+
+    /// An answer that was at hand has been written, or the client was gone. `since`: when the
+    /// request's head was there.
+    fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant);
+
     /// Answers `asked`. `bytes` are its normalised head and whatever of its body was read with it;
     /// the rest follows on `io`. Returns the connection if another request may follow on it.
     async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo>;

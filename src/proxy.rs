@@ -6,11 +6,12 @@
 mod exchange;
 mod failed;
 mod handler;
+mod hit;
 mod passing;
 mod write;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -23,9 +24,9 @@ use tokio::sync::watch;
 
 use crate::account::Account;
 use crate::engine::Engine;
-use crate::front::Service;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
+use crate::front::{Ready, Service};
 use crate::proxy::handler::Handler;
 use crate::route::table::Table;
 use crate::semantics::asked::Asked;
@@ -58,6 +59,8 @@ pub struct Parts {
 
 /// The proxy.
 pub struct Proxy {
+    /// The same as pingora has, for what needs no session.
+    handler: Handler,
     http: Arc<HttpProxy<Handler>>,
     /// pingora looks when a request begins; the handler does when its answer begins, which is later.
     never: watch::Receiver<bool>,
@@ -67,14 +70,23 @@ impl Proxy {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Self {
         let conf = ServerConf { max_retries: ATTEMPTS, ..ServerConf::default() };
-        let mut http = HttpProxy::new(Handler::new(parts), Arc::new(conf));
+        let handler = Handler::new(parts);
+        let mut http = HttpProxy::new(handler.clone(), Arc::new(conf));
         http.handle_init_modules();
-        Self { http: Arc::new(http), never: watch::Sender::new(false).subscribe() }
+        Self { handler, http: Arc::new(http), never: watch::Sender::new(false).subscribe() }
     }
 }
 
 #[async_trait]
 impl Service for Proxy {
+    fn at_hand(&self, asked: &mut Asked) -> Option<Ready> {
+        self.handler.at_hand(asked)
+    }
+
+    fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant) {
+        self.handler.written(asked, ready, bytes, since);
+    }
+
     async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo> {
         if asked.version == Version::HTTP_10 {
             io.answering();

@@ -422,7 +422,7 @@ fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
 }
 
 /// Requests that are never answered from the store, whatever their route says.
-fn not_cached(asked: &Asked) -> Option<Forward> {
+pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
         return Some(Forward::Method);
     }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::account::problem::Problem;
 use crate::account::{Account, Refusal};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::Limits;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
@@ -150,10 +150,19 @@ impl Door {
                 None
             }
             HeadTarget::Absolute(target) => {
-                let mut bytes = head::normalised(&head, target, &raw);
+                let (target, persists) = (target.clone(), head.persists);
+                let mut asked = asked(head, target, io.peer(), listener);
+                // What is sent ahead of the answer needs the session's order.
+                if persists && asked.body == Framing::None && rest.is_empty() {
+                    let since = clock::monotonic();
+                    if let Some(ready) = self.service.at_hand(&mut asked) {
+                        let sent = io.send(&ready.head, &ready.body).await;
+                        self.service.written(&asked, &ready, sent.bytes, since);
+                        return sent.whole.then_some(io);
+                    }
+                }
+                let mut bytes = head::normalised(&asked.method, asked.version, &asked.target, &raw);
                 bytes.unsplit(rest);
-                let target = target.clone();
-                let asked = asked(head, target, io.peer(), listener);
                 // Boxed: an idle connection must not carry the room a request needs.
                 Box::pin(self.service.serve(asked, bytes, io)).await
             }

@@ -28,6 +28,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the client asks to switch protocols.
     pub upgrade: bool,
+    /// Whether the connection goes on after the answer, as HTTP/1.1 has it without a word.
+    pub persists: bool,
 }
 
 /// The two forms of target a forward proxy serves.
@@ -183,7 +185,13 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
     let framing = framing(&method, version, &fields)?;
     let target = target(&method, path)?;
     let upgrade = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
-    Ok(Head { method, target, version, fields, framing, upgrade })
+    let persists = version == Version::HTTP_11 && persists(&fields);
+    Ok(Head { method, target, version, fields, framing, upgrade, persists })
+}
+
+/// RFC 9112 §9.3; any word that is not known may be one that ends the connection.
+fn persists(fields: &HeaderMap) -> bool {
+    fields.get_all(CONNECTION).iter().all(|v| v.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
 fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
@@ -260,16 +268,12 @@ fn protected(fields: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The head as the rest of larder reads it: origin-form, `Host` from the target (RFC 9112 §3.2.2).
-pub fn normalised(head: &Head, target: &Target, raw: &[u8]) -> BytesMut {
+pub fn normalised(method: &Method, version: Version, target: &Target, raw: &[u8]) -> BytesMut {
     let mut out = BytesMut::with_capacity(raw.len() + 64);
-    out.put_slice(head.method.as_str().as_bytes());
+    out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(target.path_and_query().as_bytes());
-    out.put_slice(if head.version == Version::HTTP_11 {
-        b" HTTP/1.1\r\n"
-    } else {
-        b" HTTP/1.0\r\n"
-    });
+    out.put_slice(if version == Version::HTTP_11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
     out.put_slice(b"Host: ");
     out.put_slice(target.authority().as_bytes());
     out.put_slice(b"\r\n");

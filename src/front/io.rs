@@ -3,12 +3,13 @@
 //! Owns: the socket and its write buffer; that a cut answer ends in a reset, never in a clean close.
 //! Never touches: what the bytes mean.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -19,9 +20,22 @@ use pingora_core::protocols::{
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;
+
+/// A client that takes nothing for this long is let go.
+pub const STALLED: Duration = Duration::from_secs(60);
+
+/// How far an answer got.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// Whether all of it is on its way.
+    pub whole: bool,
+}
 
 /// A client's connection.
 #[derive(Debug)]
@@ -63,10 +77,33 @@ impl ClientIo {
         self.answering.store(false, Ordering::Relaxed);
     }
 
+    /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
+    /// that takes nothing for [`STALLED`] is given up.
+    pub async fn send(&mut self, head: &[u8], body: &[u8]) -> Sent {
+        let socket = self.stream.get_ref();
+        let (all, mut done) = (head.len() + body.len(), 0);
+        while done < all {
+            let parts = [
+                IoSlice::new(head.get(done..).unwrap_or_default()),
+                IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
+            ];
+            match socket.try_write_vectored(&parts) {
+                Ok(0) => break,
+                Ok(written) => done += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !timeout(STALLED, socket.writable()).await.is_ok_and(|ready| ready.is_ok()) {
+                        break;
+                    }
+                }
+                Err(_gone) => break,
+            }
+        }
+        Sent { bytes: done.saturating_sub(head.len()) as u64, whole: done == all }
+    }
+
     fn reset_on_close(&self) {
         // Best effort: a socket that is gone already needs no reset.
-        let linger =
-            SockRef::from(self.stream.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        let linger = SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO));
         if let Err(error) = linger {
             tracing::trace!(%error, "Could not prepare a reset");
         }
@@ -124,7 +161,7 @@ impl AsyncWrite for ClientIo {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
     }

@@ -31,19 +31,20 @@ use crate::upstream::fetch::Network;
 use crate::upstream::interim::Interims;
 
 /// The implementation of pingora's proxy.
+#[derive(Clone)]
 pub(super) struct Handler {
     pub(super) engine: Arc<Engine>,
-    pub(super) routes: Table,
+    pub(super) routes: Arc<Table>,
     pub(super) network: Arc<Network>,
     pub(super) account: Arc<Account>,
     pub(super) via: HeaderValue,
-    stage: watch::Receiver<Stage>,
+    pub(super) stage: watch::Receiver<Stage>,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { engine, routes, network, account, via, stage } = parts;
-        Self { engine, routes, network, account, via, stage }
+        Self { engine, routes: Arc::new(routes), network, account, via, stage }
     }
 
     /// An answer begins: once larder is closing, it is the last of its connection.
@@ -60,6 +61,18 @@ impl Handler {
         self.last_words(session);
         write::reply(session, reply, &self.via).await?;
         Ok(true)
+    }
+
+    /// The route that caches `asked`, which is then free of the names that apps give their users on
+    /// other routes.
+    pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
+        let route = self.routes.find(asked)?;
+        for name in self.routes.scope_headers(&asked.target) {
+            if route.policy.scope != ScopeRule::Header(name.clone()) {
+                asked.headers.remove(name);
+            }
+        }
+        Some(route)
     }
 
     pub(super) fn route<'a>(&'a self, ctx: &Ctx) -> Option<&'a Route> {
@@ -93,16 +106,11 @@ impl ProxyHttp for Handler {
         let Some(asked) = ctx.asked.as_mut() else {
             return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
         };
-        let Some(route) = self.routes.find(asked) else {
+        let Some(route) = self.prepare(asked) else {
             let Some(reply) = self.engine.refusal(asked) else { return Ok(false) };
             return self.reply(session, ctx, reply).await;
         };
         ctx.route = route.index;
-        for name in self.routes.scope_headers(&asked.target) {
-            if route.policy.scope != ScopeRule::Header(name.clone()) {
-                asked.headers.remove(name);
-            }
-        }
         let interims = Interims::new();
         let answered = {
             let answer = self.engine.answer(asked, route, &interims);

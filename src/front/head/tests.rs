@@ -27,7 +27,7 @@ fn passed_on(text: &str) -> String {
     let raw = Bytes::copy_from_slice(text.as_bytes());
     let head = read(&raw, MOST).unwrap();
     let HeadTarget::Absolute(target) = &head.target else { panic!("a tunnel") };
-    String::from_utf8(normalised(&head, target, &raw).to_vec()).unwrap()
+    String::from_utf8(normalised(&head.method, head.version, target, &raw).to_vec()).unwrap()
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn fields_are_counted() {
 /// `read` again what `normalised` made, its target made absolute again.
 fn read_again(head: &Head, raw: &Bytes) -> Head {
     let HeadTarget::Absolute(target) = &head.target else { panic!("a tunnel") };
-    let text = normalised(head, target, raw);
+    let text = normalised(&head.method, head.version, target, raw);
     let line = text.iter().position(|byte| *byte == b'\n').unwrap();
     let version = if head.version == Version::HTTP_11 { "1.1" } else { "1.0" };
     let first = format!("{} {target} HTTP/{version}\r\n", head.method);

@@ -1,0 +1,61 @@
+//! The shortest way: a fresh stored response that answers a plain `GET` as it is, found without
+//! waiting for anything.
+//!
+//! Owns: which requests may go that way. Whatever it leaves, [`Engine::answer`] answers, and where
+//! both could the answers are the same. Never touches: how the answer is written.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use http::header::RANGE;
+
+use crate::decide::{Decision, Found, decide};
+use crate::engine::Engine;
+use crate::engine::answer::not_cached;
+use crate::policy::Mode;
+use crate::route::table::Route;
+use crate::semantics::asked::Asked;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::encoding;
+use crate::semantics::validation;
+use crate::store::Lookup;
+use crate::stored::Stored;
+
+/// A fresh response, to be sent whole.
+pub struct Hit {
+    /// The response.
+    pub stored: Arc<Stored>,
+    /// Its age now (RFC 9111 §5.1).
+    pub age: Duration,
+    /// Now.
+    pub now: SystemTime,
+    /// What larder did.
+    pub status: CacheStatus,
+}
+
+impl Engine {
+    /// The answer to `asked`, which `route` caches, if memory holds one that is fresh and is sent
+    /// as it is. `Accept-Encoding` is reduced in place, as [`Engine::answer`] would.
+    pub fn at_hand(&self, asked: &mut Asked, route: &Route) -> Option<Hit> {
+        let plain = asked.method == Method::GET && self.switch.mode() == Mode::Cache;
+        if !plain || not_cached(asked).is_some() || wants_a_part(asked) {
+            return None;
+        }
+        encoding::reduce(&mut asked.headers);
+        let key = self.keyring.key(asked, &route.policy);
+        let Lookup::Found(stored) = self.look(asked, &key, &route.policy) else { return None };
+        let (cache, now) = (key.scope().cache_kind(), self.clock.now());
+        match decide(asked, &route.policy, cache, Found::Stored(&stored), now) {
+            Decision::Serve { ttl, stale: None, refresh: false } => {
+                Some(Hit { age: stored.age(now), stored, now, status: CacheStatus::hit(ttl) })
+            }
+            Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
+        }
+    }
+}
+
+/// Conditions and ranges change what is sent of a response.
+fn wants_a_part(asked: &Asked) -> bool {
+    asked.headers.contains_key(RANGE) || validation::has_conditionals(&asked.headers)
+}
