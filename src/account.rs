@@ -10,13 +10,16 @@ pub mod log;
 mod metrics;
 pub mod problem;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use crate::account::exchange::{Exchange, Refusal, ResultKind, TierTotals, UpstreamCall};
+pub use crate::account::exchange::{
+    Exchange, Refusal, ResultKind, StoreOp, TierTotals, UpstreamCall,
+};
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock;
@@ -157,6 +160,23 @@ impl Account {
     /// A configuration that was read again: swapped in, or not. The first one counts as swapped in.
     pub fn reloaded(&self, swapped: bool) {
         self.metrics.reloaded(swapped);
+    }
+
+    /// Whether what is stored outlives the process: 0, or 1 for memory only.
+    pub fn store_state(&self, state: u8) {
+        self.metrics.store_state(state);
+    }
+
+    /// A store on disk that was begun anew because it could not be used as it was.
+    pub fn store_recovered(&self) {
+        self.metrics.store_recovered();
+    }
+
+    /// A fault of the store on disk. It costs hits, never an answer.
+    pub fn store_error(&self, op: StoreOp, error: &dyn fmt::Display) {
+        self.metrics.store_error(op.token());
+        let Some(suppressed) = self.admit_line() else { return };
+        tracing::warn!(op = op.token(), %error, suppressed, "Store failed");
     }
 
     /// A listener that could not accept a connection.

@@ -119,6 +119,34 @@ pub struct Refusal {
     pub client: Option<SocketAddr>,
 }
 
+/// What the disk tier was doing when it failed: the `op` of `larder_store_errors_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOp {
+    /// Opening what lies on disk.
+    Open,
+    /// Looking up or reading an entry; a damaged entry counts here.
+    Read,
+    /// Writing or tidying up.
+    Write,
+    /// Removing a file.
+    Remove,
+    /// Nothing: what was to be written was dropped, because there was no room for it.
+    Drop,
+}
+
+impl StoreOp {
+    /// The word in metrics and log.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Remove => "remove",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 /// What a tier of the store holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TierTotals {

@@ -57,6 +57,9 @@ struct Families {
     mode: IntGaugeVec,
     reloaded: IntGauge,
     reload_failures: IntCounter,
+    store_errors: IntCounterVec,
+    store_state: IntGauge,
+    store_recovered: IntCounter,
 }
 
 impl Metrics {
@@ -186,6 +189,18 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
+    pub(super) fn store_state(&self, state: u8) {
+        self.families.store_state.set(state.into());
+    }
+
+    pub(super) fn store_recovered(&self) {
+        self.families.store_recovered.inc();
+    }
+
+    pub(super) fn store_error(&self, op: &'static str) {
+        self.families.store_errors.with_label_values(&[op]).inc();
+    }
+
     /// The Prometheus text exposition format.
     pub(super) fn render(&self) -> String {
         // A page that cannot be written is an empty page: metrics never cost an answer.
@@ -293,6 +308,21 @@ impl Families {
             ),
             entries: gauges(r, "larder_entries", "Stored responses.", &["tier"]),
             store_bytes: gauges(r, "larder_store_bytes", "Bytes of stored responses.", &["tier"]),
+            store_state: gauge_of_one(
+                r,
+                "larder_store_state",
+                "0: what is stored outlives the process; 1: memory only.",
+            ),
+            store_recovered: counter(
+                r,
+                "larder_store_recovered_total",
+                "Stores on disk that were begun anew because they could not be used.",
+            ),
+            store_errors: family(
+                "larder_store_errors_total",
+                "Faults of the store on disk, by what it was doing.",
+                &["op"],
+            ),
             mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),
             reloaded: gauge_of_one(
                 r,

@@ -1,102 +1,370 @@
-//! Placeholder until the disk tier arrives: it keeps nothing.
+//! The disk tier: what is stored outlives the process, in an embedded database with larger bodies in
+//! files beside it.
+//!
+//! Owns: its handle: look-ups at once on the caller's thread, everything that writes on a thread of
+//! its own behind a bounded queue. Whatever happens to the files costs hits, never an answer and
+//! never a wrong byte. Never touches: generations and freshness; it keeps the mark and gives it back.
+//!
+//! The way down: [`thread`] obeys [`queue`]; [`keeper`] writes, [`sweep`] and [`check`] tidy up,
+//! [`room`] watches the volume; [`recovery`] climbs the ladder; [`codec`], [`variants`] and [`keys`]
+//! say what lies in the [`database`], [`bodies`] and [`layout`] where files lie.
 
+mod bodies;
+mod check;
+mod codec;
+mod database;
+mod keeper;
+mod keys;
+mod layout;
+mod queue;
+mod record;
+mod recovery;
+mod room;
+mod seal;
+mod sizes;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod variants;
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
-use crate::account::Account;
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::account::{Account, StoreOp};
 use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
+use crate::store::disk::bodies::Name;
+use crate::store::disk::codec::{BodyIn, Entry};
+use crate::store::disk::database::{Database, Fault, caught};
+use crate::store::disk::keeper::Keeper;
+use crate::store::disk::keys::{ENTRIES, Until};
+use crate::store::disk::queue::{Command, NotQueued, Put, Queue};
+use crate::store::disk::record::value_hash;
+use crate::store::disk::room::Measure;
+use crate::store::disk::sizes::Sizes;
+use crate::store::disk::thread::{CLOSE_WITHIN, StoreThread};
 use crate::store::generations::Mark;
 use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
 
-/// What a disk tier is made of.
+pub use crate::store::disk::record::Record;
+
+/// What tests set otherwise.
+#[derive(Debug, Clone, Copy)]
+struct Means {
+    /// How the volume is measured.
+    measure: Measure,
+    /// How long an opening may take before the next rung is tried.
+    open_within: Duration,
+    /// How often the ladder is tried again when no rung held.
+    retry_every: Duration,
+}
+
+const MEANS: Means = Means {
+    measure: room::measure,
+    open_within: Duration::from_secs(30),
+    retry_every: Duration::from_secs(60),
+};
+
+/// The values of `larder_store_state`.
+const GOOD: u8 = 0;
+const MEMORY_ONLY: u8 = 1;
+
+/// What a disk tier is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The directory.
+    /// `cache` within `store.path`. Nobody else may use it: hold a [`Lock`](crate::store::lock::Lock).
     pub dir: PathBuf,
-    /// Its bound in bytes.
+    /// Bytes it may take.
     pub bytes: u64,
-    /// How often it is swept.
+    /// How often what is of no use any more is removed.
     pub sweep_every: Duration,
 }
 
-/// What was found.
-#[derive(Debug)]
+/// What a look-up found.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a hit would pay for a box, and no two are kept")]
 pub enum Find {
-    /// This.
+    /// The variant that the request selects.
     Found(Record),
-    /// Others.
+    /// Other variants only; the request's own would be this one.
     OtherVariants(VariantId),
-    /// Nothing.
+    /// Nothing under this key.
     Nothing,
 }
 
-/// An entry without its body.
-#[derive(Debug)]
-pub struct Record {
-    mark: Mark,
-}
-
-impl Record {
-    /// When it was asked for.
-    pub fn mark(&self) -> Mark {
-        self.mark
-    }
-
-    /// Whether its body is here.
-    pub fn is_inline(&self) -> bool {
-        true
-    }
-}
-
 /// An entry in a listing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Paged {
-    /// It.
+    /// The answer without its body.
     pub listed: Listed,
-    /// When it was asked for.
+    /// The mark it was stored with.
     pub mark: Mark,
 }
 
-/// Keeps nothing.
-#[derive(Debug)]
-pub struct Disk;
+/// The disk tier. Dropping it closes it in the background; [`Disk::close`] waits for that.
+pub struct Disk {
+    shared: Arc<Shared>,
+}
 
-#[expect(clippy::unused_self, clippy::unused_async, reason = "a placeholder")]
+/// What callers and the store thread share.
+struct Shared {
+    settings: Settings,
+    means: Means,
+    clock: Clock,
+    account: Arc<Account>,
+    open: ArcSwapOption<Database>,
+    queue: Queue,
+    sizes: Arc<Sizes>,
+    condition: Mutex<Condition>,
+}
+
 impl Disk {
-    /// Starts it.
-    pub fn start(_settings: Settings, _clock: Clock, _account: Arc<Account>) -> Arc<Self> {
-        Arc::new(Self)
+    /// Starts the store thread, which opens what is in the directory, and returns at once. Until it
+    /// is open nothing is found, and what is put waits.
+    pub fn start(settings: Settings, clock: Clock, account: Arc<Account>) -> Arc<Self> {
+        Self::start_with(settings, MEANS, clock, account)
     }
+
+    fn start_with(
+        settings: Settings,
+        means: Means,
+        clock: Clock,
+        account: Arc<Account>,
+    ) -> Arc<Self> {
+        let shared = Shared::new(settings, means, clock, account);
+        let own = Arc::clone(&shared);
+        let run = move || StoreThread::new(own).run();
+        let spawned = std::thread::Builder::new().name("larder-store".to_owned()).spawn(run);
+        if let Err(error) = spawned {
+            shared.out_of_order(format!("no thread for the store: {error}"));
+        }
+        Arc::new(Self { shared })
+    }
+
     /// How it is.
     pub fn condition(&self) -> Condition {
-        Condition::Good
+        self.shared.condition.lock().clone()
     }
-    /// Finds.
-    pub fn find(&self, _wanted: Wanted<'_>) -> Find {
-        Find::Nothing
+
+    /// Looks up what is known without reading a body: microseconds, on the caller's thread.
+    pub fn find(&self, wanted: Wanted<'_>) -> Find {
+        let Some(database) = self.shared.open.load_full() else { return Find::Nothing };
+        match caught(|| record::find(&database, wanted)) {
+            Ok((found, damaged)) => {
+                for (place, hash) in damaged {
+                    self.shared.remove_damaged(place, hash);
+                }
+                found
+            }
+            Err(fault) => {
+                self.shared.account.store_error(StoreOp::Read, &fault);
+                Find::Nothing
+            }
+        }
     }
-    /// Reads.
-    pub fn read(&self, _record: &Record) -> Option<Arc<Stored>> {
+
+    /// The response with its body, both found whole; `None`: there is none any more, or it is damaged
+    /// and will be removed. Reads a file unless [`Record::is_inline`]: then call it off the workers.
+    pub fn read(&self, record: &Record) -> Option<Arc<Stored>> {
+        let database = self.shared.open.load_full()?;
+        let stored = caught(|| Ok(read(&database, record)?));
+        match stored {
+            Ok(Some(stored)) => return Some(Arc::new(stored)),
+            // Replaced between finding and reading: its file is gone by right.
+            Err(Fault::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(None) => {}
+            Err(fault) => self.shared.account.store_error(StoreOp::Read, &fault),
+        }
+        // Where it is still the same entry it is counted and removed.
+        self.shared.remove_damaged(record.place, value_hash(&record.value));
         None
     }
-    /// Keeps.
-    pub fn put(&self, _k: &CacheKey, _s: &Arc<Stored>, _m: Mark, _until: Option<SystemTime>) {}
-    /// Deletes.
-    pub fn reclaim(&self, _target: u128) {}
-    /// Deletes all.
-    pub fn clear(&self) {}
-    /// Lists.
-    pub fn page(&self, _a: Option<Place>, _limit: usize, _target: Option<u128>) -> Vec<Paged> {
-        Vec::new()
+
+    /// Writes a response behind the caller's back, in place of the same variant unless that was
+    /// answered later. Dropped and counted where too much waits already. `until`: when it will be of
+    /// no use any more; `None`: never.
+    pub fn put(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
+        let until = Until::of(until);
+        let put = Put { key: key.clone(), stored: Arc::clone(stored), mark, until };
+        let queued = self.shared.queue.put(put, self.shared.clock.now());
+        self.shared.count_dropped(&queued);
     }
-    /// Counts.
+
+    /// Removes every entry of a target, behind the caller's back.
+    pub fn reclaim(&self, target: u128) {
+        self.shared.count_dropped(&self.shared.queue.push(Command::Reclaim(target)));
+    }
+
+    /// Removes everything, behind the caller's back.
+    pub fn clear(&self) {
+        self.shared.count_dropped(&self.shared.queue.push_always(Command::Clear));
+    }
+
+    /// At most `limit` entries behind `after`, in the order of [`Place`], of one target or of all.
+    /// Damaged ones are left out. Blocks.
+    pub fn page(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Paged> {
+        let Some(database) = self.shared.open.load_full() else { return Vec::new() };
+        caught(|| page(&database, after, limit, target)).unwrap_or_else(|fault| {
+            self.shared.account.store_error(StoreOp::Read, &fault);
+            Vec::new()
+        })
+    }
+
+    /// What is held now, its bytes as they count against the bound.
     pub fn totals(&self) -> Totals {
-        Totals::default()
+        self.shared.sizes.totals()
     }
-    /// Closes.
-    pub async fn close(&self) {}
+
+    /// Waits until what was queued before is on disk.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.shared.queue.push_always(Command::Flush(done)).is_ok() {
+            // Dropped unsent when the thread ends: then nothing is left to wait for.
+            let _done = flushed.await;
+        }
+    }
+
+    /// Writes what is queued and closes, in 5 s at most. From then on nothing is found and nothing
+    /// kept.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.shared.queue.push_always(Command::Close(done)).is_ok() {
+            let _late = timeout(CLOSE_WITHIN, closed).await;
+        }
+        self.shared.withdraw();
+    }
+
+    /// Holds the store thread until something comes, for measuring what goes on meanwhile.
+    #[doc(hidden)]
+    pub fn stall(&self, until: Receiver<()>) {
+        self.shared.count_dropped(&self.shared.queue.push_always(Command::Stall(until)));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let (done, _nobody_waits) = oneshot::channel();
+        let _closed_before = self.shared.queue.push_always(Command::Close(done));
+    }
+}
+
+impl Shared {
+    fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
+        account.store_state(GOOD);
+        Arc::new(Self {
+            settings,
+            means,
+            clock,
+            account,
+            open: ArcSwapOption::empty(),
+            queue: Queue::default(),
+            sizes: Arc::default(),
+            condition: Mutex::new(Condition::Good),
+        })
+    }
+
+    /// Makes a database the open one.
+    fn publish(&self, database: Database, sizes: &Sizes) -> Keeper {
+        let database = Arc::new(database);
+        self.sizes.become_those(sizes);
+        self.open.store(Some(Arc::clone(&database)));
+        self.set_condition(Condition::Good);
+        Keeper {
+            database,
+            sizes: Arc::clone(&self.sizes),
+            account: Arc::clone(&self.account),
+            bound: self.settings.bytes,
+            check: None,
+        }
+    }
+
+    /// No database is open any more.
+    fn withdraw(&self) {
+        self.open.store(None);
+        self.sizes.become_those(&Sizes::default());
+    }
+
+    /// Memory only, for this reason.
+    fn out_of_order(&self, why: String) {
+        tracing::error!(why, "The store on disk cannot be used: larder goes on with memory only");
+        self.set_condition(Condition::MemoryOnly(why));
+    }
+
+    fn set_condition(&self, condition: Condition) {
+        let state = match &condition {
+            Condition::Good => GOOD,
+            Condition::MemoryOnly(_) => MEMORY_ONLY,
+        };
+        self.account.store_state(state);
+        *self.condition.lock() = condition;
+    }
+
+    fn remove_damaged(&self, place: Place, hash: u64) {
+        self.count_dropped(&self.queue.push(Command::Remove(place, hash)));
+    }
+
+    fn count_dropped(&self, queued: &Result<(), NotQueued>) {
+        if *queued == Err(NotQueued::Full) {
+            self.account.store_error(StoreOp::Drop, &"too much waits to be written");
+        }
+    }
+}
+
+/// The response of a record, its body found whole; `None` where it is not.
+fn read(database: &Database, record: &Record) -> io::Result<Option<Stored>> {
+    let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
+    match entry.head.body_in {
+        BodyIn::Entry => Ok(entry.with_own_body()),
+        BodyIn::File(number) => {
+            let name = Name { id: record.place.id, number };
+            let body = database.bodies.read(name, entry.head.body_len)?;
+            Ok(entry.with_body(Bytes::from(body)))
+        }
+    }
+}
+
+fn page(
+    database: &Database,
+    after: Option<Place>,
+    limit: usize,
+    target: Option<u128>,
+) -> Result<Vec<Paged>, Fault> {
+    let prefix = target.map_or_else(|| ENTRIES.to_vec(), keys::of_target);
+    let mut after = after.map(|after| keys::entry(&after));
+    let mut paged = Vec::new();
+    // Once more where damaged ones were left out: an empty page says that nothing follows.
+    while paged.is_empty() {
+        let pairs = database.scan(&prefix, after.as_deref(), limit)?;
+        let Some((last, _)) = pairs.last() else { break };
+        after = Some(last.to_vec());
+        paged.extend(pairs.iter().filter_map(|(key, value)| shown(key, value)));
+    }
+    Ok(paged)
+}
+
+/// An entry as a listing shows it; `None` where it is damaged.
+fn shown(key: &[u8], value: &[u8]) -> Option<Paged> {
+    let place = keys::parse_entry(key)?;
+    let entry = Entry::decode(value)?;
+    let listed = Listed {
+        place,
+        canonical: entry.canonical.into(),
+        stored: Arc::new(entry.without_body()?),
+        body: entry.head.body_len,
+        in_memory: false,
+        on_disk: true,
+    };
+    Some(Paged { listed, mark: entry.head.mark })
 }

@@ -98,6 +98,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
     metrics.store_entries("memory", 3);
     metrics.store_bytes("memory", 4);
     metrics.evicted("memory", 5);
+    metrics.store_error("write");
     metrics.accept_error();
     let page = metrics.render();
     let families: BTreeSet<&str> = page
@@ -124,6 +125,9 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         "larder_requests_total",
         "larder_stale_served_total",
         "larder_store_bytes",
+        "larder_store_errors_total",
+        "larder_store_recovered_total",
+        "larder_store_state",
         "larder_upstream_bytes_total",
         "larder_upstream_request_duration_seconds",
         "larder_upstream_requests_total",

@@ -39,7 +39,7 @@ pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Ac
                 tracing::error!(%error, "Cannot wait for the store: memory serves alone");
             }
         }
-        Err(failed @ NotTaken::Io(_)) => {
+        Err(failed @ NotTaken::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
             tiers.stay_alone(failed.to_string());
         }

@@ -1,0 +1,167 @@
+//! The bodies that are too large for an entry: a file each, written once under a name that never
+//! comes again.
+//!
+//! Owns: their names and places. A file is neither renamed nor synced: its entry, which comes later,
+//! says how long it is and what its hash is. Never touches: entries.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The directory of all body files.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    dir: PathBuf,
+}
+
+/// A body file's name: the key it belongs to and its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    pub(super) id: u128,
+    pub(super) number: u64,
+}
+
+impl Name {
+    /// A new name. Chance, not a count: it must not come again, whatever was lost and whatever the
+    /// clock says.
+    pub(super) fn new(id: u128) -> Self {
+        // Zero stands for "in the entry".
+        Self { id, number: rand::random::<u64>().max(1) }
+    }
+}
+
+/// How many directories the files are spread over.
+pub(super) const SHARDS: u16 = 256;
+
+impl Bodies {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Writes a body under a name that no file has.
+    pub(super) fn write(&self, name: Name, body: &[u8]) -> io::Result<()> {
+        let path = self.path(name);
+        let mut file = match create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let shard = path.parent().unwrap_or(&self.dir);
+                DirBuilder::new().recursive(true).mode(0o700).create(shard)?;
+                create_new(&path)?
+            }
+            created => created?,
+        };
+        let written = file.write_all(body);
+        if written.is_err() {
+            // Half a body helps nobody, and the disk may be full of it.
+            let _gone = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// Reads a body of `length` bytes; an error where the file has another length.
+    pub(super) fn read(&self, name: Name, length: u64) -> io::Result<Vec<u8>> {
+        let file = File::open(self.path(name))?;
+        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a body file of another length");
+        if file.metadata()?.len() != length {
+            return Err(wrong());
+        }
+        let mut body = Vec::with_capacity(usize::try_from(length).map_err(|_| wrong())?);
+        file.take(length).read_to_end(&mut body)?;
+        if body.len() as u64 == length { Ok(body) } else { Err(wrong()) }
+    }
+
+    /// Whether there is a file of this name and length.
+    pub(super) fn has(&self, name: Name, length: u64) -> bool {
+        fs::metadata(self.path(name)).is_ok_and(|file| file.is_file() && file.len() == length)
+    }
+
+    /// Removes a file. Who reads it goes on reading.
+    pub(super) fn remove(&self, name: Name) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The files of one of the [`SHARDS`]; what else may lie there is nobody's business.
+    pub(super) fn list(&self, shard: u16) -> io::Result<Vec<Name>> {
+        let dir = self.dir.join(format!("{shard:02x}"));
+        let files = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files?,
+        };
+        let names = files.map(|file| Ok(self.parse(&file?.path())));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn path(&self, name: Name) -> PathBuf {
+        let file = format!("{:032x}.{:016x}", name.id, name.number);
+        self.dir.join(format!("{:02x}", name.id >> 120)).join(file)
+    }
+
+    fn parse(&self, path: &Path) -> Option<Name> {
+        let (id, number) = path.file_name()?.to_str()?.split_once('.')?;
+        let id = u128::from_str_radix(id, 16).ok()?;
+        let name = Name { id, number: u64::from_str_radix(number, 16).ok()? };
+        // Only what leads back to the same file: that is what would be removed.
+        (self.path(name) == path).then_some(name)
+    }
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_read_as_it_was_written_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::new(dir.path().join("body"));
+        let name = Name::new(7);
+        bodies.write(name, b"a body").unwrap();
+        bodies.write(name, b"other").unwrap_err();
+        assert_eq!(bodies.read(name, 6).unwrap(), b"a body");
+        for length in [0, 5, 7, u64::MAX] {
+            bodies.read(name, length).unwrap_err();
+            assert!(!bodies.has(name, length));
+        }
+        assert!(bodies.has(name, 6));
+        bodies.remove(name).unwrap();
+        bodies.remove(name).unwrap();
+        bodies.read(name, 6).unwrap_err();
+    }
+
+    #[test]
+    fn no_two_bodies_of_one_key_share_a_name_and_all_are_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::new(dir.path().join("body"));
+        let names: Vec<_> = (0..50).map(|_| Name::new(u128::MAX)).collect();
+        names.iter().for_each(|name| bodies.write(*name, b"x").unwrap());
+        let mut written: Vec<_> = names.iter().map(|name| name.number).collect();
+        fs::write(dir.path().join("body/ff/stray"), b"").unwrap();
+        fs::write(dir.path().join("body/ff/1.2"), b"").unwrap();
+        let listed = bodies.list(255).unwrap();
+        let mut numbers: Vec<_> = listed.iter().map(|name| name.number).collect();
+        written.sort_unstable();
+        numbers.sort_unstable();
+        assert_eq!(written, numbers);
+        assert!(bodies.list(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sto_09_files_and_directories_are_their_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::new(dir.path().join("body"));
+        bodies.write(Name::new(7), b"a body").unwrap();
+        let path = bodies.path(bodies.list(0).unwrap()[0]);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(mode(&dir.path().join("body")), 0o700);
+    }
+}

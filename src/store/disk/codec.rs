@@ -1,0 +1,257 @@
+//! An entry as bytes, version 1: what happened when an answer was fetched, and its body where that is
+//! small.
+//!
+//! Owns: the layout; that a damaged value is refused. Raise [`VERSION`] when the layout changes: what
+//! is of another version counts as damaged. Never touches: files, the database.
+//!
+//! `flags | status | request, response, age in ns | mark | until | variant | body length, hash, file |
+//! canonical key | Vary names | fields | inline body`; of the request only what `Vary` names, and of
+//! that only the names.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::disk::keys::Until;
+use crate::store::disk::seal::{Cursor, Draft};
+use crate::store::generations::Mark;
+use crate::stored::Stored;
+
+/// The version of the layout.
+const VERSION: u8 = 1;
+
+/// No larger value goes into the database: past 128 KiB it would never give the space back.
+pub(super) const LARGEST: usize = 100 * 1024;
+/// Bodies up to this stand in the entry itself.
+const INLINE_BODY: usize = 4 * 1024;
+/// Unless the whole would exceed this.
+const INLINE_VALUE: usize = 8 * 1024;
+/// Responses with more than this of fields are not stored.
+const FIELDS: usize = 64 * 1024;
+
+/// Where a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyIn {
+    /// In the entry.
+    Entry,
+    /// In the file with this number, never zero.
+    File(u64),
+}
+
+/// Everything of an entry but its fields and its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    /// [`Stored::authorized`].
+    pub(super) authorized: bool,
+    pub(super) status: StatusCode,
+    pub(super) request_time: SystemTime,
+    pub(super) response_time: SystemTime,
+    pub(super) initial_age: Duration,
+    pub(super) mark: Mark,
+    pub(super) until: Until,
+    pub(super) variant: VariantId,
+    pub(super) body_len: u64,
+    pub(super) body_hash: u128,
+    pub(super) body_in: BodyIn,
+    pub(super) vary: VaryFields,
+}
+
+/// An entry that was read and found whole.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<'a> {
+    pub(super) head: Head,
+    pub(super) canonical: &'a [u8],
+    fields: Cursor<'a>,
+}
+
+/// What is written about a response.
+pub(super) struct Writing<'a> {
+    pub(super) canonical: &'a [u8],
+    pub(super) stored: &'a Stored,
+    pub(super) mark: Mark,
+    pub(super) until: Until,
+    pub(super) body_hash: u128,
+}
+
+/// The hash that a body is checked against.
+pub(super) fn body_hash(body: &[u8]) -> u128 {
+    xxh3_128(body)
+}
+
+impl Writing<'_> {
+    /// Whether the body stands in the entry itself.
+    pub(super) fn is_inline(&self) -> bool {
+        let body = self.stored.body.len();
+        body <= INLINE_BODY && self.size() + body <= INLINE_VALUE
+    }
+
+    /// The entry; `None` where it is too large to be one.
+    pub(super) fn encode(&self, body_in: BodyIn) -> Option<Vec<u8>> {
+        let headers = self.stored.all_headers();
+        let count = u16::try_from(headers.len()).ok()?;
+        let body = match body_in {
+            BodyIn::Entry => &self.stored.body[..],
+            BodyIn::File(_) => &[],
+        };
+        let mut draft = Draft::with_capacity(self.size() + body.len());
+        self.put_fixed(&mut draft, body_in);
+        draft.put_long(self.canonical)?;
+        put_vary(&mut draft, &self.stored.vary)?;
+        draft.put(&count.to_le_bytes());
+        for (name, value) in &headers {
+            draft.put_short(name.as_str().as_bytes())?;
+            draft.put_long(value.as_bytes())?;
+        }
+        draft.put(body);
+        let value = draft.sealed(VERSION);
+        (fields_size(self.stored) <= FIELDS && value.len() <= LARGEST).then_some(value)
+    }
+
+    fn put_fixed(&self, draft: &mut Draft, body_in: BodyIn) {
+        let stored = self.stored;
+        draft.put(&[if stored.authorized { AUTHORIZED } else { 0 }]);
+        draft.put(&stored.status.as_u16().to_le_bytes());
+        for nanos in [since(stored.request_time), since(stored.response_time), stored.initial_age] {
+            draft.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+        }
+        draft.put(&self.mark.raw().to_le_bytes());
+        draft.put(&self.until.0.to_le_bytes());
+        draft.put(&stored.variant.0.to_le_bytes());
+        draft.put(&(stored.body.len() as u64).to_le_bytes());
+        draft.put(&self.body_hash.to_le_bytes());
+        let file = match body_in {
+            BodyIn::Entry => 0,
+            BodyIn::File(number) => number,
+        };
+        draft.put(&file.to_le_bytes());
+    }
+
+    /// About how many bytes it takes without the body.
+    fn size(&self) -> usize {
+        FIXED + self.canonical.len() + fields_size(self.stored)
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Reads an entry; `None` where it is damaged, or of another version.
+    pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
+        let mut cursor = Cursor::unsealed(value, VERSION)?;
+        let flags = cursor.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
+        let status = StatusCode::from_u16(cursor.u16()?).ok()?;
+        let request_time = time(cursor.u64()?)?;
+        let response_time = time(cursor.u64()?)?;
+        let initial_age = Duration::from_nanos(cursor.u64()?);
+        let mark = Mark::from_raw(cursor.u64()?);
+        let until = Until(cursor.u64()?);
+        let variant = VariantId(cursor.u128()?);
+        let body_len = cursor.u64()?;
+        let body_hash = cursor.u128()?;
+        let body_in = match cursor.u64()? {
+            0 => BodyIn::Entry,
+            number => BodyIn::File(number),
+        };
+        let canonical = cursor.long()?;
+        let vary = take_vary(&mut cursor)?;
+        let head = Head {
+            authorized: flags == AUTHORIZED,
+            status,
+            request_time,
+            response_time,
+            initial_age,
+            mark,
+            until,
+            variant,
+            body_len,
+            body_hash,
+            body_in,
+            vary,
+        };
+        Some(Self { head, canonical, fields: cursor })
+    }
+
+    /// The response with the body that lies in the entry; `None` where none does, or it is damaged.
+    pub(super) fn with_own_body(&self) -> Option<Stored> {
+        let (headers, body) = self.fields()?;
+        let whole = self.head.body_in == BodyIn::Entry && body.len() as u64 == self.head.body_len;
+        whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))
+    }
+
+    /// The response with this body; `None` where it is not the one it was stored with.
+    pub(super) fn with_body(&self, body: Bytes) -> Option<Stored> {
+        let same =
+            body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
+        let (headers, _inline) = self.fields().filter(|_| same)?;
+        Some(self.stored(&headers, body))
+    }
+
+    /// The response with an empty body in place of its own.
+    pub(super) fn without_body(&self) -> Option<Stored> {
+        let (headers, _inline) = self.fields()?;
+        Some(self.stored(&headers, Bytes::new()))
+    }
+
+    fn fields(&self) -> Option<(HeaderMap, &'a [u8])> {
+        let mut cursor = self.fields;
+        let count = cursor.u16()?;
+        let mut headers = HeaderMap::try_with_capacity(count.into()).ok()?;
+        for _ in 0..count {
+            let name = HeaderName::from_bytes(cursor.short()?).ok()?;
+            let value = HeaderValue::from_bytes(cursor.long()?).ok()?;
+            headers.try_append(name, value).ok()?;
+        }
+        Some((headers, cursor.rest()))
+    }
+
+    fn stored(&self, headers: &HeaderMap, body: Bytes) -> Stored {
+        let head = &self.head;
+        Stored::new(
+            head.status,
+            headers,
+            body,
+            (head.vary.clone(), head.variant),
+            (head.request_time, head.response_time),
+            head.initial_age,
+        )
+        .fetched_with(head.authorized)
+    }
+}
+
+/// Names, each with its length, behind their number.
+pub(super) fn put_vary(draft: &mut Draft, vary: &VaryFields) -> Option<()> {
+    draft.put(&u16::try_from(vary.names().len()).ok()?.to_le_bytes());
+    vary.names().iter().try_for_each(|name| draft.put_short(name.as_str().as_bytes()))
+}
+
+/// What [`put_vary`] put.
+pub(super) fn take_vary(cursor: &mut Cursor<'_>) -> Option<VaryFields> {
+    let count = cursor.u16()?;
+    let names = (0..count).map(|_| HeaderName::from_bytes(cursor.short()?).ok());
+    Some(VaryFields::new(names.collect::<Option<_>>()?))
+}
+
+/// Bytes of the fields and of the names in `Vary`, each with its lengths.
+fn fields_size(stored: &Stored) -> usize {
+    let fields = stored.headers.iter().chain(&stored.withheld);
+    let fields = fields.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
+    fields + stored.vary.names().iter().map(|name| 2 + name.as_str().len()).sum::<usize>()
+}
+
+fn since(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn time(nanos: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
+}
+
+/// The flag of [`Stored::authorized`]. An entry with another one was written by a later larder.
+const AUTHORIZED: u8 = 1;
+
+/// Seal, fixed fields and the numbers before lists.
+const FIXED: usize = 128;
+
+#[cfg(test)]
+mod tests;

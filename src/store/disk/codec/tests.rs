@@ -1,0 +1,170 @@
+//! Entries as bytes: what goes in comes out, and nothing else does.
+
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+use super::*;
+
+fn at(nanos: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64) -> Stored {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        let (Ok(name), Ok(value)) =
+            (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value))
+        else {
+            continue;
+        };
+        headers.append(name, value);
+    }
+    let vary = vary.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect();
+    Stored::new(
+        StatusCode::from_u16(200 + u16::try_from(seed % 300).unwrap()).unwrap(),
+        &headers,
+        Bytes::copy_from_slice(body),
+        (VaryFields::new(vary), VariantId(u128::from(seed) << 40)),
+        (at(seed / 3), at(seed / 2)),
+        Duration::from_nanos(seed / 5),
+    )
+}
+
+fn writing<'a>(canonical: &'a [u8], stored: &'a Stored) -> Writing<'a> {
+    let (mark, until) = (Mark::from_raw(7), Until(9));
+    Writing { canonical, stored, mark, until, body_hash: body_hash(&stored.body) }
+}
+
+fn assert_same(one: &Stored, other: &Stored) {
+    let parts = |s: &Stored| {
+        (s.status, s.headers.clone(), s.withheld.clone(), s.body.clone(), s.said.clone())
+    };
+    let facts =
+        |s: &Stored| (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age);
+    assert_eq!(parts(one), parts(other));
+    assert_eq!(facts(one), facts(other));
+}
+
+/// An entry with something of everything.
+fn sample() -> Vec<u8> {
+    let fields =
+        [("etag", "\"1\""), ("x-ratelimit-left", "3"), ("vary", "x-v"), ("x", ""), ("x", "2")];
+    let fields: Vec<_> =
+        fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
+    let stored = stored(&fields, &["x-v".to_owned()], b"a body", 1 << 50);
+    writing(b"a key", &stored).encode(BodyIn::Entry).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn what_goes_in_comes_out(
+        canonical in vec(any::<u8>(), 0..200),
+        fields in vec(("[a-z-]{1,20}", vec(0x20..0x7f_u8, 0..50)), 0..20),
+        vary in vec("[a-z-]{1,20}", 0..4),
+        body in vec(any::<u8>(), 0..3000),
+        (seed, file) in (any::<u64>(), 1_u64..),
+    ) {
+        let stored = stored(&fields, &vary, &body, seed);
+        let writing = writing(&canonical, &stored);
+        for body_in in [BodyIn::Entry, BodyIn::File(file)] {
+            let value = writing.encode(body_in).unwrap();
+            let entry = Entry::decode(&value).unwrap();
+            prop_assert_eq!(entry.canonical, &canonical[..]);
+            prop_assert_eq!((entry.head.mark, entry.head.until), (Mark::from_raw(7), Until(9)));
+            prop_assert_eq!(entry.head.body_in, body_in);
+            prop_assert_eq!(entry.head.body_len, body.len() as u64);
+            assert_same(&entry.with_body(stored.body.clone()).unwrap(), &stored);
+            match body_in {
+                BodyIn::Entry => assert_same(&entry.with_own_body().unwrap(), &stored),
+                BodyIn::File(_) => prop_assert!(entry.with_own_body().is_none()),
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(mut value in vec(any::<u8>(), 0..400), seal in any::<bool>()) {
+        if seal {
+            // Even with a seal that is right.
+            let mut draft = Draft::with_capacity(value.len());
+            draft.put(&value);
+            value = draft.sealed(VERSION);
+        }
+        if let Some(entry) = Entry::decode(&value) {
+            prop_assert!(entry.with_own_body().is_none_or(|stored| stored.body.len() < 400));
+            drop(entry.without_body());
+        }
+    }
+}
+
+#[test]
+fn sto_02_every_flipped_bit_and_every_truncation_is_refused() {
+    let value = sample();
+    assert!(Entry::decode(&value).unwrap().with_own_body().is_some());
+    for bit in 0..value.len() * 8 {
+        let mut flipped = value.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Entry::decode(&flipped).is_none(), "bit {bit}");
+    }
+    for length in 0..value.len() {
+        assert!(Entry::decode(&value[..length]).is_none(), "{length} bytes");
+    }
+    let longer = [&value[..], &[0]].concat();
+    assert!(Entry::decode(&longer).is_none());
+}
+
+#[test]
+fn sto_02_an_entry_of_another_version_is_refused_though_it_is_whole() {
+    let value = sample();
+    let mut other = Draft::with_capacity(value.len());
+    other.put(&value[9..]);
+    assert!(Entry::decode(&other.sealed(VERSION + 1)).is_none());
+    let mut flagged = value[9..].to_vec();
+    flagged[0] = 0x80;
+    let mut later = Draft::with_capacity(value.len());
+    later.put(&flagged);
+    assert!(Entry::decode(&later.sealed(VERSION)).is_none(), "a flag nobody knows");
+}
+
+#[test]
+fn sto_02_a_body_that_is_not_the_one_stored_is_refused() {
+    let stored = stored(&[], &[], b"the body", 1);
+    let value = writing(b"key", &stored).encode(BodyIn::File(5)).unwrap();
+    let entry = Entry::decode(&value).unwrap();
+    for other in [&b"the b0dy"[..], b"the bod", b"the body ", b""] {
+        assert!(entry.with_body(Bytes::copy_from_slice(other)).is_none());
+    }
+}
+
+#[test]
+fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
+    let with = |body: usize, field: usize| {
+        let fields = [("x-long".to_owned(), vec![b'x'; field])];
+        stored(&fields, &[], &vec![0; body], 1)
+    };
+    for (body, field, inline) in [
+        (0, 0, true),
+        (4096, 0, true),
+        (4097, 0, false),
+        (4096, 3800, true),
+        (4096, 4096, false),
+        (0, 60_000, false),
+    ] {
+        let stored = with(body, field);
+        let writing = writing(b"key", &stored);
+        assert_eq!(writing.is_inline(), inline, "{body} bytes and a field of {field}");
+        let body_in = if inline { BodyIn::Entry } else { BodyIn::File(1) };
+        let value = writing.encode(body_in).unwrap();
+        assert!(value.len() <= if inline { INLINE_VALUE } else { LARGEST });
+    }
+}
+
+#[test]
+fn what_no_value_may_hold_is_not_encoded() {
+    let long = |field| stored(&[("x-long".to_owned(), vec![b'x'; field])], &[], b"", 1);
+    assert!(writing(b"key", &long(64 * 1024 - 100)).encode(BodyIn::File(1)).is_some());
+    assert!(writing(b"key", &long(64 * 1024)).encode(BodyIn::File(1)).is_none());
+    assert!(writing(&[0; LARGEST], &long(0)).encode(BodyIn::File(1)).is_none());
+}

@@ -1,0 +1,172 @@
+//! The database and the bodies beside it: every call is caught, so that neither an error nor a panic
+//! of the engine below goes any further.
+//!
+//! Owns: how the engine is called. Only plain gets, inserts, removes and scans: its batches and
+//! transactions make every later call of the process many times slower. Never touches: what keys and
+//! values mean; what becomes of a fault.
+
+use std::any::Any;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use sled::{IVec, Mode};
+
+use crate::store::disk::bodies::Bodies;
+
+/// What the database keeps in memory: the memory tier is larder's own.
+const MEMORY: u64 = 16 << 20;
+/// How often what was written is synced: what a crash may cost.
+const FLUSH_EVERY_MS: u64 = 1000;
+
+/// Tells this database from a foreign one.
+const SIGN: (&[u8], &[u8]) = (b"F", b"larder cache 1");
+
+/// An open database with its bodies.
+#[derive(Debug)]
+pub(super) struct Database {
+    tree: Option<sled::Db>,
+    pub(super) bodies: Bodies,
+    closing: Sender<()>,
+}
+
+/// Comes when a [`Database`] has let go of its files.
+pub(super) type Closed = Receiver<()>;
+
+/// Why a call failed. Its text may be logged: it holds no key and no value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{0}")]
+    Engine(#[from] sled::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("panic: {0}")]
+    Panic(String),
+    #[error("it is not a database of larder's")]
+    Foreign,
+    #[error("it is closed")]
+    Closed,
+    #[error("it took longer than {0:?}")]
+    Slow(std::time::Duration),
+}
+
+/// A key and its value.
+pub(super) type Pair = (IVec, IVec);
+
+/// Runs `call`, and makes a panic of it a [`Fault`].
+pub(super) fn caught<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    // Unwind safety: after a fault in a write the whole database is closed; reads change nothing.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Fault::Panic(said(&*panic))))
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    // The first line: further ones are dumps of memory.
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
+}
+
+impl Database {
+    /// Opens what is in these directories. May take long, and is caught by nobody.
+    pub(super) fn open(database: &Path, bodies: Bodies) -> Result<(Self, Closed), Fault> {
+        let tree = sled::Config::new()
+            .path(database)
+            .cache_capacity(MEMORY)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .mode(Mode::LowSpace)
+            .open()?;
+        let (key, sign) = SIGN;
+        match tree.get(key)? {
+            Some(found) if found == sign => {}
+            None if tree.is_empty() => {
+                tree.insert(key, sign)?;
+                tree.flush()?;
+            }
+            Some(_) | None => return Err(Fault::Foreign),
+        }
+        let (closing, closed) = mpsc::channel();
+        Ok((Self { tree: Some(tree), bodies, closing }, closed))
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<IVec>, Fault> {
+        self.call(|tree| tree.get(key))
+    }
+
+    /// Gives what was there before.
+    pub(super) fn insert(&self, key: &[u8], value: Vec<u8>) -> Result<Option<IVec>, Fault> {
+        self.call(|tree| tree.insert(key, value))
+    }
+
+    /// Gives what was there before.
+    pub(super) fn remove(&self, key: &[u8]) -> Result<Option<IVec>, Fault> {
+        self.call(|tree| tree.remove(key))
+    }
+
+    /// The first `limit` pairs whose keys begin with `prefix`, behind `after` where that is given.
+    pub(super) fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, Fault> {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let range = (from, Bound::Unbounded);
+        // A range that begins behind its end would panic below.
+        if after.is_some_and(|after| after < prefix) {
+            return Ok(Vec::new());
+        }
+        self.call(|tree| scan(tree, range, prefix, limit))
+    }
+
+    /// Puts on disk what was written.
+    pub(super) fn flush(&self) -> Result<(), Fault> {
+        self.call(|tree| tree.flush().map(drop))
+    }
+
+    /// Bytes of the database's files, bodies not counted.
+    pub(super) fn size(&self) -> Result<u64, Fault> {
+        self.call(sled::Db::size_on_disk)
+    }
+
+    fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Fault> {
+        // It is there until it is dropped.
+        let tree = self.tree.as_ref().ok_or(Fault::Closed)?;
+        caught(|| Ok(call(tree)?))
+    }
+}
+
+fn scan<'a>(
+    tree: &sled::Db,
+    range: impl RangeBounds<&'a [u8]>,
+    prefix: &[u8],
+    limit: usize,
+) -> sled::Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    for pair in tree.range(range).take(limit) {
+        let pair = pair?;
+        if !pair.0.starts_with(prefix) {
+            break;
+        }
+        pairs.push(pair);
+    }
+    Ok(pairs)
+}
+
+impl Drop for Database {
+    /// On a thread of its own: closing writes what is left and hangs where the disk does.
+    fn drop(&mut self) {
+        let (tree, closing) = (self.tree.take(), self.closing.clone());
+        let close = move || {
+            let _fault = caught(|| {
+                drop(tree);
+                Ok(())
+            });
+            // Nobody may be waiting any more.
+            let _nobody = closing.send(());
+        };
+        let _closing = thread::Builder::new().name("larder-close".to_owned()).spawn(close);
+    }
+}

@@ -1,0 +1,250 @@
+//! Everything that changes what is on disk, one thing after the other.
+//!
+//! Owns: the order of writes (body file, variants, death, entry: the entry makes it all count), and
+//! that what is replaced or removed leaves nothing behind. Never touches: threads, timers; what
+//! becomes of a fault.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sled::IVec;
+
+use crate::account::{Account, StoreOp};
+use crate::semantics::vary::VariantId;
+use crate::store::Place;
+use crate::store::disk::bodies::Name;
+use crate::store::disk::check::Check;
+use crate::store::disk::codec::{BodyIn, Entry, Head, Writing, body_hash};
+use crate::store::disk::database::{Database, Fault};
+use crate::store::disk::keys::{self, Until};
+use crate::store::disk::queue::{Put, is_newer};
+use crate::store::disk::record::{Damaged, value_hash};
+use crate::store::disk::sizes::{Sizes, Weight};
+use crate::store::disk::variants::Variants;
+
+/// The variants of a key as they are to be written.
+pub(super) struct Listed {
+    pub(super) variants: Variants,
+    /// Those that were too many.
+    pub(super) shed: Vec<VariantId>,
+    /// Whether there is anything to write.
+    pub(super) changed: bool,
+}
+
+/// The keeper of an open database.
+pub(super) struct Keeper {
+    pub(super) database: Arc<Database>,
+    pub(super) sizes: Arc<Sizes>,
+    pub(super) account: Arc<Account>,
+    /// `store.disk`.
+    pub(super) bound: u64,
+    /// The check that is under way.
+    pub(super) check: Option<Check>,
+}
+
+/// How many entries are removed for a target before the next are looked for.
+const PAGE: usize = 500;
+
+impl Keeper {
+    /// Writes an answer in place of the same variant unless that was answered later.
+    pub(super) fn put(&mut self, put: &Put, now: SystemTime) -> Result<(), Fault> {
+        let place = put.place();
+        let kept = self.database.get(&keys::entry(&place))?;
+        let kept = kept.as_ref().and_then(|value| Entry::decode(value));
+        let kept = kept.filter(|entry| entry.canonical == put.key.canonical());
+        let kept = kept.map(|entry| entry.head);
+        let order = |kept: &Head| (kept.response_time, kept.mark);
+        if kept.as_ref().is_some_and(|kept| is_newer(order(kept), put.order(), now)) {
+            return Ok(());
+        }
+        let writing = Writing {
+            canonical: put.key.canonical(),
+            stored: &put.stored,
+            mark: put.mark,
+            until: put.until,
+            body_hash: body_hash(&put.stored.body),
+        };
+        let variants = self.variants_with(put)?;
+        let body_in = self.body_in(&writing, place, kept.as_ref());
+        let (Some(value), Some(variants)) = (writing.encode(body_in), variants) else {
+            // Too large to be kept; and what it replaces is not the newest any more.
+            return self.remove(&place).map(drop);
+        };
+        if let BodyIn::File(number) = body_in
+            && !self.write_body(Name { id: place.id, number }, &put.stored.body)
+        {
+            return Ok(());
+        }
+        self.write_variants(&place, variants)?;
+        let weight = weight(&value, body_in, put.stored.body.len());
+        self.note_death(&place, put.until, weight)?;
+        match self.database.insert(&keys::entry(&place), value)? {
+            Some(before) => self.clean_after(&place, &before, Some((put.until, body_in))),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a damaged entry, unless it was replaced meanwhile.
+    pub(super) fn remove_damaged(&mut self, (place, hash): Damaged) -> Result<(), Fault> {
+        match self.database.get(&keys::entry(&place))? {
+            Some(value) if value_hash(&value) == hash => {
+                self.account.store_error(StoreOp::Read, &"an entry was damaged");
+                self.remove(&place).map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Removes every entry of a target.
+    pub(super) fn reclaim(&mut self, target: u128) -> Result<(), Fault> {
+        let prefix = keys::of_target(target);
+        loop {
+            let page = self.database.scan(&prefix, None, PAGE)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (key, _) in page {
+                match keys::parse_entry(&key) {
+                    Some(place) => drop(self.remove(&place)?),
+                    None => drop(self.database.remove(&key)?),
+                }
+            }
+        }
+    }
+
+    /// Removes an entry and all that belongs to it; says whether there was one.
+    pub(super) fn remove(&self, place: &Place) -> Result<bool, Fault> {
+        let Some(value) = self.database.remove(&keys::entry(place))? else { return Ok(false) };
+        self.clean_after(place, &value, None)?;
+        if let Some(mut variants) = self.variants(place)?
+            && variants.remove(place.variant)
+        {
+            self.write_variants(place, Listed { variants, shed: Vec::new(), changed: true })?;
+        }
+        Ok(true)
+    }
+
+    /// Notes when an entry dies.
+    pub(super) fn note_death(
+        &self,
+        place: &Place,
+        until: Until,
+        weight: Weight,
+    ) -> Result<(), Fault> {
+        let before = self.database.insert(&keys::death(until, place), weight.bytes())?;
+        self.sizes.add(weight);
+        if let Some(before) = before {
+            self.sizes.remove(Weight::parse(&before));
+        }
+        Ok(())
+    }
+
+    /// Forgets when an entry dies.
+    pub(super) fn forget_death(&self, place: &Place, until: Until) -> Result<(), Fault> {
+        if let Some(weight) = self.database.remove(&keys::death(until, place))? {
+            self.sizes.remove(Weight::parse(&weight));
+        }
+        Ok(())
+    }
+
+    /// The variants of an entry's key; `None` where there are none, or none that can be read.
+    pub(super) fn variants(&self, place: &Place) -> Result<Option<Variants>, Fault> {
+        let value = self.database.get(&keys::variants(place.id))?;
+        Ok(value.and_then(|value| Variants::decode(&value)))
+    }
+
+    /// The variants of a key with this one as the newest; `None` where its key is too long.
+    fn variants_with(&self, put: &Put) -> Result<Option<Listed>, Fault> {
+        let (place, canonical) = (put.place(), put.key.canonical());
+        let known = self.variants(&place)?.filter(|known| known.canonical() == canonical);
+        let mut variants = known.unwrap_or_else(|| Variants::none(place.target, canonical));
+        let changed = variants.add(place.variant, &put.stored.vary);
+        let shed = std::iter::from_fn(|| variants.shed()).collect();
+        Ok(variants.encode().is_some().then_some(Listed { variants, shed, changed }))
+    }
+
+    /// Writes variants where they changed, and removes the entries of those that are too many.
+    pub(super) fn write_variants(&self, place: &Place, listed: Listed) -> Result<(), Fault> {
+        let Listed { variants, shed, changed } = listed;
+        let at = keys::variants(place.id);
+        if changed {
+            match variants.encode().filter(|_| !variants.is_empty()) {
+                Some(value) => drop(self.database.insert(&at, value)?),
+                None => drop(self.database.remove(&at)?),
+            }
+        }
+        for variant in shed {
+            self.remove(&Place { variant, ..*place })?;
+        }
+        Ok(())
+    }
+
+    /// Where the body goes: into the entry, into the file it is in already, into a new file.
+    fn body_in(&self, writing: &Writing<'_>, place: Place, kept: Option<&Head>) -> BodyIn {
+        if writing.is_inline() {
+            return BodyIn::Entry;
+        }
+        let length = writing.stored.body.len() as u64;
+        // What a 304 freshened has the body that it had.
+        if let Some(Head { body_in: body_in @ BodyIn::File(number), body_len, body_hash, .. }) =
+            kept
+            && (*body_len, *body_hash) == (length, writing.body_hash)
+            && self.database.bodies.has(Name { id: place.id, number: *number }, length)
+        {
+            return *body_in;
+        }
+        BodyIn::File(Name::new(place.id).number)
+    }
+
+    /// Writes a body file that is not there yet; says whether it is there now.
+    fn write_body(&mut self, name: Name, body: &[u8]) -> bool {
+        if self.database.bodies.has(name, body.len() as u64) {
+            return true;
+        }
+        if let Some(check) = &mut self.check {
+            check.created(name);
+        }
+        let written = self.database.bodies.write(name, body);
+        if let Err(error) = &written {
+            self.account.store_error(StoreOp::Write, error);
+        }
+        written.is_ok()
+    }
+
+    /// Removes what an entry that is no longer there leaves behind: its death and its file, unless
+    /// those are `now` another's.
+    fn clean_after(
+        &self,
+        place: &Place,
+        value: &IVec,
+        now: Option<(Until, BodyIn)>,
+    ) -> Result<(), Fault> {
+        // Of a damaged one the sweep and the check find what is left.
+        let Some(Entry { head, .. }) = Entry::decode(value) else { return Ok(()) };
+        let (until, body_in) = now.unzip();
+        if until != Some(head.until) {
+            self.forget_death(place, head.until)?;
+        }
+        if let BodyIn::File(number) = head.body_in
+            && body_in != Some(head.body_in)
+        {
+            self.remove_body(Name { id: place.id, number });
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_body(&self, name: Name) {
+        if let Err(error) = self.database.bodies.remove(name) {
+            self.account.store_error(StoreOp::Remove, &error);
+        }
+    }
+}
+
+/// What an entry with this value weighs.
+pub(super) fn weight(value: &[u8], body_in: BodyIn, body: usize) -> Weight {
+    let file = match body_in {
+        BodyIn::Entry => 0,
+        BodyIn::File(_) => body as u64,
+    };
+    Weight { file, value: u32::try_from(value.len()).unwrap_or(u32::MAX) }
+}

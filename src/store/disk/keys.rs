@@ -1,0 +1,122 @@
+//! The keys of the disk tier's database.
+//!
+//! Owns: their layout. `E | target | id | variant` holds an entry, `V | id` which variants a key
+//! has, `X | until | E-key` when an entry dies: the front of X dies next. Never touches: values.
+
+use std::time::{Duration, SystemTime};
+
+use crate::key::CacheKey;
+use crate::semantics::vary::VariantId;
+use crate::store::Place;
+
+/// The first byte of all entries.
+pub(super) const ENTRIES: [u8; 1] = *b"E";
+/// The first byte of all lists of variants.
+pub(super) const VARIANTS: [u8; 1] = *b"V";
+/// The first byte of all deaths.
+pub(super) const DEATHS: [u8; 1] = *b"X";
+
+/// Where the answer with this key and variant is.
+pub(super) fn place(key: &CacheKey, variant: VariantId) -> Place {
+    Place { target: key.target_id(), id: key.id(), variant }
+}
+
+/// The length of [`entry`].
+pub(super) const ENTRY_LENGTH: usize = 1 + 3 * 16;
+
+/// The key of an entry. Keys sort as places do.
+pub(super) fn entry(of: &Place) -> Vec<u8> {
+    let parts = [of.target, of.id, of.variant.0].map(u128::to_be_bytes);
+    [&ENTRIES[..], parts.as_flattened()].concat()
+}
+
+/// Where an entry is, as its key says it.
+pub(super) fn parse_entry(bytes: &[u8]) -> Option<Place> {
+    let parts = bytes.strip_prefix(&ENTRIES)?;
+    let (parts, []) = parts.as_chunks::<16>() else { return None };
+    let [target, id, variant] = parts else { return None };
+    let [target, id, variant] = [target, id, variant].map(|part| u128::from_be_bytes(*part));
+    Some(Place { target, id, variant: VariantId(variant) })
+}
+
+/// What the keys of all entries of a target begin with.
+pub(super) fn of_target(target: u128) -> Vec<u8> {
+    [&ENTRIES[..], &target.to_be_bytes()].concat()
+}
+
+/// The key of the variants that are stored under the key `id`.
+pub(super) fn variants(id: u128) -> Vec<u8> {
+    [&VARIANTS[..], &id.to_be_bytes()].concat()
+}
+
+/// The key under which an entry's death stands.
+pub(super) fn death(until: Until, of: &Place) -> Vec<u8> {
+    [&DEATHS[..], &until.0.to_be_bytes(), &entry(of)].concat()
+}
+
+/// When which entry dies, as the key of a death says it.
+pub(super) fn parse_death(bytes: &[u8]) -> Option<(Until, Place)> {
+    let (until, of) = bytes.strip_prefix(&DEATHS)?.split_first_chunk()?;
+    Some((Until(u64::from_be_bytes(*until)), parse_entry(of)?))
+}
+
+/// Until when an entry can be of any use: milliseconds since 1970, so that keys sort by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Until(pub(super) u64);
+
+impl Until {
+    pub(super) const FOREVER: Self = Self(u64::MAX);
+
+    /// `None`: forever. A time this cannot say is the nearest that it can, never forever.
+    pub(super) fn of(time: Option<SystemTime>) -> Self {
+        let Some(time) = time else { return Self::FOREVER };
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(u64::MAX - 1))
+    }
+
+    pub(super) fn is_past(self, now: SystemTime) -> bool {
+        self < Self::of(Some(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_says_what_it_was_made_of(
+            target in any::<u128>(), id in any::<u128>(), variant in any::<u128>(),
+            until in any::<u64>(),
+        ) {
+            let place = Place { target, id, variant: VariantId(variant) };
+            prop_assert_eq!(parse_entry(&entry(&place)), Some(place));
+            prop_assert_eq!(entry(&place).len(), ENTRY_LENGTH);
+            let death = death(Until(until), &place);
+            prop_assert_eq!(parse_death(&death), Some((Until(until), place)));
+            prop_assert_eq!(parse_entry(&death), None);
+            prop_assert_eq!(parse_death(&death[1..]), None);
+            prop_assert_eq!(parse_entry(&entry(&place)[..ENTRY_LENGTH - 1]), None);
+        }
+
+        #[test]
+        fn deaths_sort_by_time(one in any::<u64>(), other in any::<u64>(), id in any::<u128>()) {
+            let place = Place { target: id, id, variant: VariantId(id) };
+            let order = death(Until(one), &place).cmp(&death(Until(other), &place));
+            prop_assert_eq!(order, one.cmp(&other));
+        }
+    }
+
+    #[test]
+    fn forever_is_never_past_and_no_time_is_forever() {
+        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::MAX / 2);
+        assert!(!Until::FOREVER.is_past(late));
+        assert!(Until::of(Some(late)) < Until::FOREVER);
+        assert_eq!(Until::of(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))), Until(0));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        assert!(!Until::of(Some(at)).is_past(at));
+        assert!(Until::of(Some(at)).is_past(at + Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,194 @@
+//! What waits for the store thread: bounded, so that a slow disk costs later hits and never memory or
+//! an answer.
+//!
+//! Owns: order, bounds, that of two puts of one entry the newer is written. Never touches: the disk.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::key::CacheKey;
+use crate::store::Place;
+use crate::store::disk::keys::{self, Until};
+use crate::store::generations::Mark;
+use crate::stored::Stored;
+
+/// Bodies that wait, in bytes.
+const BYTES: usize = 64 << 20;
+/// Commands that wait.
+const COMMANDS: usize = 4096;
+
+/// An answer to be written.
+pub(super) struct Put {
+    pub(super) key: CacheKey,
+    pub(super) stored: Arc<Stored>,
+    pub(super) mark: Mark,
+    pub(super) until: Until,
+}
+
+/// What the store thread can be told.
+pub(super) enum Command {
+    /// Write this.
+    Put(Put),
+    /// Remove this entry, if its value still has this hash.
+    Remove(Place, u64),
+    /// Remove all entries of this target.
+    Reclaim(u128),
+    /// Remove everything.
+    Clear,
+    /// Say when everything before is on disk.
+    Flush(oneshot::Sender<()>),
+    /// Wait for this.
+    Stall(Receiver<()>),
+    /// Close, say so, and end.
+    Close(oneshot::Sender<()>),
+}
+
+/// Why a command was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotQueued {
+    /// There is no room.
+    Full,
+    /// The store is closed.
+    Closed,
+}
+
+/// The queue.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    /// Taken since the start: what the first of `commands` is the number of.
+    taken: u64,
+    /// The puts that a later one of the same entry may stand in for, and their numbers.
+    puts: HashMap<Place, u64>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// Whether what is kept was answered later than what comes. A time that has not come yet says only
+/// that the clock was set back: it never keeps anything newer away.
+pub(super) fn is_newer(
+    kept: (SystemTime, Mark),
+    comes: (SystemTime, Mark),
+    now: SystemTime,
+) -> bool {
+    let ((kept, kept_mark), (comes, mark)) = (kept, comes);
+    // What was asked for after an invalidation has the later mark, and replaces what was before.
+    kept > comes && kept <= now && kept_mark >= mark
+}
+
+impl Put {
+    pub(super) fn place(&self) -> Place {
+        keys::place(&self.key, self.stored.variant)
+    }
+
+    pub(super) fn order(&self) -> (SystemTime, Mark) {
+        (self.stored.response_time, self.mark)
+    }
+}
+
+impl Queue {
+    /// Queues a put, or lets it stand in for one of the same entry.
+    pub(super) fn put(&self, put: Put, now: SystemTime) -> Result<(), NotQueued> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(NotQueued::Closed);
+        }
+        let place = put.place();
+        let bytes = put.stored.body.len();
+        if let Some(kept) = waiting.put_of(place) {
+            if is_newer(kept.order(), put.order(), now) {
+                return Ok(());
+            }
+            let before = kept.stored.body.len();
+            if waiting.bytes - before + bytes > BYTES {
+                return Err(NotQueued::Full);
+            }
+            waiting.bytes = waiting.bytes - before + bytes;
+            if let Some(kept) = waiting.put_of(place) {
+                *kept = put;
+            }
+            return Ok(());
+        }
+        if waiting.commands.len() >= COMMANDS || waiting.bytes + bytes > BYTES {
+            return Err(NotQueued::Full);
+        }
+        waiting.bytes += bytes;
+        let number = waiting.taken + waiting.commands.len() as u64;
+        waiting.puts.insert(place, number);
+        waiting.commands.push_back(Command::Put(put));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Queues a command that may be left out where there is no room.
+    pub(super) fn push(&self, command: Command) -> Result<(), NotQueued> {
+        self.push_within(command, COMMANDS)
+    }
+
+    /// Queues a command that is too rare to be bounded.
+    pub(super) fn push_always(&self, command: Command) -> Result<(), NotQueued> {
+        self.push_within(command, usize::MAX)
+    }
+
+    fn push_within(&self, command: Command, bound: usize) -> Result<(), NotQueued> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(NotQueued::Closed);
+        }
+        if waiting.commands.len() >= bound {
+            return Err(NotQueued::Full);
+        }
+        // A later put must not come before what is between.
+        waiting.puts.clear();
+        waiting.closed = matches!(command, Command::Close(_));
+        waiting.commands.push_back(command);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next command; `None` when there is none by `until`.
+    pub(super) fn next(&self, until: Instant) -> Option<Command> {
+        let mut waiting = self.waiting.lock();
+        while waiting.commands.is_empty() {
+            if self.changed.wait_until(&mut waiting, until).timed_out() {
+                break;
+            }
+        }
+        let command = waiting.commands.pop_front()?;
+        waiting.taken += 1;
+        if let Command::Put(put) = &command {
+            waiting.bytes -= put.stored.body.len();
+            let (place, number) = (put.place(), waiting.taken - 1);
+            if waiting.puts.get(&place) == Some(&number) {
+                waiting.puts.remove(&place);
+            }
+        }
+        Some(command)
+    }
+}
+
+impl Waiting {
+    fn put_of(&mut self, place: Place) -> Option<&mut Put> {
+        let nth = self.puts.get(&place)?.checked_sub(self.taken)?;
+        match self.commands.get_mut(usize::try_from(nth).ok()?)? {
+            Command::Put(put) => Some(put),
+            Command::Remove(..)
+            | Command::Reclaim(_)
+            | Command::Clear
+            | Command::Flush(_)
+            | Command::Stall(_)
+            | Command::Close(_) => None,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The recovery ladder: from what lies on disk to an open database, whatever happened to it.
+//!
+//! Owns: its rungs. As it is; put aside and begun anew; everything wiped; none: memory only. Nothing
+//! is salvaged: half a database could bring back what was removed. Never touches: what is stored.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::account::{Account, StoreOp};
+use crate::clock::Clock;
+use crate::store::disk::bodies::Bodies;
+use crate::store::disk::database::{Closed, Database, Fault, caught};
+use crate::store::disk::layout::Layout;
+use crate::store::disk::sizes::Sizes;
+
+/// The rungs, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rung {
+    /// As it is.
+    AsItIs,
+    /// Begun anew, what was there put aside.
+    Quarantine,
+    /// Begun anew, what was there and what was put aside removed.
+    Wipe,
+}
+
+const RUNGS: [Rung; 3] = [Rung::AsItIs, Rung::Quarantine, Rung::Wipe];
+
+/// What it takes to open.
+pub(super) struct Ladder {
+    pub(super) layout: Layout,
+    pub(super) clock: Clock,
+    pub(super) account: Arc<Account>,
+    /// How long an opening may take.
+    pub(super) open_within: Duration,
+}
+
+/// An open database.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    /// What comes when it is closed.
+    pub(super) closed: Closed,
+    /// What it holds.
+    pub(super) sizes: Sizes,
+}
+
+impl Ladder {
+    /// Opens, from this rung on; `Err`: why no rung held.
+    pub(super) fn climb(&self, from: Rung) -> Result<Opened, String> {
+        let mut why = Vec::new();
+        for rung in RUNGS.into_iter().filter(|rung| *rung >= from) {
+            match self.stand_on(rung) {
+                Ok(opened) => {
+                    if rung > Rung::AsItIs {
+                        self.account.store_recovered();
+                    }
+                    return Ok(opened);
+                }
+                Err(fault) => {
+                    self.account.store_error(StoreOp::Open, &fault);
+                    why.push(fault.to_string());
+                }
+            }
+        }
+        // The first is the cause, what follows came of it.
+        Err(why.into_iter().next().unwrap_or_default())
+    }
+
+    fn stand_on(&self, rung: Rung) -> Result<Opened, Fault> {
+        match rung {
+            Rung::AsItIs => {}
+            Rung::Quarantine => self.layout.quarantine(self.clock.now())?,
+            Rung::Wipe => self.layout.wipe()?,
+        }
+        self.layout.prepare()?;
+        let opened = self.open()?;
+        self.layout.close_to_others()?;
+        Ok(opened)
+    }
+
+    /// Opens on another thread, which is left behind if it takes too long.
+    fn open(&self) -> Result<Opened, Fault> {
+        let (database, bodies) = (self.layout.database(), self.layout.bodies());
+        let (done, opened) = mpsc::channel();
+        let open = move || {
+            let opened = caught(|| {
+                wait_until_free(&database.join("db"))?;
+                let (database, closed) = Database::open(&database, Bodies::new(bodies))?;
+                let sizes = Sizes::of(&database)?;
+                Ok(Opened { database, closed, sizes })
+            });
+            // Where nobody waits any more, what was opened is closed again.
+            drop(done.send(opened));
+        };
+        let _opening = thread::Builder::new().name("larder-open".to_owned()).spawn(open)?;
+        opened.recv_timeout(self.open_within).unwrap_or(Err(Fault::Slow(self.open_within)))
+    }
+}
+
+/// Waits until whoever had the database last has let go of its file: closing may lag behind, and
+/// that is no damage.
+fn wait_until_free(file: &Path) -> io::Result<()> {
+    let file = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

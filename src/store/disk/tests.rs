@@ -1,0 +1,203 @@
+//! The disk tier as its callers see it: what it keeps, what it lets go of, what damage does to it.
+
+mod bounds;
+mod damage;
+mod keeping;
+mod tidying;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tempfile::TempDir;
+
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::key::{CacheKey, Keyring};
+use crate::policy::Policy;
+use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::disk::database::Database;
+use crate::store::disk::keeper::Keeper;
+use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
+use crate::store::disk::layout::Layout;
+use crate::store::disk::sizes::Sizes;
+use crate::store::disk::{Disk, Find, Means, Record, Settings, bodies::Bodies};
+use crate::store::generations::Mark;
+use crate::store::{Condition, Wanted};
+use crate::stored::Stored;
+
+const MIB: u64 = 1 << 20;
+
+/// A directory with a disk tier in it, and what the tier is given.
+struct House {
+    dir: TempDir,
+    clock: Clock,
+    account: Arc<Account>,
+    bytes: u64,
+    means: Means,
+}
+
+impl House {
+    fn new() -> Self {
+        let means = Means {
+            // What else is on the machine is no matter of these tests.
+            measure: |_| None,
+            open_within: Duration::from_secs(20),
+            retry_every: Duration::from_millis(5),
+        };
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            clock: Clock::by_hand(at(1_000_000)),
+            account: Account::new(&[], &[]),
+            bytes: 1024 * MIB,
+            means,
+        }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(self.cache())
+    }
+
+    fn settings(&self) -> Settings {
+        let sweep_every = Duration::from_secs(60);
+        Settings { dir: self.cache(), bytes: self.bytes, sweep_every }
+    }
+
+    fn start(&self) -> Arc<Disk> {
+        let account = Arc::clone(&self.account);
+        Disk::start_with(self.settings(), self.means, self.clock.clone(), account)
+    }
+
+    /// An open disk tier.
+    async fn open(&self) -> Arc<Disk> {
+        let disk = self.start();
+        disk.flush().await;
+        disk
+    }
+
+    /// The keeper without its thread.
+    fn keeper(&self) -> Keeper {
+        let layout = self.layout();
+        layout.prepare().unwrap();
+        let bodies = Bodies::new(layout.bodies());
+        let (database, _closed) = Database::open(&layout.database(), bodies).unwrap();
+        Keeper {
+            sizes: Arc::new(Sizes::of(&database).unwrap()),
+            database: Arc::new(database),
+            account: Arc::clone(&self.account),
+            bound: self.bytes,
+            check: None,
+        }
+    }
+
+    /// The body files.
+    fn files(&self) -> Vec<PathBuf> {
+        files_below(&self.layout().bodies())
+    }
+
+    /// The value of a metric without its labels' other values.
+    fn metric(&self, name: &str) -> u64 {
+        let page = self.account.render();
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    fn errors(&self, op: &str) -> u64 {
+        self.metric(&format!("larder_store_errors_total{{op=\"{op}\"}}"))
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn key(path: &str) -> CacheKey {
+    let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
+    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+}
+
+/// Bytes that no other seed gives.
+fn bytes(seed: usize, length: usize) -> Bytes {
+    (0..length).map(|n| u8::try_from((n * 31 + n / 251 + seed * 17) % 256).unwrap()).collect()
+}
+
+/// A response that arrived `seconds` after the beginning.
+fn stored_at(
+    body: impl Into<Bytes>,
+    vary: &[&'static str],
+    variant: u128,
+    seconds: u64,
+) -> Arc<Stored> {
+    let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
+    let mut headers = HeaderMap::new();
+    headers.insert("x-field", HeaderValue::from_static("1"));
+    headers.insert("x-ratelimit-remaining", HeaderValue::from_static("2"));
+    Arc::new(Stored::new(
+        StatusCode::OK,
+        &headers,
+        body.into(),
+        (VaryFields::new(names), VariantId(variant)),
+        (at(seconds), at(seconds)),
+        Duration::from_secs(5),
+    ))
+}
+
+fn stored(body: impl Into<Bytes>) -> Arc<Stored> {
+    stored_at(body, &[], 0, 100)
+}
+
+const MARK: Mark = Mark::from_raw(1);
+
+fn put(disk: &Disk, path: &str, stored: &Arc<Stored>) {
+    disk.put(&key(path), stored, MARK, None);
+}
+
+/// What a request finds whose variant is `variant` wherever something varies.
+fn find(disk: &Disk, path: &str, variant: u128) -> Find {
+    let choose = |fields: &VaryFields| {
+        if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
+    };
+    disk.find(Wanted { key: &key(path), variant: &choose })
+}
+
+fn record(disk: &Disk, path: &str, variant: u128) -> Option<Record> {
+    match find(disk, path, variant) {
+        Find::Found(record) => Some(record),
+        Find::OtherVariants(_) | Find::Nothing => None,
+    }
+}
+
+fn body_of(disk: &Disk, path: &str, variant: u128) -> Option<Bytes> {
+    Some(disk.read(&record(disk, path, variant)?)?.body.clone())
+}
+
+fn body(disk: &Disk, path: &str) -> Option<Bytes> {
+    body_of(disk, path, 0)
+}
+
+/// How many entries, lists of variants and deaths there are.
+fn counts(database: &Database) -> [usize; 3] {
+    [ENTRIES, VARIANTS, DEATHS].map(|prefix| database.scan(&prefix, None, 100_000).unwrap().len())
+}

@@ -1,0 +1,150 @@
+//! What waits and what is held stays within bounds.
+
+use std::sync::mpsc;
+
+use super::*;
+use crate::store::disk::keys::{self, Until};
+use crate::store::disk::queue::Put;
+
+#[tokio::test]
+async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
+    let house = House::new();
+    let disk = house.open().await;
+    let (go_on, stalled) = mpsc::channel();
+    disk.stall(stalled);
+    let body = bytes(1, usize::try_from(MIB).unwrap());
+    let large = stored(body.clone());
+    for n in 0..70 {
+        put(&disk, &format!("/{n}"), &large);
+    }
+    assert_eq!(house.errors("drop"), 70 - 64);
+    drop(go_on);
+    disk.flush().await;
+    assert_eq!(disk.totals().entries, 64);
+    assert_eq!(self::body(&disk, "/63"), Some(body));
+    put(&disk, "/69", &large);
+    disk.flush().await;
+    assert_eq!(disk.totals().entries, 65, "there is room again");
+    disk.close().await;
+}
+
+#[tokio::test]
+async fn commands_that_wait_are_bounded() {
+    let house = House::new();
+    let disk = house.open().await;
+    let (go_on, stalled) = mpsc::channel();
+    disk.stall(stalled);
+    let small = stored("small");
+    for n in 0..5000 {
+        put(&disk, &format!("/{n}"), &small);
+        disk.reclaim(n);
+    }
+    // The stall itself may still wait or not.
+    let dropped = house.errors("drop");
+    assert!((10_000 - 4096..=10_000 - 4095).contains(&dropped), "{dropped}");
+    drop(go_on);
+    disk.flush().await;
+    disk.close().await;
+}
+
+#[tokio::test]
+async fn of_several_puts_that_wait_the_newest_is_written() {
+    let house = House::new();
+    let disk = house.open().await;
+    let (go_on, stalled) = mpsc::channel();
+    disk.stall(stalled);
+    let large = usize::try_from(MIB).unwrap();
+    for n in 0..200 {
+        // In no order of time.
+        put(&disk, "/x", &stored_at(bytes(n, large), &[], 0, 1000 + (n as u64 * 7) % 200));
+    }
+    put(&disk, "/y", &stored("reclaimed"));
+    disk.reclaim(key("/y").target_id());
+    put(&disk, "/y", &stored("put after"));
+    assert_eq!(house.errors("drop"), 0, "one entry waits once");
+    drop(go_on);
+    disk.flush().await;
+    let newest = (0..200).max_by_key(|n| (n * 7) % 200).unwrap();
+    assert_eq!(body(&disk, "/x"), Some(bytes(newest, large)));
+    assert_eq!(body(&disk, "/y").unwrap(), "put after");
+    disk.close().await;
+}
+
+#[tokio::test]
+async fn hits_go_on_while_the_store_thread_is_stalled() {
+    let house = House::new();
+    let disk = house.open().await;
+    put(&disk, "/inline", &stored("inline"));
+    put(&disk, "/file", &stored(bytes(1, 100_000)));
+    disk.flush().await;
+    let (go_on, stalled) = mpsc::channel();
+    disk.stall(stalled);
+    put(&disk, "/x", &stored("waits"));
+    for _ in 0..100 {
+        assert_eq!(body(&disk, "/inline").unwrap(), "inline");
+        assert_eq!(body(&disk, "/file"), Some(bytes(1, 100_000)));
+    }
+    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    drop(go_on);
+    disk.flush().await;
+    assert_eq!(body(&disk, "/x").unwrap(), "waits");
+    disk.close().await;
+}
+
+/// What the files take on disk.
+fn taken(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    files_below(dir).iter().map(|file| file.metadata().unwrap().blocks() * 512).sum()
+}
+
+#[tokio::test]
+async fn eviction_keeps_what_the_files_take_within_the_bound() {
+    let house = House { bytes: 24 * MIB, ..House::new() };
+    let disk = house.open().await;
+    let mut written = 0;
+    for n in 0..6000_usize {
+        let length = [300, 2000, 4000, 9000, 30_000, 80_000][n % 6];
+        written += length as u64;
+        let until = at(2_000_000 + (n as u64 * 7919) % 5000);
+        disk.put(&key(&format!("/{}", n % 4000)), &stored(bytes(n, length)), MARK, Some(until));
+        if n % 500 == 499 {
+            disk.flush().await;
+            assert!(disk.totals().bytes <= house.bytes);
+            let taken = taken(&house.cache());
+            assert!(taken <= house.bytes, "{taken} after {n}");
+        }
+    }
+    assert!(written > 4 * house.bytes);
+    let totals = disk.totals();
+    assert!(totals.evictions > 1000 && totals.bytes > house.bytes / 2, "{totals:?}");
+    assert_eq!(house.errors("drop") + house.errors("write"), 0);
+    disk.close().await;
+}
+
+#[test]
+fn the_nearest_death_goes_first_and_what_lives_forever_last() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let until = |n: u64| if n == 0 { Until::FOREVER } else { Until::of(Some(at(5000 + n))) };
+    for n in 0..10 {
+        let stored = stored(bytes(1, 10_000));
+        let put = Put { key: key(&format!("/{n}")), stored, mark: MARK, until: until(n) };
+        keeper.put(&put, at(100)).unwrap();
+    }
+    let each = keeper.sizes.bytes() / 10;
+    keeper.bound = each * 4;
+    keeper.make_room().unwrap();
+    let left = |keeper: &Keeper| -> Vec<u64> {
+        let key = |n: u64| keys::entry(&keys::place(&key(&format!("/{n}")), VariantId::SOLE));
+        (0..10).filter(|n| keeper.database.get(&key(*n)).unwrap().is_some()).collect()
+    };
+    // A little more goes than must.
+    assert_eq!(left(&keeper), [0, 8, 9]);
+    assert_eq!(keeper.sizes.totals().evictions, 7);
+    keeper.evict_down_to(each).unwrap();
+    assert_eq!(left(&keeper), [0]);
+    keeper.evict_down_to(0).unwrap();
+    assert_eq!(left(&keeper), [0; 0]);
+    assert_eq!((keeper.sizes.bytes(), house.files().len()), (0, 0));
+    assert_eq!(counts(&keeper.database), [0, 0, 0]);
+}

@@ -1,0 +1,263 @@
+//! The store thread: the only one that changes what is on disk.
+//!
+//! Owns: what is done when: commands as they come; sweeping, checking and looking after room by its
+//! own timers; climbing the ladder when a write fails. Never touches: how any of it is done.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::account::StoreOp;
+use crate::clock;
+use crate::store::disk::Shared;
+use crate::store::disk::check::Check;
+use crate::store::disk::database::{Closed, Fault, caught};
+use crate::store::disk::keeper::Keeper;
+use crate::store::disk::layout::Layout;
+use crate::store::disk::queue::Command;
+use crate::store::disk::recovery::{Ladder, Opened, Rung};
+use crate::store::disk::room::{self, Shortage, Step};
+
+/// A database that fails within this after its opening is not opened as it is once more.
+const TRIAL: Duration = Duration::from_secs(60);
+/// How often the volume is looked at.
+const ROOM_EVERY: Duration = Duration::from_secs(10);
+/// How often what lies on disk is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long background work may be put off by commands.
+const SLICE_EVERY: Duration = Duration::from_millis(100);
+/// How long closing may take.
+pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The thread's own.
+pub(super) struct StoreThread {
+    shared: Arc<Shared>,
+    ladder: Ladder,
+    open: Option<(Keeper, Closed)>,
+    shortage: Shortage,
+    /// Whether a slice of sweeping left something.
+    sweeping: bool,
+    timers: Timers,
+    /// When the database was opened last.
+    opened: Instant,
+}
+
+/// When each is due.
+struct Timers {
+    sweep: Instant,
+    room: Instant,
+    check: Instant,
+    retry: Instant,
+    slice: Instant,
+}
+
+impl StoreThread {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let ladder = Ladder {
+            layout: Layout::new(shared.settings.dir.clone()),
+            clock: shared.clock.clone(),
+            account: Arc::clone(&shared.account),
+            open_within: shared.means.open_within,
+        };
+        let now = clock::monotonic();
+        let sweep = now + shared.settings.sweep_every;
+        let timers = Timers { sweep, room: now, check: now, retry: now, slice: now };
+        Self {
+            shared,
+            ladder,
+            open: None,
+            shortage: Shortage::default(),
+            sweeping: false,
+            timers,
+            opened: now,
+        }
+    }
+
+    /// Runs until it is told to close.
+    pub(super) fn run(mut self) {
+        self.climb(Rung::AsItIs);
+        loop {
+            let command = self.shared.queue.next(self.next_due());
+            let idle = command.is_none();
+            match command {
+                Some(Command::Close(done)) => {
+                    self.close();
+                    // Who asked may have stopped waiting.
+                    let _gone = done.send(());
+                    return;
+                }
+                Some(Command::Stall(until)) => drop(until.recv()),
+                Some(Command::Flush(done)) => {
+                    self.attempt(|keeper, _| keeper.database.flush());
+                    let _gone = done.send(());
+                }
+                Some(Command::Clear) => self.begin_anew(),
+                Some(command) => self.obey(&command),
+                None => {}
+            }
+            self.look_after(idle);
+        }
+    }
+
+    fn obey(&mut self, command: &Command) {
+        let full = self.shortage.is_on();
+        let shared = Arc::clone(&self.shared);
+        self.attempt(|keeper, now| match command {
+            Command::Put(_) if full => {
+                shared.account.store_error(StoreOp::Drop, &"there is no room on the volume");
+                Ok(())
+            }
+            Command::Put(put) => {
+                keeper.put(put, now)?;
+                keeper.make_room()
+            }
+            Command::Remove(key, hash) => keeper.remove_damaged((*key, *hash)),
+            Command::Reclaim(target) => keeper.reclaim(*target),
+            Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => Ok(()),
+        });
+    }
+
+    /// What is due by the timers.
+    fn look_after(&mut self, idle: bool) {
+        let now = clock::monotonic();
+        if self.open.is_none() {
+            if now >= self.timers.retry {
+                self.climb(Rung::AsItIs);
+            }
+            return;
+        }
+        if now >= self.timers.room {
+            self.timers.room = now + ROOM_EVERY;
+            self.look_for_room();
+        }
+        if now >= self.timers.check {
+            self.timers.check = now + CHECK_EVERY;
+            self.attempt(|keeper, _| {
+                keeper.check = Some(Check::default());
+                Ok(())
+            });
+        }
+        if now >= self.timers.sweep {
+            self.timers.sweep = now + self.shared.settings.sweep_every;
+            self.sweeping = true;
+        }
+        if idle || now >= self.timers.slice {
+            self.timers.slice = now + SLICE_EVERY;
+            self.slice();
+        }
+    }
+
+    fn slice(&mut self) {
+        if mem::take(&mut self.sweeping) {
+            self.sweeping = self.attempt(Keeper::sweep).unwrap_or_default();
+        } else {
+            self.attempt(|keeper, _| keeper.check_on());
+        }
+    }
+
+    fn look_for_room(&mut self) {
+        let volume = (self.shared.means.measure)(&self.shared.settings.dir);
+        let bound = self.shared.settings.bytes;
+        let size = self.attempt(|keeper, _| keeper.database.size());
+        let bloated = size.is_some_and(|size| room::is_bloated(size, bound));
+        match self.shortage.step(volume) {
+            Step::Go if bloated => self.begin_anew(),
+            Step::Go | Step::Wait => {}
+            Step::Evict => {
+                tracing::warn!("The volume of the store is nearly full: evicting");
+                self.attempt(|keeper, _| keeper.evict_down_to(keeper.sizes.bytes() / 2));
+            }
+            Step::Rebuild => {
+                tracing::warn!("The volume of the store is still nearly full: emptying the cache");
+                self.begin_anew();
+            }
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let Some((keeper, _)) = &self.open else { return self.timers.retry };
+        if self.sweeping || keeper.check.is_some() {
+            return clock::monotonic();
+        }
+        self.timers.sweep.min(self.timers.room).min(self.timers.check)
+    }
+
+    /// Does something with the open database, and climbs the ladder where that fails: an engine that
+    /// failed once fails on.
+    fn attempt<T>(
+        &mut self,
+        act: impl FnOnce(&mut Keeper, SystemTime) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let (keeper, _) = self.open.as_mut()?;
+        let now = self.shared.clock.now();
+        match caught(|| act(keeper, now)) {
+            Ok(done) => Some(done),
+            Err(fault) => {
+                self.shared.account.store_error(StoreOp::Write, &fault);
+                self.let_go();
+                // What fails again so soon is not to be had as it is.
+                let soon = clock::monotonic() < self.opened + TRIAL;
+                self.climb(if soon { Rung::Quarantine } else { Rung::AsItIs });
+                None
+            }
+        }
+    }
+
+    /// Opens, or goes on with memory only until the next try.
+    fn climb(&mut self, from: Rung) {
+        match self.ladder.climb(from) {
+            Ok(Opened { database, closed, sizes }) => {
+                let keeper = self.shared.publish(database, &sizes);
+                self.open = Some((keeper, closed));
+                let now = clock::monotonic();
+                self.opened = now;
+                self.timers.check = now;
+            }
+            Err(why) => {
+                self.shared.out_of_order(why);
+                self.timers.retry = clock::monotonic() + self.shared.means.retry_every;
+            }
+        }
+    }
+
+    /// Empties everything: what is there is put out of the way and a new database opened.
+    fn begin_anew(&mut self) {
+        if self.open.is_none() {
+            return;
+        }
+        self.let_go();
+        let from = match self.ladder.layout.discard() {
+            Ok(()) => Rung::AsItIs,
+            Err(error) => {
+                self.shared.account.store_error(StoreOp::Remove, &error);
+                Rung::Wipe
+            }
+        };
+        self.climb(from);
+    }
+
+    /// Lets go of the database; it is closed as soon as its last reader is through.
+    fn let_go(&mut self) -> Option<Closed> {
+        self.shared.withdraw();
+        let (_keeper, closed) = self.open.take()?;
+        Some(closed)
+    }
+
+    fn close(&mut self) {
+        let deadline = clock::monotonic() + CLOSE_WITHIN;
+        if let Some((keeper, _)) = &self.open
+            && let Err(fault) = keeper.database.flush()
+        {
+            self.shared.account.store_error(StoreOp::Write, &fault);
+        }
+        let Some(closed) = self.let_go() else { return };
+        let left = deadline.saturating_duration_since(clock::monotonic());
+        if closed.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("The store did not close in time: what it wrote last may be lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

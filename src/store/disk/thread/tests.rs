@@ -1,0 +1,97 @@
+//! What the store thread does when a write fails or the volume is full, without the thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::semantics::vary::VariantId;
+use crate::store::Place;
+use crate::store::disk::keys::Until;
+use crate::store::disk::room::Volume;
+use crate::store::disk::sizes::Weight;
+use crate::store::disk::{Means, Settings};
+
+fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
+    let settings =
+        Settings { dir: dir.join("cache"), bytes: 1 << 30, sweep_every: Duration::from_secs(60) };
+    let second = Duration::from_secs(20);
+    let means = Means { measure, open_within: second, retry_every: second };
+    let shared = Shared::new(settings, means, Clock::system(), Account::new(&[], &[]));
+    let mut thread = StoreThread::new(shared);
+    thread.climb(Rung::AsItIs);
+    thread
+}
+
+fn note(thread: &mut StoreThread, keys: std::ops::Range<u8>) {
+    thread.attempt(|keeper, _| {
+        for n in keys {
+            let place = Place { target: 0, id: n.into(), variant: VariantId::SOLE };
+            keeper.note_death(&place, Until::FOREVER, Weight { file: 9000, value: 10 })?;
+        }
+        keeper.database.flush()
+    });
+}
+
+fn recovered(thread: &StoreThread) -> bool {
+    thread.shared.account.render().contains("larder_store_recovered_total 1\n")
+}
+
+fn fails(thread: &mut StoreThread) {
+    let failed: Option<()> = thread.attempt(|_, _| Err(Fault::Closed));
+    assert_eq!(failed, None);
+}
+
+#[test]
+fn what_fails_soon_after_its_opening_is_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path(), |_| None);
+    note(&mut thread, 0..5);
+    assert_eq!(thread.shared.sizes.totals().entries, 5);
+    fails(&mut thread);
+    assert!(thread.open.is_some() && recovered(&thread));
+    assert_eq!(thread.shared.sizes.totals().entries, 0);
+}
+
+#[test]
+fn what_worked_for_long_is_opened_once_more_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path(), |_| None);
+    note(&mut thread, 0..5);
+    thread.opened = thread.opened.checked_sub(TRIAL).unwrap();
+    fails(&mut thread);
+    assert!(thread.open.is_some() && !recovered(&thread));
+    assert_eq!(thread.shared.sizes.totals().entries, 5);
+}
+
+#[test]
+fn a_panic_of_the_engine_goes_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path(), |_| None);
+    let failed: Option<()> = thread.attempt(|_, _| panic!("as the engine does"));
+    assert_eq!(failed, None);
+    assert!(thread.open.is_some() && recovered(&thread));
+}
+
+#[test]
+fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
+    static FREE: AtomicU64 = AtomicU64::new(0);
+    let dir = tempfile::tempdir().unwrap();
+    let volume =
+        |_: &std::path::Path| Some(Volume { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
+    let mut thread = thread(dir.path(), volume);
+    note(&mut thread, 0..10);
+    let entries = |thread: &StoreThread| thread.shared.sizes.totals().entries;
+    thread.look_for_room();
+    assert_eq!(entries(&thread), 5);
+    thread.look_for_room();
+    assert_eq!(entries(&thread), 0);
+    note(&mut thread, 0..3);
+    thread.look_for_room();
+    assert_eq!(entries(&thread), 3, "more would not help");
+    assert!(thread.shortage.is_on());
+    FREE.store(1 << 39, Ordering::Relaxed);
+    thread.look_for_room();
+    assert!(!thread.shortage.is_on());
+    assert!(!recovered(&thread), "that is no fault");
+}

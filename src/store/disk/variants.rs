@@ -1,0 +1,181 @@
+//! Which variants are stored under one key, and by what they vary.
+//!
+//! Owns: their order (the least recently stored first) and their number. Never touches: the variants
+//! themselves.
+
+use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::disk::codec::{LARGEST, put_vary, take_vary};
+use crate::store::disk::seal::{Cursor, Draft};
+use crate::store::memory::VARIANTS;
+
+/// The version of the layout: `target | canonical key | count | (variant | Vary names)*`.
+const VERSION: u8 = 1;
+
+/// The variants of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Variants {
+    target: u128,
+    canonical: Vec<u8>,
+    /// The newest last.
+    known: Vec<(VariantId, VaryFields)>,
+}
+
+impl Variants {
+    /// Those of a key under which nothing is stored yet.
+    pub(super) fn none(target: u128, canonical: &[u8]) -> Self {
+        Self { target, canonical: canonical.to_owned(), known: Vec::new() }
+    }
+
+    /// The target that the key is one of.
+    pub(super) fn target(&self) -> u128 {
+        self.target
+    }
+
+    /// The key that they belong to.
+    pub(super) fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+
+    /// All of them.
+    pub(super) fn ids(&self) -> impl Iterator<Item = VariantId> {
+        self.known.iter().map(|(id, _)| *id)
+    }
+
+    /// What they vary by: each list once, that of the newest first.
+    pub(super) fn lists(&self) -> Vec<&VaryFields> {
+        let mut lists: Vec<&VaryFields> = Vec::with_capacity(1);
+        for (_, vary) in self.known.iter().rev() {
+            if !lists.contains(&vary) {
+                lists.push(vary);
+            }
+        }
+        lists
+    }
+
+    /// Notes a variant as the newest; says whether that changes anything.
+    pub(super) fn add(&mut self, id: VariantId, vary: &VaryFields) -> bool {
+        if self.known.last().is_some_and(|(newest, by)| *newest == id && by == vary) {
+            return false;
+        }
+        self.remove(id);
+        self.known.push((id, vary.clone()));
+        true
+    }
+
+    /// Forgets a variant; says whether that changes anything.
+    pub(super) fn remove(&mut self, id: VariantId) -> bool {
+        let before = self.known.len();
+        self.known.retain(|(known, _)| *known != id);
+        self.known.len() < before
+    }
+
+    /// Forgets the least recently stored one if there are too many.
+    pub(super) fn shed(&mut self) -> Option<VariantId> {
+        let too_long = || self.known.len() > 1 && self.encode().is_none();
+        let too_many = self.known.len() > VARIANTS || too_long();
+        too_many.then(|| self.known.remove(0).0)
+    }
+
+    /// Whether there are any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// The value; `None` where it is too large to be one.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        let mut draft = Draft::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
+        draft.put(&self.target.to_le_bytes());
+        draft.put_long(&self.canonical)?;
+        draft.put(&u16::try_from(self.known.len()).ok()?.to_le_bytes());
+        for (id, vary) in &self.known {
+            draft.put(&id.0.to_le_bytes());
+            put_vary(&mut draft, vary)?;
+        }
+        let value = draft.sealed(VERSION);
+        (value.len() <= LARGEST).then_some(value)
+    }
+
+    /// Reads a value; `None` where it is damaged, or of another version.
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut cursor = Cursor::unsealed(value, VERSION)?;
+        let target = cursor.u128()?;
+        let canonical = cursor.long()?.to_owned();
+        let count = cursor.u16()?;
+        let mut known = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            known.push((VariantId(cursor.u128()?), take_vary(&mut cursor)?));
+        }
+        cursor.rest().is_empty().then_some(Self { target, canonical, known })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::*;
+
+    fn by(names: &[&'static str]) -> VaryFields {
+        VaryFields::new(names.iter().map(|name| HeaderName::from_static(name)).collect())
+    }
+
+    #[test]
+    fn the_least_recently_stored_variant_gives_way() {
+        let mut variants = Variants::none(7, b"key");
+        let mut shed = Vec::new();
+        for n in 0..VARIANTS as u128 {
+            assert!(variants.add(VariantId(n), &by(&["x-v"])));
+            shed.extend(variants.shed());
+        }
+        assert!(variants.add(VariantId(0), &by(&["x-v"])), "it is the newest again");
+        assert!(!variants.add(VariantId(0), &by(&["x-v"])), "it was the newest already");
+        assert_eq!(shed, []);
+        variants.add(VariantId(1000), &by(&["x-v"]));
+        assert_eq!(variants.shed(), Some(VariantId(1)));
+        assert_eq!(variants.shed(), None);
+    }
+
+    #[test]
+    fn what_they_vary_by_comes_once_and_the_newest_first() {
+        let mut variants = Variants::none(7, b"key");
+        variants.add(VariantId(1), &by(&["accept"]));
+        variants.add(VariantId(2), &by(&["accept", "x-v"]));
+        variants.add(VariantId(3), &by(&["accept"]));
+        assert_eq!(variants.lists(), [&by(&["accept"]), &by(&["accept", "x-v"])]);
+        variants.remove(VariantId(3));
+        variants.remove(VariantId(1));
+        assert_eq!(variants.lists(), [&by(&["accept", "x-v"])]);
+        assert!(!variants.remove(VariantId(1)));
+    }
+
+    #[test]
+    fn however_long_the_lists_are_the_value_stays_small() {
+        let mut variants = Variants::none(7, &[7; 16_000]);
+        let long = VaryFields::new(
+            (0..400).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),
+        );
+        for n in 0..10 {
+            variants.add(VariantId(n), &long);
+            while variants.shed().is_some() {}
+            assert!(variants.encode().is_some_and(|value| value.len() <= LARGEST));
+        }
+        assert_eq!(variants.ids().last(), Some(VariantId(9)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_damage_is_refused(flip in any::<proptest::sample::Index>(), cut in any::<proptest::sample::Index>()) {
+            let mut variants = Variants::none(7, b"key");
+            variants.add(VariantId(1), &by(&["accept"]));
+            variants.add(VariantId(2), &by(&[]));
+            let value = variants.encode().unwrap();
+            prop_assert_eq!(Variants::decode(&value), Some(variants));
+            let mut flipped = value.clone();
+            let bit = flip.index(value.len() * 8);
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(Variants::decode(&flipped), None);
+            prop_assert_eq!(Variants::decode(&value[..cut.index(value.len())]), None);
+        }
+    }
+}
