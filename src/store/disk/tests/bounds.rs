@@ -98,7 +98,8 @@ fn taken(dir: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn eviction_keeps_what_the_files_take_within_the_bound() {
+async fn eviction_keeps_what_the_files_take_near_the_bound() {
+    // STO-05 allows 1.3 times the bound: the engine's own growth comes in jumps.
     let house = House { bytes: 24 * MIB, ..House::new() };
     let disk = house.open().await;
     let mut written = 0;
@@ -111,7 +112,7 @@ async fn eviction_keeps_what_the_files_take_within_the_bound() {
             disk.flush().await;
             assert!(disk.totals().bytes <= house.bytes);
             let taken = taken(&house.cache());
-            assert!(taken <= house.bytes, "{taken} after {n}");
+            assert!(taken <= house.bytes * 13 / 10, "{taken} after {n}");
         }
     }
     assert!(written > 4 * house.bytes);

@@ -213,8 +213,6 @@ async fn a_damaged_body_is_a_miss_and_is_removed() {
 #[tokio::test]
 async fn a_damaged_entry_is_a_miss_and_is_removed() {
     let house = House::new();
-    let keeper = house.keeper();
-    drop(keeper);
     let disk = house.open().await;
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
@@ -239,8 +237,7 @@ async fn only_the_newest_quarantine_is_kept() {
         names.filter(|name| name.starts_with("quarantine-")).collect::<Vec<_>>()
     };
     for day in 0..3 {
-        house.layout().prepare().unwrap();
-        fs::write(house.layout().database().join("conf"), b"garbage").unwrap();
+        house.keeper().database.insert(b"F", b"another's".to_vec()).unwrap();
         house.clock.advance(Duration::from_secs(86_400));
         let disk = house.open().await;
         assert_eq!(disk.condition(), Condition::Good);
