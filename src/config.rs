@@ -12,7 +12,9 @@ pub mod file;
 pub mod files;
 mod reader;
 mod resolve;
+pub mod shown;
 pub mod size;
+pub(crate) mod words;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -249,7 +251,7 @@ impl std::fmt::Debug for ScopeSecret {
 }
 
 /// One of `upstreams`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The configured name: the label in metrics.
     pub name: Arc<str>,

@@ -2,34 +2,40 @@
 //!
 //! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
 
+mod controls;
 mod estate;
 mod ground;
+pub mod handover;
 mod house;
+mod leave;
+pub mod reload;
+pub mod sockets;
 mod stored;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::admin;
+use crate::admin::controls::Controls;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::front::Doors;
 use crate::front::listen::{self, Lobby};
 use crate::front::stage::Stage;
+use crate::server::controls::Desk;
 use crate::server::estate::Estate;
 use crate::server::ground::Ground;
+use crate::server::handover::{Offer, OfferError};
+use crate::server::reload::Source;
+use crate::server::sockets::{Listeners, Sockets};
 use crate::store::state::NoSecret;
 use crate::upstream::peer::RootsError;
-
-/// How long a stop waits for requests in flight.
-pub const DRAIN: Duration = Duration::from_secs(30);
 
 /// What a larder takes from its surroundings; tests put their own in.
 #[derive(Debug, Default)]
@@ -38,6 +44,10 @@ pub struct Parts {
     pub clock: Clock,
     /// A name server to ask instead of the system's.
     pub name_server: Option<SocketAddr>,
+    /// Where a reload reads the configuration; `None`: there is no reload.
+    pub source: Option<Source>,
+    /// Listening sockets that need not be bound.
+    pub sockets: Sockets,
 }
 
 /// Why a larder did not start.
@@ -54,12 +64,42 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A supervisor listens for larder where the configuration does not.
+    #[error(
+        "the supervisor gave a socket that listens on {socket}, which is neither `listen` ({}) nor \
+         `admin.listen` ({}): name the same addresses in both",
+        all(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
+    )]
+    Unclaimed {
+        /// Where the socket listens.
+        socket: SocketAddr,
+        /// `listen`.
+        configured: Vec<SocketAddr>,
+        /// `admin.listen`.
+        admin: Option<SocketAddr>,
+    },
     /// An upstream's roots could not be read.
     #[error(transparent)]
     Roots(#[from] RootsError),
     /// The secret of this installation cannot be used.
     #[error("the secret of all keys: {0}")]
     Secret(#[from] NoSecret),
+}
+
+impl StartError {
+    /// The address that somebody else listens on, if that is why.
+    pub fn taken(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Listen { address, source, .. } => {
+                (source.kind() == io::ErrorKind::AddrInUse).then_some(*address)
+            }
+            Self::Unclaimed { .. } | Self::Roots(_) | Self::Secret(_) => None,
+        }
+    }
+}
+
+fn all(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]
@@ -84,43 +124,80 @@ pub struct Server {
     places: Arc<Semaphore>,
     connections: usize,
     tasks: Vec<JoinHandle<()>>,
+    /// The listening sockets once more, to hand over.
+    sockets: Vec<TcpListener>,
+    offer: Option<Offer>,
+    replaced: watch::Sender<bool>,
 }
 
 impl Server {
     /// Builds and starts a larder, within a tokio runtime. When this returns it accepts connections.
-    pub fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
-        let mut listeners = Vec::with_capacity(config.listen.len());
-        for address in &config.listen {
-            listeners.push(bind(*address, "listen")?);
-        }
-        let admin_listener =
-            config.admin.as_ref().map(|admin| bind(admin.listen, "admin.listen")).transpose()?;
-        let addresses = local(&listeners);
-        let admin = local(admin_listener.as_slice()).first().copied();
+    pub fn start(config: Config, mut parts: Parts) -> Result<Self, StartError> {
+        let listeners = Listeners::of(&config, std::mem::take(&mut parts.sockets))?;
+        let addresses: Vec<_> = listeners.proxy.iter().filter_map(address).collect();
+        let admin = listeners.admin.as_ref().and_then(address);
         let own = addresses.iter().copied().chain(admin).collect();
+        // Without its copies a larder runs as well; it only cannot hand them over.
+        let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         let (stage, staged) = watch::channel(Stage::Open);
-        let (admin_stop, admin_stopped) = watch::channel(false);
         let connections = config.limits.connections;
-        let ground = Ground::new(&config, &parts, own, staged.clone())?;
-        let estate = Estate::found(config, ground)?;
-        let places = Arc::new(Semaphore::new(connections));
-        let lobby = Lobby {
-            doors: Arc::clone(&estate) as Arc<dyn Doors>,
-            places: Arc::clone(&places),
-            account: Arc::clone(&estate.ground.account),
-            stage: staged,
+        let ground = Ground::new(&config, &parts, own, staged)?;
+        let estate = Estate::found(config, ground, parts.source)?;
+        let mut server = Self {
+            addresses,
+            admin,
+            estate,
+            stage,
+            admin_stop: watch::Sender::new(false),
+            places: Arc::new(Semaphore::new(connections)),
+            connections,
+            tasks: Vec::new(),
+            sockets,
+            offer: None,
+            replaced: watch::Sender::new(false),
         };
-        let mut tasks = Vec::with_capacity(listeners.len() + 1);
-        for (listener, address) in listeners.into_iter().zip(&addresses) {
-            let listener = hand_to_tokio(listener, *address, "listen")?;
-            tasks.push(tokio::spawn(listen::accept(listener, lobby.clone())));
+        server.accept(listeners)?;
+        Ok(server)
+    }
+
+    fn accept(&mut self, listeners: Listeners) -> Result<(), StartError> {
+        let lobby = Lobby {
+            doors: Arc::clone(&self.estate) as Arc<dyn Doors>,
+            places: Arc::clone(&self.places),
+            account: Arc::clone(self.account()),
+            stage: self.stage.subscribe(),
+        };
+        for listener in listeners.proxy {
+            let listener = hand_to_tokio(listener, "listen")?;
+            self.tasks.push(tokio::spawn(listen::accept(listener, lobby.clone())));
         }
-        if let (Some(listener), Some(address)) = (admin_listener, admin) {
-            let listener = hand_to_tokio(listener, address, "admin.listen")?;
-            let account = Arc::clone(&estate.ground.account);
-            tasks.push(tokio::spawn(admin::serve(listener, account, admin_stopped)));
+        if let Some(listener) = listeners.admin {
+            let listener = hand_to_tokio(listener, "admin.listen")?;
+            let account = Arc::clone(self.account());
+            let stop = self.admin_stop.subscribe();
+            self.tasks.push(tokio::spawn(admin::serve(listener, account, stop)));
         }
-        Ok(Self { addresses, admin, estate, stage, admin_stop, places, connections, tasks })
+        Ok(())
+    }
+
+    /// Offers the listening sockets to the larder that comes next, at `path`.
+    pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), OfferError> {
+        let sockets = std::mem::take(&mut self.sockets);
+        self.offer = Some(Offer::new(path, taken_over, sockets, self.replaced.clone())?);
+        Ok(())
+    }
+
+    /// Returns when another larder has taken the sockets over and accepts: time to
+    /// [`Server::hand_over`].
+    pub async fn replaced(&self) {
+        let mut replaced = self.replaced.subscribe();
+        // The sender is this server's own.
+        let _said = replaced.wait_for(|replaced| *replaced).await;
+    }
+
+    /// What an operator can ask of it.
+    pub fn controls(&self) -> Arc<dyn Controls> {
+        Arc::new(Desk(Arc::clone(&self.estate)))
     }
 
     /// Where clients connect, in the order of `listen`, ports filled in.
@@ -147,41 +224,13 @@ impl Server {
     pub fn connections(&self) -> usize {
         self.connections - self.places.available_permits()
     }
-
-    /// Stops: no new connections, requests in flight are finished within [`DRAIN`], then whatever is
-    /// left is cut. Returns whether all were finished.
-    pub async fn stop(self) -> bool {
-        self.stop_within(DRAIN).await
-    }
-
-    /// [`Server::stop`] with another deadline.
-    pub async fn stop_within(self, drain: Duration) -> bool {
-        self.stage.send_replace(Stage::Closing { grace: GRACE.min(drain) });
-        let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
-        let finished = timeout(drain, self.places.acquire_many(all)).await.is_ok();
-        self.stage.send_replace(Stage::Over);
-        self.estate.ground.store.release().await;
-        self.admin_stop.send_replace(true);
-        for task in self.tasks {
-            // Accept loops end with the stop; one that panicked has nothing left to stop.
-            let _ended = task.await;
-        }
-        finished
-    }
-}
-
-/// How long a connection without a request may stay when larder stops.
-const GRACE: Duration = Duration::from_secs(1);
-
-fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    listen::bind(address).map_err(|source| StartError::Listen { address, key, source })
 }
 
 fn hand_to_tokio(
     listener: TcpListener,
-    address: SocketAddr,
     key: &'static str,
 ) -> Result<tokio::net::TcpListener, StartError> {
+    let address = address(&listener).unwrap_or(([0, 0, 0, 0], 0).into());
     tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Listen {
         address,
         key,
@@ -189,6 +238,6 @@ fn hand_to_tokio(
     })
 }
 
-fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+fn address(listener: &TcpListener) -> Option<SocketAddr> {
+    listener.local_addr().ok()
 }

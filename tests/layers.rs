@@ -55,6 +55,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("redis", &["store/shared"]),
     ("serde_saphyr", &["config"]),
     ("clap", &["cli", "main"]),
+    ("listenfd", &["cli/run"]),
 ];
 
 /// A file below `src`: its path without `.rs`, and its text.

@@ -5,6 +5,7 @@
 //! Never touches: what is worth a line.
 
 use std::io;
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -12,7 +13,7 @@ use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::account::log::line::Line;
 use crate::config;
@@ -25,23 +26,38 @@ mod redact;
 /// Writes the log of this process to stderr. The first call of a process counts, later ones do
 /// nothing: tests start many servers in one process.
 pub fn install(log: &config::Log) {
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let lines = fmt::layer().with_writer(io::stderr).event_format(Line::new(log.format));
     // stderr is locked per line: lines of two threads never mix.
-    let installed = tracing::subscriber::set_global_default(subscriber(log, io::stderr)).is_ok();
-    if installed {
+    let subscriber = Registry::default().with(filter).with(foreign::Bounded::new()).with(lines);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL.set(handle).is_ok() {
         bridge(log.level);
     }
 }
 
-/// What [`install`] installs, writing to `writer`.
+/// Another level for the log that [`install`] installed; nothing where another one is.
+pub fn set_level(level: config::LogLevel) {
+    let Some(handle) = LEVEL.get() else { return };
+    if let Err(error) = handle.reload(filter(level)) {
+        tracing::warn!(%error, "Log level not changed");
+    }
+    tracing_log::log::set_max_level(foreign_level(level).as_log());
+}
+
+/// The level of the installed log: one per process, as the log itself.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+fn filter(level: config::LogLevel) -> Targets {
+    Targets::new().with_default(foreign_level(level)).with_target(OWN, own_level(level))
+}
+
+/// What [`install`] installs, writing to `writer`, at one level for good.
 pub fn subscriber<W>(log: &config::Log, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = Targets::new()
-        .with_default(foreign_level(log.level))
-        .with_target(OWN, own_level(log.level));
     let lines = fmt::layer().with_writer(writer).event_format(Line::new(log.format));
-    Registry::default().with(filter).with(foreign::Bounded::new()).with(lines)
+    Registry::default().with(filter(log.level)).with(foreign::Bounded::new()).with(lines)
 }
 
 /// Brings what is logged through the `log` crate to the current subscriber.

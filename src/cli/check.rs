@@ -4,7 +4,6 @@
 //! Never touches: what makes a configuration valid; the network.
 
 mod explain;
-mod words;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Exit, World};
 use crate::config::diagnostics::{Note, Report};
-use crate::config::{self, Config};
+use crate::config::{self, Config, words};
 use crate::route::table::Route;
 
 /// The arguments of `larder check`.

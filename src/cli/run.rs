@@ -1,23 +1,33 @@
 //! `larder run`: the proxy, until it is told to stop.
 //!
-//! Owns: its arguments, what is printed at start, signals. Never touches: how requests are served.
+//! Owns: its arguments, what is printed at start, signals, where its listening sockets come from.
+//! Never touches: how requests are served.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
+use listenfd::ListenFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account::log;
 use crate::cli::{Exit, World};
 use crate::config::{self, Config};
-use crate::server::{Parts, Server};
+use crate::server::handover::{self, Predecessor, TakeOverError};
+use crate::server::reload::Source;
+use crate::server::sockets::Sockets;
+use crate::server::{Parts, Server, StartError};
 
 /// The arguments of `larder run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration.
+    /// The configuration. SIGHUP reads it again.
     #[arg(default_value = "proxy.yaml", value_name = "FILE")]
     config: PathBuf,
+    /// Replace the larder that runs with this store, without dropping a connection: it hands its
+    /// listening sockets over, finishes what is in flight, and exits. Starts as usual if none runs.
+    #[arg(long)]
+    take_over: bool,
     /// Print where it listens as JSON instead of the lines to copy.
     #[arg(long)]
     json: bool,
@@ -33,6 +43,14 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         }
     };
     log::install(&config.log);
+    // Before there are threads: it takes variables out of the environment.
+    let given = match of_supervisor() {
+        Ok(given) => given,
+        Err(error) => {
+            complain(world, &format!("larder: cannot use what LISTEN_FDS names: {error}"));
+            return Exit::Failed;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -41,50 +59,174 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
             return Exit::Failed;
         }
     };
-    let exit = runtime.block_on(serve(config, args, world));
+    let exit = runtime.block_on(async {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                complain(world, &format!("larder: cannot listen for signals: {error}"));
+                return Exit::Failed;
+            }
+        };
+        match start(config, given, args, world).await {
+            Ok(server) => serve(server, &mut signals).await,
+            Err(exit) => exit,
+        }
+    });
     // A look-up or a write that hangs must not keep the process.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(config: Config, args: &Args, world: &mut World<'_>) -> Exit {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (mut term, mut int) = match signals {
-        (Ok(term), Ok(int)) => (term, int),
-        (Err(error), _) | (_, Err(error)) => {
-            complain(world, &format!("larder: cannot listen for signals: {error}"));
-            return Exit::Failed;
+/// The sockets that systemd, or whoever speaks its protocol, listens on for larder.
+fn of_supervisor() -> io::Result<Vec<TcpListener>> {
+    let mut given = ListenFd::from_env();
+    let taken = (0..given.len()).map(|index| given.take_tcp_listener(index));
+    taken.filter_map(Result::transpose).collect()
+}
+
+/// The signals that larder listens for.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.term.recv() => Told::Stop,
+            _ = self.int.recv() => Told::Stop,
+            _ = self.hup.recv() => Told::Reload,
         }
+    }
+
+    /// Told to stop.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+}
+
+/// A server that accepts and whose predecessor, if there was one, has been told so.
+async fn start(
+    config: Config,
+    given: Vec<TcpListener>,
+    args: &Args,
+    world: &mut World<'_>,
+) -> Result<Server, Exit> {
+    let failed = |world: &mut World<'_>, error: &str| {
+        complain(world, &format!("larder: {error}"));
+        Err(Exit::Failed)
     };
-    let notes = config.notes.clone();
-    let routes = config.routes.routes().len();
-    let server = match Server::start(config, Parts::default()) {
+    let offer = handover::path(&config.store.path);
+    let (sockets, before) = match sockets(given, &offer, args).await {
+        Ok(sockets) => sockets,
+        Err(error) => return failed(world, &format!("cannot take over: {error}")),
+    };
+    let (path, env) = (args.config.clone(), world.env.clone());
+    let source = Source::new(args.config.to_string_lossy(), move || config::load(&path, &env));
+    let (notes, routes) = (config.notes.clone(), config.routes.routes().len());
+    let parts = Parts { source: Some(source), sockets, ..Parts::default() };
+    let mut server = match Server::start(config, parts) {
         Ok(server) => server,
-        Err(error) => {
-            complain(world, &format!("larder: {error}"));
-            return Exit::Failed;
-        }
+        Err(error) => return failed(world, &reason(&error, &offer, &args.config).await),
     };
     for note in &notes {
         tracing::warn!("{note}");
     }
-    tracing::info!(
-        config = %args.config.display(),
-        routes,
-        version = env!("CARGO_PKG_VERSION"),
-        "Serving"
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(config = %args.config.display(), routes, version, "Serving");
+    let taken_over = before.is_some();
+    if let Some(before) = before {
+        let pid = before.pid();
+        match before.leave().await {
+            Ok(()) => tracing::info!(pid, "Took over; the larder before finishes and exits"),
+            Err(error) => tracing::warn!(pid, %error, "The larder before did not answer"),
+        }
+    }
+    if let Err(error) = server.offer(&offer, taken_over) {
+        tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
+    }
     let told = if args.json { report(world.out, &server) } else { teach(world.out, &server) };
     if told.is_err() {
         tracing::debug!("Nobody reads standard output");
     }
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    Ok(server)
+}
+
+/// The listening sockets that others hold for this larder, and the larder that waits for it.
+async fn sockets(
+    given: Vec<TcpListener>,
+    offer: &Path,
+    args: &Args,
+) -> Result<(Sockets, Option<Predecessor>), TakeOverError> {
+    let mut sockets = Sockets::of_supervisor(given);
+    if !args.take_over {
+        return Ok((sockets, None));
     }
-    tracing::info!("Stopping: finishing what is in flight");
+    let Some((taken, before)) = handover::take_over(offer).await? else {
+        tracing::info!(offer = %offer.display(), "No larder to take over from: starting as usual");
+        return Ok((sockets, None));
+    };
+    if sockets.is_empty() {
+        sockets = taken;
+    }
+    Ok((sockets, Some(before)))
+}
+
+/// Why it did not start; a larder that is in the way is named with the way past it.
+async fn reason(error: &StartError, offer: &Path, config: &Path) -> String {
+    if let Some(address) = error.taken()
+        && let Some(pid) = handover::holder(offer, address).await
+    {
+        return format!(
+            "cannot listen on {address}: larder (pid {pid}) listens there: stop it, or replace it \
+             without dropping a connection: larder run --take-over {}",
+            config.display()
+        );
+    }
+    error.to_string()
+}
+
+/// Until it is told to stop, or another larder has taken its place.
+async fn serve(server: Server, signals: &mut Signals) -> Exit {
+    let controls = server.controls();
+    let replaced = loop {
+        tokio::select! {
+            () = server.replaced() => break true,
+            told = signals.next() => match told {
+                Told::Stop => break false,
+                Told::Reload => {
+                    // What became of it is in the log; nobody waits for an answer.
+                    let _told = controls.reload().await;
+                }
+            },
+        }
+    };
+    let leaving = async {
+        if replaced {
+            tracing::info!("Another larder has taken over: finishing what is in flight");
+            server.hand_over().await
+        } else {
+            tracing::info!("Stopping: finishing what is in flight");
+            server.stop().await
+        }
+    };
     tokio::select! {
-        finished = server.stop() => {
+        finished = leaving => {
             if finished {
                 tracing::info!("Stopped");
             } else {
@@ -92,13 +234,12 @@ async fn serve(config: Config, args: &Args, world: &mut World<'_>) -> Exit {
             }
             Exit::Ok
         }
-        _ = term.recv() => Exit::Failed,
-        _ = int.recv() => Exit::Failed,
+        () = signals.stop() => Exit::Failed,
     }
 }
 
 /// The lines that a newcomer copies.
-fn teach(out: &mut dyn Write, server: &Server) -> std::io::Result<()> {
+fn teach(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     if let Some(address) = server.addrs().first() {
         let reach = if address.ip().is_unspecified() {
             format!("127.0.0.1:{}", address.port())
@@ -116,7 +257,7 @@ fn teach(out: &mut dyn Write, server: &Server) -> std::io::Result<()> {
 }
 
 /// The same for programs, in one line.
-fn report(out: &mut dyn Write, server: &Server) -> std::io::Result<()> {
+fn report(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     let told = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
     writeln!(out, "{told}")?;
     out.flush()

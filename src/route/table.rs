@@ -15,7 +15,7 @@ use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
 
 /// A route: its name, what it matches, what to do with it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The configured name: the label in metrics and logs.
     pub name: Arc<str>,

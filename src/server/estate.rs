@@ -1,35 +1,119 @@
 //! The estate: the ground and the house that stands on it now.
 //!
-//! Owns: which house is in force. Never touches: listeners, signals.
+//! Owns: which house is in force, and how another takes its place. Never touches: listeners, signals.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
 
+use crate::account::log;
+use crate::admin::controls::{NotReloaded, Reloaded};
 use crate::config::Config;
+use crate::config::diagnostics::{Place, Problem, Report};
 use crate::front::Doors;
 use crate::front::door::Door;
+use crate::policy::Mode;
 use crate::server::ground::Ground;
 use crate::server::house::House;
+use crate::server::reload::{Changes, Source};
 use crate::upstream::peer::RootsError;
 
 /// What runs.
 pub(super) struct Estate {
     pub(super) ground: Ground,
     house: ArcSwap<House>,
+    source: Option<Source>,
+    /// One reload at a time: the last one asked for is the one in force.
+    reloading: Mutex<()>,
 }
 
 impl Estate {
-    /// The first house on `ground`.
-    pub(super) fn found(config: Config, ground: Ground) -> Result<Arc<Self>, RootsError> {
-        let house = House::build(config, &ground)?;
-        Ok(Arc::new(Self { ground, house: ArcSwap::from_pointee(house) }))
+    /// The first house on `ground`; later ones come from `source`.
+    pub(super) fn found(
+        config: Config,
+        ground: Ground,
+        source: Option<Source>,
+    ) -> Result<Arc<Self>, RootsError> {
+        let house = ArcSwap::from_pointee(House::build(config, &ground)?);
+        Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
     }
 
     /// The house in force.
     pub(super) fn house(&self) -> Arc<House> {
         self.house.load_full()
     }
+
+    /// Reads the configuration again: another house, or the old one and why.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, NotReloaded> {
+        let _one = self.reloading.lock().await;
+        let estate = Arc::clone(self);
+        // Files are read, and certificates: not on a thread that serves.
+        let built = tokio::task::spawn_blocking(move || estate.successor()).await;
+        let outcome = match built {
+            Ok(Ok(house)) => Ok(self.swap(house)),
+            Ok(Err(report)) => {
+                let problems = report.problems();
+                let first = problems.first();
+                tracing::error!(
+                    config = report.name(),
+                    problems = problems.len(),
+                    line = first.map(|problem| problem.place.line),
+                    key = first.map(|problem| problem.path.as_str()),
+                    first = first.map(|problem| problem.what.as_str()),
+                    "Configuration not reloaded: the old one stays"
+                );
+                Err(NotReloaded { report: report.to_string() })
+            }
+            Err(_panicked) => Err(NotReloaded { report: "larder could not read it".to_owned() }),
+        };
+        self.ground.account.reloaded(outcome.is_ok());
+        outcome
+    }
+
+    /// Turns the master switch.
+    pub(super) fn turn(&self, mode: Mode) {
+        let before = self.ground.switch.turn(mode);
+        self.ground.account.mode(mode);
+        if before != mode {
+            tracing::info!(mode = mode.token(), before = before.token(), "Mode changed");
+        }
+    }
+
+    fn successor(&self) -> Result<House, Report> {
+        let Some(source) = &self.source else {
+            return Err(whole("proxy.yaml", "this larder was not started from a file"));
+        };
+        let config = source.successor_of(&self.house.load().config)?;
+        House::build(config, &self.ground).map_err(|error| whole(source.name(), &error.to_string()))
+    }
+
+    fn swap(&self, house: House) -> Reloaded {
+        let old = self.house.load_full();
+        let (before, now) = (&old.config, &house.config);
+        // Whoever turned the switch live keeps it, unless the file says something new.
+        if before.mode != now.mode {
+            self.turn(now.mode);
+        }
+        if before.log.level != now.log.level {
+            log::set_level(now.log.level);
+        }
+        let Changes { added, changed, removed, upstreams } = Changes::between(before, now);
+        let routes = now.routes.routes().len();
+        let notes: Vec<String> = now.notes.iter().map(ToString::to_string).collect();
+        self.house.store(Arc::new(house));
+        tracing::info!(routes, added, changed, removed, upstreams, "Configuration reloaded");
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
+        Reloaded { routes, notes }
+    }
+}
+
+/// A report of one problem of the file as a whole.
+fn whole(name: &str, what: &str) -> Report {
+    let (place, path, fix) = (Place::default(), String::new(), "the old one stays".to_owned());
+    Report::new(name, "", vec![Problem { place, path, what: what.to_owned(), fix }])
 }
 
 impl Doors for Estate {

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use crate::cli::check::words;
 use crate::config::Config;
+use crate::config::words;
 use crate::key::Keyring;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;

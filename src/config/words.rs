@@ -13,7 +13,7 @@ use crate::policy::{
 use crate::semantics::target::Scheme;
 
 /// What a policy says, line by line: a word and what it means here.
-pub(super) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
+pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     let mut lines = vec![("fresh", fresh(policy))];
     lines.push(("stale", stale(policy)));
     lines.push(("scope", scope(&policy.scope)));
@@ -28,7 +28,7 @@ pub(super) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
 }
 
 /// Who may use the listener at `address`.
-pub(super) fn users(config: &Config, address: SocketAddr) -> String {
+pub(crate) fn users(config: &Config, address: SocketAddr) -> String {
     let from = match config.access.clients.as_slice() {
         [] if address.ip().to_canonical().is_loopback() => "for this host".to_owned(),
         [] => "for every host".to_owned(),
@@ -39,19 +39,19 @@ pub(super) fn users(config: &Config, address: SocketAddr) -> String {
 }
 
 /// What `store` holds.
-pub(super) fn store(store: &Store) -> String {
+pub(crate) fn store(store: &Store) -> String {
     let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
     format!("{} in memory, answers up to {}", show(store.memory), show(store.max_object))
 }
 
 /// One `resolve` rule.
-pub(super) fn resolve(rule: &ResolveRule) -> String {
+pub(crate) fn resolve(rule: &ResolveRule) -> String {
     let port = rule.port.map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}{port} is reached at {}", rule.host, rule.address)
 }
 
 /// Which hosts an upstream stands for.
-pub(super) fn upstream(upstream: &Upstream) -> String {
+pub(crate) fn upstream(upstream: &Upstream) -> String {
     let hosts = upstream.hosts.iter().map(|host| {
         let scheme = match host.scheme {
             Some(Scheme::Https) => "https://",

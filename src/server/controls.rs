@@ -1,0 +1,65 @@
+//! What an operator may ask, answered from the estate.
+//!
+//! Owns: nothing of its own: it passes on. Never touches: HTTP (`admin`).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::admin::controls::{
+    Controls, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
+};
+use crate::config::shown;
+use crate::policy::Mode;
+use crate::server::estate::Estate;
+use crate::server::stored;
+use crate::store::Condition;
+
+/// The estate in its operator's hands.
+pub(super) struct Desk(pub(super) Arc<Estate>);
+
+#[async_trait]
+impl Controls for Desk {
+    fn ready(&self) -> Readiness {
+        let ground = &self.0.ground;
+        let mut details = Vec::new();
+        if let Condition::MemoryOnly(why) = ground.store.condition() {
+            details.push(("store", format!("memory only: {why}")));
+        }
+        let mode = self.mode();
+        if mode != Mode::Cache {
+            details.push(("mode", mode.token().to_owned()));
+        }
+        let ready = !ground.stage.borrow().is_closing();
+        if !ready {
+            details.push(("stopping", "requests in flight are finished, then it ends".to_owned()));
+        }
+        Readiness { ready, details }
+    }
+
+    fn config(&self) -> serde_json::Value {
+        shown::to_json(&self.0.house().config)
+    }
+
+    async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.0.reload().await
+    }
+
+    fn mode(&self) -> Mode {
+        self.0.ground.switch.mode()
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.0.turn(mode);
+    }
+
+    async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged> {
+        let house = self.0.house();
+        stored::purge(&house.engine, &house.config.routes, purge).await
+    }
+
+    async fn entries(&self, asked: &Listing) -> Page {
+        let house = self.0.house();
+        stored::entries(&house.engine, &house.config.routes, asked).await
+    }
+}

@@ -1,0 +1,99 @@
+//! Lines and sockets over a Unix socket.
+//!
+//! Owns: their bounds, and that received sockets are closed on exec.
+//! Never touches: what is said.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// More listeners than any configuration has.
+pub(super) const MOST: usize = 64;
+
+/// No line is longer.
+const LONGEST_LINE: usize = 8 * 1024;
+
+/// Says one line, with these sockets if there are any.
+pub(super) async fn say(
+    stream: &UnixStream,
+    line: &str,
+    sockets: &[TcpListener],
+) -> io::Result<()> {
+    let text = format!("{line}\n");
+    let mut left = text.as_bytes();
+    let mut sockets = sockets;
+    while !left.is_empty() {
+        let sent = stream.async_io(Interest::WRITABLE, || send(stream, left, sockets)).await?;
+        left = left.get(sent..).unwrap_or_default();
+        // They travel with the first byte.
+        sockets = &[];
+    }
+    Ok(())
+}
+
+fn send(stream: &UnixStream, bytes: &[u8], sockets: &[TcpListener]) -> io::Result<usize> {
+    let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many listeners"));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
+}
+
+/// Hears one line, and whatever sockets came with it. `None`: the other end has left.
+pub(super) async fn hear(
+    stream: &UnixStream,
+    within: Duration,
+) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
+    let mut line = Vec::new();
+    let mut sockets = Vec::new();
+    let heard = async {
+        loop {
+            let receiving = || receive(stream, &mut line, &mut sockets);
+            if stream.async_io(Interest::READABLE, receiving).await? == 0 {
+                return Ok(false);
+            }
+            if line.last() == Some(&b'\n') {
+                return Ok(true);
+            }
+            if line.len() > LONGEST_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without end"));
+            }
+        }
+    };
+    let whole = timeout(within, heard).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+    Ok(whole.then_some((text, sockets)))
+}
+
+fn receive(
+    stream: &UnixStream,
+    line: &mut Vec<u8>,
+    sockets: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut bytes = [0; 1024];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(&mut bytes)];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(stream, &mut into, &mut control, flags)?.bytes;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            sockets.extend(rights);
+        }
+    }
+    line.extend_from_slice(bytes.get(..received).unwrap_or_default());
+    Ok(received)
+}

@@ -1,0 +1,89 @@
+//! How a larder ends: nobody's answer is cut that could have been finished in time.
+//!
+//! Owns: the order of the end. Never touches: how a connection notices it (`front::stage`).
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::front::stage::Stage;
+use crate::server::Server;
+
+/// How long a connection without a request may stay when larder stops: a client that asks again
+/// within it is told with its answer that there will be no further one.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long what is cut may take to be gone, and the store to be written.
+const LAST: Duration = Duration::from_secs(5);
+
+impl Server {
+    /// Stops: no new connections, requests in flight are finished within `limits.drain`, then
+    /// whatever is left is cut. Returns whether all were finished.
+    pub async fn stop(self) -> bool {
+        let drain = self.drain();
+        self.stop_within(drain).await
+    }
+
+    /// [`Server::stop`] with another deadline.
+    pub async fn stop_within(mut self, drain: Duration) -> bool {
+        self.withdraw().await;
+        self.stage.send_replace(Stage::Closing { grace: GRACE.min(drain) });
+        let finished = self.finish(drain).await;
+        self.release().await;
+        // To the very end it said that larder is not ready, and how it went.
+        self.admin_stop.send_replace(true);
+        self.gone().await;
+        finished
+    }
+
+    /// [`Server::stop`] for a larder that has taken the sockets over: it accepts already, so idle
+    /// connections have until the deadline for one more answer, and gets the store at once.
+    pub async fn hand_over(self) -> bool {
+        let drain = self.drain();
+        self.stage.send_replace(Stage::Closing { grace: drain });
+        self.admin_stop.send_replace(true);
+        let (finished, ()) = tokio::join!(self.finish(drain), self.release());
+        self.gone().await;
+        finished
+    }
+
+    fn drain(&self) -> Duration {
+        self.estate.house().config.limits.drain
+    }
+
+    /// Nobody can take the sockets over any more.
+    async fn withdraw(&mut self) {
+        self.sockets.clear();
+        if let Some(offer) = self.offer.take() {
+            offer.withdraw().await;
+        }
+    }
+
+    async fn finish(&self, drain: Duration) -> bool {
+        let finished = self.emptied(drain).await;
+        self.stage.send_replace(Stage::Over);
+        if !finished {
+            self.emptied(LAST).await;
+        }
+        finished
+    }
+
+    /// Whether no connection is left within this time.
+    async fn emptied(&self, within: Duration) -> bool {
+        let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
+        timeout(within, self.places.acquire_many(all)).await.is_ok()
+    }
+
+    async fn release(&self) {
+        if timeout(LAST, self.estate.ground.store.release()).await.is_err() {
+            tracing::warn!("The store did not let go in time; what it had not written is lost");
+        }
+    }
+
+    async fn gone(self) {
+        for task in self.tasks {
+            // Accept loops end with the stop; one that panicked has nothing left to stop.
+            let _ended = task.await;
+        }
+    }
+}

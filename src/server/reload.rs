@@ -1,0 +1,177 @@
+//! What a reload may change, and what it changed.
+//!
+//! Owns: the keys that stand for as long as the process does. Never touches: reading the file,
+//! swapping.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::config::diagnostics::{Place, Problem, Report};
+use crate::route::table::Route;
+
+/// Reads the configuration again, as at start.
+#[derive(Clone)]
+pub struct Source {
+    name: String,
+    read: Arc<dyn Fn() -> Result<Config, Report> + Send + Sync>,
+}
+
+impl Source {
+    /// The file `name`, read by `read`.
+    pub fn new(
+        name: impl Into<String>,
+        read: impl Fn() -> Result<Config, Report> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), read: Arc::new(read) }
+    }
+
+    /// What it says now, if a larder that runs with `old` may go on with it.
+    pub(super) fn successor_of(&self, old: &Config) -> Result<Config, Report> {
+        let new = (self.read)()?;
+        let problems = fixed(&self.name, old, &new);
+        if problems.is_empty() { Ok(new) } else { Err(Report::new(&self.name, "", problems)) }
+    }
+
+    /// The file's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.name)
+    }
+}
+
+/// The keys that differ though they cannot change while larder runs.
+fn fixed(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
+    let (ours, theirs) = (&old.store, &new.store);
+    let take_over = format!(
+        "put it back, or restart without dropping a connection: `larder run --take-over {name}`"
+    );
+    // The next larder would look for this one in the new place.
+    let restart = "put it back, or stop larder and start it again".to_owned();
+    let keys = [
+        ("listen", old.listen != new.listen, &take_over),
+        ("admin", old.admin != new.admin, &take_over),
+        ("store.path", ours.path != theirs.path, &restart),
+        ("store.memory", ours.memory != theirs.memory, &take_over),
+        ("store.disk", ours.disk != theirs.disk, &take_over),
+        ("store.max_object", ours.max_object != theirs.max_object, &take_over),
+        ("store.sweep_every", ours.sweep_every != theirs.sweep_every, &take_over),
+        ("scope_secret", old.scope_secret != new.scope_secret, &take_over),
+        ("limits.connections", old.limits.connections != new.limits.connections, &take_over),
+        ("limits.in_flight", old.limits.in_flight != new.limits.in_flight, &take_over),
+        ("log.format", old.log.format != new.log.format, &take_over),
+    ];
+    let changed = keys.into_iter().filter(|(_, differs, _)| *differs);
+    let problem = |(key, _, fix): (&str, bool, &String)| Problem {
+        place: Place::default(),
+        path: key.to_owned(),
+        what: "cannot change while larder runs".to_owned(),
+        fix: fix.clone(),
+    };
+    changed.map(problem).collect()
+}
+
+/// How two configurations differ, in numbers for the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) added: usize,
+    pub(super) changed: usize,
+    pub(super) removed: usize,
+    pub(super) upstreams: usize,
+}
+
+impl Changes {
+    /// Routes and upstreams are compared by name.
+    pub(super) fn between(old: &Config, new: &Config) -> Self {
+        let (ours, theirs) = (old.routes.routes(), new.routes.routes());
+        let missing = |from: &[Route], name: &str| !from.iter().any(|route| *route.name == *name);
+        let differs =
+            |route: &&Route| ours.iter().any(|old| old.name == route.name && old != *route);
+        let same = |upstream| old.upstreams.contains(upstream);
+        Self {
+            added: theirs.iter().filter(|route| missing(ours, &route.name)).count(),
+            changed: theirs.iter().filter(differs).count(),
+            removed: ours.iter().filter(|route| missing(theirs, &route.name)).count(),
+            upstreams: new.upstreams.iter().filter(|upstream| !same(upstream)).count(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::env::Env;
+    use crate::config::parse;
+
+    fn config(rest: &str) -> Config {
+        parse("proxy.yaml", &format!("version: 1\n{rest}\n"), &Env::default()).expect("it is valid")
+    }
+
+    fn reload(old: &str, new: &str) -> Result<Config, Report> {
+        let new = config(new);
+        let source = Source::new("proxy.yaml", move || Ok(new.clone()));
+        source.successor_of(&config(old))
+    }
+
+    #[test]
+    fn each_key_that_stands_with_the_process_is_named_with_the_way_to_change_it() {
+        for (new, key) in [
+            ("listen: 127.0.0.1:1", "listen"),
+            ("admin: off", "admin"),
+            ("store: { memory: 256MiB }", "store.memory"),
+            ("store: { disk: 1GiB }", "store.disk"),
+            ("store: { max_object: 1MiB }", "store.max_object"),
+            ("store: { sweep_every: 2m }", "store.sweep_every"),
+            ("limits: { connections: 5 }", "limits.connections"),
+            ("limits: { in_flight: 64MiB }", "limits.in_flight"),
+            ("log: { format: json }", "log.format"),
+        ] {
+            let report = reload("", new).expect_err(key).to_string();
+            let expected = format!(
+                "proxy.yaml: {key}: cannot change while larder runs\n   |  put it back, or restart \
+                 without dropping a connection: `larder run --take-over proxy.yaml`\n\
+                 proxy.yaml: 1 problem"
+            );
+            assert_eq!(report, expected);
+        }
+        let report = reload("", "store: { path: elsewhere }").expect_err("store.path").to_string();
+        assert!(report.contains("stop larder and start it again"), "{report}");
+    }
+
+    #[test]
+    fn all_of_them_are_reported_at_once() {
+        let report = reload("", "listen: 127.0.0.1:1\nadmin: off").expect_err("two keys");
+        assert_eq!(report.problems().len(), 2);
+    }
+
+    #[test]
+    fn everything_else_may_change() {
+        let new = "limits: { idle: 5s, drain: 1s, head: 2KiB }\nlog: { level: debug }\n\
+                   defaults: { mode: bypass }\ncredential_headers: [X-A]\nsecret_query: [s]\n\
+                   destinations: { deny: [10.0.0.0/8] }\nresolve: { a: '127.0.0.1:1' }\n\
+                   access: { clients: [127.0.0.1] }\nupstreams: { u: { hosts: [a] } }\n\
+                   routes: [{ name: r, match: { host: a } }]";
+        assert!(reload("", new).is_ok());
+    }
+
+    #[test]
+    fn what_changed_is_counted_by_name() {
+        let old = config(
+            "upstreams: { u: { hosts: [a] }, v: { hosts: [b] } }\n\
+             routes: [{ name: a, match: { host: a } }, { name: b, match: { host: b } }]",
+        );
+        let new = config(
+            "upstreams: { u: { hosts: [a] }, v: { hosts: [c] } }\n\
+             routes: [{ name: a, match: { host: a }, ttl: 1h }, { name: c, match: { host: b } }]",
+        );
+        let expected = Changes { added: 1, changed: 1, removed: 1, upstreams: 1 };
+        assert_eq!(Changes::between(&old, &new), expected);
+        let none = Changes { added: 0, changed: 0, removed: 0, upstreams: 0 };
+        assert_eq!(Changes::between(&old, &old.clone()), none);
+    }
+}
