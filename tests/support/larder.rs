@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use larder::admin::controls::{NotReloaded, Reloaded};
 use larder::clock::Clock;
-use larder::config::{self, env::Env, files::Disk};
+use larder::config::{self, Config, diagnostics::Report, env::Env, files::Disk};
+use larder::server::reload::Source;
 use larder::server::{Parts, Server};
+use parking_lot::Mutex;
 
 use crate::client::{Client, Response};
 use crate::origin::Origin;
@@ -18,6 +22,8 @@ pub const API: &str = "http://api.example.test";
 pub struct Larder {
     pub server: Server,
     pub clock: Clock,
+    /// What its file says: a reload reads it again.
+    file: Arc<Mutex<String>>,
 }
 
 impl Larder {
@@ -38,29 +44,24 @@ impl Larder {
         Self::with_parts(yaml, Parts::default()).await
     }
 
-    /// The same with parts of its surroundings replaced; the clock always is.
+    /// The same with parts of its surroundings replaced; the clock and the file always are.
     #[expect(clippy::unused_async, reason = "starting a larder is awaited, as by its users")]
     pub async fn with_parts(yaml: &str, mut parts: Parts) -> Self {
-        let mut text = String::from("version: 1\n");
-        if !yaml.contains("listen:") {
-            text.push_str("listen: 127.0.0.1:0\n");
-        }
-        if !yaml.contains("admin:") {
-            text.push_str("admin: { listen: 127.0.0.1:0 }\n");
-        }
-        text.push_str(yaml);
-        let mut config = match config::read("test.yaml", &text, &Env::default(), &Disk) {
-            Ok(config) => config,
-            Err(report) => panic!("{report}"),
-        };
-        if config.store.path == Path::new("larder-data") {
-            // No directory of its own: memory alone.
-            config.store.disk = 0;
-        }
+        let file = Arc::new(Mutex::new(file(yaml)));
+        let config = read(&file.lock()).unwrap_or_else(|report| panic!("{report}"));
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         parts.clock = clock.clone();
+        let again = Arc::clone(&file);
+        parts.source = Some(Source::new("test.yaml", move || read(&again.lock())));
         let server = Server::start(config, parts).expect("a free port");
-        Self { server, clock }
+        Self { server, clock, file }
+    }
+
+    /// Another file, read again; `api.example.test` is `origin`.
+    pub async fn reload(&self, origin: &Origin, yaml: &str) -> Result<Reloaded, NotReloaded> {
+        let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
+        *self.file.lock() = file(&format!("{resolve}{yaml}"));
+        self.server.controls().reload().await
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -114,6 +115,28 @@ impl Larder {
             .filter_map(|rest| rest.trim().parse::<f64>().ok())
             .sum()
     }
+}
+
+/// `yaml` with `version`, and with free ports where it names none.
+fn file(yaml: &str) -> String {
+    let mut text = String::from("version: 1\n");
+    if !yaml.contains("listen:") {
+        text.push_str("listen: 127.0.0.1:0\n");
+    }
+    if !yaml.contains("admin:") {
+        text.push_str("admin: { listen: 127.0.0.1:0 }\n");
+    }
+    text.push_str(yaml);
+    text
+}
+
+fn read(text: &str) -> Result<Config, Report> {
+    let mut config = config::read("test.yaml", text, &Env::default(), &Disk)?;
+    if config.store.path == Path::new("larder-data") {
+        // No directory of its own: memory alone.
+        config.store.disk = 0;
+    }
+    Ok(config)
 }
 
 /// One route for everything on `api.example.test`: `policy` are its lines.

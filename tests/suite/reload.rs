@@ -1,0 +1,228 @@
+//! Another configuration while requests run: swapped in whole, or kept out whole.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use larder::policy::Mode;
+use tokio::time::sleep;
+
+use crate::client::{Client, End};
+use crate::crowd::bounded;
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Gate, Origin};
+use crate::process::{House, Process};
+
+#[tokio::test]
+async fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::start(&origin, "").await;
+    let mut client = larder.client().await;
+    let url = format!("{API}/x");
+    assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; fwd=bypass; fwd-status=200");
+    let reloaded = larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
+    assert_eq!((reloaded.routes, reloaded.notes.len()), (1, 1), "the ttl sets the origin aside");
+    let miss = client.get(&url, &[]).await;
+    assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
+    // What is stored outlives the next reload, and is seen through the new policy.
+    larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
+    assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; hit; ttl=7200");
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_ends_as_it_began_and_counts_where_it_began() {
+    let gate = Gate::new();
+    let origin = Origin::always(Answer::new(200, &[], "slow").after(&gate)).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let mut client = larder.client().await;
+    client.ask("GET", &format!("{API}/x"), &[]).await;
+    origin.reached(1).await;
+    let other = "routes: [{ name: other, match: { host: api.example.test }, ttl: 1m }]\n";
+    larder.reload(&origin, other).await.unwrap();
+    gate.open();
+    let slow = client.answer("GET").await.unwrap();
+    assert!(slow.cache_status().ends_with("stored; ttl=3600"), "{}", slow.cache_status());
+    assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=60");
+    larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
+    larder.counts("larder_requests_total{result=\"hit\",route=\"other\"}", 1.0).await;
+    // Back under the old name, it goes on counting.
+    larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
+    larder.get("/x").await;
+    larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
+    larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn an_invalid_file_is_kept_out_with_its_report() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    larder.get("/x").await;
+    let (gauge, failures) =
+        ("larder_config_last_reload_successful", "larder_config_reload_failures_total");
+    larder.counts(gauge, 1.0).await;
+    let refused = larder.reload(&origin, &route(&["ttl: 5M"])).await.unwrap_err();
+    assert!(refused.report.starts_with("test.yaml:8:10: routes[api].ttl: "), "{}", refused.report);
+    assert!(refused.report.ends_with("test.yaml: 1 problem"), "{}", refused.report);
+    assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=3600");
+    larder.counts(gauge, 0.0).await;
+    larder.counts(failures, 1.0).await;
+    larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
+    larder.counts(gauge, 1.0).await;
+    larder.counts(failures, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_key_that_stands_with_the_process_is_refused_by_name_and_nothing_else_is_taken() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let yaml = format!("limits: {{ connections: 7 }}\n{}", route(&["ttl: 2h"]));
+    let refused = larder.reload(&origin, &yaml).await.unwrap_err();
+    let line = "test.yaml: limits.connections: cannot change while larder runs";
+    assert!(refused.report.starts_with(line), "{}", refused.report);
+    assert!(refused.report.contains("larder run --take-over test.yaml"), "{}", refused.report);
+    larder.get("/x").await;
+    assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=3600");
+}
+
+/// A client that is no longer admitted is turned away on the connection that it has open.
+#[tokio::test]
+async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::start(&origin, "").await;
+    let mut client = larder.client().await;
+    let url = format!("{API}/x");
+    assert_eq!(client.get(&url, &[]).await.status, 200);
+    larder.reload(&origin, "access: { clients: [127.0.0.2] }\n").await.unwrap();
+    let denied = client.get(&url, &[]).await;
+    assert_eq!(denied.status, 403);
+    assert!(denied.text().contains("client_denied"), "{}", denied.text());
+    assert_eq!(origin.calls(), 1);
+}
+
+/// The next request with another credential than the file knew of is another user's.
+#[tokio::test]
+async fn a_field_that_becomes_a_credential_divides_what_is_stored() {
+    let origin =
+        Origin::start(|seen| Answer::new(200, &[], seen.field("x-who").unwrap_or_default())).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    assert_eq!(larder.get_with("/x", &["X-Who: ann"]).await.text(), "ann");
+    assert_eq!(larder.get_with("/x", &["X-Who: bob"]).await.text(), "ann", "as configured");
+    let yaml = format!("credential_headers: [X-Who]\n{}", route(&["ttl: 1h"]));
+    larder.reload(&origin, &yaml).await.unwrap();
+    assert_eq!(larder.get_with("/x", &["X-Who: bob"]).await.text(), "bob");
+    assert_eq!(larder.get_with("/x", &["X-Who: ann"]).await.text(), "ann");
+    assert_eq!(origin.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_mode_that_was_turned_live_stays_until_the_file_says_another() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::start(&origin, "").await;
+    let controls = larder.server.controls();
+    controls.set_mode(Mode::Offline);
+    larder.reload(&origin, "limits: { idle: 5s }\n").await.unwrap();
+    assert_eq!(controls.mode(), Mode::Offline);
+    larder.reload(&origin, "defaults: { mode: bypass }\n").await.unwrap();
+    assert_eq!(controls.mode(), Mode::Bypass);
+    controls.set_mode(Mode::Cache);
+    larder.reload(&origin, "defaults: { mode: bypass }\n").await.unwrap();
+    assert_eq!(controls.mode(), Mode::Cache);
+}
+
+#[tokio::test]
+async fn the_configuration_in_force_is_the_one_that_was_swapped_in() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::start(&origin, "").await;
+    let controls = larder.server.controls();
+    assert_eq!(controls.config()["limits"]["idle"], "1m 15s");
+    larder.reload(&origin, "limits: { idle: 5s }\n").await.unwrap();
+    larder.reload(&origin, "limits: { idle: 5 }\n").await.unwrap_err();
+    assert_eq!(controls.config()["limits"]["idle"], "5s");
+}
+
+/// Asks without pause on one connection, or on one each, until told to stop.
+async fn load(larder: Arc<Larder>, kept: bool, over: Arc<AtomicBool>, answered: Arc<AtomicUsize>) {
+    let mut client = larder.client().await;
+    let mut asked = 0_usize;
+    while !over.load(Ordering::Relaxed) {
+        if !kept {
+            client = larder.client().await;
+        }
+        asked += 1;
+        let answer = client.get(&format!("{API}/{}", asked % 7), &[]).await;
+        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "hello", End::Whole));
+        answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lif_03_a_hundred_reloads_under_load_fail_no_request_and_every_second_is_kept_out() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Arc::new(Larder::with_policy(&origin, &["ttl: 1h"]).await);
+    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load = |kept| load(Arc::clone(&larder), kept, Arc::clone(&over), Arc::clone(&answered));
+    let clients: Vec<_> = (0..4).map(|n| tokio::spawn(load(n % 2 == 0))).collect();
+    for turn in 0..100 {
+        let before = answered.load(Ordering::Relaxed);
+        let policy = [format!("ttl: {}h", turn + 1)];
+        let policy: Vec<&str> = policy.iter().map(String::as_str).collect();
+        let broken = if turn % 2 == 1 { "tls: {}\n" } else { "" };
+        let outcome = larder.reload(&origin, &format!("{broken}{}", route(&policy))).await;
+        assert_eq!(outcome.is_ok(), turn % 2 == 0, "{outcome:?}");
+        let shown = larder.server.controls().config()["routes"][0]["fresh"].to_string();
+        let hours = turn / 2 * 2 + 1;
+        assert!(shown.starts_with(&format!("\"for {}", show(hours))), "{shown} after {turn}");
+        // Each configuration sees some of the load.
+        bounded(async {
+            while answered.load(Ordering::Relaxed) < before + 4 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no request failed");
+    }
+    larder.counts("larder_config_reload_failures_total", 50.0).await;
+    larder.counts("larder_config_last_reload_successful", 0.0).await;
+}
+
+/// As durations are shown: `25h` is `1day 1h`.
+fn show(hours: u64) -> String {
+    larder::config::duration::show(Duration::from_secs(hours * 3600))
+}
+
+#[tokio::test]
+async fn sighup_reads_the_file_again_and_the_log_says_what_became_of_it() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
+    let start =
+        format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n{resolve}");
+    let house = House::with(&start);
+    let larder = Process::start(&[OsStr::new("run"), house.config.as_os_str()]);
+    let addr = larder.addr().await;
+    let url = format!("{API}/x");
+    let mut client = Client::connect(addr).await;
+    assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; fwd=bypass; fwd-status=200");
+
+    fs::write(&house.config, format!("{start}routes: nonsense\n")).unwrap();
+    larder.signal("HUP");
+    let line = larder.err.line("Configuration not reloaded").await;
+    assert!(line.contains("routes") && line.contains("ERROR"), "{line}");
+    assert_eq!(client.get(&url, &[]).await.status, 200);
+
+    let debug = format!("{start}log: {{ level: debug }}\n{}", route(&["ttl: 1h"]));
+    fs::write(&house.config, debug).unwrap();
+    larder.signal("HUP");
+    let line = larder.err.line("Configuration reloaded").await;
+    for said in ["routes=1", "added=1", "changed=0", "removed=0"] {
+        assert!(line.contains(said), "{said} in {line}");
+    }
+    let miss = client.get(&url, &[]).await;
+    assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
+    larder.err.line("Answered").await;
+}
