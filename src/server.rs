@@ -123,7 +123,8 @@ pub struct Server {
     admin_stop: watch::Sender<bool>,
     places: Arc<Semaphore>,
     connections: usize,
-    tasks: Vec<JoinHandle<()>>,
+    accepting: Vec<JoinHandle<()>>,
+    administering: Option<JoinHandle<()>>,
     /// The listening sockets once more, to hand over.
     sockets: Vec<TcpListener>,
     offer: Option<Offer>,
@@ -151,7 +152,8 @@ impl Server {
             admin_stop: watch::Sender::new(false),
             places: Arc::new(Semaphore::new(connections)),
             connections,
-            tasks: Vec::new(),
+            accepting: Vec::new(),
+            administering: None,
             sockets,
             offer: None,
             replaced: watch::Sender::new(false),
@@ -169,13 +171,13 @@ impl Server {
         };
         for listener in listeners.proxy {
             let listener = hand_to_tokio(listener, "listen")?;
-            self.tasks.push(tokio::spawn(listen::accept(listener, lobby.clone())));
+            self.accepting.push(tokio::spawn(listen::accept(listener, lobby.clone())));
         }
         if let Some(listener) = listeners.admin {
             let listener = hand_to_tokio(listener, "admin.listen")?;
             let account = Arc::clone(self.account());
             let stop = self.admin_stop.subscribe();
-            self.tasks.push(tokio::spawn(admin::serve(listener, account, stop)));
+            self.administering = Some(tokio::spawn(admin::serve(listener, account, stop)));
         }
         Ok(())
     }

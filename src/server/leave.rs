@@ -2,12 +2,14 @@
 //!
 //! Owns: the order of the end. Never touches: how a connection notices it (`front::stage`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::front::stage::Stage;
 use crate::server::Server;
+use crate::store::Store;
 
 /// How long a connection without a request may stay when larder stops: a client that asks again
 /// within it is told with its answer that there will be no further one.
@@ -29,7 +31,7 @@ impl Server {
         self.withdraw().await;
         self.stage.send_replace(Stage::Closing { grace: GRACE.min(drain) });
         let finished = self.finish(drain).await;
-        self.release().await;
+        release(Arc::clone(&self.estate.ground.store)).await;
         // To the very end it said that larder is not ready, and how it went.
         self.admin_stop.send_replace(true);
         self.gone().await;
@@ -38,11 +40,12 @@ impl Server {
 
     /// [`Server::stop`] for a larder that has taken the sockets over: it accepts already, so idle
     /// connections have until the deadline for one more answer, and gets the store at once.
-    pub async fn hand_over(self) -> bool {
+    pub async fn hand_over(mut self) -> bool {
         let drain = self.drain();
         self.stage.send_replace(Stage::Closing { grace: drain });
         self.admin_stop.send_replace(true);
-        let (finished, ()) = tokio::join!(self.finish(drain), self.release());
+        let store = Arc::clone(&self.estate.ground.store);
+        let (finished, ()) = tokio::join!(self.finish(drain), release(store));
         self.gone().await;
         finished
     }
@@ -59,7 +62,12 @@ impl Server {
         }
     }
 
-    async fn finish(&self, drain: Duration) -> bool {
+    /// Whether everything was finished in time; what was not is cut.
+    async fn finish(&mut self, drain: Duration) -> bool {
+        for accepting in self.accepting.drain(..) {
+            // It takes in who has connected, then ends; one that panicked has ended too.
+            let _ended = accepting.await;
+        }
         let finished = self.emptied(drain).await;
         self.stage.send_replace(Stage::Over);
         if !finished {
@@ -74,16 +82,16 @@ impl Server {
         timeout(within, self.places.acquire_many(all)).await.is_ok()
     }
 
-    async fn release(&self) {
-        if timeout(LAST, self.estate.ground.store.release()).await.is_err() {
-            tracing::warn!("The store did not let go in time; what it had not written is lost");
+    async fn gone(self) {
+        if let Some(administering) = self.administering {
+            // As above.
+            let _ended = administering.await;
         }
     }
+}
 
-    async fn gone(self) {
-        for task in self.tasks {
-            // Accept loops end with the stop; one that panicked has nothing left to stop.
-            let _ended = task.await;
-        }
+async fn release(store: Arc<dyn Store>) {
+    if timeout(LAST, store.release()).await.is_err() {
+        tracing::warn!("The store did not let go in time; what it had not written is lost");
     }
 }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,6 +60,8 @@ pub enum Step {
     /// The same bytes so many times, without holding them all.
     Repeat(&'static [u8], usize),
     Wait(Gate),
+    /// Takes its time, where that is what a test is about.
+    Pause(Duration),
     /// Close the connection in order.
     Close,
     /// Close it with a reset.
@@ -289,11 +292,12 @@ async fn answered(stream: &mut TcpStream, answer: Answer, state: &State) -> bool
                 }
             }
             Step::Wait(gate) => gate.passed().await,
+            Step::Pause(time) => tokio::time::sleep(time).await,
             Step::Do(act) => act(),
             Step::Close => return false,
             Step::Reset => {
                 socket2::SockRef::from(&*stream)
-                    .set_linger(Some(std::time::Duration::ZERO))
+                    .set_linger(Some(Duration::ZERO))
                     .expect("a socket can be reset");
                 return false;
             }

@@ -111,8 +111,14 @@ pub struct Process {
 impl Process {
     pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Self {
         let mut command = Command::new(program());
-        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).stdin(Stdio::null());
+        Self::of(command)
+    }
+
+    /// What `command` starts.
+    pub fn of(mut command: Command) -> Self {
         let mut child = command
+            .kill_on_drop(true)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
