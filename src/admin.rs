@@ -1,42 +1,58 @@
-//! Health and metrics, on a listener of their own.
+//! Health, metrics and what an operator may ask, on a listener of their own.
 //!
-//! Owns: `GET /healthz` and `GET /metrics`, who may ask for them, and the bounds on asking (ADM-03).
+//! Owns: which paths there are, who may ask for them, and the bounds on asking (ADM-02, 03, 08).
 //! Never touches: the proxy's port; whatever happens here, clients are served.
 
+mod access;
+mod answer;
 pub mod controls;
 mod guard;
+mod health;
 mod listen;
 mod patience;
+mod v1;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::account::Account;
 use crate::account::problem::Problem;
-use crate::admin::listen::Listen;
+use crate::admin::access::Access;
+use crate::admin::controls::Controls;
+use crate::admin::listen::{Client, Listen};
+use crate::config::Admin;
 
-/// Answers on `listener` until `stop` says so or its sender is gone; then requests that have begun
-/// get a few seconds.
+/// What every answer comes from.
+#[derive(Clone)]
+struct Desk {
+    controls: Arc<dyn Controls>,
+    account: Arc<Account>,
+    access: Arc<Access>,
+}
+
+/// Answers on `listener`, by the rules of `admin`, until `stop` says so or its sender is gone; then
+/// requests that have begun get a few seconds.
 pub fn serve(
     listener: TcpListener,
+    admin: &Admin,
+    controls: Arc<dyn Controls>,
     account: Arc<Account>,
     stop: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + Send {
+) -> impl Future<Output = ()> + Send + 'static {
     let late = stop.clone();
+    let access = Arc::new(Access::new(admin));
+    let desk = Desk { controls, account: Arc::clone(&account), access };
     async move {
-        let router = router(Arc::clone(&account));
+        let router = router(desk).into_make_service_with_connect_info::<Client>();
         let serving = axum::serve(Listen::new(listener, account), router)
             .with_graceful_shutdown(stopped(stop));
         tokio::select! {
@@ -59,46 +75,46 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     }
 }
 
-fn router(account: Arc<Account>) -> Router {
+/// What is open to everybody who may connect is in [`guard::OPEN`]; a path that is added here needs
+/// the operator's token.
+fn router(desk: Desk) -> Router {
     Router::new()
-        .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
-        .method_not_allowed_fallback(nothing_here)
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/v1/config", get(v1::config::show))
+        .route("/v1/config/reload", post(v1::config::reload))
+        .route("/v1/mode", get(v1::mode::show).put(v1::mode::turn))
+        .route("/v1/purge", post(v1::purge::purge))
+        .route("/v1/entries", get(v1::entries::list))
+        .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
-        .layer(middleware::from_fn(guard::check))
-        .with_state(account)
-}
-
-async fn health() -> Response {
-    ([(CACHE_CONTROL, "no-store")], "ok\n").into_response()
-}
-
-async fn metrics(State(account): State<Arc<Account>>) -> Response {
-    let fields = [(CONTENT_TYPE, EXPOSITION), (CACHE_CONTROL, "no-store")];
-    (fields, account.render()).into_response()
+        .layer(middleware::from_fn_with_state(desk.clone(), guard::check))
+        .with_state(desk)
 }
 
 async fn nothing_here() -> Response {
-    refuse(&NOT_FOUND)
+    answer::refuse(&NOT_FOUND)
 }
 
-fn refuse(problem: &Problem) -> Response {
-    let (fields, body) = problem.response();
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = problem.status;
-    *response.headers_mut() = fields;
-    response
+async fn other_method() -> Response {
+    answer::refuse(&OTHER_METHOD)
 }
 
 const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
-    "the admin listener answers GET /healthz and GET /metrics",
+    "the admin listener answers /healthz, /readyz, /metrics, /v1/config, /v1/config/reload, \
+     /v1/mode, /v1/purge and /v1/entries",
     "http_request_error",
 );
 
-/// The text format of Prometheus.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OTHER_METHOD: Problem = Problem::new(
+    StatusCode::METHOD_NOT_ALLOWED,
+    "method_not_allowed",
+    "this path is asked for with another method; Allow names it",
+    "http_request_error",
+);
 
 /// How long answers that have begun may take after a stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -14,6 +14,7 @@ mod reader;
 mod resolve;
 pub mod shown;
 pub mod size;
+pub mod token;
 pub(crate) mod words;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::config::diagnostics::{Place, Problem, Report};
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
 use crate::config::reader::Reader;
+use crate::config::token::Token;
 use crate::policy::Mode;
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;
@@ -36,6 +38,39 @@ use crate::semantics::target::Scheme;
 
 /// Reads and resolves the file at `path`; relative paths in it start at its directory.
 pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
+    read(&path.to_string_lossy(), &text_of(path)?, env, &Disk)
+}
+
+/// How the larder of the file at `path` is reached by who operates it. Whatever is wrong with the
+/// rest of the file: it is asked to reload, and to say so, while the file is wrong.
+pub fn operated(path: &Path, env: &Env) -> Operated {
+    let name = path.to_string_lossy();
+    let read = text_of(path).and_then(|text| {
+        let tree =
+            file::parse(&text).map_err(|problem| Report::new(&name, &text, vec![problem]))?;
+        Ok((text, tree))
+    });
+    let (text, tree) = match read {
+        Ok(read) => read,
+        Err(report) => return Operated { admin: Some(Admin::default()), report: Some(report) },
+    };
+    let mut reader = Reader::new(&name, env, &Disk);
+    let admin = resolve::admin(&tree, &mut reader);
+    let problems = reader.problems;
+    let report = (!problems.is_empty()).then(|| Report::new(&name, &text, problems));
+    Operated { admin, report }
+}
+
+/// What a file says about `admin`.
+#[derive(Debug)]
+pub struct Operated {
+    /// As far as it could be read; `None`: switched off.
+    pub admin: Option<Admin>,
+    /// What is wrong with it.
+    pub report: Option<Report>,
+}
+
+fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.to_string_lossy();
     let unread = |what: String, fix: &str| {
         let (place, path, fix) = (Place::default(), String::new(), fix.to_owned());
@@ -49,9 +84,8 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
         let what = format!("the file cannot be read: {}", error.kind());
         unread(what, "name a file that this user may read; it is at most 1 MiB long")
     })?;
-    let text = String::from_utf8(contents.bytes)
-        .map_err(|_| unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8"))?;
-    read(&name, &text, env, &Disk)
+    String::from_utf8(contents.bytes)
+        .map_err(|_| unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8"))
 }
 
 /// Resolves `text` as the file `name`. Reads no file: one that the text names counts as missing.
@@ -210,8 +244,19 @@ pub enum LogLevel {
 /// `admin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where `/healthz` and `/metrics` are answered.
+    /// Where health, metrics and `/v1` are answered.
     pub listen: SocketAddr,
+    /// What `/v1` asks for; `None`: `/v1` is for clients of this host.
+    pub token: Option<Token>,
+    /// Which other hosts may connect; empty: every one that can.
+    pub allow: Vec<IpNet>,
+}
+
+impl Admin {
+    /// Whether more than this host can connect. `::ffff:127.0.0.1` is loopback too.
+    pub fn is_reachable(&self) -> bool {
+        !self.listen.ip().to_canonical().is_loopback()
+    }
 }
 
 /// One entry of `resolve`: this host (and port, if given) is reached at this address.

@@ -201,6 +201,11 @@ impl Mode {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Cache, Self::Bypass, Self::Offline];
 
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.token() == name)
+    }
+
     /// The one name for it in the configuration, commands, logs and metrics.
     pub fn token(self) -> &'static str {
         match self {

@@ -24,7 +24,7 @@ use crate::account::Account;
 use crate::admin;
 use crate::admin::controls::Controls;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Admin, Config};
 use crate::front::Doors;
 use crate::front::listen::{self, Lobby};
 use crate::front::stage::Stage;
@@ -142,6 +142,7 @@ impl Server {
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         let (stage, staged) = watch::channel(Stage::Open);
         let connections = config.limits.connections;
+        let rules = config.admin.clone();
         let ground = Ground::new(&config, &parts, own, staged)?;
         let estate = Estate::found(config, ground, parts.source)?;
         let mut server = Self {
@@ -158,11 +159,11 @@ impl Server {
             offer: None,
             replaced: watch::Sender::new(false),
         };
-        server.accept(listeners)?;
+        server.accept(listeners, rules.as_ref())?;
         Ok(server)
     }
 
-    fn accept(&mut self, listeners: Listeners) -> Result<(), StartError> {
+    fn accept(&mut self, listeners: Listeners, rules: Option<&Admin>) -> Result<(), StartError> {
         let lobby = Lobby {
             doors: Arc::clone(&self.estate) as Arc<dyn Doors>,
             places: Arc::clone(&self.places),
@@ -173,11 +174,12 @@ impl Server {
             let listener = hand_to_tokio(listener, "listen")?;
             self.accepting.push(tokio::spawn(listen::accept(listener, lobby.clone())));
         }
-        if let Some(listener) = listeners.admin {
+        if let (Some(listener), Some(rules)) = (listeners.admin, rules) {
             let listener = hand_to_tokio(listener, "admin.listen")?;
             let account = Arc::clone(self.account());
             let stop = self.admin_stop.subscribe();
-            self.administering = Some(tokio::spawn(admin::serve(listener, account, stop)));
+            let serving = admin::serve(listener, rules, self.controls(), account, stop);
+            self.administering = Some(tokio::spawn(serving));
         }
         Ok(())
     }

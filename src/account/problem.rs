@@ -45,16 +45,20 @@ impl Problem {
         self
     }
 
-    /// The JSON body.
-    pub fn body(&self) -> Bytes {
-        let body = serde_json::json!({
+    /// The value of the JSON body.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
             "larder_error": {
                 "class": self.class,
                 "reason": self.reason,
                 "status": self.status.as_u16(),
             }
-        });
-        let mut text = body.to_string();
+        })
+    }
+
+    /// The JSON body.
+    pub fn body(&self) -> Bytes {
+        let mut text = self.json().to_string();
         text.push('\n');
         Bytes::from(text)
     }

@@ -8,12 +8,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::account::Account;
 use crate::admin::patience::Patience;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client(pub(super) SocketAddr);
+
+impl Connected<IncomingStream<'_, Listen>> for Client {
+    fn connect_info(stream: IncomingStream<'_, Listen>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
 
 /// The admin listener.
 pub(super) struct Listen {

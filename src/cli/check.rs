@@ -96,7 +96,7 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "listens on      {address}, {}", words::users(config, *address))?;
     }
     match &config.admin {
-        Some(admin) => writeln!(out, "admin           {}: /healthz, /metrics", admin.listen)?,
+        Some(admin) => writeln!(out, "admin           {}, {}", admin.listen, words::admin(admin))?,
         None => writeln!(out, "admin           off")?,
     }
     writeln!(out, "store           {}", words::store(&config.store))?;

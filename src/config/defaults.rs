@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::config::{Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
+use crate::config::{Admin, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
 use crate::policy::{ErrorMatch, StatusMatch};
 
 /// `listen`: only this host.
@@ -36,6 +36,12 @@ pub fn stale_if_error_on() -> Vec<ErrorMatch> {
         ErrorMatch::Connect,
         ErrorMatch::Timeout,
     ]
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: ADMIN, token: None, allow: Vec::new() }
+    }
 }
 
 impl Default for Limits {

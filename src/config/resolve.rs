@@ -14,10 +14,10 @@ mod secret;
 mod status;
 mod upstreams;
 
-use crate::config::Config;
 use crate::config::diagnostics::{Problem, Wrong};
 use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
+use crate::config::{Admin, Config};
 
 /// The whole configuration; `None` when the reader has taken down problems.
 pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
@@ -33,6 +33,12 @@ pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
     let config = sections(top, reader);
     top.finish(reader);
     reader.problems.is_empty().then_some(config)
+}
+
+/// `admin` alone, whatever is wrong with the rest; `None` when it is switched off.
+pub(crate) fn admin(tree: &Node, reader: &mut Reader<'_>) -> Option<Admin> {
+    let mut top = if matches!(tree.value, Value::Map(_)) { reader.section(tree, "") } else { None };
+    top.as_mut().map_or_else(|| Some(Admin::default()), |top| listen::admin(top, &[], reader))
 }
 
 /// In the order of the reference file.

@@ -13,8 +13,8 @@ use crate::config::diagnostics::{NoteKind, Report};
 use crate::config::env::Env;
 use crate::config::files::{Contents, Files};
 use crate::config::{
-    Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
-    defaults, parse, read,
+    Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
+    defaults, operated, parse, read,
 };
 use crate::policy::{ErrorMatch, Mode, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl};
 use crate::semantics::target::Scheme;
@@ -173,7 +173,6 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
     let inside = [
         "store: { compression: zstd }",
         "store: { shared: {} }",
-        "admin: { token_file: t }",
         "defaults: { retry: {} }",
         "defaults: { stale_if_error: { hold_down: 30s } }",
         "upstreams: { u: { hosts: [a], mount: /a } }",
@@ -224,11 +223,27 @@ fn a_network_of_everybody_is_allowed_and_said() {
 }
 
 #[test]
-fn the_admin_listener_is_for_this_host_only_and_not_the_proxys_own() {
+fn cfg_07_an_admin_listener_that_others_can_reach_asks_who_they_are() {
     assert!(valid("admin: off").admin.is_none());
-    for text in ["admin: { listen: 0.0.0.0:9901 }", "admin: { listen: \"[::]:9901\" }"] {
-        assert!(invalid(text).to_string().contains("can be reached by other hosts"), "{text}");
+    for text in [
+        "admin: { listen: 0.0.0.0:9901 }",
+        "admin: { listen: \"[::]:9901\" }",
+        "admin: { listen: 0.0.0.0:9901, allow: [] }",
+    ] {
+        let report = invalid(text).to_string();
+        assert!(report.contains("can be reached by other hosts"), "{text}: {report}");
+        assert!(report.contains("admin.token_file") && report.contains("admin.allow"), "{report}");
     }
+    let admin = valid("admin: { listen: 0.0.0.0:9901, allow: [10.0.0.0/8] }").admin.unwrap();
+    assert!(admin.is_reachable() && admin.token.is_none());
+    assert_eq!(admin.allow, ["10.0.0.0/8".parse().unwrap()]);
+    assert!(!valid("admin: { listen: \"[::ffff:127.0.0.1]:0\" }").admin.unwrap().is_reachable());
+    let open = valid("admin: { listen: 0.0.0.0:9901, allow: [0.0.0.0/0] }");
+    assert_eq!(open.notes[0].kind, NoteKind::Open);
+}
+
+#[test]
+fn the_admin_listener_is_not_the_proxys_own() {
     let report = invalid("listen: 127.0.0.1:1\nadmin: { listen: 127.0.0.1:1 }");
     assert!(report.to_string().contains("the proxy's own address"), "{report}");
     valid("listen: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }");
@@ -255,6 +270,49 @@ fn users_come_from_a_file_that_others_cannot_read() {
     let report = with_file(text, "/elsewhere", users, false).expect_err("missing");
     assert!(report.to_string().contains("cannot be read"), "{report}");
     assert_eq!(report.problems().len(), 1, "a missing file is not also an open proxy: {report}");
+}
+
+#[test]
+fn the_token_comes_from_a_file_that_others_cannot_read_and_is_never_shown() {
+    let text = "version: 1\nadmin: { listen: 0.0.0.0:1, token_file: token }\n";
+    let token = "s3cret-s3cret-s3cret\n";
+    let config = with_file(text, "/etc/larder/token", token, false).unwrap();
+    assert_eq!(config.admin.clone().unwrap().token.unwrap().reveal(), token.trim_end());
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let report = with_file(text, "/etc/larder/token", token, true).expect_err("readable");
+    assert!(report.to_string().contains("chmod o="), "{report}");
+    for content in ["s3cret\n", "", "s3cret-s3cret-s3cret\nsecond\n"] {
+        let report = with_file(text, "/etc/larder/token", content, false).expect_err(content);
+        assert!(report.to_string().contains("admin.token_file: the file holds"), "{report}");
+        assert!(report.to_string().contains("/dev/urandom"), "{report}");
+        assert!(!report.to_string().contains("s3cret"), "{report}");
+    }
+    let report = with_file(text, "/elsewhere", token, false).expect_err("missing");
+    assert_eq!(report.problems().len(), 1, "a missing file is not also an open door: {report}");
+}
+
+#[test]
+fn how_a_larder_is_operated_is_read_whatever_else_is_wrong() {
+    let env = Env::default();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.yaml");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        operated(&file, &env)
+    };
+    let said = read("version: 9\nlimts: {}\nadmin: { listen: 127.0.0.1:7 }\nroutes: 5\n");
+    assert_eq!(said.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
+    assert!(said.report.is_none(), "the rest is not asked for");
+    assert!(read("admin: off").admin.is_none());
+    assert_eq!(read("version: 1").admin, Some(Admin::default()));
+    for text in ["{", "- a list", ""] {
+        assert_eq!(read(text).admin, Some(Admin::default()), "{text}");
+    }
+    let said = read("admin: { listen: 127.0.0.1:7, token_file: none }");
+    assert_eq!(said.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
+    assert!(said.report.unwrap().to_string().contains("admin.token_file: the file cannot be read"));
+    let missing = operated(&directory.path().join("none.yaml"), &env);
+    assert!(missing.report.unwrap().to_string().contains("no such file"));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::config::duration::show;
-use crate::config::{Config, ResolveRule, Store, Upstream, size};
+use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
 use crate::policy::{
     ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl,
 };
@@ -36,6 +36,16 @@ pub(crate) fn users(config: &Config, address: SocketAddr) -> String {
     };
     let users = config.access.users.as_ref();
     users.map_or_else(|| from.clone(), |users| format!("{from}, {} users", users.0.len()))
+}
+
+/// Who may do what on the admin listener.
+pub(crate) fn admin(admin: &Admin) -> String {
+    let read = match admin.allow.as_slice() {
+        [] => "health and metrics".to_owned(),
+        nets => format!("health and metrics for this host and {}", list(nets)),
+    };
+    let operate = if admin.token.is_some() { "with the token" } else { "for this host only" };
+    format!("{read}; /v1 {operate}")
 }
 
 /// What `store` holds.

@@ -13,6 +13,7 @@ use crate::config::defaults;
 use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section};
+use crate::config::token::Token;
 use crate::config::{Access, Admin, Users};
 
 /// All three, and the rules between them.
@@ -78,13 +79,13 @@ fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<
     Access { clients: clients.into_iter().map(|at| at.value).collect(), users }
 }
 
-fn admin(
+/// `admin`: `None` when it is switched off.
+pub(super) fn admin(
     top: &mut Section<'_>,
     listen: &[At<SocketAddr>],
     reader: &mut Reader<'_>,
 ) -> Option<Admin> {
-    let default = Some(Admin { listen: defaults::ADMIN });
-    let Some(node) = top.get("admin") else { return default };
+    let Some(node) = top.get("admin") else { return Some(Admin::default()) };
     if matches!(&node.value, Value::Scalar(_)) {
         let off = reader.scalar(node, "admin", |text| match text {
             "off" | "false" => Ok(()),
@@ -94,22 +95,66 @@ fn admin(
                 "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`",
             )),
         });
-        return if off.is_some() { None } else { default };
+        return if off.is_some() { None } else { Some(Admin::default()) };
     }
     let mut section = reader.section(node, "admin")?;
+    let known = reader.problems.len();
     let at = section.scalar(reader, "listen", socket);
+    let token = token(&mut section, reader);
+    let allow = section.scalars(reader, "allow", net).unwrap_or_default();
+    // What is there but wrong has been reported: nothing is gained by calling it missing too.
+    let guarded = token.is_some() || !allow.is_empty() || reader.problems.len() > known;
     section.finish(reader);
-    let Some(at) = at else { return default };
-    if is_reachable(at.value) {
-        let what = "can be reached by other hosts, and this larder cannot ask them for a token";
-        reader.problem(at.place, &at.path, what, "listen on 127.0.0.1, as `127.0.0.1:9901`");
+    if let Some(at) = &at {
+        refuse_admin_at(at, guarded, listen, reader);
+    }
+    let value = at.map_or(defaults::ADMIN, |at| at.value);
+    let everybody = allow.iter().find(|at| at.value.prefix_len() == 0 && is_reachable(value));
+    if let Some(at) = everybody {
+        let what = "every host that reaches the admin listener may read metrics and health";
+        reader.note(at, NoteKind::Open, what);
+    }
+    let allow = allow.into_iter().map(|at| at.value).collect();
+    Some(Admin { listen: value, token, allow })
+}
+
+/// What an admin listener must not be: the proxy's own, or open to whoever reaches it.
+fn refuse_admin_at(
+    at: &At<SocketAddr>,
+    guarded: bool,
+    listen: &[At<SocketAddr>],
+    reader: &mut Reader<'_>,
+) {
+    if is_reachable(at.value) && !guarded {
+        let what = "can be reached by other hosts, and nobody is asked who they are";
+        let fix = "set `admin.token_file` (they need the token to operate it), or `admin.allow: \
+                   [10.0.0.0/8]` (these may read metrics and health), or listen on 127.0.0.1";
+        reader.problem(at.place, &at.path, what, fix);
     }
     let taken = listen.iter().any(|proxy| proxy.value == at.value);
     if taken && at.value.port() != 0 {
         let what = "is the proxy's own address";
         reader.problem(at.place, &at.path, what, "give the admin listener a port of its own");
     }
-    Some(Admin { listen: at.value })
+}
+
+/// The token in `token_file`.
+fn token(admin: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Token> {
+    let node = admin.get("token_file")?;
+    let at = reader.path(node, &admin.at("token_file"))?;
+    let contents = reader.file(&at)?;
+    if contents.open_to_all {
+        let what = "everybody on this machine may read or change the file with the token";
+        reader.problem(at.place, &at.path, what, "take the right from others: `chmod o= FILE`");
+        return None;
+    }
+    match Token::parse(&contents.bytes) {
+        Ok(token) => Some(token),
+        Err(error) => {
+            reader.problem(at.place, &at.path, format!("the file {error}"), error.fix());
+            None
+        }
+    }
 }
 
 /// Whether more than this host can connect. `::ffff:127.0.0.1` is loopback too.

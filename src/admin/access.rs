@@ -1,0 +1,168 @@
+//! The rules of `admin.allow` and `admin.token_file`, ready to be asked.
+//!
+//! Owns: who may connect, who may name this larder by any name, who is an operator (ADM-02).
+//! Never touches: what is asked for.
+
+use std::net::IpAddr;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::config::Admin;
+use crate::config::token::{LONGEST, Token};
+
+/// Who may do what on the admin listener. Clients are canonical addresses: `::ffff:127.0.0.1` is
+/// loopback.
+pub(super) struct Access {
+    /// Whether other hosts can reach the listener.
+    reachable: bool,
+    allow: Vec<IpNet>,
+    /// Digest of the token: comparing two digests takes the same time for every guess.
+    token: Option<[u8; 32]>,
+}
+
+/// Whether a request comes from an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operator {
+    /// It does.
+    Yes,
+    /// A token is needed, and the request carries none, another one, or several.
+    NeedsToken,
+    /// There is no token; then only this host may ask.
+    NeedsThisHost,
+}
+
+impl Access {
+    pub(super) fn new(admin: &Admin) -> Self {
+        let token = admin.token.as_ref().map(Token::reveal).map(|token| digest(token.as_bytes()));
+        Self { reachable: admin.is_reachable(), allow: admin.allow.clone(), token }
+    }
+
+    /// Whether `client` may connect. This host always may: its probes and commands come from here.
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        client.is_loopback() || self.allow.is_empty() || self.allows(client)
+    }
+
+    /// Whether `client` may call this larder whatever it likes. See [`crate::admin::guard`].
+    pub(super) fn trusts_names_of(&self, client: IpAddr) -> bool {
+        self.reachable && !client.is_loopback() && self.allows(client)
+    }
+
+    /// Whether a request with these fields may operate this larder.
+    pub(super) fn operator(&self, client: IpAddr, fields: &HeaderMap) -> Operator {
+        let Some(token) = &self.token else {
+            return if client.is_loopback() { Operator::Yes } else { Operator::NeedsThisHost };
+        };
+        let given = given(fields).map(digest);
+        // One comparison, of all bytes, whatever was given.
+        let same: bool = given.unwrap_or_default().ct_eq(token).into();
+        if given.is_some() && same { Operator::Yes } else { Operator::NeedsToken }
+    }
+
+    fn allows(&self, client: IpAddr) -> bool {
+        self.allow.iter().any(|net| net.contains(&client))
+    }
+}
+
+/// The bearer token of the only `Authorization` (RFC 6750 §2.1). What is longer than any token is
+/// none: nothing is spent on it.
+fn given(fields: &HeaderMap) -> Option<&[u8]> {
+    let mut all = fields.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (all.next(), all.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked(SCHEME.len())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(SCHEME) && token.len() <= LONGEST).then_some(token)
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+const SCHEME: &[u8] = b"bearer ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn access(listen: &str, allow: &[&str], token: Option<&str>) -> Access {
+        Access::new(&Admin {
+            listen: listen.parse().unwrap(),
+            token: token.map(|token| Token::parse(token.as_bytes()).unwrap()),
+            allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn fields(values: &[&str]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        fields
+    }
+
+    #[test]
+    fn allow_limits_other_hosts_and_never_this_one() {
+        let some = access("0.0.0.0:1", &["10.0.0.0/8"], Some(TOKEN));
+        assert!(some.admits(ip("10.1.2.3")) && some.admits(ip("127.0.0.1")));
+        assert!(!some.admits(ip("192.0.2.1")));
+        assert!(access("0.0.0.0:1", &[], Some(TOKEN)).admits(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn only_allowed_clients_from_other_hosts_may_use_any_name() {
+        let some = access("0.0.0.0:1", &["10.0.0.0/8", "127.0.0.0/8"], Some(TOKEN));
+        assert!(some.trusts_names_of(ip("10.1.2.3")));
+        assert!(!some.trusts_names_of(ip("127.0.0.1")), "a browser of this host may be rebound");
+        assert!(!some.trusts_names_of(ip("192.0.2.1")));
+        let loopback = access("127.0.0.1:1", &["10.0.0.0/8"], None);
+        assert!(!loopback.trusts_names_of(ip("10.1.2.3")));
+    }
+
+    #[test]
+    fn adm_02_only_the_one_right_token_makes_an_operator() {
+        let some = access("127.0.0.1:1", &[], Some(TOKEN));
+        let asked = |values: &[&str]| some.operator(ip("127.0.0.1"), &fields(values));
+        for right in
+            ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"]
+        {
+            assert_eq!(asked(&[right]), Operator::Yes, "{right}");
+        }
+        let long = format!("Bearer {}", "x".repeat(300_000));
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Bearer 0123456789ABCDEF",
+            "Bearer 0123456789abcdef, Bearer 0123456789abcdef",
+            "Basic 0123456789abcdef",
+            "0123456789abcdef",
+            "Bearer0123456789abcdef",
+            long.as_str(),
+        ] {
+            assert_eq!(asked(&[wrong]), Operator::NeedsToken, "{wrong:.40}");
+        }
+        assert_eq!(asked(&[]), Operator::NeedsToken);
+        let right = "Bearer 0123456789abcdef";
+        assert_eq!(asked(&[right, right]), Operator::NeedsToken, "two are one too many");
+    }
+
+    #[test]
+    fn without_a_token_only_this_host_operates() {
+        let open = access("0.0.0.0:1", &["10.0.0.0/8"], None);
+        let none = HeaderMap::new();
+        assert_eq!(open.operator(ip("127.0.0.1"), &none), Operator::Yes);
+        assert_eq!(open.operator(ip("::1"), &none), Operator::Yes);
+        assert_eq!(open.operator(ip("10.1.2.3"), &none), Operator::NeedsThisHost);
+    }
+}

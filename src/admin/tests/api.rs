@@ -1,0 +1,229 @@
+//! What an operator may ask, and that nothing is done by accident (ADM-08).
+
+use super::*;
+
+#[tokio::test]
+async fn a_purge_names_one_url_or_all_and_is_answered_with_a_count() {
+    let admin = admin().await;
+    let table = [
+        (
+            r#"{"url": "http://API.example:80/x?b=1#f"}"#,
+            "Purge { what: Url(http://api.example/x?b=…), soft: false, dry_run: false }",
+        ),
+        (r#"{"all": true}"#, "Purge { what: All, soft: false, dry_run: false }"),
+        (
+            r#"{"all": true, "soft": true, "dry_run": true}"#,
+            "Purge { what: All, soft: true, dry_run: true }",
+        ),
+        (
+            r#"{"url": "https://api.example/x", "all": false, "soft": true}"#,
+            "Purge { what: Url(https://api.example/x), soft: true, dry_run: false }",
+        ),
+    ];
+    for (body, purge) in table {
+        let (status, answer) = admin.operate("POST /v1/purge", body).await;
+        assert_eq!((status, answer.to_string().as_str()), (200, r#"{"count":7}"#), "{body}");
+        assert_eq!(admin.larder.asked(), [purge], "{body}");
+    }
+}
+
+#[tokio::test]
+async fn adm_08_nothing_is_purged_by_accident() {
+    let admin = admin().await;
+    let bodies = [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "\"http://api.example/x\"",
+        r#"{"all": false}"#,
+        r#"{"all": "true"}"#,
+        r#"{"all": 1}"#,
+        r#"{"all": null}"#,
+        r#"{"url": null}"#,
+        r#"{"url": ["http://api.example/x"]}"#,
+        r#"{"url": "http://api.example/x", "all": true}"#,
+        r#"{"all": true, "all": true}"#,
+        r#"{"all": true, "dryrun": true}"#,
+        r#"{"all": true, "dry-run": true}"#,
+        r#"{"ALL": true}"#,
+        r#"{"all": true, "url_prefix": "http://api.example/"}"#,
+        r#"{"all": true} {"all": true}"#,
+        r#"{"all": true"#,
+        "all=true",
+    ];
+    for body in bodies {
+        let (status, answer) = admin.operate("POST /v1/purge", body).await;
+        assert_eq!((status, class(&answer)), (400, "bad_request"), "{body}");
+        assert!(answer.to_string().contains("nothing was purged"), "{body}: {answer}");
+    }
+    for url in
+        ["", "*", "../", "/", "(a+)+$", ".*", "api.example/x", "ftp://api.example/", "http://"]
+    {
+        let body = serde_json::json!({ "url": url }).to_string();
+        let (status, answer) = admin.operate("POST /v1/purge", &body).await;
+        assert_eq!((status, class(&answer)), (400, "bad_url"), "{url}");
+    }
+    let (status, _) = admin.operate("POST /v1/purge?all=true", "{}").await;
+    assert_eq!(status, 400, "the query says nothing");
+    assert_eq!(admin.larder.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn adm_08_what_looks_like_a_pattern_is_one_url_letter_for_letter() {
+    let admin = admin().await;
+    for path in ["/*", "/../x", "/(a+)+$", "/**", "/%2e%2e/", "/[a-z]{1,}"] {
+        let body = serde_json::json!({ "url": format!("http://api.example{path}") }).to_string();
+        let (status, _) = admin.operate("POST /v1/purge", &body).await;
+        assert_eq!(status, 200, "{path}");
+        let purged = format!("Url(http://api.example{path})");
+        assert!(admin.larder.asked().concat().contains(&purged), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_that_would_not_last_is_503_and_says_why() {
+    let admin = admin().await;
+    *admin.larder.purge.lock() = Err(NotPurged { why: "the disk is full".to_owned() });
+    let (status, answer) = admin.operate("POST /v1/purge", r#"{"all": true}"#).await;
+    assert_eq!((status, class(&answer)), (503, "not_durable"));
+    assert_eq!(answer["larder_error"]["why"], "the disk is full");
+}
+
+#[tokio::test]
+async fn a_reload_says_what_is_in_force_or_why_the_old_one_stays() {
+    let admin = admin().await;
+    for body in ["", "{}"] {
+        let (status, answer) = admin.operate("POST /v1/config/reload", body).await;
+        let expected = r#"{"notes":["a note"],"routes":3}"#;
+        assert_eq!((status, answer.to_string().as_str()), (200, expected));
+        assert_eq!(admin.larder.asked(), ["reload"]);
+    }
+    let (status, _) = admin.operate("POST /v1/config/reload", r#"{"file": "other.yaml"}"#).await;
+    assert_eq!((status, admin.larder.asked().len()), (400, 0));
+    let report =
+        "proxy.yaml:2:1: lisen: is not a key that this larder knows\nproxy.yaml: 1 problem";
+    *admin.larder.reload.lock() = Err(NotReloaded { report: report.to_owned() });
+    let (status, answer) = admin.operate("POST /v1/config/reload", "").await;
+    assert_eq!((status, class(&answer)), (422, "not_reloaded"));
+    assert_eq!(answer["larder_error"]["report"], report);
+}
+
+#[tokio::test]
+async fn the_mode_is_told_and_turned() {
+    let admin = admin().await;
+    for mode in ["bypass", "offline", "cache"] {
+        let body = format!(r#"{{"mode": "{mode}"}}"#);
+        let (status, answer) = admin.operate("PUT /v1/mode", &body).await;
+        assert_eq!((status, answer["mode"].as_str()), (200, Some(mode)));
+        let (status, answer) = admin.say("GET /v1/mode", "", "").await;
+        assert_eq!((status, answer["mode"].as_str()), (200, Some(mode)));
+    }
+    admin.larder.asked();
+    for body in
+        ["", "{}", r#"{"mode": "off"}"#, r#"{"mode": "Cache"}"#, r#"{"mode": "cache", "x": 1}"#]
+    {
+        let (status, answer) = admin.operate("PUT /v1/mode", body).await;
+        assert_eq!((status, class(&answer)), (400, "bad_request"), "{body}");
+    }
+    assert_eq!(admin.larder.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_configuration_in_force_is_told() {
+    let admin = admin().await;
+    let (status, answer) = admin.say("GET /v1/config", "", "").await;
+    assert_eq!((status, answer.to_string().as_str()), (200, r#"{"listen":["127.0.0.1:8080"]}"#));
+}
+
+#[tokio::test]
+async fn entries_come_in_pages_with_what_was_asked_for() {
+    let admin = admin().await;
+    *admin.larder.next.lock() = Some("c2".to_owned());
+    let (status, answer) = admin.say("GET /v1/entries", "", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["next"], "c2");
+    let entry = serde_json::json!({
+        "url": "http://api.example/x", "scope": "shared", "route": "coins", "status": 200,
+        "stored": "2027-01-15T08:00:00.000Z", "age": 90, "ttl": -30, "bytes": 42,
+        "vary": ["accept"], "tiers": ["memory", "disk"],
+    });
+    assert_eq!(answer["entries"], serde_json::json!([entry]));
+    let query = "cursor=c2&limit=1000&url=http%3A%2F%2Fapi.example%2Fx%3Fa%3D1&details=true";
+    let (_, answer) = admin.say(&format!("GET /v1/entries?{query}"), "", "").await;
+    assert_eq!(answer["entries"][0]["headers"], serde_json::json!({ "link": ["a", "b"] }));
+    let asked = admin.larder.asked();
+    assert!(asked[0].contains("after: None, limit: 100, url: None, details: false"), "{asked:?}");
+    let second =
+        "after: Some(\"c2\"), limit: 1000, url: Some(http://api.example/x?a=…), details: true";
+    assert!(asked[1].contains(second), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_listing_that_was_asked_wrongly_lists_nothing() {
+    let admin = admin().await;
+    for query in [
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "limit=ten",
+        "ulr=http://api.example/",
+        "url=*",
+        "url=",
+        "details=yes",
+        "limit=1&limit=2",
+    ] {
+        let (status, answer) = admin.say(&format!("GET /v1/entries?{query}"), "", "").await;
+        assert_eq!((status, class(&answer)), (400, "bad_request"), "{query}");
+    }
+    assert_eq!(admin.larder.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn adm_08_ten_megabytes_are_refused_before_they_came() {
+    let admin = admin().await;
+    let url = format!("http://api.example/{}", "x".repeat(10 << 20));
+    let body = serde_json::json!({ "url": url }).to_string();
+    let announced = format!(
+        "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // Nothing of the body is sent: the answer does not wait for it.
+    let answer = admin.ask(announced.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("\"class\":\"body_too_long\""), "{answer}");
+    // All of it is sent: the client may see the answer or a reset.
+    let answer = admin.ask(format!("{announced}{body}").as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    // In chunks nobody knows before.
+    let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", body.len(), body);
+    let head = "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = admin.ask(format!("{head}{chunk}").as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(admin.larder.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_body_of_the_longest_size_is_read() {
+    let admin = admin().await;
+    let room = (64 << 10) - r#"{"url":"http://api.example/"}"#.len();
+    for (longer, expected) in [(0, 200), (1, 413)] {
+        let url = format!("http://api.example/{}", "x".repeat(room + longer));
+        let body = serde_json::json!({ "url": url }).to_string();
+        let (status, _) = admin.operate("POST /v1/purge", &body).await;
+        assert_eq!(status, expected, "{longer}");
+    }
+}
+
+/// ADM-08: the deadline is the connection's own; time passes as fast as nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn adm_08_a_body_that_never_ends_is_given_up_and_does_nothing() {
+    let admin = admin().await;
+    let head = "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 14\r\n\r\n{\"all\": ";
+    let answer = admin.ask(head.as_bytes()).await;
+    assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+    assert_eq!(admin.larder.asked(), Vec::<String>::new());
+}

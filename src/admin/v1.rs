@@ -1,0 +1,68 @@
+//! What an operator may ask: one file per path.
+//!
+//! Owns: how a body is read: whole, bounded, and strictly, so that nothing is done by accident.
+//! Never touches: who asks (`guard`); how it is done (`controls`).
+
+pub(super) mod config;
+pub(super) mod entries;
+pub(super) mod mode;
+pub(super) mod purge;
+
+use std::future::Future;
+
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+
+use crate::account::problem::Problem;
+use crate::admin::answer;
+
+/// The body as `T`; `wanted` teaches what it must look like.
+async fn read<T: DeserializeOwned>(body: Body, wanted: &Problem) -> Result<T, Response> {
+    parse(&whole(body).await?, wanted)
+}
+
+/// The same where nothing needs to be said: no body is `{}`.
+async fn read_if_any<T: DeserializeOwned>(body: Body, wanted: &Problem) -> Result<T, Response> {
+    let bytes = whole(body).await?;
+    parse(if bytes.is_empty() { b"{}" } else { &bytes }, wanted)
+}
+
+async fn whole(body: Body) -> Result<Bytes, Response> {
+    let too_long = || answer::refuse(&TOO_LONG);
+    // What was announced need not be waited for.
+    if body.size_hint().lower() > LONGEST as u64 {
+        return Err(too_long());
+    }
+    to_bytes(body, LONGEST).await.map_err(|_| too_long())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: &Problem) -> Result<T, Response> {
+    serde_json::from_slice(bytes).map_err(|_| answer::refuse(wanted))
+}
+
+/// Goes on to the end of what was begun, though the client may be gone by then.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Response> {
+    tokio::spawn(work).await.map_err(|_| answer::refuse(&FAILED))
+}
+
+/// The whole of a body.
+const LONGEST: usize = 64 << 10;
+
+const TOO_LONG: Problem = Problem::new(
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "body_too_long",
+    "the body is longer than 64 KiB, or it broke off; nothing was done",
+    "http_request_error",
+);
+
+const FAILED: Problem = Problem::new(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "failed",
+    "larder failed at this; its log says more",
+    "proxy_internal_error",
+);

@@ -1,0 +1,59 @@
+//! `/v1/config`: what is in force, and reading the file again.
+//!
+//! Owns: the form of both answers. Never touches: what a configuration means.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::account::problem::Problem;
+use crate::admin::controls::{NotReloaded, Reloaded};
+use crate::admin::{Desk, answer, v1};
+
+/// `GET /v1/config`
+pub(in crate::admin) async fn show(State(desk): State<Desk>) -> Response {
+    answer::json(StatusCode::OK, &desk.controls.config())
+}
+
+/// A reload has nothing to say yet.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {}
+
+/// `POST /v1/config/reload`
+pub(in crate::admin) async fn reload(State(desk): State<Desk>, body: Body) -> Response {
+    match reloaded(&desk, body).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+async fn reloaded(desk: &Desk, body: Body) -> Result<Response, Response> {
+    let Asked {} = v1::read_if_any(body, &WANTED).await?;
+    let controls = Arc::clone(&desk.controls);
+    let outcome = v1::finish(async move { controls.reload().await }).await?;
+    Ok(match outcome {
+        Ok(Reloaded { routes, notes }) => {
+            answer::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
+        }
+        Err(NotReloaded { report }) => answer::refuse_with(&NOT_RELOADED, "report", &report),
+    })
+}
+
+const WANTED: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "bad_request",
+    "a reload takes no body, or `{}`; nothing was done",
+    "http_request_error",
+);
+
+const NOT_RELOADED: Problem = Problem::new(
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "not_reloaded",
+    "the configuration that was in force still is",
+    "http_request_error",
+);

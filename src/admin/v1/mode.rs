@@ -1,0 +1,47 @@
+//! `/v1/mode`: the master switch.
+//!
+//! Owns: its JSON. Never touches: what a mode does.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::account::problem::Problem;
+use crate::admin::{Desk, answer, v1};
+use crate::policy::Mode;
+
+/// `GET /v1/mode`
+pub(in crate::admin) async fn show(State(desk): State<Desk>) -> Response {
+    shown(desk.controls.mode())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    mode: String,
+}
+
+/// `PUT /v1/mode`
+pub(in crate::admin) async fn turn(State(desk): State<Desk>, body: Body) -> Response {
+    let asked: Asked = match v1::read(body, &WANTED).await {
+        Ok(asked) => asked,
+        Err(response) => return response,
+    };
+    let Some(mode) = Mode::parse(&asked.mode) else { return answer::refuse(&WANTED) };
+    desk.controls.set_mode(mode);
+    shown(mode)
+}
+
+fn shown(mode: Mode) -> Response {
+    answer::json(StatusCode::OK, &json!({ "mode": mode.token() }))
+}
+
+const WANTED: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "bad_request",
+    "send `{\"mode\": \"cache\"}`, \"bypass\" or \"offline\"; nothing was done",
+    "http_request_error",
+);

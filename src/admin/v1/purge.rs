@@ -1,0 +1,77 @@
+//! `/v1/purge`: making stored answers unusable.
+//!
+//! Owns: what may be asked to be purged. A URL is a URL: no pattern, no prefix (ADM-08).
+//! Never touches: the store.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::account::problem::Problem;
+use crate::admin::controls::{NotPurged, Purge, Purgeable, Purged};
+use crate::admin::{Desk, answer, v1};
+use crate::semantics::target::Target;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    url: Option<String>,
+    #[serde(default)]
+    all: bool,
+    #[serde(default)]
+    soft: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /v1/purge`
+pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Body) -> Response {
+    match purged(&desk, body).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+async fn purged(desk: &Desk, body: Body) -> Result<Response, Response> {
+    let asked: Asked = v1::read(body, &WANTED).await?;
+    let what = match (asked.url.as_deref(), asked.all) {
+        (Some(url), false) => {
+            Purgeable::Url(Target::absolute(url).map_err(|_| answer::refuse(&NO_URL))?)
+        }
+        (None, true) => Purgeable::All,
+        (Some(_), true) | (None, false) => return Err(answer::refuse(&WANTED)),
+    };
+    let purge = Purge { what, soft: asked.soft, dry_run: asked.dry_run };
+    let controls = Arc::clone(&desk.controls);
+    let outcome = v1::finish(async move { controls.purge(&purge).await }).await?;
+    Ok(match outcome {
+        Ok(Purged { count }) => answer::json(StatusCode::OK, &json!({ "count": count })),
+        Err(NotPurged { why }) => answer::refuse_with(&NOT_DURABLE, "why", &why),
+    })
+}
+
+const WANTED: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "bad_request",
+    "send `{\"url\": \"http://api.example/path\"}` or `{\"all\": true}`, and \"soft\": true or \
+     \"dry_run\": true if you like; nothing was purged",
+    "http_request_error",
+);
+
+const NO_URL: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "bad_url",
+    "`url` is one whole URL, such as http://api.example/path?q=1, no pattern; nothing was purged",
+    "http_request_error",
+);
+
+const NOT_DURABLE: Problem = Problem::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "not_durable",
+    "purged from memory, but this may not outlast a restart: purge again when /readyz names no fault",
+    "proxy_internal_error",
+);
