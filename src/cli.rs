@@ -6,7 +6,14 @@
 
 pub mod check;
 pub mod fake;
+pub mod inspect;
+pub mod ls;
+pub mod mode;
+pub mod purge;
+pub mod reload;
+mod remote;
 pub mod run;
+pub mod schema;
 
 use std::io::Write;
 

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use larder::cli::{World, check, environment, fake, run};
+use larder::cli::{World, check, environment, fake, inspect, ls, mode, purge, reload, run, schema};
 
 const START_HERE: &str = "\
 Start here:
@@ -33,6 +33,18 @@ enum Verb {
     Run(run::Args),
     /// Check a configuration; with --explain, say what would happen to a request.
     Check(check::Args),
+    /// Print the JSON Schema of proxy.yaml, for editors.
+    Schema(schema::Args),
+    /// Have a running larder read its configuration again.
+    Reload(reload::Args),
+    /// Tell or turn the mode of a running larder: cache, bypass or offline.
+    Mode(mode::Args),
+    /// Make stored answers of a running larder unusable, or only stale.
+    Purge(purge::Args),
+    /// List what a running larder has stored.
+    Ls(ls::Args),
+    /// Show everything about the stored answers of one URL.
+    Inspect(inspect::Args),
     /// Run a fake API on this machine, to try larder against.
     Fake(fake::Args),
 }
@@ -46,6 +58,12 @@ fn main() -> ExitCode {
     let exit = match &command.verb {
         Verb::Run(args) => run::run(args, &mut world),
         Verb::Check(args) => check::run(args, &mut world),
+        Verb::Schema(args) => schema::run(args, &mut world),
+        Verb::Reload(args) => reload::run(args, &mut world),
+        Verb::Mode(args) => mode::run(args, &mut world),
+        Verb::Purge(args) => purge::run(args, &mut world),
+        Verb::Ls(args) => ls::run(args, &mut world),
+        Verb::Inspect(args) => inspect::run(args, &mut world),
         Verb::Fake(args) => fake::run(args, &mut world),
     };
     ExitCode::from(exit.code())

@@ -56,6 +56,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["config"]),
     ("clap", &["cli", "main"]),
     ("listenfd", &["cli/run"]),
+    ("ureq", &["cli/remote"]),
+    ("subtle", &["admin/access"]),
 ];
 
 /// A file below `src`: its path without `.rs`, and its text.

@@ -1,0 +1,80 @@
+//! `larder ls`: what is stored.
+//!
+//! Owns: its arguments and its table. Never touches: what is stored.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use crate::cli::remote::entry::{self, Entry};
+use crate::cli::remote::{self, Where};
+use crate::cli::{Exit, World};
+
+/// The arguments of `larder ls`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Only the answers of this URL.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+const EXAMPLE: &str = "\
+TTL is what is left of an answer's freshness under the configuration in force.
+
+Examples:
+  larder ls
+  larder ls --url http://api.example/v1/coins --json";
+
+/// Prints a line for each stored answer.
+pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+    let found = args.at.find(&world.env);
+    let outcome = found
+        .and_then(|larder| entry::fetch(&larder, args.url.as_deref(), args.limit.max(1), false));
+    remote::conclude("ls", args.json, outcome, world, told)
+}
+
+fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+    let entries = Entry::all(answer);
+    if entries.is_empty() {
+        writeln!(out, "nothing is stored")?;
+        return Ok(Exit::Ok);
+    }
+    let mut rows = vec![HEADS.map(str::to_owned)];
+    rows.extend(entries.iter().map(row));
+    let widths: Vec<usize> = (0..HEADS.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    if !answer["next"].is_null() {
+        writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The URL last: it is of any length.
+const HEADS: [&str; 8] = ["STATUS", "SCOPE", "AGE", "TTL", "SIZE", "TIERS", "ROUTE", "URL"];
+
+fn row(entry: &Entry) -> [String; 8] {
+    let route = entry.route.clone().unwrap_or_else(|| "-".to_owned());
+    let tiers = entry.tiers.join(",");
+    let status = entry.status.to_string();
+    let cells = [status, entry.scope.clone(), entry.age(), entry.ttl(), entry.size(), tiers, route];
+    let [status, scope, age, ttl, size, tiers, route] = cells;
+    [status, scope, age, ttl, size, tiers, route, entry.url.clone()]
+        .map(|cell| remote::harmless(&cell).replace('\n', " "))
+}

@@ -1,0 +1,66 @@
+//! `larder purge`: makes stored answers unusable, or only stale.
+//!
+//! Owns: its arguments and what it prints. Never touches: what is stored.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::cli::remote::{self, Where, entry};
+use crate::cli::{Exit, World};
+
+/// The arguments of `larder purge`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
+pub struct Args {
+    /// The URL: all its variants, of all users. It is no pattern.
+    #[arg(group = "what")]
+    url: Option<String>,
+    /// Everything that is stored.
+    #[arg(long, group = "what")]
+    all: bool,
+    /// Make it stale instead: it is revalidated, and stands in for errors meanwhile.
+    #[arg(long)]
+    soft: bool,
+    /// Only count.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+const EXAMPLE: &str = "\
+Examples:
+  larder purge 'http://api.example/v1/coins?limit=10'
+  larder purge --all --soft --dry-run";
+
+/// Asks for the purge and prints how many answers it reached.
+pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+    let what = match &args.url {
+        Some(url) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
+        None => Ok(json!({ "all": true })),
+    };
+    let outcome = what.and_then(|mut body| {
+        body["soft"] = args.soft.into();
+        body["dry_run"] = args.dry_run.into();
+        args.at.find(&world.env)?.post("/v1/purge", &body)
+    });
+    remote::conclude("purge", args.json, outcome, world, |answer, out| told(args, answer, out))
+}
+
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+    let count = answer["count"].as_u64().unwrap_or_default();
+    let done = match (args.soft, args.dry_run) {
+        (false, false) => "purged",
+        (true, false) => "made stale:",
+        (false, true) => "would purge",
+        (true, true) => "would make stale:",
+    };
+    let answers = if count == 1 { "answer" } else { "answers" };
+    let of = args.url.as_deref().map(|url| format!(" of {url}")).unwrap_or_default();
+    writeln!(out, "{done} {count} stored {answers}{of}")?;
+    Ok(Exit::Ok)
+}

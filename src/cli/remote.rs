@@ -1,0 +1,174 @@
+//! A running larder, asked over its admin API.
+//!
+//! Owns: how a verb finds it, with which token it asks, and what is said when nobody answers.
+//! Never touches: what is asked.
+
+pub(super) mod entry;
+mod place;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub(super) use crate::cli::remote::place::Where;
+use crate::cli::{Exit, World};
+use crate::config::token::Token;
+
+/// A larder that may answer.
+pub(super) struct Remote {
+    /// `127.0.0.1:9901`
+    authority: String,
+    token: Option<Token>,
+    /// What went wrong while looking for it, told when it does not answer as hoped.
+    doubt: Option<String>,
+}
+
+/// Why a verb did not get its answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    /// For people: one line, and a report where there is one.
+    pub(super) said: String,
+    /// What larder answered, for programs.
+    pub(super) answer: Option<Value>,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, said: impl Into<String>) -> Self {
+        Self { exit, said: said.into(), answer: None }
+    }
+}
+
+impl Remote {
+    /// `GET path`
+    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.ask("GET", path, None)
+    }
+
+    /// `POST path`
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask("POST", path, Some(body))
+    }
+
+    /// `PUT path`
+    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask("PUT", path, Some(body))
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let request = http::Request::builder().method(method).uri(self.url(path));
+        let request = match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
+            None => request,
+        };
+        let request = request.header("content-type", "application/json");
+        let sent = match body {
+            Some(body) => request.body(body.to_string()).map(|request| agent().run(request)),
+            None => request.body(()).map(|request| agent().run(request)),
+        };
+        let mut response =
+            sent.map_err(ureq::Error::from).flatten().map_err(|error| self.silent(&error))?;
+        let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
+        let text = text.map_err(|error| self.silent(&error))?;
+        let value = serde_json::from_str(&text).map_err(|_| self.stranger())?;
+        if response.status().is_success() { Ok(value) } else { Err(self.refused(value)) }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.authority)
+    }
+
+    /// Nobody answers.
+    fn silent(&self, error: &ureq::Error) -> Failure {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the crate adds kinds of errors")]
+        let why = match error {
+            ureq::Error::Io(error) => error.kind().to_string(),
+            ureq::Error::Timeout(_) => "timed out".to_owned(),
+            ureq::Error::HostNotFound => "no such host".to_owned(),
+            other => other.to_string(),
+        };
+        let said = format!(
+            "no larder answers at {} ({why}): start one with `larder run`, or name its admin \
+             listener with --admin or LARDER_ADMIN",
+            self.authority
+        );
+        Failure::new(Exit::Unreachable, self.with_doubt(said))
+    }
+
+    /// Somebody else answers.
+    fn stranger(&self) -> Failure {
+        let said = format!("what answers at {} is no larder's admin listener", self.authority);
+        Failure::new(Exit::Unreachable, self.with_doubt(said))
+    }
+
+    fn refused(&self, answer: Value) -> Failure {
+        let problem = &answer["larder_error"];
+        let Some(reason) = problem["reason"].as_str() else { return self.stranger() };
+        let more = ["report", "why"].into_iter().find_map(|name| problem[name].as_str());
+        let said = match more {
+            Some(more) => format!("{reason}:\n{more}"),
+            None => self.with_doubt(reason.to_owned()),
+        };
+        Failure { exit: Exit::Failed, said, answer: Some(answer) }
+    }
+
+    fn with_doubt(&self, said: String) -> String {
+        match &self.doubt {
+            Some(doubt) => format!("{said}\n{doubt}"),
+            None => said,
+        }
+    }
+}
+
+/// Neither through a proxy, larder itself perhaps, nor anywhere else than asked.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT))
+        .timeout_global(Some(ANSWER))
+        .build()
+        .into()
+}
+
+/// Ends a verb: prints its answer as JSON or by `print`, or says why there is none.
+pub(super) fn conclude(
+    verb: &str,
+    json: bool,
+    outcome: Result<Value, Failure>,
+    world: &mut World<'_>,
+    print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<Exit>,
+) -> Exit {
+    let printed = match outcome {
+        Ok(answer) if json => writeln!(world.out, "{answer:#}").map(|()| Exit::Ok),
+        Ok(answer) => print(&answer, world.out),
+        Err(Failure { exit, answer: Some(answer), .. }) if json => {
+            writeln!(world.out, "{answer:#}").map(|()| exit)
+        }
+        Err(failure) => {
+            let said = harmless(&failure.said);
+            writeln!(world.err, "larder {verb}: {said}").map(|()| failure.exit)
+        }
+    };
+    // Whoever reads the output has gone: there is nobody left to tell.
+    printed.unwrap_or(Exit::Failed)
+}
+
+/// Terminals act on control characters, and what is stored came from somewhere else: of them only
+/// the line end is printed.
+pub(super) fn harmless(text: &str) -> String {
+    let harmless = |c: char| match c {
+        '\n' => c,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(harmless).collect()
+}
+
+const CONNECT: Duration = Duration::from_secs(3);
+/// A reload reads files, a purge waits for the disk.
+const ANSWER: Duration = Duration::from_secs(60);
+/// A page of entries with all their fields.
+const LONGEST: u64 = 256 << 20;

@@ -1,0 +1,103 @@
+//! A stored answer as `/v1/entries` tells of it, and how people read it.
+//!
+//! Owns: its words: ages, what is left of freshness, sizes. Never touches: what is stored.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::Exit;
+use crate::cli::remote::{Failure, Remote};
+use crate::config::{duration, size};
+use crate::semantics::target::Target;
+
+/// One stored answer.
+#[derive(Debug, Deserialize)]
+pub(in crate::cli) struct Entry {
+    pub(in crate::cli) url: String,
+    pub(in crate::cli) scope: String,
+    pub(in crate::cli) route: Option<String>,
+    pub(in crate::cli) status: u16,
+    pub(in crate::cli) stored: String,
+    age: u64,
+    ttl: Option<i64>,
+    bytes: u64,
+    pub(in crate::cli) vary: Vec<String>,
+    pub(in crate::cli) tiers: Vec<String>,
+    #[serde(default)]
+    pub(in crate::cli) headers: BTreeMap<String, Vec<String>>,
+}
+
+impl Entry {
+    /// All of an answer's `entries`.
+    pub(in crate::cli) fn all(answer: &Value) -> Vec<Self> {
+        let entries = answer["entries"].as_array().into_iter().flatten();
+        entries.filter_map(|entry| Self::deserialize(entry).ok()).collect()
+    }
+
+    /// `1m 30s`
+    pub(in crate::cli) fn age(&self) -> String {
+        duration::show(Duration::from_secs(self.age))
+    }
+
+    /// `28m`, or how long it has been stale.
+    pub(in crate::cli) fn ttl(&self) -> String {
+        match self.ttl {
+            None => "no route".to_owned(),
+            Some(ttl) => {
+                let shown = duration::show(Duration::from_secs(ttl.unsigned_abs()));
+                if ttl < 0 { format!("stale {shown}") } else { shown }
+            }
+        }
+    }
+
+    /// `12KiB`
+    pub(in crate::cli) fn size(&self) -> String {
+        size::show(self.bytes)
+    }
+}
+
+/// Up to `limit` entries, of one URL or of all, in as many pages as it takes.
+pub(in crate::cli) fn fetch(
+    larder: &Remote,
+    url: Option<&str>,
+    limit: usize,
+    details: bool,
+) -> Result<Value, Failure> {
+    let mut query = if details { "&details=true".to_owned() } else { String::new() };
+    if let Some(url) = url {
+        query = format!("{query}&url={}", encoded(&checked(url)?.to_string()));
+    }
+    let mut entries = Vec::new();
+    let mut next = Value::Null;
+    loop {
+        let left = (limit - entries.len()).min(PAGE);
+        let cursor = next.as_str().map(|next| format!("&cursor={}", encoded(next)));
+        let cursor = cursor.unwrap_or_default();
+        let mut page = larder.get(&format!("/v1/entries?limit={left}{query}{cursor}"))?;
+        next = page["next"].take();
+        if let Value::Array(mut page) = page["entries"].take() {
+            entries.append(&mut page);
+        }
+        if entries.len() >= limit || next.is_null() {
+            return Ok(serde_json::json!({ "entries": entries, "next": next }));
+        }
+    }
+}
+
+/// A URL that larder can have stored.
+pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
+    Target::absolute(url).map_err(|error| {
+        let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
+        Failure::new(Exit::Usage, said)
+    })
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Entries of one answer of larder's.
+const PAGE: usize = 1000;
