@@ -13,7 +13,7 @@
 //! - [`stored`]: a stored response as a value; [`store`]: where stored responses are kept.
 //! - [`upstream`]: the way to the origin: names, addresses, connections, one gate for all calls.
 //! - [`account`]: one record per exchange: `Cache-Status`, metrics, the log line.
-//! - [`admin`]: health and metrics on their own listener.
+//! - [`admin`]: health, metrics and what an operator may ask, on a listener of their own.
 //! - [`config`]: what `proxy.yaml` says and what it means.
 //! - [`server`]: builds all of these once, starts and stops them in order.
 //! - [`cli`]: one verb per file. [`fake`]: fake APIs for newcomers, examples and tests.

@@ -89,11 +89,11 @@ async fn adm_03_a_name_that_some_dns_answers_gets_no_data() {
 }
 
 #[tokio::test]
-async fn what_the_admin_listener_does_not_know_is_a_json_404() {
+async fn what_the_admin_listener_does_not_know_is_a_problem_in_json() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for request in [
-        get("/v1/entries", "Host: localhost\r\n"),
+        get("/v1/nothing", "Host: localhost\r\n"),
         "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
             .to_owned(),
         format!("GET {API}/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),

@@ -202,6 +202,10 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<ScopeR
     if matches!(node.value, Value::Map(_)) {
         let mut inner = reader.section(node, &path)?;
         let header = inner.scalar(reader, "header", naming_field);
+        if !inner.has("header") {
+            let fix = "write `{ header: X-Larder-User }`, or `credential`";
+            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
+        }
         inner.finish(reader);
         let At { value, place, .. } = header?;
         return Some(At { value: ScopeRule::Header(value), place, path });

@@ -1,0 +1,422 @@
+//! The verbs that ask a running larder, as processes of their own: against a larder that is played,
+//! for what is hard to bring about, and against a real one.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use larder::account::Account;
+use larder::admin::{self, controls};
+use larder::config::{Admin, token::Token};
+use larder::policy::Mode;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::larder_under_test::{API, Larder};
+use crate::origin::{Answer, Origin};
+use crate::process::{PATIENCE, program, text};
+
+const TOKEN: &str = "s3cret-s3cret-s3cret";
+
+/// A larder that stores made-up answers and fails when it is told to.
+#[derive(Default)]
+struct Played {
+    fails: bool,
+    stored: usize,
+    mode: Mutex<Mode>,
+    asked: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl controls::Controls for Played {
+    fn ready(&self) -> controls::Readiness {
+        controls::Readiness { ready: true, details: Vec::new() }
+    }
+
+    fn config(&self) -> Value {
+        json!({})
+    }
+
+    async fn reload(&self) -> Result<controls::Reloaded, controls::NotReloaded> {
+        if self.fails {
+            let report = "proxy.yaml:2:1: lisen: is not a key\u{1b}[2J\nproxy.yaml: 1 problem";
+            return Err(controls::NotReloaded { report: report.to_owned() });
+        }
+        Ok(controls::Reloaded { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
+    }
+
+    fn mode(&self) -> Mode {
+        *self.mode.lock()
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        *self.mode.lock() = mode;
+    }
+
+    async fn purge(
+        &self,
+        purge: &controls::Purge,
+    ) -> Result<controls::Purged, controls::NotPurged> {
+        self.asked.lock().push(format!("{purge:?}"));
+        if self.fails {
+            return Err(controls::NotPurged { why: "the disk is full".to_owned() });
+        }
+        Ok(controls::Purged { count: 3 })
+    }
+
+    async fn entries(&self, asked: &controls::Listing) -> controls::Page {
+        self.asked.lock().push(format!("{asked:?}"));
+        let from = asked.after.as_deref().map_or(0, |after| after.parse().expect("a cursor"));
+        let to = self.stored.min(from + asked.limit);
+        let next = (to < self.stored).then(|| to.to_string());
+        let entries = (from..to).map(|number| made_up(number, asked.details)).collect();
+        controls::Page { entries, next }
+    }
+}
+
+fn made_up(number: usize, details: bool) -> controls::Entry {
+    let mut headers = http::HeaderMap::new();
+    headers.append("link", "</a>".parse().unwrap());
+    headers.append("link", "</b>\t\u{9b}x".parse().unwrap());
+    controls::Entry {
+        url: format!("{API}/{number}"),
+        scope: if number == 0 { "shared" } else { "credential" },
+        route: (number != 1).then(|| "coins".to_owned()),
+        status: 200,
+        stored: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        age: Duration::from_secs(90),
+        ttl: [Some(1710), None, Some(-30)].get(number).copied().unwrap_or(Some(0)),
+        bytes: 12 << 10,
+        vary: vec!["accept".to_owned()],
+        tiers: vec!["memory", "disk"],
+        headers: details.then_some(headers),
+    }
+}
+
+/// An admin listener in front of `larder`; it ends with the sender.
+async fn admin(
+    larder: Played,
+    token: Option<&str>,
+) -> (SocketAddr, Arc<Played>, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let token = token.map(|token| Token::parse(token.as_bytes()).unwrap());
+    let rules = Admin { listen: addr, token, ..Admin::default() };
+    let (stop, stopped) = watch::channel(false);
+    let larder = Arc::new(larder);
+    let controls = Arc::clone(&larder) as Arc<dyn controls::Controls>;
+    tokio::spawn(admin::serve(listener, &rules, controls, Account::new(&[], &[]), stopped));
+    (addr, larder, stop)
+}
+
+/// A verb in a directory of its own, with these variables and no others of larder's.
+async fn verb(arguments: &[&str], variables: &[(&str, &str)], directory: &Path) -> Output {
+    let mut command = Command::new(program());
+    command.args(arguments).current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
+    command.env_remove("LARDER_ADMIN").env_remove("LARDER_ADMIN_TOKEN");
+    command.envs(variables.iter().copied());
+    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
+}
+
+/// A verb against this admin listener: exit code, standard output, standard error.
+async fn ask(addr: SocketAddr, arguments: &[&str]) -> (i32, String, String) {
+    let nowhere = tempfile::tempdir().unwrap();
+    let addr = addr.to_string();
+    let said = verb(arguments, &[("LARDER_ADMIN", addr.as_str())], nowhere.path()).await;
+    (said.status.code().unwrap(), text(&said.stdout), text(&said.stderr))
+}
+
+#[tokio::test]
+async fn purge_says_what_it_reached() {
+    let (addr, larder, _stop) = admin(Played::default(), None).await;
+    let url = format!("{API}/x?a=1");
+    let table: [(&[&str], String, &str); 5] = [
+        (
+            &["purge", &url],
+            format!("purged 3 stored answers of {url}\n"),
+            "soft: false, dry_run: false",
+        ),
+        (
+            &["purge", "--all"],
+            "purged 3 stored answers\n".to_owned(),
+            "All, soft: false, dry_run: false",
+        ),
+        (
+            &["purge", "--all", "--soft"],
+            "made stale: 3 stored answers\n".to_owned(),
+            "soft: true, dry_run: false",
+        ),
+        (
+            &["purge", "--all", "--dry-run"],
+            "would purge 3 stored answers\n".to_owned(),
+            "soft: false, dry_run: true",
+        ),
+        (&["purge", "--all", "--json"], "{\n  \"count\": 3\n}\n".to_owned(), "All, soft: false"),
+    ];
+    for (arguments, expected, asked) in table {
+        let (code, out, err) = ask(addr, arguments).await;
+        assert_eq!((code, out.as_str(), err.as_str()), (0, expected.as_str(), ""), "{arguments:?}");
+        let seen = std::mem::take(&mut *larder.asked.lock()).concat();
+        assert!(seen.contains(asked), "{arguments:?}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_that_says_nothing_or_too_much_is_a_usage_error_and_purges_nothing() {
+    let (addr, larder, _stop) = admin(Played::default(), None).await;
+    let url = format!("{API}/x");
+    for arguments in [
+        &["purge"][..],
+        &["purge", "--soft"],
+        &["purge", &url, "--all"],
+        &["purge", "*"],
+        &["purge", "api.example/x"],
+        &["purge", ""],
+        &["inspect", "coins"],
+        &["ls", "--url", "*"],
+        &["mode", "off"],
+    ] {
+        let (code, out, err) = ask(addr, arguments).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+        assert!(!err.is_empty());
+    }
+    assert!(larder.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_larder_refuses_is_exit_1_with_its_reason_and_report() {
+    let (addr, _larder, _stop) = admin(Played { fails: true, ..Played::default() }, None).await;
+    let (code, out, err) = ask(addr, &["purge", "--all"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with("larder purge: ") && err.ends_with("the disk is full\n"), "{err}");
+    let (code, out, err) = ask(addr, &["reload"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    let report = "\nproxy.yaml:2:1: lisen: is not a key\u{fffd}[2J\nproxy.yaml: 1 problem\n";
+    assert!(err.ends_with(report), "what larder says reaches no terminal's ear: {err:?}");
+    let (code, out, _) = ask(addr, &["reload", "--json"]).await;
+    let problem: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &problem["larder_error"]["class"]), (1, &json!("not_reloaded")));
+    assert!(problem["larder_error"]["report"].as_str().unwrap().contains("lisen"));
+}
+
+#[tokio::test]
+async fn reload_and_mode_say_what_is_in_force() {
+    let (addr, larder, _stop) = admin(Played::default(), None).await;
+    let (code, out, _) = ask(addr, &["reload"]).await;
+    assert_eq!((code, out.as_str()), (0, "reloaded: 1 route\n  coins sets it aside\n"));
+    assert_eq!(ask(addr, &["mode"]).await.1, "cache\n");
+    assert_eq!(ask(addr, &["mode", "offline"]).await.1, "offline\n");
+    assert_eq!(*larder.mode.lock(), Mode::Offline);
+    assert_eq!(ask(addr, &["mode", "--json"]).await.1, "{\n  \"mode\": \"offline\"\n}\n");
+}
+
+#[tokio::test]
+async fn ls_is_an_aligned_table_of_as_many_pages_as_it_takes() {
+    let (addr, larder, _stop) = admin(Played { stored: 3, ..Played::default() }, None).await;
+    let (code, out, err) = ask(addr, &["ls"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let expected = format!(
+        "STATUS  SCOPE       AGE     TTL        SIZE   TIERS        ROUTE  URL\n\
+         200     shared      1m 30s  28m 30s    12KiB  memory,disk  coins  {API}/0\n\
+         200     credential  1m 30s  no route   12KiB  memory,disk  -      {API}/1\n\
+         200     credential  1m 30s  stale 30s  12KiB  memory,disk  coins  {API}/2\n"
+    );
+    assert_eq!(out, expected);
+    let (_, out, _) = ask(addr, &["ls", "--limit", "2"]).await;
+    assert!(out.ends_with("… and more: larder ls --limit 20\n"), "{out}");
+    larder.asked.lock().clear();
+    let (many, larder, _stop) = admin(Played { stored: 2500, ..Played::default() }, None).await;
+    let (_, out, _) = ask(many, &["ls", "--limit", "2100", "--json"]).await;
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed["entries"].as_array().unwrap().len(), 2100);
+    assert_eq!(listed["entries"][2099]["url"], format!("{API}/2099"));
+    assert_eq!(listed["next"], "2100");
+    assert_eq!(larder.asked.lock().len(), 3, "pages of a thousand");
+    let url = format!("{API}/a?b=c&d=%2F");
+    ask(addr, &["ls", "--url", &url]).await;
+}
+
+#[tokio::test]
+async fn a_url_reaches_larder_letter_for_letter() {
+    let (addr, larder, _stop) = admin(Played::default(), None).await;
+    for path in ["/a?b=c&d=%2F+e", "/ü/%20", "/x?limit=1&details=true#fragment"] {
+        let url = format!("{API}{path}");
+        let expected = url.split('#').next().unwrap().to_owned();
+        ask(addr, &["purge", &url]).await;
+        ask(addr, &["inspect", &url]).await;
+        let target = larder::semantics::target::Target::absolute(&expected).unwrap();
+        for asked in std::mem::take(&mut *larder.asked.lock()) {
+            assert!(asked.contains(&format!("{target:?}")), "{asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn inspect_shows_every_answer_of_a_url_with_its_fields() {
+    let (addr, _larder, _stop) = admin(Played { stored: 2, ..Played::default() }, None).await;
+    let (code, out, _) = ask(addr, &["inspect", &format!("{API}/0")]).await;
+    assert_eq!(code, 0);
+    let first = format!(
+        "{API}/0\n  status  200\n  scope   shared\n  route   coins\n  \
+         stored  2027-01-15T08:00:00.000Z\n  age     1m 30s\n  ttl     28m 30s\n  \
+         body    12KiB in memory and disk\n  vary    accept\n    link: </a>\n    \
+         link: </b>\u{fffd}\u{fffd}x\n\n{API}/1\n"
+    );
+    assert!(out.starts_with(&first), "{out:?}");
+    assert!(out.contains("  route   none: it is not served any more\n"), "{out}");
+    let (empty, _larder, _stop) = admin(Played::default(), None).await;
+    let (code, out, err) = ask(empty, &["inspect", &format!("{API}/0")]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "nothing is stored of it\n", ""));
+    let (code, out, _) = ask(empty, &["ls"]).await;
+    assert_eq!((code, out.as_str()), (0, "nothing is stored\n"));
+}
+
+#[tokio::test]
+async fn where_nobody_answers_is_one_line_that_helps_and_exit_4() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = gone.local_addr().unwrap();
+    drop(gone);
+    for arguments in
+        [&["reload"][..], &["mode"], &["purge", "--all"], &["ls"], &["inspect", "http://a/"]]
+    {
+        for json in [&[][..], &["--json"]] {
+            let arguments = [arguments, json].concat();
+            let (code, out, err) = ask(addr, &arguments).await;
+            assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}");
+            assert_eq!(err.lines().count(), 1, "{err}");
+            assert!(err.contains(&format!("no larder answers at {addr} (")), "{err}");
+            assert!(err.contains("larder run") && err.contains("--admin"), "{err}");
+        }
+    }
+    let (code, _, err) = ask(addr, &["ls", "--admin", "no-such-host.invalid:1"]).await;
+    assert_eq!((code, err.lines().count()), (4, 1), "{err}");
+}
+
+#[tokio::test]
+async fn somebody_else_who_answers_is_no_larder() {
+    let origin = Origin::always(Answer::new(200, &[], "<html>hello</html>")).await;
+    let (code, out, err) = ask(origin.addr, &["mode"]).await;
+    assert_eq!((code, out.as_str()), (4, ""));
+    assert!(err.contains("is no larder's admin listener"), "{err}");
+    let away = Answer::new(302, &["Location: http://127.0.0.1:1/"], "{}");
+    let origin = Origin::always(away).await;
+    let (code, ..) = ask(origin.addr, &["purge", "--all"]).await;
+    assert_eq!((code, origin.calls()), (4, 1), "nobody is followed");
+}
+
+/// ADM-02. A proxy named in the environment, larder itself perhaps, must not see the token either.
+#[tokio::test]
+async fn adm_02_the_token_is_sent_where_it_belongs_and_shown_nowhere() {
+    let (addr, _larder, _stop) = admin(Played::default(), Some(TOKEN)).await;
+    let proxy = Origin::always(Answer::new(200, &[], "{}")).await;
+    let house = tempfile::tempdir().unwrap();
+    let token = house.path().join("token");
+    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let yaml = format!("version: 1\nadmin: {{ listen: {addr}, token_file: token }}\n");
+    fs::write(house.path().join("proxy.yaml"), yaml).unwrap();
+    let (addr, proxy_url) = (addr.to_string(), format!("http://{}", proxy.addr));
+    let through = [("http_proxy", proxy_url.as_str()), ("ALL_PROXY", proxy_url.as_str())];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = token.to_str().unwrap();
+    let config = house.path().join("proxy.yaml");
+    let config = config.to_str().unwrap();
+    let right: [(&[&str], &[(&str, &str)], &Path); 5] = [
+        (&["mode"], &[], house.path()),
+        (&["mode", "--config", config], &[], elsewhere.path()),
+        (&["mode", "--admin", &addr, "--token-file", file], &[], elsewhere.path()),
+        (&["mode", "--admin", &addr], &[("LARDER_ADMIN_TOKEN", TOKEN)], elsewhere.path()),
+        (&["mode", "--admin", &addr, "--config", config], &[], elsewhere.path()),
+    ];
+    for (arguments, variables, directory) in right {
+        let said = verb(arguments, &[variables, &through].concat(), directory).await;
+        assert_eq!(said.status.code(), Some(0), "{arguments:?}: {}", text(&said.stderr));
+        assert_eq!(text(&said.stdout), "cache\n");
+    }
+    let wrong: [(&[&str], &[(&str, &str)], &Path); 3] = [
+        (&["mode", "--admin", &addr], &[], house.path()),
+        (&["mode"], &[("LARDER_ADMIN_TOKEN", "another-s3cret-token")], house.path()),
+        (&["mode"], &[("LARDER_ADMIN_TOKEN", "s3cret")], house.path()),
+    ];
+    for (arguments, variables, directory) in wrong {
+        let said = verb(arguments, &[variables, &through].concat(), directory).await;
+        assert_eq!(said.status.code(), Some(1), "{arguments:?}");
+        assert!(!text(&said.stderr).contains("s3cret"), "{}", text(&said.stderr));
+        assert!(said.stdout.is_empty());
+    }
+    assert_eq!(proxy.calls(), 0);
+}
+
+/// The file is what `larder reload` is for: it is asked whatever the file says now.
+#[tokio::test]
+async fn a_configuration_that_is_wrong_still_says_whom_to_ask() {
+    let (addr, _larder, _stop) = admin(Played { fails: true, ..Played::default() }, None).await;
+    let house = tempfile::tempdir().unwrap();
+    let yaml = format!("version: 1\nadmin: {{ listen: {addr} }}\nlisen: 127.0.0.1:1\n");
+    fs::write(house.path().join("proxy.yaml"), yaml).unwrap();
+    let said = verb(&["reload"], &[], house.path()).await;
+    assert_eq!(said.status.code(), Some(1), "{}", text(&said.stderr));
+    assert!(text(&said.stderr).contains("lisen: is not a key"), "{}", text(&said.stderr));
+    fs::write(house.path().join("proxy.yaml"), "version: 1\nadmin: off\n").unwrap();
+    let said = verb(&["reload"], &[], house.path()).await;
+    assert_eq!(said.status.code(), Some(4));
+    assert!(text(&said.stderr).contains("`admin: off`"), "{}", text(&said.stderr));
+}
+
+#[tokio::test]
+async fn every_verb_teaches_by_an_example() {
+    for name in ["reload", "mode", "purge", "ls", "inspect", "schema"] {
+        let nowhere = tempfile::tempdir().unwrap();
+        let said = verb(&[name, "--help"], &[], nowhere.path()).await;
+        let out = text(&said.stdout);
+        assert_eq!(said.status.code(), Some(0));
+        let example = out.split("Example").nth(1).unwrap_or_default();
+        assert!(example.contains(&format!("larder {name}")), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_real_larder_is_listed_inspected_and_purged() {
+    let origin = Origin::always(Answer::new(200, &["X-Seen: 1"], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
+    let addr = larder.server.admin_addr().unwrap();
+    let url = format!("{API}/x?a=1");
+    larder.get("/x?a=1").await;
+    larder.get("/y").await;
+    let (code, out, err) = ask(addr, &["ls", "--url", &url]).await;
+    assert_eq!(code, 0, "{err}");
+    let line = out.lines().nth(1).unwrap_or_else(|| panic!("no line in {out}"));
+    assert!(line.starts_with("200     shared") && line.ends_with(&url), "{out}");
+    assert_eq!(out.lines().count(), 2, "{out}");
+    let (_, out, _) = ask(addr, &["inspect", &url]).await;
+    assert!(out.contains("    x-seen: 1\n") && out.contains("  route   api\n"), "{out}");
+    let (_, out, _) = ask(addr, &["purge", &url, "--dry-run"]).await;
+    assert_eq!(out, format!("would purge 1 stored answer of {url}\n"));
+    assert!(larder.get("/x?a=1").await.cache_status().contains("hit"), "it was only counted");
+    let (code, out, err) = ask(addr, &["purge", &url]).await;
+    assert_eq!((code, out), (0, format!("purged 1 stored answer of {url}\n")), "{err}");
+    assert_eq!(ask(addr, &["inspect", &url]).await.0, 1);
+    assert!(larder.get("/y").await.cache_status().contains("hit"), "another URL is left alone");
+    assert!(!larder.get("/x?a=1").await.cache_status().contains("hit"));
+    let (_, out, _) = ask(addr, &["purge", "--all"]).await;
+    assert_eq!(out, "purged 2 stored answers\n");
+    assert_eq!(ask(addr, &["ls"]).await.1, "nothing is stored\n");
+}
+
+#[tokio::test]
+async fn a_real_larders_mode_is_turned_and_told() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let addr = larder.server.admin_addr().unwrap();
+    assert_eq!(ask(addr, &["mode", "bypass"]).await.1, "bypass\n");
+    assert_eq!(ask(addr, &["mode"]).await.1, "bypass\n");
+}

@@ -1,0 +1,295 @@
+//! The JSON Schema of proxy.yaml: valid, in step with what larder reads, and as strict as a schema
+//! can be.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jsonschema::Validator;
+use larder::cli::schema::SCHEMA;
+use larder::config::{self, env::Env};
+use serde_json::Value;
+
+use crate::process::{larder, text};
+
+fn schema() -> Value {
+    serde_json::from_str(SCHEMA).expect("the schema is JSON")
+}
+
+fn validator() -> Validator {
+    jsonschema::draft202012::new(&schema()).expect("the schema is one")
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// As an editor reads it.
+fn json(yaml: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(yaml).map_err(|error| error.to_string())
+}
+
+fn fixtures(kind: &str, ending: &str) -> Vec<PathBuf> {
+    let folder = repository().join("tests/fixtures/config").join(kind);
+    let entries = fs::read_dir(folder).expect("the fixtures are there");
+    let paths = entries.map(|entry| entry.expect("they can be listed").path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
+    paths.sort();
+    paths
+}
+
+/// The YAML blocks of a page.
+fn blocks(page: &str) -> Vec<&str> {
+    let after = page.split("\n```yaml\n").skip(1);
+    after.filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+/// What is wrong with a configuration by the schema.
+fn wrong(validator: &Validator, yaml: &str) -> Vec<String> {
+    let value = json(yaml).expect("it is YAML");
+    let said =
+        |error: jsonschema::ValidationError<'_>| format!("{}: {error}", error.instance_path());
+    validator.iter_errors(&value).map(said).collect()
+}
+
+#[test]
+fn the_schema_is_valid_and_says_its_dialect() {
+    assert!(jsonschema::meta::is_valid(&schema()));
+    assert_eq!(schema()["$schema"], "https://json-schema.org/draft/2020-12/schema");
+}
+
+#[tokio::test]
+async fn larder_schema_prints_it() {
+    let said = larder(&["schema"]).await;
+    assert_eq!((said.status.code(), text(&said.stdout).as_str()), (Some(0), SCHEMA));
+}
+
+#[test]
+fn everything_that_larder_takes_the_schema_takes() {
+    let validator = validator();
+    let mut all: Vec<(String, String)> = fixtures("good", "yaml")
+        .into_iter()
+        .chain([repository().join("proxy.yaml")])
+        .map(|path| (path.display().to_string(), fs::read_to_string(path).expect("it is text")))
+        .collect();
+    for page in ["README.md", "docs/operations.md"] {
+        let text = fs::read_to_string(repository().join(page)).expect("the page is there");
+        all.extend(blocks(&text).into_iter().map(|block| (page.to_owned(), block.to_owned())));
+    }
+    assert!(all.len() > 10, "only {} configurations", all.len());
+    for (name, yaml) in all {
+        assert_eq!(wrong(&validator, &yaml), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn proxy_yaml_names_the_schema_for_editors() {
+    let yaml = fs::read_to_string(repository().join("proxy.yaml")).unwrap();
+    let named = yaml.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=");
+    let named = repository().join(named.expect("the first line names it"));
+    assert_eq!(fs::read_to_string(named).unwrap(), SCHEMA);
+}
+
+/// Unknown keys and values of another kind; rules between keys are larder's alone.
+#[test]
+fn what_is_wrong_by_its_shape_the_schema_refuses() {
+    let validator = validator();
+    let by_shape = [
+        "is not a key that this larder knows",
+        "is not a map",
+        "is a list where one value is expected",
+        "is a map where one value is expected",
+        "has no value",
+        "has no unit",
+        "is not known: this larder reads version 1",
+        "is not a duration",
+        "is not a size",
+        "is neither a map nor",
+    ];
+    let mut refused = 0;
+    for path in fixtures("bad", "txt") {
+        let report = fs::read_to_string(&path).unwrap();
+        if !by_shape.iter().any(|words| report.contains(words)) {
+            continue;
+        }
+        let yaml = fs::read_to_string(path.with_extension("yaml")).unwrap();
+        if yaml.contains("${") {
+            // What the environment brings no schema sees.
+            continue;
+        }
+        assert!(!wrong(&validator, &yaml).is_empty(), "{}", path.display());
+        refused += 1;
+    }
+    assert!(refused >= 8, "only {refused} fixtures are wrong by their shape");
+}
+
+/// Single values: what larder refuses by its form the schema refuses, and the other way round.
+#[test]
+fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
+    let validator = validator();
+    let table = [
+        (
+            "limits: { idle: VALUE }",
+            &["30s", "1h 30m", "250ms", "2 weeks", "1.5h", "\"5m\"", " 1d "][..],
+            &["5", "5M", "soon", "-5s", "1y", "3months", "[30s]", "{}", "\"\""][..],
+        ),
+        (
+            "limits: { in_flight: VALUE }",
+            &["64MiB", "100MB", "1 GiB", "8388608B"],
+            &["64", "64M", "1.5GiB", "lots", "64mib"],
+        ),
+        (
+            "listen: VALUE",
+            &["127.0.0.1:8080", "\"[::1]:0\"", "[127.0.0.1:1, 127.0.0.1:2]"],
+            &["8080", "localhost:8080", "127.0.0.1", "\"::1:80\"", "[]"],
+        ),
+        (
+            "admin: VALUE",
+            &["off", "{ allow: 10.0.0.0/8 }", "{ allow: [10.0.0.1, \"fd00::/8\"] }"],
+            &["on", "[]", "{ allow: everybody }", "{ token: x }"],
+        ),
+        ("store: { disk: VALUE }", &["off", "2GiB"], &["on", "none", "2"]),
+        ("log: { level: VALUE }", &["debug"], &["verbose", "[info]"]),
+        ("defaults: { mode: VALUE }", &["cache", "bypass", "offline"], &["off", "Cache"]),
+        ("defaults: { scope: VALUE }", &["credential", "{ header: X-U }"], &["shared", "{}"]),
+        ("routes: VALUE", &["[]"], &["{}", "x", "[{ name: a }]", "[{ match: { host: a } }]"]),
+        (
+            "routes: [{ name: a, match: { host: a }, ttl: VALUE }]",
+            &[
+                "30m",
+                "forever",
+                "origin",
+                "{ fallback: 1m }",
+                "{ min: 1m, max: 1h }",
+                "{ max: 1h }",
+            ],
+            &["never", "{}", "{ fallback: 1m, max: 1h }", "[1m]", "30"],
+        ),
+        (
+            "routes: [{ name: a, match: { host: a }, stale_if_error: { on: VALUE } }]",
+            &["[429, 5xx, connect, timeout]", "503"],
+            &["[200]", "[2xx]", "breaker"],
+        ),
+        (
+            "routes: [{ name: a, match: { host: a }, ttl_by_status: VALUE }]",
+            &["{ 404: 5m }", "{ 5xx: 1s }"],
+            &["{ 4x: 1m }", "{ 404: 5 }", "404"],
+        ),
+        (
+            "upstreams: { u: { hosts: VALUE } }",
+            &["a.example", "[\"*.example\", \"https://b.example\"]"],
+            &["[]", "http://a.example", "a.example/path"],
+        ),
+    ];
+    for (template, right, wrong_ones) in table {
+        for (values, valid) in [(right, true), (wrong_ones, false)] {
+            for value in values {
+                let yaml = format!("version: 1\n{}\n", template.replace("VALUE", value));
+                let read = config::parse("proxy.yaml", &yaml, &Env::default());
+                assert_eq!(read.is_ok(), valid, "larder: {yaml}");
+                assert_eq!(wrong(&validator, &yaml).is_empty(), valid, "the schema: {yaml}");
+            }
+        }
+    }
+}
+
+/// Where each closed object of the schema stands in a file; KEY is one of its keys.
+const SECTIONS: [(&str, &str); 23] = [
+    ("", "KEY: x"),
+    ("/properties/access", "access: { KEY: x }"),
+    ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
+    ("/properties/destinations", "destinations: { KEY: x }"),
+    ("/properties/limits", "limits: { KEY: x }"),
+    ("/properties/log", "log: { KEY: x }"),
+    ("/properties/store", "store: { KEY: x }"),
+    ("/properties/scope_secret", "scope_secret: { KEY: x }"),
+    ("/properties/defaults", "defaults: { KEY: x }"),
+    ("/$defs/upstream", "upstreams: { u: { KEY: x } }"),
+    ("/$defs/upstream/properties/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
+    ("/$defs/upstream/properties/tls", "upstreams: { u: { tls: { KEY: x } } }"),
+    ("/$defs/route", "routes: [{ KEY: x }]"),
+    ("/$defs/route/properties/key", "routes: [{ key: { KEY: x } }]"),
+    ("/$defs/route/properties/key/properties/query", "routes: [{ key: { query: { KEY: x } } }]"),
+    ("/$defs/match", "routes: [{ match: { KEY: x } }]"),
+    ("/$defs/ttl/anyOf/2", "routes: [{ ttl: { KEY: x } }]"),
+    ("/$defs/scopeByField", "routes: [{ scope: { KEY: x } }]"),
+    ("/$defs/scopeByField", "defaults: { scope: { KEY: x } }"),
+    ("/$defs/coalesce", "routes: [{ coalesce: { KEY: x } }]"),
+    ("/$defs/coalesce", "defaults: { coalesce: { KEY: x } }"),
+    ("/$defs/staleIfError", "routes: [{ stale_if_error: { KEY: x } }]"),
+    ("/$defs/staleIfError", "defaults: { stale_if_error: { KEY: x } }"),
+];
+
+/// Keys that the schema names before larder reads them.
+const SOON: [&str; 2] = ["mount", "targeted"];
+
+/// Like no key, so that none is suggested in its place.
+const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
+
+/// What larder says it knows where it meets a key that it does not.
+fn known_to_larder(template: &str) -> BTreeSet<String> {
+    let yaml = format!("version: 1\n{}\n", template.replace("KEY", UNKNOWN));
+    let report = config::parse("proxy.yaml", &yaml, &Env::default()).expect_err("an unknown key");
+    let problem = report.problems().iter().find(|problem| problem.path.ends_with(UNKNOWN));
+    let problem = problem.unwrap_or_else(|| panic!("{template}: {report}"));
+    let known = problem.fix.strip_prefix("known here: ").expect("it names what it knows");
+    known.split(", ").map(str::to_owned).collect()
+}
+
+fn known_to_the_schema(schema: &Value, place: &str) -> BTreeSet<String> {
+    let properties = schema.pointer(place).and_then(|section| section["properties"].as_object());
+    properties.unwrap_or_else(|| panic!("no section at {place}")).keys().cloned().collect()
+}
+
+#[test]
+fn the_schema_knows_the_keys_that_larder_knows_and_no_others() {
+    let schema = schema();
+    for (place, template) in SECTIONS {
+        let mut named = known_to_the_schema(&schema, place);
+        let known = known_to_larder(template);
+        named.retain(|key| known.contains(key) || !SOON.contains(&key.as_str()));
+        assert_eq!(named, known, "{template}");
+    }
+}
+
+#[test]
+fn every_section_of_the_schema_is_closed_and_compared() {
+    fn closed(value: &Value, place: &str, found: &mut BTreeSet<String>) {
+        if value["additionalProperties"] == Value::Bool(false) {
+            found.insert(place.to_owned());
+        } else {
+            let open = value["properties"].is_object() && value["type"] == "object";
+            assert!(!open, "{place} takes unknown keys");
+        }
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
+            Value::Array(items) => {
+                items.iter().enumerate().map(|(at, item)| (at.to_string(), item)).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return,
+        };
+        for (name, child) in children {
+            closed(child, &format!("{place}/{name}"), found);
+        }
+    }
+    let mut found = BTreeSet::new();
+    closed(&schema(), "", &mut found);
+    let compared: BTreeSet<_> = SECTIONS.iter().map(|(place, _)| (*place).to_owned()).collect();
+    assert_eq!(found, compared);
+}
+
+/// Editors show it beside the key.
+#[test]
+fn every_key_is_described() {
+    let schema = schema();
+    for (place, _) in SECTIONS {
+        let section = schema.pointer(place).unwrap();
+        for (key, value) in section["properties"].as_object().unwrap() {
+            let referred =
+                value["$ref"].as_str().and_then(|to| schema.pointer(to.strip_prefix('#')?));
+            let described = |value: &Value| value["description"].is_string();
+            assert!(described(value) || referred.is_some_and(described), "{place}/{key}");
+        }
+    }
+}
