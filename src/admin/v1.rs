@@ -11,43 +11,43 @@ pub(super) mod purge;
 use std::future::Future;
 
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::account::problem::Problem;
-use crate::admin::answer;
+
+/// Why nothing was done.
+type Refused = &'static Problem;
 
 /// The body as `T`; `wanted` teaches what it must look like.
-async fn read<T: DeserializeOwned>(body: Body, wanted: &Problem) -> Result<T, Response> {
+async fn read<T: DeserializeOwned>(body: Body, wanted: Refused) -> Result<T, Refused> {
     parse(&whole(body).await?, wanted)
 }
 
 /// The same where nothing needs to be said: no body is `{}`.
-async fn read_if_any<T: DeserializeOwned>(body: Body, wanted: &Problem) -> Result<T, Response> {
+async fn read_if_any<T: DeserializeOwned>(body: Body, wanted: Refused) -> Result<T, Refused> {
     let bytes = whole(body).await?;
     parse(if bytes.is_empty() { b"{}" } else { &bytes }, wanted)
 }
 
-async fn whole(body: Body) -> Result<Bytes, Response> {
-    let too_long = || answer::refuse(&TOO_LONG);
+async fn whole(body: Body) -> Result<Bytes, Refused> {
     // What was announced need not be waited for.
     if body.size_hint().lower() > LONGEST as u64 {
-        return Err(too_long());
+        return Err(&TOO_LONG);
     }
-    to_bytes(body, LONGEST).await.map_err(|_| too_long())
+    to_bytes(body, LONGEST).await.map_err(|_| &TOO_LONG)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: &Problem) -> Result<T, Response> {
-    serde_json::from_slice(bytes).map_err(|_| answer::refuse(wanted))
+fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: Refused) -> Result<T, Refused> {
+    serde_json::from_slice(bytes).map_err(|_| wanted)
 }
 
 /// Goes on to the end of what was begun, though the client may be gone by then.
 async fn finish<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Response> {
-    tokio::spawn(work).await.map_err(|_| answer::refuse(&FAILED))
+) -> Result<T, Refused> {
+    tokio::spawn(work).await.map_err(|_| &FAILED)
 }
 
 /// The whole of a body.

@@ -12,6 +12,7 @@ use crate::cli::{Exit, World};
 /// The arguments of `larder purge`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
     /// The URL: all its variants, of all users. It is no pattern.
     #[arg(group = "what")]

@@ -313,6 +313,9 @@ async fn somebody_else_who_answers_is_no_larder() {
     assert_eq!((code, origin.calls()), (4, 1), "nobody is followed");
 }
 
+/// Arguments, variables and the directory of a verb.
+type Asking<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a Path);
+
 /// ADM-02. A proxy named in the environment, larder itself perhaps, must not see the token either.
 #[tokio::test]
 async fn adm_02_the_token_is_sent_where_it_belongs_and_shown_nowhere() {
@@ -330,7 +333,7 @@ async fn adm_02_the_token_is_sent_where_it_belongs_and_shown_nowhere() {
     let file = token.to_str().unwrap();
     let config = house.path().join("proxy.yaml");
     let config = config.to_str().unwrap();
-    let right: [(&[&str], &[(&str, &str)], &Path); 5] = [
+    let right: [Asking<'_>; 5] = [
         (&["mode"], &[], house.path()),
         (&["mode", "--config", config], &[], elsewhere.path()),
         (&["mode", "--admin", &addr, "--token-file", file], &[], elsewhere.path()),
@@ -342,7 +345,7 @@ async fn adm_02_the_token_is_sent_where_it_belongs_and_shown_nowhere() {
         assert_eq!(said.status.code(), Some(0), "{arguments:?}: {}", text(&said.stderr));
         assert_eq!(text(&said.stdout), "cache\n");
     }
-    let wrong: [(&[&str], &[(&str, &str)], &Path); 3] = [
+    let wrong: [Asking<'_>; 3] = [
         (&["mode", "--admin", &addr], &[], house.path()),
         (&["mode"], &[("LARDER_ADMIN_TOKEN", "another-s3cret-token")], house.path()),
         (&["mode"], &[("LARDER_ADMIN_TOKEN", "s3cret")], house.path()),

@@ -124,65 +124,60 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
     assert!(refused >= 8, "only {refused} fixtures are wrong by their shape");
 }
 
+/// VALUE in its place: what is right there, and what is not.
+const FORMS: [(&str, &[&str], &[&str]); 13] = [
+    (
+        "limits: { idle: VALUE }",
+        &["30s", "1h 30m", "250ms", "2 weeks", "1.5h", "\"5m\"", " 1d "],
+        &["5", "5M", "soon", "-5s", "1y", "3months", "[30s]", "{}", "\"\""],
+    ),
+    (
+        "limits: { in_flight: VALUE }",
+        &["64MiB", "100MB", "1 GiB", "8388608B"],
+        &["64", "64M", "1.5GiB", "lots", "64mib"],
+    ),
+    (
+        "listen: VALUE",
+        &["127.0.0.1:8080", "\"[::1]:0\"", "[127.0.0.1:1, 127.0.0.1:2]"],
+        &["8080", "localhost:8080", "127.0.0.1", "\"::1:80\"", "[]"],
+    ),
+    (
+        "admin: VALUE",
+        &["off", "{ allow: 10.0.0.0/8 }", "{ allow: [10.0.0.1, \"fd00::/8\"] }"],
+        &["on", "[]", "{ allow: everybody }", "{ token: x }"],
+    ),
+    ("store: { disk: VALUE }", &["off", "2GiB"], &["on", "none", "2"]),
+    ("log: { level: VALUE }", &["debug"], &["verbose", "[info]"]),
+    ("defaults: { mode: VALUE }", &["cache", "bypass", "offline"], &["off", "Cache"]),
+    ("defaults: { scope: VALUE }", &["credential", "{ header: X-U }"], &["shared", "{}"]),
+    ("routes: VALUE", &["[]"], &["{}", "x", "[{ name: a }]", "[{ match: { host: a } }]"]),
+    (
+        "routes: [{ name: a, match: { host: a }, ttl: VALUE }]",
+        &["30m", "forever", "origin", "{ fallback: 1m }", "{ min: 1m, max: 1h }", "{ max: 1h }"],
+        &["never", "{}", "{ fallback: 1m, max: 1h }", "[1m]", "30"],
+    ),
+    (
+        "routes: [{ name: a, match: { host: a }, stale_if_error: { on: VALUE } }]",
+        &["[429, 5xx, connect, timeout]", "503"],
+        &["[200]", "[2xx]", "breaker"],
+    ),
+    (
+        "routes: [{ name: a, match: { host: a }, ttl_by_status: VALUE }]",
+        &["{ 404: 5m }", "{ 5xx: 1s }"],
+        &["{ 4x: 1m }", "{ 404: 5 }", "404"],
+    ),
+    (
+        "upstreams: { u: { hosts: VALUE } }",
+        &["a.example", "[\"*.example\", \"https://b.example\"]"],
+        &["[]", "http://a.example", "a.example/path"],
+    ),
+];
+
 /// Single values: what larder refuses by its form the schema refuses, and the other way round.
 #[test]
 fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
     let validator = validator();
-    let table = [
-        (
-            "limits: { idle: VALUE }",
-            &["30s", "1h 30m", "250ms", "2 weeks", "1.5h", "\"5m\"", " 1d "][..],
-            &["5", "5M", "soon", "-5s", "1y", "3months", "[30s]", "{}", "\"\""][..],
-        ),
-        (
-            "limits: { in_flight: VALUE }",
-            &["64MiB", "100MB", "1 GiB", "8388608B"],
-            &["64", "64M", "1.5GiB", "lots", "64mib"],
-        ),
-        (
-            "listen: VALUE",
-            &["127.0.0.1:8080", "\"[::1]:0\"", "[127.0.0.1:1, 127.0.0.1:2]"],
-            &["8080", "localhost:8080", "127.0.0.1", "\"::1:80\"", "[]"],
-        ),
-        (
-            "admin: VALUE",
-            &["off", "{ allow: 10.0.0.0/8 }", "{ allow: [10.0.0.1, \"fd00::/8\"] }"],
-            &["on", "[]", "{ allow: everybody }", "{ token: x }"],
-        ),
-        ("store: { disk: VALUE }", &["off", "2GiB"], &["on", "none", "2"]),
-        ("log: { level: VALUE }", &["debug"], &["verbose", "[info]"]),
-        ("defaults: { mode: VALUE }", &["cache", "bypass", "offline"], &["off", "Cache"]),
-        ("defaults: { scope: VALUE }", &["credential", "{ header: X-U }"], &["shared", "{}"]),
-        ("routes: VALUE", &["[]"], &["{}", "x", "[{ name: a }]", "[{ match: { host: a } }]"]),
-        (
-            "routes: [{ name: a, match: { host: a }, ttl: VALUE }]",
-            &[
-                "30m",
-                "forever",
-                "origin",
-                "{ fallback: 1m }",
-                "{ min: 1m, max: 1h }",
-                "{ max: 1h }",
-            ],
-            &["never", "{}", "{ fallback: 1m, max: 1h }", "[1m]", "30"],
-        ),
-        (
-            "routes: [{ name: a, match: { host: a }, stale_if_error: { on: VALUE } }]",
-            &["[429, 5xx, connect, timeout]", "503"],
-            &["[200]", "[2xx]", "breaker"],
-        ),
-        (
-            "routes: [{ name: a, match: { host: a }, ttl_by_status: VALUE }]",
-            &["{ 404: 5m }", "{ 5xx: 1s }"],
-            &["{ 4x: 1m }", "{ 404: 5 }", "404"],
-        ),
-        (
-            "upstreams: { u: { hosts: VALUE } }",
-            &["a.example", "[\"*.example\", \"https://b.example\"]"],
-            &["[]", "http://a.example", "a.example/path"],
-        ),
-    ];
-    for (template, right, wrong_ones) in table {
+    for (template, right, wrong_ones) in FORMS {
         for (values, valid) in [(right, true), (wrong_ones, false)] {
             for value in values {
                 let yaml = format!("version: 1\n{}\n", template.replace("VALUE", value));

@@ -27,12 +27,10 @@ struct Asked {}
 
 /// `POST /v1/config/reload`
 pub(in crate::admin) async fn reload(State(desk): State<Desk>, body: Body) -> Response {
-    match reloaded(&desk, body).await {
-        Ok(response) | Err(response) => response,
-    }
+    reloaded(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn reloaded(desk: &Desk, body: Body) -> Result<Response, Response> {
+async fn reloaded(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
     let Asked {} = v1::read_if_any(body, &WANTED).await?;
     let controls = Arc::clone(&desk.controls);
     let outcome = v1::finish(async move { controls.reload().await }).await?;

@@ -41,9 +41,8 @@ pub(in crate::admin) async fn list(
     if asked.limit == 0 || asked.limit > MOST {
         return answer::refuse(&WANTED);
     }
-    let url = match asked.url.as_deref().map(Target::absolute).transpose() {
-        Ok(url) => url,
-        Err(_) => return answer::refuse(&WANTED),
+    let Ok(url) = asked.url.as_deref().map(Target::absolute).transpose() else {
+        return answer::refuse(&WANTED);
     };
     let listing = Listing { after: asked.cursor, limit: asked.limit, url, details: asked.details };
     let page = desk.controls.entries(&listing).await;

@@ -28,7 +28,7 @@ struct Asked {
 pub(in crate::admin) async fn turn(State(desk): State<Desk>, body: Body) -> Response {
     let asked: Asked = match v1::read(body, &WANTED).await {
         Ok(asked) => asked,
-        Err(response) => return response,
+        Err(problem) => return answer::refuse(problem),
     };
     let Some(mode) = Mode::parse(&asked.mode) else { return answer::refuse(&WANTED) };
     desk.controls.set_mode(mode);

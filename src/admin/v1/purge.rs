@@ -31,19 +31,15 @@ struct Asked {
 
 /// `POST /v1/purge`
 pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Body) -> Response {
-    match purged(&desk, body).await {
-        Ok(response) | Err(response) => response,
-    }
+    purged(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn purged(desk: &Desk, body: Body) -> Result<Response, Response> {
+async fn purged(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
     let asked: Asked = v1::read(body, &WANTED).await?;
     let what = match (asked.url.as_deref(), asked.all) {
-        (Some(url), false) => {
-            Purgeable::Url(Target::absolute(url).map_err(|_| answer::refuse(&NO_URL))?)
-        }
+        (Some(url), false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
         (None, true) => Purgeable::All,
-        (Some(_), true) | (None, false) => return Err(answer::refuse(&WANTED)),
+        (Some(_), true) | (None, false) => return Err(&WANTED),
     };
     let purge = Purge { what, soft: asked.soft, dry_run: asked.dry_run };
     let controls = Arc::clone(&desk.controls);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Exit;
 use crate::cli::remote::{Failure, Remote};
+use crate::config::diagnostics::Report;
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files};
 use crate::config::token::{LONGEST, Token};
@@ -18,14 +19,14 @@ use crate::semantics::target::{Scheme, Target};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which larder")]
 pub(in crate::cli) struct Where {
-    /// Its admin listener, such as 127.0.0.1:9901; else the variable LARDER_ADMIN, else what the
+    /// Its admin listener, such as 127.0.0.1:9901; else the variable `LARDER_ADMIN`, else what the
     /// configuration says.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
     /// The configuration it runs with; else ./proxy.yaml, if there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A file with its token; else the variable LARDER_ADMIN_TOKEN, else the configuration's.
+    /// A file with its token; else the variable `LARDER_ADMIN_TOKEN`, else the configuration's.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -44,7 +45,7 @@ impl Where {
         let file = self.config.as_deref();
         let found = file.map(|file| config::operated(file, env));
         let (admin, doubt) =
-            found.map_or((None, None), |found| (found.admin, report(&found.report)));
+            found.map_or((None, None), |found| (found.admin, report(found.report.as_ref())));
         let token = self.token(env, admin)?;
         Ok(Remote { authority, token, doubt })
     }
@@ -56,7 +57,7 @@ impl Where {
             || Operated { admin: Some(Admin::default()), report: None },
             |file| config::operated(file, env),
         );
-        let doubt = report(&found.report);
+        let doubt = report(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
         let Some(admin) = found.admin else {
             let said = format!("{shown} says `admin: off`: such a larder cannot be asked");
@@ -98,8 +99,8 @@ fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
     env.get(name).filter(|value| !value.is_empty())
 }
 
-fn report(report: &Option<config::diagnostics::Report>) -> Option<String> {
-    report.as_ref().map(ToString::to_string)
+fn report(report: Option<&Report>) -> Option<String> {
+    report.map(ToString::to_string)
 }
 
 /// `127.0.0.1:9901`, `larder:9901`, `[::1]`, with or without `http://`.
@@ -118,7 +119,7 @@ fn reached(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, listen.port())
 }
