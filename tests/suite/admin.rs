@@ -1,9 +1,12 @@
 //! The admin listener over real sockets: health, metrics, and who may not ask.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::client::Client;
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin};
-use crate::process::text;
+use crate::process::{House, Process, text};
 
 /// One request, byte for byte, and everything that comes back.
 async fn ask(larder: &Larder, request: &str) -> String {
@@ -103,6 +106,70 @@ async fn what_the_admin_listener_does_not_know_is_a_problem_in_json() {
         assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
     }
     assert_eq!(origin.calls(), 0, "the admin listener is not a proxy");
+}
+
+#[tokio::test]
+async fn a_larder_that_takes_requests_is_ready() {
+    let larder = Larder::bare("").await;
+    let answer = ask(&larder, &get("/readyz", "Host: localhost\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("{\"details\":{},\"ready\":true}"), "{answer}");
+}
+
+/// ADM-08: more slow connections than the admin listener has places.
+#[tokio::test]
+async fn adm_08_a_crowded_admin_listener_leaves_the_proxy_alone() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let admin = larder.server.admin_addr().unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..80 {
+        let mut client = Client::connect(admin).await;
+        client.send("POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Le").await;
+        slow.push(client);
+    }
+    for _ in 0..3 {
+        assert_eq!(larder.get("/x").await.text(), "hello");
+    }
+    drop(slow);
+    let health = ask(&larder, &get("/healthz", "Host: localhost\r\n")).await;
+    assert!(health.ends_with("ok\n"), "their places are free again: {health}");
+}
+
+/// ADM-02, with the real thing: the token of the file opens, and no form of it reaches the log.
+#[tokio::test]
+async fn adm_02_the_token_opens_and_reaches_no_log_at_any_level() {
+    let house = House::with(
+        "version: 1\nlisten: 127.0.0.1:0\nlog: { level: trace }\n\
+         admin: { listen: 127.0.0.1:0, token_file: token }\nstore: { disk: off }\n",
+    );
+    let token = "s3cret-s3cret-s3cret";
+    let file = house.directory.path().join("token");
+    fs::write(&file, format!("{token}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut larder = Process::start(&["run".as_ref(), house.config.as_os_str()]);
+    let admin = larder.admin().await;
+    for (path, field, status) in [
+        ("/v1/mode".to_owned(), String::new(), "401"),
+        (format!("/v1/mode?token={token}"), String::new(), "401"),
+        ("/v1/mode".to_owned(), format!("Authorization: Bearer {token}\r\n"), "200"),
+        ("/v1/mode".to_owned(), format!("Authorization: Bearer {token}x\r\n"), "401"),
+        ("/v1/mode".to_owned(), format!("Authorization: {token} {token}\r\n"), "401"),
+        (format!("/{token}"), format!("X-Token: {token}\r\n"), "401"),
+        ("/v1/mode".to_owned(), format!("{token} without a colon\r\n"), "400"),
+    ] {
+        let mut client = Client::connect(admin).await;
+        client.send(get(&path, &format!("Host: localhost\r\n{field}"))).await;
+        let answer = text(&client.rest().await);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {field}: {answer}");
+        assert!(!answer.contains("s3cret"), "{answer}");
+    }
+    larder.signal("TERM");
+    larder.ended().await;
+    let log = larder.err.text();
+    assert!(log.contains("Request refused") && log.contains("token_required"), "{log}");
+    let line = log.lines().find(|line| line.contains("s3cret"));
+    assert_eq!(line, None);
 }
 
 #[tokio::test]
