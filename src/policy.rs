@@ -30,6 +30,9 @@ pub struct Policy {
     pub coalesce_wait: Duration,
     /// What becomes of answers with `Set-Cookie`.
     pub set_cookie: SetCookie,
+    /// The targeted fields whose word counts in place of `Cache-Control`, the first one first
+    /// (RFC 9213).
+    pub targeted: Vec<HeaderName>,
 }
 
 impl Policy {
@@ -44,6 +47,7 @@ impl Policy {
             key: KeyRule::default(),
             coalesce_wait: Duration::from_secs(10),
             set_cookie: SetCookie::Refuse,
+            targeted: Vec::new(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The RFCs as pure functions on `http` types: what a message says and what follows from it.
 //!
-//! Owns: RFC 9110, 9111, 5861, 9211 and the parts of 9112 that larder decides itself.
+//! Owns: RFC 9110, 9111, 5861, 9211, 9213 and the parts of 9112 that larder decides itself.
 //! Never touches: policy, storage, the network, the clock (`now` is always an argument).
 
 pub mod asked;
+pub mod byteranges;
 pub mod cache_control;
 pub mod cache_status;
 pub mod date;
@@ -17,5 +18,6 @@ pub mod said;
 pub mod status;
 pub mod storing;
 pub mod target;
+pub mod targeted;
 pub mod validation;
 pub mod vary;

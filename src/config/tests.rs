@@ -180,14 +180,8 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "upstreams: { u: { hosts: [a], tls: { insecure: true } } }",
         "upstreams: { u: { hosts: [a], tls: { client_cert: c } } }",
     ];
-    let routes = [
-        "refresh_ahead: {}",
-        "tags: []",
-        "targeted: []",
-        "invalidate: {}",
-        "batch: {}",
-        "key: { body: sha256 }",
-    ];
+    let routes =
+        ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];
     let routes = routes.map(|key| format!("routes: [{{ name: r, match: {{ host: a }}, {key} }}]"));
     for text in top.iter().chain(&inside).map(ToString::to_string).chain(routes) {
         let report = invalid(&text);

@@ -19,6 +19,10 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
     lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));
+    if !policy.targeted.is_empty() {
+        let first = format!("{} before Cache-Control", list(&policy.targeted));
+        lines.push(("targeted", first));
+    }
     match policy.set_cookie {
         SetCookie::Refuse => {}
         SetCookie::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),

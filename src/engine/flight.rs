@@ -63,7 +63,8 @@ impl Head {
     /// Whether this is an error that stale-if-error is about: waiters share it rather than hammer a
     /// failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
-        let private = cache == CacheKind::Shared && self.said.cache_control.has(Directive::Private);
+        let heard = &policy.heard(&self.said).cache_control;
+        let private = cache == CacheKind::Shared && heard.has(Directive::Private);
         policy.stale_if_error.covers_status(self.status)
             && !self.said.has_set_cookie
             && !private

@@ -73,7 +73,7 @@ impl Engine {
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
         let said = Said::of(status, headers);
-        freshness::explicit_lifetime(&said, kind, now)?;
+        freshness::explicit_lifetime(route.policy.heard(&said), kind, now)?;
         let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
         let Vary::Fields(fields) = Vary::of(&kept) else { return None };
         let variant = self.variant(&get, &fields);

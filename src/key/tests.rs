@@ -26,6 +26,7 @@ fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
         key,
         coalesce_wait: Duration::from_secs(10),
         set_cookie: SetCookie::Refuse,
+        targeted: Vec::new(),
     }
 }
 

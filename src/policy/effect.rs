@@ -1,6 +1,6 @@
 //! What a policy makes of an answer: how long it may be reused, and whether it is kept at all.
 //!
-//! Owns: the five forms of `ttl` against the origin's word (RFC 9111 §3, §4.2, RFC 5861).
+//! Owns: the five forms of `ttl` against the origin's word (RFC 9111 §3, §4.2, RFC 5861, RFC 9213).
 //! Never touches: the request's own directives, which `decide` weighs; the clock.
 
 use std::time::{Duration, SystemTime};
@@ -119,6 +119,7 @@ impl Policy {
         kind: CacheKind,
         response_time: SystemTime,
     ) -> Freshness {
+        let said = self.heard(said);
         let Some(lifetime) = self.lifetime(said, status, kind, response_time) else {
             return Freshness::UNUSABLE;
         };
@@ -145,6 +146,12 @@ impl Policy {
             revalidate_always: cache_control.has(Directive::NoCache),
             since: Since::Made,
         }
+    }
+
+    /// The origin's word as this policy listens to it: where it counts, a targeted field's in place
+    /// of `Cache-Control` (RFC 9213 §2.2). Asked at every read, like all that follows from it.
+    pub fn heard<'s>(&self, said: &'s Said) -> &'s Said {
+        if self.ttl.overrides_origin() { said } else { said.told(&self.targeted) }
     }
 
     /// Whether the answer to `asked` is kept: `Ok` with the fields to keep.
@@ -174,9 +181,12 @@ impl Policy {
         if said.has_set_cookie && self.set_cookie == SetCookie::Refuse {
             return Err(NotStored::SetCookie);
         }
-        self.origin_allows(asked, said, kind)?;
-        self.can_be_reused(status, said, kind)?;
+        let heard = self.heard(said);
+        self.origin_allows(asked, heard, kind)?;
+        self.can_be_reused(status, heard, kind)?;
+        // Fields that either word names stay out: the policy may listen to the other one tomorrow.
         let mut kept = storing::kept_fields(headers, said, kind);
+        storing::leave_named_out(&mut kept, heard, kind);
         match self.set_cookie {
             SetCookie::Refuse | SetCookie::Strip => storing::strip_cookies(&mut kept),
             SetCookie::Keep => {}

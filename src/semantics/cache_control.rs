@@ -55,7 +55,8 @@ impl CacheControl {
     pub fn response(headers: &HeaderMap) -> Self {
         let mut said = Self::default();
         for member in field_list::members(headers.get_all(CACHE_CONTROL)) {
-            said.add(member);
+            let (name, argument) = split(member);
+            said.add(name, argument);
         }
         said
     }
@@ -65,8 +66,8 @@ impl CacheControl {
         self.directives & bit(directive) != 0
     }
 
-    fn add(&mut self, member: &[u8]) {
-        let (name, argument) = split(member);
+    /// Adds a directive; the argument as it stands behind its `=`.
+    pub(super) fn add(&mut self, name: &[u8], argument: Argument<'_>) {
         // Not a map from names: a handful of comparisons is faster and needs no lower-case copy.
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("max-age") {
@@ -181,9 +182,12 @@ pub fn delta_seconds(digits: &[u8]) -> Option<Duration> {
 
 /// What follows a directive's `=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Argument<'a> {
+pub(super) enum Argument<'a> {
+    /// Nothing.
     None,
+    /// This, quotes taken off.
     Text(&'a [u8]),
+    /// Something that no directive means.
     Malformed,
 }
 

@@ -1,7 +1,7 @@
 //! What a response says about its own reuse, read once from its fields.
 //!
 //! Owns: `Date`, `Expires`, `Age`, `Last-Modified`, `ETag` (RFC 9110 §6.6, §8.8, RFC 9111 §5) and
-//! which of their spellings count.
+//! which of their spellings count; what each targeted field says in their place (RFC 9213).
 //! Never touches: what follows from them, the body.
 
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use crate::semantics::cache_control::{CacheControl, Directive, delta_seconds};
 use crate::semantics::date;
 use crate::semantics::field_list;
 use crate::semantics::status;
+use crate::semantics::targeted;
 
 /// The part of a response's head that bears on freshness, storing and validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub struct Said {
     pub etag: Option<EntityTag>,
     /// Whether there is a `Set-Cookie`.
     pub has_set_cookie: bool,
+    /// The same response to those who listen to a targeted field: its directives in place of
+    /// `Cache-Control` and `Expires`. Only fields that count (RFC 9213 §2.1), few or none.
+    pub targeted: Vec<(HeaderName, Self)>,
 }
 
 /// `Expires` (RFC 9111 §5.3).
@@ -91,7 +95,7 @@ impl Said {
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         let cache_control = CacheControl::response(headers);
         let date = headers.get(DATE).and_then(|value| date::parse_undated(value.as_bytes()));
-        Self {
+        let mut said = Self {
             no_store: no_store(status, &cache_control),
             cache_control,
             date,
@@ -100,6 +104,41 @@ impl Said {
             last_modified: last_modified(headers, date),
             etag: only(headers, &ETAG).and_then(EntityTag::parse),
             has_set_cookie: headers.contains_key(SET_COOKIE),
+            targeted: Vec::new(),
+        };
+        for name in headers.keys().filter(|name| targeted::is_targeted(name)) {
+            if let Some(cache_control) = targeted::read(headers, name) {
+                let own = said.in_place(status, cache_control);
+                said.targeted.push((name.clone(), own));
+            }
+        }
+        said
+    }
+
+    /// What the response says to a cache that listens to these targeted fields: the first that
+    /// counts, else `Cache-Control` and `Expires` (RFC 9213 §2.2).
+    pub fn told(&self, targets: &[HeaderName]) -> &Self {
+        if self.targeted.is_empty() {
+            return self;
+        }
+        let of = |target: &HeaderName| self.targeted.iter().find(|(name, _)| name == target);
+        targets.iter().find_map(of).map_or(self, |(_, told)| told)
+    }
+
+    /// Whether `Last-Modified` tells one state of the bytes from every other (RFC 9110 §8.8.2.2):
+    /// nothing can have changed since within its second.
+    pub fn has_strong_date(&self) -> bool {
+        let changed = self.last_modified.as_ref().map(|changed| changed.time);
+        changed.zip(self.date).is_some_and(|(changed, received)| changed < received)
+    }
+
+    fn in_place(&self, status: StatusCode, cache_control: CacheControl) -> Self {
+        Self {
+            no_store: no_store(status, &cache_control),
+            cache_control,
+            expires: None,
+            targeted: Vec::new(),
+            ..self.clone()
         }
     }
 
@@ -248,6 +287,34 @@ mod tests {
         assert!(with(299, "must-understand, no-store"));
         assert!(with(299, "must-understand, max-age=60"));
         assert!(!with(299, "max-age=60"));
+    }
+
+    #[test]
+    fn the_first_listed_field_that_counts_replaces_cache_control_and_expires() {
+        // RFC 9213 §2.2, §3.1.
+        const NAMES: [HeaderName; 2] = [
+            HeaderName::from_static("examplecdn-cache-control"),
+            HeaderName::from_static("cdn-cache-control"),
+        ];
+        let secs = |n| Some(Duration::from_secs(n));
+        let all = said(&[
+            ("cache-control", "no-store, max-age=60, s-maxage=120"),
+            ("expires", "0"),
+            ("cdn-cache-control", "max-age=600"),
+            ("examplecdn-cache-control", ""),
+            ("age", "7"),
+        ]);
+        let told = all.told(&NAMES);
+        assert_eq!((told.cache_control.max_age, told.cache_control.s_maxage), (secs(600), None));
+        assert_eq!((told.no_store, told.expires, told.age), (false, None, secs(7)));
+        let plain = all.told(&[]);
+        assert_eq!((plain.no_store, plain.expires), (true, Some(Expires::Past)));
+        assert_eq!(all.told(&NAMES[..1]), plain, "empty is as absent");
+        let both =
+            said(&[("cdn-cache-control", "max-age=600"), ("examplecdn-cache-control", "no-store")]);
+        assert!(both.told(&NAMES).no_store);
+        assert!(!both.told(&NAMES[1..]).no_store);
+        assert_eq!(said(&[("cache-control", "max-age=1")]).targeted, []);
     }
 
     proptest! {

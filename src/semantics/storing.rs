@@ -108,6 +108,12 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 pub fn kept_fields(headers: &HeaderMap, said: &Said, kind: CacheKind) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip_response(&mut kept);
+    leave_named_out(&mut kept, said, kind);
+    kept
+}
+
+/// Leaves out the fields that `private` or `no-cache` names.
+pub fn leave_named_out(kept: &mut HeaderMap, said: &Said, kind: CacheKind) {
     for name in &said.cache_control.no_cache_fields {
         kept.remove(name);
     }
@@ -119,7 +125,6 @@ pub fn kept_fields(headers: &HeaderMap, said: &Said, kind: CacheKind) -> HeaderM
         }
         CacheKind::Private => {}
     }
-    kept
 }
 
 /// Leaves `Set-Cookie` out.

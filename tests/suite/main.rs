@@ -41,5 +41,6 @@ mod parser;
 mod reload;
 mod restart;
 mod schema;
+mod targeted;
 mod tunnel;
 mod upstream_faults;

@@ -9,6 +9,7 @@ use http::HeaderName;
 use crate::config::defaults::SECRET_QUERY;
 use crate::config::diagnostics::Wrong;
 use crate::config::reader::{Reader, Section};
+use crate::semantics::targeted::is_targeted;
 
 /// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
 const NEVER_SEEN: [&str; 12] = [
@@ -61,6 +62,17 @@ pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
         return Err(Wrong::new(wanted, "never reaches a route or key", fix));
     }
     Ok(name)
+}
+
+/// A targeted field's name (RFC 9213).
+pub(super) fn targeted(text: &str) -> Result<HeaderName, Wrong> {
+    let wanted = "the name of a targeted field";
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    if is_targeted(&name) {
+        return Ok(name);
+    }
+    let fix = "write a name that ends in `-Cache-Control`, such as `CDN-Cache-Control`";
+    Err(Wrong::new(wanted, format!("is not {wanted}"), fix))
 }
 
 /// A query parameter's name, decoded.

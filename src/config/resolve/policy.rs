@@ -1,9 +1,12 @@
 //! What a route says about its answers, and `defaults`.
 //!
-//! Owns: the forms of `ttl`, the windows, scopes and key rules, and which of them exclude another.
+//! Owns: the forms of `ttl`, the windows, scopes, key rules and targeted fields, and which of them
+//! exclude another.
 //! Never touches: which requests a route matches (`routes`).
 
 use std::time::Duration;
+
+use http::HeaderName;
 
 use crate::config::defaults;
 use crate::config::diagnostics::{Place, Wrong};
@@ -77,6 +80,7 @@ pub(super) fn read(
     let wait = coalesce(route, reader);
     let key = key(route, reader);
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
+    let targeted = targeted(route, ttl.as_ref(), reader);
     let form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
     // Windows from `defaults` belong to the operator's word; elsewhere the origin has its own, and
     // only what the route itself spells out stands above them.
@@ -92,6 +96,7 @@ pub(super) fn read(
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
         set_cookie,
+        targeted,
     };
     (policy, ttl)
 }
@@ -219,7 +224,7 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<ScopeR
 
 /// The field in which the app names its user. It is not sent upstream, so it can be none that the
 /// origin needs.
-fn naming_field(text: &str) -> Result<http::HeaderName, Wrong> {
+fn naming_field(text: &str) -> Result<HeaderName, Wrong> {
     let name = fields::name(text)?;
     if name == http::header::AUTHORIZATION || name == http::header::COOKIE {
         let what = "would not reach the origin: the field of a scope is taken out";
@@ -277,9 +282,24 @@ fn set_cookie(
     at.value
 }
 
+/// The targeted fields whose word counts, in order. The operator's own `ttl` listens to none.
+fn targeted(
+    route: &mut Section<'_>,
+    ttl: Option<&At<Ttl>>,
+    reader: &mut Reader<'_>,
+) -> Vec<HeaderName> {
+    let names = route.scalars(reader, "targeted", fields::targeted).unwrap_or_default();
+    if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
+        let what = "says nothing: this `ttl` sets aside whatever the origin says of caching";
+        let fix = "remove `targeted`, or write `ttl: origin` to let the origin's word count";
+        reader.problem(route.key_place("targeted"), &route.at("targeted"), what, fix);
+    }
+    names.into_iter().map(|at| at.value).collect()
+}
+
 /// Keys that say something about stored answers: useless where none is ever stored.
 pub(super) fn first_about_storing(route: &Section<'_>) -> Option<(&'static str, Place)> {
-    let keys = ["ttl", "ttl_by_status", "stale_while_revalidate", "stale_if_error"];
+    let keys = ["ttl", "ttl_by_status", "stale_while_revalidate", "stale_if_error", "targeted"];
     let key = keys.into_iter().find(|key| route.has(key))?;
     Some((key, route.key_place(key)))
 }

@@ -452,3 +452,96 @@ proptest! {
         assert_eq!(early.ttl() > 0, matches!(early, Standing::Fresh(_)));
     }
 }
+
+const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+fn listening(ttl: Ttl) -> Policy {
+    Policy { targeted: vec![CDN], ..with(ttl) }
+}
+
+#[test]
+fn a_targeted_field_counts_in_place_of_cache_control_where_the_origins_word_does() {
+    // RFC 9213 §2.2.
+    let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
+        let said = Said::of(StatusCode::OK, &map(fields));
+        policy.freshness(&said, StatusCode::OK, CacheKind::Shared, NOW).lifetime
+    };
+    let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
+    let long_only = &[("cdn-cache-control", "max-age=3000")];
+    let none = &[("cdn-cache-control", "none")];
+    for (ttl, fields, expected, deaf) in [
+        (Ttl::Origin, &long[..], secs(300), secs(1)),
+        (Ttl::Fallback(secs(7)), long, secs(300), secs(1)),
+        (Ttl::Fallback(secs(7)), long_only, secs(3000), secs(7)),
+        (Ttl::Fallback(secs(7)), none, secs(7), secs(7)),
+        (CLAMP, long, secs(300), secs(60)),
+        (CLAMP, long_only, secs(600), secs(60)),
+        (Ttl::Override(secs(9)), long, secs(9), secs(9)),
+    ] {
+        assert_eq!(lifetime(&listening(ttl), fields), Lifetime::For(expected), "{ttl:?}");
+        // The same stored response after a reload: nothing was concluded when it was stored.
+        assert_eq!(lifetime(&with(ttl), fields), Lifetime::For(deaf), "{ttl:?}");
+    }
+}
+
+#[test]
+fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control() {
+    // RFC 9213 §2.2.
+    let policy = listening(Ttl::Origin);
+    for (fields, kind, expected) in [
+        (&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")][..], None, None),
+        (
+            &[("cache-control", "no-store"), ("cdn-cache-control", "")],
+            None,
+            Some(NotStored::NoStore),
+        ),
+        (
+            &[("cache-control", "max-age=60"), ("cdn-cache-control", "no-store")],
+            None,
+            Some(NotStored::NoStore),
+        ),
+        (
+            &[("cache-control", "max-age=60"), ("cdn-cache-control", "private, max-age=60")],
+            Some(CacheKind::Shared),
+            Some(NotStored::Private),
+        ),
+        (
+            &[("cache-control", "no-store"), ("cdn-cache-control", "private, max-age=60")],
+            Some(CacheKind::Private),
+            None,
+        ),
+        (
+            &[("cache-control", "max-age=60"), ("cdn-cache-control", "none")],
+            None,
+            Some(NotStored::NoFreshness),
+        ),
+    ] {
+        for each in BOTH.into_iter().filter(|each| kind.is_none_or(|kind| kind == *each)) {
+            assert_eq!(refused(&policy, each, 200, fields), expected, "{fields:?}");
+        }
+    }
+    let mut asked = get();
+    asked.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
+    for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
+        let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
+        let said = Said::of(StatusCode::OK, &headers);
+        let kept = policy.storing(&asked, StatusCode::OK, &headers, &said, CacheKind::Shared);
+        assert_eq!(kept.is_ok(), allowed, "{line}");
+    }
+}
+
+#[test]
+fn fields_that_either_word_names_are_left_out_so_that_no_reload_shows_them() {
+    let headers = map(&[
+        ("cache-control", "private=\"x-mine\", max-age=60"),
+        ("cdn-cache-control", "no-cache=\"x-other\", max-age=60"),
+        ("x-mine", "1"),
+        ("x-other", "1"),
+    ]);
+    let said = Said::of(StatusCode::OK, &headers);
+    let kept = listening(Ttl::Origin)
+        .storing(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
+        .unwrap();
+    assert!(!kept.contains_key("x-mine") && !kept.contains_key("x-other"));
+    assert!(kept.contains_key(&CDN), "the field itself is kept");
+}

@@ -21,6 +21,7 @@ fn policy() -> Arc<Policy> {
         key: KeyRule::default(),
         coalesce_wait: std::time::Duration::from_secs(10),
         set_cookie: SetCookie::Refuse,
+        targeted: Vec::new(),
     })
 }
 
