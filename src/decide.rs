@@ -9,8 +9,11 @@ use http::{Method, StatusCode};
 use crate::policy::{ErrorMatch, Freshness, Lifetime, Policy, Standing};
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_control::RequestCacheControl;
+use crate::semantics::freshness;
+use crate::semantics::said::Said;
 use crate::semantics::storing::CacheKind;
-use crate::stored::Stored;
+use crate::stored::part::Part;
+use crate::stored::{Head, Stored};
 
 /// What the store holds for a request.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +22,10 @@ pub enum Found<'a> {
     Nothing,
     /// Only answers that other request fields chose.
     OtherVariants,
+    /// Only a part of the answer, and not all that is asked for is in it.
+    OtherPart,
+    /// A part of the answer, and all that is asked for is in it ([`Part::holding`]).
+    Part(&'a Part),
     /// This.
     Stored(&'a Stored),
 }
@@ -84,6 +91,8 @@ pub enum Forward {
     UriMiss,
     /// Only other variants are stored.
     VaryMiss,
+    /// Only a part of what is asked for is stored.
+    Partial,
     /// What is stored is stale.
     Stale,
     /// The request's own directives ask for it.
@@ -98,6 +107,7 @@ impl Forward {
             Self::Method => "method",
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
+            Self::Partial => "partial",
             Self::Stale => "stale",
             Self::Request => "request",
         }
@@ -179,7 +189,10 @@ fn wished(
         Found::Nothing => Decision::forward(Forward::UriMiss, None),
         // §4.1: what other request fields chose does not match.
         Found::OtherVariants => Decision::forward(Forward::VaryMiss, None),
-        Found::Stored(stored) => reuse(wish, &Seen::new(policy, kind, stored, now)),
+        // RFC 9111 §3.3: a part answers for no more than it holds.
+        Found::OtherPart => Decision::forward(Forward::Partial, None),
+        Found::Part(part) => while_fresh(reuse(wish, &Seen::new(policy, kind, part.head(), now))),
+        Found::Stored(stored) => reuse(wish, &Seen::new(policy, kind, stored.into(), now)),
     };
     // §5.2.1.7 only-if-cached: the origin is not asked, neither now nor in the background.
     match decision {
@@ -188,6 +201,16 @@ fn wished(
             Decision::Serve { ttl, stale, refresh: false }
         }
         Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => decision,
+    }
+}
+
+/// A part is served while it is fresh, and then asked for anew: it is neither validated nor stands in
+/// for an error.
+fn while_fresh(decision: Decision) -> Decision {
+    match decision {
+        Decision::Serve { stale: Some(_), .. } => Decision::forward(Forward::Stale, None),
+        Decision::Forward { why, .. } => Decision::forward(why, None),
+        Decision::Serve { stale: None, .. } | Decision::Refuse => decision,
     }
 }
 
@@ -240,21 +263,22 @@ pub fn stand_in(
         Failure::Connect => policy.stale_if_error.on.contains(&ErrorMatch::Connect),
         Failure::Timeout => policy.stale_if_error.on.contains(&ErrorMatch::Timeout),
     };
-    let seen = Seen::new(policy, kind, stored, now);
+    let seen = Seen::new(policy, kind, stored.into(), now);
     // §5.2.1.5: a request that said no-store is not answered from the store, come what may.
     (hidden && seen.may_stand_in() && !asked.cache_control().no_store).then(|| seen.standing.ttl())
 }
 
 /// The remaining freshness of a stored answer under the current policy, in seconds.
 pub fn ttl(policy: &Policy, kind: CacheKind, stored: &Stored, now: SystemTime) -> i64 {
-    Seen::new(policy, kind, stored, now).standing.ttl()
+    Seen::new(policy, kind, Head::of_either(stored), now).standing.ttl()
 }
 
 /// From when a stored answer is of no more use under the current policy; `None`: never. A bound for
 /// sweeping, no verdict: every read computes its own.
 pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &Stored) -> Option<SystemTime> {
     let received = stored.response_time;
-    let freshness = policy.freshness(&stored.said, stored.status, kind, received);
+    let head = Head::of_either(stored);
+    let freshness = policy.freshness(head.said, head.status, kind, received);
     let Lifetime::For(lifetime) = freshness.lifetime else { return None };
     // RFC 9111 §4.3: a validator saves the body of an answer that is stale for long.
     let window = freshness.swr.max(freshness.sie);
@@ -267,7 +291,8 @@ const REVALIDATABLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A stored answer as seen now, through the current policy.
 struct Seen<'a> {
-    stored: &'a Stored,
+    said: &'a Said,
+    status: StatusCode,
     policy: &'a Policy,
     freshness: Freshness,
     standing: Standing,
@@ -275,18 +300,19 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(policy: &'a Policy, kind: CacheKind, stored: &'a Stored, now: SystemTime) -> Self {
-        let received = stored.response_time;
-        let freshness = policy.freshness(&stored.said, stored.status, kind, received);
-        let standing = freshness.standing(stored.initial_age, received, now);
+    fn new(policy: &'a Policy, kind: CacheKind, head: Head<'a>, now: SystemTime) -> Self {
+        let Head { said, status, response_time, initial_age, outdated } = head;
+        let freshness = policy.freshness(said, status, kind, response_time);
+        let standing = freshness.standing(initial_age, response_time, now);
         // A soft purge ends the lifetime there and then; the stale windows run from it.
-        let standing = match (standing, stored.outdated) {
+        let standing = match (standing, outdated) {
             (Standing::Fresh(_), Some(at)) => {
                 Standing::Stale(now.duration_since(at).unwrap_or_default())
             }
             (standing, _) => standing,
         };
-        Self { stored, policy, freshness, standing, age: stored.age(now) }
+        let age = freshness::current_age(initial_age, response_time, now);
+        Self { said, status, policy, freshness, standing, age }
     }
 
     /// Whether it may be shown in place of an error, if one happened now. An error that is stored
@@ -298,7 +324,7 @@ impl<'a> Seen<'a> {
         };
         in_time
             && !self.freshness.revalidate_always
-            && !self.policy.stale_if_error.covers_status(self.stored.status)
+            && !self.policy.stale_if_error.covers_status(self.status)
     }
 }
 
@@ -307,7 +333,7 @@ impl Decision {
         Self::Forward {
             why,
             // §4.3.1: a 304 costs less than an answer, at many origins nothing.
-            validate: seen.is_some_and(|seen| seen.stored.said.has_validator()),
+            validate: seen.is_some_and(|seen| seen.said.has_validator()),
             fallback: seen.is_some_and(Seen::may_stand_in),
             store: true,
         }

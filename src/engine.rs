@@ -18,6 +18,7 @@ mod ending;
 mod fill;
 mod flight;
 mod follow;
+mod parts;
 mod plan;
 
 use std::sync::Arc;

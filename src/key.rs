@@ -93,6 +93,19 @@ impl CacheKey {
     pub fn scope(&self) -> Scope {
         self.scope
     }
+
+    /// The key under which parts of this answer are kept (RFC 9111 §3.4): another key, so that a
+    /// look-up for the whole never finds one; the same target, so that what makes the one unusable
+    /// makes the other so.
+    #[must_use]
+    pub fn of_parts(&self) -> Self {
+        canonical::of_parts(self)
+    }
+
+    /// Whether it is a [key of parts](Self::of_parts).
+    pub fn is_of_parts(&self) -> bool {
+        self.canonical.first() == Some(&canonical::PARTS)
+    }
 }
 
 impl PartialEq for CacheKey {

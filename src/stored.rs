@@ -3,6 +3,8 @@
 //! Owns: the shape of what every store tier keeps; which fields a hit leaves out.
 //! Never touches: policy (lifetime and windows are computed from the current policy at each read).
 
+pub mod part;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +17,8 @@ use crate::semantics::said::Said;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 
-/// A complete response as stored. Kept behind an `Arc`; never changed, only replaced.
+/// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::Part`], which
+/// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
 /// `Debug` shows no field value and no body.
 #[derive(Clone)]
 pub struct Stored {
@@ -25,7 +28,7 @@ pub struct Stored {
     pub headers: HeaderMap,
     /// The origin's fields that told of its one exchange with larder: kept, but no part of a hit.
     pub withheld: HeaderMap,
-    /// The complete body, as received.
+    /// The body, as received.
     pub body: Bytes,
     /// Which request fields chose it (RFC 9111 §4.1).
     pub vary: VaryFields,
@@ -43,6 +46,42 @@ pub struct Stored {
     pub authorized: bool,
     /// When an operator called it outdated: it is stale from then on, whatever its lifetime.
     pub outdated: Option<SystemTime>,
+}
+
+/// What of a stored response bears on whether it may be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// What its fields say.
+    pub said: &'a Said,
+    /// The status that policy goes by.
+    pub status: StatusCode,
+    /// When it was received.
+    pub response_time: SystemTime,
+    /// The age it had then.
+    pub initial_age: Duration,
+    /// When an operator called it outdated.
+    pub outdated: Option<SystemTime>,
+}
+
+impl<'a> From<&'a Stored> for Head<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        Self {
+            said: &stored.said,
+            status: stored.status,
+            response_time: stored.response_time,
+            initial_age: stored.initial_age,
+            outdated: stored.outdated,
+        }
+    }
+}
+
+impl<'a> Head<'a> {
+    /// Of a whole as it is, of a part as its whole would be: for who asks how long something stays of
+    /// use, not whether it answers.
+    pub fn of_either(stored: &'a Stored) -> Self {
+        let status = if stored.is_part() { StatusCode::OK } else { stored.status };
+        Self { status, ..stored.into() }
+    }
 }
 
 /// Whether the field tells of one exchange and would mislead in a later one: how much of a rate
@@ -93,6 +132,11 @@ impl Stored {
     #[must_use]
     pub fn outdated(&self, at: SystemTime) -> Self {
         Self { outdated: Some(at), ..self.clone() }
+    }
+
+    /// Whether it is a part, good for nothing but as a [`part::Part`].
+    pub fn is_part(&self) -> bool {
+        self.status == StatusCode::PARTIAL_CONTENT
     }
 
     /// The fields of a hit. `Age` is not among them: it is [`Stored::age`] of the moment.

@@ -174,6 +174,7 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "store: { compression: zstd }",
         "store: { shared: {} }",
         "defaults: { retry: {} }",
+        "defaults: { targeted: [CDN-Cache-Control] }",
         "defaults: { stale_if_error: { hold_down: 30s } }",
         "upstreams: { u: { hosts: [a], mount: /a } }",
         "upstreams: { u: { hosts: [a], pace: {} } }",

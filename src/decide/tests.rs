@@ -1,5 +1,6 @@
 //! The decision as tables (RFC 9111 §4, §5.2.1, RFC 5861) and properties over time.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::Stored;
+use crate::stored::part::Part;
 
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
 const UNAVAILABLE: Failure = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
@@ -135,12 +137,54 @@ fn the_operators_ttl_is_the_only_rule_where_it_overrides() {
 
 #[test]
 fn nothing_stored_is_a_miss_of_its_kind() {
-    for (found, why) in [(Found::Nothing, "uri-miss"), (Found::OtherVariants, "vary-miss")] {
+    for (found, why) in [
+        (Found::Nothing, "uri-miss"),
+        (Found::OtherVariants, "vary-miss"),
+        (Found::OtherPart, "partial"),
+    ] {
         let decide =
             |line| decide(&asked(line), &Policy::origin(), CacheKind::Shared, found, ARRIVAL);
         assert_eq!(word(&decide("")), why);
         assert_eq!(word(&decide("max-stale")), why);
         assert_eq!(decide("only-if-cached"), Decision::Refuse);
+    }
+}
+
+#[test]
+fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
+    let range = ("content-range", "bytes 0-0/2");
+    for (line, ask, at, expected) in [
+        ("max-age=10", "", 9, "fresh 1"),
+        ("max-age=10", "max-age=9", 9, "fresh 1"),
+        ("max-age=10", "", 10, "stale"),
+        ("max-age=10", "max-stale", 10, "stale"),
+        ("max-age=10, stale-while-revalidate=99", "", 10, "stale"),
+        ("max-age=10, stale-if-error=99", "", 10, "stale"),
+        ("max-age=10", "max-age=8", 9, "request"),
+        ("max-age=10", "min-fresh=2", 9, "request"),
+        ("max-age=10", "no-cache", 0, "request"),
+        ("max-age=10", "no-store", 0, "request"),
+        ("no-cache", "", 0, "stale"),
+        ("private, max-age=10", "", 0, "stale"),
+    ] {
+        let fields = [range, ("etag", "\"a\""), ("cache-control", line)];
+        let stored = Stored { body: Bytes::from_static(b"x"), ..stored_as(206, &fields) };
+        let part = Part::of(Arc::new(stored.clone())).unwrap();
+        let decide = |ask, found| {
+            let now = ARRIVAL + secs(at);
+            decide(&asked(ask), &Policy::origin(), CacheKind::Shared, found, now)
+        };
+        let decision = decide(ask, Found::Part(&part));
+        assert_eq!(word(&decision), expected, "{line} {ask} {at}");
+        // Neither asked about nor put in place of an error: what a part has to say is not enough.
+        let validates = matches!(decision, Decision::Forward { validate: true, .. });
+        assert!(!validates, "{line} {ask}");
+        let purged = Part::of(Arc::new(stored.outdated(ARRIVAL))).unwrap();
+        let purged = decide(ask, Found::Part(&purged));
+        assert!(!matches!(purged, Decision::Serve { .. }), "{line} {ask}");
+        // Taken for a whole by mistake, it would still not be fresh.
+        let mistaken = decide(ask, Found::Stored(&stored));
+        assert!(!matches!(mistaken, Decision::Serve { .. }), "{line} {ask}");
     }
 }
 
@@ -259,9 +303,9 @@ fn nothing_stands_in_against_a_prohibition() {
 
 #[test]
 fn every_reason_has_a_token_of_its_own() {
-    use Forward::{Bypass, Method, Request, Stale, UriMiss, VaryMiss};
+    use Forward::{Bypass, Method, Partial, Request, Stale, UriMiss, VaryMiss};
     let mut tokens: Vec<_> =
-        [Bypass, Method, UriMiss, VaryMiss, Stale, Request].map(Forward::token).to_vec();
+        [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request].map(Forward::token).to_vec();
     tokens.extend([Failure::Connect, Failure::Timeout, UNAVAILABLE].map(Failure::token));
     tokens.push(Failure::Status(StatusCode::TOO_MANY_REQUESTS).token());
     tokens.push(Failure::Status(StatusCode::FORBIDDEN).token());

@@ -19,6 +19,7 @@ use crate::engine::collapse::{FlightKey, Turn};
 use crate::engine::fill::Fill;
 use crate::engine::flight::Flight;
 use crate::engine::follow::Followed;
+use crate::engine::parts;
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::engine::switch::OFFLINE_PROBLEM;
@@ -50,6 +51,8 @@ pub enum Answered {
 enum Step<'a> {
     Done(Answered),
     Forward(Plan<'a>),
+    /// One range of what is not stored whole; only another variant may be.
+    Ranged(CacheKey, Option<VariantId>),
     /// A deeper tier has to be asked first.
     Deeper(CacheKey),
 }
@@ -81,6 +84,11 @@ impl Engine {
         (self.switch.mode() == Mode::Offline).then(|| offline(asked))
     }
 
+    /// The answer to a request for which the origin may not be asked.
+    pub(crate) fn refused(&self, asked: &Asked) -> Reply {
+        self.refusal(asked).unwrap_or_else(|| only_if_cached(asked))
+    }
+
     async fn answer_cached(
         self: &Arc<Self>,
         asked: &mut Asked,
@@ -101,11 +109,12 @@ impl Engine {
                 let found = admitted(found, &key, &route.policy);
                 self.step(asked, route, key, found, interims)
             }
-            step @ (Step::Done(_) | Step::Forward(_)) => step,
+            step @ (Step::Done(_) | Step::Forward(_) | Step::Ranged(..)) => step,
         };
         match step {
             Step::Done(answered) => answered,
             Step::Forward(plan) => self.forward(plan).await,
+            Step::Ranged(key, other) => self.ranged(asked, route, key, other, interims).await,
             // A load never says `Deeper`; were it to, the origin knows.
             Step::Deeper(_) => Answered::Pass(Forward::Bypass),
         }
@@ -170,7 +179,7 @@ impl Engine {
         self.store.put(key, stored, mark, until);
     }
 
-    fn decide(
+    pub(crate) fn decide(
         &self,
         asked: &Asked,
         policy: &Policy,
@@ -204,8 +213,12 @@ impl Engine {
             Lookup::OtherVariants(variant) => (None, Some(variant)),
             Lookup::Nothing => (None, None),
         };
+        if stored.is_none() && parts::may_be_answered_by_a_part(asked) {
+            return Step::Ranged(key, variant);
+        }
         let seen = match (&stored, variant) {
             (Some(stored), _) => Found::Stored(stored),
+            (None, _) if self.has_part(asked, &key, policy) => Found::OtherPart,
             (None, Some(_)) => Found::OtherVariants,
             (None, None) => Found::Nothing,
         };
@@ -221,13 +234,10 @@ impl Engine {
                 }
                 Step::Done(Answered::Reply(Box::new(reply)))
             }
-            Decision::Refuse => {
-                let reply = self.refusal(asked).unwrap_or_else(|| only_if_cached(asked));
-                Step::Done(Answered::Reply(Box::new(reply)))
-            }
+            Decision::Refuse => Step::Done(Answered::Reply(Box::new(self.refused(asked)))),
             Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
             Decision::Forward { why, validate, fallback, store: true } => {
-                // HEAD is written through; a range on a miss is the origin's to cut.
+                // HEAD is written through; several ranges on a miss are the origin's to cut.
                 let bare = stored.is_none() && asked.headers.contains_key(RANGE);
                 if asked.method == Method::HEAD || bare {
                     return Step::Done(Answered::Pass(why));
@@ -243,6 +253,7 @@ impl Engine {
                     variant,
                     validate,
                     fallback,
+                    ranged: false,
                     interims,
                 })
             }
@@ -330,7 +341,7 @@ impl Engine {
     }
 
     /// A fetch that nobody else joins.
-    async fn alone(
+    pub(crate) async fn alone(
         self: &Arc<Self>,
         plan: &Plan<'_>,
         permit: Option<OwnedSemaphorePermit>,
@@ -357,6 +368,7 @@ impl Engine {
             policy: Arc::clone(&plan.route.policy),
             key: plan.key.clone(),
             confirm: plan.stored.clone().filter(|_| plan.validate),
+            ranged: plan.ranged,
             permit,
             interims: Some(Arc::clone(plan.interims)),
             trigger: None,
@@ -396,6 +408,7 @@ impl Engine {
                 policy: Arc::clone(&route.policy),
                 key,
                 confirm: Some(stored).filter(|stored| stored.said.has_validator()),
+                ranged: false,
                 permit: None,
                 interims: None,
                 trigger: Some(Stale::WhileRevalidate.token()),
@@ -408,11 +421,17 @@ impl Engine {
 /// How long the answer to an unsafe method waits for its invalidation to be on disk.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What was stored under another policy, before a reload, may be nobody's under this one.
+/// What was stored under another policy, before a reload, may be nobody's under this one. Parts are
+/// found under keys of parts alone; should one lie elsewhere all the same, it is not there.
 fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
     match found {
         Lookup::Found(stored)
-            if !policy.still_keeps(&stored.said, stored.authorized, key.scope().cache_kind()) =>
+            if stored.is_part() != key.is_of_parts()
+                || !policy.still_keeps(
+                    &stored.said,
+                    stored.authorized,
+                    key.scope().cache_kind(),
+                ) =>
         {
             Lookup::Nothing
         }

@@ -26,6 +26,7 @@ use crate::semantics::storing::{CacheKind, NotStored};
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
+use crate::stored::part;
 use crate::upstream::failure::Failure;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, BodyFraming, Call};
@@ -42,6 +43,8 @@ pub(crate) struct Fill {
     pub(crate) key: CacheKey,
     /// The stored response to validate.
     pub(crate) confirm: Option<Arc<Stored>>,
+    /// Whether the request's range is asked for: what comes is this client's, and kept as a part.
+    pub(crate) ranged: bool,
     /// Held until the head is there.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Where interim answers go, if a client leads.
@@ -104,7 +107,9 @@ impl Fill {
         if let Some(stored) = &self.confirm {
             headers.extend(validation::conditional_fields(&stored.said));
         }
-        headers.remove(http::header::RANGE);
+        if !self.ranged {
+            headers.remove(http::header::RANGE);
+        }
         if !headers.contains_key(ACCEPT_ENCODING) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
@@ -179,7 +184,7 @@ impl Fill {
         let conditional = self.place.is_none()
             && self.confirm.is_none()
             && validation::has_conditionals(&self.asked.headers);
-        if why != NotStored::NoRoom && !conditional {
+        if why != NotStored::NoRoom && !conditional && !self.ranged {
             self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
         }
     }
@@ -235,11 +240,28 @@ impl Fill {
             BodyFraming::Length(length) => Some(length),
             BodyFraming::Marked | BodyFraming::Close => None,
         };
-        let shared = self
-            .policy
-            .storing(&self.asked, answer.status, &own, &said, self.cache())
-            .and_then(|headers| self.within_bounds(answer.framing).map(|()| headers));
-        Head { status: answer.status, own, shared, said, vary, variant, length }
+        // What it says it is; whether the body agrees is seen when it is there.
+        let part = self.ranged
+            && part::told(answer.status, &own, &said)
+                .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
+        let mut head = Head {
+            status: answer.status,
+            shared: Err(NotStored::Status),
+            own,
+            said,
+            vary,
+            variant,
+            length,
+            part,
+        };
+        // To a range there are other answers than to the whole; only these two tell what is stored.
+        if !self.ranged || head.kept_as() == StatusCode::OK {
+            head.shared = self
+                .policy
+                .storing(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
+                .and_then(|headers| self.within_bounds(answer.framing).map(|()| headers));
+        }
+        head
     }
 
     fn within_bounds(&self, framing: BodyFraming) -> Result<(), NotStored> {
@@ -323,7 +345,18 @@ impl Fill {
                 freshness::initial_age(&said, times.request, times.response),
             );
             let stored = stored.fetched_with(self.asked.headers.contains_key(AUTHORIZATION));
-            self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark);
+            if head.part {
+                self.keep_part(stored);
+            } else {
+                self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark);
+            }
+        }
+    }
+
+    fn keep_part(&self, stored: Stored) {
+        let (engine, mark) = (&self.engine, self.flight.mark);
+        if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, mark) {
+            engine.account.not_stored(self.route, NotStored::Incomplete.token());
         }
     }
 }

@@ -57,9 +57,16 @@ pub(crate) struct Head {
     pub(crate) variant: Option<VariantId>,
     /// The announced length of the body.
     pub(crate) length: Option<u64>,
+    /// Whether it is a part that was asked for and is kept as one.
+    pub(crate) part: bool,
 }
 
 impl Head {
+    /// The status that policy goes by: a part is kept as its whole would be.
+    pub(crate) fn kept_as(&self) -> StatusCode {
+        if self.part { StatusCode::OK } else { self.status }
+    }
+
     /// Whether this is an error that stale-if-error is about: waiters share it rather than hammer a
     /// failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {

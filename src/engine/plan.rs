@@ -33,6 +33,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) variant: Option<VariantId>,
     pub(crate) validate: bool,
     pub(crate) fallback: bool,
+    /// Ask for the range that the request asks for, not for the whole.
+    pub(crate) ranged: bool,
     /// Where the interim answers of a call that this request leads go.
     pub(crate) interims: &'a Arc<Interims>,
 }

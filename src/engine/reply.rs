@@ -1,23 +1,28 @@
 //! What a client gets: a stored response or a growing one, cut to what was asked.
 //!
-//! Owns: answering conditionals, single ranges and HEAD from a complete or a growing body
-//! (RFC 9110 §13, §14, RFC 9111 §4.3.2); `Age`. Never touches: which response is chosen.
+//! Owns: answering conditionals, ranges and HEAD from a complete body, and all but several ranges
+//! from a growing one (RFC 9110 §13, §14, RFC 9111 §4.3.2); `Age`. Never touches: which response is
+//! chosen.
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
 use crate::engine::body::Reader;
 use crate::semantics::asked::Asked;
+use crate::semantics::byteranges;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
-use crate::semantics::ranges::{self, Cut};
+use crate::semantics::ranges::{self, Cut, Span};
 use crate::semantics::said::Said;
 use crate::semantics::validation::{self, Outcome};
 use crate::stored::Stored;
+use crate::stored::part::Part;
 
 /// An answer ready to be written.
 pub struct Reply {
@@ -41,6 +46,8 @@ pub enum ReplyBody {
     Empty,
     /// All of it.
     Whole(Bytes),
+    /// All of it, one piece after the other.
+    Pieces(Vec<Bytes>),
     /// It is still arriving.
     Growing {
         /// Where it arrives.
@@ -56,8 +63,22 @@ pub enum ReplyBody {
 struct Shape {
     status: StatusCode,
     headers: HeaderMap,
-    cut: Option<(u64, u64)>,
-    empty: bool,
+    body: Shaped,
+}
+
+/// What of the body an answer carries.
+enum Shaped {
+    Empty,
+    Whole,
+    Part(Span),
+    /// Status and fields are still those of the whole, which is a right answer, too.
+    Several(Vec<Span>),
+}
+
+impl Shape {
+    fn new(status: StatusCode, headers: HeaderMap, body: Shaped) -> Self {
+        Self { status, headers, body }
+    }
 }
 
 impl Reply {
@@ -73,13 +94,35 @@ impl Reply {
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
         let length = stored.body.len() as u64;
-        let shape = shape(asked, &stored.said, stored.status, headers, Some(length));
-        let body = match (shape.empty, shape.cut) {
-            (true, _) => ReplyBody::Empty,
-            (false, None) => ReplyBody::Whole(stored.body.clone()),
-            (false, Some((first, last))) => ReplyBody::Whole(slice(&stored.body, first, last)),
+        let mut shape = shape(asked, &stored.said, stored.status, headers, Some(length));
+        let body = match shape.body {
+            Shaped::Empty => ReplyBody::Empty,
+            Shaped::Whole => ReplyBody::Whole(stored.body.clone()),
+            Shaped::Part(part) => ReplyBody::Whole(byteranges::slice(&stored.body, part)),
+            Shaped::Several(parts) => {
+                shape.status = StatusCode::PARTIAL_CONTENT;
+                several(&stored.body, &parts, &mut shape.headers)
+            }
         };
         Self { status: shape.status, headers: shape.headers, body, result, why: None, error: None }
+    }
+
+    /// The answer from a stored part that holds the bytes `wanted`; `None` where it does not.
+    pub(crate) fn from_part(
+        part: &Part,
+        wanted: Span,
+        now: SystemTime,
+        status: &CacheStatus,
+        result: ResultKind,
+    ) -> Option<Self> {
+        let body = ReplyBody::Whole(part.cut(wanted)?);
+        let mut headers = part.hit_headers();
+        headers.remove(TRANSFER_ENCODING);
+        describe(&mut headers, wanted, part.total());
+        headers.insert(AGE, HeaderValue::from(part.age(now).as_secs()));
+        status.append_to(&mut headers);
+        let status = StatusCode::PARTIAL_CONTENT;
+        Some(Self { status, headers, body, result, why: None, error: None })
     }
 
     /// The answer from a body that is still arriving under `headers`.
@@ -92,12 +135,15 @@ impl Reply {
         reader: Reader,
     ) -> Self {
         let shape = shape(asked, said, status, headers, length);
-        let body = match (shape.empty, shape.cut) {
-            (true, _) => ReplyBody::Empty,
-            // An announced length is the end: the client need not wait for the fill's.
-            (false, None) => ReplyBody::Growing { reader, skip: 0, take: length },
-            (false, Some((first, last))) => {
-                ReplyBody::Growing { reader, skip: first, take: Some(last - first + 1) }
+        let body = match shape.body {
+            Shaped::Empty => ReplyBody::Empty,
+            // Several ranges come in any order, the bytes in one: then all of it. An announced
+            // length is the end: the client need not wait for the fill's.
+            Shaped::Whole | Shaped::Several(_) => {
+                ReplyBody::Growing { reader, skip: 0, take: length }
+            }
+            Shaped::Part(part) => {
+                ReplyBody::Growing { reader, skip: part.first, take: Some(part.length()) }
             }
         };
         Self {
@@ -151,39 +197,50 @@ fn shape(
                 head.append(name.clone(), value.clone());
             }
         }
-        let status = StatusCode::NOT_MODIFIED;
-        return Shape { status, headers: head, cut: None, empty: true };
+        return Shape::new(StatusCode::NOT_MODIFIED, head, Shaped::Empty);
     }
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if let Some(length) = length.filter(|_| !bodiless) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if asked.method == Method::HEAD || bodiless {
-        return Shape { status, headers, cut: None, empty: true };
+        return Shape::new(status, headers, Shaped::Empty);
     }
     let (Some(length), true) = (length, status == StatusCode::OK) else {
-        return Shape { status, headers, cut: None, empty: false };
+        return Shape::new(status, headers, Shaped::Whole);
     };
     match ranges::evaluate(&asked.headers, said, length) {
-        Cut::Whole => Shape { status, headers, cut: None, empty: false },
-        Cut::Part { first, last } => {
-            headers.insert(CONTENT_RANGE, ranges::content_range(first, last, length));
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));
-            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-            let status = StatusCode::PARTIAL_CONTENT;
-            Shape { status, headers, cut: Some((first, last)), empty: false }
+        Cut::Whole => Shape::new(status, headers, Shaped::Whole),
+        Cut::Part(part) => {
+            describe(&mut headers, part, length);
+            Shape::new(StatusCode::PARTIAL_CONTENT, headers, Shaped::Part(part))
         }
+        Cut::Parts(parts) => Shape::new(status, headers, Shaped::Several(parts)),
         Cut::Unsatisfiable => {
             headers.insert(CONTENT_RANGE, ranges::unsatisfied_range(length));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-            let status = StatusCode::RANGE_NOT_SATISFIABLE;
-            Shape { status, headers, cut: None, empty: true }
+            Shape::new(StatusCode::RANGE_NOT_SATISFIABLE, headers, Shaped::Empty)
         }
     }
 }
 
-fn slice(body: &Bytes, first: u64, last: u64) -> Bytes {
-    let first = usize::try_from(first).unwrap_or(usize::MAX).min(body.len());
-    let end = usize::try_from(last).unwrap_or(usize::MAX).saturating_add(1).min(body.len());
-    body.slice(first..end)
+/// The fields of a 206 with these bytes of `length`.
+fn describe(headers: &mut HeaderMap, part: Span, length: u64) {
+    headers.insert(CONTENT_RANGE, ranges::content_range(part, length));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// The body of a 206 in several parts, and the fields that describe it. A boundary that nobody can
+/// guess cannot have been planted in the body.
+fn several(body: &Bytes, parts: &[Span], headers: &mut HeaderMap) -> ReplyBody {
+    let media_type = headers.get(CONTENT_TYPE);
+    let (content_type, pieces) = byteranges::assembled(body, parts, media_type, rand::random());
+    headers.insert(CONTENT_TYPE, content_type);
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    // RFC 9110 §15.3.7.2: which bytes they are is said in each part.
+    headers.remove(CONTENT_RANGE);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    ReplyBody::Pieces(pieces)
 }

@@ -26,7 +26,9 @@ use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
+use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::tiers::{self, Tiers};
+use crate::stored::Stored;
 use crate::upstream::failure::Failure;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
@@ -235,6 +237,7 @@ async fn read(reply: Reply) -> Result<Vec<u8>, Failure> {
     match reply.body {
         ReplyBody::Empty => Ok(Vec::new()),
         ReplyBody::Whole(bytes) => Ok(bytes.to_vec()),
+        ReplyBody::Pieces(pieces) => Ok(pieces.concat()),
         ReplyBody::Growing { mut reader, .. } => {
             let mut all = Vec::new();
             while let Some(piece) = reader.next().await? {
@@ -483,4 +486,35 @@ async fn only_a_body_known_to_be_whole_is_stored() {
         assert_eq!(seen.is_ok(), end && framing != BodyFraming::Length(5), "{framing:?} {end}");
         assert_eq!(bench.stored().await.is_some(), stored, "{framing:?} {end}");
     }
+}
+
+#[tokio::test]
+async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
+    let (whole, act) = answer(&[], BodyFraming::Marked);
+    let bench = Bench::new([act], BOUNDS);
+    let fields = [("content-range", "bytes 0-3/20"), ("etag", "\"a\"")]
+        .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
+    let now = bench.engine.clock.now();
+    let part = Stored::new(
+        StatusCode::PARTIAL_CONTENT,
+        &HeaderMap::from_iter(fields),
+        Bytes::from_static(b"part"),
+        (VaryFields::default(), VariantId::SOLE),
+        (now, now),
+        Duration::ZERO,
+    );
+    let (store, key) =
+        (&bench.engine.store, bench.engine.keyring.key(&asked(), &bench.route.policy));
+    store.put(&key, Arc::new(part), store.mark(), None);
+    assert_eq!(bench.stored().await, None);
+    let mut head = asked();
+    head.method = Method::HEAD;
+    let passed = bench.engine.answer(&mut head, &bench.route, &Interims::new()).await;
+    assert!(matches!(passed, Answered::Pass(_)));
+    bench.open(1);
+    let reply = bench.ask();
+    whole.write("whole");
+    whole.end();
+    assert_eq!(read(reply.await.unwrap()).await.unwrap(), b"whole");
+    assert_eq!(bench.stored().await.unwrap(), b"whole");
 }

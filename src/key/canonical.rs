@@ -15,6 +15,9 @@ use crate::semantics::target::{Scheme, Target};
 /// The version of this form; the first byte of each key.
 pub(super) const FORMAT: u8 = 1;
 
+/// The first byte of the keys of parts.
+pub(super) const PARTS: u8 = FORMAT | 0x80;
+
 /// Before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
 pub(super) const MASKED: u8 = 2;
@@ -35,6 +38,15 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     put_fields(&mut bytes, ring, asked, &policy.key);
     put_scope(&mut bytes, scope);
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
+}
+
+/// The same parts behind another first byte, which no key of a whole has.
+pub(super) fn of_parts(whole: &CacheKey) -> CacheKey {
+    let mut bytes = whole.canonical.to_vec();
+    if let Some(first) = bytes.first_mut() {
+        *first = PARTS;
+    }
+    CacheKey { id: xxh3_128(&bytes), canonical: bytes.into(), ..*whole }
 }
 
 /// The hash of what a target is by itself, its query counted by `rule`.

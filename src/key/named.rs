@@ -2,7 +2,7 @@
 //!
 //! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
 
-use crate::key::canonical::{END, FORMAT, MASKED, PLAIN};
+use crate::key::canonical::{END, FORMAT, MASKED, PARTS, PLAIN};
 use crate::key::explain::HIDDEN;
 use crate::semantics::asked::Listener;
 use crate::semantics::target::{Scheme, Target};
@@ -47,7 +47,7 @@ impl Named {
         } else {
             format!("{target}?{}", query.join("&"))
         };
-        (format == FORMAT).then_some(Self { url, target, listener, scope })
+        matches!(format, FORMAT | PARTS).then_some(Self { url, target, listener, scope })
     }
 }
 
@@ -130,6 +130,14 @@ mod tests {
         assert_eq!(named("http://api.example/?", &fields, &policy).scope, "shared");
         policy.scope = ScopeRule::Header(HeaderName::from_static("x-user"));
         assert_eq!(named("http://api.example/", &[("x-user", "ann")], &policy).scope, "named");
+    }
+
+    #[test]
+    fn a_key_of_parts_shows_what_its_whole_does() {
+        let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = Keyring::new([7; 32], &[], &[]).key(&asked, &Policy::origin());
+        let shown = Named::read(key.of_parts().canonical());
+        assert!(shown.is_some() && shown == Named::read(key.canonical()));
     }
 
     #[test]

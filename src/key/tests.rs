@@ -243,6 +243,18 @@ fn one_target_has_one_target_id_in_every_scope() {
 }
 
 #[test]
+fn parts_have_a_key_that_no_whole_has_and_their_wholes_target_and_scope() {
+    let whole = key("http://h/x", &[("authorization", "one")]);
+    let parts = whole.of_parts();
+    assert_ne!(whole, parts);
+    assert_ne!(whole.id(), parts.id());
+    assert!(parts.is_of_parts() && !whole.is_of_parts());
+    assert_eq!((parts.target_id(), parts.scope()), (whole.target_id(), whole.scope()));
+    assert_eq!(parts.canonical().get(1..), whole.canonical().get(1..));
+    assert_ne!(parts, key("http://h/x", &[("authorization", "two")]).of_parts());
+}
+
+#[test]
 fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
     let rule = QueryRule::Exclude(vec!["utm".to_owned()]);
     let policy = of_query(rule.clone());

@@ -198,7 +198,7 @@ impl Policy {
     /// this one, by what its request carried and what it holds. The rest [`Policy::freshness`] tells.
     pub fn still_keeps(&self, said: &Said, authorized: bool, kind: CacheKind) -> bool {
         let cookies = said.has_set_cookie && self.set_cookie != SetCookie::Keep;
-        let another = authorized && storing::needs_leave(said, kind);
+        let another = authorized && storing::needs_leave(self.heard(said), kind);
         !cookies && (self.ttl.overrides_origin() || !another)
     }
 

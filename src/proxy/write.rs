@@ -41,6 +41,12 @@ pub(super) async fn reply(session: &mut Session, reply: Reply, via: &HeaderValue
         ReplyBody::Whole(body) => {
             session.as_downstream_mut().write_response_body(body, true).await?;
         }
+        ReplyBody::Pieces(pieces) => {
+            let last = pieces.len().saturating_sub(1);
+            for (at, piece) in pieces.into_iter().enumerate() {
+                session.as_downstream_mut().write_response_body(piece, at == last).await?;
+            }
+        }
         ReplyBody::Growing { reader, skip, take } => {
             growing(session, reader, skip, take).await?;
         }

@@ -1,53 +1,105 @@
-//! Parts of a stored complete body (RFC 9110 §14).
+//! Ranges of a body (RFC 9110 §14): which of them a request asks for, and which one a part is.
 //!
-//! Owns: `Range` with one range of bytes, `If-Range`, `Content-Range`.
-//! Never touches: bodies; parts received from origins, which are not stored.
+//! Owns: `Range` in bytes, `If-Range`, `Content-Range` in both directions.
+//! Never touches: bodies; the multipart form of several ranges (`byteranges`).
 
 use http::HeaderMap;
-use http::header::{HeaderValue, IF_RANGE, RANGE};
+use http::header::{CONTENT_RANGE, HeaderValue, IF_RANGE, RANGE};
 
 use crate::semantics::date;
 use crate::semantics::said::Said;
 
+/// How many separate ranges one answer carries at most. Each costs a head of its own: asked for in
+/// thousands they cost more than the body (RFC 9110 §17.15).
+const MOST_PARTS: usize = 16;
+
+/// How many ranges are read of one request at most.
+const MOST_ASKED: usize = 256;
+
+/// The bytes from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// The first byte's index.
+    pub first: u64,
+    /// The last byte's index, not below `first`.
+    pub last: u64,
+}
+
+impl Span {
+    /// How many bytes.
+    pub fn length(self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+
+    /// Whether every byte of `other` is one of these.
+    pub fn holds(self, other: Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// Whether the two have bytes in common or lie next to each other.
+    pub fn touches(self, other: Self) -> bool {
+        self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
+    }
+}
+
 /// How much of a body is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cut {
     /// All of it: a 200.
     Whole,
-    /// The bytes from `first` to `last`, both included and within the body: a 206.
-    Part {
-        /// The first byte's index.
-        first: u64,
-        /// The last byte's index.
-        last: u64,
-    },
+    /// This, within the body: a 206.
+    Part(Span),
+    /// These, two or more, within the body, in the order they were asked for: a 206 in several parts.
+    /// No byte is in two of them.
+    Parts(Vec<Span>),
     /// Nothing of it: a 416.
     Unsatisfiable,
 }
 
-/// Which part of a stored 200's body of `len` bytes a `GET` asks for. Several ranges at once, and
-/// what is no range of bytes, get the whole (RFC 9110 §14.2 allows both).
+/// Which part of a stored 200's body of `len` bytes a `GET` asks for. What is no range of bytes gets
+/// the whole, and so do more ranges than an answer should carry (RFC 9110 §14.2 allows both).
 pub fn evaluate(asked: &HeaderMap, said: &Said, len: u64) -> Cut {
-    let mut lines = asked.get_all(RANGE).iter();
-    let (Some(line), None) = (lines.next(), lines.next()) else { return Cut::Whole };
-    let Some(range) = parse(line.as_bytes()) else { return Cut::Whole };
+    let Some(ranges) = asked_for(asked) else { return Cut::Whole };
     if !if_range_holds(asked, said) {
         return Cut::Whole;
     }
-    match range {
-        Range::From { first, last } if first < len => {
-            Cut::Part { first, last: last.unwrap_or(u64::MAX).min(len - 1) }
-        }
-        Range::Last(n) if n > 0 && len > 0 => {
-            Cut::Part { first: len.saturating_sub(n), last: len - 1 }
-        }
-        Range::From { .. } | Range::Last(_) => Cut::Unsatisfiable,
+    let within: Vec<Span> = ranges.iter().filter_map(|range| range.within(len)).collect();
+    let parts = joined(&within);
+    match *parts {
+        [] => Cut::Unsatisfiable,
+        [part] => Cut::Part(part),
+        _ if parts.len() > MOST_PARTS => Cut::Whole,
+        _ => Cut::Parts(parts),
     }
 }
 
+/// Whether a request asks for exactly one range of bytes: the only kind that a part of a body can
+/// answer, and whose answer can be kept as one.
+pub fn is_single(asked: &HeaderMap) -> bool {
+    asked_for(asked).is_some_and(|ranges| ranges.len() == 1)
+}
+
+/// Which bytes of how many a 206 of one part holds (RFC 9110 §14.4); `None` where it does not say,
+/// says it twice, or contradicts itself.
+pub fn held(headers: &HeaderMap) -> Option<(Span, u64)> {
+    let mut lines = headers.get_all(CONTENT_RANGE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let (unit, range) = line.as_bytes().split_at_checked(6)?;
+    if !unit.eq_ignore_ascii_case(b"bytes ") {
+        return None;
+    }
+    let dash = range.iter().position(|&b| b == b'-')?;
+    let slash = range.iter().position(|&b| b == b'/')?;
+    let first = number(range.get(..dash)?)?;
+    let last = number(range.get(dash + 1..slash)?)?;
+    let total = number(range.get(slash + 1..)?)?;
+    // A number too large for any body was clamped: then it says nothing.
+    (first <= last && last < total && total < u64::MAX).then_some((Span { first, last }, total))
+}
+
 /// `Content-Range` of a 206.
-pub fn content_range(first: u64, last: u64, len: u64) -> HeaderValue {
-    written(format!("bytes {first}-{last}/{len}"))
+pub fn content_range(part: Span, len: u64) -> HeaderValue {
+    written(format!("bytes {}-{}/{len}", part.first, part.last))
 }
 
 /// `Content-Range` of a 416.
@@ -64,13 +116,37 @@ enum Range {
     Last(u64),
 }
 
-/// `bytes=a-b`, `bytes=a-` or `bytes=-n`. `None` for everything else, several ranges included.
-fn parse(value: &[u8]) -> Option<Range> {
-    let (unit, range) = value.split_at_checked(6)?;
+impl Range {
+    /// Its bytes of a body of `len`, if it has any.
+    fn within(&self, len: u64) -> Option<Span> {
+        match *self {
+            Self::From { first, last } if first < len => {
+                Some(Span { first, last: last.unwrap_or(u64::MAX).min(len - 1) })
+            }
+            Self::Last(n) if n > 0 && len > 0 => {
+                Some(Span { first: len.saturating_sub(n), last: len - 1 })
+            }
+            Self::From { .. } | Self::Last(_) => None,
+        }
+    }
+}
+
+/// The ranges of bytes of a request, one at least; `None` where it asks for none that larder reads.
+fn asked_for(asked: &HeaderMap) -> Option<Vec<Range>> {
+    let mut lines = asked.get_all(RANGE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let (unit, set) = line.as_bytes().split_at_checked(6)?;
     if !unit.eq_ignore_ascii_case(b"bytes=") {
         return None;
     }
-    let range = range.trim_ascii();
+    let members = set.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+    let members = members.filter(|member| !member.is_empty()).take(MOST_ASKED + 1);
+    let ranges: Vec<Range> = members.map(parse).collect::<Option<_>>()?;
+    (1..=MOST_ASKED).contains(&ranges.len()).then_some(ranges)
+}
+
+/// `a-b`, `a-` or `-n`.
+fn parse(range: &[u8]) -> Option<Range> {
     let dash = range.iter().position(|&b| b == b'-')?;
     match (&range[..dash], &range[dash + 1..]) {
         (b"", n) => Some(Range::Last(number(n)?)),
@@ -80,6 +156,25 @@ fn parse(value: &[u8]) -> Option<Range> {
             (first <= last).then_some(Range::From { first, last: Some(last) })
         }
     }
+}
+
+/// The ranges with those that overlap or adjoin made one (RFC 9110 §15.3.7.2), each where the first
+/// of its members stood. Those with a gap between them stay apart: a client finds what it asked for.
+fn joined(spans: &[Span]) -> Vec<Span> {
+    let mut order: Vec<(Span, usize)> = spans.iter().copied().zip(0..).collect();
+    order.sort_unstable();
+    let mut joined: Vec<(usize, Span)> = Vec::with_capacity(order.len());
+    for (span, place) in order {
+        match joined.last_mut() {
+            Some((first_place, known)) if known.touches(span) => {
+                known.last = known.last.max(span.last);
+                *first_place = place.min(*first_place);
+            }
+            Some(_) | None => joined.push((place, span)),
+        }
+    }
+    joined.sort_unstable();
+    joined.into_iter().map(|(_, span)| span).collect()
 }
 
 /// A position; one too large for any body stays too large for any body.
@@ -105,17 +200,18 @@ fn if_range_holds(asked: &HeaderMap, said: &Said) -> bool {
         return said.etag.as_ref().is_some_and(|tag| tag.raw.as_bytes() == line);
     }
     let (Some(changed), Some(received)) = (&said.last_modified, said.date) else { return false };
-    // §8.8.2.2: a date is a strong validator when nothing can have changed since within its second.
-    changed.time < received && date::parse(line, received) == Some(changed.time)
+    said.has_strong_date() && date::parse(line, received) == Some(changed.time)
 }
 
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
     use http::header::{HeaderMap, HeaderName, HeaderValue};
-    use proptest::prelude::{any, proptest};
+    use proptest::prelude::{any, prop_oneof, proptest};
 
-    use crate::semantics::ranges::{Cut, content_range, evaluate, unsatisfied_range};
+    use crate::semantics::ranges::{
+        Cut, MOST_ASKED, Span, content_range, evaluate, held, is_single, unsatisfied_range,
+    };
     use crate::semantics::said::Said;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -134,7 +230,7 @@ mod tests {
     #[test]
     fn one_range_of_bytes_is_cut() {
         // RFC 9110 §14.1.2.
-        let part = |first, last| Cut::Part { first, last };
+        let part = |first, last| Cut::Part(Span { first, last });
         for (range, len, expected) in [
             ("bytes=0-4", 10, part(0, 4)),
             ("BYTES=0-4", 10, part(0, 4)),
@@ -149,12 +245,14 @@ mod tests {
             ("bytes=-0", 10, Cut::Unsatisfiable),
             ("bytes=0-", 0, Cut::Unsatisfiable),
             ("bytes=-1", 0, Cut::Unsatisfiable),
-            ("bytes=0-1,3-4", 10, Cut::Whole),
+            ("bytes=0-4,", 10, part(0, 4)),
+            ("bytes=, ,0-4", 10, part(0, 4)),
             ("bytes=4-0", 10, Cut::Whole),
             ("bytes=a-b", 10, Cut::Whole),
             ("bytes=-", 10, Cut::Whole),
             ("bytes=+1-2", 10, Cut::Whole),
             ("bytes=0 - 4", 10, Cut::Whole),
+            ("bytes=,", 10, Cut::Whole),
             ("items=0-4", 10, Cut::Whole),
             ("bytes", 10, Cut::Whole),
             ("", 10, Cut::Whole),
@@ -185,32 +283,129 @@ mod tests {
         ] {
             let said = Said::of(StatusCode::OK, &map(&stored));
             let asked = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
-            let expected = if holds { Cut::Part { first: 0, last: 1 } } else { Cut::Whole };
+            let part = Cut::Part(Span { first: 0, last: 1 });
+            let expected = if holds { part } else { Cut::Whole };
             assert_eq!(evaluate(&asked, &said, 10), expected, "{condition} {stored:?}");
         }
     }
 
     #[test]
     fn content_range_is_written_as_in_rfc_9110_section_14_4() {
-        assert_eq!(content_range(0, 4, 10), "bytes 0-4/10");
+        assert_eq!(content_range(Span { first: 0, last: 4 }, 10), "bytes 0-4/10");
         assert_eq!(unsatisfied_range(10), "bytes */10");
+    }
+
+    #[test]
+    fn several_ranges_are_cut_in_their_order_and_joined_where_they_touch() {
+        // RFC 9110 §14.2, §15.3.7.2.
+        let parts = |spans: &[(u64, u64)]| match *spans {
+            [] => Cut::Unsatisfiable,
+            [(first, last)] => Cut::Part(Span { first, last }),
+            _ => Cut::Parts(spans.iter().map(|&(first, last)| Span { first, last }).collect()),
+        };
+        for (range, expected) in [
+            ("bytes=0-1,5-6", &[(0, 1), (5, 6)][..]),
+            ("bytes=0-1 , 5-6", &[(0, 1), (5, 6)]),
+            ("bytes=5-6,0-1", &[(5, 6), (0, 1)]),
+            ("bytes=0-1,2-3", &[(0, 3)]),
+            ("bytes=0-1,1-3", &[(0, 3)]),
+            ("bytes=0-1,3-4", &[(0, 1), (3, 4)]),
+            ("bytes=8-,0-1,7-7", &[(7, 9), (0, 1)]),
+            ("bytes=-1,0-0,-3", &[(7, 9), (0, 0)]),
+            ("bytes=0-,0-,0-", &[(0, 9)]),
+            ("bytes=0-1,10-", &[(0, 1)]),
+            ("bytes=10-,11-12,-0", &[]),
+            ("bytes=4-5,0-9,7-8", &[(0, 9)]),
+        ] {
+            assert_eq!(cut(range, 10), parts(expected), "{range}");
+        }
+        for range in ["bytes=0-1,5-4", "bytes=0-1,x", "bytes=0-1;5-6", "bytes=0-1,5 -6"] {
+            assert_eq!(cut(range, 10), Cut::Whole, "{range}");
+        }
+    }
+
+    #[test]
+    fn more_ranges_than_an_answer_should_carry_get_the_whole() {
+        // CVE-2011-3192: a kilobyte of request for a gigabyte of answer.
+        let ranges = |n: u64| {
+            let list: Vec<_> = (0..n).map(|i| format!("{}-{}", i * 3, i * 3)).collect();
+            let mut asked = HeaderMap::new();
+            let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
+            asked.insert("range", value.unwrap());
+            evaluate(&asked, &Said::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
+        };
+        assert!(matches!(ranges(16), Cut::Parts(parts) if parts.len() == 16));
+        assert_eq!(ranges(17), Cut::Whole);
+        let same = "bytes=".to_owned() + &"0-,".repeat(MOST_ASKED + 1);
+        let mut asked = HeaderMap::new();
+        asked.insert("range", HeaderValue::from_str(&same).unwrap());
+        assert_eq!(evaluate(&asked, &Said::of(StatusCode::OK, &HeaderMap::new()), 9), Cut::Whole);
+    }
+
+    #[test]
+    fn only_one_range_of_bytes_is_single() {
+        for (range, expected) in [
+            ("bytes=0-1", true),
+            ("bytes=-1", true),
+            ("bytes=99-", true),
+            ("bytes=0-1,3-4", false),
+            ("bytes=0-1,0-1", false),
+            ("items=0-1", false),
+            ("bytes=1-0", false),
+        ] {
+            assert_eq!(is_single(&map(&[("range", range)])), expected, "{range}");
+        }
+        assert!(!is_single(&map(&[])));
+    }
+
+    #[test]
+    fn a_content_range_that_contradicts_itself_says_nothing() {
+        // RFC 9110 §14.4.
+        let some = |first, last, total| Some((Span { first, last }, total));
+        for (value, expected) in [
+            ("bytes 0-4/10", some(0, 4, 10)),
+            ("Bytes 9-9/10", some(9, 9, 10)),
+            ("bytes 0-9/10", some(0, 9, 10)),
+            ("bytes 0-10/10", None),
+            ("bytes 5-4/10", None),
+            ("bytes 0-4/*", None),
+            ("bytes */10", None),
+            ("bytes=0-4/10", None),
+            ("bytes 0-4", None),
+            ("bytes 0/4-10", None),
+            ("bytes 0-4/10 ", None),
+            ("bytes 0-4/99999999999999999999", None),
+            ("items 0-4/10", None),
+            ("", None),
+        ] {
+            assert_eq!(held(&map(&[("content-range", value)])), expected, "{value:?}");
+        }
+        let twice = map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
+        assert_eq!(held(&twice), None);
     }
 
     proptest! {
         #[test]
         fn a_cut_never_exceeds_the_body(
             raw in any::<Vec<u8>>(),
-            shaped in "bytes=[0-9]{0,21}-[0-9]{0,21}",
-            len in any::<u64>(),
+            shaped in "bytes=[0-9]{0,21}-[0-9]{0,21}(,[0-9]{0,3}-[0-9]{0,3}){0,20}",
+            len in prop_oneof![any::<u64>(), 0_u64..1000],
         ) {
             let said = Said::of(StatusCode::OK, &HeaderMap::new());
             for value in [HeaderValue::from_bytes(&raw), HeaderValue::from_str(&shaped)] {
                 let Ok(value) = value else { continue };
                 let mut asked = HeaderMap::new();
                 asked.insert("range", value);
-                if let Cut::Part { first, last } = evaluate(&asked, &said, len) {
-                    assert!(first <= last && last < len);
-                }
+                let mut parts = match evaluate(&asked, &said, len) {
+                    Cut::Part(part) => vec![part],
+                    Cut::Parts(parts) => parts,
+                    Cut::Whole | Cut::Unsatisfiable => continue,
+                };
+                assert!(parts.len() <= 16);
+                assert!(parts.iter().all(|part| part.first <= part.last && part.last < len));
+                // Never more than the body: no byte is sent twice.
+                parts.sort_unstable();
+                assert!(parts.windows(2).all(|pair| pair[0].last + 1 < pair[1].first));
             }
         }
     }

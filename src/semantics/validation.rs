@@ -45,6 +45,11 @@ pub fn has_conditionals(headers: &HeaderMap) -> bool {
     CONDITIONALS.iter().any(|name| headers.contains_key(name))
 }
 
+/// Whether the request has a condition that is about the whole response, not about its ranges.
+pub fn has_conditions_on_the_whole(headers: &HeaderMap) -> bool {
+    CONDITIONALS.iter().any(|name| *name != IF_RANGE && headers.contains_key(name))
+}
+
 /// Answers `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` from a stored response
 /// (RFC 9111 §4.3.2). `If-Match` and `If-Unmodified-Since` are for origins alone.
 pub fn evaluate(asked: &HeaderMap, said: &Said, status: StatusCode) -> Outcome {

@@ -756,7 +756,6 @@ async fn single_ranges_are_cut_from_the_store_with_all_its_fields() {
             ("bytes=0-99", 206, "0123456789", Some("bytes 0-9/10")),
             ("bytes=10-", 416, "", Some("bytes */10")),
             ("bytes=4-2", 200, "0123456789", None),
-            ("bytes=0-1,3-4", 200, "0123456789", None),
             ("lines=1-2", 200, "0123456789", None),
         ] {
             let answer = larder.get_with("/x", &[&format!("Range: {range}")]).await;
@@ -769,25 +768,6 @@ async fn single_ranges_are_cut_from_the_store_with_all_its_fields() {
         let other = larder.get_with("/x", &["Range: bytes=2-4", "If-Range: \"b\""]).await;
         assert_eq!((other.status, other.text().as_str()), (200, "0123456789"));
         assert_eq!(origin.calls(), 1);
-    })
-    .await;
-}
-
-/// A range of what is not stored is the origin's to cut, and its part is never taken for the whole.
-#[tokio::test]
-async fn a_range_on_a_miss_passes_through_and_is_not_stored() {
-    bounded(async {
-        let origin = Origin::start(|seen| match seen.field("range") {
-            Some(_) => Answer::new(206, &["Content-Range: bytes 2-4/10", "ETag: \"a\""], "234"),
-            None => Answer::new(200, &["ETag: \"a\""], "0123456789"),
-        })
-        .await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let part = larder.get_with("/x", &["Range: bytes=2-4"]).await;
-        assert_eq!((part.status, part.text().as_str()), (206, "234"));
-        let whole = larder.get("/x").await;
-        assert_eq!((whole.status, whole.text().as_str()), (200, "0123456789"));
-        assert_eq!(origin.calls(), 2);
     })
     .await;
 }

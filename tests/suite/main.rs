@@ -38,6 +38,7 @@ mod matrix;
 mod mode;
 mod operating;
 mod parser;
+mod ranges;
 mod reload;
 mod restart;
 mod schema;

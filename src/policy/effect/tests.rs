@@ -179,6 +179,7 @@ fn after_a_reload_what_was_another_users_is_nobodys() {
     let plain = says(&[("cache-control", "max-age=9")]);
     let public = says(&[("cache-control", "max-age=9, public")]);
     let cookies = says(&[("set-cookie", "a=b")]);
+    let cdn = says(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
     let keep = Policy { set_cookie: SetCookie::Keep, ..with(Ttl::Origin) };
     for (policy, said, authorized, kind, usable) in [
         (with(Ttl::Override(secs(9))), &plain, true, shared, true),
@@ -189,6 +190,8 @@ fn after_a_reload_what_was_another_users_is_nobodys() {
         (with(Ttl::Origin), &cookies, false, shared, false),
         (with(Ttl::Origin), &cookies, false, private, false),
         (keep, &cookies, false, shared, true),
+        (listening(Ttl::Origin), &cdn, true, shared, true),
+        (with(Ttl::Origin), &cdn, true, shared, false),
     ] {
         assert_eq!(policy.still_keeps(said, authorized, kind), usable, "{policy:?} {said:?}");
     }

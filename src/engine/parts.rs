@@ -1,0 +1,130 @@
+//! Requests for one range of what is not stored as a whole: answered from a stored part, or fetched as
+//! they are, and what comes is kept as a part (RFC 9111 §3.3, §3.4).
+//!
+//! Owns: which key parts live under, when they are joined, when they have become the whole.
+//! Never touches: ranges of what is stored whole (`reply`); what is sound as a part (`stored`).
+
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::account::ResultKind;
+use crate::decide::{Decision, Forward, Found};
+use crate::engine::Engine;
+use crate::engine::answer::Answered;
+use crate::engine::plan::Plan;
+use crate::engine::reply::Reply;
+use crate::key::CacheKey;
+use crate::policy::Policy;
+use crate::route::table::Route;
+use crate::semantics::asked::Asked;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::ranges;
+use crate::semantics::validation;
+use crate::semantics::vary::VariantId;
+use crate::store::Lookup;
+use crate::store::generations::Mark;
+use crate::stored::Stored;
+use crate::stored::part::Part;
+use crate::upstream::interim::Interims;
+
+/// Whether a stored part might answer this request.
+pub(crate) fn may_be_answered_by_a_part(asked: &Asked) -> bool {
+    asked.method == Method::GET && ranges::is_single(&asked.headers)
+}
+
+impl Engine {
+    /// Answers a request for one range of what is not stored whole, where nothing else is stored but
+    /// `other`, a variant that is not the request's.
+    pub(crate) async fn ranged(
+        self: &Arc<Self>,
+        asked: &Asked,
+        route: &Route,
+        key: CacheKey,
+        other: Option<VariantId>,
+        interims: &Arc<Interims>,
+    ) -> Answered {
+        let (policy, cache) = (&*route.policy, key.scope().cache_kind());
+        let part = self.part(asked, &key, policy).await;
+        let wanted = part.as_ref().and_then(|part| part.holding(&asked.headers));
+        // A condition is about the whole; only `If-Range` is about ranges.
+        let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(&asked.headers));
+        let found = match (&part, wanted, other) {
+            (Some(part), Some(_), _) => Found::Part(part),
+            (Some(_), None, _) => Found::OtherPart,
+            (None, _, Some(_)) => Found::OtherVariants,
+            (None, _, None) => Found::Nothing,
+        };
+        let now = self.clock.now();
+        let why = match self.decide(asked, policy, cache, found, now) {
+            Decision::Serve { ttl, .. } => {
+                let status = CacheStatus::hit(ttl);
+                let reply = part.zip(wanted).and_then(|(part, wanted)| {
+                    Reply::from_part(&part, wanted, now, &status, ResultKind::Hit)
+                });
+                return reply.map_or(Answered::Pass(Forward::Bypass), |reply| {
+                    Answered::Reply(Box::new(reply))
+                });
+            }
+            Decision::Refuse => return Answered::Reply(Box::new(self.refused(asked))),
+            Decision::Forward { why, store: false, .. } => return Answered::Pass(why),
+            Decision::Forward { why, store: true, .. } => why,
+        };
+        let plan = Plan {
+            asked,
+            route,
+            policy,
+            key,
+            cache,
+            why,
+            stored: None,
+            variant: other,
+            validate: false,
+            fallback: false,
+            ranged: true,
+            interims,
+        };
+        Answered::Reply(Box::new(self.alone(&plan, None).await))
+    }
+
+    /// Whether a part of the request's answer is in memory: a look for `Cache-Status` alone, not
+    /// worth a disk's time.
+    pub(crate) fn has_part(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> bool {
+        as_part(self.look(asked, &key.of_parts(), policy)).is_some()
+    }
+
+    /// Keeps a part of the answer to `asked`, together with what is known of it already. False where
+    /// it turns out to be none: the body is not as long as its `Content-Range` says.
+    pub(crate) fn keep_part(
+        &self,
+        asked: &Asked,
+        key: &CacheKey,
+        policy: &Policy,
+        stored: Stored,
+        mark: Mark,
+    ) -> bool {
+        let Some(part) = Part::of(Arc::new(stored)) else { return false };
+        let parts = key.of_parts();
+        // What the disk alone knows was brought into memory by the look before this was fetched.
+        let known = as_part(self.look(asked, &parts, policy));
+        let joined = known.and_then(|known| part.joined(&known, self.bounds.max_object));
+        let part = joined.unwrap_or(part);
+        match part.whole() {
+            Some(whole) => self.keep(key, policy, Arc::new(whole), mark),
+            None => self.keep(&parts, policy, part.stored(), mark),
+        }
+        true
+    }
+
+    /// The stored part of the request's answer, from whichever tier.
+    async fn part(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Option<Part> {
+        as_part(self.look_deep(asked, &key.of_parts(), policy).await)
+    }
+}
+
+fn as_part(found: Lookup) -> Option<Part> {
+    match found {
+        Lookup::Found(stored) => Part::of(stored),
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
+    }
+}
