@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use proptest::prelude::{any, proptest};
 
 use crate::decide::{
-    Decision, Failure, Forward, Found, Stale, decide, stand_in, ttl, useful_until,
+    Decision, Failure, Forward, Found, Stale, decide, decide_offline, stand_in, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
 use crate::semantics::asked::Asked;
@@ -182,6 +182,15 @@ fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
         let purged = Part::of(Arc::new(stored.outdated(ARRIVAL))).unwrap();
         let purged = decide(ask, Found::Part(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {ask}");
+        let offline = decide_offline(
+            &asked(ask),
+            &Policy::origin(),
+            CacheKind::Shared,
+            Found::Part(&part),
+            ARRIVAL + secs(at),
+        );
+        let served = matches!(offline, Decision::Serve { stale: None, .. });
+        assert_eq!(served, expected.starts_with("fresh"), "{line} {ask}: {offline:?}");
         // Taken for a whole by mistake, it would still not be fresh.
         let mistaken = decide(ask, Found::Stored(&stored));
         assert!(!matches!(mistaken, Decision::Serve { .. }), "{line} {ask}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, VIA};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
@@ -254,8 +254,10 @@ impl Fill {
             length,
             part,
         };
-        // To a range there are other answers than to the whole; only these two tell what is stored.
-        if !self.ranged || head.kept_as() == StatusCode::OK {
+        // To a range there are other answers than to the whole. Kept are a part, and a whole that
+        // does not look like a part under a wrong name.
+        let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
+        if !self.ranged || head.part || whole {
             head.shared = self
                 .policy
                 .storing(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())

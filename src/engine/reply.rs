@@ -206,7 +206,9 @@ fn shape(
     if asked.method == Method::HEAD || bodiless {
         return Shape::new(status, headers, Shaped::Empty);
     }
-    let (Some(length), true) = (length, status == StatusCode::OK) else {
+    // A 200 that says of which bytes it is may be a part under a wrong name: nothing is cut from it.
+    let whole = status == StatusCode::OK && !headers.contains_key(CONTENT_RANGE);
+    let (Some(length), true) = (length, whole) else {
         return Shape::new(status, headers, Shaped::Whole);
     };
     match ranges::evaluate(&asked.headers, said, length) {

@@ -462,6 +462,25 @@ async fn a_200_to_a_range_is_stored_as_usual() {
 }
 
 #[tokio::test]
+async fn a_part_that_an_origin_calls_200_is_passed_on_as_it_is_and_not_kept() {
+    bounded(async {
+        let fields = &["Content-Range: bytes 5-9/20", TAG];
+        let origin = Origin::start(|seen| match seen.field("range") {
+            Some(_) => Answer::new(200, fields, "56789"),
+            None => Answer::new(200, &[TAG], BODY),
+        })
+        .await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+        let part = larder.get_with("/x", &["Range: bytes=5-9"]).await;
+        assert_eq!((part.status, part.text().as_str()), (200, "56789"));
+        assert!(!part.cache_status().contains("stored"), "{}", part.cache_status());
+        assert_eq!(larder.get("/x").await.text(), BODY);
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_206_with_every_byte_is_stored_as_the_whole() {
     bounded(async {
         let origin = knows_ranges().await;
