@@ -302,10 +302,25 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Which hosts it stands for.
     pub hosts: Vec<UpstreamHost>,
+    /// The path of larder's own below which clients reach it without a proxy.
+    pub mount: Option<Mount>,
     /// Deadlines.
     pub timeouts: Timeouts,
     /// How TLS to the origin is done.
     pub tls: UpstreamTls,
+}
+
+/// `upstreams.*.mount`: what is asked below `path` is meant for this origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Begins with a slash, does not end with one.
+    pub path: Box<str>,
+    /// The origin's scheme.
+    pub scheme: Scheme,
+    /// The origin's host.
+    pub host: Box<str>,
+    /// The origin's port; `None`: the scheme's.
+    pub port: Option<u16>,
 }
 
 /// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which

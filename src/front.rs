@@ -8,8 +8,10 @@ pub mod door;
 pub mod head;
 pub mod io;
 pub mod listen;
+pub mod mount;
 pub mod stage;
 pub mod tunnel;
+pub mod way;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,6 +49,10 @@ pub trait Service: Send + Sync + 'static {
     /// An answer that was at hand has been written, or the client was gone. `since`: when the
     /// request's head was there.
     fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant);
+
+    /// Whether a route is about this origin: then what is sent to it in the clear inside a tunnel is
+    /// answered like the rest.
+    fn names(&self, host: &str, port: u16) -> bool;
 
     /// Answers `asked`. `bytes` are its normalised head and whatever of its body was read with it;
     /// the rest follows on `io`. Returns the connection if another request may follow on it.

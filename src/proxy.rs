@@ -87,6 +87,10 @@ impl Service for Proxy {
         self.handler.written(asked, ready, bytes, since);
     }
 
+    fn names(&self, host: &str, port: u16) -> bool {
+        self.handler.routes.names(host, port)
+    }
+
     async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo> {
         if asked.version == Version::HTTP_10 {
             io.answering();

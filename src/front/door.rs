@@ -22,12 +22,14 @@ use crate::config::Limits;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
+use crate::front::mount::Mounts;
 use crate::front::stage::Stage;
-use crate::front::tunnel::Tunnels;
+use crate::front::tunnel::{Inspected, Tunnels};
+use crate::front::way::Way;
 use crate::front::{Doors, Service};
 use crate::semantics::asked::{Asked, Framing, Listener};
 use crate::semantics::hop_by_hop;
-use crate::semantics::target::Target;
+use crate::semantics::target::{Scheme, Target};
 
 /// What is read at once while a head comes in.
 const READ: usize = 8 * 1024;
@@ -61,6 +63,8 @@ pub struct Door {
     pub service: Arc<dyn Service>,
     /// Who takes `CONNECT`.
     pub tunnels: Tunnels,
+    /// What leads to origins without a proxy.
+    pub mounts: Mounts,
     /// Where refusals are recorded.
     pub account: Arc<Account>,
     /// The time, for `Date`.
@@ -90,15 +94,24 @@ pub async fn receive(
     let mut idle = door.limits.idle;
     // An idle connection must not keep what a reload has replaced.
     drop(door);
-    while let Some(first) = wait(&mut io, idle, &mut stage).await {
+    let mut way = Way::Straight;
+    let mut early = BytesMut::new();
+    loop {
+        let first = if early.is_empty() {
+            let Some(first) = wait(&mut io, idle, &mut stage).await else { return };
+            first
+        } else {
+            early
+        };
         let door = doors.current();
         idle = door.limits.idle;
-        match door.request(io, first, listener).await {
-            Some(next) => io = next,
-            None => return,
-        }
+        let Some(next) = door.request(io, first, &mut way, listener).await else { return };
+        (io, early) = next;
     }
 }
+
+/// A connection on which another request may follow, and what has come of it already.
+type Next = (ClientIo, BytesMut);
 
 /// Waits for the first bytes of a head; `None` when the connection is over.
 async fn wait(
@@ -119,13 +132,15 @@ async fn wait(
 }
 
 impl Door {
-    /// Serves the request that begins with `first`; the connection if another may follow on it.
+    /// Serves the request that begins with `first`; the connection if another may follow on it. A
+    /// tunnel in which HTTP is spoken is the way of all that follow.
     async fn request(
         &self,
         mut io: ClientIo,
         first: BytesMut,
+        way: &mut Way,
         listener: Listener,
-    ) -> Option<ClientIo> {
+    ) -> Option<Next> {
         // Asked again: a reload may have closed the door to a connection that is open.
         if !self.gatekeeper.admits(io.peer()) {
             return self.turn_away(io, &CLIENT_DENIED).await;
@@ -137,36 +152,79 @@ impl Door {
             Ok(Err(problem)) => return self.turn_away(io, &problem).await,
             Err(_elapsed) => return self.turn_away(io, &SLOW_HEAD).await,
         };
-        if let Err(problem) = self.allow(&arrived.head) {
+        if let Err(problem) = self.allow(&arrived.head, way) {
             return self.turn_away(io, &problem).await;
         }
         let Arrived { head, raw, rest } = arrived;
-        match &head.target {
-            HeadTarget::Authority(host, port) => {
-                let refused = self.tunnels.open(io, host, *port, listener, rest).await;
-                if let Err((io, problem)) = refused {
-                    self.tell(io, &problem).await;
+        if let (HeadTarget::Authority(host, port), Way::Straight) = (&head.target, &*way) {
+            let (io, rest) = self.tunnel(io, host, *port, listener, rest).await?;
+            return match Way::tunnel(host, *port) {
+                Ok(inside) => {
+                    *way = inside;
+                    Some((io, rest))
                 }
-                None
-            }
-            HeadTarget::Absolute(target) => {
-                let (target, persists) = (target.clone(), head.persists);
-                let mut asked = asked(head, target, io.peer(), listener);
-                // What is sent ahead of the answer needs the session's order.
-                if persists && asked.body == Framing::None && rest.is_empty() {
-                    let since = clock::monotonic();
-                    if let Some(ready) = self.service.at_hand(&mut asked) {
-                        let sent = io.send(&ready.head, &ready.body).await;
-                        self.service.written(&asked, &ready, sent.bytes, since);
-                        return sent.whole.then_some(io);
-                    }
-                }
-                let mut bytes = head::normalised(&asked.method, asked.version, &asked.target, &raw);
-                bytes.unsplit(rest);
-                // Boxed: an idle connection must not carry the room a request needs.
-                Box::pin(self.service.serve(asked, bytes, io)).await
+                Err(problem) => self.turn_away(io, &problem).await,
+            };
+        }
+        match way.target(&head, &self.mounts, listener) {
+            Ok(target) => self.serve(io, head, target, &raw, rest, listener).await,
+            Err(problem) => self.turn_away(io, &problem).await,
+        }
+    }
+
+    /// Answers a request whose target is clear.
+    async fn serve(
+        &self,
+        mut io: ClientIo,
+        head: Head,
+        target: Target,
+        raw: &[u8],
+        rest: BytesMut,
+        listener: Listener,
+    ) -> Option<Next> {
+        let persists = head.persists;
+        let mut asked = asked(head, target, io.peer(), listener);
+        // What is sent ahead of the answer needs the session's order.
+        if persists && asked.body == Framing::None && rest.is_empty() {
+            let since = clock::monotonic();
+            if let Some(ready) = self.service.at_hand(&mut asked) {
+                let sent = io.send(&ready.head, &ready.body).await;
+                self.service.written(&asked, &ready, sent.bytes, since);
+                return sent.whole.then_some((io, rest));
             }
         }
+        let mut bytes = head::normalised(&asked.method, asked.version, &asked.target, raw);
+        bytes.unsplit(rest);
+        // Boxed: an idle connection must not carry the room a request needs.
+        let io = Box::pin(self.service.serve(asked, bytes, io)).await?;
+        Some((io, BytesMut::new()))
+    }
+
+    /// Opens a tunnel; the connection with its first bytes if HTTP is spoken in it to an origin that a
+    /// route names. On the port of https nobody speaks it in the clear: there the origin is reached
+    /// first, so that a client learns at once when it cannot be.
+    async fn tunnel(
+        &self,
+        io: ClientIo,
+        host: &str,
+        port: u16,
+        listener: Listener,
+        rest: BytesMut,
+    ) -> Option<Next> {
+        let is_https = port == Scheme::Https.default_port();
+        let refused = if is_https || !self.service.names(host, port) {
+            self.tunnels.open(io, host, port, listener, rest).await.err()
+        } else {
+            match self.tunnels.inspect(io, host, port, listener, rest).await {
+                Inspected::Http(io, first) => return Some((io, first)),
+                Inspected::Over => None,
+                Inspected::Refused(io, problem) => Some((io, problem)),
+            }
+        };
+        if let Some((io, problem)) = refused {
+            self.tell(io, &problem).await;
+        }
+        None
     }
 
     /// Reads the rest of a head; `None` when the client closed inside it.
@@ -204,8 +262,9 @@ impl Door {
         }
     }
 
-    fn allow(&self, head: &Head) -> Result<(), Problem> {
-        if !self.gatekeeper.knows(&head.fields) {
+    fn allow(&self, head: &Head, way: &Way) -> Result<(), Problem> {
+        // Who opened a tunnel said who they are; inside it they speak to the origin.
+        if matches!(way, Way::Straight) && !self.gatekeeper.knows(&head.fields) {
             return Err(USER_REQUIRED);
         }
         if passed_before(&head.fields, &self.name) {
@@ -215,7 +274,7 @@ impl Door {
     }
 
     /// [`Door::refuse`], as the end of a request.
-    async fn turn_away(&self, io: ClientIo, problem: &Problem) -> Option<ClientIo> {
+    async fn turn_away(&self, io: ClientIo, problem: &Problem) -> Option<Next> {
         self.refuse(io, problem).await;
         None
     }

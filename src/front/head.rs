@@ -24,6 +24,8 @@ pub struct Head {
     pub version: Version,
     /// All fields but `Host`, hop-by-hop ones included.
     pub fields: HeaderMap,
+    /// `Host`; HTTP/1.0 may have none.
+    pub host: Option<HeaderValue>,
     /// How the body is framed.
     pub framing: Framing,
     /// Whether the client asks to switch protocols.
@@ -32,11 +34,13 @@ pub struct Head {
     pub persists: bool,
 }
 
-/// The two forms of target a forward proxy serves.
+/// The forms of target (RFC 9112 §3.2).
 #[derive(Debug)]
 pub enum HeadTarget {
     /// `GET http://host/path`.
     Absolute(Target),
+    /// `GET /path`, or `OPTIONS *`: where to, the way in must say.
+    Origin(String),
     /// `CONNECT host:port`.
     Authority(String, u16),
 }
@@ -46,10 +50,12 @@ const fn bad(class: &'static str, reason: &'static str) -> Problem {
 }
 
 const MALFORMED: Problem = bad("malformed_head", "the request head is not valid HTTP/1.1");
-const BAD_TARGET: Problem = bad("malformed_target", "the request target is not a valid URL");
-const NOT_PROXY: Problem = bad(
+/// A target that is no URL.
+pub const BAD_TARGET: Problem = bad("malformed_target", "the request target is not a valid URL");
+/// A request in origin form that is below no mount.
+pub const NOT_PROXY: Problem = bad(
     "not_a_proxy_request",
-    "larder is a forward proxy: set HTTP_PROXY to it instead of calling it directly",
+    "larder is a forward proxy: set HTTP_PROXY to it, or ask below a path that an upstream mounts",
 );
 const BAD_HOST: Problem = bad("malformed_host", "HTTP/1.1 needs exactly one Host");
 const BAD_FRAMING: Problem =
@@ -166,19 +172,21 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
         return Err(MALFORMED);
     };
     let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut hosts = 0;
+    let mut host = None;
     let mut fields = HeaderMap::with_capacity(request.headers.len());
     for field in request.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| MALFORMED)?;
-        if name == HOST {
-            hosts += 1;
-            continue;
-        }
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
             .map_err(|_invalid| MALFORMED)?;
+        if name == HOST {
+            if host.replace(value).is_some() {
+                return Err(BAD_HOST);
+            }
+            continue;
+        }
         fields.append(name, value);
     }
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+    if host.is_none() && version == Version::HTTP_11 {
         return Err(BAD_HOST);
     }
     protected(&fields)?;
@@ -186,7 +194,7 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
     let target = target(&method, path)?;
     let upgrade = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
     let persists = version == Version::HTTP_11 && persists(&fields);
-    Ok(Head { method, target, version, fields, framing, upgrade, persists })
+    Ok(Head { method, target, version, fields, host, framing, upgrade, persists })
 }
 
 /// RFC 9112 §9.3; any word that is not known may be one that ends the connection.
@@ -199,13 +207,15 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
         let (host, port) = authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
         return Ok(HeadTarget::Authority(host, port));
     }
-    if path.starts_with('/') || path == "*" {
-        return Err(NOT_PROXY);
-    }
-    let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
     // What follows carries the target in this type: what it cannot hold is refused here, in
     // larder's own words.
-    Uri::try_from(target.path_and_query()).map_err(|_invalid| BAD_TARGET)?;
+    let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
+    if path.starts_with('/') || path == "*" {
+        fits(path)?;
+        return Ok(HeadTarget::Origin(path.to_owned()));
+    }
+    let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
+    fits(target.path_and_query())?;
     Ok(HeadTarget::Absolute(target))
 }
 

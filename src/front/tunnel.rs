@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -27,6 +27,9 @@ use crate::upstream::resolve::Resolver;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
+/// A client that says nothing for this long waits for the origin to speak first.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// To a connection with the origin.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -37,8 +40,20 @@ pub enum Sniffed {
     Tls,
     /// An HTTP/1 method.
     Http,
+    /// It may become a method.
+    Undecided,
     /// Anything else, or nothing: the origin speaks first in some protocols.
     Other,
+}
+
+/// A tunnel whose client was listened to first.
+pub enum Inspected {
+    /// It speaks HTTP in the clear: these are its first bytes.
+    Http(ClientIo, BytesMut),
+    /// Its bytes were passed on until both sides had ended, or the origin could not be reached.
+    Over,
+    /// There is none; that is recorded already.
+    Refused(ClientIo, Problem),
 }
 
 /// Tells what begins with `bytes`.
@@ -48,6 +63,7 @@ pub fn sniff(bytes: &[u8]) -> Sniffed {
     match bytes {
         [0x16, 0x03, ..] | [0x16] => Sniffed::Tls,
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Sniffed::Http,
+        [_, ..] if METHODS.iter().any(|method| method.starts_with(bytes)) => Sniffed::Undecided,
         _ => Sniffed::Other,
     }
 }
@@ -81,13 +97,82 @@ impl Tunnels {
         early: BytesMut,
     ) -> Result<(), (ClientIo, Problem)> {
         let since = clock::monotonic();
+        let mut origin = match self.reach(host, port, listener, since).await {
+            Ok(origin) => origin,
+            Err(problem) => return Err((io, problem)),
+        };
+        let open = establish(&mut io).await;
+        self.pass(&mut io, &mut origin, &early, open, host, since).await;
+        Ok(())
+    }
+
+    /// Says that the tunnel is open and listens to what the client has to say, before any origin is
+    /// asked: an answer from the store needs none.
+    pub async fn inspect(
+        &self,
+        mut io: ClientIo,
+        host: &str,
+        port: u16,
+        listener: Listener,
+        mut early: BytesMut,
+    ) -> Inspected {
+        let since = clock::monotonic();
+        if let Some(problem) = self.forbidden(host, port, listener, since).await {
+            return Inspected::Refused(io, problem);
+        }
+        if !establish(&mut io).await {
+            return Inspected::Over;
+        }
+        // Past the time, what came is all there is.
+        let _silent = timeout(SILENT, listen(&mut io, &mut early)).await;
+        if sniff(&early) == Sniffed::Http {
+            return Inspected::Http(io, early);
+        }
+        // The client has been told that it is open: all that is left to say is its end.
+        if let Ok(mut origin) = self.reach(host, port, listener, since).await {
+            self.pass(&mut io, &mut origin, &early, true, host, since).await;
+        }
+        Inspected::Over
+    }
+
+    /// Why this destination is out of reach, whatever is asked there. A name that cannot be resolved
+    /// is not: the store may have what is asked for.
+    async fn forbidden(
+        &self,
+        host: &str,
+        port: u16,
+        listener: Listener,
+        since: Instant,
+    ) -> Option<Problem> {
+        if self.switch.mode() == Mode::Offline {
+            return None;
+        }
+        let resolved = timeout(CONNECT_WITHIN, self.resolver.addresses(host, port, listener)).await;
+        let Ok(Err(Failure::Denied(why))) = resolved else { return None };
+        self.account.denied(why.token());
+        let problem = Failure::Denied(why).problem();
+        self.record(host, since, Err(&problem));
+        Some(problem)
+    }
+
+    /// A connection with the origin, or the problem instead of it, recorded already.
+    async fn reach(
+        &self,
+        host: &str,
+        port: u16,
+        listener: Listener,
+        since: Instant,
+    ) -> Result<TcpStream, Problem> {
         if self.switch.mode() == Mode::Offline {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
-            return Err((io, OFFLINE_PROBLEM));
+            return Err(OFFLINE_PROBLEM);
         }
         let mut pass = self.gate.enter(self.upstream, self.route);
-        let mut origin = match self.dial(host, port, listener).await {
-            Ok(origin) => origin,
+        match self.dial(host, port, listener).await {
+            Ok(origin) => {
+                pass.answered(StatusCode::OK);
+                Ok(origin)
+            }
             Err(failure) => {
                 pass.failed(failure.token());
                 if let Failure::Denied(why) = failure {
@@ -95,14 +180,24 @@ impl Tunnels {
                 }
                 let problem = failure.problem();
                 self.record(host, since, Err(&problem));
-                return Err((io, problem));
+                Err(problem)
             }
-        };
-        pass.answered(StatusCode::OK);
-        let (up, down) = relay(&mut io, &mut origin, &early).await;
-        tracing::debug!(first = ?sniff(&early), up, down, "Tunnel closed");
+        }
+    }
+
+    /// Passes bytes both ways until both sides have ended.
+    async fn pass(
+        &self,
+        io: &mut ClientIo,
+        origin: &mut TcpStream,
+        early: &[u8],
+        open: bool,
+        host: &str,
+        since: Instant,
+    ) {
+        let (up, down) = if open { relay(io, origin, early).await } else { (0, 0) };
+        tracing::debug!(first = ?sniff(early), up, down, "Tunnel closed");
         self.record(host, since, Ok(down));
-        Ok(())
     }
 
     /// A tunnel that took this many bytes to the client, or the problem instead of it.
@@ -140,14 +235,28 @@ impl Tunnels {
     }
 }
 
+/// Tells the client that the tunnel is open; false when it is gone.
+async fn establish(io: &mut ClientIo) -> bool {
+    let told = async {
+        io.write_all(ESTABLISHED).await?;
+        io.flush().await
+    };
+    told.await.is_ok()
+}
+
+/// Reads until it can be told what the client speaks, or it has ended its side.
+async fn listen(io: &mut ClientIo, early: &mut BytesMut) {
+    while early.is_empty() || sniff(early) == Sniffed::Undecided {
+        early.reserve(FIRST_READ);
+        if !matches!(io.read_buf(early).await, Ok(1..)) {
+            return;
+        }
+    }
+}
+
 /// Passes bytes both ways; how many went up and down.
 async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8]) -> (u64, u64) {
-    let opened = async {
-        io.write_all(ESTABLISHED).await?;
-        io.flush().await?;
-        origin.write_all(early).await
-    };
-    if opened.await.is_err() {
+    if origin.write_all(early).await.is_err() {
         return (0, 0);
     }
     match copy_bidirectional(io.socket(), origin).await {
@@ -156,3 +265,6 @@ async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8]) -> (u64,
         Err(_broken) => (early.len() as u64, 0),
     }
 }
+
+/// Room for what a client says first.
+const FIRST_READ: usize = 4 * 1024;

@@ -107,6 +107,11 @@ impl Table {
         rules
     }
 
+    /// Whether any route is about this origin.
+    pub fn names(&self, host: &str, port: u16) -> bool {
+        self.routes.iter().any(|route| route.pattern.host.matches(host, port))
+    }
+
     /// All routes, first match first.
     pub fn routes(&self) -> &[Route] {
         &self.routes

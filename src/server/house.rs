@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::{self, Bounds, Engine};
 use crate::front::access::Gatekeeper;
 use crate::front::door::Door;
+use crate::front::mount::Mounts;
 use crate::front::tunnel::Tunnels;
 use crate::key::Keyring;
 use crate::proxy::{self, Proxy};
@@ -64,6 +65,7 @@ impl House {
             gatekeeper: Gatekeeper::new(config.access.clone()),
             service: Arc::new(service),
             tunnels,
+            mounts: Mounts::new(&config.upstreams),
             account,
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),

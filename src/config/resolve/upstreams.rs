@@ -3,6 +3,8 @@
 //! Owns: names and hosts of upstreams, their deadlines and TLS settings.
 //! Never touches: connections.
 
+mod mount;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,10 +31,12 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, reader);
+        let mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
         let tls = tls(&mut one, reader);
         one.finish(reader);
-        all.push(Arc::new(Upstream { name: entry.key.as_str().into(), hosts, timeouts, tls }));
+        let name = entry.key.as_str().into();
+        all.push(Arc::new(Upstream { name, hosts, mount, timeouts, tls }));
     }
     all
 }

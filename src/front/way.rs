@@ -1,0 +1,83 @@
+//! The way in: what the requests of a connection are aimed at.
+//!
+//! Owns: from the form of a request's target and the way it came to the one target that is meant
+//! (RFC 9112 §3.3). Never touches: connections.
+
+use http::{HeaderValue, StatusCode};
+
+use crate::account::problem::Problem;
+use crate::front::head::{BAD_TARGET, Head, HeadTarget, NOT_PROXY};
+use crate::front::mount::Mounts;
+use crate::semantics::asked::Listener;
+use crate::semantics::target::{Scheme, Target, authority};
+
+/// Inside a tunnel everything is for the origin that `CONNECT` named.
+pub const ANOTHER_ORIGIN: Problem = Problem::new(
+    StatusCode::MISDIRECTED_REQUEST,
+    "another_origin",
+    "a request inside a tunnel is for the origin that CONNECT named",
+    "http_request_denied",
+);
+
+/// A tunnel inside a tunnel.
+pub const NESTED: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "nested_connect",
+    "a CONNECT inside a CONNECT leads nowhere",
+    "http_request_error",
+);
+
+/// How the requests of a connection come.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Straight: each names its target, or a mount.
+    Straight,
+    /// Inside a tunnel to this origin, in the clear.
+    Tunnel(Target),
+}
+
+impl Way {
+    /// The way inside a tunnel to `host:port`.
+    pub fn tunnel(host: &str, port: u16) -> Result<Self, Problem> {
+        let base = Target::with_authority(Scheme::Http, host, "/").map_err(|_| BAD_TARGET)?;
+        Ok(Self::Tunnel(base.with_origin(Scheme::Http, base.host(), port)))
+    }
+
+    /// What `head` is aimed at; `CONNECT` is not for here.
+    pub fn target(
+        &self,
+        head: &Head,
+        mounts: &Mounts,
+        listener: Listener,
+    ) -> Result<Target, Problem> {
+        match (self, &head.target) {
+            (_, HeadTarget::Authority(..)) => Err(NESTED),
+            (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone()),
+            (Self::Straight, HeadTarget::Origin(path)) => {
+                mounts.find(path, head.host.as_ref(), listener).unwrap_or(Err(NOT_PROXY))
+            }
+            (Self::Tunnel(origin), HeadTarget::Absolute(target)) => {
+                if target.same_origin(origin) {
+                    Ok(target.clone())
+                } else {
+                    Err(ANOTHER_ORIGIN)
+                }
+            }
+            (Self::Tunnel(origin), HeadTarget::Origin(path)) => {
+                if !head.host.as_ref().is_none_or(|host| names(host, origin)) {
+                    return Err(ANOTHER_ORIGIN);
+                }
+                let target = Target::with_authority(Scheme::Http, origin.host(), path);
+                let target = target.map_err(|_| BAD_TARGET)?;
+                Ok(target.with_origin(Scheme::Http, origin.host(), origin.port()))
+            }
+        }
+    }
+}
+
+fn names(host: &HeaderValue, origin: &Target) -> bool {
+    let named = host.to_str().ok().and_then(|host| authority::split(host).ok());
+    named.is_some_and(|(host, port)| {
+        host == origin.host() && port.unwrap_or(Scheme::Http.default_port()) == origin.port()
+    })
+}
