@@ -14,6 +14,8 @@ use crate::semantics::storing::CacheKind;
 
 /// RFC 9111 §4.2.2 suggests a tenth of the time since the last change.
 const HEURISTIC_PART: u32 = 10;
+/// More than a clock is set back by when it is only put right.
+const SET_BACK: Duration = Duration::from_secs(60);
 /// A guess is not trusted for longer than this.
 const LONGEST_GUESS: Duration = Duration::from_secs(86_400);
 
@@ -25,8 +27,13 @@ pub fn initial_age(said: &Said, request_time: SystemTime, response_time: SystemT
     apparent_age.max(corrected_age).min(MAX_DELTA)
 }
 
-/// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back adds nothing.
+/// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back a little adds nothing; what
+/// was received further ahead of now than [`SET_BACK`] has an age that nobody knows, and counts as
+/// the oldest: otherwise it would stay fresh until the clock is there again.
 pub fn current_age(initial_age: Duration, response_time: SystemTime, now: SystemTime) -> Duration {
+    if between(now, response_time) > SET_BACK {
+        return MAX_DELTA;
+    }
     initial_age.saturating_add(between(response_time, now)).min(MAX_DELTA)
 }
 

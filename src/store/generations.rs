@@ -17,7 +17,7 @@ pub struct Mark(u64);
 
 impl Mark {
     /// The mark of a number that was once [`Mark::raw`].
-    pub(crate) fn from_raw(raw: u64) -> Self {
+    pub(crate) const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -21,6 +22,9 @@ pub const VARIANTS: usize = 64;
 
 /// What an entry costs besides its fields and body: slot, allocation and reference counts.
 const OVERHEAD: u64 = 256;
+
+/// Fetches that run at once are answered within this of each other.
+const AT_ONCE: Duration = Duration::from_secs(60 * 60);
 
 /// How many bodies of the largest size must fit one shard: a heavier one is refused by the cache.
 const LARGEST_PER_SHARD: u64 = 4;
@@ -132,11 +136,14 @@ impl Memory {
     }
 
     /// Whether the same variant is kept in `slot` and arrived later: of two fetches at once the one
-    /// that ended last need not be the one that was answered last.
+    /// that ended last need not be the one that was answered last. What seems to have arrived much
+    /// later was kept before the clock was set back: it keeps nothing away.
     fn has_newer(&self, slot: &SlotKey, entry: &Entry) -> bool {
         let kept = self.usable(self.slots.peek(slot), &entry.key);
         kept.is_some_and(|kept| {
-            kept.variant == entry.stored.variant && kept.response_time > entry.stored.response_time
+            let later = kept.response_time.duration_since(entry.stored.response_time);
+            let later = later.is_ok_and(|later| !later.is_zero() && later <= AT_ONCE);
+            kept.variant == entry.stored.variant && later
         })
     }
 

@@ -134,6 +134,14 @@ fn an_older_response_does_not_replace_a_newer_one() {
 }
 
 #[test]
+fn sto_07_an_answer_from_the_future_keeps_nothing_away() {
+    let memory = memory(4 * MIB, MIB);
+    put(&memory, "/x", stored("from the future", &[], 0, 10 * 365 * 86_400));
+    put(&memory, "/x", stored("from now", &[], 0, 100));
+    assert_eq!(found(&memory, "/x", 0).unwrap(), "from now");
+}
+
+#[test]
 fn of_several_that_match_the_most_recent_is_found() {
     let memory = memory(4 * MIB, MIB);
     put(&memory, "/x", stored("by v", &["x-v"], 7, 10));

@@ -1,6 +1,7 @@
 //! Sweeping what died, mending what a crash left.
 
 use super::*;
+use crate::store::Place;
 use crate::store::disk::check::Check;
 use crate::store::disk::keys::{self, Until};
 use crate::store::disk::queue::Put;
