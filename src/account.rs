@@ -154,12 +154,12 @@ impl Account {
 
     /// What the master switch says now.
     pub fn mode(&self, mode: Mode) {
-        self.metrics.mode(mode.token(), &Mode::ALL.map(Mode::token));
+        self.metrics.operation().mode(mode.token(), &Mode::ALL.map(Mode::token));
     }
 
     /// A configuration that was read again: swapped in, or not. The first one counts as swapped in.
     pub fn reloaded(&self, swapped: bool) {
-        self.metrics.reloaded(swapped);
+        self.metrics.operation().reloaded(swapped);
     }
 
     /// Whether what is stored outlives the process: 0, or 1 for memory only.

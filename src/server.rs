@@ -224,8 +224,9 @@ impl Server {
         self.estate.house().engine.waiting()
     }
 
-    /// How many client connections are open.
-    pub fn connections(&self) -> usize {
+    /// How many of `limits.connections` are taken: one by each open connection, and one by each
+    /// listener that waits for the next.
+    pub fn places_taken(&self) -> usize {
         self.connections - self.places.available_permits()
     }
 }

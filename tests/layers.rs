@@ -57,6 +57,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("sfv", &["semantics/targeted"]),
     ("clap", &["cli", "main"]),
     ("listenfd", &["cli/run"]),
+    ("rustix", &["server/handover", "server/sockets", "store"]),
     ("ureq", &["cli/remote"]),
     ("subtle", &["admin/access"]),
 ];

@@ -7,16 +7,20 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
-};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use crate::account::exchange::{Exchange, UpstreamCall};
-use crate::account::metrics::register::{counter, counters, gauge_of_one, gauges, histograms};
+use crate::account::metrics::families::Families;
+use crate::account::metrics::operation::Operation;
+use crate::account::metrics::register::{counter, counters, histograms};
 use crate::account::metrics::resolved::{Route, Upstream};
+use crate::account::metrics::tiers::Tiers;
 
+mod families;
+mod operation;
 mod register;
 mod resolved;
+mod tiers;
 
 /// All metrics. What a hit needs is resolved at start: per route a counter and a histogram for each
 /// result.
@@ -25,7 +29,9 @@ pub(super) struct Metrics {
     named: Named,
     routes: Vec<Route>,
     upstreams: Vec<Upstream>,
-    families: Arc<Families>,
+    families: Families,
+    tiers: Tiers,
+    operation: Operation,
     accept_errors: IntCounter,
     client_bytes: IntCounter,
     upstream_bytes: IntCounter,
@@ -40,28 +46,6 @@ struct Named {
     calls: HistogramVec,
 }
 
-/// The families whose labels are looked up when something happens: nothing of them is on the way
-/// of a hit, and naming only what has happened keeps the page small.
-struct Families {
-    misses: IntCounterVec,
-    not_stored: IntCounterVec,
-    upstream_requests: IntCounterVec,
-    upstream_retries: IntCounterVec,
-    stale_served: IntCounterVec,
-    refreshes: IntCounterVec,
-    invalidations: IntCounterVec,
-    evictions: IntCounterVec,
-    denied: IntCounterVec,
-    entries: IntGaugeVec,
-    store_bytes: IntGaugeVec,
-    mode: IntGaugeVec,
-    reloaded: IntGauge,
-    reload_failures: IntCounter,
-    store_errors: IntCounterVec,
-    store_state: IntGauge,
-    store_recovered: IntCounter,
-}
-
 impl Metrics {
     /// All metrics for these names; the last of each stands for "none of them".
     pub(super) fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
@@ -73,7 +57,9 @@ impl Metrics {
             routes: named.routes(routes),
             upstreams: named.upstreams(upstreams),
             named,
-            families: Arc::new(Families::new(r)),
+            families: Families::new(r),
+            tiers: Tiers::new(r),
+            operation: Operation::new(r),
             accept_errors: counter(
                 r,
                 "larder_accept_errors_total",
@@ -95,7 +81,9 @@ impl Metrics {
             routes: self.named.routes(routes),
             upstreams: self.named.upstreams(upstreams),
             named: self.named.clone(),
-            families: Arc::clone(&self.families),
+            families: self.families.clone(),
+            tiers: self.tiers.clone(),
+            operation: self.operation.clone(),
             accept_errors: self.accept_errors.clone(),
             client_bytes: self.client_bytes.clone(),
             upstream_bytes: self.upstream_bytes.clone(),
@@ -160,29 +148,20 @@ impl Metrics {
     }
 
     pub(super) fn store_entries(&self, tier: &'static str, count: u64) {
-        self.families.entries.with_label_values(&[tier]).set(gauge(count));
+        self.tiers.entries.with_label_values(&[tier]).set(gauge(count));
     }
 
     pub(super) fn store_bytes(&self, tier: &'static str, bytes: u64) {
-        self.families.store_bytes.with_label_values(&[tier]).set(gauge(bytes));
+        self.tiers.bytes.with_label_values(&[tier]).set(gauge(bytes));
     }
 
     pub(super) fn evicted(&self, tier: &'static str, count: u64) {
-        self.families.evictions.with_label_values(&[tier]).inc_by(count);
+        self.tiers.evictions.with_label_values(&[tier]).inc_by(count);
     }
 
-    /// One of `all` is `mode`.
-    pub(super) fn mode(&self, mode: &'static str, all: &[&'static str]) {
-        for other in all {
-            self.families.mode.with_label_values(&[*other]).set(i64::from(*other == mode));
-        }
-    }
-
-    pub(super) fn reloaded(&self, swapped: bool) {
-        self.families.reloaded.set(i64::from(swapped));
-        if !swapped {
-            self.families.reload_failures.inc();
-        }
+    /// What an operator does.
+    pub(super) fn operation(&self) -> &Operation {
+        &self.operation
     }
 
     pub(super) fn accept_error(&self) {
@@ -190,15 +169,15 @@ impl Metrics {
     }
 
     pub(super) fn store_state(&self, state: u8) {
-        self.families.store_state.set(state.into());
+        self.tiers.state.set(state.into());
     }
 
     pub(super) fn store_recovered(&self) {
-        self.families.store_recovered.inc();
+        self.tiers.recovered.inc();
     }
 
     pub(super) fn store_error(&self, op: &'static str) {
-        self.families.store_errors.with_label_values(&[op]).inc();
+        self.tiers.errors.with_label_values(&[op]).inc();
     }
 
     /// The Prometheus text exposition format.
@@ -254,87 +233,6 @@ impl Named {
 
     fn upstreams(&self, names: &[Arc<str>]) -> Vec<Upstream> {
         names.iter().map(|name| Upstream::new(name, &self.calls)).collect()
-    }
-}
-
-impl Families {
-    fn new(r: &Registry) -> Self {
-        let family = |name, help, labels: &[&str]| counters(r, name, help, labels);
-        Self {
-            misses: family(
-                "larder_misses_total",
-                "Requests that were forwarded, by the reason of Cache-Status.",
-                &["route", "reason"],
-            ),
-            not_stored: family(
-                "larder_not_stored_total",
-                "Answers that were not stored.",
-                &["route", "reason"],
-            ),
-            upstream_requests: family(
-                "larder_upstream_requests_total",
-                "Calls to origins, by status or class of failure.",
-                &["upstream", "route", "code"],
-            ),
-            upstream_retries: family(
-                "larder_upstream_retries_total",
-                "Calls to origins that were made once more.",
-                &["upstream", "cause"],
-            ),
-            stale_served: family(
-                "larder_stale_served_total",
-                "Stale answers that were served.",
-                &["route", "cause"],
-            ),
-            refreshes: family(
-                "larder_refreshes_total",
-                "Background refreshes.",
-                &["route", "trigger", "outcome"],
-            ),
-            invalidations: family(
-                "larder_invalidations_total",
-                "Stored responses that were invalidated.",
-                &["source"],
-            ),
-            evictions: family(
-                "larder_evictions_total",
-                "Stored responses that were evicted for room.",
-                &["tier"],
-            ),
-            denied: family(
-                "larder_denied_total",
-                "Requests that larder itself refused.",
-                &["reason"],
-            ),
-            entries: gauges(r, "larder_entries", "Stored responses.", &["tier"]),
-            store_bytes: gauges(r, "larder_store_bytes", "Bytes of stored responses.", &["tier"]),
-            store_state: gauge_of_one(
-                r,
-                "larder_store_state",
-                "0: what is stored outlives the process; 1: memory only.",
-            ),
-            store_recovered: counter(
-                r,
-                "larder_store_recovered_total",
-                "Stores on disk that were begun anew because they could not be used.",
-            ),
-            store_errors: family(
-                "larder_store_errors_total",
-                "Faults of the store on disk, by what it was doing.",
-                &["op"],
-            ),
-            mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),
-            reloaded: gauge_of_one(
-                r,
-                "larder_config_last_reload_successful",
-                "1 when the configuration in force is the one that was read last.",
-            ),
-            reload_failures: counter(
-                r,
-                "larder_config_reload_failures_total",
-                "Reloads that kept the old configuration.",
-            ),
-        }
     }
 }
 

@@ -88,7 +88,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         duration: Duration::from_millis(1),
     };
     metrics.upstream_call(&call);
-    metrics.mode("cache", &["cache", "bypass"]);
+    metrics.operation().mode("cache", &["cache", "bypass"]);
     metrics.upstream_retry(0, "closed");
     metrics.denied("client");
     metrics.not_stored(0, "set-cookie");
@@ -179,16 +179,16 @@ fn a_hundred_busy_routes_make_a_page_below_a_megabyte() {
 #[test]
 fn the_mode_is_one_of_all_and_a_failed_reload_counts() {
     let metrics = metrics(0);
-    metrics.mode("cache", &["cache", "offline"]);
-    metrics.mode("offline", &["cache", "offline"]);
-    metrics.reloaded(true);
-    metrics.reloaded(false);
+    metrics.operation().mode("cache", &["cache", "offline"]);
+    metrics.operation().mode("offline", &["cache", "offline"]);
+    metrics.operation().reloaded(true);
+    metrics.operation().reloaded(false);
     let page = metrics.render();
     assert_eq!(value(&page, r#"larder_mode{mode="cache"}"#), Some(0.0));
     assert_eq!(value(&page, r#"larder_mode{mode="offline"}"#), Some(1.0));
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(0.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));
-    metrics.reloaded(true);
+    metrics.operation().reloaded(true);
     let page = metrics.render();
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(1.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));

@@ -52,10 +52,9 @@ pub async fn take_over(path: &Path) -> Result<Option<(Sockets, Predecessor)>, Ta
         return Err(TakeOverError::Stranger(shown()));
     }
     say(&stream, TAKE_OVER, &[]).await.map_err(failed)?;
-    let (word, sockets) = match hear(&stream, PROMPT).await.map_err(failed)? {
-        Some(heard) => heard,
+    let Some((word, sockets)) = hear(&stream, PROMPT).await.map_err(failed)? else {
         // It was about to stop: as good as none.
-        None => return Ok(None),
+        return Ok(None);
     };
     if word != SOCKETS {
         return Err(TakeOverError::Stranger(shown()));

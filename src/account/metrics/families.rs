@@ -1,0 +1,69 @@
+//! The families whose labels are looked up when something happens: nothing of them is on the way of a
+//! hit, and naming only what has happened keeps the page small.
+//!
+//! Owns: their names and help texts. Never touches: what a hit counts (`resolved`).
+
+use prometheus::{IntCounterVec, Registry};
+
+use crate::account::metrics::register::counters;
+
+/// Counters with labels, shared by all configurations.
+#[derive(Clone)]
+pub(super) struct Families {
+    pub(super) misses: IntCounterVec,
+    pub(super) not_stored: IntCounterVec,
+    pub(super) upstream_requests: IntCounterVec,
+    pub(super) upstream_retries: IntCounterVec,
+    pub(super) stale_served: IntCounterVec,
+    pub(super) refreshes: IntCounterVec,
+    pub(super) invalidations: IntCounterVec,
+    pub(super) denied: IntCounterVec,
+}
+
+impl Families {
+    pub(super) fn new(r: &Registry) -> Self {
+        let family = |name, help, labels: &[&str]| counters(r, name, help, labels);
+        Self {
+            misses: family(
+                "larder_misses_total",
+                "Requests that were forwarded, by the reason of Cache-Status.",
+                &["route", "reason"],
+            ),
+            not_stored: family(
+                "larder_not_stored_total",
+                "Answers that were not stored.",
+                &["route", "reason"],
+            ),
+            upstream_requests: family(
+                "larder_upstream_requests_total",
+                "Calls to origins, by status or class of failure.",
+                &["upstream", "route", "code"],
+            ),
+            upstream_retries: family(
+                "larder_upstream_retries_total",
+                "Calls to origins that were made once more.",
+                &["upstream", "cause"],
+            ),
+            stale_served: family(
+                "larder_stale_served_total",
+                "Stale answers that were served.",
+                &["route", "cause"],
+            ),
+            refreshes: family(
+                "larder_refreshes_total",
+                "Background refreshes.",
+                &["route", "trigger", "outcome"],
+            ),
+            invalidations: family(
+                "larder_invalidations_total",
+                "Stored responses that were invalidated.",
+                &["source"],
+            ),
+            denied: family(
+                "larder_denied_total",
+                "Requests that larder itself refused.",
+                &["reason"],
+            ),
+        }
+    }
+}
