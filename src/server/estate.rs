@@ -35,7 +35,7 @@ impl Estate {
         ground: Ground,
         source: Option<Source>,
     ) -> Result<Arc<Self>, RootsError> {
-        let house = ArcSwap::from_pointee(House::build(config, &ground)?);
+        let house = ArcSwap::from_pointee(House::build(config, &ground, None)?);
         Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
     }
 
@@ -84,8 +84,10 @@ impl Estate {
         let Some(source) = &self.source else {
             return Err(whole("proxy.yaml", "this larder was not started from a file"));
         };
-        let config = source.successor_of(&self.house.load().config)?;
-        House::build(config, &self.ground).map_err(|error| whole(source.name(), &error.to_string()))
+        let before = self.house.load_full();
+        let config = source.successor_of(&before.config)?;
+        House::build(config, &self.ground, Some(&before))
+            .map_err(|error| whole(source.name(), &error.to_string()))
     }
 
     fn swap(&self, house: House) -> Reloaded {

@@ -20,7 +20,7 @@ use crate::proxy::{self, Proxy};
 use crate::server::ground::Ground;
 use crate::upstream::Origin;
 use crate::upstream::destination::Guard;
-use crate::upstream::fetch::Network;
+use crate::upstream::fetch::{Network, Pool};
 use crate::upstream::gate::Gate;
 use crate::upstream::peer::{Roots, RootsError};
 use crate::upstream::place::Upstreams;
@@ -31,16 +31,22 @@ pub(super) struct House {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
     pub(super) door: Arc<Door>,
+    pool: Pool,
 }
 
 impl House {
-    /// Builds everything that `config` asks for on `ground`.
-    pub(super) fn build(config: Config, ground: &Ground) -> Result<Self, RootsError> {
+    /// Builds everything that `config` asks for on `ground`, in place of `before`.
+    pub(super) fn build(
+        config: Config,
+        ground: &Ground,
+        before: Option<&Self>,
+    ) -> Result<Self, RootsError> {
+        let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
         let account = ground.account.renamed(&routes, &upstreams);
-        let WayOut { resolver, gate, network } = way_out(&config, &account, ground)?;
+        let WayOut { resolver, gate, network } = way_out(&config, &account, ground, pool.clone())?;
         let via = HeaderValue::try_from(format!("1.1 {}", ground.name))
             .expect("hexadecimal digits are valid");
         let engine = engine(&config, &account, ground, &network, &via);
@@ -70,7 +76,18 @@ impl House {
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),
         };
-        Ok(Self { config, engine, door: Arc::new(door) })
+        Ok(Self { config, engine, door: Arc::new(door), pool })
+    }
+
+    /// The open connections to origins, if they are as good under `config`: the pool knows neither
+    /// what leads to an address nor what makes it trusted, and files of roots are read anew.
+    fn pool_for(&self, config: &Config) -> Option<Pool> {
+        let old = &self.config;
+        let same = old.upstreams == config.upstreams
+            && old.resolve == config.resolve
+            && old.destinations == config.destinations;
+        let roots = config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        (same && !roots).then(|| self.pool.clone())
     }
 }
 
@@ -81,7 +98,12 @@ struct WayOut {
     network: Arc<Network>,
 }
 
-fn way_out(config: &Config, account: &Arc<Account>, ground: &Ground) -> Result<WayOut, RootsError> {
+fn way_out(
+    config: &Config,
+    account: &Arc<Account>,
+    ground: &Ground,
+    pool: Pool,
+) -> Result<WayOut, RootsError> {
     let guard = Arc::new(Guard::new(config.destinations.clone()));
     guard.add_own(ground.own.iter().copied());
     let resolver = Arc::new(Resolver::new(config.resolve.clone(), guard, ground.name_server));
@@ -92,6 +114,7 @@ fn way_out(config: &Config, account: &Arc<Account>, ground: &Ground) -> Result<W
         gate.clone(),
         Roots::load(&config.upstreams)?,
         ground.clock.clone(),
+        pool,
     ));
     Ok(WayOut { resolver, gate, network })
 }

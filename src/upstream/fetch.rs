@@ -36,6 +36,17 @@ const INTERIM: usize = 16;
 /// The bytes of an answer's head, names and values.
 const HEAD_BYTES: usize = 256 * 1024;
 
+/// Connections to origins that wait for their next request. Cheap to clone: who has the same one
+/// shares them.
+#[derive(Clone)]
+pub struct Pool(Arc<Connector>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self(Arc::new(Connector::new(None)))
+    }
+}
+
 /// The origins behind the network.
 pub struct Network {
     connector: Arc<Connector>,
@@ -57,8 +68,9 @@ impl Network {
         gate: Gate,
         roots: Roots,
         clock: Clock,
+        pool: Pool,
     ) -> Self {
-        Self { connector: Arc::new(Connector::new(None)), upstreams, resolver, gate, roots, clock }
+        Self { connector: pool.0, upstreams, resolver, gate, roots, clock }
     }
 
     /// The peer that a call to `place` through `listener` goes to.

@@ -5,7 +5,10 @@
 //! store 200 times; `-- --kills N --damages N --seed N` as you like. Ends with a table and a line of
 //! JSON, and with 1 if a figure is missed.
 #![expect(clippy::print_stdout, reason = "a program that reports what it measured")]
-#![expect(unreachable_pub, reason = "nothing can reach into a test program; pub marks what a module offers")]
+#![expect(
+    unreachable_pub,
+    reason = "nothing can reach into a test program; pub marks what a module offers"
+)]
 
 mod book;
 mod client;

@@ -55,6 +55,24 @@ async fn a_request_in_flight_ends_as_it_began_and_counts_where_it_began() {
     larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
 }
 
+/// What leads to an origin is in no pooled connection's key: where that changes, none is reused.
+#[tokio::test]
+async fn connections_to_origins_are_kept_unless_the_way_to_origins_changed() {
+    let origin = Origin::always(Answer::new(200, &[], "one")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    larder.get("/1").await;
+    larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
+    larder.get("/2").await;
+    assert_eq!((origin.calls(), origin.connections()), (2, 1));
+    let deny = format!("destinations: {{ deny: [10.0.0.0/8] }}\n{}", route(&["ttl: 2h"]));
+    larder.reload(&origin, &deny).await.unwrap();
+    larder.get("/3").await;
+    assert_eq!((origin.calls(), origin.connections()), (3, 2));
+    let other = Origin::always(Answer::new(200, &[], "other")).await;
+    larder.reload(&other, &deny).await.unwrap();
+    assert_eq!(larder.get("/4").await.text(), "other");
+}
+
 #[tokio::test]
 async fn an_invalid_file_is_kept_out_with_its_report() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
