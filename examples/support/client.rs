@@ -21,6 +21,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Whether `Cache-Status` says that it came from the store.
     pub(crate) hit: bool,
+    /// Whether it is the last of its connection.
+    pub(crate) last: bool,
     pub(crate) body: Vec<u8>,
 }
 
@@ -46,7 +48,7 @@ impl Connection {
     async fn read(&mut self) -> Result<Answer, Failure> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut answer = Answer { status, hit: false, body: Vec::new() };
+        let mut answer = Answer { status, hit: false, last: false, body: Vec::new() };
         let mut length = None;
         let mut chunked = false;
         loop {
@@ -57,6 +59,7 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or("a field without a colon")?;
             match name {
                 "content-length" => length = Some(value.trim().parse()?),
+                "connection" => answer.last = value.trim() == "close",
                 "transfer-encoding" => chunked = value.trim() == "chunked",
                 "cache-status" => answer.hit = value.split(';').any(|part| part.trim() == "hit"),
                 _ => {}

@@ -1,0 +1,140 @@
+//! A larder that is replaced and reloaded while an app asks 500 times a second: no request fails.
+//!
+//! 50 times a new larder takes over from the one that runs (`larder run --take-over`), then 100 times
+//! the configuration is read again (`larder reload`), every second time an invalid one. Half of the
+//! requests come on kept-alive connections, half on fresh ones; a part of them is not cached.
+//!
+//! `cargo build --release && cargo run --release --example restarts`, with `-- --quick` for 5 and 20.
+//! Everything runs on loopback: a fake Discord, the larders as processes of their own, and the app.
+//! Ends with 1 if a figure is missed.
+#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "restarts/figures.rs"]
+mod figures;
+#[path = "restarts/load.rs"]
+mod load;
+#[path = "restarts/process.rs"]
+mod process;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use larder::clock;
+use larder::fake::discord;
+use larder::fake::discord::behaviour::Behaviour;
+
+use crate::client::Failure;
+use crate::figures::Figures;
+use crate::load::Load;
+use crate::process::Larder;
+
+/// How often.
+#[derive(Clone, Copy)]
+struct Story {
+    restarts: usize,
+    reloads: usize,
+}
+
+impl Story {
+    const FULL: Self = Self { restarts: 50, reloads: 100 };
+    const QUICK: Self = Self { restarts: 5, reloads: 20 };
+}
+
+const HOST: &str = "discord.example.test";
+const LATENCY: Duration = Duration::from_millis(20);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    match operate(if quick { Story::QUICK } else { Story::FULL }).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("restarts: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the story, prints the table, and says whether all figures were reached.
+async fn operate(story: Story) -> Result<bool, Failure> {
+    let options = discord::Options {
+        behaviour: Behaviour { latency: LATENCY, ..Behaviour::default() },
+        ..discord::Options::default()
+    };
+    let discord = discord::start("127.0.0.1:0".parse()?, options).await?;
+    let directory = tempfile::tempdir()?;
+    let file = File { path: directory.path().join("proxy.yaml"), discord: discord.addr };
+    file.write("30m", "")?;
+
+    let mut larder = Larder::start(&file.path, &[]).await?;
+    let load = Load::start(larder.proxy);
+    let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
+    for _ in 0..story.restarts {
+        load.more(REQUESTS_BETWEEN).await;
+        let since = clock::monotonic();
+        let next = Larder::start(&file.path, &["--take-over"]).await?;
+        let before = std::mem::replace(&mut larder, next);
+        restarts.push(before.ended().await? && larder.proxy == load.proxy);
+        longest = longest.max(clock::monotonic() - since);
+    }
+    let mut reloads = Vec::new();
+    for turn in 0..story.reloads {
+        load.more(REQUESTS_BETWEEN / 10).await;
+        let valid = turn % 2 == 0;
+        file.write(&format!("{}m", turn + 1), if valid { "" } else { "nonsense: 1\n" })?;
+        reloads.push(larder.reload().await? == valid);
+    }
+    load.more(REQUESTS_BETWEEN).await;
+    let seen = load.stop().await?;
+    larder.stop().await?;
+    discord.stop().await;
+
+    let figures = Figures { restarts, reloads, longest_restart: longest, seen };
+    figures.print();
+    let missed = figures.missed();
+    for figure in &missed {
+        println!("MISSED: {figure}");
+    }
+    println!("{}", figures.json(missed.is_empty()));
+    Ok(missed.is_empty())
+}
+
+/// How many requests are answered between one restart and the next.
+const REQUESTS_BETWEEN: usize = 100;
+
+/// The configuration of all larders.
+struct File {
+    path: PathBuf,
+    discord: SocketAddr,
+}
+
+impl File {
+    /// What an operator writes, with this ttl; `more` may make it invalid.
+    fn write(&self, ttl: &str, more: &str) -> Result<(), Failure> {
+        let yaml = format!(
+            r#"
+version: 1
+listen: 127.0.0.1:0
+admin: {{ listen: 127.0.0.1:0 }}
+log: {{ level: warn }}
+store: {{ path: store, memory: 32MiB, disk: 256MiB }}
+resolve: {{ {HOST}: "{}" }}
+routes:
+  - name: guild-members
+    match: {{ host: {HOST}, method: GET, path: "/api/{{v}}/guilds/{{guild}}/members/{{user}}" }}
+    scope: shared
+    ttl: {ttl}
+{more}"#,
+            self.discord
+        );
+        // Moved into its place: no larder reads half a file.
+        let beside = self.path.with_extension("new");
+        std::fs::write(&beside, yaml)?;
+        Ok(std::fs::rename(&beside, Path::new(&self.path))?)
+    }
+}

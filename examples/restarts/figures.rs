@@ -1,0 +1,81 @@
+//! What restarts and reloads cost the app, and what they may cost.
+//!
+//! Owns: the figures, their bounds, the table. Never touches: how they came about.
+
+use std::time::Duration;
+
+use crate::load::Seen;
+
+/// What was found, and what it must be.
+pub(crate) struct Figures {
+    /// Whether each larder that was replaced finished everything, and the next one has its address.
+    pub(crate) restarts: Vec<bool>,
+    /// Whether each reload took what is valid and kept out what is not.
+    pub(crate) reloads: Vec<bool>,
+    /// From the start of a larder to the end of the one before.
+    pub(crate) longest_restart: Duration,
+    pub(crate) seen: Seen,
+}
+
+impl Figures {
+    /// What was not reached.
+    pub(crate) fn missed(&self) -> Vec<String> {
+        let checks = [
+            (self.seen.failures.is_empty(), "0 failed requests"),
+            (self.restarts.iter().all(|clean| *clean), "every larder finished and exited 0"),
+            (self.reloads.iter().all(|right| *right), "every invalid configuration kept out"),
+            (self.seen.on_kept > 0, "requests on kept-alive connections"),
+        ];
+        let missed = checks.into_iter().filter(|(reached, _)| !reached);
+        let missed = missed.map(|(_, figure)| figure.to_owned());
+        missed.chain(self.seen.failures.iter().take(10).cloned()).collect()
+    }
+
+    /// The table.
+    pub(crate) fn print(&self) {
+        let seen = &self.seen;
+        let row = |name: &str, value: String| println!("{name:<34}{value:>12}");
+        row("restarts with hand-over", self.restarts.len().to_string());
+        row("reloads, every second invalid", self.reloads.len().to_string());
+        row("requests answered", seen.latencies.len().to_string());
+        row("  on kept-alive connections", seen.on_kept.to_string());
+        row("  told that it was the last", seen.last.to_string());
+        row("  hits", seen.hits.to_string());
+        row("requests failed", seen.failures.len().to_string());
+        row("latency p50", millis(self.percentile(50)));
+        row("latency p99", millis(self.percentile(99)));
+        row("latency, the longest", millis(self.percentile(100)));
+        row("the longest restart", millis(self.longest_restart));
+        println!();
+    }
+
+    /// The same for machines, as one line.
+    pub(crate) fn json(&self, reached: bool) -> serde_json::Value {
+        serde_json::json!({
+            "example": "restarts",
+            "restarts": self.restarts.len(),
+            "reloads": self.reloads.len(),
+            "requests": self.seen.latencies.len() + self.seen.failures.len(),
+            "on_kept_connections": self.seen.on_kept,
+            "hits": self.seen.hits,
+            "failed": self.seen.failures.len(),
+            "p50_seconds": self.percentile(50).as_secs_f64(),
+            "p99_seconds": self.percentile(99).as_secs_f64(),
+            "longest_seconds": self.percentile(100).as_secs_f64(),
+            "longest_restart_seconds": self.longest_restart.as_secs_f64(),
+            "reached": reached,
+        })
+    }
+
+    /// The latency that so many per cent of the requests did not exceed.
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut sorted = self.seen.latencies.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+        sorted.get(index).copied().unwrap_or_default()
+    }
+}
+
+fn millis(latency: Duration) -> String {
+    format!("{:.2} ms", latency.as_secs_f64() * 1000.0)
+}
