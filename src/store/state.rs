@@ -73,7 +73,7 @@ impl State {
     /// stored counts as purged: nobody knows what was.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
         let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
-        let (db, all) = match read(&dir.join("db")) {
+        let (db, all) = match read(&dir.join("db"), now) {
             Ok(Read::Known(db, all)) => (db, all),
             Ok(Read::Later(found)) => return Err(Unopened::Later { dir: dir.to_owned(), found }),
             Err(why) => {
@@ -84,11 +84,8 @@ impl State {
                     %why,
                     "The state is damaged and was put aside; everything stored counts as purged"
                 );
-                match read(&dir.join("db")).map_err(broken)? {
-                    Read::Known(db, mut all) => {
-                        all.all.hard = Mark::at(now);
-                        (db, all)
-                    }
+                match read(&dir.join("db"), now).map_err(broken)? {
+                    Read::Known(db, all) => (db, all),
                     Read::Later(found) => {
                         return Err(Unopened::Later { dir: dir.to_owned(), found });
                     }
@@ -136,10 +133,10 @@ enum Read {
 
 /// Opens and reads. A database that was closed a moment ago may still be locked: sled lets go of it
 /// on a thread of its own. That is no damage.
-fn read(dir: &Path) -> Result<Read, String> {
+fn read(dir: &Path, now: SystemTime) -> Result<Read, String> {
     let mut tries = 0;
     loop {
-        match read_once(dir) {
+        match read_once(dir, now) {
             Err(why) if why.contains("could not acquire lock") && tries < LOCKED_TRIES => {
                 tries += 1;
                 std::thread::sleep(LOCKED_PAUSE);
@@ -150,7 +147,7 @@ fn read(dir: &Path) -> Result<Read, String> {
 }
 
 /// sled panics on some damage: here that is an error like others.
-fn read_once(dir: &Path) -> Result<Read, String> {
+fn read_once(dir: &Path, now: SystemTime) -> Result<Read, String> {
     let opened = catch_unwind(AssertUnwindSafe(|| -> sled::Result<Read> {
         let config = sled::Config::new()
             .path(dir)
@@ -169,6 +166,11 @@ fn read_once(dir: &Path) -> Result<Read, String> {
             }
             // sled opens some damage as an empty database.
             None => return Err(sled::Error::ReportableBug("its content is lost".to_owned())),
+        }
+        if is_new {
+            // What a cache beside it holds is of nobody knows when.
+            let all = Generation { hard: Mark::at(now), soft: Mark::default() };
+            return Ok(Read::Known(db, All { all, ..All::default() }));
         }
         let all = generations(&db)?;
         let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));

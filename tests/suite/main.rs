@@ -26,6 +26,7 @@ mod resident;
 mod tls_origin;
 
 mod admin;
+mod both_ways;
 mod caching;
 mod cli;
 mod clients;
@@ -45,3 +46,4 @@ mod schema;
 mod targeted;
 mod tunnel;
 mod upstream_faults;
+mod ways_in;

@@ -120,10 +120,12 @@ fn host_is_named_once_and_the_target_wins_over_it() {
 }
 
 #[test]
-fn only_absolute_targets_and_connect_are_served() {
+fn only_the_forms_of_a_target_are_taken() {
     for (line, expected) in [
-        ("GET /x", Err("not_a_proxy_request")),
-        ("OPTIONS *", Err("not_a_proxy_request")),
+        // Where to, the way in says.
+        ("GET /x", Ok(())),
+        ("GET /?\"", Err("malformed_target")),
+        ("OPTIONS *", Ok(())),
         ("GET x", Err("malformed_target")),
         ("GET ftp://h/", Err("malformed_target")),
         ("GET http://", Err("malformed_target")),

@@ -1,0 +1,190 @@
+//! Ways in besides the absolute form: mounts, and HTTP in the clear inside `CONNECT`.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::client::{Client, End, Response};
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Origin};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// One route for the API, whose origin is mounted at `/api`.
+async fn mounted(origin: &Origin) -> Larder {
+    let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
+                 mount: { path: /api, to: \"http://api.example.test\" }\n";
+    Larder::start(origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await
+}
+
+/// A request in origin form, as sent to a server.
+async fn ask_directly(client: &mut Client, method: &str, path: &str, host: &str) -> Response {
+    client.send(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    timeout(SOON, client.answer(method)).await.expect("in time").expect("an answer")
+}
+
+/// A tunnel to the API through which HTTP is spoken.
+async fn inside(larder: &Larder, authority: &str) -> Client {
+    let mut client = larder.client().await;
+    client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
+    let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time").expect("one");
+    assert_eq!(answer.status, 200);
+    client
+}
+
+#[tokio::test]
+async fn a_client_without_a_proxy_asks_below_a_mount_and_shares_what_is_kept() {
+    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let larder = mounted(&origin).await;
+    let mut client = larder.client().await;
+    let first = ask_directly(&mut client, "GET", "/api/coins?x=1", "127.0.0.1:8080").await;
+    assert_eq!((first.status, first.text().as_str()), (200, "kept"));
+    assert!(first.cache_status().contains("fwd=uri-miss"), "{}", first.cache_status());
+    let seen = &origin.seen()[0];
+    assert_eq!(seen.target, "/coins?x=1");
+    assert_eq!(seen.field("host"), Some("api.example.test"));
+    // Kept-alive, and through the proxy: one and the same answer.
+    let second = ask_directly(&mut client, "GET", "/api/coins?x=1", "localhost").await;
+    assert!(second.cache_status().contains("; hit"), "{}", second.cache_status());
+    let proxied = larder.get("/coins?x=1").await;
+    assert!(proxied.cache_status().contains("; hit"), "{}", proxied.cache_status());
+    assert_eq!(origin.calls(), 1);
+    // A write passes through, and its target is the same one.
+    let written = ask_directly(&mut client, "DELETE", "/api/coins?x=1", "localhost").await;
+    assert_eq!((written.status, origin.calls()), (200, 2));
+    let third = ask_directly(&mut client, "GET", "/api/coins?x=1", "localhost").await;
+    assert!(third.cache_status().contains("fwd=uri-miss"), "{}", third.cache_status());
+}
+
+#[tokio::test]
+async fn what_is_below_no_mount_is_told_how_to_reach_larder() {
+    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let larder = mounted(&origin).await;
+    for path in ["/", "/apis/x", "/other", "*"] {
+        let answer = ask_directly(&mut larder.client().await, "OPTIONS", path, "localhost").await;
+        assert_eq!(answer.status, 400, "{path}");
+        assert!(answer.text().contains("not_a_proxy_request"), "{}", answer.text());
+    }
+    assert_eq!(origin.calls(), 0);
+}
+
+/// A page whose name somebody's DNS answers with 127.0.0.1 may not use the app's larder.
+#[tokio::test]
+async fn a_page_with_a_name_of_its_own_reaches_no_mount() {
+    let origin = Origin::always(Answer::new(200, &[], "secret")).await;
+    let larder = mounted(&origin).await;
+    for host in ["evil.example", "127.0.0.1.nip.io:8080"] {
+        let answer = ask_directly(&mut larder.client().await, "GET", "/api/x", host).await;
+        assert_eq!(answer.status, 421, "{host}");
+        assert!(!answer.text().contains("secret"));
+    }
+    assert_eq!(origin.calls(), 0);
+}
+
+#[tokio::test]
+async fn http_inside_connect_is_kept_like_the_rest() {
+    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let mut client = inside(&larder, "api.example.test:80").await;
+    for (n, expected) in ["fwd=uri-miss", "; hit", "; hit"].iter().enumerate() {
+        let host = ["api.example.test", "api.example.test:80", "API.example.test"][n];
+        let answer = ask_directly(&mut client, "GET", "/coins", host).await;
+        assert_eq!((answer.text().as_str(), answer.end), ("kept", End::Whole));
+        assert!(answer.cache_status().contains(expected), "{n}: {}", answer.cache_status());
+    }
+    assert!(larder.get("/coins").await.cache_status().contains("; hit"));
+    assert_eq!(origin.calls(), 1);
+    // The first request may come with the CONNECT itself.
+    let mut client = larder.client().await;
+    let both = "CONNECT api.example.test:80 HTTP/1.1\r\nHost: api.example.test:80\r\n\r\n\
+                GET /coins HTTP/1.1\r\nHost: api.example.test\r\n\r\n";
+    client.send(both).await;
+    assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
+    assert!(client.answer("GET").await.unwrap().cache_status().contains("; hit"));
+}
+
+/// Clients that tunnel everything (Node's fetch) must not lose the stale answer to a dead origin.
+#[tokio::test]
+async fn a_dead_origin_is_hidden_inside_connect_too() {
+    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
+    larder.get("/coins").await;
+    origin.now(|_| Answer::closed());
+    larder.clock.advance(Duration::from_secs(120));
+    let mut client = inside(&larder, "api.example.test:80").await;
+    let answer = ask_directly(&mut client, "GET", "/coins", "api.example.test").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "kept"));
+    assert!(answer.cache_status().contains("stale-if-error"), "{}", answer.cache_status());
+}
+
+#[tokio::test]
+async fn inside_a_tunnel_only_its_own_origin_is_reached() {
+    let origin = Origin::always(Answer::new(200, &[], "mine")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    for request in [
+        "GET /x HTTP/1.1\r\nHost: other.example.test\r\n\r\n".to_owned(),
+        "GET /x HTTP/1.1\r\nHost: api.example.test:81\r\n\r\n".to_owned(),
+        "GET http://other.example.test/x HTTP/1.1\r\nHost: api.example.test\r\n\r\n".to_owned(),
+        "GET https://api.example.test/x HTTP/1.1\r\nHost: api.example.test\r\n\r\n".to_owned(),
+    ] {
+        let mut client = inside(&larder, "api.example.test:80").await;
+        client.send(&request).await;
+        let answer = client.answer("GET").await.expect("an answer");
+        assert_eq!(answer.status, 421, "{request}");
+    }
+    // Its own in absolute form is the same thing.
+    let mut client = inside(&larder, "api.example.test:80").await;
+    let answer = client.get(&format!("{API}/x"), &[]).await;
+    assert_eq!((answer.status, origin.calls()), (200, 1));
+    // A tunnel inside a tunnel leads nowhere.
+    client.send("GET /x HTTP/1.1\r\nHost: api.example.test\r\n\r\n").await;
+    assert_eq!(client.answer("GET").await.unwrap().status, 200);
+    client.send("CONNECT api.example.test:80 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(client.answer("GET").await.unwrap().status, 400);
+}
+
+/// What is no HTTP goes through as it is, though a route names the host; and so does an origin that
+/// speaks first.
+#[tokio::test]
+async fn other_protocols_inside_connect_pass_unread() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = format!(
+        "resolve: {{ api.example.test: \"{}\" }}\n{}",
+        listener.local_addr().unwrap(),
+        route(&["ttl: 1h"])
+    );
+    let larder = Larder::bare(&yaml).await;
+    for first in [
+        &b"\x16\x03\x01\x00\x05hello"[..],
+        b"SSH-2.0-x\r\n",
+        b"GETTING /",
+        b"PRI * HTTP/2.0\r\n",
+        b"",
+    ] {
+        let mut client = inside(&larder, "api.example.test:8080").await;
+        client.send(first).await;
+        let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("dialled").unwrap();
+        stream.write_all(b"banner").await.unwrap();
+        let mut seen = vec![0; first.len()];
+        timeout(SOON, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
+        assert_eq!(seen, first);
+        let mut banner = [0; 6];
+        timeout(SOON, client.stream.read_exact(&mut banner)).await.expect("in time").unwrap();
+        assert_eq!(&banner, b"banner");
+    }
+}
+
+/// FWD-02 holds before a tunnel is called open, whether or not a route names the host.
+#[tokio::test]
+async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
+    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let yaml =
+        format!("destinations: {{ deny: [\"{}/32\"] }}\n{}", origin.addr.ip(), route(&["ttl: 1h"]));
+    let larder = Larder::start(&origin, &yaml).await;
+    let mut client = larder.client().await;
+    client.send("CONNECT api.example.test:80 HTTP/1.1\r\nHost: api.example.test:80\r\n\r\n").await;
+    assert_eq!(client.answer("CONNECT").await.unwrap().status, 403);
+    assert_eq!(origin.connections(), 0);
+}
