@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::client::{End, Response};
 use crate::crowd::bounded;
-use crate::larder_under_test::{API, Larder};
+use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Seen, Step};
 
 const BODY: &str = "0123456789abcdefghij";
@@ -601,6 +601,40 @@ async fn parts_are_kept_up_to_the_size_of_the_largest_answer() {
         let later = range(&larder, "3000-3009").await;
         assert_eq!((later.text().as_str(), is_hit(&later)), ("0123456789", true));
         assert!(!is_hit(&range(&larder, "0-9").await));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_part_outlives_its_larder_and_is_joined_from_the_disk() {
+    bounded(async {
+        // Larger than what is kept beside the fields: its bytes are a file.
+        let body = BODY.repeat(1000);
+        let origin = {
+            let body = body.clone();
+            Origin::start(move |seen| cut(seen, &body, &[TAG])).await
+        };
+        let house = tempfile::tempdir().unwrap();
+        let store = format!("store: {{ path: \"{}\" }}\n", house.path().display());
+        let yaml = store + &route(&["ttl: 1h"]);
+        let larder = Larder::start(&origin, &yaml).await;
+        range(&larder, "0-9999").await;
+        assert!(larder.server.stop().await);
+        let larder = Larder::start(&origin, &yaml).await;
+        let part = range(&larder, "15-24").await;
+        assert_eq!((part.text().as_str(), is_hit(&part)), ("fghij01234", true));
+        assert_eq!(part.field("content-range"), Some("bytes 15-24/20000"));
+        let cached = larder.get_with("/x", &["Cache-Control: only-if-cached"]).await;
+        assert_eq!((cached.status, origin.calls()), (504, 1), "it is not the whole");
+        range(&larder, "10000-19999").await;
+        let whole = larder.get("/x").await;
+        assert!(whole.body == body.as_bytes() && is_hit(&whole), "{}", whole.cache_status());
+        assert!(larder.server.stop().await);
+        // A new one, with nothing in memory, has both on its disk.
+        let larder = Larder::start(&origin, &yaml).await;
+        let whole = larder.get("/x").await;
+        assert!(whole.body == body.as_bytes() && is_hit(&whole), "{}", whole.cache_status());
+        assert_eq!(origin.calls(), 2);
     })
     .await;
 }
