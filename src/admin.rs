@@ -50,10 +50,10 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send + 'static {
     let late = stop.clone();
     let access = Arc::new(Access::new(admin));
-    let desk = Desk { controls, account: Arc::clone(&account), access };
+    let desk = Desk { controls, account: Arc::clone(&account), access: Arc::clone(&access) };
     async move {
         let router = router(desk).into_make_service_with_connect_info::<Client>();
-        let serving = axum::serve(Listen::new(listener, account), router)
+        let serving = axum::serve(Listen::new(listener, account, access), router)
             .with_graceful_shutdown(stopped(stop));
         tokio::select! {
             // It ends without an error: a listener that cannot accept tries again.

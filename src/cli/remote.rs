@@ -105,12 +105,23 @@ impl Remote {
     fn refused(&self, answer: Value) -> Failure {
         let problem = &answer["larder_error"];
         let Some(reason) = problem["reason"].as_str() else { return self.stranger() };
-        let more = ["report", "why"].into_iter().find_map(|name| problem[name].as_str());
-        let said = match more {
-            Some(more) => format!("{reason}:\n{more}"),
-            None => self.with_doubt(reason.to_owned()),
+        let (report, why) = (problem["report"].as_str(), problem["why"].as_str());
+        let said = match (problem["class"].as_str(), report, why) {
+            (Some("token_required"), ..) => self.with_doubt(self.wants_a_token()),
+            (_, Some(report), _) => format!("{reason}:\n{report}"),
+            (_, None, Some(why)) => format!("{reason} ({why})"),
+            (_, None, None) => reason.to_owned(),
         };
         Failure { exit: Exit::Failed, said, answer: Some(answer) }
+    }
+
+    fn wants_a_token(&self) -> String {
+        let whose = if self.token.is_some() { "another token" } else { "a token" };
+        format!(
+            "the larder at {} asks for {whose}: give it with --token-file or LARDER_ADMIN_TOKEN, or \
+             name its configuration with --config",
+            self.authority
+        )
     }
 
     fn with_doubt(&self, said: String) -> String {

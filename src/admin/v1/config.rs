@@ -52,6 +52,6 @@ const WANTED: Problem = Problem::new(
 const NOT_RELOADED: Problem = Problem::new(
     StatusCode::UNPROCESSABLE_ENTITY,
     "not_reloaded",
-    "the configuration that was in force still is",
+    "the new configuration was refused; the one in force stays in force",
     "http_request_error",
 );

@@ -78,10 +78,13 @@ pub(in crate::cli) fn fetch(
         let cursor = cursor.unwrap_or_default();
         let mut page = larder.get(&format!("/v1/entries?limit={left}{query}{cursor}"))?;
         next = page["next"].take();
+        let before = entries.len();
         if let Value::Array(mut page) = page["entries"].take() {
             entries.append(&mut page);
         }
-        if entries.len() >= limit || next.is_null() {
+        // A page without entries leads nowhere, whatever it says.
+        let last = next.is_null() || entries.len() == before;
+        if last || entries.len() >= limit {
             return Ok(serde_json::json!({ "entries": entries, "next": next }));
         }
     }
