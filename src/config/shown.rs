@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::config::duration::show;
-use crate::config::{Config, Limits, LogFormat, LogLevel, Store, Upstream, size, words};
+use crate::config::{Admin, Config, Limits, LogFormat, LogLevel, Store, Upstream, size, words};
 use crate::route::table::Route;
 
 /// `config` in the shape of proxy.yaml; policies in the words of `larder check`.
@@ -19,7 +19,7 @@ pub fn to_json(config: &Config) -> Value {
             "clients": clients,
             "users": config.access.users.as_ref().map(|users| users.0.len()),
         },
-        "admin": config.admin.as_ref().map(|admin| json!({ "listen": admin.listen })),
+        "admin": config.admin.as_ref().map(admin),
         "limits": limits(&config.limits),
         "log": { "format": format(config.log.format), "level": level(config.log.level) },
         "resolve": resolve,
@@ -32,6 +32,12 @@ pub fn to_json(config: &Config) -> Value {
         "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
         "notes": config.notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+/// Whether there is a token, not which.
+fn admin(admin: &Admin) -> Value {
+    let allow = admin.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({ "listen": admin.listen, "token": admin.token.is_some(), "allow": allow })
 }
 
 fn limits(limits: &Limits) -> Value {

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin};
-use crate::process::{PATIENCE, program, text};
+use crate::process::{PATIENCE, Process, program, text};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
@@ -424,4 +424,30 @@ async fn a_real_larders_mode_is_turned_and_told() {
     let addr = larder.server.admin_addr().unwrap();
     assert_eq!(ask(addr, &["mode", "bypass"]).await.1, "bypass\n");
     assert_eq!(ask(addr, &["mode"]).await.1, "bypass\n");
+}
+
+#[tokio::test]
+async fn a_real_larder_reloads_its_file_or_says_what_is_wrong_with_it() {
+    let routes = |names: &[&str]| {
+        let mut yaml = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n\
+                        store: { disk: off }\nroutes:\n"
+            .to_owned();
+        for name in names {
+            yaml.push_str(&format!("  - {{ name: {name}, match: {{ host: {name}.example }} }}\n"));
+        }
+        yaml
+    };
+    let (larder, house) = Process::run(&routes(&["a"])).await;
+    let admin = larder.admin().await;
+    fs::write(&house.config, routes(&["a", "b"])).unwrap();
+    assert_eq!(ask(admin, &["reload"]).await.1, "reloaded: 2 routes\n");
+    fs::write(&house.config, routes(&["a", "a"])).unwrap();
+    let (code, out, err) = ask(admin, &["reload"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("the one in force stays in force:\n"), "{err}");
+    assert!(err.contains(":7:13: routes[1].name: names an earlier route already\n"), "{err}");
+    fs::write(&house.config, routes(&["c", "d", "e"])).unwrap();
+    let (code, out, _) = ask(admin, &["reload", "--json"]).await;
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told["routes"]), (0, &json!(3)));
 }
