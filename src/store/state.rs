@@ -6,7 +6,9 @@
 mod keeper;
 mod secret;
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -155,6 +157,8 @@ fn read_once(dir: &Path, now: SystemTime) -> Result<Read, String> {
             .cache_capacity(4 << 20)
             .flush_every_ms(Some(500));
         let is_new = !dir.exists();
+        // Before sled makes it, open to all.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let db = config.open()?;
         let format = db.get(FORMAT_KEY)?.map(|raw| number(&raw));
         match format {

@@ -46,6 +46,7 @@ impl Entry {
     pub(in crate::cli) fn ttl(&self) -> String {
         match self.ttl {
             None => "no route".to_owned(),
+            Some(0) => "stale".to_owned(),
             Some(ttl) => {
                 let shown = duration::show(Duration::from_secs(ttl.unsigned_abs()));
                 if ttl < 0 { format!("stale {shown}") } else { shown }

@@ -17,6 +17,17 @@ fn change(target: u128, hard: u64, soft: u64) -> Change {
     Change { reach: Reach::Target(target), generation }
 }
 
+#[test]
+fn a_state_is_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let (open, _) = State::open(&state, at(1)).unwrap();
+    open.close();
+    for made in [&state, &state.join("db")] {
+        assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700, "{}", made.display());
+    }
+}
+
 #[tokio::test]
 async fn what_was_settled_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
