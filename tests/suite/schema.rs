@@ -125,7 +125,12 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 13] = [
+const FORMS: [(&str, &[&str], &[&str]); 14] = [
+    (
+        "routes: [{ name: a, match: { host: a }, targeted: VALUE }]",
+        &["CDN-Cache-Control", "[X-Cache-Control, cdn-cache-control]", "[]"],
+        &["Cache-Control", "Surrogate-Control", "CDN-Cache-Control-X", "{}"],
+    ),
     (
         "limits: { idle: VALUE }",
         &["30s", "1h 30m", "250ms", "2 weeks", "1.5h", "\"5m\"", " 1d "],
