@@ -125,7 +125,20 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 14] = [
+const FORMS: [(&str, &[&str], &[&str]); 15] = [
+    (
+        "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
+        &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
+        &[
+            "a",
+            "/",
+            "/a//b",
+            "/a?b",
+            "[/a]",
+            "{ to: \"https://a.example\" }",
+            "{ path: /a, to: a.example }",
+        ],
+    ),
     (
         "routes: [{ name: a, match: { host: a }, targeted: VALUE }]",
         &["CDN-Cache-Control", "[X-Cache-Control, cdn-cache-control]", "[]"],
@@ -207,7 +220,7 @@ const SECTIONS: [(&str, &str); 24] = [
     ("/properties/defaults", "defaults: { KEY: x }"),
     ("/$defs/upstream", "upstreams: { u: { KEY: x } }"),
     (
-        "/$defs/upstream/properties/mount/oneOf/1",
+        "/$defs/upstream/properties/mount/anyOf/1",
         "upstreams: { u: { hosts: [h], mount: { KEY: x } } }",
     ),
     ("/$defs/upstream/properties/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
@@ -275,6 +288,21 @@ fn every_section_of_the_schema_is_closed_and_compared() {
     closed(&schema(), "", &mut found);
     let compared: BTreeSet<_> = SECTIONS.iter().map(|(place, _)| (*place).to_owned()).collect();
     assert_eq!(found, compared);
+}
+
+/// proxy.yaml is the reference: whatever can be said is said there, if only in a comment.
+#[test]
+fn the_reference_names_every_key_of_the_schema() {
+    let reference = fs::read_to_string(repository().join("proxy.yaml")).unwrap();
+    let schema = schema();
+    for (place, _) in SECTIONS {
+        for key in known_to_the_schema(&schema, place) {
+            assert!(
+                reference.contains(&format!("{key}:")),
+                "proxy.yaml does not name {place}/{key}"
+            );
+        }
+    }
 }
 
 /// Editors show it beside the key.
