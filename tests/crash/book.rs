@@ -14,6 +14,9 @@ use crate::content;
 /// What was stored longer ago than this must be found.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// A change that was answered longer ago than this is on disk.
+const WRITTEN: Duration = Duration::from_secs(1);
+
 /// The book of all lives.
 pub struct Book {
     pages: Mutex<Vec<Page>>,
@@ -21,14 +24,25 @@ pub struct Book {
 }
 
 /// What is known of one URL.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Page {
     /// Answers up to this one were purged.
     purged: u64,
+    /// And up to this one so that it must last.
+    lasting: u64,
+    /// The changes of this life that invalidated answers up to there, and when they were answered.
+    changes: Vec<(u64, Instant)>,
     /// The newest answer that was seen to be kept, and when that was seen first.
     kept: Option<(u64, Instant)>,
     /// Whether it was kept for long enough when larder was killed.
     is_settled: bool,
+}
+
+impl Page {
+    fn is_gone(&mut self, upto: u64) {
+        self.purged = self.purged.max(upto);
+        self.kept = self.kept.filter(|(seq, _)| *seq > upto);
+    }
 }
 
 /// The figures.
@@ -73,11 +87,21 @@ impl Book {
         self.page(n, |page| page.kept = None);
     }
 
-    /// A purge was acknowledged; `upto`: what the origin said.
+    /// An operator's purge of the answers up to this one was acknowledged: it lasts.
     pub fn was_purged(&self, n: usize, upto: u64) {
         self.page(n, |page| {
-            page.purged = page.purged.max(upto);
-            page.kept = page.kept.filter(|(seq, _)| *seq > page.purged);
+            page.lasting = page.lasting.max(upto);
+            page.is_gone(upto);
+        });
+        self.count(|tally| tally.purges += 1);
+    }
+
+    /// A change was answered, which invalidates the answers up to this one at once, and to last as
+    /// soon as it is on disk: larder waits for that, but not for long.
+    pub fn was_changed(&self, n: usize, upto: u64) {
+        self.page(n, |page| {
+            page.changes.push((upto, monotonic()));
+            page.is_gone(upto);
         });
         self.count(|tally| tally.purges += 1);
     }
@@ -116,8 +140,11 @@ impl Book {
     pub fn killed(&self) {
         let now = monotonic();
         for page in self.pages.lock().expect("nobody panics with it").iter_mut() {
-            let kept = page.kept.map(|(_, since)| now.saturating_duration_since(since));
-            page.is_settled = kept.is_some_and(|kept| kept > SETTLED);
+            let before = |at: Instant| now.saturating_duration_since(at);
+            page.is_settled = page.kept.is_some_and(|(_, since)| before(since) > SETTLED);
+            let written = page.changes.drain(..).filter(|(_, at)| before(*at) > WRITTEN);
+            page.lasting = written.fold(page.lasting, |most, (upto, _)| most.max(upto));
+            page.purged = page.lasting;
         }
     }
 

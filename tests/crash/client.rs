@@ -49,6 +49,18 @@ impl Client {
         self.ask("POST", n, "Content-Length: 0\r\n")
     }
 
+    /// Purges the URL number `n`, as an operator does it: `self` is a connection to the admin listener.
+    pub fn purge(&mut self, n: usize) -> io::Result<Answer> {
+        let body = format!("{{\"url\": \"http://api.example.test/{n}\"}}");
+        let head = format!(
+            "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.get_mut().write_all(head.as_bytes())?;
+        self.answer()
+    }
+
     fn ask(&mut self, method: &str, n: usize, field: &str) -> io::Result<Answer> {
         let url = format!("http://api.example.test/{n}");
         let head = format!("{method} {url} HTTP/1.1\r\nHost: api.example.test\r\n{field}\r\n");

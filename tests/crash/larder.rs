@@ -33,7 +33,7 @@ impl House {
 pub struct Larder {
     child: Child,
     pub addr: SocketAddr,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Larder {

@@ -11,6 +11,8 @@ use rand::{Rng, SeedableRng};
 use crate::book::Book;
 use crate::client::Client;
 use crate::content;
+use crate::larder::Larder;
+use crate::origin::Origin;
 
 /// How many clients there are at once.
 const CLIENTS: u64 = 6;
@@ -22,14 +24,16 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(addr: SocketAddr, book: &Arc<Book>, seed: u64) -> Self {
+    pub fn start(larder: &Larder, origin: &Arc<Origin>, book: &Arc<Book>, seed: u64) -> Self {
+        let (addr, admin) = (larder.addr, larder.admin);
         let ends = Arc::new(AtomicBool::new(false));
         let client = |client| {
             let (book, ends) = (Arc::clone(book), Arc::clone(&ends));
+            let origin = Arc::clone(origin);
             let random = StdRng::seed_from_u64(seed ^ client);
             thread::spawn(move || {
                 // Whatever cuts the connection, larder was killed.
-                let _cut = work(addr, &book, random, &ends);
+                let _cut = work([addr, admin], &origin, &book, random, &ends);
             })
         };
         let clients = (0..CLIENTS).map(client).collect();
@@ -46,7 +50,8 @@ impl Load {
 }
 
 fn work(
-    addr: SocketAddr,
+    [addr, admin]: [SocketAddr; 2],
+    origin: &Origin,
     book: &Book,
     mut random: StdRng,
     ends: &AtomicBool,
@@ -56,11 +61,18 @@ fn work(
         let n = random.random_range(0..content::KINDS);
         let purged = book.purged(n);
         match random.random_range(0..100) {
-            0..5 => {
+            0..3 => {
                 book.unsettle(n);
                 let answer = client.post(n)?;
                 let upto = std::str::from_utf8(&answer.body).ok().and_then(|n| n.parse().ok());
-                book.was_purged(n, upto.expect("the origin's own answer"));
+                book.was_changed(n, upto.expect("the origin's own answer"));
+            }
+            3..5 => {
+                book.unsettle(n);
+                let upto = origin.last();
+                let status = Client::connect(admin)?.purge(n)?.status;
+                assert_eq!(status, 200, "a purge is acknowledged");
+                book.was_purged(n, upto);
             }
             5..20 => {
                 book.unsettle(n);

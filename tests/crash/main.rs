@@ -65,11 +65,12 @@ impl Plan {
 fn main() -> ExitCode {
     let Some(plan) = Plan::of(std::env::args().skip(1)) else { return ExitCode::SUCCESS };
     let mut random = StdRng::seed_from_u64(plan.seed);
-    let origin = Origin::start();
+    let origin = Arc::new(Origin::start());
     let house = House::new(origin.addr);
     let book = Arc::new(Book::new());
     for round in 1..=plan.kills {
-        live(&house, &book, Duration::from_millis(random.random_range(20..700)), random.random());
+        let span = Duration::from_millis(random.random_range(20..700));
+        live(&house, &origin, &book, span, random.random());
         if round % 10 == 0 {
             println!("{round:>4} kills    {}", book.tally());
         }
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     let killed = book.tally();
     book.begin_anew();
     for round in 1..=plan.damages {
-        live(&house, &book, Duration::from_millis(100), random.random());
+        live(&house, &origin, &book, Duration::from_millis(100), random.random());
         damage::one_file(&house.store(), &mut random);
         book.expect_nothing();
         if round % 10 == 0 {
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
 }
 
 /// A larder's life: it starts, what was there before is looked at, it is used, it is killed.
-fn live(house: &House, book: &Arc<Book>, span: Duration, seed: u64) {
+fn live(house: &House, origin: &Arc<Origin>, book: &Arc<Book>, span: Duration, seed: u64) {
     let started = monotonic();
     let larder = Larder::start(house);
     let mut client = Client::connect(larder.addr).expect("larder accepts");
@@ -97,7 +98,7 @@ fn live(house: &House, book: &Arc<Book>, span: Duration, seed: u64) {
     for n in 0..content::KINDS {
         book.looked(n, &client.look(n).expect("a larder that nobody kills answers"));
     }
-    let load = load::Load::start(larder.addr, book, seed);
+    let load = load::Load::start(&larder, origin, book, seed);
     std::thread::sleep(span);
     larder.kill();
     book.killed();

@@ -13,6 +13,7 @@ use crate::content;
 /// A running origin; it ends with the process.
 pub struct Origin {
     pub addr: SocketAddr,
+    last: Arc<AtomicU64>,
 }
 
 impl Origin {
@@ -20,13 +21,19 @@ impl Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let last = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&last);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let last = Arc::clone(&last);
+                let last = Arc::clone(&counter);
                 thread::spawn(move || serve(stream, &last));
             }
         });
-        Self { addr }
+        Self { addr, last }
+    }
+
+    /// The number of the newest answer.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::SeqCst)
     }
 }
 
