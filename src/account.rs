@@ -162,9 +162,9 @@ impl Account {
         self.metrics.operation().reloaded(swapped);
     }
 
-    /// Whether what is stored outlives the process: 0, or 1 for memory only.
-    pub fn store_state(&self, state: u8) {
-        self.metrics.store_state(state);
+    /// Whether what is stored outlives the process.
+    pub fn store_outlives(&self, outlives: bool) {
+        self.metrics.store_state(u8::from(!outlives));
     }
 
     /// A store on disk that was begun anew because it could not be used as it was.

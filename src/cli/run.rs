@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account::log;
@@ -43,6 +44,8 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         }
     };
     log::install(&config.log);
+    // What larder writes is its user's alone; the database below makes its files as the system says.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     // Before there are threads: it takes variables out of the environment.
     let given = match of_supervisor() {
         Ok(given) => given,

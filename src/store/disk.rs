@@ -77,10 +77,6 @@ const MEANS: Means = Means {
     retry_every: Duration::from_secs(60),
 };
 
-/// The values of `larder_store_state`.
-const GOOD: u8 = 0;
-const MEMORY_ONLY: u8 = 1;
-
 /// What a disk tier is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -262,7 +258,7 @@ impl Drop for Disk {
 
 impl Shared {
     fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
-        account.store_state(GOOD);
+        account.store_outlives(true);
         Arc::new(Self {
             settings,
             means,
@@ -303,11 +299,7 @@ impl Shared {
     }
 
     fn set_condition(&self, condition: Condition) {
-        let state = match &condition {
-            Condition::Good => GOOD,
-            Condition::MemoryOnly(_) => MEMORY_ONLY,
-        };
-        self.account.store_state(state);
+        self.account.store_outlives(condition == Condition::Good);
         *self.condition.lock() = condition;
     }
 

@@ -43,6 +43,7 @@ mod ranges;
 mod reload;
 mod restart;
 mod schema;
+mod store;
 mod targeted;
 mod tunnel;
 mod upstream_faults;

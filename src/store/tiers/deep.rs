@@ -30,6 +30,7 @@ pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Ac
         Ok(lock) => open(tiers, lock, &settings, account),
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
+            account.store_outlives(false);
             tiers.stay_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
@@ -41,6 +42,7 @@ pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Ac
         }
         Err(failed @ NotTaken::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
+            account.store_outlives(false);
             tiers.stay_alone(failed.to_string());
         }
     }
@@ -73,6 +75,7 @@ fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Accou
         Ok(opened) => opened,
         Err(error @ (Unopened::Later { .. } | Unopened::Broken { .. })) => {
             tracing::error!("{error}: memory serves alone");
+            account.store_outlives(false);
             return tiers.stay_alone(error.to_string());
         }
     };
