@@ -179,6 +179,11 @@ impl Account {
         tracing::warn!(op = op.token(), %error, suppressed, "Store failed");
     }
 
+    /// Something that was not written to the store, because nothing may be written for a while.
+    pub fn store_dropped(&self) {
+        self.metrics.store_error(StoreOp::Drop.token());
+    }
+
     /// A listener that could not accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();

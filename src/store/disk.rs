@@ -175,17 +175,19 @@ impl Disk {
     /// and will be removed. Reads a file unless [`Record::is_inline`]: then call it off the workers.
     pub fn read(&self, record: &Record) -> Option<Arc<Stored>> {
         let database = self.shared.open.load_full()?;
-        let stored = caught(|| Ok(read(&database, record)?));
-        match stored {
-            Ok(Some(stored)) => return Some(Arc::new(stored)),
-            // Replaced between finding and reading: its file is gone by right.
-            Err(Fault::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(None) => {}
-            Err(fault) => self.shared.account.store_error(StoreOp::Read, &fault),
+        match caught(|| Ok(read(&database, record)?)) {
+            Ok(Some(stored)) => Some(Arc::new(stored)),
+            Ok(None) => {
+                // Or replaced between finding and reading: then its file is gone by right. Where it
+                // is still the same entry it is counted and removed.
+                self.shared.remove_damaged(record.place, value_hash(&record.value));
+                None
+            }
+            Err(fault) => {
+                self.shared.account.store_error(StoreOp::Read, &fault);
+                None
+            }
         }
-        // Where it is still the same entry it is counted and removed.
-        self.shared.remove_damaged(record.place, value_hash(&record.value));
-        None
     }
 
     /// Writes a response behind the caller's back, in place of the same variant unless that was
@@ -322,7 +324,7 @@ fn read(database: &Database, record: &Record) -> io::Result<Option<Stored>> {
         BodyIn::File(number) => {
             let name = Name { id: record.place.id, number };
             let body = database.bodies.read(name, entry.head.body_len)?;
-            Ok(entry.with_body(Bytes::from(body)))
+            Ok(body.and_then(|body| entry.with_body(Bytes::from(body))))
         }
     }
 }

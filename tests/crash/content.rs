@@ -31,7 +31,7 @@ pub fn seq_of(n: usize, bytes: &[u8]) -> Option<u64> {
     (body(n, seq) == bytes).then_some(seq)
 }
 
-/// SplitMix64: every bit of the result depends on every bit of the number.
+/// `SplitMix64`: every bit of the result depends on every bit of the number.
 fn mixed(number: u64) -> u64 {
     let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

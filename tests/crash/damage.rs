@@ -37,7 +37,9 @@ fn overwrite(file: &Path, at: u64, length: u64, change: impl Fn(u8) -> u8) -> st
     file.seek(SeekFrom::Start(at))?;
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(length).read_to_end(&mut bytes)?;
-    bytes.iter_mut().for_each(|byte| *byte = change(*byte));
+    for byte in &mut bytes {
+        *byte = change(*byte);
+    }
     file.seek(SeekFrom::Start(at))?;
     file.write_all(&bytes)
 }

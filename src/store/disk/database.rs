@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
+use rustix::io::Errno;
 use sled::{IVec, Mode};
 
 use crate::store::disk::bodies::Bodies;
@@ -51,6 +52,15 @@ pub(super) enum Fault {
     Closed,
     #[error("it took longer than {0:?}")]
     Slow(std::time::Duration),
+}
+
+impl Fault {
+    /// Whether it says something about this moment, not about what lies on disk.
+    pub(super) fn is_passing(&self) -> bool {
+        let (Self::Io(error) | Self::Engine(sled::Error::Io(error))) = self else { return false };
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+        Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+    }
 }
 
 /// A key and its value.
@@ -168,5 +178,29 @@ impl Drop for Database {
             let _nobody = closing.send(());
         };
         let _closing = thread::Builder::new().name("larder-close".to_owned()).spawn(close);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_says_nothing_about_the_files_is_passing() {
+        let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(Fault::Io(io(Errno::MFILE)).is_passing());
+        assert!(Fault::Engine(sled::Error::Io(io(Errno::NOMEM))).is_passing());
+        for fault in [Fault::Io(io(Errno::NOSPC)), Fault::Io(io(Errno::IO)), Fault::Foreign] {
+            assert!(!fault.is_passing(), "{fault}");
+        }
+        assert!(!Fault::Engine(sled::Error::ReportableBug(String::new())).is_passing());
+    }
+
+    #[test]
+    fn a_panic_becomes_a_fault_of_one_short_line() {
+        let fault = caught::<()>(|| panic!("first line {}\nsecond line", "x".repeat(1000)));
+        let said = fault.unwrap_err().to_string();
+        assert!(said.starts_with("panic: first line x") && said.len() < 300, "{said}");
+        assert!(!said.contains('\n'));
     }
 }

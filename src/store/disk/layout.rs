@@ -70,7 +70,10 @@ impl Layout {
         let name = format!("{QUARANTINE}{}", humantime::format_rfc3339_seconds(now));
         let place = self.beside().join(name);
         tracing::warn!(place = %place.display(), "Putting the cache on disk aside");
-        fs::rename(self.current(), place)
+        fs::rename(self.current(), &place)?;
+        // Whoever takes a look learns from the database; the bodies would only take room.
+        remove_later(place.join("body"));
+        Ok(())
     }
 
     /// Removes everything, and what was put aside.
@@ -98,7 +101,8 @@ impl Layout {
         Ok(())
     }
 
-    fn remove_quarantines(&self) -> io::Result<()> {
+    /// Removes what was put aside.
+    pub(super) fn remove_quarantines(&self) -> io::Result<()> {
         for dir in fs::read_dir(self.beside())? {
             let dir = dir?;
             if dir.file_name().to_str().is_some_and(|name| name.starts_with(QUARANTINE)) {

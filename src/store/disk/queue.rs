@@ -17,7 +17,7 @@ use crate::store::disk::keys::{self, Until};
 use crate::store::generations::Mark;
 use crate::stored::Stored;
 
-/// Bodies that wait, in bytes.
+/// What waits, in bytes.
 const BYTES: usize = 64 << 20;
 /// Commands that wait.
 const COMMANDS: usize = 4096;
@@ -105,12 +105,12 @@ impl Queue {
             return Err(NotQueued::Closed);
         }
         let place = put.place();
-        let bytes = put.stored.body.len();
+        let bytes = put.stored.weight();
         if let Some(kept) = waiting.put_of(place) {
             if is_newer(kept.order(), put.order(), now) {
                 return Ok(());
             }
-            let before = kept.stored.body.len();
+            let before = kept.stored.weight();
             if waiting.bytes - before + bytes > BYTES {
                 return Err(NotQueued::Full);
             }
@@ -168,7 +168,7 @@ impl Queue {
         let command = waiting.commands.pop_front()?;
         waiting.taken += 1;
         if let Command::Put(put) = &command {
-            waiting.bytes -= put.stored.body.len();
+            waiting.bytes -= put.stored.weight();
             let (place, number) = (put.place(), waiting.taken - 1);
             if waiting.puts.get(&place) == Some(&number) {
                 waiting.puts.remove(&place);

@@ -53,7 +53,8 @@ pub(super) struct Opened {
 }
 
 impl Ladder {
-    /// Opens, from this rung on; `Err`: why no rung held.
+    /// Opens, from this rung on; `Err`: why no rung held. Where it is not the files that are to blame
+    /// they are left as they are.
     pub(super) fn climb(&self, from: Rung) -> Result<Opened, String> {
         let mut why = Vec::new();
         for rung in RUNGS.into_iter().filter(|rung| *rung >= from) {
@@ -67,6 +68,9 @@ impl Ladder {
                 Err(fault) => {
                     self.account.store_error(StoreOp::Open, &fault);
                     why.push(fault.to_string());
+                    if fault.is_passing() {
+                        break;
+                    }
                 }
             }
         }

@@ -105,7 +105,7 @@ impl StoreThread {
         let shared = Arc::clone(&self.shared);
         self.attempt(|keeper, now| match command {
             Command::Put(_) if full => {
-                shared.account.store_error(StoreOp::Drop, &"there is no room on the volume");
+                shared.account.store_dropped();
                 Ok(())
             }
             Command::Put(put) => {
@@ -166,6 +166,9 @@ impl StoreThread {
             Step::Go | Step::Wait => {}
             Step::Evict => {
                 tracing::warn!("The volume of the store is nearly full: evicting");
+                if let Err(error) = self.ladder.layout.remove_quarantines() {
+                    self.shared.account.store_error(StoreOp::Remove, &error);
+                }
                 self.attempt(|keeper, _| keeper.evict_down_to(keeper.sizes.bytes() / 2));
             }
             Step::Rebuild => {
@@ -237,25 +240,24 @@ impl StoreThread {
         self.climb(from);
     }
 
-    /// Lets go of the database; it is closed as soon as its last reader is through.
-    fn let_go(&mut self) -> Option<Closed> {
+    /// Lets go of the database, and waits until it is closed, for so long: as long as it is not, it
+    /// may still write to where the next one will be.
+    fn let_go(&mut self) {
         self.shared.withdraw();
-        let (_keeper, closed) = self.open.take()?;
-        Some(closed)
+        let Some((keeper, closed)) = self.open.take() else { return };
+        drop(keeper);
+        if closed.recv_timeout(CLOSE_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("The store did not close in time: what it wrote last may be lost");
+        }
     }
 
     fn close(&mut self) {
-        let deadline = clock::monotonic() + CLOSE_WITHIN;
         if let Some((keeper, _)) = &self.open
             && let Err(fault) = keeper.database.flush()
         {
             self.shared.account.store_error(StoreOp::Write, &fault);
         }
-        let Some(closed) = self.let_go() else { return };
-        let left = deadline.saturating_duration_since(clock::monotonic());
-        if closed.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("The store did not close in time: what it wrote last may be lost");
-        }
+        self.let_go();
     }
 }
 

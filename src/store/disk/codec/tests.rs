@@ -166,5 +166,5 @@ fn what_no_value_may_hold_is_not_encoded() {
     let long = |field| stored(&[("x-long".to_owned(), vec![b'x'; field])], &[], b"", 1);
     assert!(writing(b"key", &long(64 * 1024 - 100)).encode(BodyIn::File(1)).is_some());
     assert!(writing(b"key", &long(64 * 1024)).encode(BodyIn::File(1)).is_none());
-    assert!(writing(&[0; LARGEST], &long(0)).encode(BodyIn::File(1)).is_none());
+    assert!(writing(&vec![0; LARGEST], &long(0)).encode(BodyIn::File(1)).is_none());
 }

@@ -66,12 +66,9 @@ async fn found_whole(house: &House, seed: u64) -> usize {
     for restart in 0..2 {
         let disk = house.open().await;
         for n in 0..ENTRIES_OF {
-            match body(&disk, &format!("/{n}")) {
-                Some(found) => {
-                    assert!(found == content(n), "altered: seed {seed}, entry {n}");
-                    whole += usize::from(restart == 0);
-                }
-                None => {}
+            if let Some(found) = body(&disk, &format!("/{n}")) {
+                assert!(found == content(n), "altered: seed {seed}, entry {n}");
+                whole += usize::from(restart == 0);
             }
         }
         // Again: what was found damaged has been removed meanwhile.
@@ -102,7 +99,9 @@ fn overwrite(file: &Path, at: u64, change: impl Fn(u8) -> u8, length: u64) {
     file.seek(SeekFrom::Start(at)).unwrap();
     let mut bytes = Vec::new();
     (&file).take(length).read_to_end(&mut bytes).unwrap();
-    bytes.iter_mut().for_each(|byte| *byte = change(*byte));
+    for byte in &mut bytes {
+        *byte = change(*byte);
+    }
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(&bytes).unwrap();
 }
@@ -211,6 +210,21 @@ async fn a_damaged_body_is_a_miss_and_is_removed() {
 }
 
 #[tokio::test]
+async fn a_missing_or_shortened_body_is_a_miss_and_is_removed() {
+    let template = template().await;
+    let files = template.files();
+    let disk = template.open().await;
+    fs::remove_file(&files[0]).unwrap();
+    OpenOptions::new().write(true).open(&files[1]).unwrap().set_len(10).unwrap();
+    let missing = (0..ENTRIES_OF).filter(|n| body(&disk, &format!("/{n}")).is_none()).count();
+    assert_eq!(missing, 2);
+    disk.flush().await;
+    assert_eq!(template.errors("read"), 2);
+    assert_eq!(template.files(), files[2..]);
+    disk.close().await;
+}
+
+#[tokio::test]
 async fn a_damaged_entry_is_a_miss_and_is_removed() {
     let house = House::new();
     let disk = house.open().await;
@@ -244,6 +258,7 @@ async fn only_the_newest_quarantine_is_kept() {
         disk.close().await;
         let time = humantime::format_rfc3339_seconds(house.clock.now());
         assert_eq!(quarantines(), [format!("quarantine-{time}")], "day {day}");
+        assert!(house.dir.path().join(&quarantines()[0]).join("db").exists());
     }
     assert_eq!(house.metric("larder_store_recovered_total"), 3);
 }

@@ -283,7 +283,7 @@ async fn what_is_too_large_to_be_kept_takes_the_place_of_nothing_older() {
     put(&disk, "/x", &stored(bytes(1, 10_000)));
     disk.flush().await;
     let mut headers = HeaderMap::new();
-    headers.insert("x-long", HeaderValue::from_bytes(&[b'x'; 65_536]).unwrap());
+    headers.insert("x-long", HeaderValue::from_bytes(&vec![b'x'; 65_536]).unwrap());
     put(&disk, "/x", &Arc::new(stored_at("new", &[], 0, 200).keeping(&headers)));
     disk.flush().await;
     assert!(matches!(find(&disk, "/x", 0), Find::Nothing), "the older one is not the newest");
@@ -315,6 +315,7 @@ async fn nothing_is_found_or_kept_before_it_is_open_and_after_it_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the runtime's own clock, which stands still")]
 async fn closing_waits_no_longer_than_it_may() {
     let house = House::new();
     let disk = house.open().await;
@@ -379,7 +380,9 @@ async fn sto_09_the_files_of_the_database_are_closed_to_others_at_every_opening(
     disk.close().await;
     let open_to_all =
         |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o666));
-    files_below(&house.layout().database()).iter().for_each(|file| open_to_all(file).unwrap());
+    for file in files_below(&house.layout().database()) {
+        open_to_all(&file).unwrap();
+    }
     let disk = house.open().await;
     for file in files_below(&house.layout().database()) {
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
