@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::LazyLock;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -28,7 +29,11 @@ pub(super) fn copy(from: &Path, to: &Path) {
 }
 
 fn content(n: usize) -> Bytes {
-    bytes(n, [10, 1000, 4000, 4097, 20_000, 60_000][n % 6])
+    static CONTENTS: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
+        let lengths = [10, 1000, 4000, 4097, 10_000, 20_000];
+        (0..ENTRIES_OF).map(|n| bytes(n, lengths[n % lengths.len()])).collect()
+    });
+    CONTENTS[n].clone()
 }
 
 /// A store with something of everything.
