@@ -75,9 +75,13 @@ async fn a_larder_that_stops_is_not_ready_first_and_gives_each_open_connection_o
     for last in [hit, miss, passed] {
         assert_eq!((last.text().as_str(), is_last(&last)), ("quick", true));
     }
-    let mut health = Client::connect(admin).await;
-    health.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-    assert!(text(&health.rest().await).ends_with("ok\n"), "it is alive to the end");
+    for (path, status) in [("/readyz", "503"), ("/healthz", "200")] {
+        let mut probe = Client::connect(admin).await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        probe.send(head).await;
+        let said = text(&probe.rest().await);
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "to the very end: {said}");
+    }
     assert!(!stopping.is_finished(), "one is still in flight");
     gate.open();
     // The request began before the stop, its answer after it.

@@ -23,6 +23,11 @@ pub(super) const MOST: usize = 64;
 /// No line is longer.
 const LONGEST_LINE: usize = 8 * 1024;
 
+#[cfg(not(target_vendor = "apple"))]
+const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
+#[cfg(target_vendor = "apple")]
+const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
+
 /// Says one line, with these sockets if there are any.
 pub(super) async fn say(
     stream: &UnixStream,
@@ -48,8 +53,7 @@ fn send(stream: &UnixStream, bytes: &[u8], sockets: &[TcpListener]) -> io::Resul
     if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many listeners"));
     }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
+    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT)?)
 }
 
 /// Hears one line, and whatever sockets came with it. `None`: the other end has left.
@@ -87,11 +91,14 @@ fn receive(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut bytes)];
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = recvmsg(stream, &mut into, &mut control, flags)?.bytes;
+    let received = recvmsg(stream, &mut into, &mut control, RECEIVE)?.bytes;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            sockets.extend(rights);
+            for socket in rights {
+                #[cfg(target_vendor = "apple")]
+                rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+                sockets.push(socket);
+            }
         }
     }
     line.extend_from_slice(bytes.get(..received).unwrap_or_default());
