@@ -1,7 +1,9 @@
 //! What a fresh hit costs: CPU per request of larder against a bare pingora handler that answers the
-//! same bytes; the memory of 100,000 keys; how fast 1,000 clients get one cold answer.
+//! same bytes; the memory of 100,000 keys; how fast 1,000 clients get one cold answer;
+//! what a hit from the disk costs after a restart, and what a disk that stands still does to hits.
 //!
-//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold` (a part).
+//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold|disk` (a
+//! part). Larder keeps what it stores on disk, too, in a temporary directory.
 //! Three processes: this one loads, the other two are this program again in another role. CPU is
 //! what /proc says of them, so a busy machine lengthens the run and not the figures. The last line
 //! is JSON.
@@ -18,10 +20,14 @@ mod process;
 #[path = "support/subject.rs"]
 mod subject;
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use load::{Load, Target};
 use process::Process;
+use tempfile::TempDir;
 
 /// Pairs of runs, larder and bare in turn.
 const PAIRS: usize = 5;
@@ -35,7 +41,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let quick = word("--quick");
-    let all = !(word("hit") || word("keys") || word("cold"));
+    let all = !(word("hit") || word("keys") || word("cold") || word("disk"));
     let mut figures = serde_json::Map::new();
     if all || word("hit") {
         hits(1024, if quick { 20_000 } else { 200_000 }, "1k", &mut figures);
@@ -46,6 +52,10 @@ fn main() -> ExitCode {
     }
     if all || word("cold") {
         cold(if quick { 200 } else { 1_000 }, &mut figures);
+    }
+    if all || word("disk") {
+        disk(1024, if quick { 4_000 } else { 40_000 }, "1k", &mut figures);
+        disk(100 * 1024, if quick { 400 } else { 4_000 }, "100k", &mut figures);
     }
     println!("{}", serde_json::Value::Object(figures));
     ExitCode::SUCCESS
@@ -58,9 +68,9 @@ fn hits(
     name: &str,
     figures: &mut serde_json::Map<String, serde_json::Value>,
 ) {
-    let load = Load::new();
+    let (load, dir) = (Load::new(), temporary());
     let origin = load.origin(bytes);
-    let larder = Process::start("role-larder", &[origin.to_string()]);
+    let larder = larder(origin, dir.path());
     let target = Target::new(larder.address, "/hit");
     let answer = load.warm(&target);
     let bare = Process::start("role-bare", &[larder_answer(&answer)]);
@@ -88,16 +98,16 @@ fn hits(
 
 /// Memory per stored answer.
 fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
-    let load = Load::new();
+    let (load, dir) = (Load::new(), temporary());
     let origin = load.origin(1024);
-    let larder = Process::start("role-larder", &[origin.to_string()]);
+    let larder = larder(origin, dir.path());
     load.warm(&Target::new(larder.address, "/warm"));
     let before = larder.resident();
     load.fill(larder.address, keys);
     let after = larder.resident();
     let each = (after.saturating_sub(before)) as f64 / keys as f64;
     let again = load.calls();
-    let us = cost(&larder, keys, || load.fill(larder.address, keys));
+    let us = cost(&larder, keys, || drop(load.fill(larder.address, keys)));
     let missed = load.calls() - again;
     println!(
         "{keys} keys of 1 KB: {each:.0} bytes resident each; {us:.2} us per hit over all; {missed} missed"
@@ -110,9 +120,9 @@ fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
 
 /// How long the last of many clients waits for one cold answer, against one fresh hit each.
 fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
-    let load = Load::new();
+    let (load, dir) = (Load::new(), temporary());
     let origin = load.origin(1024);
-    let larder = Process::start("role-larder", &[origin.to_string()]);
+    let larder = larder(origin, dir.path());
     let (mut colds, mut fresh, mut ratios) = (vec![], vec![], vec![]);
     let mut most_calls = 0;
     for round in 0..PAIRS {
@@ -138,6 +148,82 @@ fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>
     figures.insert("cold_last_ms".into(), round(median(&mut colds)));
     figures.insert("cold_fresh_last_ms".into(), round(median(&mut fresh)));
     figures.insert("cold_ratio".into(), round(ratio));
+}
+
+/// A hit from the disk after a restart against the same hit from memory, both over one connection, so
+/// that nothing waits but for larder; and hits while the store thread stands still.
+fn disk(
+    bytes: usize,
+    keys: usize,
+    name: &str,
+    figures: &mut serde_json::Map<String, serde_json::Value>,
+) {
+    let (load, dir) = (Load::new(), temporary());
+    let origin = load.origin(bytes);
+    let first = larder(origin, dir.path());
+    load.fill(first.address, keys);
+    first.end();
+    let mut again = larder(origin, dir.path());
+    let calls = load.calls();
+    let mut passes = Vec::new();
+    for pass in ["disk", "memory"] {
+        let mut times = Vec::new();
+        let us = cost(&again, keys, || times = load.fill_over(again.address, keys, 1));
+        let (p50, p99) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99));
+        println!(
+            "{keys} hits of {bytes} bytes after a restart, from {pass}: {us:.2} us CPU each, p50 {p50:.0} us, p99 {p99:.0} us"
+        );
+        figures.insert(format!("restart_{name}_{pass}_us"), round(us));
+        figures.insert(format!("restart_{name}_{pass}_p50_us"), round(p50));
+        figures.insert(format!("restart_{name}_{pass}_p99_us"), round(p99));
+        passes.push(us);
+    }
+    let missed = load.calls() - calls;
+    println!("  {missed} of {keys} were not on disk; from disk {:.1} x", passes[0] / passes[1]);
+    figures.insert(format!("restart_{name}_missed"), missed.into());
+    stalled(&load, &mut again, keys, name, figures);
+}
+
+/// Hits for five seconds as ever, and for five seconds in which the store thread does nothing.
+fn stalled(
+    load: &Load,
+    larder: &mut Process,
+    keys: usize,
+    name: &str,
+    figures: &mut serde_json::Map<String, serde_json::Value>,
+) {
+    for state in ["running", "stalled"] {
+        larder.say(if state == "stalled" { "stall" } else { "go on" });
+        let since = larder::clock::monotonic();
+        let mut times = Vec::new();
+        while larder::clock::monotonic().saturating_duration_since(since) < STALL {
+            times.extend(load.fill_over(larder.address, keys, 1));
+        }
+        let (count, p99) = (times.len(), quantile(&mut times, 0.99));
+        println!("  store thread {state} for 5 s: {count} hits, p99 {p99:.0} us");
+        figures.insert(format!("{state}_{name}_p99_us"), round(p99));
+    }
+    larder.say("go on");
+}
+
+/// How long the store thread stands still.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Microseconds.
+fn quantile(times: &mut [Duration], part: f64) -> f64 {
+    times.sort_unstable();
+    let last = times.len() - 1;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below the length")]
+    let at = (last as f64 * part) as usize;
+    times[at].as_secs_f64() * 1e6
+}
+
+fn larder(origin: SocketAddr, dir: &Path) -> Process {
+    Process::start("role-larder", &[origin.to_string(), dir.display().to_string()])
+}
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
 }
 
 /// CPU microseconds per request that `process` spends while `work` runs.

@@ -214,6 +214,13 @@ impl Server {
         self.admin
     }
 
+    /// Holds the thread that writes to the disk until something comes, for measuring what goes on
+    /// meanwhile.
+    #[doc(hidden)]
+    pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
+        self.estate.ground.store.stall(until);
+    }
+
     /// What is recorded.
     pub fn account(&self) -> &Arc<Account> {
         &self.estate.ground.account

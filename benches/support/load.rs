@@ -112,23 +112,40 @@ impl Load {
         });
     }
 
-    /// Asks for `keys` different things, each once.
-    pub(crate) fn fill(&self, address: SocketAddr, keys: usize) {
+    /// Asks for `keys` different things, each once; how long each took.
+    pub(crate) fn fill(&self, address: SocketAddr, keys: usize) -> Vec<Duration> {
+        self.fill_over(address, keys, CONNECTIONS)
+    }
+
+    /// The same over so many connections.
+    pub(crate) fn fill_over(
+        &self,
+        address: SocketAddr,
+        keys: usize,
+        connections: usize,
+    ) -> Vec<Duration> {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
-            for client in 0..CONNECTIONS {
+            for client in 0..connections {
                 clients.spawn(async move {
                     let mut stream = connect(address).await;
                     let mut buffer = Vec::new();
-                    for key in (client..keys).step_by(CONNECTIONS) {
-                        ask(&mut stream, &request(&format!("/key/{key}")), &mut buffer).await;
+                    let mut times = Vec::with_capacity(keys / connections + 1);
+                    for key in (client..keys).step_by(connections) {
+                        let request = request(&format!("/key/{key}"));
+                        let since = clock::monotonic();
+                        ask(&mut stream, &request, &mut buffer).await;
+                        times.push(clock::monotonic().saturating_duration_since(since));
                     }
+                    times
                 });
             }
+            let mut times = Vec::with_capacity(keys);
             while let Some(client) = clients.join_next().await {
-                client.expect("a client that got its answers");
+                times.extend(client.expect("a client that got its answers"));
             }
-        });
+            times
+        })
     }
 
     /// `clients` connected clients ask for the same at once: first cold, then each once more.

@@ -1,6 +1,6 @@
 //! A process under measurement: this program again, in another role.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,6 +26,7 @@ impl Process {
         let mut child = command
             .arg(role)
             .args(arguments)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program can be started again");
@@ -40,6 +41,19 @@ impl Process {
         });
         assert!(accepts, "{role} does not accept connections");
         Self { child, address }
+    }
+
+    /// Says a line to it.
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("standard input was piped");
+        writeln!(input, "{line}").expect("the child listens");
+    }
+
+    /// Lets it end in order.
+    pub(crate) fn end(mut self) {
+        drop(self.child.stdin.take());
+        let ended = self.child.wait().expect("a child");
+        assert!(ended.success(), "it ended in order");
     }
 
     /// CPU time of all its threads so far.

@@ -1,18 +1,22 @@
 //! The role of larder: the whole of it, on one worker thread, log level info.
 
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use larder::account::log;
 use larder::config::{self, env::Env};
 use larder::server::{Parts, Server};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Serves until it is killed; the argument is the origin's address.
+/// Serves with a store in a directory; the arguments are the origin's address and the directory.
+/// Standard input says `stall` (the store thread stands still until the next line) and, by its end,
+/// that it is over: what is stored is then on disk.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
-    let origin = &arguments[0];
+    let (origin, dir) = (&arguments[0], &arguments[1]);
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{origin}\" }}\n\
-         store: {{ memory: 1GiB, max_object: 8MiB }}\n\
+         store: {{ path: \"{dir}\", memory: 1GiB, disk: 8GiB, max_object: 8MiB }}\n\
          routes:\n  - name: other\n    match: {{ host: other.example.test, path: /x }}\n    ttl: 1h\n  \
          - name: api\n    match: {{ host: api.example.test, path: \"/**\" }}\n    ttl: 1h\n"
     );
@@ -27,7 +31,18 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     runtime.block_on(async {
         let server = Server::start(config, Parts::default()).expect("free ports");
         println!("{}", server.addrs()[0]);
-        std::future::pending::<()>().await;
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut stalled = None;
+        while let Ok(Some(line)) = lines.next_line().await {
+            let (go_on, until) = mpsc::channel();
+            // The one before, if any, goes on.
+            stalled = (line == "stall").then_some(go_on);
+            if stalled.is_some() {
+                server.stall_store(until);
+            }
+        }
+        drop(stalled);
+        server.stop().await;
     });
     ExitCode::SUCCESS
 }

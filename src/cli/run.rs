@@ -8,7 +8,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
-use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account::log;
@@ -18,6 +17,7 @@ use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::reload::Source;
 use crate::server::sockets::Sockets;
 use crate::server::{Parts, Server, StartError};
+use crate::store::lock;
 
 /// The arguments of `larder run`.
 #[derive(Debug, clap::Args)]
@@ -44,8 +44,8 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         }
     };
     log::install(&config.log);
-    // What larder writes is its user's alone; the database below makes its files as the system says.
-    rustix::process::umask(Mode::from_raw_mode(0o077));
+    // The database below makes its files as the system says.
+    lock::keep_files_private();
     // Before there are threads: it takes variables out of the environment.
     let given = match of_supervisor() {
         Ok(given) => given,

@@ -67,72 +67,79 @@ fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
     out.put_u8(b' ');
     out.put_slice(stored.status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-    let added = Added { hit, cache_status, via };
-    let mut seen = Seen::default();
+    let mut own = Own { hit, cache_status, via, written: [false; 4] };
     let mut fields = stored.headers.iter().peekable();
     while let Some((name, value)) = fields.next() {
-        if !added.replaces(name, &mut seen, &mut out) {
+        let field = Field::of(name);
+        if !field.is_some_and(Field::replaces) {
             put(&mut out, name, value.as_bytes());
         }
-        if fields.peek().is_none_or(|(next, _)| *next != name) {
-            added.follows(name, &mut seen, &mut out);
+        let is_last = fields.peek().is_none_or(|(next, _)| *next != name);
+        if let Some(field) = field.filter(|field| field.replaces() || is_last) {
+            own.put(field, &mut out);
         }
     }
     put(&mut out, &AGE, itoa::Buffer::new().format(hit.age.as_secs()).as_bytes());
-    for name in [&CACHE_STATUS, &CONTENT_LENGTH, &VIA, &DATE] {
-        added.follows(name, &mut seen, &mut out);
-        added.replaces(name, &mut seen, &mut out);
+    for field in [Field::CacheStatus, Field::Length, Field::Via, Field::Date] {
+        own.put(field, &mut out);
     }
     put(&mut out, &CONNECTION, b"keep-alive");
     out.put_slice(b"\r\n");
     out
 }
 
-/// What an answer has besides what is stored.
-struct Added<'a> {
+/// A field that larder writes itself, whether or not one of its name is stored.
+#[derive(Clone, Copy)]
+enum Field {
+    CacheStatus,
+    Length,
+    Via,
+    Date,
+}
+
+impl Field {
+    fn of(name: &HeaderName) -> Option<Self> {
+        if *name == DATE {
+            Some(Self::Date)
+        } else if *name == CONTENT_LENGTH {
+            Some(Self::Length)
+        } else if *name == VIA {
+            Some(Self::Via)
+        } else if *name == CACHE_STATUS {
+            Some(Self::CacheStatus)
+        } else {
+            None
+        }
+    }
+
+    /// Whether it stands in place of stored ones; else it is a member behind theirs.
+    fn replaces(self) -> bool {
+        matches!(self, Self::Length | Self::Date)
+    }
+}
+
+/// What larder writes itself, each once.
+struct Own<'a> {
     hit: &'a Hit,
     cache_status: &'a HeaderValue,
     via: &'a HeaderValue,
+    written: [bool; 4],
 }
 
-/// Which of it is written already.
-#[derive(Default)]
-struct Seen {
-    date: bool,
-    length: bool,
-    cache_status: bool,
-    via: bool,
-}
-
-impl Added<'_> {
-    /// Writes a field that stands in place of a stored one of its name; true if this is one.
-    fn replaces(&self, name: &HeaderName, seen: &mut Seen, out: &mut BytesMut) -> bool {
-        if *name == DATE {
-            if !std::mem::replace(&mut seen.date, true) {
-                date(self.hit.now, |text| put(out, &DATE, text));
-            }
-        } else if *name == CONTENT_LENGTH {
-            if !std::mem::replace(&mut seen.length, true) {
+impl Own<'_> {
+    fn put(&mut self, field: Field, out: &mut BytesMut) {
+        let Some(written) = self.written.get_mut(field as usize) else { return };
+        if std::mem::replace(written, true) {
+            return;
+        }
+        match field {
+            Field::CacheStatus => put(out, &CACHE_STATUS, self.cache_status.as_bytes()),
+            Field::Length => {
                 let length = self.hit.stored.body.len();
                 put(out, &CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
-        } else {
-            return false;
-        }
-        true
-    }
-
-    /// Writes larder's member behind those of others before it.
-    fn follows(&self, name: &HeaderName, seen: &mut Seen, out: &mut BytesMut) {
-        let (seen, value) = if *name == CACHE_STATUS {
-            (&mut seen.cache_status, self.cache_status)
-        } else if *name == VIA {
-            (&mut seen.via, self.via)
-        } else {
-            return;
-        };
-        if !std::mem::replace(seen, true) {
-            put(out, name, value.as_bytes());
+            Field::Via => put(out, &VIA, self.via.as_bytes()),
+            Field::Date => date(self.hit.now, |text| put(out, &DATE, text)),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::shown;
 use crate::policy::Mode;
 use crate::server::estate::Estate;
 use crate::server::stored;
-use crate::store::Condition;
+use crate::store::{Condition, Store};
 
 /// The estate in its operator's hands.
 pub(super) struct Desk(pub(super) Arc<Estate>);

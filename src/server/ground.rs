@@ -15,7 +15,6 @@ use crate::engine::body::Budget;
 use crate::engine::switch::Switch;
 use crate::front::stage::Stage;
 use crate::server::Parts;
-use crate::store::Store;
 use crate::store::state::{NoSecret, Secret};
 use crate::store::tiers::{self, Tiers};
 
@@ -23,7 +22,7 @@ use crate::store::tiers::{self, Tiers};
 pub(super) struct Ground {
     /// Without names: each house has its own over the same counters.
     pub(super) account: Arc<Account>,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<Tiers>,
     pub(super) secret: [u8; 32],
     /// Bodies on their way, over all houses: a reload does not double them.
     pub(super) budget: Arc<Budget>,
@@ -64,7 +63,7 @@ impl Ground {
 }
 
 /// The store that this configuration asks for.
-fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<dyn Store> {
+fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<Tiers> {
     let settings = tiers::Settings {
         path: config.store.path.clone(),
         memory: config.store.memory,

@@ -18,6 +18,7 @@ use crate::front::tunnel::Tunnels;
 use crate::key::Keyring;
 use crate::proxy::{self, Proxy};
 use crate::server::ground::Ground;
+use crate::store::Store;
 use crate::upstream::Origin;
 use crate::upstream::destination::Guard;
 use crate::upstream::fetch::{Network, Pool};
@@ -128,7 +129,7 @@ fn engine(
 ) -> Arc<Engine> {
     let keyring = Keyring::new(ground.secret, &config.credential_headers, &config.secret_query);
     Engine::new(engine::Parts {
-        store: Arc::clone(&ground.store),
+        store: Arc::clone(&ground.store) as Arc<dyn Store>,
         origin: Arc::clone(network) as Arc<dyn Origin>,
         account: Arc::clone(account),
         keyring: Arc::new(keyring),

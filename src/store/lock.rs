@@ -8,8 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
+use rustix::process::umask;
 
 /// A directory that is this process's alone for as long as the value lives. The system lets go of it
 /// when the process ends, however it ends.
@@ -40,6 +41,11 @@ pub enum NotTaken {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Makes every file that this process creates from now on its user's alone.
+pub fn keep_files_private() {
+    umask(Mode::from_raw_mode(0o077));
 }
 
 impl Lock {

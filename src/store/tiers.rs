@@ -8,6 +8,7 @@ mod deep;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -80,6 +81,14 @@ impl Tiers {
                 tiers.upgrade().map(|tiers| totals(&tiers)).unwrap_or_default();
             TierTotals { entries, bytes, evictions }
         });
+    }
+
+    /// [`Disk::stall`](crate::store::disk::Disk::stall).
+    #[doc(hidden)]
+    pub fn stall(&self, until: Receiver<()>) {
+        if let Some(deep) = &*self.deep.load() {
+            deep.disk.stall(until);
+        }
     }
 
     fn disk_totals(&self) -> Totals {

@@ -79,8 +79,9 @@ impl Way {
         path: &str,
         fields: &[&str],
     ) -> (String, String, Vec<u8>) {
-        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-        let request = format!("{method} {API}{path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let line = format!("{method} {API}{path} HTTP/1.1");
+        let lines = [&[line.as_str(), "Host: h"], fields, &["", ""]].concat();
+        let request = lines.join("\r\n");
         self.stream.write_all(request.as_bytes()).await.unwrap();
         let end = loop {
             if let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -77,8 +77,9 @@ async fn a_larder_that_stops_is_not_ready_first_and_gives_each_open_connection_o
     }
     for (path, status) in [("/readyz", "503"), ("/healthz", "200")] {
         let mut probe = Client::connect(admin).await;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        probe.send(head).await;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        probe.send(request).await;
         let said = text(&probe.rest().await);
         assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "to the very end: {said}");
     }

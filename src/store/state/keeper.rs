@@ -93,7 +93,7 @@ fn run(
                     break;
                 }
                 Command::Keep(change) => {
-                    outcome = outcome.and_then(|()| caught(|| kept.keep(change)))
+                    outcome = outcome.and_then(|()| caught(|| kept.keep(change)));
                 }
                 Command::Replace(all) => {
                     outcome = outcome.and_then(|()| caught(|| kept.replace(&all)));

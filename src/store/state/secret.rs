@@ -92,11 +92,8 @@ fn parse(text: &str) -> Option<Secret> {
 /// Whole or not at all, and never over one that is there.
 fn make(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
-    let mut text = String::with_capacity(65);
-    for byte in secret {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text.push('\n');
+    let text: String =
+        secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
     let new = state.join(format!("secret.{:08x}", rand::random::<u32>()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(text.as_bytes())?;

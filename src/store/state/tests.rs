@@ -59,7 +59,7 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     state.keep(change(7, 70, 0));
     state.settle().await.unwrap();
     state.close();
-    fs::write(dir.path().join("db/db"), [0x5a; 1 << 20]).unwrap();
+    fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
     let (state, all) = State::open(dir.path(), at(20)).unwrap();
     let generations = Generations::new(at(20));
     generations.adopt(all, at(20));
