@@ -95,7 +95,7 @@ impl App {
     /// One request, on a kept-alive connection every second time.
     async fn ask(&self) {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        let kept = number % 2 == 0;
+        let kept = number.is_multiple_of(2);
         let idle = if kept { self.idle.lock().pop() } else { None };
         let reused = idle.is_some();
         let since = clock::monotonic();
