@@ -41,11 +41,16 @@ pub struct Settings {
     pub sweep_every: Duration,
 }
 
+/// How many body files are read at once.
+const READERS: usize = 64;
+
 /// Memory over disk.
 pub struct Tiers {
     memory: Memory,
     generations: Arc<Generations>,
     clock: Clock,
+    /// Whoever reads a body file holds the one that its key leads to.
+    readers: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory alone.
     deep: ArcSwapOption<Deep>,
     /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
@@ -60,7 +65,8 @@ impl Tiers {
         let generations = Arc::new(Generations::new(clock.now()));
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
         let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
-        let tiers = Arc::new(Self { memory, generations, clock, deep, alone });
+        let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
+        let tiers = Arc::new(Self { memory, generations, clock, readers, deep, alone });
         tiers.watch("memory", account, |tiers| tiers.memory.totals());
         if settings.disk > 0 {
             tiers.watch("disk", account, Self::disk_totals);
@@ -93,6 +99,24 @@ impl Tiers {
 
     fn disk_totals(&self) -> Totals {
         self.deep.load().as_ref().map(|deep| deep.disk.totals()).unwrap_or_default()
+    }
+
+    fn validity(&self, key: &CacheKey, mark: Mark) -> Validity {
+        self.generations.validity(key.target_id(), mark)
+    }
+
+    /// What was read from the disk, kept in memory too. Memory has the last word: it knows what was
+    /// replaced or purged meanwhile. Where it had no room, what was read answers all the same.
+    fn taken_in(&self, wanted: Wanted<'_>, mark: Mark, read: Option<Arc<Stored>>) -> Lookup {
+        if let Some(stored) = &read {
+            self.memory.put(wanted.key, Arc::clone(stored), mark);
+        }
+        match (self.memory.get(wanted), read, self.validity(wanted.key, mark)) {
+            (found @ Lookup::Found(_), _, _) => found,
+            (_, Some(stored), Validity::Current) => Lookup::Found(stored),
+            (_, Some(stored), Validity::Outdated(at)) => Lookup::Found(stored.outdated(at).into()),
+            (nothing, _, _) => nothing,
+        }
     }
 
     /// What the disk holds is usable from now on.
@@ -129,21 +153,22 @@ impl Store for Tiers {
             }
             Find::OtherVariants(_) | Find::Nothing => return in_memory,
         };
-        let (key, mark) = (wanted.key, record.mark());
-        if self.generations.validity(key.target_id(), mark) == Validity::Gone {
+        if self.validity(wanted.key, record.mark()) == Validity::Gone {
             return in_memory;
         }
-        let read = if record.is_inline() {
-            deep.disk.read(&record)
-        } else {
-            let disk = Arc::clone(&deep.disk);
-            spawn_blocking(move || disk.read(&record)).await.unwrap_or_default()
-        };
-        if let Some(stored) = read {
-            self.memory.put(key, stored, mark);
+        if record.is_inline() {
+            let read = deep.disk.read(&record);
+            return self.taken_in(wanted, record.mark(), read);
         }
-        // Memory has the last word: it knows what was purged or replaced meanwhile.
-        self.memory.get(wanted)
+        // Of many who want the same large body one reads the file.
+        let turn = usize::try_from(wanted.key.id() % READERS as u128).unwrap_or_default();
+        let _turn = self.readers[turn].lock().await;
+        if let found @ Lookup::Found(_) = self.memory.get(wanted) {
+            return found;
+        }
+        let mark = record.mark();
+        let read = spawn_blocking(move || deep.disk.read(&record)).await;
+        self.taken_in(wanted, mark, read.unwrap_or_default())
     }
 
     fn mark(&self) -> Mark {
@@ -151,7 +176,7 @@ impl Store for Tiers {
     }
 
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
-        self.generations.validity(key.target_id(), mark) == Validity::Current
+        self.validity(key, mark) == Validity::Current
     }
 
     fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
@@ -227,3 +252,6 @@ impl Store for Tiers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

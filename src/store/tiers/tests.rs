@@ -1,0 +1,172 @@
+//! Memory and disk as one store.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::key::Keyring;
+use crate::policy::Policy;
+use crate::semantics::asked::Asked;
+use crate::semantics::target::Target;
+use crate::semantics::vary::{VariantId, VaryFields};
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn open(dir: &Path) -> Arc<Tiers> {
+    let settings = Settings {
+        path: dir.to_owned(),
+        memory: 64 << 20,
+        disk: 1 << 30,
+        max_object: 8 << 20,
+        sweep_every: Duration::from_secs(60),
+    };
+    Tiers::open(settings, Clock::by_hand(NOW), &Account::new(&[], &[]))
+}
+
+fn key(path: &str) -> CacheKey {
+    let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
+    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+}
+
+fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {
+    let sole = (VaryFields::default(), VariantId::SOLE);
+    let times = (NOW, NOW);
+    let stored =
+        Stored::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO);
+    tiers.put(&key(path), Arc::new(stored), tiers.mark(), None);
+}
+
+async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
+    let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
+    let wanted = Wanted { key: &key, variant: &variant };
+    let found = match tiers.get(wanted) {
+        Lookup::Deeper => tiers.load(wanted).await,
+        found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
+    };
+    match found {
+        Lookup::Found(stored) => Some(stored),
+        Lookup::OtherVariants(_) | Lookup::Nothing => None,
+        Lookup::Deeper => panic!("nothing is deeper than the disk"),
+    }
+}
+
+/// The disk opens behind the caller's back.
+async fn opened(tiers: &Tiers, path: &str) -> Arc<Stored> {
+    for _ in 0..5000 {
+        if let Some(stored) = found(tiers, path).await {
+            return stored;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("never found: {path}");
+}
+
+async fn paths(tiers: &Tiers, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = tiers.list(after, limit, None).await;
+        let Some(last) = page.last() else { return pages };
+        after = Some(last.place);
+        pages.push(page.iter().map(|l| (l.place.target, l.in_memory, l.on_disk)).collect());
+    }
+}
+
+#[tokio::test]
+async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    put(&first, "/old", "of the first");
+    put(&first, "/purged-by-the-second", "of the first");
+    let second = open(dir.path());
+    let Condition::MemoryOnly(why) = second.condition() else { panic!("it is locked") };
+    assert!(why.contains(&std::process::id().to_string()), "{why}");
+    assert!(second.settle().await.is_err(), "no purge lasts yet");
+    put(&second, "/new", "of the second");
+    assert!(found(&second, "/new").await.is_some());
+    assert!(found(&second, "/old").await.is_none());
+    let purged = Reach::Target(key("/purged-by-the-second").target_id());
+    second.invalidate(purged, Kind::Hard);
+    let purged = Reach::Target(key("/purged-by-the-first").target_id());
+    put(&first, "/purged-by-the-first", "of the first");
+    first.invalidate(purged, Kind::Hard);
+    first.release().await;
+    assert!(found(&first, "/old").await.is_some(), "memory goes on");
+    assert_eq!(opened(&second, "/old").await.body, "of the first");
+    assert_eq!(second.condition(), Condition::Good);
+    second.settle().await.unwrap();
+    for purged in ["/purged-by-the-first", "/purged-by-the-second"] {
+        assert!(found(&second, purged).await.is_none(), "{purged}");
+    }
+    assert!(found(&second, "/new").await.is_some());
+    second.release().await;
+}
+
+#[tokio::test]
+async fn many_who_want_the_same_large_body_get_one_copy_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    put(&first, "/large", vec![7; 5 << 20]);
+    put(&first, "/small", "small");
+    first.release().await;
+    drop(first);
+    let again = open(dir.path());
+    opened(&again, "/small").await;
+    let all = (0..50).map(|_| {
+        let again = Arc::clone(&again);
+        tokio::spawn(async move { found(&again, "/large").await.expect("it is on disk") })
+    });
+    let mut copies = Vec::new();
+    for one in all.collect::<Vec<_>>() {
+        copies.push(one.await.unwrap());
+    }
+    assert!(copies.iter().all(|copy| Arc::ptr_eq(copy, &copies[0])));
+    assert_eq!(copies[0].body.len(), 5 << 20);
+    again.release().await;
+}
+
+#[tokio::test]
+async fn a_listing_shows_each_answer_once_whichever_tier_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    for n in 0..10 {
+        put(&first, &format!("/{n}"), "x");
+    }
+    first.release().await;
+    drop(first);
+    let again = open(dir.path());
+    opened(&again, "/0").await;
+    put(&again, "/in-memory", "x");
+    let gone = key("/9").target_id();
+    again.invalidate(Reach::Target(gone), Kind::Hard);
+    for limit in [1, 3, 100] {
+        let pages = paths(&again, limit).await;
+        assert!(pages.iter().all(|page| page.len() <= limit));
+        let all: Vec<_> = pages.into_iter().flatten().collect();
+        assert_eq!(all.len(), 10, "nine of the first, and one in memory");
+        assert!(all.is_sorted_by_key(|(target, _, _)| *target));
+        assert!(all.iter().all(|(target, memory, disk)| *target != gone && (*memory || *disk)));
+    }
+    let one = again.list(None, 10, Some(key("/0").target_id())).await;
+    assert_eq!(one.len(), 1);
+    assert!(one[0].in_memory && one[0].on_disk);
+    again.release().await;
+}
+
+#[tokio::test]
+async fn a_soft_purge_outdates_what_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    put(&first, "/x", "x");
+    first.invalidate(Reach::All, Kind::Soft);
+    first.settle().await.unwrap();
+    first.release().await;
+    drop(first);
+    let again = open(dir.path());
+    assert!(opened(&again, "/x").await.outdated.is_some());
+    put(&again, "/x", "new");
+    assert!(found(&again, "/x").await.unwrap().outdated.is_none());
+    again.release().await;
+}
