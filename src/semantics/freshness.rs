@@ -28,7 +28,7 @@ pub fn initial_age(said: &Said, request_time: SystemTime, response_time: SystemT
 }
 
 /// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back a little adds nothing; what
-/// was received further ahead of now than [`SET_BACK`] has an age that nobody knows, and counts as
+/// was received more than a minute ahead of now has an age that nobody knows, and counts as
 /// the oldest: otherwise it would stay fresh until the clock is there again.
 pub fn current_age(initial_age: Duration, response_time: SystemTime, now: SystemTime) -> Duration {
     if between(now, response_time) > SET_BACK {

@@ -5,9 +5,9 @@
 //! its own behind a bounded queue. Whatever happens to the files costs hits, never an answer and
 //! never a wrong byte. Never touches: generations and freshness; it keeps the mark and gives it back.
 //!
-//! The way down: [`thread`] obeys [`queue`]; [`keeper`] writes, [`sweep`] and [`check`] tidy up,
-//! [`room`] watches the volume; [`recovery`] climbs the ladder; [`codec`], [`variants`] and [`keys`]
-//! say what lies in the [`database`], [`bodies`] and [`layout`] where files lie.
+//! The way down: `thread` obeys `queue`; `keeper` writes, `sweep` and `check` tidy up,
+//! `room` watches the volume; `recovery` climbs the ladder; `codec`, `variants` and `keys`
+//! say what lies in the `database`, `bodies` and `layout` where files lie.
 
 mod bodies;
 mod check;

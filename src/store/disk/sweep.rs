@@ -15,8 +15,8 @@ use crate::store::disk::sizes::Sizes;
 pub(super) const SLICE: usize = 500;
 /// How many are evicted before looking again.
 const STEP: usize = 64;
-/// Eviction makes this part of the whole free besides, so that not every put evicts.
-const MARGIN: u64 = 64;
+/// Eviction makes so much room besides that not every put evicts, but no more than is done at once.
+const MARGIN: u64 = 4 << 20;
 
 impl Keeper {
     /// Removes what died before `now`, at most [`SLICE`] of it; says whether more is due.
@@ -38,7 +38,7 @@ impl Keeper {
         if self.sizes.bytes() <= self.bound {
             return Ok(());
         }
-        self.evict_down_to(self.bound - self.bound / MARGIN)
+        self.evict_down_to(self.bound - MARGIN.min(self.bound / 64))
     }
 
     /// Evicts until no more than `bytes` are held.
