@@ -31,7 +31,8 @@ use crate::front::stage::Stage;
 use crate::server::controls::Desk;
 use crate::server::estate::Estate;
 use crate::server::ground::Ground;
-use crate::server::handover::{Offer, OfferError};
+use crate::server::handover::echo::Echo;
+use crate::server::handover::{Offer, OfferError, Predecessor};
 use crate::server::reload::Source;
 use crate::server::sockets::{Listeners, Sockets};
 use crate::store::state::NoSecret;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub source: Option<Source>,
     /// Listening sockets that need not be bound.
     pub sockets: Sockets,
+    /// Another larder runs, and leaves once [`Server::succeed`] tells it to.
+    pub takes_over: bool,
 }
 
 /// Why a larder did not start.
@@ -128,6 +131,7 @@ pub struct Server {
     /// The listening sockets once more, to hand over.
     sockets: Vec<TcpListener>,
     offer: Option<Offer>,
+    echo: Option<Echo>,
     replaced: watch::Sender<bool>,
 }
 
@@ -145,6 +149,8 @@ impl Server {
         let rules = config.admin.clone();
         let ground = Ground::new(&config, &parts, own, staged)?;
         let estate = Estate::found(config, ground, parts.source)?;
+        // From before it accepts: nothing that is invalidated in between is lost.
+        let echo = parts.takes_over.then(|| estate.ground.store.open());
         let mut server = Self {
             addresses,
             admin,
@@ -157,6 +163,7 @@ impl Server {
             administering: None,
             sockets,
             offer: None,
+            echo,
             replaced: watch::Sender::new(false),
         };
         server.accept(listeners, rules.as_ref())?;
@@ -187,7 +194,18 @@ impl Server {
     /// Offers the listening sockets to the larder that comes next, at `path`.
     pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), OfferError> {
         let sockets = std::mem::take(&mut self.sockets);
-        self.offer = Some(Offer::new(path, taken_over, sockets, self.replaced.clone())?);
+        let store = Arc::clone(&self.estate.ground.store);
+        self.offer = Some(Offer::new(path, taken_over, sockets, store, self.replaced.clone())?);
+        Ok(())
+    }
+
+    /// Tells the larder that ran before to leave; returns once it knows. Until it has ended, each of
+    /// the two hears what the other invalidates.
+    pub async fn succeed(&mut self, before: Predecessor) -> io::Result<()> {
+        let stream = before.leave().await?;
+        if let Some(echo) = self.echo.take() {
+            tokio::spawn(echo.run(stream));
+        }
         Ok(())
     }
 
@@ -218,7 +236,7 @@ impl Server {
     /// meanwhile.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
-        self.estate.ground.store.stall(until);
+        self.estate.ground.store.tiers().stall(until);
     }
 
     /// What is recorded.

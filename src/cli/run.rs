@@ -142,7 +142,8 @@ async fn start(
     let (path, env) = (args.config.clone(), world.env.clone());
     let source = Source::new(args.config.to_string_lossy(), move || config::load(&path, &env));
     let (notes, routes) = (config.notes.clone(), config.routes.routes().len());
-    let parts = Parts { source: Some(source), sockets, ..Parts::default() };
+    let taken_over = before.is_some();
+    let parts = Parts { source: Some(source), sockets, takes_over: taken_over, ..Parts::default() };
     let mut server = match Server::start(config, parts) {
         Ok(server) => server,
         Err(error) => return failed(world, &reason(&error, &offer, &args.config).await),
@@ -152,10 +153,9 @@ async fn start(
     }
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(config = %args.config.display(), routes, version, "Serving");
-    let taken_over = before.is_some();
     if let Some(before) = before {
         let pid = before.pid();
-        match before.leave().await {
+        match server.succeed(before).await {
             Ok(()) => tracing::info!(pid, "Took over; the larder before finishes and exits"),
             Err(error) => tracing::warn!(pid, %error, "The larder before did not answer"),
         }

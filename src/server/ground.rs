@@ -15,6 +15,7 @@ use crate::engine::body::Budget;
 use crate::engine::switch::Switch;
 use crate::front::stage::Stage;
 use crate::server::Parts;
+use crate::server::handover::echo::Echoing;
 use crate::store::state::{NoSecret, Secret};
 use crate::store::tiers::{self, Tiers};
 
@@ -22,7 +23,8 @@ use crate::store::tiers::{self, Tiers};
 pub(super) struct Ground {
     /// Without names: each house has its own over the same counters.
     pub(super) account: Arc<Account>,
-    pub(super) store: Arc<Tiers>,
+    /// Another larder hears what is invalidated here while one takes over from the other.
+    pub(super) store: Arc<Echoing>,
     pub(super) secret: [u8; 32],
     /// Bodies on their way, over all houses: a reload does not double them.
     pub(super) budget: Arc<Budget>,
@@ -48,7 +50,7 @@ impl Ground {
         account.mode(switch.mode());
         account.reloaded(true);
         Ok(Self {
-            store: store(config, &account, &parts.clock),
+            store: Echoing::new(store(config, &account, &parts.clock)),
             secret: secret(config)?,
             budget: Budget::new(config.limits.in_flight),
             switch,

@@ -10,9 +10,11 @@
 //!   (starts, accepts)
 //!   ready                     →
 //!                             ←      leaving; it accepts no more, finishes, and exits
+//!   invalidate 1 all hard     ↔      done 1, either way until it has exited
 //! ```
 //! If the next one fails before it is ready, the one that runs goes on as if nothing had happened.
 
+pub(super) mod echo;
 mod offer;
 mod take;
 mod wire;

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::front::stage::Stage;
 use crate::server::Server;
+use crate::server::handover::echo::Echoing;
 use crate::store::Store;
-use crate::store::tiers::Tiers;
 
 /// How long a connection without a request may stay when larder stops: a client that asks again
 /// within it is told with its answer that there will be no further one.
@@ -91,7 +91,7 @@ impl Server {
     }
 }
 
-async fn release(store: Arc<Tiers>) {
+async fn release(store: Arc<Echoing>) {
     if timeout(LAST, store.release()).await.is_err() {
         tracing::warn!("The store did not let go in time; what it had not written is lost");
     }

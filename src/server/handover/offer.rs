@@ -8,11 +8,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::server::handover::echo::{Echo, Echoing};
 use crate::server::handover::wire::{self, hear, say};
 use crate::server::handover::{
     LEAVING, LISTENS, LONGEST, OfferError, PROMPT, READY, SOCKETS, STARTING, TAKE_OVER, WHO,
@@ -32,10 +34,11 @@ impl Offer {
         path: &Path,
         taken_over: bool,
         sockets: Vec<TcpListener>,
+        store: Arc<Echoing>,
         replaced: watch::Sender<bool>,
     ) -> Result<Self, OfferError> {
         let listener = bind(path, taken_over)?;
-        let offering = tokio::spawn(offer(listener, sockets, replaced));
+        let offering = tokio::spawn(offer(listener, sockets, store, replaced));
         Ok(Self { path: path.to_owned(), offering })
     }
 
@@ -75,7 +78,12 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, OfferError> {
 }
 
 /// Answers on `listener` until somebody has taken `sockets` over: then `replaced` says so.
-async fn offer(listener: UnixListener, sockets: Vec<TcpListener>, replaced: watch::Sender<bool>) {
+async fn offer(
+    listener: UnixListener,
+    sockets: Vec<TcpListener>,
+    store: Arc<Echoing>,
+    replaced: watch::Sender<bool>,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, say: there will be another time.
@@ -85,43 +93,50 @@ async fn offer(listener: UnixListener, sockets: Vec<TcpListener>, replaced: watc
         if !is_ours(&stream) {
             continue;
         }
-        match converse(&stream, &sockets).await {
-            Ok(true) => {
+        match converse(&stream, &sockets, &store).await {
+            Ok(Some(echo)) => {
                 replaced.send_replace(true);
-                return;
+                drop(sockets);
+                return echo.run(stream).await;
             }
-            Ok(false) => {}
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "Hand-over broken off: going on"),
         }
     }
 }
 
-/// One visitor; true when it listens now.
-async fn converse(stream: &UnixStream, sockets: &[TcpListener]) -> io::Result<bool> {
-    let Some((asked, _)) = hear(stream, PROMPT).await? else { return Ok(false) };
+/// One visitor; the line to it when it listens now.
+async fn converse(
+    stream: &UnixStream,
+    sockets: &[TcpListener],
+    store: &Arc<Echoing>,
+) -> io::Result<Option<Echo>> {
+    let Some((asked, _)) = hear(stream, PROMPT).await? else { return Ok(None) };
     match asked.as_str() {
         WHO => {
             let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
             let line = addresses.fold(LISTENS.to_owned(), |line, at| format!("{line} {at}"));
             say(stream, &line, &[]).await?;
-            Ok(false)
+            Ok(None)
         }
         TAKE_OVER => {
             tracing::info!("Handing over to another larder");
+            // From before it accepts: nothing that is invalidated in between is lost.
+            let echo = store.open();
             say(stream, SOCKETS, sockets.get(..wire::MOST).unwrap_or(sockets)).await?;
             match hear(stream, STARTING).await? {
                 Some((word, _)) if word == READY => {}
                 Some(_) | None => {
                     tracing::warn!("The other larder did not start: going on");
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
             // Whether or not it hears this: it accepts already.
             if let Err(error) = say(stream, LEAVING, &[]).await {
                 tracing::debug!(%error, "The other larder did not wait for a word");
             }
-            Ok(true)
+            Ok(Some(echo))
         }
-        _ => Ok(false),
+        _ => Ok(None),
     }
 }

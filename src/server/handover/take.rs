@@ -71,10 +71,10 @@ impl Predecessor {
     }
 
     /// This larder accepts connections: the other may leave. Returns once it knows.
-    pub async fn leave(self) -> io::Result<()> {
+    pub(in crate::server) async fn leave(self) -> io::Result<UnixStream> {
         say(&self.stream, READY, &[]).await?;
         match hear(&self.stream, PROMPT).await? {
-            Some((word, _)) if word == LEAVING => Ok(()),
+            Some((word, _)) if word == LEAVING => Ok(self.stream),
             Some(_) | None => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }

@@ -87,7 +87,8 @@ fn receive(
     line: &mut Vec<u8>,
     sockets: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
-    let mut bytes = [0; 1024];
+    // Byte for byte: what follows the line belongs to whoever reads next.
+    let mut bytes = [0; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut bytes)];

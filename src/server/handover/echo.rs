@@ -1,0 +1,241 @@
+//! What one of two larders invalidates, the other invalidates too, for as long as both answer: a write
+//! that still goes through the old one, a purge that the new one acknowledges.
+//!
+//! Owns: the lines that the two tell each other, and that a purge waits for the other's word.
+//! Never touches: what is invalidated, and why.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::key::CacheKey;
+use crate::store::generations::{Kind, Mark, Reach};
+use crate::store::tiers::Tiers;
+use crate::store::{Condition, Listed, Lookup, Place, Store, Wanted};
+use crate::stored::Stored;
+
+/// How long a purge waits for the other larder; one that does not answer is about to end.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// A store whose invalidations another larder hears of.
+pub(in crate::server) struct Echoing {
+    store: Arc<Tiers>,
+    other: Mutex<Option<mpsc::UnboundedSender<Told>>>,
+    /// How many were told.
+    told: AtomicU64,
+    /// How many the other has confirmed.
+    done: watch::Sender<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    number: u64,
+    reach: Reach,
+    kind: Kind,
+}
+
+impl Echoing {
+    pub(in crate::server) fn new(store: Arc<Tiers>) -> Arc<Self> {
+        let (other, told) = (Mutex::new(None), AtomicU64::new(0));
+        Arc::new(Self { store, other, told, done: watch::Sender::new(0) })
+    }
+
+    /// The store itself.
+    pub(in crate::server) fn tiers(&self) -> &Tiers {
+        &self.store
+    }
+
+    /// From now on whatever is invalidated is kept for the other larder, until what is returned ends.
+    pub(in crate::server) fn open(self: &Arc<Self>) -> Echo {
+        let (sender, told) = mpsc::unbounded_channel();
+        *self.other.lock() = Some(sender);
+        Echo { store: Arc::clone(self), told }
+    }
+
+    fn note(&self, reach: Reach, kind: Kind) {
+        let other = self.other.lock();
+        let Some(sender) = &*other else { return };
+        let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+        // Whoever would receive it is just ending: see `Echo::drop`.
+        let _ended = sender.send(Told { number, reach, kind });
+    }
+}
+
+/// The line to the other larder.
+pub(in crate::server) struct Echo {
+    store: Arc<Echoing>,
+    told: mpsc::UnboundedReceiver<Told>,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        *self.store.other.lock() = None;
+        // Nobody is left to confirm anything.
+        self.store.done.send_replace(self.store.told.load(Ordering::Relaxed));
+    }
+}
+
+impl Echo {
+    /// Tells and hears over `stream` until the other larder has ended.
+    pub(in crate::server) async fn run(mut self, stream: UnixStream) {
+        if let Err(error) = self.converse(stream).await {
+            tracing::debug!(%error, "The other larder is gone");
+        }
+    }
+
+    async fn converse(&mut self, stream: UnixStream) -> io::Result<()> {
+        let (reader, writer) = stream.into_split();
+        let (heard, confirming) = mpsc::unbounded_channel();
+        let store = Arc::clone(&self.store);
+        // Neither waits for the other: both ends may be busy telling.
+        tokio::select! {
+            heard = hear(&store, reader, heard) => heard,
+            told = tell(&mut self.told, confirming, writer) => told,
+        }
+    }
+}
+
+/// Invalidates what the other larder says, and notes what it has confirmed.
+async fn hear(
+    store: &Echoing,
+    reader: OwnedReadHalf,
+    heard: mpsc::UnboundedSender<u64>,
+) -> io::Result<()> {
+    let mut lines = BufReader::new(reader).lines();
+    while let Some(line) = lines.next_line().await? {
+        if let Some(told) = Told::parse(&line) {
+            // Not told back: it came from there.
+            store.store.invalidate(told.reach, told.kind);
+            // Whoever would confirm it ends together with this.
+            let _ended = heard.send(told.number);
+        } else if let Some(Ok(done)) = line.strip_prefix("done ").map(str::parse::<u64>) {
+            store.done.send_modify(|known| *known = done.max(*known));
+        }
+    }
+    Ok(())
+}
+
+/// Says what is invalidated here, and confirms what was heard.
+async fn tell(
+    told: &mut mpsc::UnboundedReceiver<Told>,
+    mut confirming: mpsc::UnboundedReceiver<u64>,
+    mut writer: OwnedWriteHalf,
+) -> io::Result<()> {
+    loop {
+        let line = tokio::select! {
+            Some(told) = told.recv() => told.line(),
+            Some(number) = confirming.recv() => format!("done {number}\n"),
+            else => return Ok(()),
+        };
+        writer.write_all(line.as_bytes()).await?;
+    }
+}
+
+impl Told {
+    fn line(self) -> String {
+        let Self { number, reach, kind } = self;
+        let kind = match kind {
+            Kind::Hard => "hard",
+            Kind::Soft => "soft",
+        };
+        match reach {
+            Reach::All => format!("invalidate {number} all {kind}\n"),
+            Reach::Target(target) => format!("invalidate {number} {target:032x} {kind}\n"),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix("invalidate ")?.split(' ');
+        let number = words.next()?.parse().ok()?;
+        let reach = match words.next()? {
+            "all" => Reach::All,
+            target => Reach::Target(u128::from_str_radix(target, 16).ok()?),
+        };
+        let kind = match words.next()? {
+            "hard" => Kind::Hard,
+            "soft" => Kind::Soft,
+            _ => return None,
+        };
+        Some(Self { number, reach, kind })
+    }
+}
+
+#[async_trait]
+impl Store for Echoing {
+    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+        self.store.get(wanted)
+    }
+
+    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
+        self.store.load(wanted).await
+    }
+
+    fn mark(&self) -> Mark {
+        self.store.mark()
+    }
+
+    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
+        self.store.is_current(key, mark)
+    }
+
+    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
+        self.store.put(key, stored, mark, until);
+    }
+
+    fn invalidate(&self, reach: Reach, kind: Kind) {
+        self.store.invalidate(reach, kind);
+        self.note(reach, kind);
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        let told = self.told.load(Ordering::Relaxed);
+        let mut done = self.done.subscribe();
+        let confirmed = async {
+            // It is this store's own sender: it is not gone.
+            let _done = done.wait_for(|done| *done >= told).await.map(|done| *done);
+        };
+        let (settled, _in_time) = tokio::join!(self.store.settle(), timeout(WAIT, confirmed));
+        settled
+    }
+
+    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed> {
+        self.store.list(after, limit, target).await
+    }
+
+    fn condition(&self) -> Condition {
+        self.store.condition()
+    }
+
+    async fn release(&self) {
+        self.store.release().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_heard_as_it_was_meant() {
+        for reach in [Reach::All, Reach::Target(0), Reach::Target(u128::MAX), Reach::Target(77)] {
+            for kind in [Kind::Hard, Kind::Soft] {
+                let line = Told { number: 9, reach, kind }.line();
+                let heard = Told::parse(line.trim_end()).expect("it is a line");
+                assert_eq!((heard.number, heard.reach, heard.kind), (9, reach, kind), "{line}");
+            }
+        }
+        for other in ["", "done 5", "invalidate", "invalidate x all hard", "invalidate 1 all warm"]
+        {
+            assert!(Told::parse(other).is_none(), "{other}");
+        }
+    }
+}
