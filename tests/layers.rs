@@ -57,7 +57,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("sfv", &["semantics/targeted"]),
     ("clap", &["cli", "main"]),
     ("listenfd", &["cli/run"]),
-    ("rustix", &["server/handover", "server/sockets", "store"]),
+    ("rustix", &["store", "server/handover", "server/sockets", "cli/run"]),
     ("ureq", &["cli/remote"]),
     ("subtle", &["admin/access"]),
 ];
