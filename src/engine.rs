@@ -18,6 +18,7 @@ mod ending;
 mod fill;
 mod flight;
 mod follow;
+mod forward;
 mod parts;
 mod plan;
 

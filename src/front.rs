@@ -9,6 +9,7 @@ pub mod head;
 pub mod io;
 pub mod listen;
 pub mod mount;
+mod refuse;
 pub mod stage;
 pub mod tunnel;
 pub mod way;

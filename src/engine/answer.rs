@@ -7,21 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
 use crate::decide::{Decision, Forward, Found, Stale, decide, decide_offline, useful_until};
 use crate::engine::Engine;
-use crate::engine::body::Growing;
-use crate::engine::collapse::{FlightKey, Turn};
-use crate::engine::fill::Fill;
-use crate::engine::flight::Flight;
-use crate::engine::follow::Followed;
 use crate::engine::parts;
 use crate::engine::plan::Plan;
-use crate::engine::reply::Reply;
+use crate::engine::reply::{Answered, Reply};
 use crate::engine::switch::OFFLINE_PROBLEM;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy, QueryRule};
@@ -32,20 +26,11 @@ use crate::semantics::encoding;
 use crate::semantics::invalidation;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
-use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Kind, Mark, Reach};
 use crate::store::{Lookup, Wanted};
 use crate::stored::Stored;
 use crate::upstream::interim::Interims;
-
-/// What the engine makes of a request.
-pub enum Answered {
-    /// This is the answer.
-    Reply(Box<Reply>),
-    /// It is none of the engine's: pass it through, for this reason.
-    Pass(Forward),
-}
 
 /// What looking and deciding came to, before anything is awaited.
 enum Step<'a> {
@@ -260,7 +245,7 @@ impl Engine {
         }
     }
 
-    fn serve(
+    pub(super) fn serve(
         &self,
         asked: &Asked,
         route: &Route,
@@ -278,143 +263,6 @@ impl Engine {
         };
         let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
         Reply::from_stored(asked, stored, now, &status, result)
-    }
-
-    async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
-        let apart = self.flights.are_apart(&plan.key, self.clock.now());
-        let conditional =
-            plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
-        // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
-        // something larder does not have.
-        let insists = plan.why == Forward::Request || plan.asked.cache_control().insists();
-        if insists || conditional || apart || self.budget.is_spent() {
-            return Answered::Reply(Box::new(self.alone(&plan, None).await));
-        }
-        loop {
-            match self.join(&plan) {
-                Turn::Answered(reply) => return Answered::Reply(reply),
-                Turn::Full => return Answered::Reply(Box::new(self.too_many(&plan))),
-                Turn::Lead(flight, reader) => {
-                    let place = Some(plan.place());
-                    self.fill(&plan, &flight, place, None).spawn();
-                    let reply = self.lead(&plan, &flight, reader).await;
-                    return Answered::Reply(Box::new(reply));
-                }
-                Turn::Wait(flight, reader) => match self.wait(&plan, &flight, reader).await {
-                    Followed::Reply(reply) => return Answered::Reply(reply),
-                    Followed::OtherVariant(variant) => plan.move_to(variant),
-                    Followed::Alone(permit) => {
-                        let reply = self.alone(&plan, permit).await;
-                        return Answered::Reply(Box::new(reply));
-                    }
-                },
-            }
-        }
-    }
-
-    fn join(self: &Arc<Self>, plan: &Plan<'_>) -> Turn<Box<Reply>> {
-        // Under the lock of the flights: it only looks, it starts nothing.
-        let recheck = || {
-            let found = self.look(plan.asked, &plan.key, plan.policy);
-            let Lookup::Found(stored) = found else { return None };
-            let now = self.clock.now();
-            match self.decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
-                Decision::Serve { ttl, stale: None, refresh: false } => {
-                    Some(Box::new(self.serve(plan.asked, plan.route, &stored, ttl, None, now)))
-                }
-                Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
-            }
-        };
-        self.flights.join(
-            &plan.place(),
-            self.bounds.waiters_per_key,
-            |flight| self.store.is_current(&plan.key, flight.mark),
-            recheck,
-            || self.flight(),
-        )
-    }
-
-    fn flight(&self) -> Arc<Flight> {
-        let kept = !self.budget.is_spent();
-        let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.budget));
-        Flight::new(self.store.mark(), body)
-    }
-
-    /// A fetch that nobody else joins.
-    pub(crate) async fn alone(
-        self: &Arc<Self>,
-        plan: &Plan<'_>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Reply {
-        let flight = self.flight();
-        let reader = flight.body.first_reader();
-        self.fill(plan, &flight, None, permit).spawn();
-        self.lead(plan, &flight, reader).await
-    }
-
-    fn fill(
-        self: &Arc<Self>,
-        plan: &Plan<'_>,
-        flight: &Arc<Flight>,
-        place: Option<FlightKey>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Fill {
-        Fill {
-            engine: Arc::clone(self),
-            flight: Arc::clone(flight),
-            place,
-            asked: plan.asked.clone(),
-            route: plan.route.index,
-            policy: Arc::clone(&plan.route.policy),
-            key: plan.key.clone(),
-            confirm: plan.stored.clone().filter(|_| plan.validate),
-            ranged: plan.ranged,
-            permit,
-            interims: Some(Arc::clone(plan.interims)),
-            trigger: None,
-        }
-    }
-
-    /// A background fill for a stored response that was served stale (RFC 5861 §3): one at a time,
-    /// and none while there is no room to keep what it brings.
-    fn refresh(
-        self: &Arc<Self>,
-        asked: &Asked,
-        route: &Route,
-        key: CacheKey,
-        stored: Arc<Stored>,
-        variant: Option<VariantId>,
-    ) {
-        if self.budget.is_spent() {
-            return;
-        }
-        let place = FlightKey { key: key.clone(), variant };
-        let turn = self.flights.join(
-            &place,
-            usize::MAX,
-            |flight| self.store.is_current(&key, flight.mark),
-            || None::<()>,
-            || self.flight(),
-        );
-        if let Turn::Lead(flight, reader) = turn {
-            drop(reader);
-            let fill = Fill {
-                engine: Arc::clone(self),
-                flight,
-                place: Some(place),
-                // Whatever method it stands in for, what is stored answers a GET.
-                asked: Asked { method: Method::GET, ..asked.clone() },
-                route: route.index,
-                policy: Arc::clone(&route.policy),
-                key,
-                confirm: Some(stored).filter(|stored| stored.said.has_validator()),
-                ranged: false,
-                permit: None,
-                interims: None,
-                trigger: Some(Stale::WhileRevalidate.token()),
-            };
-            fill.spawn();
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
+use crate::decide::Forward;
 use crate::engine::body::Reader;
 use crate::semantics::asked::Asked;
 use crate::semantics::byteranges;
@@ -23,6 +24,14 @@ use crate::semantics::said::Said;
 use crate::semantics::validation::{self, Outcome};
 use crate::stored::Stored;
 use crate::stored::part::Part;
+
+/// What the engine makes of a request.
+pub enum Answered {
+    /// This is the answer.
+    Reply(Box<Reply>),
+    /// It is none of the engine's: pass it through, for this reason.
+    Pass(Forward),
+}
 
 /// An answer ready to be written.
 pub struct Reply {

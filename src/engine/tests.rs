@@ -15,9 +15,8 @@ use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::clock::Clock;
-use crate::engine::answer::Answered;
 use crate::engine::body::Budget;
-use crate::engine::reply::{Reply, ReplyBody};
+use crate::engine::reply::{Answered, Reply, ReplyBody};
 use crate::engine::switch::Switch;
 use crate::engine::{Bounds, Engine, Parts};
 use crate::key::Keyring;

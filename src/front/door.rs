@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{DATE, PROXY_AUTHENTICATE, VIA};
-use http::{HeaderMap, HeaderValue};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use http::HeaderMap;
+use http::header::VIA;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::account::Account;
 use crate::account::problem::Problem;
-use crate::account::{Account, Refusal};
 use crate::clock::{self, Clock};
 use crate::config::Limits;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
@@ -33,11 +33,6 @@ use crate::semantics::target::{Scheme, Target};
 
 /// What is read at once while a head comes in.
 const READ: usize = 8 * 1024;
-
-/// After a refusal the client may still be sending: what comes within these bounds is read and
-/// dropped, so that the refusal is not lost to a reset.
-const LINGER: Duration = Duration::from_millis(500);
-const LINGER_BYTES: usize = 256 * 1024;
 
 const SLOW_HEAD: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
@@ -111,7 +106,7 @@ pub async fn receive(
 }
 
 /// A connection on which another request may follow, and what has come of it already.
-type Next = (ClientIo, BytesMut);
+pub(super) type Next = (ClientIo, BytesMut);
 
 /// Waits for the first bytes of a head; `None` when the connection is over.
 async fn wait(
@@ -272,52 +267,6 @@ impl Door {
         }
         Ok(())
     }
-
-    /// [`Door::refuse`], as the end of a request.
-    async fn turn_away(&self, io: ClientIo, problem: &Problem) -> Option<Next> {
-        self.refuse(io, problem).await;
-        None
-    }
-
-    /// Records a refusal, answers with it and closes.
-    async fn refuse(&self, io: ClientIo, problem: &Problem) {
-        self.account.refused(&Refusal { class: problem.class, client: Some(io.peer()) });
-        self.tell(io, problem).await;
-    }
-
-    /// Answers with larder's own error and closes.
-    async fn tell(&self, mut io: ClientIo, problem: &Problem) {
-        let answer = self.refusal(problem);
-        let written = async {
-            io.write_all(&answer).await?;
-            io.flush().await?;
-            io.shutdown().await
-        };
-        if timeout(LINGER, written).await.is_ok_and(|w| w.is_ok()) {
-            drain(&mut io).await;
-        }
-    }
-
-    fn refusal(&self, problem: &Problem) -> Vec<u8> {
-        let (mut headers, body) = problem.response();
-        if problem.class == USER_REQUIRED.class {
-            headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
-        }
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.clock.now())) {
-            headers.insert(DATE, date);
-        }
-        let reason = problem.status.canonical_reason().unwrap_or("Error");
-        let mut out = format!("HTTP/1.1 {} {reason}\r\n", problem.status.as_u16()).into_bytes();
-        for (name, value) in &headers {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"connection: close\r\n\r\n");
-        out.extend_from_slice(&body);
-        out
-    }
 }
 
 /// A socket may be called readable in error: only a read shows that a head has begun. Until then no
@@ -359,19 +308,4 @@ fn passed_before(fields: &HeaderMap, name: &str) -> bool {
             .split(|c| *c == b',' || c.is_ascii_whitespace())
             .any(|word| word == name.as_bytes())
     })
-}
-
-async fn drain(io: &mut ClientIo) {
-    let read = async {
-        let mut left = LINGER_BYTES;
-        let mut sink = vec![0; 16 * 1024];
-        while let Ok(n @ 1..) = io.read(&mut sink).await {
-            left = left.saturating_sub(n);
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    // Past the time the client has had its chance to read the refusal.
-    let _late = timeout(LINGER, read).await;
 }
