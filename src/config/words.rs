@@ -55,7 +55,12 @@ pub(crate) fn admin(admin: &Admin) -> String {
 /// What `store` holds.
 pub(crate) fn store(store: &Store) -> String {
     let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
-    format!("{} in memory, answers up to {}", show(store.memory), show(store.max_object))
+    let disk = match store.disk {
+        0 => "nothing on disk".to_owned(),
+        bytes => format!("{} on disk in {}", size::show(bytes), store.path.display()),
+    };
+    let (memory, largest) = (show(store.memory), show(store.max_object));
+    format!("{memory} in memory, {disk}, answers up to {largest}")
 }
 
 /// One `resolve` rule.
