@@ -235,7 +235,12 @@ fn decode(bytes: &[u8]) -> Option<Generation> {
 /// The secret stays where it is: it is no part of the damage.
 fn put_aside(dir: &Path, now: SystemTime) -> io::Result<PathBuf> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let aside = dir.join(format!("damaged-{}", since.as_secs()));
+    let mut name = format!("damaged-{}", since.as_secs());
+    // Twice within a second, or under a clock that stands still.
+    while dir.join(&name).try_exists()? {
+        name.push_str("-again");
+    }
+    let aside = dir.join(name);
     std::fs::rename(dir.join("db"), &aside)?;
     Ok(aside)
 }

@@ -51,6 +51,7 @@ pub struct Tally {
     pub lives: u64,
     pub answers: u64,
     pub purges: u64,
+    pub refused: u64,
     pub wrong: u64,
     pub resurrected: u64,
     pub settled: u64,
@@ -94,6 +95,11 @@ impl Book {
             page.is_gone(upto);
         });
         self.count(|tally| tally.purges += 1);
+    }
+
+    /// A purge was not acknowledged: it would not last.
+    pub fn was_refused(&self) {
+        self.count(|tally| tally.refused += 1);
     }
 
     /// A change was answered, which invalidates the answers up to this one at once, and to last as
@@ -193,13 +199,13 @@ impl Tally {
 
     /// Whether every figure was reached.
     pub fn is_good(&self) -> bool {
-        let right = self.wrong == 0 && self.resurrected == 0;
+        let right = self.wrong == 0 && self.resurrected == 0 && self.refused == 0;
         right && self.found_part() >= 0.99 && self.slowest_start <= crate::START
     }
 
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
-            "lives": self.lives, "answers": self.answers, "purges": self.purges,
+            "lives": self.lives, "answers": self.answers, "purges": self.purges, "refused": self.refused,
             "wrong": self.wrong, "resurrected": self.resurrected, "settled": self.settled,
             "found": self.found, "slowest_start_seconds": self.slowest_start.as_secs_f64(),
         })

@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Damages one of the files: a bit, a block, its end, or all of it.
+/// Damages one of the files: a bit, a block, its end, or all of it. The secret is spared: larder does
+/// not start on half a secret, and says so.
 pub fn one_file(store: &Path, random: &mut StdRng) {
-    let mut files = Vec::new();
-    collect(store, &mut files);
-    files.retain(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0));
     // Bodies outnumber the files of the databases by far: as often these as those.
-    let (databases, bodies): (Vec<_>, Vec<_>) =
-        files.into_iter().partition(|file| file.components().any(|part| part.as_os_str() == "db"));
+    let below = |dirs: &[&str]| {
+        let mut files = Vec::new();
+        for dir in dirs {
+            collect(&store.join(dir), &mut files);
+        }
+        files.retain(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0));
+        files
+    };
+    let (databases, bodies) = (below(&["cache/v1/db", "state/db"]), below(&["cache/v1/body"]));
     let files = if bodies.is_empty() || random.random() { databases } else { bodies };
     if files.is_empty() {
         return;

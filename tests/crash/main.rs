@@ -124,6 +124,7 @@ fn report(plan: Plan, killed: &Tally, damaged: &Tally) -> ExitCode {
     row("lives", &|t| t.lives.to_string());
     row("whole answers", &|t| t.answers.to_string());
     row("purges", &|t| t.purges.to_string());
+    row("purges that were refused (0 of the killed)", &|t| t.refused.to_string());
     row("wrong bytes (0)", &|t| t.wrong.to_string());
     row("purged answers that came back (0)", &|t| t.resurrected.to_string());
     row("older than 2 s and to be found", &|t| t.settled.to_string());

@@ -66,6 +66,12 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     assert_eq!(generations.validity(1, before), Validity::Gone);
     assert!(dir.path().join("damaged-20").is_dir());
     state.settle().await.unwrap();
+    state.close();
+    // Again, and before a second has passed.
+    fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
+    let (state, _) = State::open(dir.path(), at(20)).unwrap();
+    state.settle().await.unwrap();
+    assert!(dir.path().join("damaged-20-again").is_dir());
 }
 
 #[tokio::test]
