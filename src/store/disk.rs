@@ -37,11 +37,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::account::{Account, StoreOp};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 use crate::store::disk::bodies::Name;
@@ -59,6 +59,9 @@ use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
 
 pub use crate::store::disk::record::Record;
+
+/// How long after the start requests wait for what is on disk.
+const OPENING: Duration = Duration::from_secs(2);
 
 /// What tests set otherwise.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +124,10 @@ struct Shared {
     clock: Clock,
     account: Arc<Account>,
     open: ArcSwapOption<Database>,
+    /// Whether the first opening is over.
+    settled: watch::Sender<bool>,
+    /// Until when requests wait for it.
+    patience: Instant,
     queue: Queue,
     sizes: Arc<Sizes>,
     condition: Mutex<Condition>,
@@ -147,6 +154,16 @@ impl Disk {
             shared.out_of_order(format!("no thread for the store: {error}"));
         }
         Arc::new(Self { shared })
+    }
+
+    /// Waits until the first opening is over, well or ill, but not much longer than a healthy one
+    /// takes: what is on disk then is found by the first requests after a restart, too.
+    pub async fn opened(&self) {
+        if !*self.shared.settled.borrow() {
+            let mut settled = self.shared.settled.subscribe();
+            let _late =
+                timeout_at(self.shared.patience, settled.wait_for(|settled| *settled)).await;
+        }
     }
 
     /// How it is.
@@ -267,6 +284,8 @@ impl Shared {
             clock,
             account,
             open: ArcSwapOption::empty(),
+            settled: watch::Sender::new(false),
+            patience: Instant::from_std(clock::monotonic()) + OPENING,
             queue: Queue::default(),
             sizes: Arc::default(),
             condition: Mutex::new(Condition::Good),
@@ -298,6 +317,7 @@ impl Shared {
     fn out_of_order(&self, why: String) {
         tracing::error!(why, "The store on disk cannot be used: larder goes on with memory only");
         self.set_condition(Condition::MemoryOnly(why));
+        self.settled.send_replace(true);
     }
 
     fn set_condition(&self, condition: Condition) {

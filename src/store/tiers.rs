@@ -146,6 +146,7 @@ impl Store for Tiers {
     async fn load(&self, wanted: Wanted<'_>) -> Lookup {
         let in_memory = self.memory.get(wanted);
         let Some(deep) = self.deep.load_full() else { return in_memory };
+        deep.disk.opened().await;
         let record = match deep.disk.find(wanted) {
             Find::Found(record) => record,
             Find::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {

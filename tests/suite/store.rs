@@ -67,6 +67,19 @@ async fn what_is_stored_is_found_by_the_next_larder_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn the_first_request_after_a_restart_waits_for_the_disk_rather_than_for_the_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = counting().await;
+    for round in 0..5 {
+        let larder = housed(&origin, dir.path(), &["ttl: origin"]).await;
+        let answer = larder.get("/1").await;
+        assert_eq!(is_hit(&answer), round > 0, "{round}: {}", answer.cache_status());
+        larder.server.stop().await;
+    }
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
 async fn nobody_finds_another_users_answer_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;

@@ -77,6 +77,7 @@ impl StoreThread {
     /// Runs until it is told to close.
     pub(super) fn run(mut self) {
         self.climb(Rung::AsItIs);
+        self.shared.settled.send_replace(true);
         loop {
             let command = self.shared.queue.next(self.next_due());
             let idle = command.is_none();
