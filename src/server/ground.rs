@@ -92,6 +92,6 @@ fn secret(config: &Config) -> Result<[u8; 32], NoSecret> {
             tracing::error!("{error}: what is stored will not be found after a restart");
             Ok(Secret::for_now().derived("scope"))
         }
-        Err(error @ (NoSecret::Open(_) | NoSecret::Damaged(_))) => Err(error),
+        Err(error @ NoSecret::Open(_)) => Err(error),
     }
 }

@@ -23,9 +23,6 @@ pub enum NoSecret {
     /// Others may read it.
     #[error("{} may be read by others: `chmod 600` it, or remove it and lose what is stored", .0.display())]
     Open(PathBuf),
-    /// It is not what larder wrote.
-    #[error("{} holds no secret of larder: restore it from a backup, or remove it and lose what is stored", .0.display())]
-    Damaged(PathBuf),
     /// It could not be read or made.
     #[error("{}: {source}", path.display())]
     Io {
@@ -37,17 +34,23 @@ pub enum NoSecret {
 }
 
 impl Secret {
-    /// The secret in the directory `state`, made if there is none yet.
+    /// The secret in the directory `state`, made if there is none yet. A damaged one is put aside, with
+    /// a line in the log: what was stored is then not found any more.
     pub fn of(state: &Path) -> Result<Self, NoSecret> {
         let path = state.join("secret");
         let io = |source| NoSecret::Io { path: path.clone(), source };
-        if let Some(secret) = read(&path)? {
-            return Ok(secret);
+        match read(&path)? {
+            Kept::Whole(secret) => return Ok(secret),
+            Kept::Damaged => put_aside(&path).map_err(io)?,
+            Kept::Nothing => {}
         }
         DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(io)?;
         make(state, &path).map_err(io)?;
         // Another larder may have been first: what stands there counts.
-        read(&path)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))
+        match read(&path)? {
+            Kept::Whole(secret) => Ok(secret),
+            Kept::Damaged | Kept::Nothing => Err(io(io::ErrorKind::InvalidData.into())),
+        }
     }
 
     /// A secret for this process alone.
@@ -65,20 +68,36 @@ impl Secret {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Secret>, NoSecret> {
+enum Kept {
+    Whole(Secret),
+    Damaged,
+    Nothing,
+}
+
+fn put_aside(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension(format!("damaged-{:08x}", rand::random::<u32>()));
+    tracing::error!(
+        secret = %path.display(),
+        aside = %aside.display(),
+        "The secret of all keys is damaged and was put aside; what was stored is not found any more"
+    );
+    fs::rename(path, aside)
+}
+
+fn read(path: &Path) -> Result<Kept, NoSecret> {
     let io = |source| NoSecret::Io { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::Nothing),
         Err(error) => return Err(io(error)),
     };
     if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
         return Err(NoSecret::Open(path.to_owned()));
     }
-    let mut text = String::new();
-    file.take(100).read_to_string(&mut text).map_err(io)?;
-    let secret = parse(text.trim_end()).ok_or_else(|| NoSecret::Damaged(path.to_owned()))?;
-    Ok(Some(secret))
+    let mut bytes = Vec::new();
+    file.take(100).read_to_end(&mut bytes).map_err(io)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(parse(text.trim_end()).map_or(Kept::Damaged, Kept::Whole))
 }
 
 fn parse(text: &str) -> Option<Secret> {

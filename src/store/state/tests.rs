@@ -102,8 +102,14 @@ fn a_secret_is_made_once_for_its_owner_only() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(Secret::of(&state), Err(NoSecret::Open(_))));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(&file, "short\n").unwrap();
-    assert!(matches!(Secret::of(&state), Err(NoSecret::Damaged(_))));
+    // A damaged one keeps nobody from starting.
+    for damage in [&b"short\n"[..], b"\xff\xfe", b"", &[b'g'; 64]] {
+        fs::write(&file, damage).unwrap();
+        let new = Secret::of(&state).unwrap().derived("x");
+        assert_ne!(new, made);
+        assert_eq!(Secret::of(&state).unwrap().derived("x"), new);
+    }
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 5, "each was put aside");
 }
 
 #[test]
