@@ -30,6 +30,10 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// A client that says nothing for this long waits for the origin to speak first.
 const SILENT: Duration = Duration::from_secs(2);
 
+/// How long a name may take until its tunnel is called open all the same: a name server that hangs
+/// must not keep a client from what is stored. Nothing is dialled without another look at the address.
+const FORBIDDEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// To a connection with the origin.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -147,7 +151,8 @@ impl Tunnels {
         if self.switch.mode() == Mode::Offline {
             return None;
         }
-        let resolved = timeout(CONNECT_WITHIN, self.resolver.addresses(host, port, listener)).await;
+        let resolved =
+            timeout(FORBIDDEN_WITHIN, self.resolver.addresses(host, port, listener)).await;
         let Ok(Err(Failure::Denied(why))) = resolved else { return None };
         self.account.denied(why.token());
         let problem = Failure::Denied(why).problem();

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use larder::server::Parts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::client::{Client, End, Response};
+use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 
@@ -117,6 +119,27 @@ async fn a_dead_origin_is_hidden_inside_connect_too() {
     let answer = ask_directly(&mut client, "GET", "/coins", "api.example.test").await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "kept"));
     assert!(answer.cache_status().contains("stale-if-error"), "{}", answer.cache_status());
+}
+
+/// What is stored needs no name server.
+#[tokio::test]
+async fn a_name_server_that_hangs_keeps_nobody_from_what_is_stored_inside_connect() {
+    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let address = origin.addr.ip();
+    let dns = Dns::start(move |_, _| vec![address]).await;
+    let port = origin.addr.port();
+    let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+    let larder = Larder::with_parts(&route(&["ttl: 1h"]), parts).await;
+    let url = format!("http://api.example.test:{port}/coins");
+    assert_eq!(larder.client().await.get(&url, &[]).await.text(), "kept");
+    let _held = dns.hold();
+    let authority = format!("api.example.test:{port}");
+    let opened = timeout(Duration::from_secs(5), inside(&larder, &authority)).await;
+    let mut client = opened.expect("long before a name server is given up");
+    let answer = ask_directly(&mut client, "GET", "/coins", &authority).await;
+    assert_eq!(answer.text(), "kept");
+    assert!(answer.cache_status().contains("; hit"), "{}", answer.cache_status());
+    assert_eq!(origin.calls(), 1);
 }
 
 #[tokio::test]
