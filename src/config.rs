@@ -117,6 +117,8 @@ pub struct Config {
     pub log: Log,
     /// The admin listener; `None` when switched off.
     pub admin: Option<Admin>,
+    /// Which TLS connections are intercepted, and who vouches for larder in them.
+    pub tls: Interception,
     /// Names answered without asking DNS, like `curl --resolve`; host lower-case.
     pub resolve: Vec<ResolveRule>,
     /// Where answers are kept.
@@ -135,6 +137,14 @@ pub struct Config {
     pub routes: Table,
     /// What the operator should know though it is no error; printed by `check` and at start.
     pub notes: Vec<diagnostics::Note>,
+}
+
+impl Config {
+    /// Whether any TLS connection could be intercepted: a route names a host, or `tls.intercept`.
+    pub fn intercepts(&self) -> bool {
+        let named = self.routes.routes().iter().any(|route| !route.pattern.host.is_any());
+        named || !self.tls.intercept.is_empty()
+    }
 }
 
 /// `access`: who may use larder.
@@ -257,6 +267,35 @@ impl Admin {
     pub fn is_reachable(&self) -> bool {
         !self.listen.ip().to_canonical().is_loopback()
     }
+}
+
+/// `tls`: interception.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interception {
+    /// Whose certificate authority vouches for larder.
+    pub ca: Ca,
+    /// Hosts to intercept besides those that routes name.
+    pub intercept: Vec<HostPattern>,
+    /// Hosts that are never intercepted; wins over `intercept` and routes.
+    pub passthrough: Vec<HostPattern>,
+}
+
+/// `tls.ca`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ca {
+    /// The files of its certificate and key; `None`: below `store.path`, or nowhere without a disk.
+    pub files: Option<CaFiles>,
+    /// The only names, and those below them, that the authority may vouch for; empty: any.
+    pub constrain: Vec<Box<str>>,
+}
+
+/// The files of a certificate authority (PEM).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaFiles {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
 }
 
 /// One entry of `resolve`: this host (and port, if given) is reached at this address.

@@ -4,6 +4,7 @@
 //! who may use larder. Never touches: routes, the store; it hands requests to a [`Service`].
 
 pub mod access;
+pub mod authority;
 pub mod door;
 pub mod head;
 pub mod io;

@@ -59,6 +59,7 @@ pub mod engine;
 pub mod fake;
 pub mod front;
 pub mod key;
+pub mod launch;
 pub mod policy;
 pub mod proxy;
 pub mod route;

@@ -6,7 +6,7 @@ mod controls;
 mod estate;
 mod ground;
 pub mod handover;
-mod house;
+pub mod house;
 mod leave;
 pub mod reload;
 pub mod sockets;
@@ -33,10 +33,10 @@ use crate::server::estate::Estate;
 use crate::server::ground::Ground;
 use crate::server::handover::echo::Echo;
 use crate::server::handover::{Offer, OfferError, Predecessor};
+use crate::server::house::BuildError;
 use crate::server::reload::Source;
 use crate::server::sockets::{Listeners, Sockets};
 use crate::store::state::NoSecret;
-use crate::upstream::peer::RootsError;
 
 /// What a larder takes from its surroundings; tests put their own in.
 #[derive(Debug, Default)]
@@ -81,9 +81,9 @@ pub enum StartError {
         /// `admin.listen`.
         admin: Option<SocketAddr>,
     },
-    /// An upstream's roots could not be read.
+    /// The configuration could not be put in force.
     #[error(transparent)]
-    Roots(#[from] RootsError),
+    Build(#[from] BuildError),
     /// The secret of this installation cannot be used.
     #[error("the secret of all keys: {0}")]
     Secret(#[from] NoSecret),
@@ -96,7 +96,7 @@ impl StartError {
             Self::Listen { address, source, .. } => {
                 (source.kind() == io::ErrorKind::AddrInUse).then_some(*address)
             }
-            Self::Unclaimed { .. } | Self::Roots(_) | Self::Secret(_) => None,
+            Self::Unclaimed { .. } | Self::Build(_) | Self::Secret(_) => None,
         }
     }
 }

@@ -17,7 +17,7 @@ mod upstreams;
 use crate::config::diagnostics::{Problem, Wrong};
 use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, Interception};
 
 /// The whole configuration; `None` when the reader has taken down problems.
 pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
@@ -63,6 +63,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         limits,
         log,
         admin,
+        tls: Interception::default(),
         resolve,
         store,
         scope_secret,

@@ -15,9 +15,8 @@ use crate::front::Doors;
 use crate::front::door::Door;
 use crate::policy::Mode;
 use crate::server::ground::Ground;
-use crate::server::house::House;
+use crate::server::house::{BuildError, House};
 use crate::server::reload::{Changes, Source};
-use crate::upstream::peer::RootsError;
 
 /// What runs.
 pub(super) struct Estate {
@@ -34,7 +33,7 @@ impl Estate {
         config: Config,
         ground: Ground,
         source: Option<Source>,
-    ) -> Result<Arc<Self>, RootsError> {
+    ) -> Result<Arc<Self>, BuildError> {
         let house = ArcSwap::from_pointee(House::build(config, &ground, None)?);
         Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
     }

@@ -12,6 +12,7 @@ use crate::account::Account;
 use crate::config::Config;
 use crate::engine::{self, Bounds, Engine};
 use crate::front::access::Gatekeeper;
+use crate::front::authority::{Authority, AuthorityError};
 use crate::front::door::Door;
 use crate::front::mount::Mounts;
 use crate::front::tunnel::Tunnels;
@@ -27,11 +28,25 @@ use crate::upstream::peer::{Roots, RootsError};
 use crate::upstream::place::Upstreams;
 use crate::upstream::resolve::Resolver;
 
+/// Why a configuration that is valid could not be put in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// An upstream's roots could not be read.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// Nobody vouches for larder in intercepted connections.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
 /// The objects behind the listeners. A request finishes with the house that it began with.
 pub(super) struct House {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
     pub(super) door: Arc<Door>,
+    /// Who vouches for larder; `None`: nothing is intercepted.
+    pub(super) authority: Option<Arc<Authority>>,
     pool: Pool,
 }
 
@@ -41,7 +56,8 @@ impl House {
         config: Config,
         ground: &Ground,
         before: Option<&Self>,
-    ) -> Result<Self, RootsError> {
+    ) -> Result<Self, BuildError> {
+        let authority = Authority::of(&config, ground.clock.now())?.map(Arc::new);
         let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
@@ -77,7 +93,7 @@ impl House {
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),
         };
-        Ok(Self { config, engine, door: Arc::new(door), pool })
+        Ok(Self { config, engine, door: Arc::new(door), authority, pool })
     }
 
     /// The open connections to origins, if they are as good under `config`: the pool knows neither

@@ -122,6 +122,11 @@ impl HostPattern {
         self.port
     }
 
+    /// Whether it means every host: then it names none.
+    pub fn is_any(&self) -> bool {
+        self.name == Name::Any
+    }
+
     /// The one host it means, when it is no wildcard.
     pub fn exact(&self) -> Option<&str> {
         match &self.name {
