@@ -14,6 +14,7 @@
 //! - [`upstream`]: the way to the origin: names, addresses, connections, one gate for all calls.
 //! - [`account`]: one record per exchange: `Cache-Status`, metrics, the log line.
 //! - [`admin`]: health, metrics and what an operator may ask, on a listener of their own.
+//! - [`launch`]: what a command is told so that it uses larder.
 //! - [`config`]: what `proxy.yaml` says and what it means.
 //! - [`server`]: builds all of these once, starts and stops them in order.
 //! - [`cli`]: one verb per file. [`fake`]: fake APIs for newcomers, examples and tests.
