@@ -5,6 +5,7 @@
 //! Never touches: deciding anything; whoever records goes on whatever happens here.
 
 mod exchange;
+mod handshake;
 mod limiter;
 pub mod log;
 mod metrics;
@@ -17,13 +18,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use crate::account::exchange::{
-    Exchange, Refusal, ResultKind, StoreOp, TierTotals, UpstreamCall,
-};
+use crate::account::handshake::Distrust;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock;
 use crate::policy::Mode;
+
+pub use crate::account::exchange::{
+    Exchange, Refusal, ResultKind, StoreOp, TierTotals, UpstreamCall,
+};
+pub use crate::account::handshake::Handshake;
 
 /// The label and log value for a request that no route, or a call that no upstream, names.
 pub const NONE: &str = "none";
@@ -36,6 +40,7 @@ pub struct Account {
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
+    distrust: Arc<Mutex<Distrust>>,
 }
 
 impl Account {
@@ -46,7 +51,8 @@ impl Account {
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
         let lines = Arc::new(Mutex::new(Limiter::new(LINES, Duration::from_secs(1))));
-        Arc::new(Self { routes, upstreams, metrics, tiers: Arc::default(), lines })
+        let (tiers, distrust) = (Arc::default(), Arc::default());
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust })
     }
 
     /// The same account under other names, as a reload brings them. Both count in one place: what
@@ -56,7 +62,8 @@ impl Account {
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.renamed(&routes, &upstreams);
         let (tiers, lines) = (Arc::clone(&self.tiers), Arc::clone(&self.lines));
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines })
+        let distrust = Arc::clone(&self.distrust);
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust })
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
@@ -115,6 +122,29 @@ impl Account {
     /// A request that was denied, counted only.
     pub fn denied(&self, reason: &'static str) {
         self.metrics.denied(reason);
+    }
+
+    /// A handshake with a client of `host`, which `named` names in the configuration.
+    pub fn handshake(&self, named: &str, host: &str, outcome: Handshake) {
+        self.metrics.handshake(named, outcome.token());
+        let due = if outcome.is_distrust() { self.distrust.lock().count(host) } else { None };
+        let Some(refused) = due else {
+            tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
+            return;
+        };
+        let alert = if let Handshake::Refused(alert) = outcome { Some(alert) } else { None };
+        tracing::warn!(
+            host,
+            refused,
+            alert = alert.map(tracing::field::debug),
+            "A client does not accept larder's certificate: start it with `larder exec`, give it \
+             the authority of `larder ca bundle`, or list the host in tls.passthrough"
+        );
+    }
+
+    /// The hosts whose clients did not accept larder, and how often, most first.
+    pub fn distrusted(&self) -> Vec<(String, u64)> {
+        self.distrust.lock().hosts()
     }
 
     /// An answer that was not stored.

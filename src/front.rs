@@ -1,7 +1,7 @@
 //! The front door: from accepted connections to clean requests.
 //!
 //! Owns: listeners, the bytes of a connection until they are a clean request, `CONNECT`, tunnels,
-//! who may use larder. Never touches: routes, the store; it hands requests to a [`Service`].
+//! interception, who may use larder. Never touches: routes, the store; it hands requests to a [`Service`].
 
 pub mod access;
 pub mod authority;
@@ -10,8 +10,10 @@ pub mod head;
 pub mod io;
 pub mod listen;
 pub mod mount;
+mod multiplex;
 mod refuse;
 pub mod stage;
+pub mod tls;
 pub mod tunnel;
 pub mod way;
 
@@ -21,6 +23,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
+/// A stream of HTTP/2: one request and its answer (RFC 9113 §5).
+pub use pingora_core::protocols::http::v2::server::HttpSession as Stream;
 
 use crate::front::door::Door;
 use crate::front::io::ClientIo;
@@ -59,6 +63,9 @@ pub trait Service: Send + Sync + 'static {
     /// Answers `asked`. `bytes` are its normalised head and whatever of its body was read with it;
     /// the rest follows on `io`. Returns the connection if another request may follow on it.
     async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo>;
+
+    /// Answers `asked`, a request on a stream of HTTP/2. Returns whether it was answered to the end.
+    async fn serve_stream(&self, asked: Asked, stream: Stream) -> bool;
 }
 
 /// Which door is in force: a reload puts another in its place.

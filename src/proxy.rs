@@ -8,6 +8,7 @@ mod failed;
 mod handler;
 mod hit;
 mod passing;
+mod stream;
 mod write;
 
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::account::Account;
 use crate::engine::Engine;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
-use crate::front::{Ready, Service};
+use crate::front::{Ready, Service, Stream};
 use crate::proxy::handler::Handler;
 use crate::route::table::Table;
 use crate::semantics::asked::Asked;
@@ -106,5 +107,14 @@ impl Service for Proxy {
         let io = stream.into_any().downcast::<ClientIo>().ok()?;
         io.answered();
         Some(*io)
+    }
+
+    async fn serve_stream(&self, asked: Asked, mut stream: Stream) -> bool {
+        let Some(slip) = stream::hand_over(asked, &mut stream) else { return false };
+        let mut session = ServerSession::new_http2(stream);
+        session.set_write_timeout(Some(CLIENT_STALLED));
+        session.set_total_drain_timeout(Some(DRAIN));
+        self.http.process_new_http(session, &self.never).await;
+        slip.is_finished()
     }
 }

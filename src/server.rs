@@ -232,6 +232,12 @@ impl Server {
         self.admin
     }
 
+    /// The certificate of the authority that vouches for larder (PEM); `None`: nothing is
+    /// intercepted.
+    pub fn ca(&self) -> Option<String> {
+        self.estate.house().authority.as_ref().map(|authority| authority.pem())
+    }
+
     /// Holds the thread that writes to the disk until something comes, for measuring what goes on
     /// meanwhile.
     #[doc(hidden)]

@@ -62,6 +62,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("subtle", &["admin/access"]),
     ("rcgen", &["front/authority"]),
     ("tokio_rustls", &["front"]),
+    ("h2", &["front/multiplex"]),
     ("p12_keystore", &["launch"]),
 ];
 
@@ -393,7 +394,11 @@ fn a_third_party_crate_beyond_its_door_is_reported() {
         ("account/metricsx.rs", "use prometheus;", "only account/metrics may use prometheus"),
         ("front.rs", "fn f() -> axum::Router {}", "only admin, fake may use axum"),
         ("server.rs", "use hickory_resolver::X;", "only upstream may use hickory_resolver"),
-        ("engine.rs", "use quick_cache::sync::Cache;", "only store, front/authority may use quick_cache"),
+        (
+            "engine.rs",
+            "use quick_cache::sync::Cache;",
+            "only store, front/authority may use quick_cache",
+        ),
         ("policy.rs", "use sfv::Parser;", "only semantics/targeted may use sfv"),
         ("config.rs", "#[derive(clap::Args)]", "only cli, main may use clap"),
         ("store/memory.rs", "use sled::Db;", "only store/disk, store/state may use sled"),

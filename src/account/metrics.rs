@@ -128,6 +128,10 @@ impl Metrics {
         self.families.denied.with_label_values(&[reason]).inc();
     }
 
+    pub(super) fn handshake(&self, named: &str, outcome: &'static str) {
+        self.families.handshakes.with_label_values(&[named, outcome]).inc();
+    }
+
     pub(super) fn not_stored(&self, route: usize, reason: &'static str) {
         let Some(route) = self.route(route) else { return };
         self.families.not_stored.with_label_values(&[route.name(), reason]).inc();

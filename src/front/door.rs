@@ -3,7 +3,6 @@
 //! Owns: the bytes of a connection until they are a clean request; also between two requests of a
 //! kept-alive connection. Never touches: routes, the store.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::VIA;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +21,9 @@ use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
 use crate::front::mount::Mounts;
+use crate::front::multiplex;
 use crate::front::stage::Stage;
+use crate::front::tls::{Intercepted, Interception, Named, Terms};
 use crate::front::tunnel::{Inspected, Tunnels};
 use crate::front::way::Way;
 use crate::front::{Doors, Service};
@@ -41,7 +41,7 @@ const SLOW_HEAD: Problem = Problem::new(
     "http_request_error",
 );
 
-const LOOP: Problem = Problem::new(
+pub(super) const LOOP: Problem = Problem::new(
     http::StatusCode::LOOP_DETECTED,
     "loop",
     "this request has passed through this larder before",
@@ -58,6 +58,8 @@ pub struct Door {
     pub service: Arc<dyn Service>,
     /// Who takes `CONNECT`.
     pub tunnels: Tunnels,
+    /// Which TLS connections end here.
+    pub interception: Interception,
     /// What leads to origins without a proxy.
     pub mounts: Mounts,
     /// Where refusals are recorded.
@@ -102,6 +104,10 @@ pub async fn receive(
         idle = door.limits.idle;
         let Some(next) = door.request(io, first, &mut way, listener).await else { return };
         (io, early) = next;
+        if io.speaks_h2() {
+            drop(door);
+            return multiplex::receive(doors, io, way, listener, stage).await;
+        }
     }
 }
 
@@ -121,7 +127,7 @@ async fn wait(
     };
     tokio::select! {
         biased;
-        first = timeout(idle, first_bytes(io.socket())) => first.ok().flatten(),
+        first = timeout(idle, io.first_bytes(READ)) => first.ok().flatten(),
         () = closing => None,
     }
 }
@@ -152,14 +158,7 @@ impl Door {
         }
         let Arrived { head, raw, rest } = arrived;
         if let (HeadTarget::Authority(host, port), Way::Straight) = (&head.target, &*way) {
-            let (io, rest) = self.tunnel(io, host, *port, listener, rest).await?;
-            return match Way::tunnel(host, *port) {
-                Ok(inside) => {
-                    *way = inside;
-                    Some((io, rest))
-                }
-                Err(problem) => self.turn_away(io, &problem).await,
-            };
+            return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
         }
         match way.target(&head, &self.mounts, listener) {
             Ok(target) => self.serve(io, head, target, &raw, rest, listener).await,
@@ -195,31 +194,60 @@ impl Door {
         Some((io, BytesMut::new()))
     }
 
-    /// Opens a tunnel; the connection with its first bytes if HTTP is spoken in it to an origin that a
-    /// route names. On the port of https nobody speaks it in the clear: there the origin is reached
+    /// Opens a tunnel; the connection with its first bytes if what is inside is larder's to answer:
+    /// HTTP in the clear to an origin that a route names, or TLS that is intercepted. On the port of
+    /// https nobody speaks in the clear: there, where nothing is intercepted, the origin is reached
     /// first, so that a client learns at once when it cannot be.
     async fn tunnel(
         &self,
         io: ClientIo,
         host: &str,
         port: u16,
+        way: &mut Way,
         listener: Listener,
         rest: BytesMut,
     ) -> Option<Next> {
+        let named = self.interception.names(host, port);
         let is_https = port == Scheme::Https.default_port();
-        let refused = if is_https || !self.service.names(host, port) {
-            self.tunnels.open(io, host, port, listener, rest).await.err()
+        let inspected = if named.is_some() || (!is_https && self.service.names(host, port)) {
+            self.tunnels.inspect(io, host, port, listener, rest, named.is_some()).await
         } else {
-            match self.tunnels.inspect(io, host, port, listener, rest).await {
-                Inspected::Http(io, first) => return Some((io, first)),
-                Inspected::Over => None,
-                Inspected::Refused(io, problem) => Some((io, problem)),
+            self.tunnels.open(io, host, port, listener, rest).await
+        };
+        let (scheme, io, first) = match (inspected, named) {
+            (Inspected::Http(io, first), _) => (Scheme::Http, io, first),
+            (Inspected::Tls(io, first), Some(named)) => {
+                let Intercepted { io, consistent } = self.intercept(io, host, named, first).await?;
+                if !consistent {
+                    *way = Way::Astray;
+                    return Some((io, BytesMut::new()));
+                }
+                (Scheme::Https, io, BytesMut::new())
+            }
+            (Inspected::Over | Inspected::Tls(..), _) => return None,
+            (Inspected::Refused(io, problem), _) => {
+                self.tell(io, &problem).await;
+                return None;
             }
         };
-        if let Some((io, problem)) = refused {
-            self.tell(io, &problem).await;
+        match Way::tunnel(scheme, host, port) {
+            Ok(inside) => {
+                *way = inside;
+                Some((io, first))
+            }
+            Err(problem) => self.turn_away(io, &problem).await,
         }
-        None
+    }
+
+    async fn intercept(
+        &self,
+        io: ClientIo,
+        host: &str,
+        named: Named,
+        first: BytesMut,
+    ) -> Option<Intercepted> {
+        let terms = Terms { within: self.limits.head_timeout, account: &self.account };
+        self.interception.intercept(io, host, named, first, terms).await
     }
 
     /// Reads the rest of a head; `None` when the client closed inside it.
@@ -269,21 +297,6 @@ impl Door {
     }
 }
 
-/// A socket may be called readable in error: only a read shows that a head has begun. Until then no
-/// buffer is held.
-async fn first_bytes(socket: &TcpStream) -> Option<BytesMut> {
-    loop {
-        socket.readable().await.ok()?;
-        let mut bytes = BytesMut::with_capacity(READ);
-        match socket.try_read_buf(&mut bytes) {
-            Ok(0) => return None,
-            Ok(_) => return Some(bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_gone) => return None,
-        }
-    }
-}
-
 fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Listener) -> Asked {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
@@ -302,7 +315,7 @@ fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Lis
     }
 }
 
-fn passed_before(fields: &HeaderMap, name: &str) -> bool {
+pub(super) fn passed_before(fields: &HeaderMap, name: &str) -> bool {
     fields.get_all(VIA).iter().any(|via| {
         via.as_bytes()
             .split(|c| *c == b',' || c.is_ascii_whitespace())

@@ -1,26 +1,35 @@
-//! A client's connection: plain bytes, writes gathered so that a small answer is one packet.
+//! A client's connection: bytes in the clear or inside TLS, writes gathered so that a small answer is
+//! one packet.
 //!
 //! Owns: the socket and its write buffer; that a cut answer ends in a reset, never in a clean close.
 //! Never touches: what the bytes mean.
 
+mod transport;
+
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use rustls::ServerConfig;
+use rustls::server::Accepted;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use crate::front::io::transport::Transport;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -40,7 +49,7 @@ pub struct Sent {
 /// A client's connection.
 #[derive(Debug)]
 pub struct ClientIo {
-    stream: BufWriter<TcpStream>,
+    stream: BufWriter<Transport>,
     peer: SocketAddr,
     /// While true, dropping the connection resets it.
     answering: AtomicBool,
@@ -50,7 +59,7 @@ impl ClientIo {
     /// Takes over an accepted connection.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self {
-            stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
+            stream: BufWriter::with_capacity(WRITE_BUFFER, Transport::Plain(stream)),
             peer,
             answering: AtomicBool::new(false),
         }
@@ -61,9 +70,27 @@ impl ClientIo {
         self.peer
     }
 
-    /// The socket, for waiting and reading; nothing may be left in the write buffer.
-    pub fn socket(&mut self) -> &mut TcpStream {
+    /// The bytes on their own, for passing them on; nothing may be left in the write buffer.
+    pub fn transport(&mut self) -> &mut Transport {
         self.stream.get_mut()
+    }
+
+    /// Waits for the first bytes of what comes next, into a buffer with this much room; `None` when
+    /// the client has closed.
+    pub async fn first_bytes(&mut self, room: usize) -> Option<BytesMut> {
+        self.stream.get_mut().first_bytes(room).await
+    }
+
+    /// The same connection inside TLS, once the handshake that `hello` began is done. A client that
+    /// does not like what it sees says so in the error.
+    pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
+        self.stream.get_mut().secure(hello, config).await?;
+        Ok(self)
+    }
+
+    /// Whether HTTP/2 was agreed on in the handshake.
+    pub fn speaks_h2(&self) -> bool {
+        self.stream.get_ref().alpn() == Some(b"h2")
     }
 
     /// From here until [`ClientIo::answered`], a drop is a reset: a client without framing (HTTP/1.0)
@@ -80,31 +107,26 @@ impl ClientIo {
     /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
     /// that takes nothing for [`STALLED`] is given up.
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> Sent {
-        let socket = self.stream.get_ref();
+        let transport = self.stream.get_mut();
         let (all, mut done) = (head.len() + body.len(), 0);
         while done < all {
             let parts = [
                 IoSlice::new(head.get(done..).unwrap_or_default()),
                 IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
             ];
-            match socket.try_write_vectored(&parts) {
-                Ok(0) => break,
-                Ok(written) => done += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !timeout(STALLED, socket.writable()).await.is_ok_and(|ready| ready.is_ok()) {
-                        break;
-                    }
-                }
-                Err(_gone) => break,
+            match timeout(STALLED, transport.write_vectored(&parts)).await {
+                Ok(Ok(written @ 1..)) => done += written,
+                Ok(Ok(0) | Err(_)) | Err(_) => break,
             }
         }
-        Sent { bytes: done.saturating_sub(head.len()) as u64, whole: done == all }
+        let whole = done == all && matches!(timeout(STALLED, transport.flush()).await, Ok(Ok(())));
+        Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
     fn reset_on_close(&self) {
         // Best effort: a socket that is gone already needs no reset.
-        let linger = SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO));
-        if let Err(error) = linger {
+        let Some(socket) = self.stream.get_ref().socket() else { return };
+        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
         }
     }
@@ -115,7 +137,8 @@ impl Drop for ClientIo {
         if !self.stream.buffer().is_empty() {
             // An answer that was broken off: the client gets what there is, best effort, and sees
             // by its framing that it is cut.
-            let _sent = self.stream.get_ref().try_write(self.stream.buffer());
+            let mut now = Context::from_waker(Waker::noop());
+            let _sent = Pin::new(&mut self.stream).poll_flush(&mut now);
         }
         if *self.answering.get_mut() {
             self.reset_on_close();
@@ -183,8 +206,8 @@ impl Shutdown for ClientIo {
 
 impl UniqueID for ClientIo {
     fn id(&self) -> UniqueIDType {
-        use std::os::fd::AsRawFd;
-        self.stream.get_ref().as_raw_fd()
+        // -1 as of pingora's own streams without a socket.
+        self.stream.get_ref().socket().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 

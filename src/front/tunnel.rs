@@ -50,10 +50,12 @@ pub enum Sniffed {
     Other,
 }
 
-/// A tunnel whose client was listened to first.
+/// What became of a tunnel.
 pub enum Inspected {
     /// It speaks HTTP in the clear: these are its first bytes.
     Http(ClientIo, BytesMut),
+    /// It begins a TLS handshake with these bytes.
+    Tls(ClientIo, BytesMut),
     /// Its bytes were passed on until both sides had ended, or the origin could not be reached.
     Over,
     /// There is none; that is recorded already.
@@ -90,8 +92,7 @@ pub struct Tunnels {
 
 impl Tunnels {
     /// Opens a tunnel to `host:port` and passes bytes until both sides have ended. `early` are
-    /// bytes that the client sent right behind the `CONNECT`. Gives the connection back with a
-    /// problem when there is no tunnel; that is recorded already.
+    /// bytes that the client sent right behind the `CONNECT`.
     pub async fn open(
         &self,
         mut io: ClientIo,
@@ -99,19 +100,20 @@ impl Tunnels {
         port: u16,
         listener: Listener,
         early: BytesMut,
-    ) -> Result<(), (ClientIo, Problem)> {
+    ) -> Inspected {
         let since = clock::monotonic();
         let mut origin = match self.reach(host, port, listener, since).await {
             Ok(origin) => origin,
-            Err(problem) => return Err((io, problem)),
+            Err(problem) => return Inspected::Refused(io, problem),
         };
         let open = establish(&mut io).await;
         self.pass(&mut io, &mut origin, &early, open, host, since).await;
-        Ok(())
+        Inspected::Over
     }
 
     /// Says that the tunnel is open and listens to what the client has to say, before any origin is
-    /// asked: an answer from the store needs none.
+    /// asked: an answer from the store needs none. What is neither HTTP nor, where that `intercepts`,
+    /// TLS is passed on.
     pub async fn inspect(
         &self,
         mut io: ClientIo,
@@ -119,6 +121,7 @@ impl Tunnels {
         port: u16,
         listener: Listener,
         mut early: BytesMut,
+        intercepts: bool,
     ) -> Inspected {
         let since = clock::monotonic();
         if let Some(problem) = self.forbidden(host, port, listener, since).await {
@@ -129,8 +132,10 @@ impl Tunnels {
         }
         // Past the time, what came is all there is.
         let _silent = timeout(SILENT, listen(&mut io, &mut early)).await;
-        if sniff(&early) == Sniffed::Http {
-            return Inspected::Http(io, early);
+        match sniff(&early) {
+            Sniffed::Http => return Inspected::Http(io, early),
+            Sniffed::Tls if intercepts => return Inspected::Tls(io, early),
+            Sniffed::Tls | Sniffed::Undecided | Sniffed::Other => {}
         }
         // The client has been told that it is open: all that is left to say is its end.
         if let Ok(mut origin) = self.reach(host, port, listener, since).await {
@@ -264,7 +269,7 @@ async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8]) -> (u64,
     if origin.write_all(early).await.is_err() {
         return (0, 0);
     }
-    match copy_bidirectional(io.socket(), origin).await {
+    match copy_bidirectional(io.transport(), origin).await {
         Ok((up, down)) => (up + early.len() as u64, down),
         // One side broke off: how much went through before is not known.
         Err(_broken) => (early.len() as u64, 0),

@@ -32,15 +32,26 @@ pub const NESTED: Problem = Problem::new(
 pub enum Way {
     /// Straight: each names its target, or a mount.
     Straight,
-    /// Inside a tunnel to this origin, in the clear.
+    /// Inside a tunnel to this origin.
     Tunnel(Target),
+    /// Inside a tunnel whose TLS is for another host than the one it was opened to.
+    Astray,
 }
 
 impl Way {
-    /// The way inside a tunnel to `host:port`.
-    pub fn tunnel(host: &str, port: u16) -> Result<Self, Problem> {
-        let base = Target::with_authority(Scheme::Http, host, "/").map_err(|_| BAD_TARGET)?;
-        Ok(Self::Tunnel(base.with_origin(Scheme::Http, base.host(), port)))
+    /// The way inside a tunnel to `host:port`, in which this scheme is spoken.
+    pub fn tunnel(scheme: Scheme, host: &str, port: u16) -> Result<Self, Problem> {
+        let base = Target::with_authority(scheme, host, "/").map_err(|_| BAD_TARGET)?;
+        Ok(Self::Tunnel(base.with_origin(scheme, base.host(), port)))
+    }
+
+    /// What a request inside HTTP/2 is aimed at: `authority` is its `:authority`, or its `Host`.
+    pub fn stream_target(&self, authority: Option<&str>, path: &str) -> Result<Target, Problem> {
+        let Self::Tunnel(origin) = self else { return Err(ANOTHER_ORIGIN) };
+        if !authority.is_some_and(|authority| is_of(authority, origin)) {
+            return Err(ANOTHER_ORIGIN);
+        }
+        below(origin, path)
     }
 
     /// What `head` is aimed at; `CONNECT` is not for here.
@@ -52,6 +63,7 @@ impl Way {
     ) -> Result<Target, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
+            (Self::Astray, _) => Err(ANOTHER_ORIGIN),
             (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone()),
             (Self::Straight, HeadTarget::Origin(path)) => {
                 mounts.find(path, head.host.as_ref(), listener).unwrap_or(Err(NOT_PROXY))
@@ -67,17 +79,24 @@ impl Way {
                 if !head.host.as_ref().is_none_or(|host| names(host, origin)) {
                     return Err(ANOTHER_ORIGIN);
                 }
-                let target = Target::with_authority(Scheme::Http, origin.host(), path);
-                let target = target.map_err(|_| BAD_TARGET)?;
-                Ok(target.with_origin(Scheme::Http, origin.host(), origin.port()))
+                below(origin, path)
             }
         }
     }
 }
 
+fn below(origin: &Target, path: &str) -> Result<Target, Problem> {
+    let target = Target::with_authority(origin.scheme(), origin.host(), path);
+    let target = target.map_err(|_| BAD_TARGET)?;
+    Ok(target.with_origin(origin.scheme(), origin.host(), origin.port()))
+}
+
 fn names(host: &HeaderValue, origin: &Target) -> bool {
-    let named = host.to_str().ok().and_then(|host| authority::split(host).ok());
-    named.is_some_and(|(host, port)| {
-        host == origin.host() && port.unwrap_or(Scheme::Http.default_port()) == origin.port()
-    })
+    host.to_str().is_ok_and(|host| is_of(host, origin))
+}
+
+fn is_of(authority: &str, origin: &Target) -> bool {
+    let port = |port: Option<u16>| port.unwrap_or(origin.scheme().default_port());
+    authority::split(authority)
+        .is_ok_and(|(host, named)| host == origin.host() && port(named) == origin.port())
 }

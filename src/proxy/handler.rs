@@ -23,6 +23,7 @@ use crate::engine::reply::{Answered, Reply};
 use crate::front::stage::Stage;
 use crate::policy::ScopeRule;
 use crate::proxy::exchange::Ctx;
+use crate::proxy::stream::Slip;
 use crate::proxy::{Parts, failed, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
@@ -102,6 +103,7 @@ impl ProxyHttp for Handler {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        ctx.asked = ctx.asked.take().or_else(|| Slip::take(session.req_header()));
         let Some(asked) = ctx.asked.as_mut() else {
             return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
         };
@@ -178,7 +180,10 @@ impl ProxyHttp for Handler {
         failed::answer(session, error, ctx, &self.account).await
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        if error.is_none() {
+            Slip::finish(session.req_header());
+        }
         let Some(asked) = &ctx.asked else { return };
         let written = session.as_downstream().response_written();
         let cache_status = written

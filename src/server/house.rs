@@ -12,9 +12,11 @@ use crate::account::Account;
 use crate::config::Config;
 use crate::engine::{self, Bounds, Engine};
 use crate::front::access::Gatekeeper;
+use crate::front::authority::mint::Mint;
 use crate::front::authority::{Authority, AuthorityError};
 use crate::front::door::Door;
 use crate::front::mount::Mounts;
+use crate::front::tls::Interception;
 use crate::front::tunnel::Tunnels;
 use crate::key::Keyring;
 use crate::proxy::{self, Proxy};
@@ -58,6 +60,8 @@ impl House {
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let authority = Authority::of(&config, ground.clock.now())?.map(Arc::new);
+        let mint = authority.clone().map(|authority| Mint::new(authority, ground.clock.clone()));
+        let mint = mint.transpose()?;
         let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
@@ -88,6 +92,7 @@ impl House {
             gatekeeper: Gatekeeper::new(config.access.clone()),
             service: Arc::new(service),
             tunnels,
+            interception: Interception::new(&config, mint),
             mounts: Mounts::new(&config.upstreams),
             account,
             clock: ground.clock.clone(),

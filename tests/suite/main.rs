@@ -22,6 +22,8 @@ mod origin;
 mod process;
 #[path = "../support/resident.rs"]
 mod resident;
+#[path = "../support/tls_client.rs"]
+mod tls_client;
 #[path = "../support/tls_origin.rs"]
 mod tls_origin;
 
@@ -33,6 +35,7 @@ mod clients;
 mod config;
 mod first_day;
 mod forwarding;
+mod interception;
 mod limits;
 mod logs;
 mod matrix;

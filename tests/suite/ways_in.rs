@@ -180,7 +180,7 @@ async fn other_protocols_inside_connect_pass_unread() {
     );
     let larder = Larder::bare(&yaml).await;
     for first in [
-        &b"\x16\x03\x01\x00\x05hello"[..],
+        &b"\x17\x03\x01\x00\x05hello"[..],
         b"SSH-2.0-x\r\n",
         b"GETTING /",
         b"PRI * HTTP/2.0\r\n",

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How an answer's body ended.
@@ -46,19 +46,20 @@ impl Response {
 }
 
 /// A connection to larder.
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     bytes: Vec<u8>,
 }
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.expect("larder accepts");
-        Self { stream, bytes: Vec::new() }
+        Self::over(TcpStream::connect(addr).await.expect("larder accepts"))
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// A client over a connection that the test made.
-    pub fn over(stream: TcpStream) -> Self {
+    pub fn over(stream: S) -> Self {
         Self { stream, bytes: Vec::new() }
     }
 

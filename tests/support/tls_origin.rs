@@ -135,6 +135,29 @@ impl TlsOrigin {
         Self { addr, connections, calls, accepting }
     }
 
+    /// TLS in front of an origin that speaks in the clear at `behind`: what is inside is that one's.
+    pub async fn before(authority: &Authority, behind: SocketAddr) -> Self {
+        let config = authority.config(Certificate::Good, Speaks::H1);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let Ok(mut inside) = TcpStream::connect(behind).await else { return };
+                    // However it ends, both sides see it.
+                    let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                });
+            }
+        });
+        Self { addr, connections, calls: Arc::default(), accepting }
+    }
+
     /// How many handshakes were completed.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)

@@ -18,6 +18,7 @@ pub(super) struct Families {
     pub(super) refreshes: IntCounterVec,
     pub(super) invalidations: IntCounterVec,
     pub(super) denied: IntCounterVec,
+    pub(super) handshakes: IntCounterVec,
 }
 
 impl Families {
@@ -63,6 +64,11 @@ impl Families {
                 "larder_denied_total",
                 "Requests that larder itself refused.",
                 &["reason"],
+            ),
+            handshakes: family(
+                "larder_tls_handshakes_total",
+                "Handshakes with clients whose TLS is intercepted, by the pattern that named the host.",
+                &["named", "outcome"],
             ),
         }
     }

@@ -1,0 +1,210 @@
+//! Interception: TLS that ends here, for hosts that the configuration names.
+//!
+//! Owns: which connections are intercepted, the handshake with the client, who is told when a client
+//! does not accept it. Never touches: certificates (`authority`), what is asked inside (`door`).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rustls::server::{Accepted, Acceptor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::account::{Account, Handshake};
+use crate::config::Config;
+use crate::front::authority::mint::Mint;
+use crate::front::io::ClientIo;
+use crate::route::pattern::HostPattern;
+
+/// Room for what a client says first; all but odd hellos fit.
+const HELLO: usize = 4 * 1024;
+
+/// Which connections are intercepted, and as whom.
+#[derive(Default)]
+pub struct Interception {
+    named: Vec<HostPattern>,
+    passthrough: Vec<HostPattern>,
+    mint: Option<Mint>,
+}
+
+/// The pattern that named a host: what its handshakes are counted under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named(usize);
+
+/// A connection whose TLS ends here.
+pub struct Intercepted {
+    /// What is inside.
+    pub io: ClientIo,
+    /// Whether the client means the host that it named to `CONNECT`.
+    pub consistent: bool,
+}
+
+impl Interception {
+    /// What `config` names, vouched for by `mint`. A route for every host names none: that takes
+    /// `tls.intercept`.
+    pub fn new(config: &Config, mint: Option<Mint>) -> Self {
+        let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
+        let mut named: Vec<HostPattern> = Vec::new();
+        for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
+            if !named.contains(pattern) {
+                named.push(pattern.clone());
+            }
+        }
+        Self { named, passthrough: config.tls.passthrough.clone(), mint }
+    }
+
+    /// Whether TLS to `host:port` is intercepted, and what says so.
+    pub fn names(&self, host: &str, port: u16) -> Option<Named> {
+        self.mint.as_ref()?;
+        let named = self.named.iter().position(|pattern| pattern.matches(host, port))?;
+        let spared = self.passthrough.iter().any(|pattern| pattern.matches(host, port));
+        (!spared).then_some(Named(named))
+    }
+
+    /// Answers the handshake that begins with `first` as `host`; `None`: it failed, and that is
+    /// recorded.
+    pub(super) async fn intercept(
+        &self,
+        io: ClientIo,
+        host: &str,
+        named: Named,
+        first: BytesMut,
+        terms: Terms<'_>,
+    ) -> Option<Intercepted> {
+        let shaken = timeout(terms.within, self.shake_hands(io, host, first));
+        let outcome = shaken.await.unwrap_or(Err(Handshake::Slow));
+        let label = self.named.get(named.0).map(ToString::to_string).unwrap_or_default();
+        match outcome {
+            Ok(intercepted) => {
+                terms.account.handshake(&label, host, Handshake::Done);
+                Some(intercepted)
+            }
+            Err(fault) => {
+                terms.account.handshake(&label, host, fault);
+                None
+            }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        mut io: ClientIo,
+        host: &str,
+        first: BytesMut,
+    ) -> Result<Intercepted, Handshake> {
+        let hello = hello(&mut io, first).await?;
+        let consistent = hello.client_hello().server_name().is_none_or(|name| same(name, host));
+        let config = self.mint.as_ref().map(|mint| mint.config(host));
+        let config = match config {
+            Some(Ok(config)) => config,
+            Some(Err(error)) => {
+                tracing::warn!(host, %error, "No certificate could be made");
+                return Err(Handshake::Unvouched);
+            }
+            None => return Err(Handshake::Unvouched),
+        };
+        let io = io.secured(hello, config).await.map_err(|error| fault(&error))?;
+        Ok(Intercepted { io, consistent })
+    }
+}
+
+/// What a handshake is held to.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// From the first byte to the last.
+    pub(super) within: Duration,
+    /// Where its outcome is recorded.
+    pub(super) account: &'a Arc<Account>,
+}
+
+/// Reads the client's hello, which begins with `bytes`.
+async fn hello(io: &mut ClientIo, mut bytes: BytesMut) -> Result<Accepted, Handshake> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        while !bytes.is_empty() {
+            let taken = acceptor.read_tls(&mut &bytes[..]).map_err(|_full| Handshake::Malformed)?;
+            bytes.advance(taken);
+            match acceptor.accept() {
+                // Nobody says more before the answer: what follows could not be handed on.
+                Ok(Some(_)) if !bytes.is_empty() => return Err(Handshake::Malformed),
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) => {}
+                Err((_error, mut alert)) => {
+                    let mut told = Vec::new();
+                    // Best effort: the client learns why, or only that it is over.
+                    if alert.write_all(&mut told).is_ok() {
+                        let _told = io.transport().write_all(&told).await;
+                    }
+                    return Err(Handshake::Malformed);
+                }
+            }
+        }
+        bytes.reserve(HELLO);
+        if !matches!(io.read_buf(&mut bytes).await, Ok(1..)) {
+            return Err(Handshake::Malformed);
+        }
+    }
+}
+
+fn fault(error: &io::Error) -> Handshake {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::AlertReceived(alert)) => Handshake::Refused(*alert),
+        Some(_) => Handshake::Malformed,
+        None => Handshake::Closed,
+    }
+}
+
+/// Names are compared without case and trailing dot; an address is never sent (RFC 6066 §3).
+fn same(name: &str, host: &str) -> bool {
+    let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+    bare(name) == bare(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::env::Env;
+    use crate::config::parse;
+    use crate::front::authority::Authority;
+
+    fn interception(yaml: &str) -> Interception {
+        let config = parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default())
+            .expect("it is valid");
+        let clock = Clock::default();
+        let authority = Authority::for_now(clock.now(), &[]).expect("an authority");
+        Interception::new(&config, Some(Mint::new(Arc::new(authority), clock).expect("a mint")))
+    }
+
+    #[test]
+    fn hosts_that_routes_name_are_intercepted_and_no_others() {
+        let interception = interception(
+            "routes: [{ name: a, match: { host: api.example } },\n\
+             { name: b, match: { host: '*.below.example' } },\n\
+             { name: c, match: { host: 'port.example:8443' } },\n\
+             { name: d, match: { host: '*', path: /health } }]",
+        );
+        for (host, port, expected) in [
+            ("api.example", 443, true),
+            ("api.example", 8443, true),
+            ("a.below.example", 443, true),
+            ("below.example", 443, false),
+            ("port.example", 8443, true),
+            ("port.example", 443, false),
+            // A route for every host names none.
+            ("other.example", 443, false),
+        ] {
+            assert_eq!(interception.names(host, port).is_some(), expected, "{host}:{port}");
+        }
+    }
+
+    #[test]
+    fn a_server_name_is_compared_without_case_and_trailing_dot() {
+        assert!(same("API.example.", "api.example"));
+        assert!(same("api.example", "api.example."));
+        assert!(!same("evil.example", "api.example"));
+    }
+}

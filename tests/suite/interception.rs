@@ -1,0 +1,348 @@
+//! TLS that ends at larder: who is intercepted, as whom, and that what is inside is held to the same
+//! rules as everything else. TLS-05 to TLS-07 by their ids.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::client::{Client, End, Response};
+use crate::larder_under_test::{Larder, route};
+use crate::origin::{Answer, Origin};
+use crate::tls_client::{TlsClient, presented};
+use crate::tls_origin::{Authority, TlsOrigin};
+
+const API: &str = "api.example.test";
+const SOON: Duration = Duration::from_secs(10);
+
+/// A larder with one route for the API, whose origin speaks TLS.
+struct Scene {
+    larder: Larder,
+    origin: Origin,
+    /// It ends with the test.
+    _tls: TlsOrigin,
+    authority: Authority,
+}
+
+impl Scene {
+    async fn with(origin: Origin, yaml: &str) -> Self {
+        let authority = Authority::new();
+        let tls = TlsOrigin::before(&authority, origin.addr).await;
+        let roots = authority.root();
+        let larder = Larder::bare(&format!(
+            "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
+             upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }} }} }}\n{yaml}",
+            roots.display(),
+            addr = tls.addr,
+        ))
+        .await;
+        Self { larder, origin, _tls: tls, authority }
+    }
+
+    /// One route that keeps everything for an hour.
+    async fn keeping(answer: Answer) -> Self {
+        Self::with(Origin::always(answer).await, &route(&["ttl: 1h"])).await
+    }
+
+    fn client(&self, protocols: &[&str]) -> TlsClient {
+        TlsClient::of(&self.larder, protocols)
+    }
+}
+
+/// A request in origin form.
+async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: &str) -> Response {
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer")
+}
+
+#[tokio::test]
+async fn https_is_kept_like_the_rest_over_one_connection_and_over_another() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    let first = ask(&mut client, "/coins?x=1", API).await;
+    assert_eq!((first.status, first.text().as_str(), first.end), (200, "kept", End::Whole));
+    assert!(first.cache_status().contains("fwd=uri-miss"), "{}", first.cache_status());
+    let second = ask(&mut client, "/coins?x=1", API).await;
+    assert!(second.cache_status().contains("; hit"), "{}", second.cache_status());
+    let mut another = scene.client(&[]).http1(API).await;
+    let third = ask(&mut another, "/coins?x=1", API).await;
+    assert!(third.cache_status().contains("; hit"), "{}", third.cache_status());
+    let seen = scene.origin.seen();
+    assert_eq!((seen.len(), seen[0].target.as_str()), (1, "/coins?x=1"));
+    assert_eq!(seen[0].field("host"), Some(API));
+    scene.larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 2.0).await;
+}
+
+/// CCH-09: what was fetched over one scheme is not shown over the other.
+#[tokio::test]
+async fn http_and_https_are_two_origins() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    ask(&mut client, "/x", API).await;
+    let config = scene.larder.get("/x").await;
+    // In the clear, where the origin speaks TLS, there is no answer; least of all the stored one.
+    assert_eq!(config.status, 502, "{}", config.text());
+}
+
+#[tokio::test]
+async fn http_2_is_kept_like_the_rest_and_many_at_once_are_one_call() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let mut h2 = h2(&scene, API).await;
+    let asked: Vec<_> = (0..20).map(|_| get(&mut h2, &format!("https://{API}/coins"))).collect();
+    for answer in asked {
+        let (status, _, body) = answer.await;
+        assert_eq!((status, body.as_slice()), (200, b"kept".as_slice()));
+    }
+    assert_eq!(scene.origin.calls(), 1);
+    let (status, cache_status, _) = get(&mut h2, &format!("https://{API}/coins")).await;
+    assert_eq!(status, 200);
+    assert!(cache_status.contains("; hit"), "{cache_status}");
+    // And over the other version it is the same entry.
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    let first = ask(&mut client, "/coins", API).await;
+    assert!(first.cache_status().contains("; hit"), "{}", first.cache_status());
+}
+
+#[tokio::test]
+async fn what_no_route_keeps_passes_through_both_versions_with_its_body() {
+    let scene = Scene::keeping(Answer::new(201, &[], "made")).await;
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    client.send(format!("POST /x HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\n\r\nbody")).await;
+    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (201, "made"));
+    let mut h2 = h2(&scene, API).await;
+    let request =
+        Request::post(format!("https://{API}/x")).header("cookie", "a=1").header("cookie", "b=2");
+    let (status, _, body) = send(&mut h2, request, Some("body")).await;
+    assert_eq!((status, body.as_slice()), (201, b"made".as_slice()));
+    let seen = scene.origin.seen();
+    assert_eq!(seen.len(), 2);
+    for request in &seen {
+        assert_eq!(request.body, b"body");
+        assert_eq!(request.field("host"), Some(API));
+    }
+    // RFC 9113 §8.2.3.
+    assert_eq!(seen[1].field("cookie"), Some("a=1; b=2"));
+}
+
+#[tokio::test]
+async fn tls_05_without_a_server_name_larder_presents_the_host_of_the_connect() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let client = scene.client(&["http/1.1"]).without_sni();
+    let stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
+    let mut client = Client::over(stream);
+    assert_eq!(ask(&mut client, "/x", API).await.status, 200);
+}
+
+#[tokio::test]
+async fn tls_05_a_server_name_in_capitals_or_with_another_port_is_the_same_host() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let client = scene.client(&["http/1.1"]);
+    let stream =
+        client.connect("API.example.test:8443", "Api.Example.TEST").await.expect("it fits");
+    let mut client = Client::over(stream);
+    let answer = ask(&mut client, "/x", "api.example.test:8443").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // The port is part of the origin.
+    let answer = ask(&mut client, "/x", API).await;
+    assert_eq!(answer.status, 421, "{}", answer.text());
+}
+
+/// The certificate is that of the host of the CONNECT, so a client that checks it notices by itself;
+/// one that does not gets nothing either.
+#[tokio::test]
+async fn tls_05_a_server_name_for_another_host_is_misdirected() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let refused = scene.client(&[]).connect(&format!("{API}:443"), "evil.example.test").await;
+    assert!(refused.is_err(), "no certificate for a name that the attacker chose");
+    for protocols in [vec!["http/1.1"], vec!["h2"]] {
+        let stream = careless(&scene, &format!("{API}:443"), "evil.example.test", &protocols).await;
+        let status = if protocols == ["h2"] {
+            let mut h2 = h2_over(stream).await;
+            get(&mut h2, "https://evil.example.test/x").await.0
+        } else {
+            ask(&mut Client::over(stream), "/x", API).await.status
+        };
+        assert_eq!(status, 421, "{protocols:?}");
+    }
+    assert_eq!(scene.origin.calls(), 0);
+}
+
+#[tokio::test]
+async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    for (target, host) in [
+        ("/x", "other.example.test"),
+        ("/x", "api.example.test:444"),
+        ("http://api.example.test/x", API),
+        ("https://other.example.test/x", API),
+        ("http://other.example.test/x", "other.example.test"),
+    ] {
+        let mut client = scene.client(&["http/1.1"]).http1(API).await;
+        let answer = ask(&mut client, target, host).await;
+        assert_eq!(answer.status, 421, "{target} {host}: {}", answer.text());
+        assert!(client.is_closed().await);
+    }
+    let mut h2 = h2(&scene, API).await;
+    for url in ["https://other.example.test/x", "https://api.example.test:444/x"] {
+        assert_eq!(get(&mut h2, url).await.0, 421, "{url}");
+    }
+    // The connection goes on: the others on it did nothing wrong.
+    assert_eq!(get(&mut h2, &format!("https://{API}/x")).await.0, 200);
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    let answer = ask(&mut client, &format!("https://{API}/x"), API).await;
+    assert!(answer.cache_status().contains("; hit"), "{}", answer.cache_status());
+    assert_eq!(scene.origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let roots = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    // It reaches an origin whose certificate is for the API's name: what matters is whose it is.
+    let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
+    let stream = client.connect("other.example.test:443", API).await.expect("the origin's own");
+    assert!(presented(&stream)[0].as_ref().windows(9).any(|part| part == b"Test Root"));
+    let mut client = Client::over(stream);
+    assert_eq!(ask(&mut client, "/x", API).await.field("cache-status"), None);
+}
+
+#[tokio::test]
+async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let client = scene.client(&[]);
+    let mut long = vec![0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xfc];
+    long.extend(std::iter::repeat_n(0xff, 70_000));
+    for garbage in [
+        b"\x16\x03\x01\x00\x05hello".to_vec(),
+        b"\x16\x03\x01\xff\xff\x01\xff\xff\xff".to_vec(),
+        b"\x16\x03\x00\x00\x00".to_vec(),
+        long,
+    ] {
+        let mut tunnel = client.tunnel(&format!("{API}:443")).await;
+        // Larder may have closed before it has read all of it.
+        let _sent = tunnel.write_all(&garbage).await;
+        let _ended = tunnel.shutdown().await;
+        let mut told = Vec::new();
+        let _reset = timeout(SOON, tunnel.read_to_end(&mut told)).await.expect("it ends");
+        assert!(told.len() < 100, "{told:?}");
+    }
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    assert_eq!(ask(&mut client, "/x", API).await.status, 200);
+    let malformed = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"malformed\"}";
+    scene.larder.counts(malformed, 4.0).await;
+}
+
+#[tokio::test]
+async fn a_hello_that_never_ends_is_cut_off() {
+    let yaml = format!("limits: {{ head_timeout: 200ms }}\n{}", route(&["ttl: 1h"]));
+    let scene = Scene::with(Origin::always(Answer::new(200, &[], "")).await, &yaml).await;
+    let mut tunnel = scene.client(&[]).tunnel(&format!("{API}:443")).await;
+    tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
+    let mut told = Vec::new();
+    timeout(SOON, tunnel.read_to_end(&mut told)).await.expect("it ends").expect("in order");
+    let slow = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"timeout\"}";
+    scene.larder.counts(slow, 1.0).await;
+}
+
+/// Whoever pins a certificate, or was not given the authority.
+#[tokio::test]
+async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
+    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let other = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    let client = TlsClient::trusting(scene.larder.addr(), &other, &["http/1.1"]);
+    for _ in 0..3 {
+        client.connect(&format!("{API}:443"), API).await.expect_err("it trusts another authority");
+    }
+    let refused = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"refused\"}";
+    scene.larder.counts(refused, 3.0).await;
+    assert_eq!(scene.larder.server.account().distrusted(), [(API.to_owned(), 3)]);
+}
+
+#[tokio::test]
+async fn heads_inside_tls_are_held_to_the_same_limits() {
+    let yaml = format!(
+        "limits: {{ head: 2KiB, headers: 20, head_timeout: 200ms }}\n{}",
+        route(&["ttl: 1h"])
+    );
+    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    let tls = scene.client(&["http/1.1"]);
+    let mut client = tls.http1(API).await;
+    client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nX: {}\r\n\r\n", "x".repeat(4000))).await;
+    assert_eq!(client.answer("GET").await.expect("an answer").status, 431);
+    let mut client = tls.http1(API).await;
+    client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\n{}\r\n", "X: 1\r\n".repeat(30))).await;
+    assert_eq!(client.answer("GET").await.expect("an answer").status, 431);
+    let mut client = tls.http1(API).await;
+    client.send("GET / HT").await;
+    let slow = timeout(SOON, client.answer("GET")).await.expect("in time");
+    assert_eq!(slow.expect("an answer").status, 408);
+    let mut client = tls.http1(API).await;
+    client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
+    assert_eq!(client.answer("GET").await.expect("an answer").status, 400);
+    let mut h2 = h2(&scene, API).await;
+    let mut request = Request::get(format!("https://{API}/"));
+    for at in 0..30 {
+        request = request.header(format!("x-{at}"), "1");
+    }
+    assert_eq!(send(&mut h2, request, None).await.0, 431);
+    let request = Request::get(format!("https://{API}/")).header("x", "x".repeat(4000));
+    assert_eq!(send(&mut h2, request, None).await.0, 431);
+    assert_eq!(scene.origin.calls(), 0);
+}
+
+/// A client that does not look at certificates.
+async fn careless(
+    scene: &Scene,
+    authority: &str,
+    name: &str,
+    protocols: &[&str],
+) -> TlsStream<TcpStream> {
+    scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
+}
+
+type H2 = h2::client::SendRequest<Bytes>;
+
+async fn h2(scene: &Scene, host: &str) -> H2 {
+    let stream = scene.client(&["h2"]).connect(&format!("{host}:443"), host).await;
+    h2_over(stream.expect("a handshake")).await
+}
+
+async fn h2_over(stream: TlsStream<TcpStream>) -> H2 {
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let (send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
+    tokio::spawn(connection);
+    send.ready().await.expect("it is open")
+}
+
+fn get(h2: &mut H2, url: &str) -> impl Future<Output = (u16, String, Vec<u8>)> + use<> {
+    send(h2, Request::get(url), None)
+}
+
+/// Sends a request and reads its answer: status, `Cache-Status` and body.
+fn send(
+    h2: &mut H2,
+    request: http::request::Builder,
+    body: Option<&'static str>,
+) -> impl Future<Output = (u16, String, Vec<u8>)> + use<> {
+    let request = request.body(()).expect("a request");
+    let (answer, mut stream) = h2.send_request(request, body.is_none()).expect("a stream");
+    async move {
+        if let Some(body) = body {
+            stream.send_data(Bytes::from(body), true).expect("it is taken");
+        }
+        let answer = timeout(SOON, answer).await.expect("in time").expect("an answer");
+        let field = answer.headers().get("cache-status").and_then(|value| value.to_str().ok());
+        let (status, field) = (answer.status().as_u16(), field.unwrap_or_default().to_owned());
+        let mut read = answer.into_body();
+        let mut body = Vec::new();
+        while let Some(piece) = read.data().await {
+            body.extend_from_slice(&piece.expect("a whole body"));
+        }
+        (status, field, body)
+    }
+}

@@ -1,0 +1,128 @@
+//! A client that speaks TLS inside a tunnel through larder and trusts larder's authority alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::client::Client;
+use crate::larder_under_test::Larder;
+
+/// How a client opens its tunnel and what it says inside.
+pub struct TlsClient {
+    pub larder: SocketAddr,
+    config: ClientConfig,
+}
+
+impl TlsClient {
+    /// A client of `larder` that offers `protocols`.
+    pub fn of(larder: &Larder, protocols: &[&str]) -> Self {
+        let ca = larder.server.ca().expect("larder intercepts");
+        Self::trusting(larder.addr(), &ca, protocols)
+    }
+
+    /// A client that trusts only the certificates in `roots` (PEM).
+    pub fn trusting(larder: SocketAddr, roots: &str, protocols: &[&str]) -> Self {
+        let mut store = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+            store.add(root.expect("a certificate")).expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has them")
+            .with_root_certificates(store)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self { larder, config }
+    }
+
+    /// The same without naming the host in the handshake.
+    pub fn without_sni(mut self) -> Self {
+        self.config.enable_sni = false;
+        self
+    }
+
+    /// The same without a look at certificates.
+    pub fn careless(mut self) -> Self {
+        self.config.dangerous().set_certificate_verifier(Arc::new(Careless));
+        self
+    }
+
+    /// A tunnel to `authority`, opened.
+    pub async fn tunnel(&self, authority: &str) -> TcpStream {
+        let mut client = Client::connect(self.larder).await;
+        client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
+        let opened = client.answer("CONNECT").await.expect("an answer");
+        assert_eq!(opened.status, 200, "{}", opened.text());
+        client.stream
+    }
+
+    /// TLS in a tunnel to `authority`, in which the client means `name`.
+    pub async fn connect(&self, authority: &str, name: &str) -> io::Result<TlsStream<TcpStream>> {
+        let tunnel = self.tunnel(authority).await;
+        let name = ServerName::try_from(name.to_owned()).expect("a server name");
+        TlsConnector::from(Arc::new(self.config.clone())).connect(name, tunnel).await
+    }
+
+    /// HTTP/1.1 with `host` on port 443.
+    pub async fn http1(&self, host: &str) -> Client<TlsStream<TcpStream>> {
+        Client::over(self.connect(&format!("{host}:443"), host).await.expect("a handshake"))
+    }
+}
+
+/// Accepts whatever is presented.
+#[derive(Debug)]
+struct Careless;
+
+impl ServerCertVerifier for Careless {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _between: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = rustls::crypto::ring::default_provider();
+        provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The certificates that the other side presented.
+pub fn presented(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+    let (_, session) = stream.get_ref();
+    session
+        .peer_certificates()
+        .map(|all| all.iter().map(|one| one.clone().into_owned()).collect())
+        .unwrap_or_default()
+}
