@@ -187,6 +187,11 @@ impl Account {
         self.metrics.operation().mode(mode.token(), &Mode::ALL.map(Mode::token));
     }
 
+    /// The upstreams whose certificates are not looked at, and no others.
+    pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
+        self.metrics.operation().insecure(upstreams);
+    }
+
     /// A configuration that was read again: swapped in, or not. The first one counts as swapped in.
     pub fn reloaded(&self, swapped: bool) {
         self.metrics.operation().reloaded(swapped);

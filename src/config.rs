@@ -4,6 +4,7 @@
 //! reporting every problem at once with place, reason and fix.
 //! Never touches: sockets, the environment (handed in), anything that runs.
 
+pub mod client_cert;
 pub mod defaults;
 pub mod diagnostics;
 pub mod duration;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use crate::config::client_cert::ClientCert;
 use crate::config::diagnostics::{Place, Problem, Report};
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
@@ -392,6 +394,10 @@ pub struct Timeouts {
 pub struct UpstreamTls {
     /// Files with further root certificates (PEM).
     pub extra_roots: Vec<PathBuf>,
+    /// Who larder is to an origin that asks.
+    pub client_cert: Option<ClientCert>,
+    /// Whether any certificate is accepted: nobody is kept from reading and changing what passes.
+    pub insecure: bool,
     /// Whether HTTP/2 is offered.
     pub http2: bool,
 }

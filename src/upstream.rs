@@ -12,7 +12,9 @@ pub mod gate;
 pub mod interim;
 pub mod peer;
 pub mod place;
+pub mod profile;
 pub mod resolve;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -90,6 +90,6 @@ impl Default for Timeouts {
 
 impl Default for UpstreamTls {
     fn default() -> Self {
-        Self { extra_roots: Vec::new(), http2: true }
+        Self { extra_roots: Vec::new(), client_cert: None, insecure: false, http2: true }
     }
 }

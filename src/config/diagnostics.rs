@@ -156,6 +156,8 @@ pub enum NoteKind {
     Shadowed,
     /// Every host may use this larder.
     Open,
+    /// An upstream whose certificate is not looked at.
+    Insecure,
 }
 
 impl NoteKind {
@@ -165,6 +167,7 @@ impl NoteKind {
             Self::SetAside => "origin-set-aside",
             Self::Shadowed => "shadowed-route",
             Self::Open => "open-to-all",
+            Self::Insecure => "insecure-upstream",
         }
     }
 }

@@ -76,6 +76,8 @@ fn upstream(upstream: &Upstream) -> Value {
         },
         "tls": {
             "extra_roots": upstream.tls.extra_roots.len(),
+            "client_cert": upstream.tls.client_cert.is_some(),
+            "insecure": upstream.tls.insecure,
             "http2": upstream.tls.http2,
         },
     })

@@ -13,6 +13,7 @@ use crate::front::io::ClientIo;
 use crate::proxy::exchange::Ctx;
 use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::failure::Failure;
+use crate::upstream::tls::TlsFault;
 
 const BAD_BODY: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
@@ -110,16 +111,17 @@ fn client_problem(error: &Error) -> Option<Problem> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn origin_failure(error: &Error) -> Failure {
     use ErrorType::{
-        ConnectTimedout, ConnectionClosed, HandshakeError, InvalidCert, InvalidHTTPHeader,
-        ReadError, ReadTimedout, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
-        WriteTimedout,
+        ConnectTimedout, ConnectionClosed, H2Error, HandshakeError, InvalidHTTPHeader, ReadError,
+        ReadTimedout, TLSHandshakeTimedout, WriteError, WriteTimedout,
     };
+    if let Some(fault) = TlsFault::of(error) {
+        return Failure::Tls(fault);
+    }
     match error.etype() {
-        ConnectTimedout => Failure::ConnectTimeout,
-        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError => Failure::Tls,
+        ConnectTimedout | TLSHandshakeTimedout => Failure::ConnectTimeout,
         ReadTimedout | WriteTimedout => Failure::FirstByteTimeout,
         ConnectionClosed | ReadError | WriteError => Failure::Closed,
-        InvalidHTTPHeader => Failure::Protocol,
+        InvalidHTTPHeader | HandshakeError | H2Error => Failure::Protocol,
         _ => Failure::Refused,
     }
 }

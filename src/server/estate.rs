@@ -34,7 +34,9 @@ impl Estate {
         ground: Ground,
         source: Option<Source>,
     ) -> Result<Arc<Self>, BuildError> {
-        let house = ArcSwap::from_pointee(House::build(config, &ground, None)?);
+        let house = House::build(config, &ground, None)?;
+        tell_insecure(&house.config, &ground);
+        let house = ArcSwap::from_pointee(house);
         Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
     }
 
@@ -100,6 +102,7 @@ impl Estate {
             log::set_level(now.log.level);
         }
         let Changes { added, changed, removed, upstreams } = Changes::between(before, now);
+        tell_insecure(now, &self.ground);
         let routes = now.routes.routes().len();
         let notes: Vec<String> = now.notes.iter().map(ToString::to_string).collect();
         self.house.store(Arc::new(house));
@@ -109,6 +112,11 @@ impl Estate {
         }
         Reloaded { routes, notes }
     }
+}
+
+fn tell_insecure(config: &Config, ground: &Ground) {
+    let insecure = config.upstreams.iter().filter(|upstream| upstream.tls.insecure);
+    ground.account.insecure(insecure.map(|upstream| &*upstream.name));
 }
 
 /// A report of one problem of the file as a whole.

@@ -26,8 +26,8 @@ use crate::upstream::Origin;
 use crate::upstream::destination::Guard;
 use crate::upstream::fetch::{Network, Pool};
 use crate::upstream::gate::Gate;
-use crate::upstream::peer::{Roots, RootsError};
 use crate::upstream::place::Upstreams;
+use crate::upstream::profile::{ProfileError, Profiles};
 use crate::upstream::resolve::Resolver;
 
 /// Why a configuration that is valid could not be put in force.
@@ -36,7 +36,7 @@ use crate::upstream::resolve::Resolver;
 pub enum BuildError {
     /// An upstream's roots could not be read.
     #[error(transparent)]
-    Roots(#[from] RootsError),
+    Roots(#[from] ProfileError),
     /// Nobody vouches for larder in intercepted connections.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -102,7 +102,8 @@ impl House {
     }
 
     /// The open connections to origins, if they are as good under `config`: the pool knows neither
-    /// what leads to an address nor what makes it trusted, and files of roots are read anew.
+    /// what leads to an address nor what makes it trusted, and files of roots are read anew (a
+    /// client certificate is part of `upstreams`).
     fn pool_for(&self, config: &Config) -> Option<Pool> {
         let old = &self.config;
         let same = old.upstreams == config.upstreams
@@ -125,7 +126,7 @@ fn way_out(
     account: &Arc<Account>,
     ground: &Ground,
     pool: Pool,
-) -> Result<WayOut, RootsError> {
+) -> Result<WayOut, ProfileError> {
     let guard = Arc::new(Guard::new(config.destinations.clone()));
     guard.add_own(ground.own.iter().copied());
     let resolver = Arc::new(Resolver::new(config.resolve.clone(), guard, ground.name_server));
@@ -134,7 +135,7 @@ fn way_out(
         Upstreams::new(config.upstreams.clone()),
         Arc::clone(&resolver),
         gate.clone(),
-        Roots::load(&config.upstreams)?,
+        Profiles::load(&config.upstreams)?,
         ground.clock.clone(),
         pool,
     ));

@@ -8,6 +8,7 @@ use http::StatusCode;
 use crate::account::problem::Problem;
 use crate::decide;
 use crate::upstream::destination::Denied;
+use crate::upstream::tls::TlsFault;
 
 /// A call that failed. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum Failure {
     ConnectTimeout,
     /// The origin's certificate was not accepted, or the handshake failed.
     #[error("the TLS handshake with the origin failed")]
-    Tls,
+    Tls(TlsFault),
     /// No head within `timeouts.first_byte`.
     #[error("no answer within timeouts.first_byte")]
     FirstByteTimeout,
@@ -62,7 +63,7 @@ impl Failure {
             Self::Dns => "dns",
             Self::Refused => "connect-refused",
             Self::ConnectTimeout => "connect-timeout",
-            Self::Tls => "tls",
+            Self::Tls(fault) => fault.token(),
             Self::FirstByteTimeout => "first-byte-timeout",
             Self::BodyTimeout => "between-bytes-timeout",
             Self::TotalTimeout => "total-timeout",
@@ -84,7 +85,7 @@ impl Failure {
             | Self::TotalTimeout => Some(decide::Failure::Timeout),
             Self::Dns
             | Self::Refused
-            | Self::Tls
+            | Self::Tls(_)
             | Self::Closed
             | Self::Cut
             | Self::Protocol
@@ -113,11 +114,7 @@ impl Failure {
                 "connection_timeout",
                 "no connection to the origin within timeouts.connect",
             ),
-            Self::Tls => (
-                StatusCode::BAD_GATEWAY,
-                "tls_certificate_error",
-                "the TLS handshake with the origin failed",
-            ),
+            Self::Tls(fault) => (StatusCode::BAD_GATEWAY, fault.proxy_status(), fault.reason()),
             Self::FirstByteTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
@@ -147,6 +144,7 @@ impl Failure {
                 "larder failed; the request may be tried again",
             ),
         };
-        Problem::new(status, self.token(), reason, proxy_status)
+        let class = if let Self::Tls(fault) = self { fault.class() } else { self.token() };
+        Problem::new(status, class, reason, proxy_status)
     }
 }

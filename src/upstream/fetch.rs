@@ -25,9 +25,11 @@ use crate::upstream::clear::{is_clear, is_framed_twice};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Gate;
 use crate::upstream::interim::{Interim, Interims};
-use crate::upstream::peer::{Roots, peer};
+use crate::upstream::peer::peer;
 use crate::upstream::place::{Place, Upstreams};
+use crate::upstream::profile::Profiles;
 use crate::upstream::resolve::Resolver;
+use crate::upstream::tls::TlsFault;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
 
 /// How many interim (1xx) answers may precede the final one.
@@ -56,7 +58,7 @@ pub struct Network {
     pub resolver: Arc<Resolver>,
     /// The gate of both ways out.
     pub gate: Gate,
-    roots: Roots,
+    profiles: Profiles,
     clock: Clock,
 }
 
@@ -66,11 +68,11 @@ impl Network {
         upstreams: Upstreams,
         resolver: Arc<Resolver>,
         gate: Gate,
-        roots: Roots,
+        profiles: Profiles,
         clock: Clock,
         pool: Pool,
     ) -> Self {
-        Self { connector: pool.0, upstreams, resolver, gate, roots, clock }
+        Self { connector: pool.0, upstreams, resolver, gate, profiles, clock }
     }
 
     /// The peer that a call to `place` through `listener` goes to.
@@ -80,7 +82,7 @@ impl Network {
             self.resolver.addresses(&place.host, place.port, listener),
         );
         let addresses = found.await.map_err(|_elapsed| Failure::Dns)??;
-        peer(place, addresses, self.resolver.preferred(), &self.roots).ok_or(Failure::Tls)
+        peer(place, addresses, self.resolver.preferred(), &self.profiles)
     }
 
     async fn attempt(
@@ -264,14 +266,14 @@ fn died_in_the_pool(error: &Error) -> bool {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn connect_failure(error: &Error) -> Failure {
-    use ErrorType::{
-        ConnectTimedout, HandshakeError, InvalidCert, TLSHandshakeFailure, TLSHandshakeTimedout,
-        TLSWantX509Lookup,
-    };
+    use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
+    if let Some(fault) = TlsFault::of(error) {
+        return Failure::Tls(fault);
+    }
     match error.etype() {
-        ConnectTimedout => Failure::ConnectTimeout,
-        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError
-        | TLSWantX509Lookup => Failure::Tls,
+        ConnectTimedout | TLSHandshakeTimedout => Failure::ConnectTimeout,
+        // HTTP/2 begins where TLS is done.
+        HandshakeError | H2Error => Failure::Protocol,
         _ => Failure::Refused,
     }
 }
@@ -279,6 +281,9 @@ fn connect_failure(error: &Error) -> Failure {
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn head_failure(error: &Error) -> Failure {
     use ErrorType::{ConnectionClosed, ReadError, ReadTimedout, WriteError, WriteTimedout};
+    if let Some(fault) = TlsFault::of(error) {
+        return Failure::Tls(fault);
+    }
     match error.etype() {
         ReadTimedout | WriteTimedout => Failure::FirstByteTimeout,
         ConnectionClosed | ReadError | WriteError => Failure::Closed,

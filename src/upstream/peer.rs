@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::ALPN;
-use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::utils::tls::{WrappedX509, parse_x509};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::ServerName;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::config::Upstream;
 use crate::semantics::target::Scheme;
 use crate::upstream::dial::{Dialer, Preferred};
+use crate::upstream::failure::Failure;
 use crate::upstream::place::Place;
+use crate::upstream::profile::Profiles;
+use crate::upstream::tls::TlsFault;
 
 /// How long an idle connection to an origin is kept.
 const IDLE: Duration = Duration::from_secs(60);
@@ -27,77 +26,19 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How many requests share one HTTP/2 connection.
 const H2_STREAMS: usize = 100;
 
-/// The root certificates of the upstreams that bring their own.
-pub struct Roots {
-    by_upstream: Vec<Option<Arc<CaType>>>,
-}
-
-/// An `extra_roots` file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("upstreams.{upstream}.tls.extra_roots: {path}: {reason}")]
-pub struct RootsError {
-    upstream: Arc<str>,
-    path: String,
-    reason: String,
-}
-
-impl Roots {
-    /// Reads `extra_roots` of every upstream; the system's roots are added to them.
-    pub fn load(upstreams: &[Arc<Upstream>]) -> Result<Self, RootsError> {
-        let mut by_upstream = Vec::with_capacity(upstreams.len());
-        for upstream in upstreams {
-            by_upstream.push(load_one(upstream)?);
-        }
-        Ok(Self { by_upstream })
-    }
-
-    fn of(&self, index: usize) -> Option<Arc<CaType>> {
-        self.by_upstream.get(index).cloned().flatten()
-    }
-}
-
-fn load_one(upstream: &Upstream) -> Result<Option<Arc<CaType>>, RootsError> {
-    if upstream.tls.extra_roots.is_empty() {
-        return Ok(None);
-    }
-    let mut certificates = rustls_native_certs::load_native_certs().certs;
-    for path in &upstream.tls.extra_roots {
-        let failed = |reason: String| RootsError {
-            upstream: Arc::clone(&upstream.name),
-            path: path.display().to_string(),
-            reason,
-        };
-        let read = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-        let before = certificates.len();
-        for certificate in read {
-            certificates.push(certificate.map_err(|e| failed(e.to_string()))?);
-        }
-        if certificates.len() == before {
-            return Err(failed("holds no certificate".to_owned()));
-        }
-    }
-    let usable: Vec<WrappedX509> = certificates
-        .into_iter()
-        // pingora's parser panics on what it cannot read.
-        .filter(|der| x509_parser::parse_x509_certificate(der).is_ok())
-        .map(|der| WrappedX509::new(der.to_vec(), parse_x509))
-        .collect();
-    Ok(Some(Arc::from(usable)))
-}
-
 /// The peer for `place` at `addresses` (never empty), which have passed the guard.
 pub fn peer(
     place: &Place,
     addresses: Vec<SocketAddr>,
     preferred: Arc<Preferred>,
-    roots: &Roots,
-) -> Option<HttpPeer> {
-    let first = *addresses.first()?;
+    profiles: &Profiles,
+) -> Result<HttpPeer, Failure> {
+    let first = *addresses.first().ok_or(Failure::Dns)?;
     let tls = place.scheme == Scheme::Https;
-    // An empty server name would switch verification off in pingora.
     let sni = place.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    if tls && sni.is_empty() {
-        return None;
+    // An empty server name would switch verification off in pingora; no other that is none gets by.
+    if tls && ServerName::try_from(sni).is_err() {
+        return Err(Failure::Tls(TlsFault::NoName));
     }
     let mut peer = HttpPeer::new(first, tls, sni.to_owned());
     peer.group_key = group_key(place);
@@ -111,7 +52,10 @@ pub fn peer(
     options.max_h2_streams = H2_STREAMS;
     let http2 = place.upstream.as_ref().is_none_or(|u| u.tls.http2);
     options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
-    options.ca = roots.of(place.index);
+    let profile = profiles.of(place.index);
+    options.ca = profile.roots;
+    options.verify_cert = !profile.insecure;
+    options.verify_hostname = !profile.insecure;
     options.custom_l4 = Some(Arc::new(Dialer {
         host: place.host.clone(),
         port: place.port,
@@ -119,11 +63,12 @@ pub fn peer(
         within: timeouts.connect,
         preferred,
     }));
-    Some(peer)
+    peer.client_cert_key = profile.client;
+    Ok(peer)
 }
 
-/// Connections are shared only between calls to the same host, port, scheme and upstream: pingora's
-/// pool does not look at roots, ALPN or dialer.
+/// Connections are shared only between calls to the same host, port, scheme and upstream, and so to
+/// one profile: pingora's pool does not look at roots, ALPN or dialer.
 fn group_key(place: &Place) -> u64 {
     let mut hasher = Xxh3::new();
     (place.index, place.scheme, &place.host, place.port).hash(&mut hasher);

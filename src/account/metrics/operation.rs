@@ -1,6 +1,6 @@
 //! The metrics of what an operator did to a running larder.
 //!
-//! Owns: the master switch and reloads. Never touches: requests.
+//! Owns: the master switch, reloads, and what they set aside. Never touches: requests.
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 
@@ -10,6 +10,7 @@ use crate::account::metrics::register::{counter, gauge_of_one, gauges};
 #[derive(Clone)]
 pub(in crate::account) struct Operation {
     mode: IntGaugeVec,
+    insecure: IntGaugeVec,
     reloaded: IntGauge,
     reload_failures: IntCounter,
 }
@@ -18,6 +19,12 @@ impl Operation {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
             mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),
+            insecure: gauges(
+                r,
+                "larder_upstream_insecure",
+                "1 for an upstream whose certificate is not looked at.",
+                &["upstream"],
+            ),
             reloaded: gauge_of_one(
                 r,
                 "larder_config_last_reload_successful",
@@ -35,6 +42,14 @@ impl Operation {
     pub(in crate::account) fn mode(&self, mode: &'static str, all: &[&'static str]) {
         for other in all {
             self.mode.with_label_values(&[*other]).set(i64::from(*other == mode));
+        }
+    }
+
+    /// The upstreams whose certificates are not looked at, and no others.
+    pub(in crate::account) fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
+        self.insecure.reset();
+        for upstream in upstreams {
+            self.insecure.with_label_values(&[upstream]).set(1);
         }
     }
 

@@ -1,18 +1,18 @@
 //! `upstreams`: how origins are reached.
 //!
-//! Owns: names and hosts of upstreams, their deadlines and TLS settings.
+//! Owns: names and hosts of upstreams, their deadlines.
 //! Never touches: connections.
 
 mod mount;
+mod tls;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::diagnostics::Wrong;
 use crate::config::duration::parse_positive;
-use crate::config::reader::{At, Reader, Section, word};
+use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::destinations::host_pattern;
-use crate::config::{Timeouts, Upstream, UpstreamHost, UpstreamTls};
+use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::Scheme;
 
 /// `upstreams`, in the order of the file.
@@ -33,7 +33,7 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
         let hosts = hosts(&mut one, &all, reader);
         let mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
-        let tls = tls(&mut one, reader);
+        let tls = tls::read(&mut one, &hosts, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
         all.push(Arc::new(Upstream { name, hosts, mount, timeouts, tls }));
@@ -106,29 +106,4 @@ fn timeouts(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Timeouts {
     };
     section.finish(reader);
     timeouts
-}
-
-fn tls(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamTls {
-    let defaults = UpstreamTls::default();
-    let Some(mut section) = one.section(reader, "tls") else { return defaults };
-    let extra_roots = extra_roots(&mut section, reader);
-    let http2 = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let http2 = section.scalar_or(reader, "http2", http2, defaults.http2);
-    section.finish(reader);
-    UpstreamTls { extra_roots, http2 }
-}
-
-fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
-    let Some(node) = section.get("extra_roots") else { return Vec::new() };
-    let path = section.at("extra_roots");
-    let roots = reader.paths(node, &path);
-    for at in &roots {
-        let Some(contents) = reader.file(at) else { continue };
-        let mark = b"-----BEGIN CERTIFICATE-----";
-        if !contents.bytes.windows(mark.len()).any(|window| window == mark) {
-            let fix = "give a PEM file with at least one `BEGIN CERTIFICATE`";
-            reader.problem(at.place, &at.path, "the file holds no certificate", fix);
-        }
-    }
-    roots.into_iter().map(|at| at.value).collect()
 }

@@ -1,0 +1,98 @@
+//! `upstreams.*.tls`: whom larder trusts there, and who it is to them.
+//!
+//! Owns: roots, the client certificate, and the word that sets verification aside.
+//! Never touches: handshakes.
+
+use std::path::PathBuf;
+
+use crate::config::client_cert::ClientCert;
+use crate::config::diagnostics::NoteKind;
+use crate::config::reader::{At, Reader, Section, word};
+use crate::config::{UpstreamHost, UpstreamTls};
+use crate::route::pattern::host::Index;
+
+pub(super) fn read(
+    one: &mut Section<'_>,
+    hosts: &[UpstreamHost],
+    reader: &mut Reader<'_>,
+) -> UpstreamTls {
+    let defaults = UpstreamTls::default();
+    let Some(mut section) = one.section(reader, "tls") else { return defaults };
+    let extra_roots = extra_roots(&mut section, reader);
+    let client_cert = client_cert(&mut section, reader);
+    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
+    let insecure = section.scalar(reader, "insecure", &yes_or_no).filter(|at| at.value);
+    let http2 = section.scalar_or(reader, "http2", &yes_or_no, defaults.http2);
+    if let Some(at) = &insecure {
+        refuse_or_note(at, hosts, reader);
+    }
+    section.finish(reader);
+    UpstreamTls { extra_roots, client_cert, insecure: insecure.is_some(), http2 }
+}
+
+/// Spelled on an upstream it is consent, for the hosts that are named there: never for all.
+fn refuse_or_note(at: &At<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+    if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
+        let what = "would accept any certificate of every host";
+        let fix = "name the hosts that it is meant for in an upstream of their own";
+        reader.problem(at.place, &at.path, what, fix);
+        return;
+    }
+    let text = "any certificate is accepted for these hosts, as said here: who stands between larder \
+                and them may read and change everything; `extra_roots` with their root is safe";
+    reader.note(at, NoteKind::Insecure, text);
+}
+
+fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
+    let Some(node) = section.get("extra_roots") else { return Vec::new() };
+    let path = section.at("extra_roots");
+    let roots = reader.paths(node, &path);
+    for at in &roots {
+        let Some(contents) = reader.file(at) else { continue };
+        let mark = b"-----BEGIN CERTIFICATE-----";
+        if !contents.bytes.windows(mark.len()).any(|window| window == mark) {
+            let fix = "give a PEM file with at least one `BEGIN CERTIFICATE`";
+            reader.problem(at.place, &at.path, "the file holds no certificate", fix);
+        }
+    }
+    roots.into_iter().map(|at| at.value).collect()
+}
+
+fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<ClientCert> {
+    let mut pair = section.section(reader, "client_cert")?;
+    let known = reader.problems.len();
+    let cert = named_file(&mut pair, "cert", reader);
+    let key = named_file(&mut pair, "key", reader);
+    pair.finish(reader);
+    let (Some(cert), Some(key)) = (cert, key) else {
+        if reader.problems.len() == known {
+            let fix = "give both: `client_cert: { cert: FILE, key: FILE }`";
+            reader.problem(pair.place, &pair.path, "needs a certificate and its key", fix);
+        }
+        return None;
+    };
+    let (cert_file, key_file) = (reader.file(&cert), reader.file(&key));
+    let (cert_file, key_file) = (cert_file?, key_file?);
+    if key_file.open_to_all {
+        let what = "everybody on this machine may read or change the file with the key";
+        reader.problem(key.place, &key.path, what, "take the right from others: `chmod o= FILE`");
+        return None;
+    }
+    match ClientCert::parse(&cert_file.bytes, &key_file.bytes) {
+        Ok(pair) => Some(pair),
+        Err(error) => {
+            let at = if error.is_of_key() { key } else { cert };
+            reader.problem(at.place, &at.path, format!("the file {error}"), error.fix());
+            None
+        }
+    }
+}
+
+fn named_file(
+    pair: &mut Section<'_>,
+    key: &'static str,
+    reader: &mut Reader<'_>,
+) -> Option<At<PathBuf>> {
+    let node = pair.get(key)?;
+    reader.path(node, &pair.at(key))
+}

@@ -1,0 +1,93 @@
+//! What an upstream's `tls` comes to: whom to trust there, and who larder is to them.
+//!
+//! Owns: the roots' files, and how profiles are handed to pingora.
+//! Never touches: connections, and what shares them (`peer`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pingora_core::protocols::tls::CaType;
+use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::config::Upstream;
+use crate::config::client_cert::ClientCert;
+
+/// The profiles of all upstreams.
+pub struct Profiles {
+    by_upstream: Vec<Profile>,
+}
+
+/// How TLS to one upstream is done. The default: the system's roots, and larder is nobody.
+#[derive(Clone, Default)]
+pub(super) struct Profile {
+    /// The only roots; `None`: the system's.
+    pub(super) roots: Option<Arc<CaType>>,
+    /// Shown to an origin that asks.
+    pub(super) client: Option<Arc<CertKey>>,
+    /// Any certificate is accepted.
+    pub(super) insecure: bool,
+}
+
+/// An `extra_roots` file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("upstreams.{upstream}.tls.extra_roots: {}: {reason}", path.display())]
+pub struct ProfileError {
+    upstream: Arc<str>,
+    path: PathBuf,
+    reason: String,
+}
+
+impl Profiles {
+    /// Reads `extra_roots` of every upstream; the system's roots are added to them.
+    pub fn load(upstreams: &[Arc<Upstream>]) -> Result<Self, ProfileError> {
+        let mut by_upstream = Vec::with_capacity(upstreams.len());
+        for upstream in upstreams {
+            by_upstream.push(Profile {
+                roots: roots(upstream)?,
+                client: upstream.tls.client_cert.as_ref().map(cert_key),
+                insecure: upstream.tls.insecure,
+            });
+        }
+        Ok(Self { by_upstream })
+    }
+
+    /// The profile of an upstream; hosts that no upstream names have the default.
+    pub(super) fn of(&self, index: usize) -> Profile {
+        self.by_upstream.get(index).cloned().unwrap_or_default()
+    }
+}
+
+fn cert_key(pair: &ClientCert) -> Arc<CertKey> {
+    Arc::new(CertKey::new(pair.chain().to_vec(), pair.reveal().to_vec()))
+}
+
+fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
+    if upstream.tls.extra_roots.is_empty() {
+        return Ok(None);
+    }
+    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    for path in &upstream.tls.extra_roots {
+        let failed = |reason: String| ProfileError {
+            upstream: Arc::clone(&upstream.name),
+            path: path.clone(),
+            reason,
+        };
+        let read = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+        let before = certificates.len();
+        for certificate in read {
+            certificates.push(certificate.map_err(|e| failed(e.to_string()))?);
+        }
+        if certificates.len() == before {
+            return Err(failed("holds no certificate".to_owned()));
+        }
+    }
+    let usable: Vec<WrappedX509> = certificates
+        .into_iter()
+        // pingora's parser panics on what it cannot read.
+        .filter(|der| x509_parser::parse_x509_certificate(der).is_ok())
+        .map(|der| WrappedX509::new(der.to_vec(), parse_x509))
+        .collect();
+    Ok(Some(Arc::from(usable)))
+}
