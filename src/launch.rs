@@ -4,12 +4,14 @@
 //! the running larder; starting the command is the command line's.
 
 pub mod files;
+pub mod no_proxy;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::env::Env;
+use crate::launch::no_proxy::NoProxy;
 
 /// What a command is to use.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Launch<'a> {
     pub proxy: SocketAddr,
     /// The certificate of larder's authority (PEM).
     pub ca: &'a str,
+    /// What it reaches without larder.
+    pub no_proxy: &'a NoProxy,
     /// A private directory that exists, for the files below.
     pub directory: &'a Path,
     /// The variables that the command would get without larder.
@@ -33,6 +37,8 @@ impl Launch<'_> {
         let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
         let mut variables: Vec<_> =
             names.iter().map(|name| ((*name).to_owned(), proxy.clone())).collect();
+        let spared = self.no_proxy.variable();
+        variables.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), spared.clone())));
         variables.extend(files::prepare(self)?);
         Ok(variables)
     }

@@ -1,0 +1,359 @@
+//! Which hosts a command reaches without larder.
+//!
+//! Owns: the list, and how runtimes want it written. Never touches: who is given it.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::config::env::Env;
+use crate::route::pattern::HostPattern;
+use crate::route::pattern::host::Index;
+
+/// The hosts that larder is not asked for: this machine, the cluster's own names, and the addresses
+/// that hand out a machine's credentials, which are nobody's business but the machine's.
+const ALWAYS: &[&str] = &[
+    "localhost",
+    "127.0.0.1",
+    "127.0.0.0/8",
+    "::1",
+    ".svc",
+    ".cluster.local",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.0.0/16",
+    "fd00:ec2::254",
+    "metadata.google.internal",
+];
+
+/// The address of the cluster's API server, in a pod.
+const API_SERVER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// The hosts that a command reaches without larder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoProxy {
+    members: Vec<Member>,
+    left_out: Vec<String>,
+}
+
+/// One member of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// As it was written.
+    pub text: String,
+    /// What it means.
+    pub spared: Spared,
+    /// Only on this port.
+    pub port: Option<u16>,
+}
+
+/// What a member spares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spared {
+    /// `*`
+    All,
+    /// `example.com`: the name and those below it, as most clients read it.
+    Name(String),
+    /// `.example.com`: only names below it; kept with its dot.
+    Below(String),
+    /// An address, or a network of them.
+    Net(IpNet),
+}
+
+impl NoProxy {
+    /// What is always spared and what the caller's `NO_PROXY` says, without what `config` names: a
+    /// route for `localhost` was not written to be gone around. What is narrower than a route's
+    /// pattern is an exception to it and stays.
+    pub fn of(config: &Config, env: &Env) -> Self {
+        let given = env.get("no_proxy").or_else(|| env.get("NO_PROXY")).unwrap_or_default();
+        let given = given.split([',', ' ']).map(str::trim).filter(|text| !text.is_empty());
+        let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
+        let named: Vec<_> = named(config).collect();
+        let (mut members, mut left_out) = (Vec::<Member>::new(), Vec::new());
+        for member in always.chain(given).filter_map(Member::parse) {
+            if members.contains(&member) {
+                continue;
+            }
+            if named.iter().any(|host| member.covers(host)) {
+                left_out.push(member.text);
+            } else {
+                members.push(member);
+            }
+        }
+        Self { members, left_out }
+    }
+
+    /// All members, in the order in which they are written.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// What would have been spared if no route named it.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// Whether `host` (as it stands in a URL) is reached without larder at `port`.
+    pub fn spares(&self, host: &str, port: u16) -> bool {
+        self.members.iter().any(|member| member.spares(host, port))
+    }
+
+    /// The value of `NO_PROXY`. An IPv6 address is there with and without its brackets, because
+    /// clients compare either; networks are there beside their addresses, because some cannot count.
+    pub fn variable(&self) -> String {
+        let mut list = Vec::new();
+        for member in &self.members {
+            list.push(member.text.clone());
+            if let (Spared::Net(IpNet::V6(net)), None) = (&member.spared, member.port)
+                && net.prefix_len() == net.max_prefix_len()
+                && !member.text.starts_with('[')
+            {
+                list.push(format!("[{}]", net.addr()));
+            }
+        }
+        list.join(",")
+    }
+
+    /// The value of Java's `http.nonProxyHosts`, which knows a `*` at either end and no ports: what
+    /// it has no words for is left to larder, which tunnels it.
+    pub fn java(&self) -> String {
+        let mut list = Vec::new();
+        for member in self.members.iter().filter(|member| member.port.is_none()) {
+            match &member.spared {
+                Spared::All => list.push("*".to_owned()),
+                Spared::Name(name) => list.extend([name.clone(), format!("*.{name}")]),
+                Spared::Below(end) => list.push(format!("*{end}")),
+                Spared::Net(net) => list.extend(java_net(net)),
+            }
+        }
+        list.dedup();
+        list.join("|")
+    }
+}
+
+/// `127.*` for `127.0.0.0/8`; only whole bytes can be said so.
+fn java_net(net: &IpNet) -> Option<String> {
+    match net {
+        IpNet::V6(net) => {
+            (net.prefix_len() == net.max_prefix_len()).then(|| format!("[{}]", net.addr()))
+        }
+        IpNet::V4(net) if net.prefix_len() == 32 => Some(net.addr().to_string()),
+        IpNet::V4(net) => {
+            let bytes = usize::from(net.prefix_len() / 8);
+            if net.prefix_len() % 8 != 0 || bytes == 0 {
+                return None;
+            }
+            let mut text = String::new();
+            for byte in net.network().octets().iter().take(bytes) {
+                // Writing to a string does not fail.
+                let _written = write!(text, "{byte}.");
+            }
+            Some(text + "*")
+        }
+    }
+}
+
+/// The hosts that the configuration speaks of; `*` speaks of none.
+fn named(config: &Config) -> impl Iterator<Item = &HostPattern> {
+    let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
+    routes.chain(&config.tls.intercept).filter(|host| !host.is_any())
+}
+
+impl Member {
+    /// `None` for what no client would understand.
+    fn parse(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        let (host, port) = split_port(&lower);
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let net = bare.parse::<IpNet>().ok().or_else(|| bare.parse().ok().map(IpAddr::into));
+        let spared = match net {
+            Some(net) => Spared::Net(net),
+            None if host == "*" => Spared::All,
+            None => {
+                let name = host.strip_prefix('*').unwrap_or(host);
+                let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+                if name.trim_matches('.').is_empty() || !name.chars().all(known) {
+                    return None;
+                }
+                if name.starts_with('.') {
+                    Spared::Below(name.to_owned())
+                } else {
+                    Spared::Name(name.to_owned())
+                }
+            }
+        };
+        Some(Self { text: text.to_owned(), spared, port })
+    }
+
+    fn spares(&self, host: &str, port: u16) -> bool {
+        let host = host.to_ascii_lowercase();
+        self.port.is_none_or(|own| own == port) && self.spared.has(&host)
+    }
+
+    /// Whether everything that `host` names is spared.
+    fn covers(&self, host: &HostPattern) -> bool {
+        let reached = self.port.is_none() || self.port == host.port();
+        reached
+            && match host.index() {
+                Index::Any => self.spared == Spared::All,
+                Index::Exact(name) => self.spared.has(name),
+                Index::Below(end) => match &self.spared {
+                    Spared::All => true,
+                    Spared::Name(name) => {
+                        end.strip_prefix('.').is_some_and(|base| is_or_below(base, name))
+                    }
+                    Spared::Below(own) => end.ends_with(own.as_str()),
+                    Spared::Net(_) => false,
+                },
+            }
+    }
+}
+
+impl Spared {
+    /// Whether `host`, in lower case, is one of them.
+    fn has(&self, host: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Name(name) => is_or_below(host, name),
+            Self::Below(end) => host.ends_with(end.as_str()),
+            Self::Net(net) => {
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
+                bare.parse::<IpAddr>().is_ok_and(|address| net.contains(&address))
+            }
+        }
+    }
+}
+
+fn is_or_below(host: &str, name: &str) -> bool {
+    host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// `host:8080`; an IPv6 address without brackets has colons but no port.
+fn split_port(text: &str) -> (&str, Option<u16>) {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            port.parse().map_or((text, None), |port| (host, Some(port)))
+        }
+        _ => (text, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn list(routes: &str, given: &[(&str, &str)]) -> NoProxy {
+        let env: Env = given.iter().copied().collect();
+        let yaml = format!("version: 1\nroutes:\n{routes}");
+        let config = config::parse("proxy.yaml", &yaml, &env).unwrap_or_else(|e| panic!("{e}"));
+        NoProxy::of(&config, &env)
+    }
+
+    fn route(host: &str) -> String {
+        format!("  - {{ name: r, match: {{ host: \"{host}\" }}, ttl: 1h }}\n")
+    }
+
+    #[test]
+    fn this_machine_the_cluster_and_metadata_are_spared_and_nothing_else() {
+        let list = list(&route("api.example"), &[]);
+        let spared = [
+            "localhost",
+            "LOCALHOST",
+            "127.0.0.1",
+            "127.9.9.9",
+            "[::1]",
+            "::1",
+            "db.prod.svc",
+            "db.prod.svc.cluster.local",
+            "169.254.169.254",
+            "[fd00:ec2::254]",
+            "metadata.google.internal",
+        ];
+        for host in spared {
+            assert!(list.spares(host, 80), "{host}");
+        }
+        let others = ["api.example", "notlocalhost", "svc", "128.0.0.1", "[::2]", "a.internal"];
+        for host in others {
+            assert!(!list.spares(host, 80), "{host}");
+        }
+        assert!(list.left_out().is_empty());
+    }
+
+    #[test]
+    fn what_a_route_names_is_not_spared() {
+        let table: [(&str, &[&str]); 6] = [
+            ("localhost:9000", &["localhost"]),
+            ("127.0.0.1", &["127.0.0.1", "127.0.0.0/8"]),
+            ("[::1]:81", &["::1"]),
+            ("api.prod.svc", &[".svc"]),
+            ("*.prod.svc.cluster.local", &[".cluster.local"]),
+            ("*", &[]),
+        ];
+        for (host, left_out) in table {
+            let list = list(&route(host), &[]);
+            assert_eq!(list.left_out(), left_out, "{host}");
+            assert!(list.spares("metadata.google.internal", 80));
+        }
+        // An exception to a pattern is meant.
+        assert!(list(&route("*.internal"), &[]).left_out().is_empty());
+    }
+
+    #[test]
+    fn the_callers_own_list_is_kept_in_its_words_but_for_what_a_route_names() {
+        let given = "*.Corp.example,.ex, 10.0.0.0/8 host:81,[::5]:82,api.example,localhost,b{d";
+        let list = list(&route("api.example"), &[("NO_PROXY", given)]);
+        assert_eq!(list.left_out(), ["api.example"]);
+        let variable = list.variable();
+        assert!(
+            variable.ends_with(",*.Corp.example,.ex,10.0.0.0/8,host:81,[::5]:82"),
+            "{variable}"
+        );
+        assert_eq!(variable.matches("localhost").count(), 1, "{variable}");
+        for (host, port, spared) in [
+            ("a.corp.example", 80, true),
+            ("10.1.2.3", 80, true),
+            ("host", 81, true),
+            ("host", 80, false),
+            ("[::5]", 82, true),
+            ("api.example", 80, false),
+        ] {
+            assert_eq!(list.spares(host, port), spared, "{host}:{port}");
+        }
+        // It would be no run through larder at all.
+        let all = self::list(&route("api.example"), &[("no_proxy", "*")]);
+        assert_eq!(all.left_out(), ["*"]);
+    }
+
+    #[test]
+    fn lower_case_wins_as_it_does_with_curl_and_a_pod_reaches_its_api_server() {
+        let variables = [("NO_PROXY", "a.test"), ("no_proxy", "b.test"), (API_SERVER, "10.96.0.1")];
+        let list = list(&route("api.example"), &variables);
+        assert!(list.spares("b.test", 80) && !list.spares("a.test", 80));
+        assert!(list.spares("10.96.0.1", 443));
+    }
+
+    #[test]
+    fn java_is_told_in_stars() {
+        let given = [("no_proxy", "corp.test,.low.test,10.0.0.0/12,10.2.0.0/16,h:81")];
+        let java = list(&route("api.example"), &given).java();
+        assert_eq!(
+            java,
+            "localhost|*.localhost|127.0.0.1|127.*|[::1]|*.svc|*.cluster.local|169.254.169.254|\
+             169.254.170.2|169.254.*|[fd00:ec2::254]|metadata.google.internal|\
+             *.metadata.google.internal|corp.test|*.corp.test|*.low.test|10.2.*"
+        );
+    }
+
+    #[test]
+    fn the_variable_is_for_clients_that_cannot_count_too() {
+        let variable = list(&route("api.example"), &[]).variable();
+        assert_eq!(
+            variable,
+            "localhost,127.0.0.1,127.0.0.0/8,::1,[::1],.svc,.cluster.local,169.254.169.254,\
+             169.254.170.2,169.254.0.0/16,fd00:ec2::254,[fd00:ec2::254],metadata.google.internal"
+        );
+    }
+}
