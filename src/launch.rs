@@ -4,14 +4,22 @@
 //! the running larder; starting the command is the command line's.
 
 pub mod files;
+pub mod java;
 pub mod no_proxy;
+pub mod node;
+pub mod php;
+pub mod python;
+pub mod trust;
+pub mod wget;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::env::Env;
+use crate::launch::files::Files;
 use crate::launch::no_proxy::NoProxy;
+use crate::launch::trust::Trust;
 
 /// What a command is to use.
 #[derive(Debug)]
@@ -31,15 +39,41 @@ pub struct Launch<'a> {
 impl Launch<'_> {
     /// Writes the files that runtimes need below the directory and returns the variables to set,
     /// each of its name once. A variable that the caller's environment already has and that can be
-    /// extended (`NODE_OPTIONS`, `PYTHONPATH`) is extended.
+    /// extended (`NODE_OPTIONS`, `PYTHONPATH`) is extended; bundles of certificates that it names
+    /// are what larder's is added to.
     pub fn prepare(&self) -> io::Result<Vec<(String, String)>> {
-        let proxy = format!("http://{}", self.proxy);
-        let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
-        let mut variables: Vec<_> =
-            names.iter().map(|name| ((*name).to_owned(), proxy.clone())).collect();
-        let spared = self.no_proxy.variable();
-        variables.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), spared.clone())));
-        variables.extend(files::prepare(self)?);
+        let files = Files::within(self.directory)?;
+        let trust = Trust::of(self, &files)?;
+        let mut variables = self.proxies();
+        variables.extend(trust.variables(self, &files)?);
+        variables.extend(java::prepare(self, &files, &trust)?);
+        variables.extend(node::prepare(self, &files)?);
+        variables.extend(php::prepare(self, &files, &trust)?);
+        variables.extend(python::prepare(self, &files)?);
+        variables.extend(wget::prepare(self, &files, &trust)?);
         Ok(variables)
     }
+
+    /// Both cases of each: curl reads only the small `http_proxy`, others only the capital ones.
+    ///
+    /// No `ALL_PROXY`: it would send protocols to larder that larder does not speak.
+    fn proxies(&self) -> Vec<(String, String)> {
+        let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
+        let spared = self.no_proxy.variable();
+        let direct = ["NO_PROXY", "no_proxy"].map(|name| set(name, spared.clone()));
+        names.iter().map(|name| set(name, self.url())).chain(direct).collect()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.proxy)
+    }
+
+    /// What the caller's environment says; an empty variable is as good as none.
+    fn said(&self, name: &str) -> Option<&str> {
+        self.env.get(name).filter(|value| !value.is_empty())
+    }
+}
+
+fn set(name: &str, value: impl Into<String>) -> (String, String) {
+    (name.to_owned(), value.into())
 }

@@ -1,0 +1,128 @@
+//! Java: properties of the machine, and a trust store written without keytool.
+//!
+//! Owns: how `JAVA_TOOL_OPTIONS` is split and extended, what the store holds. Never touches: stores
+//! that are already there.
+
+use std::io;
+use std::path::Path;
+
+use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
+
+use crate::config::files::{Disk, Files as _};
+use crate::launch::files::Files;
+use crate::launch::trust::Trust;
+use crate::launch::{Launch, set};
+
+/// What everybody's trust store has: a store of public certificates has no secret.
+const PASSWORD: &str = "changeit";
+
+/// For a password that is public few rounds do, and every start waits for them.
+const ROUNDS: u32 = 1000;
+
+/// The properties of the store, as the machine reads them.
+const STORE: &str = "-Djavax.net.ssl.trustStore=";
+const STORE_PASSWORD: &str = "-Djavax.net.ssl.trustStorePassword=";
+const STORE_TYPE: &str = "-Djavax.net.ssl.trustStoreType=";
+
+/// More than any trust store has.
+const LONGEST: usize = 16 * 1024 * 1024;
+
+/// Ours last: where a property is given twice, the last one counts.
+pub(super) fn prepare(
+    launch: &Launch<'_>,
+    files: &Files,
+    trust: &Trust<'_>,
+) -> io::Result<Vec<(String, String)>> {
+    let theirs = launch.said("JAVA_TOOL_OPTIONS");
+    let (host, port) = (launch.proxy.ip(), launch.proxy.port());
+    let mut options: Vec<_> = theirs.map(ToOwned::to_owned).into_iter().collect();
+    for scheme in ["http", "https"] {
+        options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}"));
+    }
+    if let Some(store) = store(theirs.unwrap_or_default(), trust) {
+        let path = files.write("trust.p12", written(&store)?)?;
+        // The machine splits the variable at spaces, except between quotes.
+        options.push(format!("\"{STORE}{path}\" {STORE_PASSWORD}{PASSWORD} {STORE_TYPE}PKCS12"));
+    }
+    Ok(vec![set("JAVA_TOOL_OPTIONS", options.join(" "))])
+}
+
+/// All that is trusted. `None` when the options name a store that cannot be read, one of Java's own
+/// old kind, say: without it the command would trust less than its owner asked for.
+fn store(options: &str, trust: &Trust<'_>) -> Option<KeyStore> {
+    let options = split(options);
+    let last = |property: &str| {
+        options.iter().rev().find_map(|option| option.strip_prefix(property)).map(ToOwned::to_owned)
+    };
+    // What is no X.509 certificate is of no use to a JVM either.
+    let ours = trust.certificates().into_iter();
+    let mut ours = ours.filter_map(|certificate| Certificate::from_der(&certificate).ok());
+    let mut all: Vec<_> = ours.next().into_iter().collect();
+    match last(STORE) {
+        Some(path) => {
+            let theirs = Disk.read(Path::new(&path), LONGEST).ok()?;
+            let password = last(STORE_PASSWORD).unwrap_or_else(|| PASSWORD.to_owned());
+            let policy = Pkcs12ImportPolicy::Relaxed;
+            let theirs = KeyStore::from_pkcs12(&theirs.bytes, &password, policy).ok()?;
+            all.extend(theirs.entries().filter_map(|(_, entry)| certificate(entry)));
+        }
+        None => all.extend(ours),
+    }
+    Some(named(all))
+}
+
+/// Keys stay where they are.
+fn certificate(entry: &KeyStoreEntry) -> Option<Certificate> {
+    match entry {
+        KeyStoreEntry::Certificate(certificate) => Some(certificate.clone()),
+        KeyStoreEntry::PrivateKeyChain(_) | KeyStoreEntry::Secret(_) => None,
+    }
+}
+
+/// A store of these, larder's first.
+fn named(certificates: Vec<Certificate>) -> KeyStore {
+    let mut store = KeyStore::new();
+    for (index, certificate) in certificates.into_iter().enumerate() {
+        let alias = if index == 0 { "larder".to_owned() } else { format!("root-{index}") };
+        store.add_entry(&alias, KeyStoreEntry::Certificate(certificate));
+    }
+    store
+}
+
+fn written(store: &KeyStore) -> io::Result<Vec<u8>> {
+    let writer = store.writer(PASSWORD).encryption_iterations(ROUNDS).mac_iterations(ROUNDS);
+    writer.write().map_err(|error| {
+        io::Error::other(format!("the trust store for Java could not be written: {error}"))
+    })
+}
+
+/// As the machine splits the variable: at white space, and quotes of either kind join and vanish.
+fn split(options: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut option = String::new();
+    let mut quote = None;
+    for sign in options.chars() {
+        match quote {
+            Some(open) if sign == open => quote = None,
+            None if sign == '"' || sign == '\'' => quote = Some(sign),
+            None if sign.is_ascii_whitespace() => found.push(std::mem::take(&mut option)),
+            Some(_) | None => option.push(sign),
+        }
+    }
+    found.push(option);
+    found.retain(|option| !option.is_empty());
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::launch::java::split;
+
+    #[test]
+    fn options_are_split_as_the_machine_does() {
+        assert_eq!(split(""), [""; 0]);
+        assert_eq!(split(" -Xmx1g\t-Da=b "), ["-Xmx1g", "-Da=b"]);
+        assert_eq!(split("'-Da=b c' -Dd=\"e 'f'\" -g"), ["-Da=b c", "-Dd=e 'f'", "-g"]);
+        assert_eq!(split("-Da=\"b c"), ["-Da=b c"], "never closed");
+    }
+}

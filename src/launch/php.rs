@@ -1,0 +1,39 @@
+//! PHP: settings in a directory that it reads last, and a file that runs before each script.
+//!
+//! Owns: which settings. Never touches: what that file does (`php/prepend.php`).
+
+use std::io;
+
+use crate::launch::files::Files;
+use crate::launch::trust::Trust;
+use crate::launch::{Launch, set};
+
+const PREPEND: &str = include_str!("php/prepend.php");
+
+/// curl in PHP reads the proxy's variables; streams read no variable at all.
+pub(super) fn prepare(
+    launch: &Launch<'_>,
+    files: &Files,
+    trust: &Trust<'_>,
+) -> io::Result<Vec<(String, String)>> {
+    let prepend = files.write("php/prepend.php", PREPEND)?;
+    let settings = format!(
+        "openssl.cafile = '{bundle}'\n\
+         curl.cainfo = '{bundle}'\n\
+         auto_prepend_file = '{prepend}'\n\
+         larder.proxy = 'tcp://{proxy}'\n",
+        bundle = trust.bundle,
+        proxy = launch.proxy,
+    );
+    let file = files.write("php/larder.ini", settings)?;
+    let ours = file.trim_end_matches("/larder.ini");
+    // Nothing before the colon stands for the directory that PHP was built with. A variable that is
+    // set and empty means none at all.
+    let theirs = launch.env.get("PHP_INI_SCAN_DIR");
+    let directories = match theirs {
+        Some("") => ours.to_owned(),
+        Some(theirs) => format!("{theirs}:{ours}"),
+        None => format!(":{ours}"),
+    };
+    Ok(vec![set("PHP_INI_SCAN_DIR", directories)])
+}

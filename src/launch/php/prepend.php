@@ -1,0 +1,33 @@
+<?php
+// Runs before each script: streams (fopen, file_get_contents) go through larder.
+//
+// Owns: the default context of streams. Never touches: a context that a script makes itself; curl,
+// which reads the environment.
+
+(static function () {
+    $proxy = get_cfg_var('larder.proxy');
+    if (is_string($proxy) && $proxy !== '') {
+        // Without the full URI a proxy could not tell which host an http:// URL is of.
+        stream_context_set_default(['http' => ['proxy' => $proxy, 'request_fulluri' => true]]);
+    }
+})();
+
+// Whatever was set to run first before larder came still does.
+if ($larder_next = (static function () {
+    $files = array_map('trim', explode(',', (string) php_ini_scanned_files()));
+    array_unshift($files, (string) php_ini_loaded_file());
+    $next = null;
+    foreach ($files as $file) {
+        if ($file === '' || dirname($file) === __DIR__ || !is_readable($file)) {
+            continue;
+        }
+        if (preg_match('/^\s*auto_prepend_file\s*=/mi', (string) file_get_contents($file)) === 1) {
+            $next = parse_ini_file($file)['auto_prepend_file'] ?? $next;
+        }
+    }
+    // PHP's own word for no file at all.
+    return in_array($next, [null, '', 'none'], true) ? null : $next;
+})()) {
+    require $larder_next;
+}
+unset($larder_next);
