@@ -60,7 +60,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustix", &["store", "server/handover", "server/sockets", "front/authority", "launch", "cli"]),
     ("ureq", &["cli/remote"]),
     ("subtle", &["admin/access"]),
-    ("rcgen", &["front/authority"]),
+    ("rcgen", &["front/authority", "config/client_cert"]),
     ("tokio_rustls", &["front"]),
     ("h2", &["front/multiplex"]),
     ("p12_keystore", &["launch"]),
