@@ -4,6 +4,7 @@
 //! Owns: the socket and its write buffer; that a cut answer ends in a reset, never in a clean close.
 //! Never touches: what the bytes mean.
 
+mod frames;
 mod transport;
 
 use std::io::{self, IoSlice};
@@ -27,8 +28,10 @@ use rustls::server::Accepted;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
 
 /// A head and a small body fit; larger bodies are written straight through.
@@ -53,6 +56,8 @@ pub struct ClientIo {
     peer: SocketAddr,
     /// While true, dropping the connection resets it.
     answering: AtomicBool,
+    /// Follows what is read, where that is HTTP/2.
+    frames: Option<Box<Frames>>,
 }
 
 impl ClientIo {
@@ -62,6 +67,7 @@ impl ClientIo {
             stream: BufWriter::with_capacity(WRITE_BUFFER, Transport::Plain(stream)),
             peer,
             answering: AtomicBool::new(false),
+            frames: None,
         }
     }
 
@@ -91,6 +97,13 @@ impl ClientIo {
     /// Whether HTTP/2 was agreed on in the handshake.
     pub fn speaks_h2(&self) -> bool {
         self.stream.get_ref().alpn() == Some(b"h2")
+    }
+
+    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head.
+    pub fn watch_frames(&mut self) -> watch::Receiver<bool> {
+        let (frames, inside) = Frames::new();
+        self.frames = Some(Box::new(frames));
+        inside
     }
 
     /// From here until [`ClientIo::answered`], a drop is a reset: a client without framing (HTTP/1.0)
@@ -152,7 +165,7 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &mut self.get_mut().stream;
+        let Self { stream, frames, .. } = self.get_mut();
         // Whoever waits for the client has nothing more to gather for now: what was written so far
         // goes out, or a slow body would sit in the buffer until it is full.
         if !stream.buffer().is_empty()
@@ -160,7 +173,12 @@ impl AsyncRead for ClientIo {
         {
             return Poll::Ready(Err(error));
         }
-        Pin::new(stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(stream).poll_read(cx, buf);
+        if let Some(frames) = frames {
+            frames.read(buf.filled().get(before..).unwrap_or_default());
+        }
+        read
     }
 }
 

@@ -40,15 +40,18 @@ const MALFORMED: usize = 32;
 /// Serves a connection until it ends, each request by the door that is in force when it begins.
 pub(super) async fn receive(
     doors: Arc<dyn Doors>,
-    io: ClientIo,
+    mut io: ClientIo,
     way: Way,
     listener: Listener,
     mut stage: watch::Receiver<Stage>,
 ) {
     let limits = doors.current().limits.clone();
     let peer = io.peer();
+    let overdue = overdue(io.watch_frames(), limits.head_timeout);
+    tokio::pin!(overdue);
     let mut options = default_h2_options();
     options.max_concurrent_streams(STREAMS);
+    options.max_local_error_reset_streams(Some(MALFORMED));
     options.max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
     let shaken = timeout(limits.head_timeout, handshake(Box::new(io), Some(options))).await;
     let Ok(Ok(mut connection)) = shaken else { return };
@@ -72,6 +75,7 @@ pub(super) async fn receive(
                 continue;
             }
             accepted = Stream::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            () = &mut overdue => return,
             () = sleep(idle), if streams.is_empty() => return,
         };
         match accepted {
@@ -90,6 +94,17 @@ pub(super) async fn receive(
             break;
         }
     }
+}
+
+/// Resolves once a head has taken longer than it may: until it has ended, nothing else can come.
+async fn overdue(mut inside: watch::Receiver<bool>, within: Duration) {
+    // Whoever tells lives as long as the connection.
+    while inside.wait_for(|inside| *inside).await.is_ok() {
+        if timeout(within, inside.wait_for(|inside| !inside)).await.is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What has come of a connection's streams.

@@ -3,61 +3,19 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use crate::client::{Client, End, Response};
-use crate::larder_under_test::{Larder, route};
+use crate::client::{Client, End};
+use crate::intercepted::{API, Scene, ask, get, h2_over, send};
+use crate::larder_under_test::route;
 use crate::origin::{Answer, Origin};
 use crate::tls_client::{TlsClient, presented};
-use crate::tls_origin::{Authority, TlsOrigin};
 
-const API: &str = "api.example.test";
 const SOON: Duration = Duration::from_secs(10);
-
-/// A larder with one route for the API, whose origin speaks TLS.
-struct Scene {
-    larder: Larder,
-    origin: Origin,
-    /// It ends with the test.
-    _tls: TlsOrigin,
-    authority: Authority,
-}
-
-impl Scene {
-    async fn with(origin: Origin, yaml: &str) -> Self {
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, origin.addr).await;
-        let roots = authority.root();
-        let larder = Larder::bare(&format!(
-            "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
-             upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }} }} }}\n{yaml}",
-            roots.display(),
-            addr = tls.addr,
-        ))
-        .await;
-        Self { larder, origin, _tls: tls, authority }
-    }
-
-    /// One route that keeps everything for an hour.
-    async fn keeping(answer: Answer) -> Self {
-        Self::with(Origin::always(answer).await, &route(&["ttl: 1h"])).await
-    }
-
-    fn client(&self, protocols: &[&str]) -> TlsClient {
-        TlsClient::of(&self.larder, protocols)
-    }
-}
-
-/// A request in origin form.
-async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: &str) -> Response {
-    client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
-    timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer")
-}
 
 #[tokio::test]
 async fn https_is_kept_like_the_rest_over_one_connection_and_over_another() {
@@ -91,7 +49,7 @@ async fn http_and_https_are_two_origins() {
 #[tokio::test]
 async fn http_2_is_kept_like_the_rest_and_many_at_once_are_one_call() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
-    let mut h2 = h2(&scene, API).await;
+    let mut h2 = scene.h2().await;
     let asked: Vec<_> = (0..20).map(|_| get(&mut h2, &format!("https://{API}/coins"))).collect();
     for answer in asked {
         let (status, _, body) = answer.await;
@@ -114,7 +72,7 @@ async fn what_no_route_keeps_passes_through_both_versions_with_its_body() {
     client.send(format!("POST /x HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\n\r\nbody")).await;
     let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (201, "made"));
-    let mut h2 = h2(&scene, API).await;
+    let mut h2 = scene.h2().await;
     let request =
         Request::post(format!("https://{API}/x")).header("cookie", "a=1").header("cookie", "b=2");
     let (status, _, body) = send(&mut h2, request, Some("body")).await;
@@ -187,7 +145,7 @@ async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
         assert_eq!(answer.status, 421, "{target} {host}: {}", answer.text());
         assert!(client.is_closed().await);
     }
-    let mut h2 = h2(&scene, API).await;
+    let mut h2 = scene.h2().await;
     for url in ["https://other.example.test/x", "https://api.example.test:444/x"] {
         assert_eq!(get(&mut h2, url).await.0, 421, "{url}");
     }
@@ -284,7 +242,7 @@ async fn heads_inside_tls_are_held_to_the_same_limits() {
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
     assert_eq!(client.answer("GET").await.expect("an answer").status, 400);
-    let mut h2 = h2(&scene, API).await;
+    let mut h2 = scene.h2().await;
     let mut request = Request::get(format!("https://{API}/"));
     for at in 0..30 {
         request = request.header(format!("x-{at}"), "1");
@@ -303,46 +261,4 @@ async fn careless(
     protocols: &[&str],
 ) -> TlsStream<TcpStream> {
     scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
-}
-
-type H2 = h2::client::SendRequest<Bytes>;
-
-async fn h2(scene: &Scene, host: &str) -> H2 {
-    let stream = scene.client(&["h2"]).connect(&format!("{host}:443"), host).await;
-    h2_over(stream.expect("a handshake")).await
-}
-
-async fn h2_over(stream: TlsStream<TcpStream>) -> H2 {
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    let (send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
-    tokio::spawn(connection);
-    send.ready().await.expect("it is open")
-}
-
-fn get(h2: &mut H2, url: &str) -> impl Future<Output = (u16, String, Vec<u8>)> + use<> {
-    send(h2, Request::get(url), None)
-}
-
-/// Sends a request and reads its answer: status, `Cache-Status` and body.
-fn send(
-    h2: &mut H2,
-    request: http::request::Builder,
-    body: Option<&'static str>,
-) -> impl Future<Output = (u16, String, Vec<u8>)> + use<> {
-    let request = request.body(()).expect("a request");
-    let (answer, mut stream) = h2.send_request(request, body.is_none()).expect("a stream");
-    async move {
-        if let Some(body) = body {
-            stream.send_data(Bytes::from(body), true).expect("it is taken");
-        }
-        let answer = timeout(SOON, answer).await.expect("in time").expect("an answer");
-        let field = answer.headers().get("cache-status").and_then(|value| value.to_str().ok());
-        let (status, field) = (answer.status().as_u16(), field.unwrap_or_default().to_owned());
-        let mut read = answer.into_body();
-        let mut body = Vec::new();
-        while let Some(piece) = read.data().await {
-            body.extend_from_slice(&piece.expect("a whole body"));
-        }
-        (status, field, body)
-    }
 }

@@ -14,6 +14,8 @@ mod client;
 mod crowd;
 #[path = "../support/dns.rs"]
 mod dns;
+#[path = "../support/intercepted.rs"]
+mod intercepted;
 #[path = "../support/larder.rs"]
 mod larder_under_test;
 #[path = "../support/origin.rs"]
@@ -40,6 +42,7 @@ mod limits;
 mod logs;
 mod matrix;
 mod mode;
+mod multiplex;
 mod operating;
 mod parser;
 mod ranges;

@@ -60,7 +60,12 @@ impl Larder {
     /// Another file, read again; `api.example.test` is `origin`.
     pub async fn reload(&self, origin: &Origin, yaml: &str) -> Result<Reloaded, NotReloaded> {
         let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
-        *self.file.lock() = file(&format!("{resolve}{yaml}"));
+        self.reload_bare(&format!("{resolve}{yaml}")).await
+    }
+
+    /// Another file with nothing but `version`, `listen` and `admin` added, read again.
+    pub async fn reload_bare(&self, yaml: &str) -> Result<Reloaded, NotReloaded> {
+        *self.file.lock() = file(yaml);
         self.server.controls().reload().await
     }
 
