@@ -5,6 +5,7 @@
 //! Never touches: sockets, the environment (handed in), anything that runs.
 
 pub mod client_cert;
+pub mod constraint;
 pub mod defaults;
 pub mod diagnostics;
 pub mod duration;
@@ -28,6 +29,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::client_cert::ClientCert;
+use crate::config::constraint::Constraint;
 use crate::config::diagnostics::{Place, Problem, Report};
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
@@ -144,8 +146,14 @@ pub struct Config {
 impl Config {
     /// Whether any TLS connection could be intercepted: a route names a host, or `tls.intercept`.
     pub fn intercepts(&self) -> bool {
-        let named = self.routes.routes().iter().any(|route| !route.pattern.host.is_any());
-        named || !self.tls.intercept.is_empty()
+        self.named().next().is_some()
+    }
+
+    /// The hosts that are named for interception, whatever `passthrough` spares: by routes, and by
+    /// `tls.intercept`. A route for every host names none.
+    pub fn named(&self) -> impl Iterator<Item = &HostPattern> {
+        let routes = self.routes.routes().iter().map(|route| &route.pattern.host);
+        routes.filter(|host| !host.is_any()).chain(&self.tls.intercept)
     }
 }
 
@@ -288,11 +296,11 @@ pub struct Ca {
     /// The files of its certificate and key; `None`: below `store.path`, or nowhere without a disk.
     pub files: Option<CaFiles>,
     /// The only names, and those below them, that the authority may vouch for; empty: any.
-    pub constrain: Vec<Box<str>>,
+    pub constrain: Vec<Constraint>,
 }
 
 /// The files of a certificate authority (PEM).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaFiles {
     /// The certificate.
     pub cert: PathBuf,

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod generations;
 pub mod lock;
 pub mod memory;
+pub mod private;
 pub mod state;
 pub mod tiers;
 

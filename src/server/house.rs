@@ -59,7 +59,8 @@ impl House {
         ground: &Ground,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
-        let authority = Authority::of(&config, ground.clock.now())?.map(Arc::new);
+        let known = before.and_then(|house| house.authority.as_ref());
+        let authority = Authority::after(known, &config, ground.clock.now())?;
         let mint = authority.clone().map(|authority| Mint::new(authority, ground.clock.clone()));
         let mint = mint.transpose()?;
         let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();

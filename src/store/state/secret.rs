@@ -4,13 +4,15 @@
 //! rest of the state. Never touches: what is made with it.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+
+use crate::store::private;
 
 /// 32 random bytes. Never printed.
 #[derive(Clone)]
@@ -44,7 +46,7 @@ impl Secret {
             Kept::Damaged => put_aside(&path).map_err(io)?,
             Kept::Nothing => {}
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(io)?;
+        private::directory(state).map_err(io)?;
         make(state, &path).map_err(io)?;
         // Another larder may have been first: what stands there counts.
         match read(&path)? {
@@ -113,15 +115,12 @@ fn make(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
     let text: String =
         secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
-    let new = state.join(format!("secret.{:08x}", rand::random::<u32>()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    let new = private::beside(path, text.as_bytes())?;
     let linked = fs::hard_link(&new, path);
     fs::remove_file(&new)?;
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => File::open(state)?.sync_all(),
+        Ok(()) | Err(_) => private::settle(state),
     }
 }
 

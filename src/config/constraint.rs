@@ -1,0 +1,190 @@
+//! One of the names that a certificate authority may vouch for: a name with all below it, or a network.
+//!
+//! Owns: how one is written, and which hosts lie within it (RFC 5280 §4.2.1.10).
+//! Never touches: certificates (`front::authority`).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::diagnostics::Wrong;
+use crate::route::pattern::HostPattern;
+use crate::route::pattern::host::Index;
+
+/// A member of `tls.ca.constrain`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Constraint {
+    /// A name and all below it; lower-case, empty: every name.
+    Below(Box<str>),
+    /// Addresses.
+    Net(IpNet),
+}
+
+impl Constraint {
+    /// Reads one as it stands in the configuration.
+    pub fn parse(text: &str) -> Result<Self, Wrong> {
+        let wanted = "a name, an address or a network";
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net.trunc()));
+        }
+        if let Some(address) = address(text) {
+            return Ok(Self::Net(address.into()));
+        }
+        if let Some(name) = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
+            let fix = format!("write `{name}`: the name stands for itself and all below it");
+            return Err(Wrong::new(wanted, "is a pattern", fix));
+        }
+        let pattern =
+            HostPattern::parse(text).map_err(|e| Wrong::new(wanted, e.to_string(), e.fix()))?;
+        let Some(name) = pattern.exact() else {
+            let fix = "leave `constrain` out where any host may be vouched for";
+            return Err(Wrong::new(wanted, "is no constraint", fix));
+        };
+        if pattern.port().is_some() {
+            let fix = "leave the port out: certificates are for hosts";
+            return Err(Wrong::new(wanted, "has a port", fix));
+        }
+        Ok(Self::Below(name.trim_end_matches('.').into()))
+    }
+
+    /// The narrowest that all hosts of `pattern` lie within; `None`: it means every host.
+    pub fn around(pattern: &HostPattern) -> Option<Self> {
+        match pattern.index() {
+            Index::Any => None,
+            Index::Below(end) => Some(Self::Below(end.trim_matches('.').into())),
+            Index::Exact(host) => Some(address(host).map_or_else(
+                || Self::Below(host.trim_end_matches('.').into()),
+                |address| Self::Net(address.into()),
+            )),
+        }
+    }
+
+    /// Whether this host lies within, as a target has it.
+    pub fn admits(&self, host: &str) -> bool {
+        match (self, address(host)) {
+            (Self::Net(net), Some(address)) => net.contains(&address),
+            (Self::Below(name), None) => is_below(host.trim_end_matches('.'), name),
+            (Self::Net(_), None) | (Self::Below(_), Some(_)) => false,
+        }
+    }
+
+    /// Whether all of `other` lies within.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Net(ours), Self::Net(theirs)) => ours.contains(theirs),
+            (Self::Below(ours), Self::Below(theirs)) => is_below(theirs, ours),
+            (Self::Net(_), Self::Below(_)) | (Self::Below(_), Self::Net(_)) => false,
+        }
+    }
+
+    /// Whether it is about addresses.
+    pub fn is_net(&self) -> bool {
+        matches!(self, Self::Net(_))
+    }
+}
+
+/// The narrowest list within which all of `hosts` lie, sorted; `None`: one of them is every host.
+pub fn around_all<'p>(hosts: impl IntoIterator<Item = &'p HostPattern>) -> Option<Vec<Constraint>> {
+    let mut all = hosts.into_iter().map(Constraint::around).collect::<Option<Vec<_>>>()?;
+    all.sort();
+    all.dedup();
+    let needed = |one: &Constraint| !all.iter().any(|other| other != one && other.covers(one));
+    Some(all.iter().filter(|one| needed(one)).cloned().collect())
+}
+
+/// An address as a target or a person writes it.
+pub fn address(host: &str) -> Option<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse().ok()
+}
+
+fn is_below(host: &str, name: &str) -> bool {
+    if name.is_empty() {
+        return true;
+    }
+    let Some(before) = host.len().checked_sub(name.len()) else { return false };
+    let ends = host.get(before..).is_some_and(|end| end.eq_ignore_ascii_case(name));
+    ends && (before == 0 || host.as_bytes().get(before - 1) == Some(&b'.'))
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Below(name) => f.write_str(name),
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
+            Self::Net(net) => net.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Constraint {
+        Constraint::parse(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
+    }
+
+    #[test]
+    fn a_name_stands_for_itself_and_all_below_it() {
+        let table = [
+            ("example.com", "example.com", true),
+            ("example.com", "API.Example.com", true),
+            ("example.com", "a.b.example.com.", true),
+            ("example.com", "badexample.com", false),
+            ("example.com", "com", false),
+            ("example.com", "10.0.0.1", false),
+            ("internal", "a.internal", true),
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.1.2.3", false),
+            ("10.0.0.0/8", "a.example", false),
+            ("::1", "[::1]", true),
+            ("[::1]", "::1", true),
+            ("192.0.2.1", "192.0.2.1", true),
+        ];
+        for (constraint, host, within) in table {
+            assert_eq!(read(constraint).admits(host), within, "{constraint} {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_shown() {
+        for text in ["example.com", "10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"] {
+            assert_eq!(read(text).to_string(), text);
+        }
+        assert_eq!(read("Example.COM.").to_string(), "example.com");
+        assert_eq!(read("10.1.2.3/8").to_string(), "10.0.0.0/8");
+    }
+
+    #[test]
+    fn what_is_no_constraint_is_told_with_its_fix() {
+        for (text, fix) in [
+            ("*.example.com", "write `example.com`"),
+            (".example.com", "write `example.com`"),
+            ("*", "leave `constrain` out"),
+            ("example.com:443", "leave the port out"),
+            ("https://example.com", "only the host"),
+            ("bücher.example", "xn--"),
+            ("", "write a host"),
+        ] {
+            let wrong = Constraint::parse(text).expect_err(text);
+            assert!(wrong.fix.contains(fix), "{text}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_drawn_together_as_narrowly_as_constraints_can() {
+        let around = |hosts: &[&str]| {
+            let patterns: Vec<_> = hosts.iter().map(|h| HostPattern::parse(h).unwrap()).collect();
+            let shown = |all: Vec<Constraint>| all.iter().map(ToString::to_string).collect();
+            around_all(&patterns).map(shown)
+        };
+        let some = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(around(&["b.example:8443", "a.b.example", "B.example"]), some(&["b.example"]));
+        assert_eq!(around(&["*.b.example", "127.0.0.1"]), some(&["b.example", "127.0.0.1"]));
+        assert_eq!(around(&["a.example", "*"]), None);
+        assert_eq!(around(&[]), some(&[]));
+    }
+}

@@ -1,0 +1,160 @@
+//! The files of a certificate authority.
+//!
+//! Owns: that a key is read only where nobody else could read it, that both files are of one pair,
+//! and that two larders that start at once end up with the same.
+//! Never touches: what certificates and keys say.
+//!
+//! The key's file is opened without following a link and judged by what was opened. It must belong
+//! to the user that larder runs as: whoever else owns it can read it, whatever its mode. That
+//! leaves out root's files too, which larder as another user could read only if others may.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::config::CaFiles;
+use crate::front::authority::AuthorityError;
+use crate::store::private;
+
+/// No certificate chain and no key is longer.
+const LONGEST: u64 = 256 << 10;
+
+/// The texts of both files.
+pub(super) struct Pair {
+    pub(super) cert: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
+
+/// Both files; `None`: neither is there.
+pub(super) fn read(files: &CaFiles) -> Result<Option<Pair>, AuthorityError> {
+    let (cert, key) = (read_cert(&files.cert)?, read_key(&files.key)?);
+    let half = |there: &Path, missing: &Path| AuthorityError::Half {
+        there: there.to_owned(),
+        missing: missing.to_owned(),
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(Pair { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(half(&files.cert, &files.key)),
+        (None, Some(_)) => Err(half(&files.key, &files.cert)),
+    }
+}
+
+/// What is there, or what `make` makes, which is then there. One process makes at a time.
+pub(super) fn read_or_make(
+    files: &CaFiles,
+    make: impl FnOnce() -> Result<Pair, AuthorityError>,
+) -> Result<Pair, AuthorityError> {
+    // Half a pair may be one that is just being made.
+    if let Ok(Some(pair)) = read(files) {
+        return Ok(pair);
+    }
+    let _turn = turn(files)?;
+    if let Some(pair) = read(files)? {
+        return Ok(pair);
+    }
+    let pair = make()?;
+    write(files, &pair)?;
+    Ok(pair)
+}
+
+/// Puts another pair in the place of the one that is there, which is kept under names that end in
+/// `mark`.
+pub(super) fn replace(files: &CaFiles, pair: &Pair, mark: &str) -> Result<(), AuthorityError> {
+    let _turn = turn(files)?;
+    for path in [&files.cert, &files.key] {
+        let kept = kept_as(path, mark);
+        let linked = fs::hard_link(path, &kept);
+        linked.or_else(unless(io::ErrorKind::NotFound)).map_err(|source| at(&kept, source))?;
+    }
+    write(files, pair)
+}
+
+/// Where a file is kept that was replaced.
+pub(super) fn kept_as(path: &Path, mark: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{mark}"));
+    path.with_file_name(name)
+}
+
+fn write(files: &CaFiles, pair: &Pair) -> Result<(), AuthorityError> {
+    // The key first: a certificate alone would be handed out.
+    for (path, bytes) in [(&files.key, &pair.key), (&files.cert, &pair.cert)] {
+        let written = private::beside(path, bytes)
+            .and_then(|new| fs::rename(new, path))
+            .and_then(|()| private::settle(&directory_of(path)));
+        written.map_err(|source| at(path, source))?;
+    }
+    Ok(())
+}
+
+/// This process's turn to make or replace the pair, until the value is dropped.
+fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
+    for path in [&files.cert, &files.key] {
+        let directory = directory_of(path);
+        private::directory(&directory).map_err(|source| at(&directory, source))?;
+    }
+    let directory = directory_of(&files.key);
+    let file = File::open(&directory).map_err(|source| at(&directory, source))?;
+    while let Err(error) = flock(&file, FlockOperation::LockExclusive) {
+        // A signal handler ran: that says nothing about the lock.
+        if error != Errno::INTR {
+            return Err(at(&directory, error.into()));
+        }
+    }
+    Ok(file)
+}
+
+fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+    match File::open(path) {
+        Ok(file) => contents(file, path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path, error)),
+    }
+}
+
+fn read_key(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+    // A pipe would keep larder waiting: it is no file, which is seen below.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(AuthorityError::Link(path.to_owned())),
+        Err(error) => return Err(at(path, error.into())),
+    };
+    let facts = file.metadata().map_err(|source| at(path, source))?;
+    if !facts.is_file() {
+        return Err(AuthorityError::Key(path.to_owned()));
+    }
+    if facts.uid() != geteuid().as_raw() {
+        return Err(AuthorityError::Foreign(path.to_owned()));
+    }
+    if facts.mode() & 0o077 != 0 {
+        return Err(AuthorityError::Open(path.to_owned()));
+    }
+    contents(file, path).map(Some)
+}
+
+fn contents(file: File, path: &Path) -> Result<Vec<u8>, AuthorityError> {
+    let mut bytes = Vec::new();
+    let read = file.take(LONGEST).read_to_end(&mut bytes);
+    read.map_err(|source| at(path, source)).map(|_| bytes)
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new(".")).to_owned()
+}
+
+fn unless(kind: io::ErrorKind) -> impl FnOnce(io::Error) -> io::Result<()> {
+    move |error| if error.kind() == kind { Ok(()) } else { Err(error) }
+}
+
+fn at(path: &Path, source: io::Error) -> AuthorityError {
+    AuthorityError::Io { path: path.to_owned(), source }
+}
