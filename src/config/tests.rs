@@ -177,8 +177,6 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "defaults: { targeted: [CDN-Cache-Control] }",
         "defaults: { stale_if_error: { hold_down: 30s } }",
         "upstreams: { u: { hosts: [a], pace: {} } }",
-        "upstreams: { u: { hosts: [a], tls: { insecure: true } } }",
-        "upstreams: { u: { hosts: [a], tls: { client_cert: c } } }",
     ];
     let routes =
         ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];

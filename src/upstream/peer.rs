@@ -74,3 +74,42 @@ fn group_key(place: &Place) -> u64 {
     (place.index, place.scheme, &place.host, place.port).hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Timeouts;
+
+    fn peer_of(host: &str) -> Result<HttpPeer, Failure> {
+        let place = Place {
+            index: 0,
+            upstream: None,
+            scheme: Scheme::Https,
+            host: host.to_owned(),
+            port: 443,
+            timeouts: Timeouts::default(),
+        };
+        let address = "192.0.2.1:443".parse().unwrap();
+        peer(&place, vec![address], Arc::default(), &Profiles::load(&[]).unwrap())
+    }
+
+    /// pingora verifies nothing where it has no server name.
+    #[test]
+    fn no_connection_is_without_a_server_name() {
+        let long = "a.".repeat(127) + "a";
+        for host in ["", ".", "[]", "a..b", "a b", "-", long.as_str(), &"a".repeat(64)] {
+            let refused = peer_of(host).map(|peer| peer.sni);
+            assert_eq!(refused.unwrap_err(), Failure::Tls(TlsFault::NoName), "{host}");
+        }
+        for (host, sni) in [
+            ("api.example", "api.example"),
+            ("api.example.", "api.example"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let peer = peer_of(host).unwrap();
+            assert_eq!(peer.sni, sni);
+            assert!(peer.options.verify_cert && peer.options.verify_hostname, "{host}");
+        }
+    }
+}

@@ -157,17 +157,19 @@ const MARK: &str = "tls connect error cause: ";
 const ALERT: &str = "received fatal alert: ";
 
 /// What rustls says of a certificate, and what it means.
-const SAID: [(&str, TlsFault); 6] = [
+const SAID: [(&str, TlsFault); 7] = [
     ("certificate expired", TlsFault::Expired),
     ("certificate not valid yet", TlsFault::NotYetValid),
     ("UnknownIssuer", TlsFault::UnknownIssuer),
+    // A trusted root of the issuer's name has another key: an authority that was made anew.
+    ("BadSignature", TlsFault::UnknownIssuer),
     ("Other(OtherError(CaUsedAsEndEntity", TlsFault::SelfSigned),
     ("certificate not valid for name", TlsFault::WrongName),
     ("Revoked", TlsFault::Revoked),
 ];
 
 /// The alerts that tell what an origin thinks of the client's certificate (RFC 8446 §6.2).
-const ABOUT_CLIENT: [&str; 8] = [
+const ABOUT_CLIENT: [&str; 10] = [
     "CertificateRequired",
     "NoCertificate",
     "BadCertificate",
@@ -176,4 +178,7 @@ const ABOUT_CLIENT: [&str; 8] = [
     "CertificateExpired",
     "CertificateUnknown",
     "UnknownCA",
+    "AccessDenied",
+    // A signature that is not the client's.
+    "DecryptError",
 ];

@@ -53,4 +53,5 @@ mod store;
 mod targeted;
 mod tunnel;
 mod upstream_faults;
+mod upstream_tls;
 mod ways_in;

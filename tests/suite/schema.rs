@@ -208,7 +208,7 @@ fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
 }
 
 /// Where each closed object of the schema stands in a file; KEY is one of its keys.
-const SECTIONS: [(&str, &str); 24] = [
+const SECTIONS: [(&str, &str); 25] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
     ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
@@ -225,6 +225,10 @@ const SECTIONS: [(&str, &str); 24] = [
     ),
     ("/$defs/upstream/properties/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
     ("/$defs/upstream/properties/tls", "upstreams: { u: { tls: { KEY: x } } }"),
+    (
+        "/$defs/upstream/properties/tls/properties/client_cert",
+        "upstreams: { u: { tls: { client_cert: { KEY: x } } } }",
+    ),
     ("/$defs/route", "routes: [{ KEY: x }]"),
     ("/$defs/route/properties/key", "routes: [{ key: { KEY: x } }]"),
     ("/$defs/route/properties/key/properties/query", "routes: [{ key: { query: { KEY: x } } }]"),

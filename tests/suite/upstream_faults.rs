@@ -1,17 +1,16 @@
-//! Origins that hang, drip, close and lie: the cases UPS-… and OVL-06, addresses, TLS.
+//! Origins that hang, drip, close and lie: the cases UPS-… and OVL-06, addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use larder::server::Parts;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 
 use crate::client::{Client, End};
 use crate::crowd::{Crowd, bounded};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step, chunk};
-use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
 /// An upstream with these timeouts, and a route that keeps everything for a minute.
 fn with_timeouts(timeouts: &str) -> String {
@@ -389,173 +388,6 @@ async fn every_address_of_a_name_is_tried() {
         client.ask("POST", &format!("http://many.test:{port}/p"), &[]).await;
         assert_eq!(client.answer("POST").await.unwrap().text(), "found");
         assert_eq!(origin.calls(), 3);
-    })
-    .await;
-}
-
-fn tls_yaml(origin: &TlsOrigin, authority: &Authority, more: &str) -> String {
-    format!(
-        "resolve: {{ api.example.test: \"{}\" }}\n\
-         upstreams: {{ up: {{ hosts: [\"https://api.example.test\"], tls: {{ extra_roots: [\"{}\"]{more} }} }} }}\n{}",
-        origin.addr,
-        authority.root().display(),
-        route(&["ttl: 1m"])
-    )
-}
-
-#[tokio::test]
-async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
-    bounded(async {
-        let authority = Authority::new();
-        for (speaks, more) in [(Speaks::H1, ""), (Speaks::H2, ""), (Speaks::H1, ", http2: false")] {
-            let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secure").await;
-            let larder = Larder::bare(&tls_yaml(&origin, &authority, more)).await;
-            for n in 0..5 {
-                let answer = larder.get(&format!("/{n}")).await;
-                let seen = (answer.status, answer.text(), answer.end);
-                assert_eq!(seen, (200, "secure".to_owned(), End::Whole), "{speaks:?}");
-                assert!(
-                    larder.get(&format!("/{n}")).await.cache_status().starts_with("larder; hit")
-                );
-            }
-            assert_eq!((origin.calls(), origin.connections()), (5, 1), "{speaks:?}: pooled");
-            // The pass-through has a pool of its own.
-            for _ in 0..5 {
-                let mut client = larder.client().await;
-                client.ask("POST", &format!("{API}/p"), &[]).await;
-                assert_eq!(client.answer("POST").await.unwrap().text(), "secure", "{speaks:?}");
-            }
-            assert_eq!((origin.calls(), origin.connections()), (10, 2), "{speaks:?}: pooled");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn h2_carries_many_calls_on_one_connection() {
-    bounded(async {
-        let authority = Authority::new();
-        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H2, "secure").await;
-        let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
-        larder.get("/warm").await;
-        let mut crowd = Vec::new();
-        for n in 0..30 {
-            crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
-        }
-        for one in crowd {
-            assert_eq!(one.answers().await[0].text(), "secure");
-        }
-        assert_eq!((origin.calls(), origin.connections()), (31, 1));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_certificate_that_is_not_good_is_a_502_and_hidden_by_what_is_stale() {
-    bounded(async {
-        let authority = Authority::new();
-        for certificate in [Certificate::OtherName, Certificate::SelfSigned, Certificate::Expired] {
-            let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "stolen").await;
-            let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
-            for _ in 0..2 {
-                let answer = larder.get("/x").await;
-                assert_eq!(answer.status, 502, "{certificate:?}");
-                assert!(answer.text().contains("\"class\":\"tls\""), "{}", answer.text());
-                let says = answer.field("proxy-status").unwrap();
-                assert!(says.contains("error=tls_certificate_error"), "{says}");
-            }
-            let mut client = larder.client().await;
-            client.ask("POST", &format!("{API}/p"), &[]).await;
-            let passed = client.answer("POST").await.unwrap();
-            assert_eq!(passed.status, 502, "{certificate:?}");
-            assert!(passed.field("proxy-status").unwrap().contains("error=tls_certificate_error"));
-            assert_eq!(origin.calls(), 0, "no request went out");
-            let kept = larder.get_with("/x", &["Cache-Control: only-if-cached"]).await;
-            assert_eq!(kept.status, 504, "nothing is stored");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_certificate_that_turns_bad_is_hidden_by_what_is_stale() {
-    bounded(async {
-        let authority = Authority::new();
-        let good = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "good").await;
-        let bad = TlsOrigin::start(&authority, Certificate::Expired, Speaks::H1, "bad").await;
-        let switch = Switch::start(good.addr).await;
-        let yaml = tls_yaml(&good, &authority, "")
-            .replace(&good.addr.to_string(), &switch.addr.to_string());
-        let larder = Larder::bare(&yaml).await;
-        assert_eq!(larder.get("/x").await.text(), "good");
-        switch.lead_to(bad.addr);
-        larder.clock.advance(Duration::from_secs(61));
-        let answer = larder.get("/x").await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, "good"));
-        assert_eq!(
-            answer.cache_status(),
-            "larder; fwd=stale; ttl=-1; detail=\"stale-if-error/tls\""
-        );
-        assert_eq!(bad.calls(), 0);
-    })
-    .await;
-}
-
-/// A port that leads to one address and later to another; what it carried before is closed.
-struct Switch {
-    addr: std::net::SocketAddr,
-    to: tokio::sync::watch::Sender<std::net::SocketAddr>,
-}
-
-impl Switch {
-    async fn start(first: std::net::SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (to, target) = tokio::sync::watch::channel(first);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut target = target.clone();
-                tokio::spawn(async move {
-                    let to = *target.borrow_and_update();
-                    let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        _ = target.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { addr, to }
-    }
-
-    fn lead_to(&self, addr: std::net::SocketAddr) {
-        self.to.send_replace(addr);
-    }
-}
-
-/// CCH-09: a scheme of its own, an answer of its own.
-#[tokio::test]
-async fn cch_09_http_and_https_share_nothing() {
-    bounded(async {
-        let authority = Authority::new();
-        let secure = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "secure").await;
-        let plain = Origin::always(Answer::new(200, &[], "plain")).await;
-        let larder = Larder::bare(&format!(
-            "resolve: {{ \"api.example.test:443\": \"{}\", \"api.example.test:80\": \"{}\" }}\n\
-             upstreams: {{ up: {{ hosts: [api.example.test], tls: {{ extra_roots: [\"{}\"] }} }} }}\n{}",
-            secure.addr,
-            plain.addr,
-            authority.root().display(),
-            route(&["ttl: 1h", "scope: shared"])
-        ))
-        .await;
-        for hit in [false, true] {
-            for (url, body) in [("http://api.example.test/x", "plain"), ("https://api.example.test/x", "secure")] {
-                let answer = larder.client().await.get(url, &[]).await;
-                assert_eq!(answer.text(), body, "{}", answer.cache_status());
-                assert_eq!(answer.cache_status().starts_with("larder; hit"), hit);
-            }
-        }
     })
     .await;
 }

@@ -3,13 +3,17 @@
 //! Its HTTP/2 is the least that a client can be served with (RFC 9113), so that a test decides what
 //! is on the wire.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,10 +31,22 @@ pub enum Speaks {
 /// What is wrong with its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
+    /// For `api.example.test`, `two.example.test` and `127.0.0.1`.
     Good,
     OtherName,
     SelfSigned,
+    /// Self-signed as `openssl req -x509` does it: one of an authority.
+    OfAuthority,
     Expired,
+    NotYetValid,
+}
+
+/// A certificate for whoever calls, in files that only their owner may read.
+pub struct ClientFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// The certificate as an origin sees it.
+    pub der: Vec<u8>,
 }
 
 /// A certificate authority whose root lies in a file.
@@ -41,9 +57,14 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("Test Root")
+    }
+
+    /// Others of the same name have other keys.
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Test Root");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("a root");
         let directory = tempfile::tempdir().expect("a directory");
@@ -56,32 +77,71 @@ impl Authority {
         self.directory.path().join("root.pem")
     }
 
-    fn config(&self, certificate: Certificate, speaks: Speaks) -> ServerConfig {
-        let name = match certificate {
-            Certificate::OtherName => "other.example.test",
-            Certificate::Good | Certificate::SelfSigned | Certificate::Expired => {
-                "api.example.test"
-            }
+    /// A certificate that this authority issued to a client called `name`.
+    pub fn client(&self, name: &str) -> ClientFiles {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let file = |ending: &str, text: String| {
+            let path = self.directory.path().join(format!("{name}{ending}"));
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode");
+            path
         };
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        if certificate == Certificate::Expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        ClientFiles {
+            cert: file(".pem", leaf.pem()),
+            key: file("-key.pem", key.serialize_pem()),
+            der: leaf.der().to_vec(),
+        }
+    }
+
+    fn config(&self, certificate: Certificate, speaks: Speaks, asks: Asks) -> ServerConfig {
+        let names: &[&str] = match certificate {
+            Certificate::OtherName => &["other.example.test"],
+            Certificate::Good => &["api.example.test", "two.example.test", "127.0.0.1"],
+            Certificate::SelfSigned
+            | Certificate::OfAuthority
+            | Certificate::Expired
+            | Certificate::NotYetValid => &["api.example.test"],
+        };
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        let (from, to) = match certificate {
+            Certificate::Expired => (2020, 2021),
+            Certificate::NotYetValid => (3000, 3001),
+            Certificate::Good
+            | Certificate::OtherName
+            | Certificate::SelfSigned
+            | Certificate::OfAuthority => (1975, 4096),
+        };
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        if certificate == Certificate::OfAuthority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         let key = KeyPair::generate().expect("a key");
         let leaf = match certificate {
-            Certificate::SelfSigned => params.self_signed(&key),
-            Certificate::Good | Certificate::OtherName | Certificate::Expired => {
-                params.signed_by(&key, &self.issuer)
-            }
+            Certificate::SelfSigned | Certificate::OfAuthority => params.self_signed(&key),
+            Certificate::Good
+            | Certificate::OtherName
+            | Certificate::Expired
+            | Certificate::NotYetValid => params.signed_by(&key, &self.issuer),
         };
         let leaf = leaf.expect("a certificate");
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has them")
-            .with_no_client_auth()
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(asks.versions)
+            .expect("ring has them");
+        let builder = if asks.for_certificate {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.issuer.der().clone()).expect("a root");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("one root"))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder
             .with_single_cert(vec![leaf.der().clone()], key)
             .expect("the key belongs to the certificate");
         config.alpn_protocols = match speaks {
@@ -92,12 +152,30 @@ impl Authority {
     }
 }
 
+/// What the origin asks of its clients.
+#[derive(Clone, Copy)]
+pub struct Asks {
+    pub for_certificate: bool,
+    pub versions: &'static [&'static SupportedProtocolVersion],
+}
+
+impl Asks {
+    pub const NOTHING: Self = Self { for_certificate: false, versions: rustls::ALL_VERSIONS };
+}
+
 /// A running origin that answers every request with the same body; it ends with the test.
 pub struct TlsOrigin {
     pub addr: SocketAddr,
-    connections: Arc<AtomicUsize>,
-    calls: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
     accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    attempts: AtomicUsize,
+    /// The certificate of each client whose handshake was completed.
+    clients: Mutex<Vec<Option<Vec<u8>>>>,
+    calls: AtomicUsize,
 }
 
 impl Drop for TlsOrigin {
@@ -113,26 +191,44 @@ impl TlsOrigin {
         speaks: Speaks,
         body: &'static str,
     ) -> Self {
-        let acceptor = TlsAcceptor::from(Arc::new(authority.config(certificate, speaks)));
+        Self::asking(authority, certificate, speaks, Asks::NOTHING, body).await
+    }
+
+    /// The same with something to ask of its clients.
+    pub async fn asking(
+        authority: &Authority,
+        certificate: Certificate,
+        speaks: Speaks,
+        asks: Asks,
+        body: &'static str,
+    ) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(authority.config(certificate, speaks, asks)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let connections: Arc<AtomicUsize> = Arc::default();
-        let calls: Arc<AtomicUsize> = Arc::default();
-        let counts = (Arc::clone(&connections), Arc::clone(&calls));
+        let seen: Arc<Seen> = Arc::default();
+        let shared = Arc::clone(&seen);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, counts) = (acceptor.clone(), counts.clone());
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    counts.0.fetch_add(1, Ordering::SeqCst);
+                    seen.attempts.fetch_add(1, Ordering::SeqCst);
+                    let Some(stream) = accepted(&acceptor, stream).await else { return };
+                    let chain = stream.get_ref().1.peer_certificates();
+                    let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+                    seen.clients.lock().push(client);
                     match speaks {
-                        Speaks::H1 => h1(stream, body, &counts.1).await,
-                        Speaks::H2 => h2(stream, body, &counts.1).await,
+                        Speaks::H1 => h1(stream, body, &seen.calls).await,
+                        Speaks::H2 => h2(stream, body, &seen.calls).await,
                     };
                 });
             }
         });
-        Self { addr, connections, calls, accepting }
+        Self { addr, seen, accepting }
+    }
+
+    /// How many connections came.
+    pub fn attempts(&self) -> usize {
+        self.seen.attempts.load(Ordering::SeqCst)
     }
 
     /// TLS in front of an origin that speaks in the clear at `behind`: what is inside is that one's.
@@ -160,12 +256,29 @@ impl TlsOrigin {
 
     /// How many handshakes were completed.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+        self.seen.clients.lock().len()
+    }
+
+    /// The certificate that each of them came with.
+    pub fn clients(&self) -> Vec<Option<Vec<u8>>> {
+        self.seen.clients.lock().clone()
     }
 
     /// How many requests have come.
     pub fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
+        self.seen.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// Who is refused is read from until it goes: a reset would overtake the alert that says why.
+async fn accepted(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    match acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => Some(stream),
+        Err((_refused, mut stream)) => {
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            None
+        }
     }
 }
 

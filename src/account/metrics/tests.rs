@@ -89,6 +89,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
     };
     metrics.upstream_call(&call);
     metrics.operation().mode("cache", &["cache", "bypass"]);
+    metrics.operation().insecure(["u"].into_iter());
     metrics.upstream_retry(0, "closed");
     metrics.denied("client");
     metrics.not_stored(0, "set-cookie");
@@ -129,6 +130,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         "larder_store_recovered_total",
         "larder_store_state",
         "larder_upstream_bytes_total",
+        "larder_upstream_insecure",
         "larder_upstream_request_duration_seconds",
         "larder_upstream_requests_total",
         "larder_upstream_retries_total",

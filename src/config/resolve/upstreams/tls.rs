@@ -96,3 +96,84 @@ fn named_file(
     let node = pair.get(key)?;
     reader.path(node, &pair.at(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, KeyPair};
+
+    use crate::config::diagnostics::{NoteKind, Report};
+    use crate::config::env::Env;
+    use crate::config::files::{Contents, Files};
+    use crate::config::{Config, read};
+
+    /// A pair in `larder.pem` and `larder-key.pem`; `open` says which key everybody may read.
+    struct Pair {
+        cert: String,
+        key: String,
+        open: bool,
+    }
+
+    impl Files for Pair {
+        fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
+            let bytes = match path.to_str() {
+                Some("/etc/larder/larder.pem") => self.cert.clone().into_bytes(),
+                Some("/etc/larder/larder-key.pem") => self.key.clone().into_bytes(),
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            };
+            Ok(Contents { bytes, open_to_all: self.open })
+        }
+    }
+
+    fn pair() -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["larder.test".to_owned()]).unwrap();
+        let cert = params.self_signed(&key).unwrap().pem();
+        Pair { cert, key: key.serialize_pem(), open: false }
+    }
+
+    fn with(files: &Pair, tls: &str) -> Result<Config, Report> {
+        let text =
+            format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], tls: {{ {tls} }} }} }}\n");
+        read("/etc/larder/proxy.yaml", &text, &Env::default(), files)
+    }
+
+    const BOTH: &str = "client_cert: { cert: larder.pem, key: larder-key.pem }";
+
+    #[test]
+    fn a_client_certificate_comes_from_files_of_which_others_cannot_read_the_key() {
+        let config = with(&pair(), BOTH).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(config.upstreams[0].tls.client_cert.as_ref().unwrap().chain().len(), 1);
+        let open = Pair { open: true, ..pair() };
+        let report = with(&open, BOTH).unwrap_err().to_string();
+        assert!(report.contains("tls.client_cert.key: everybody on this machine may"), "{report}");
+        assert!(report.contains("chmod o="), "{report}");
+    }
+
+    #[test]
+    fn a_pair_that_is_none_is_reported_at_the_file_that_is_wrong() {
+        let mismatch = Pair { key: pair().key, ..pair() };
+        let report = with(&mismatch, BOTH).unwrap_err();
+        assert_eq!(report.problems()[0].path, "upstreams.u.tls.client_cert.key");
+        assert_eq!(report.problems()[0].what, "the file holds the key of another certificate");
+        let swapped = "client_cert: { cert: larder-key.pem, key: larder.pem }";
+        let report = with(&pair(), swapped).unwrap_err();
+        assert_eq!(report.problems()[0].path, "upstreams.u.tls.client_cert.cert");
+    }
+
+    #[test]
+    fn cfg_07_an_insecure_upstream_is_noted_and_never_stands_for_every_host() {
+        let config = with(&pair(), "insecure: true").unwrap();
+        assert!(config.upstreams[0].tls.insecure);
+        let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
+        assert_eq!(note.kind, NoteKind::Insecure);
+        assert_eq!((note.path.as_str(), note.place.line), ("upstreams.u.tls.insecure", 2));
+        let config = with(&pair(), "insecure: false").unwrap();
+        assert!(config.notes.is_empty() && !config.upstreams[0].tls.insecure);
+        let all = "version: 1\nupstreams: { u: { hosts: [\"*\"], tls: { insecure: true } } }";
+        let report = read("p.yaml", all, &Env::default(), &pair()).unwrap_err().to_string();
+        assert!(report.contains("would accept any certificate of every host"), "{report}");
+    }
+}
