@@ -39,6 +39,8 @@ pub(super) fn prepare(
     for scheme in ["http", "https"] {
         options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}"));
     }
+    // For both schemes, whatever its name says.
+    options.push(format!("-Dhttp.nonProxyHosts={}", launch.no_proxy.java()));
     if let Some(store) = store(theirs.unwrap_or_default(), trust) {
         let path = files.write("trust.p12", written(&store)?)?;
         // The machine splits the variable at spaces, except between quotes.

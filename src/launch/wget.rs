@@ -41,8 +41,8 @@ fn theirs(launch: &Launch<'_>) -> Option<String> {
 /// The last value of a setting. wget reads names in any case, with `-` and `_` left out.
 fn setting<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
-    let settings = text.lines().filter_map(|line| line.split_once('='));
-    let found = settings.filter(|(this, _)| plain(this.trim()) == plain(name)).next_back();
+    let mut settings = text.lines().filter_map(|line| line.split_once('='));
+    let found = settings.rfind(|(this, _)| plain(this.trim()) == plain(name));
     found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
 }
 

@@ -38,6 +38,7 @@ mod config;
 mod first_day;
 mod forwarding;
 mod interception;
+mod launch;
 mod limits;
 mod logs;
 mod matrix;

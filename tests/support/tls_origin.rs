@@ -98,7 +98,9 @@ impl Authority {
     fn config(&self, certificate: Certificate, speaks: Speaks, asks: Asks) -> ServerConfig {
         let names: &[&str] = match certificate {
             Certificate::OtherName => &["other.example.test"],
-            Certificate::Good => &["api.example.test", "two.example.test", "127.0.0.1"],
+            Certificate::Good => {
+                &["api.example.test", "two.example.test", "secure.example.test", "127.0.0.1"]
+            }
             Certificate::SelfSigned
             | Certificate::OfAuthority
             | Certificate::Expired
@@ -233,25 +235,22 @@ impl TlsOrigin {
 
     /// TLS in front of an origin that speaks in the clear at `behind`: what is inside is that one's.
     pub async fn before(authority: &Authority, behind: SocketAddr) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::H1);
+        let config = authority.config(Certificate::Good, Speaks::H1, Asks::NOTHING);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let connections: Arc<AtomicUsize> = Arc::default();
-        let count = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+                let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    let Ok(mut outside) = acceptor.accept(stream).await else { return };
-                    count.fetch_add(1, Ordering::SeqCst);
+                    let Some(mut outside) = accepted(&acceptor, stream).await else { return };
                     let Ok(mut inside) = TcpStream::connect(behind).await else { return };
                     // However it ends, both sides see it.
                     let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
                 });
             }
         });
-        Self { addr, connections, calls: Arc::default(), accepting }
+        Self { addr, seen: Arc::default(), accepting }
     }
 
     /// How many handshakes were completed.
@@ -289,11 +288,16 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
             (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
         }
+        let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         bytes.clear();
         calls.fetch_add(1, Ordering::SeqCst);
         let answer = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(answer.as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
+        // Some clients read to the end that they asked for.
+        if head.contains("\r\nconnection: close\r\n") {
+            return stream.shutdown().await.ok();
+        }
     }
 }
 
