@@ -60,7 +60,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustix", &["store", "server/handover", "server/sockets", "front/authority", "launch", "cli"]),
     ("ureq", &["cli/remote"]),
     ("subtle", &["admin/access"]),
-    ("rcgen", &["front/authority", "config/client_cert"]),
+    ("rcgen", &["front/authority", "config/client_cert", "config/resolve/upstreams"]),
     ("tokio_rustls", &["front"]),
     ("h2", &["front/multiplex"]),
     ("p12_keystore", &["launch"]),
