@@ -1,8 +1,9 @@
 //! What a fresh hit costs: CPU per request of larder against a bare pingora handler that answers the
 //! same bytes; the memory of 100,000 keys; how fast 1,000 clients get one cold answer;
-//! what a hit from the disk costs after a restart, and what a disk that stands still does to hits.
+//! what a hit from the disk costs after a restart, and what a disk that stands still does to hits;
+//! what a hit costs inside intercepted TLS, what a new connection does, and what hosts do to memory.
 //!
-//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold|disk` (a
+//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold|disk|tls` (a
 //! part). Larder keeps what it stores on disk, too, in a temporary directory.
 //! Three processes: this one loads, the other two are this program again in another role. CPU is
 //! what /proc says of them, so a busy machine lengthens the run and not the figures. The last line
@@ -13,10 +14,14 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "../tests/support/careless.rs"]
+mod careless;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/secure.rs"]
+mod secure;
 #[path = "support/subject.rs"]
 mod subject;
 
@@ -27,6 +32,8 @@ use std::time::Duration;
 
 use load::{Load, Target};
 use process::Process;
+use secure::Secure;
+use subject::HOSTS;
 use tempfile::TempDir;
 
 /// Pairs of runs, larder and bare in turn.
@@ -41,7 +48,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let quick = word("--quick");
-    let all = !(word("hit") || word("keys") || word("cold") || word("disk"));
+    let all = !(word("hit") || word("keys") || word("cold") || word("disk") || word("tls"));
     let mut figures = serde_json::Map::new();
     if all || word("hit") {
         hits(1024, if quick { 20_000 } else { 200_000 }, "1k", &mut figures);
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
     if all || word("disk") {
         disk(1024, if quick { 4_000 } else { 40_000 }, "1k", &mut figures);
         disk(100 * 1024, if quick { 400 } else { 4_000 }, "100k", &mut figures);
+    }
+    if all || word("tls") {
+        tls(if quick { 20_000 } else { 100_000 }, &mut figures);
     }
     println!("{}", serde_json::Value::Object(figures));
     ExitCode::SUCCESS
@@ -204,6 +214,42 @@ fn stalled(
         figures.insert(format!("{state}_{name}_p99_us"), round(p99));
     }
     larder.say("go on");
+}
+
+/// CPU per fresh hit inside intercepted TLS against the same in the clear, in interleaved pairs; per
+/// new connection, to hosts that are new and to hosts that are known; memory per host.
+fn tls(requests: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
+    let (load, secure, dir) = (Load::new(), Secure::new(), temporary());
+    let origin = load.origin(1024);
+    let arguments = [origin.to_string(), dir.path().display().to_string(), secure.origin(1024)];
+    let larder = Process::start("role-larder", &arguments);
+    let target = Target::new(larder.address, "/hit");
+    load.warm(&target);
+    secure.run(larder.address, 64);
+    println!("hit, 1 KB, {requests} requests a run, 32 connections; CPU us per request:");
+    let (mut inside, mut clear, mut ratios) = (vec![], vec![], vec![]);
+    for _ in 0..PAIRS {
+        let tls_us = cost(&larder, requests, || secure.run(larder.address, requests));
+        let clear_us = cost(&larder, requests, || load.run(&target, requests));
+        println!("  tls {tls_us:6.2}   clear {clear_us:6.2}   ratio {:.2}", tls_us / clear_us);
+        inside.push(tls_us);
+        clear.push(clear_us);
+        ratios.push(tls_us / clear_us);
+    }
+    let (inside, clear, ratio) = (median(&mut inside), median(&mut clear), median(&mut ratios));
+    println!("  median tls {inside:.2}   clear {clear:.2}   ratio {ratio:.2}");
+    figures.insert("tls_hit_us".into(), round(inside));
+    figures.insert("tls_clear_us".into(), round(clear));
+    figures.insert("tls_ratio".into(), round(ratio));
+    let before = larder.resident();
+    for which in ["new", "known"] {
+        let us = cost(&larder, HOSTS, || secure.meet(larder.address, HOSTS));
+        println!("{HOSTS} connections to {which} hosts: {us:.0} us CPU each");
+        figures.insert(format!("tls_connection_{which}_us"), round(us));
+    }
+    let each = larder.resident().saturating_sub(before) as f64 / HOSTS as f64;
+    println!("{HOSTS} intercepted hosts: {each:.0} bytes resident each");
+    figures.insert("tls_rss_per_host_bytes".into(), round(each));
 }
 
 /// How long the store thread stands still.

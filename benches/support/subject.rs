@@ -8,17 +8,21 @@ use larder::config::{self, env::Env};
 use larder::server::{Parts, Server};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Serves with a store in a directory; the arguments are the origin's address and the directory.
+/// Serves with a store in a directory; the arguments are the origin's address, the directory and, if
+/// wanted, the address of an origin that speaks TLS.
 /// Standard input says `stall` (the store thread stands still until the next line) and, by its end,
 /// that it is over: what is stored is then on disk.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let (origin, dir) = (&arguments[0], &arguments[1]);
+    let secure = arguments.get(2).map_or_else(String::new, |secure| intercepting(secure));
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         resolve: {{ api.example.test: \"{origin}\" }}\n\
+         resolve:\n  api.example.test: \"{origin}\"\n{secure}\
          store: {{ path: \"{dir}\", memory: 1GiB, disk: 8GiB, max_object: 8MiB }}\n\
+         upstreams: {{ api: {{ hosts: [api.example.test], tls: {{ insecure: true }} }} }}\n\
          routes:\n  - name: other\n    match: {{ host: other.example.test, path: /x }}\n    ttl: 1h\n  \
-         - name: api\n    match: {{ host: api.example.test, path: \"/**\" }}\n    ttl: 1h\n"
+         - name: api\n    match: {{ host: api.example.test, path: \"/**\" }}\n    ttl: 1h\n  \
+         - name: hosts\n    match: {{ host: \"*.hosts.example.test\" }}\n    ttl: 1h\n"
     );
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let config = config::parse("hit.yaml", &yaml, &Env::default()).expect("valid");
@@ -45,4 +49,16 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         server.stop().await;
     });
     ExitCode::SUCCESS
+}
+
+/// The hosts that a larder of many hosts has.
+pub(crate) const HOSTS: usize = 1_000;
+
+/// Where https to the API and to many more hosts leads.
+fn intercepting(secure: &str) -> String {
+    let mut lines = format!("  \"api.example.test:443\": \"{secure}\"\n");
+    for host in 0..HOSTS {
+        lines.push_str(&format!("  h{host}.hosts.example.test: \"{secure}\"\n"));
+    }
+    lines
 }

@@ -8,6 +8,8 @@
     reason = "helpers fail like the tests that they serve"
 )]
 
+#[path = "../support/careless.rs"]
+mod careless;
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/crowd.rs"]
