@@ -178,3 +178,6 @@ fn common_name(name: &SanType) -> &str {
 fn shortened(host: &str) -> String {
     host.chars().filter(|c| !c.is_control()).take(80).collect()
 }
+
+#[cfg(test)]
+mod tests;
