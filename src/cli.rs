@@ -5,6 +5,7 @@
 //! Never touches: what the verbs do.
 
 pub mod check;
+pub mod exec;
 pub mod fake;
 pub mod inspect;
 pub mod ls;
@@ -42,6 +43,8 @@ pub enum Exit {
     Invalid,
     /// 4: no larder answers there.
     Unreachable,
+    /// As the command ended that was run.
+    Command(u8),
 }
 
 impl Exit {
@@ -53,6 +56,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Invalid => 3,
             Self::Unreachable => 4,
+            Self::Command(code) => code,
         }
     }
 }

@@ -5,7 +5,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use larder::cli::{World, check, environment, fake, inspect, ls, mode, purge, reload, run, schema};
+use larder::cli::{
+    World, check, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
+};
 
 const START_HERE: &str = "\
 Start here:
@@ -33,6 +35,8 @@ enum Verb {
     Run(run::Args),
     /// Check a configuration; with --explain, say what would happen to a request.
     Check(check::Args),
+    /// Run a command that uses larder, whatever it is written in.
+    Exec(exec::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
     Schema(schema::Args),
     /// Have a running larder read its configuration again.
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
     let exit = match &command.verb {
         Verb::Run(args) => run::run(args, &mut world),
         Verb::Check(args) => check::run(args, &mut world),
+        Verb::Exec(args) => exec::run(args, &mut world),
         Verb::Schema(args) => schema::run(args, &mut world),
         Verb::Reload(args) => reload::run(args, &mut world),
         Verb::Mode(args) => mode::run(args, &mut world),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub(super) use crate::cli::remote::place::Where;
+pub(super) use crate::cli::remote::place::{Where, reached};
 use crate::cli::{Exit, World};
 use crate::config::token::Token;
 
@@ -54,6 +54,15 @@ impl Remote {
     /// `PUT path`
     pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.ask("PUT", path, Some(body))
+    }
+
+    /// `GET path`, where the answer is text; `None`: there is nothing of the kind.
+    pub(super) fn text(&self, path: &str) -> Result<Option<String>, Failure> {
+        let answered = agent().get(self.url(path)).call();
+        let mut response = answered.map_err(|error| self.silent(&error))?;
+        let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
+        let text = text.map_err(|error| self.silent(&error))?;
+        Ok(response.status().is_success().then_some(text))
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {

@@ -70,7 +70,8 @@ impl NoProxy {
         let given = env.get("no_proxy").or_else(|| env.get("NO_PROXY")).unwrap_or_default();
         let given = given.split([',', ' ']).map(str::trim).filter(|text| !text.is_empty());
         let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
-        let named: Vec<_> = named(config).collect();
+        // `*` speaks of no host.
+        let named: Vec<_> = config.named().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<Member>::new(), Vec::new());
         for member in always.chain(given).filter_map(Member::parse) {
             if members.contains(&member) {
@@ -153,12 +154,6 @@ fn java_net(net: &IpNet) -> Option<String> {
             Some(text + "*")
         }
     }
-}
-
-/// The hosts that the configuration speaks of; `*` speaks of none.
-fn named(config: &Config) -> impl Iterator<Item = &HostPattern> {
-    let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
-    routes.chain(&config.tls.intercept).filter(|host| !host.is_any())
 }
 
 impl Member {

@@ -37,6 +37,7 @@ mod caching;
 mod cli;
 mod clients;
 mod config;
+mod exec;
 mod first_day;
 mod forwarding;
 mod interception;

@@ -32,6 +32,11 @@ pub(in crate::cli) struct Where {
 }
 
 impl Where {
+    /// The larder of the configuration at `file`.
+    pub(in crate::cli) fn of(file: &Path) -> Self {
+        Self { admin: None, config: Some(file.to_owned()), token_file: None }
+    }
+
     /// The larder that is meant.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<Remote, Failure> {
         let named = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
@@ -115,7 +120,7 @@ fn authority(text: &str) -> Option<String> {
 }
 
 /// A listener on all addresses is reached on this host's own.
-fn reached(listen: SocketAddr) -> SocketAddr {
+pub(in crate::cli) fn reached(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -1,0 +1,175 @@
+//! `larder exec`: a command that uses larder, whatever it is written in.
+//!
+//! Owns: its arguments, the order of starting and ending, what is printed at the end.
+//! Never touches: what each runtime is told (`launch`), how requests are served.
+
+mod child;
+mod larder;
+mod private;
+mod running;
+mod scratch;
+mod summary;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use crate::cli::exec::child::{Ended, Signals};
+use crate::cli::exec::larder::Larder;
+use crate::cli::exec::scratch::Scratch;
+use crate::cli::exec::summary::Counts;
+use crate::cli::{Exit, World};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::launch::Launch;
+use crate::launch::no_proxy::NoProxy;
+
+/// The arguments of `larder exec`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
+    config: PathBuf,
+    /// Print nothing at the end.
+    #[arg(long)]
+    quiet: bool,
+    /// Print what is counted at the end as one JSON line, to standard error.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+    /// Log as the configuration says, not only warnings and errors.
+    #[arg(long, short)]
+    verbose: bool,
+    /// The command and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    command: Vec<OsString>,
+}
+
+const EXAMPLE: &str = "\
+The larder that runs with this configuration is used; if none does, a private one is started for as
+long as the command runs. What it stores lasts: it lies below $XDG_CACHE_HOME/larder (~/.cache/larder).
+
+The exit code is the command's: 128+n where signal n ended it, 127 where there is no such command, 126
+where it cannot be started; 1 and 3 also where larder could not start.
+
+Examples:
+  larder exec -- python app.py
+  larder exec --config api.yaml -- npm test";
+
+/// Runs the command, waits for it, and ends as it ended.
+pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+    let config = match config::load(&args.config, &world.env) {
+        Ok(config) => config,
+        Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
+    };
+    private::log(&config, args.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let said = format!("larder exec: cannot start its threads: {error}");
+            return complain(world, &said, Exit::Failed);
+        }
+    };
+    let exit = runtime.block_on(through(args, config, world));
+    // A look-up that hangs must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
+    // From here on a signal is for the command: without one there is nothing to leave behind.
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let said = format!("larder exec: cannot listen for signals: {error}");
+            return complain(world, &said, Exit::Failed);
+        }
+    };
+    let no_proxy = NoProxy::of(&config, &world.env);
+    tell_what_is_not_spared(args, &no_proxy, world);
+    let larder = match Larder::find(&args.config, config, world) {
+        Ok(larder) => larder,
+        Err(said) => return complain(world, &format!("larder exec: {said}"), Exit::Failed),
+    };
+    let before = larder.page();
+    let ended = command(args, &larder, &no_proxy, world, &mut signals).await;
+    let exit = match ended {
+        Ok(Ended(code)) => Exit::Command(code),
+        Err(NotStarted { said, exit }) => {
+            larder.leave().await;
+            return complain(world, &format!("larder exec: {said}"), exit);
+        }
+    };
+    let shared = larder.is_shared();
+    let after = larder.leave().await;
+    if !args.quiet {
+        let counts = Counts::of(&after).since(&Counts::of(&before));
+        let text = if args.json { counts.json(shared).to_string() } else { counts.lines(shared) };
+        tell_as_it_is(world, &text);
+    }
+    exit
+}
+
+/// Why the command did not run.
+struct NotStarted {
+    said: String,
+    exit: Exit,
+}
+
+/// Starts the command and waits for its end. What was written for it is gone when this returns.
+async fn command(
+    args: &Args,
+    larder: &Larder,
+    no_proxy: &NoProxy,
+    world: &World<'_>,
+    signals: &mut Signals,
+) -> Result<Ended, NotStarted> {
+    let unwritten = |error: &io::Error| NotStarted {
+        said: format!("cannot write the files that the command needs: {error}"),
+        exit: Exit::Failed,
+    };
+    let scratch =
+        Scratch::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
+    let launch = Launch {
+        proxy: larder.proxy(),
+        ca: larder.ca(),
+        no_proxy,
+        directory: scratch.path(),
+        env: &world.env,
+    };
+    let variables = launch.prepare().map_err(|error| unwritten(&error))?;
+    let started = child::start(&args.command, &variables);
+    let mut child =
+        started.map_err(|(said, code)| NotStarted { said, exit: Exit::Command(code) })?;
+    Ok(child::wait(&mut child, signals).await)
+}
+
+/// A route that names what is usually spared is meant; the caller's own words were set aside for it.
+fn tell_what_is_not_spared(args: &Args, no_proxy: &NoProxy, world: &mut World<'_>) {
+    if args.quiet || no_proxy.left_out().is_empty() {
+        return;
+    }
+    let hosts = no_proxy.left_out().join(", ");
+    tell(world, &format!("not in NO_PROXY, since a route names it: {hosts}"));
+}
+
+/// A line of larder's own among those of the command.
+fn tell(world: &mut World<'_>, said: &str) {
+    tell_as_it_is(world, &format!("larder: {said}"));
+}
+
+fn tell_as_it_is(world: &mut World<'_>, text: &str) {
+    // Nobody reads standard error: the command may be of use all the same.
+    let _told = writeln!(world.err, "{text}");
+}
+
+fn complain(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+    // Nowhere is left to say that standard error is closed.
+    let _closed = writeln!(world.err, "{text}");
+    exit
+}

@@ -1,0 +1,66 @@
+//! The larder that a command uses: one that runs already, or one of its own.
+//!
+//! Owns: which of them. Never touches: how each is found or started.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::cli::World;
+use crate::cli::exec::private::Private;
+use crate::cli::exec::running::{self, Running};
+use crate::config::Config;
+
+/// The larder that a command uses.
+pub(super) enum Larder {
+    /// Somebody else's, with other clients perhaps.
+    Running(Running),
+    /// In this process.
+    Private(Private),
+}
+
+impl Larder {
+    /// The larder of the configuration at `file`: it accepts connections when this returns.
+    pub(super) fn find(file: &Path, config: Config, world: &mut World<'_>) -> Result<Self, String> {
+        if let Some(running) = running::find(file, &config, world) {
+            return Ok(Self::Running(running));
+        }
+        Private::start(file, config, world).map(Self::Private)
+    }
+
+    /// Where it listens for the command.
+    pub(super) fn proxy(&self) -> SocketAddr {
+        match self {
+            Self::Running(running) => running.proxy,
+            Self::Private(private) => private.proxy(),
+        }
+    }
+
+    /// The certificate of its authority; empty where nothing is intercepted.
+    pub(super) fn ca(&self) -> &str {
+        match self {
+            Self::Running(running) => &running.ca,
+            Self::Private(private) => private.ca(),
+        }
+    }
+
+    /// Whether it has other clients too.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Its metrics.
+    pub(super) fn page(&self) -> String {
+        match self {
+            Self::Running(running) => running.page(),
+            Self::Private(private) => private.page(),
+        }
+    }
+
+    /// The command has ended: its metrics at last.
+    pub(super) async fn leave(self) -> String {
+        match self {
+            Self::Running(running) => running.page(),
+            Self::Private(private) => private.stop().await,
+        }
+    }
+}

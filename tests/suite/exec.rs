@@ -1,0 +1,329 @@
+//! `larder exec`: the real program around real commands.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::origin::{Answer, Origin};
+use crate::process::{House, PATIENCE, Process, program, text};
+
+/// A configuration, and a user's directories of their own.
+struct Home {
+    house: House,
+    cache: tempfile::TempDir,
+    session: tempfile::TempDir,
+}
+
+impl Home {
+    fn with(yaml: &str) -> Self {
+        let directory = || tempfile::tempdir().unwrap();
+        Self { house: House::with(yaml), cache: directory(), session: directory() }
+    }
+
+    /// With `api.example.test` at `origin`, everything on it cached.
+    fn of(origin: &Origin) -> Self {
+        Self::with(&yaml(origin, "127.0.0.1:0"))
+    }
+
+    fn command(&self, flags: &[&str], command: &[&str]) -> Command {
+        let mut exec = Command::new(program());
+        exec.args([OsStr::new("exec"), OsStr::new("--config"), self.house.config.as_os_str()]);
+        exec.args(flags).arg("--").args(command);
+        exec.env("XDG_CACHE_HOME", self.cache.path()).env("XDG_RUNTIME_DIR", self.session.path());
+        for name in ["NO_PROXY", "no_proxy", "LARDER_ADMIN", "LARDER_ADMIN_TOKEN"] {
+            exec.env_remove(name);
+        }
+        exec.stdin(Stdio::null()).kill_on_drop(true);
+        exec
+    }
+
+    async fn exec(&self, flags: &[&str], command: &[&str]) -> Output {
+        let running = self.command(flags, command).output();
+        timeout(PATIENCE, running).await.expect("it ends").expect("it starts")
+    }
+
+    /// What is left of directories for commands.
+    fn left(&self) -> usize {
+        fs::read_dir(self.session.path()).unwrap().count()
+    }
+}
+
+fn yaml(origin: &Origin, listen: &str) -> String {
+    format!(
+        "version: 1\nlisten: {listen}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         resolve: {{ api.example.test: \"{}\" }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr
+    )
+}
+
+const CURL: &str = "curl -sS http://api.example.test/x";
+
+fn has_curl(test: &str) -> bool {
+    let found = std::process::Command::new("curl").arg("-V").output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "curl is not installed");
+    // Not println: this line is to be seen although the test passes.
+    let mut err = std::io::stderr();
+    std::io::Write::write_all(&mut err, format!("SKIPPED {test}: no curl\n").as_bytes()).unwrap();
+    false
+}
+
+#[tokio::test]
+async fn the_second_call_of_a_command_hits_and_two_lines_say_what_was_saved() {
+    if !has_curl("exec") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let home = Home::of(&origin);
+    let output = home.exec(&[], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "hellohello".to_owned()));
+    assert_eq!(origin.calls(), 1);
+    assert_eq!(
+        said,
+        "larder: 2 calls, 1 answered without the API (50.0 %), 1 went to it\n\
+         larder: saved 5 B of 10 B; nothing was tunnelled unseen\n"
+    );
+    assert_eq!(home.left(), 0);
+}
+
+#[tokio::test]
+async fn what_a_command_stored_is_there_for_the_next_one() {
+    if !has_curl("exec") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let home = Home::of(&origin);
+    for _ in 0..2 {
+        let output = home.exec(&["--json"], &["sh", "-c", CURL]).await;
+        assert_eq!(text(&output.stdout), "hello", "{}", text(&output.stderr));
+    }
+    assert_eq!(origin.calls(), 1);
+    let kept = fs::read_dir(home.cache.path().join("larder")).unwrap();
+    let modes: Vec<_> =
+        kept.map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
+    assert_eq!(modes, [0o700], "one directory for one configuration, its owner's alone");
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_one_line_and_memory_serves() {
+    if !has_curl("exec") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let home = Home::of(&origin);
+    let mut outer = home.command(&["--quiet"], &["sh", "-c", "echo begun; read line"]);
+    let mut outer = Process::of({
+        outer.stdin(Stdio::piped());
+        outer
+    });
+    outer.out.line("begun").await;
+    let inner = home.exec(&["--quiet"], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
+    let said = text(&inner.stderr);
+    assert_eq!(text(&inner.stdout), "hellohello", "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("is in use by") && said.contains("as long as this command"), "{said}");
+    assert_eq!(origin.calls(), 1);
+    drop(outer.child.stdin.take());
+    outer.ended().await;
+}
+
+#[tokio::test]
+async fn the_exit_code_is_the_commands() {
+    let home = Home::with("version: 1\n");
+    let script = home.house.directory.path().join("script");
+    fs::write(&script, "not executable").unwrap();
+    let script = script.to_str().unwrap();
+    let table: [(&[&str], i32); 6] = [
+        (&["true"], 0),
+        (&["sh", "-c", "exit 42"], 42),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["no-such-command-anywhere"], 127),
+        (&[script], 126),
+    ];
+    for (command, code) in table {
+        let output = home.exec(&["--quiet"], command).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+        assert!(output.stdout.is_empty());
+        let expected = usize::from(code == 126 || code == 127);
+        assert_eq!(said.lines().count(), expected, "{said}");
+        assert!(expected == 0 || said.starts_with(&format!("larder exec: {}: ", command[0])));
+        assert_eq!(home.left(), 0, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_in_and_out_is_untouched() {
+    let home = Home::with("version: 1\n");
+    let script = "cat; printf 'out\\0\\377'; printf 'err\\0\\377' >&2; umask";
+    let mut command = home.command(&["--quiet"], &["sh", "-c", script]);
+    let input = home.house.directory.path().join("input");
+    fs::write(&input, b"in\0\xfe").unwrap();
+    command.stdin(fs::File::open(&input).unwrap());
+    let mask = std::process::Command::new("sh").args(["-c", "umask"]).output().unwrap().stdout;
+    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    assert_eq!(output.stdout, [b"in\0\xfeout\0\xff".as_slice(), &mask].concat());
+    assert_eq!(output.stderr, b"err\0\xff");
+}
+
+#[tokio::test]
+async fn signals_are_the_commands() {
+    for (signal, code) in
+        [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("USR1", 138), ("USR2", 140)]
+    {
+        let home = Home::with("version: 1\n");
+        let script = "echo begun; exec sleep 60";
+        let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
+        process.out.line("begun").await;
+        assert_eq!(home.left(), 1);
+        process.signal(signal);
+        assert_eq!(process.ended().await.code(), Some(code), "{signal}");
+        assert_eq!(home.left(), 0, "{signal}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_handles_a_signal_ends_as_it_likes() {
+    let home = Home::with("version: 1\n");
+    let script = "trap 'echo handled; exit 7' TERM; echo begun; while :; do sleep 0.01; done";
+    let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
+    process.out.line("begun").await;
+    process.signal("TERM");
+    assert_eq!(process.ended().await.code(), Some(7));
+    assert_eq!(process.out.all(), ["begun", "handled"]);
+}
+
+/// `nohup larder exec -- CMD &`
+#[tokio::test]
+async fn what_larder_was_started_to_ignore_the_command_ignores() {
+    let home = Home::with("version: 1\n");
+    let script = "echo begun; read line; echo ended";
+    let exec = home.command(&["--quiet"], &["sh", "-c", script]);
+    let exec = exec.as_std();
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(exec.get_program());
+    nohup.args(exec.get_args()).stdin(Stdio::piped());
+    for (name, value) in exec.get_envs() {
+        if let Some(value) = value {
+            nohup.env(name, value);
+        }
+    }
+    let mut process = Process::of(nohup);
+    process.out.line("begun").await;
+    process.signal("HUP");
+    drop(process.child.stdin.take());
+    assert_eq!(process.ended().await.code(), Some(0));
+    assert_eq!(process.out.all(), ["begun", "ended"]);
+}
+
+#[tokio::test]
+async fn what_a_killed_larder_left_is_removed_by_the_next() {
+    let home = Home::with("version: 1\n");
+    let script = "echo begun; read line";
+    let mut command = home.command(&["--quiet"], &["sh", "-c", script]);
+    command.stdin(Stdio::piped());
+    let mut process = Process::of(command);
+    process.out.line("begun").await;
+    process.signal("KILL");
+    drop(process.child.stdin.take());
+    process.ended().await;
+    assert_eq!(home.left(), 1, "nobody was there to remove it");
+    home.exec(&["--quiet"], &["true"]).await;
+    assert_eq!(home.left(), 0);
+}
+
+#[tokio::test]
+async fn the_larder_that_runs_with_this_configuration_is_used() {
+    if !has_curl("exec") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let (proxy, admin) = (free_port(), free_port());
+    let configured = yaml(&origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));
+    let home = Home::with(&configured);
+    let mut larder = Process::start(&[OsStr::new("run"), home.house.config.as_os_str()]);
+    larder.out.line("listens on").await;
+    for calls in 1..3 {
+        let output = home.exec(&[], &["sh", "-c", CURL]).await;
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "hello", "{said}");
+        assert_eq!(origin.calls(), 1, "{said}");
+        assert!(said.starts_with("larder: 1 calls, "), "call {calls}: {said}");
+        assert!(said.contains("with the calls of other clients in it"), "{said}");
+    }
+    assert_eq!(fs::read_dir(home.cache.path()).unwrap().count(), 0, "no private one was started");
+
+    // Another one at the same address is not used.
+    fs::write(&home.house.config, configured.replace("ttl: 1h", "ttl: 2h")).unwrap();
+    let output = home.exec(&["--quiet"], &["sh", "-c", CURL]).await;
+    let said = text(&output.stderr);
+    assert!(said.contains("not with these routes: starting a private one"), "{said}");
+    assert_eq!(origin.calls(), 2, "{said}");
+    larder.signal("TERM");
+    larder.ended().await;
+}
+
+fn admin_at(admin: &str) -> String {
+    format!("{{ listen: {admin} }}")
+}
+
+/// Free a moment ago: the configuration has to name one before larder listens.
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn without_a_configuration_or_a_command_it_says_what_is_missing() {
+    let home = Home::with("version: 1\n");
+    let mut command = Command::new(program());
+    command.args(["exec", "--", "true"]).current_dir(home.cache.path());
+    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("proxy.yaml: ") && said.contains("`version: 1`"), "{said}");
+    let output = home.exec(&[], &[]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_route_for_this_machine_is_not_gone_around_and_that_is_said() {
+    let home = Home::with(
+        "version: 1\nroutes:\n  - { name: api, match: { host: \"localhost:9\" }, ttl: 1h }\n",
+    );
+    let output = home.exec(&[], &["sh", "-c", "echo $NO_PROXY"]).await;
+    let said = text(&output.stderr);
+    assert!(
+        said.starts_with("larder: not in NO_PROXY, since a route names it: localhost\n"),
+        "{said}"
+    );
+    assert!(text(&output.stdout).starts_with("127.0.0.1,"), "{}", text(&output.stdout));
+}
+
+#[tokio::test]
+async fn without_a_cache_directory_it_runs_all_the_same() {
+    let home = Home::with("version: 1\n");
+    let file = home.house.directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let mut command = home.command(&["--quiet"], &["echo", "done"]);
+    command.env("XDG_CACHE_HOME", &file);
+    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "done\n"),
+        "{said}"
+    );
+    assert!(said.starts_with("larder: nothing is stored on disk: "), "{said}");
+    assert!(Path::new(&file).is_file());
+}
