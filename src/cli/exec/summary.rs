@@ -171,7 +171,7 @@ larder_requests_total{result=\"miss\",route=\"api\"} 2
 larder_requests_total{result=\"error\",route=\"none\"} 1
 larder_requests_total{result=\"tunnel\",route=\"none\"} 3
 larder_client_bytes_total 1363149
-larder_upstream_bytes_total 104858
+larder_upstream_bytes_total 104857
 ";
 
     #[test]
