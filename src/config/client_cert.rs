@@ -130,12 +130,13 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, ClientCertError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::config) mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
 
-    fn pair() -> (String, String) {
+    /// A certificate and its key, as files hold them.
+    pub(in crate::config) fn pair() -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["larder.test".to_owned()]).unwrap();
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())

@@ -27,7 +27,7 @@ use crate::upstream::destination::Guard;
 use crate::upstream::fetch::{Network, Pool};
 use crate::upstream::gate::Gate;
 use crate::upstream::place::Upstreams;
-use crate::upstream::profile::{ProfileError, Profiles};
+use crate::upstream::profile::{ProfileError, Profiles, check_system_roots};
 use crate::upstream::resolve::Resolver;
 
 /// Why a configuration that is valid could not be put in force.
@@ -59,6 +59,7 @@ impl House {
         ground: &Ground,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
+        check_system_roots()?;
         let known = before.and_then(|house| house.authority.as_ref());
         let authority = Authority::after(known, &config, ground.clock.now())?;
         let mint = authority.clone().map(|authority| Mint::new(authority, ground.clock.clone()));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use pingora_core::protocols::tls::CaType;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_rustls::{RootCertStore, load_platform_certs_incl_env_into_store};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -30,13 +31,40 @@ pub(super) struct Profile {
     pub(super) insecure: bool,
 }
 
-/// An `extra_roots` file that cannot be used.
+/// Roots that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("upstreams.{upstream}.tls.extra_roots: {}: {reason}", path.display())]
-pub struct ProfileError {
-    upstream: Arc<str>,
-    path: PathBuf,
-    reason: String,
+#[non_exhaustive]
+pub enum ProfileError {
+    /// An `extra_roots` file.
+    #[error("upstreams.{upstream}.tls.extra_roots: {}: {reason}", path.display())]
+    Extra {
+        /// Whose.
+        upstream: Arc<str>,
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system's.
+    #[error(
+        "the system's root certificates cannot be used: {reason}; mend them, or let SSL_CERT_FILE \
+         name a bundle of good ones"
+    )]
+    System {
+        /// What is wrong with them.
+        reason: String,
+    },
+}
+
+/// Whether pingora can use the system's roots: its connectors panic where it cannot.
+pub fn check_system_roots() -> Result<(), ProfileError> {
+    let mut store = RootCertStore::empty();
+    load_platform_certs_incl_env_into_store(&mut store)
+        .map_err(|error| ProfileError::System { reason: error.root_cause().to_string() })?;
+    if store.is_empty() {
+        tracing::warn!("No root certificate found: only upstreams with extra_roots are trusted");
+    }
+    Ok(())
 }
 
 impl Profiles {
@@ -69,7 +97,7 @@ fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
     }
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     for path in &upstream.tls.extra_roots {
-        let failed = |reason: String| ProfileError {
+        let failed = |reason: String| ProfileError::Extra {
             upstream: Arc::clone(&upstream.name),
             path: path.clone(),
             reason,

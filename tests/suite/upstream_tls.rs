@@ -1,15 +1,18 @@
 //! TLS to origins: whom larder trusts there, who it is to them, and what it says when that fails.
 
+use std::path::Path;
 use std::time::Duration;
 
 use larder::admin::controls::NotReloaded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::process::Command;
 
-use crate::client::{End, Response};
+use crate::client::{Client, End, Response};
 use crate::crowd::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
+use crate::process::{House, Process, program};
 use crate::tls_origin::{Asks, Authority, Certificate, ClientFiles, Speaks, TlsOrigin};
 
 /// Everything on `api.example.test` by TLS to `addr`, kept for a minute; `tls` is what else it says.
@@ -392,6 +395,80 @@ async fn a_client_certificate_that_is_renewed_is_shown_from_the_next_reload_on()
         assert!(report.contains("upstreams.up.tls.client_cert.key: the file holds no private key"));
         assert_eq!(larder.get("/3").await.text(), "known");
         assert_eq!(origin.connections(), 2);
+    })
+    .await;
+}
+
+/// What a process needs to run beside others.
+const ALONE: &str =
+    "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\nstore: { disk: off }\n";
+
+/// A larder of its own process whose environment names these roots.
+fn with_system_roots(house: &House, roots: &Path) -> Process {
+    let mut command = Command::new(program());
+    command.arg("run").arg(&house.config).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", roots);
+    Process::of(command)
+}
+
+#[tokio::test]
+async fn hosts_without_roots_of_their_own_are_verified_against_the_systems() {
+    bounded(async {
+        let (authority, other) = (Authority::new(), Authority::named("Other Root"));
+        for speaks in [Speaks::H1, Speaks::H2] {
+            let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "x").await;
+            let yaml = "resolve: { api.example.test: \"ADDR\" }\n\
+                        routes: [{ name: all, match: { host: \"*\" }, ttl: 1m }]\n";
+            let house =
+                House::with(&format!("{ALONE}{}", yaml.replace("ADDR", &origin.addr.to_string())));
+            for (roots, status) in [(authority.root(), 200), (other.root(), 502)] {
+                let larder = with_system_roots(&house, &roots);
+                let addr = larder.addr().await;
+                for n in 0..2 {
+                    let mut client = Client::connect(addr).await;
+                    let url = format!("https://api.example.test/{n}");
+                    assert_eq!(client.get(&url, &[]).await.status, status, "{speaks:?}");
+                }
+            }
+            assert_eq!((origin.connections(), origin.calls()), (1, 2));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn roots_of_the_system_that_cannot_be_used_are_told_and_not_a_panic() {
+    bounded(async {
+        let house = House::with(ALONE);
+        let broken = tempfile::NamedTempFile::new().unwrap();
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(broken.path(), pem).unwrap();
+        for roots in [broken.path(), Path::new("/no/such/bundle.pem")] {
+            let mut larder = with_system_roots(&house, roots);
+            let said = larder.err.line("root certificates").await;
+            assert!(said.contains("let SSL_CERT_FILE name a bundle of good ones"), "{said}");
+            assert_eq!(larder.ended().await.code(), Some(1), "{}", larder.err.text());
+            assert!(!larder.err.text().contains("panicked"), "{}", larder.err.text());
+        }
+    })
+    .await;
+}
+
+/// Not one root is needed where none is asked.
+#[tokio::test]
+async fn an_insecure_upstream_needs_no_roots() {
+    bounded(async {
+        let authority = Authority::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Expired, Speaks::H1, "x").await;
+        let yaml = "resolve: { api.example.test: \"ADDR\" }\n\
+                    upstreams: { up: { hosts: [api.example.test], tls: { insecure: true } } }\n";
+        let house =
+            House::with(&format!("{ALONE}{}", yaml.replace("ADDR", &origin.addr.to_string())));
+        let none = tempfile::NamedTempFile::new().unwrap();
+        let larder = with_system_roots(&house, none.path());
+        let mut client = Client::connect(larder.addr().await).await;
+        let answer = client.get("https://api.example.test/", &[]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(larder.err.text().contains("No root certificate found"));
     })
     .await;
 }

@@ -239,18 +239,22 @@ impl TlsOrigin {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
+        let seen: Arc<Seen> = Arc::default();
+        let shared = Arc::clone(&seen);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    let Some(mut outside) = accepted(&acceptor, stream).await else { return };
+                    seen.attempts.fetch_add(1, Ordering::SeqCst);
+                    let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                    seen.clients.lock().push(None);
                     let Ok(mut inside) = TcpStream::connect(behind).await else { return };
                     // However it ends, both sides see it.
                     let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
                 });
             }
         });
-        Self { addr, seen: Arc::default(), accepting }
+        Self { addr, seen, accepting }
     }
 
     /// How many handshakes were completed.
@@ -288,16 +292,11 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
             (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
         }
-        let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         bytes.clear();
         calls.fetch_add(1, Ordering::SeqCst);
         let answer = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(answer.as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
-        // Some clients read to the end that they asked for.
-        if head.contains("\r\nconnection: close\r\n") {
-            return stream.shutdown().await.ok();
-        }
     }
 }
 

@@ -102,8 +102,7 @@ mod tests {
     use std::io;
     use std::path::Path;
 
-    use rcgen::{CertificateParams, KeyPair};
-
+    use crate::config::client_cert::tests as client_cert;
     use crate::config::diagnostics::{NoteKind, Report};
     use crate::config::env::Env;
     use crate::config::files::{Contents, Files};
@@ -128,10 +127,8 @@ mod tests {
     }
 
     fn pair() -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["larder.test".to_owned()]).unwrap();
-        let cert = params.self_signed(&key).unwrap().pem();
-        Pair { cert, key: key.serialize_pem(), open: false }
+        let (cert, key) = client_cert::pair();
+        Pair { cert, key, open: false }
     }
 
     fn with(files: &Pair, tls: &str) -> Result<Config, Report> {
