@@ -34,9 +34,12 @@ pub fn strip_response(headers: &mut HeaderMap) {
     strip(headers);
 }
 
-/// Whether the message asks to switch protocols (RFC 9110 §7.8).
+/// Whether the message asks to switch protocols (RFC 9110 §7.8). An offer of HTTP/2 in the clear is
+/// none: it may be ignored, RFC 9113 §3.1 has given it up, and Java's client makes it with every
+/// request, which is no reason not to store the answer.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
+    let mut protocols = field_list::members(headers.get_all(UPGRADE));
+    protocols.any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
         && field_list::members(headers.get_all(CONNECTION))
             .any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
@@ -173,6 +176,23 @@ mod tests {
         ])));
         assert!(!is_upgrade(&map(&[("connection", "upgrade")])));
         assert!(!is_upgrade(&map(&[("upgrade", "websocket")])));
+    }
+
+    #[test]
+    fn an_upgrade_to_http_2_in_the_clear_is_none() {
+        // Java's HttpClient offers it with every request that is not TLS.
+        let asks =
+            |protocols| is_upgrade(&map(&[("connection", "upgrade"), ("upgrade", protocols)]));
+        assert!(!asks("h2c"));
+        assert!(!asks("H2C, h2c"));
+        assert!(!asks(""));
+        assert!(asks("h2c, websocket"));
+        let fields = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("http2-settings", "AAEAAEAA"),
+            ("upgrade", "h2c"),
+        ];
+        assert_eq!(stripped(&fields), [""; 0]);
     }
 
     proptest! {

@@ -223,6 +223,22 @@ async fn a_websocket_upgrade_passes_and_then_its_bytes_do() {
 }
 
 #[tokio::test]
+async fn an_upgrade_to_http_2_in_the_clear_is_ignored_and_the_answer_stored() {
+    // RFC 9110 §7.8: a server may ignore it; RFC 9113 §3.1 has given it up.
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let fields = ["Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEA", "Upgrade: h2c"];
+    let first = larder.get_with("/x", &fields).await;
+    assert_eq!((first.status, first.body.as_slice()), (200, b"hello".as_slice()));
+    let second = larder.get_with("/x", &fields).await;
+    assert_eq!(second.field("cache-status"), Some("larder; hit; ttl=3600"));
+    assert_eq!(origin.calls(), 1);
+    for name in ["connection", "http2-settings", "upgrade"] {
+        assert_eq!(origin.seen()[0].field(name).filter(|value| *value != "keep-alive"), None);
+    }
+}
+
+#[tokio::test]
 async fn an_origin_that_does_not_upgrade_answers_as_usual_and_is_not_stored() {
     let origin = Origin::always(Answer::new(200, &[], "no")).await;
     for yaml in [String::new(), route(&["ttl: 1h"])] {
