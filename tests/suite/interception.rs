@@ -207,6 +207,55 @@ async fn a_hello_that_never_ends_is_cut_off() {
     scene.larder.counts(slow, 1.0).await;
 }
 
+/// A WebSocket: after its 101 the connection is the two sides' own.
+#[tokio::test]
+async fn an_upgrade_inside_tls_passes_both_ways() {
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                     Upgrade: websocket\r\n\r\nhello";
+    let origin = Origin::always(Answer::raw(switched.to_vec())).await;
+    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{upgrade}")).await;
+    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status, 101);
+    timeout(SOON, client.reads("hello")).await.expect("in time");
+}
+
+/// CONNECT takes what may be a name and nothing else; whatever it takes ends in order.
+#[tokio::test]
+async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
+    let scene = Scene::with(
+        Origin::always(Answer::new(200, &[], "kept")).await,
+        "routes: [{ name: below, match: { host: '*.example.test' }, ttl: 1h }]",
+    )
+    .await;
+    let tls = scene.client(&["http/1.1"]);
+    let long = format!("{}.example.test", ["a".repeat(60).as_str(); 4].join("."));
+    assert_eq!(long.len(), 256);
+    for (host, expected) in [
+        ("a_b.example.test", 200),
+        ("xn--bcher-kva.example.test", 200),
+        ("b\u{fc}cher.example.test", 400),
+        ("a\0b.example.test", 400),
+        ("-.example.test", 200),
+        (long.as_str(), 400),
+        ("a..example.test", 400),
+    ] {
+        let mut client = scene.larder.client().await;
+        client.send(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n")).await;
+        let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time");
+        assert_eq!(answer.expect("an answer").status, expected, "{host:?}");
+    }
+    // One that can be named once and once more is presented as itself.
+    let longest = format!("{}.example.test", ["a".repeat(59).as_str(); 4].join("."));
+    for host in ["a_b.example.test", longest.get(longest.len() - 253..).unwrap_or(&longest)] {
+        let stream = tls.connect(&format!("{host}:443"), host).await;
+        assert!(stream.is_ok(), "{host}: {stream:?}");
+    }
+}
+
 /// Whoever pins a certificate, or was not given the authority.
 #[tokio::test]
 async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
