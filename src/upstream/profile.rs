@@ -45,6 +45,12 @@ pub enum ProfileError {
         /// What is wrong with it.
         reason: String,
     },
+    /// None at all, where rustls wants one even to look away.
+    #[error(
+        "upstreams.{0}.tls.insecure: not even that works without a single root certificate; install \
+         the system's (ca-certificates), or give any in extra_roots"
+    )]
+    None(Arc<str>),
     /// The system's.
     #[error(
         "the system's root certificates cannot be used: {reason}; mend them, or let SSL_CERT_FILE \
@@ -93,7 +99,9 @@ fn cert_key(pair: &ClientCert) -> Arc<CertKey> {
 
 fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
     if upstream.tls.extra_roots.is_empty() {
-        return Ok(None);
+        let none =
+            upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
+        return if none { Err(ProfileError::None(Arc::clone(&upstream.name))) } else { Ok(None) };
     }
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     for path in &upstream.tls.extra_roots {
