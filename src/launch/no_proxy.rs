@@ -101,20 +101,14 @@ impl NoProxy {
         self.members.iter().any(|member| member.spares(host, port))
     }
 
-    /// The value of `NO_PROXY`. An IPv6 address is there with and without its brackets, because
-    /// clients compare either; networks are there beside their addresses, because some cannot count.
+    /// The value of `NO_PROXY`. Networks are there beside their addresses, because some clients cannot
+    /// count. No IPv6 address is in brackets: httpx does not start where one is.
     pub fn variable(&self) -> String {
-        let mut list = Vec::new();
-        for member in &self.members {
-            list.push(member.text.clone());
-            if let (Spared::Net(IpNet::V6(net)), None) = (&member.spared, member.port)
-                && net.prefix_len() == net.max_prefix_len()
-                && !member.text.starts_with('[')
-            {
-                list.push(format!("[{}]", net.addr()));
-            }
-        }
-        list.join(",")
+        let written = |member: &Member| match (&member.spared, member.port) {
+            (Spared::Net(IpNet::V6(_)), None) => member.text.replace(['[', ']'], ""),
+            _ => member.text.clone(),
+        };
+        self.members.iter().map(written).collect::<Vec<_>>().join(",")
     }
 
     /// The value of Java's `http.nonProxyHosts`, which knows a `*` at either end and no ports: what
@@ -347,8 +341,10 @@ mod tests {
         let variable = list(&route("api.example"), &[]).variable();
         assert_eq!(
             variable,
-            "localhost,127.0.0.1,127.0.0.0/8,::1,[::1],.svc,.cluster.local,169.254.169.254,\
-             169.254.170.2,169.254.0.0/16,fd00:ec2::254,[fd00:ec2::254],metadata.google.internal"
+            "localhost,127.0.0.1,127.0.0.0/8,::1,.svc,.cluster.local,169.254.169.254,\
+             169.254.170.2,169.254.0.0/16,fd00:ec2::254,metadata.google.internal"
         );
+        let theirs = list(&route("api.example"), &[("no_proxy", "[::7],[::8]:80")]);
+        assert!(theirs.variable().ends_with(",::7,[::8]:80"), "{}", theirs.variable());
     }
 }
