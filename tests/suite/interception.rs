@@ -248,9 +248,9 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
         let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time");
         assert_eq!(answer.expect("an answer").status, expected, "{host:?}");
     }
-    // One that can be named once and once more is presented as itself.
+    // The longest that still is a name.
     let longest = format!("{}.example.test", ["a".repeat(59).as_str(); 4].join("."));
-    for host in ["a_b.example.test", longest.get(longest.len() - 253..).unwrap_or(&longest)] {
+    for host in ["a_b.example.test", &longest] {
         let stream = tls.connect(&format!("{host}:443"), host).await;
         assert!(stream.is_ok(), "{host}: {stream:?}");
     }
