@@ -5,6 +5,7 @@
 
 mod access;
 mod answer;
+mod ca;
 pub mod controls;
 mod guard;
 mod health;
@@ -82,6 +83,7 @@ fn router(desk: Desk) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/ca.pem", get(ca::certificate))
         .route("/v1/config", get(v1::config::show))
         .route("/v1/config/reload", post(v1::config::reload))
         .route("/v1/mode", get(v1::mode::show).put(v1::mode::turn))
@@ -104,8 +106,8 @@ async fn other_method() -> Response {
 const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
-    "the admin listener answers /healthz, /readyz, /metrics, /v1/config, /v1/config/reload, \
-     /v1/mode, /v1/purge and /v1/entries",
+    "the admin listener answers /healthz, /readyz, /metrics, /ca.pem, /v1/config, \
+     /v1/config/reload, /v1/mode, /v1/purge and /v1/entries",
     "http_request_error",
 );
 

@@ -4,6 +4,7 @@
 //! Owns: what is typed and what is printed; the only reader of the environment.
 //! Never touches: what the verbs do.
 
+pub mod ca;
 pub mod check;
 pub mod exec;
 pub mod fake;

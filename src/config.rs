@@ -149,6 +149,12 @@ impl Config {
         self.named().next().is_some()
     }
 
+    /// Whether TLS to `host:port` is intercepted.
+    pub fn intercepts_host(&self, host: &str, port: u16) -> bool {
+        let spared = self.tls.passthrough.iter().any(|pattern| pattern.matches(host, port));
+        !spared && self.named().any(|pattern| pattern.matches(host, port))
+    }
+
     /// The hosts that are named for interception, whatever `passthrough` spares: by routes, and by
     /// `tls.intercept`. A route for every host names none.
     pub fn named(&self) -> impl Iterator<Item = &HostPattern> {

@@ -36,6 +36,11 @@ pub struct Launch<'a> {
     pub env: &'a Env,
 }
 
+/// What the system trusts, and `ca` (PEM).
+pub fn bundle(ca: &str) -> String {
+    trust::both(&trust::systems_roots(), ca)
+}
+
 impl Launch<'_> {
     /// Writes the files that runtimes need below the directory and returns the variables to set,
     /// each of its name once. A variable that the caller's environment already has and that can be

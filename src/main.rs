@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    World, check, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
+    World, ca, check, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
 };
 
 const START_HERE: &str = "\
@@ -37,6 +37,8 @@ enum Verb {
     Check(check::Args),
     /// Run a command that uses larder, whatever it is written in.
     Exec(exec::Args),
+    /// Show, hand out or replace the certificate authority of intercepted connections.
+    Ca(ca::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
     Schema(schema::Args),
     /// Have a running larder read its configuration again.
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args, &mut world),
         Verb::Check(args) => check::run(args, &mut world),
         Verb::Exec(args) => exec::run(args, &mut world),
+        Verb::Ca(args) => ca::run(args, &mut world),
         Verb::Schema(args) => schema::run(args, &mut world),
         Verb::Reload(args) => reload::run(args, &mut world),
         Verb::Mode(args) => mode::run(args, &mut world),

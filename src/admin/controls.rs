@@ -20,6 +20,9 @@ pub trait Controls: Send + Sync + 'static {
     /// The configuration in force, as JSON without any secret.
     fn config(&self) -> serde_json::Value;
 
+    /// The certificate that clients must trust where TLS is intercepted (PEM); `None`: nothing is.
+    fn ca(&self) -> Option<String>;
+
     /// Reads the configuration again and swaps it in, or keeps the old one and says why.
     async fn reload(&self) -> Result<Reloaded, NotReloaded>;
 

@@ -9,7 +9,7 @@
 //! loopback listener a request must name this machine by address or as `localhost`. Where other hosts
 //! can reach the listener, honest ones know it by names of their network (Prometheus scrapes
 //! `larder:9901`): clients in `admin.allow` may use any. What a rebound page in such a network could
-//! read is metrics and health; all else asks for the token, which no page has.
+//! read is metrics, health and a certificate; all else asks for the token, which no page has.
 //!
 //! *The page*. Without a token every process of this host may operate larder, its browsers too. A page
 //! can make a browser send a form or a simple request anywhere, but neither can be
@@ -31,7 +31,7 @@ use crate::admin::listen::Client;
 use crate::admin::{Desk, answer};
 
 /// What everybody who may connect may read. Everything else is for operators.
-pub(super) const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+pub(super) const OPEN: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/ca.pem"];
 
 /// Passes a request on if nothing speaks against it.
 pub(super) async fn check(

@@ -27,6 +27,7 @@ const TOKEN: &str = "s3cret-s3cret-s3cret";
 struct Played {
     asked: Mutex<Vec<String>>,
     ready: Mutex<Readiness>,
+    ca: Mutex<Option<String>>,
     reload: Mutex<Result<Reloaded, NotReloaded>>,
     purge: Mutex<Result<Purged, NotPurged>>,
     mode: Mutex<Mode>,
@@ -38,6 +39,7 @@ impl Played {
         Arc::new(Self {
             asked: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
+            ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
             reload: Mutex::new(Ok(Reloaded { routes: 3, notes: vec!["a note".to_owned()] })),
             purge: Mutex::new(Ok(Purged { count: 7 })),
             mode: Mutex::new(Mode::Cache),
@@ -63,6 +65,10 @@ impl Controls for Played {
 
     fn config(&self) -> Value {
         serde_json::json!({ "listen": ["127.0.0.1:8080"] })
+    }
+
+    fn ca(&self) -> Option<String> {
+        self.ca.lock().clone()
     }
 
     async fn reload(&self) -> Result<Reloaded, NotReloaded> {

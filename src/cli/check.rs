@@ -99,6 +99,10 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
         Some(admin) => writeln!(out, "admin           {}, {}", admin.listen, words::admin(admin))?,
         None => writeln!(out, "admin           off")?,
     }
+    writeln!(out, "intercepts      {}", words::interception(config))?;
+    if config.intercepts() {
+        writeln!(out, "authority       {}", words::authority(config))?;
+    }
     writeln!(out, "store           {}", words::store(&config.store))?;
     for rule in &config.resolve {
         writeln!(out, "resolve         {}", words::resolve(rule))?;

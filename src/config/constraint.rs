@@ -31,6 +31,10 @@ impl Constraint {
         if let Some(address) = address(text) {
             return Ok(Self::Net(address.into()));
         }
+        if text.split_once('/').is_some_and(|(before, _)| address(before).is_some()) {
+            let fix = "the number after the slash is 0 to 32 for IPv4, 0 to 128 for IPv6";
+            return Err(Wrong::new(wanted, "is not a network", fix));
+        }
         if let Some(name) = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
             let fix = format!("write `{name}`: the name stands for itself and all below it");
             return Err(Wrong::new(wanted, "is a pattern", fix));
@@ -167,6 +171,7 @@ mod tests {
             ("example.com:443", "leave the port out"),
             ("https://example.com", "only the host"),
             ("bücher.example", "xn--"),
+            ("10.0.0.0/33", "0 to 32"),
             ("", "write a host"),
         ] {
             let wrong = Constraint::parse(text).expect_err(text);

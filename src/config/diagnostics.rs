@@ -156,6 +156,8 @@ pub enum NoteKind {
     Shadowed,
     /// Every host may use this larder.
     Open,
+    /// The certificate authority may vouch for any host.
+    Unconstrained,
     /// An upstream whose certificate is not looked at.
     Insecure,
 }
@@ -167,6 +169,7 @@ impl NoteKind {
             Self::SetAside => "origin-set-aside",
             Self::Shadowed => "shadowed-route",
             Self::Open => "open-to-all",
+            Self::Unconstrained => "unconstrained-authority",
             Self::Insecure => "insecure-upstream",
         }
     }

@@ -12,12 +12,13 @@ mod policy;
 mod routes;
 mod secret;
 mod status;
+mod tls;
 mod upstreams;
 
 use crate::config::diagnostics::{Problem, Wrong};
 use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
-use crate::config::{Admin, Config, Interception};
+use crate::config::{Admin, Config};
 
 /// The whole configuration; `None` when the reader has taken down problems.
 pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
@@ -47,6 +48,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let destinations = destinations::read(top, reader);
     let limits = limits::limits(top, reader);
     let log = limits::log(top, reader);
+    let tls = tls::read(top, reader);
     let resolve = destinations::resolve(top, reader);
     let store = limits::store(top, &limits, reader);
     let scope_secret = secret::scope_secret(top, reader);
@@ -55,6 +57,8 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let defaults = policy::defaults(top, reader);
     let upstreams = upstreams::read(top, reader);
     let routes = routes::read(top, &defaults, reader);
+    tls::check_routes(top, &tls, &routes, reader);
+    tls::note_unconstrained(top, &tls, &routes, reader);
     let notes = std::mem::take(&mut reader.notes);
     Config {
         listen,
@@ -63,7 +67,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         limits,
         log,
         admin,
-        tls: Interception::default(),
+        tls,
         resolve,
         store,
         scope_secret,

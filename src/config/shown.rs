@@ -6,7 +6,9 @@
 use serde_json::{Value, json};
 
 use crate::config::duration::show;
-use crate::config::{Admin, Config, Limits, LogFormat, LogLevel, Store, Upstream, size, words};
+use crate::config::{
+    Admin, Config, Interception, Limits, LogFormat, LogLevel, Store, Upstream, size, words,
+};
 use crate::route::table::Route;
 
 /// `config` in the shape of proxy.yaml; policies in the words of `larder check`.
@@ -22,6 +24,7 @@ pub fn to_json(config: &Config) -> Value {
         "admin": config.admin.as_ref().map(admin),
         "limits": limits(&config.limits),
         "log": { "format": format(config.log.format), "level": level(config.log.level) },
+        "tls": tls(&config.tls),
         "resolve": resolve,
         "store": store(&config.store),
         "defaults": { "mode": config.mode.token() },
@@ -38,6 +41,20 @@ pub fn to_json(config: &Config) -> Value {
 fn admin(admin: &Admin) -> Value {
     let allow = admin.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({ "listen": admin.listen, "token": admin.token.is_some(), "allow": allow })
+}
+
+/// Where the authority's files are; nothing of what is in them.
+fn tls(tls: &Interception) -> Value {
+    let files = tls.ca.files.as_ref();
+    json!({
+        "ca": {
+            "cert": files.map(|files| files.cert.to_string_lossy()),
+            "key": files.map(|files| files.key.to_string_lossy()),
+            "constrain": tls.ca.constrain.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+        "intercept": tls.intercept.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "passthrough": tls.passthrough.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
 }
 
 fn limits(limits: &Limits) -> Value {

@@ -169,7 +169,7 @@ fn what_is_never_stored_has_no_ttl() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_like_any_other() {
-    let top = ["tls: {}", "jobs: []", "hooks: []"];
+    let top = ["jobs: []", "hooks: []"];
     let inside = [
         "store: { compression: zstd }",
         "store: { shared: {} }",
@@ -416,6 +416,7 @@ fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
         (NoteKind::SetAside, "routes[all].ttl"),
         (NoteKind::SetAside, "routes[one].ttl"),
         (NoteKind::Shadowed, "routes[one]"),
+        (NoteKind::Unconstrained, "tls.ca.constrain"),
     ];
     assert_eq!(notes, expected);
     assert!(config.notes[2].to_string().contains("`all` before it takes all its requests"));
@@ -452,6 +453,75 @@ fn destinations_resolve_rules_and_upstreams_take_their_written_forms() {
     let expected =
         [("a", None, None), ("*.b:81", None, None), ("c", https, None), ("d", https, Some(8443))];
     assert_eq!(hosts, expected.map(|(host, scheme, port)| (host.to_owned(), scheme, port)));
+}
+
+#[test]
+fn what_is_intercepted_is_what_somebody_named_and_nobody_spared() {
+    let config = valid(
+        "tls: { intercept: [\"*.a\", \"b:8443\"], passthrough: pinned.a }\n\
+         routes: [{ name: r, match: { host: c } }, { name: all, match: { host: \"*\" } }]\n",
+    );
+    for (host, port, intercepted) in [
+        ("x.a", 443, true),
+        ("pinned.a", 443, false),
+        ("b", 8443, true),
+        ("b", 443, false),
+        ("c", 443, true),
+        ("d", 443, false),
+    ] {
+        assert_eq!(config.intercepts_host(host, port), intercepted, "{host}:{port}");
+    }
+    assert!(!valid("routes: [{ name: all, match: { host: \"*\" } }]").intercepts());
+    let all = valid("tls: { intercept: \"*\" }");
+    assert!(all.intercepts_host("anything", 443));
+    assert!(all.notes[0].text.contains("as long as every host is intercepted"), "{:?}", all.notes);
+}
+
+#[test]
+fn tls_03_what_is_named_must_lie_within_the_authoritys_constraints() {
+    let constrained =
+        |rest: &str| format!("tls: {{ ca: {{ constrain: [a, 10.0.0.0/8] }}{rest} }}\n");
+    let route = |host: &str| {
+        format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{}", constrained(""))
+    };
+    for host in ["a", "*.a", "x.a:8443", "10.1.2.3", "*"] {
+        let config = valid(&route(host));
+        assert!(config.notes.is_empty(), "{host}: {:?}", config.notes);
+    }
+    for host in ["b", "*.b", "ba", "11.0.0.1", "[::1]"] {
+        let report = invalid(&route(host));
+        assert_eq!(report.problems()[0].path, "routes[r].match.host");
+        assert!(report.to_string().contains("lies outside tls.ca.constrain"), "{report}");
+        let spared = constrained(&format!(", passthrough: \"{host}\""));
+        valid(&format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{spared}"));
+    }
+    let report = invalid(&constrained(", intercept: [b, \"*\"]")).to_string();
+    assert!(report.contains("tls.intercept[0]: `b` lies outside"), "{report}");
+    assert!(report.contains("tls.intercept[1]: `*` is every host"), "{report}");
+}
+
+#[test]
+fn an_authority_that_nothing_constrains_is_noted_with_what_would() {
+    let config = valid("routes: [{ name: r, match: { host: \"*.b\" } }]\ntls: { intercept: [a] }");
+    let note = config.notes.iter().find(|note| note.kind == NoteKind::Unconstrained).unwrap();
+    assert!(note.text.contains("`tls: { ca: { constrain: [a, b] } }`"), "{note}");
+    let spared = valid("tls: { intercept: [a], passthrough: [a] }");
+    assert!(spared.notes.is_empty());
+}
+
+#[test]
+fn the_authoritys_files_come_in_pairs() {
+    let text = "version: 1\ntls: { ca: { cert: c.pem, key: /k.pem } }\n";
+    let config = with_file(text, "/none", "", false).unwrap();
+    let files = config.tls.ca.files.unwrap();
+    assert_eq!(files.cert, PathBuf::from("/etc/larder/c.pem"));
+    assert_eq!(files.key, PathBuf::from("/k.pem"));
+    for half in ["cert: c.pem", "key: k.pem"] {
+        let report = invalid(&format!("tls: {{ ca: {{ {half} }} }}"));
+        assert!(report.to_string().contains("needs the other file of the pair"), "{report}");
+    }
+    let report = invalid("tls: { ca: { cert: c.pem, key: c.pem } }");
+    assert!(report.to_string().contains("name two files"), "{report}");
 }
 
 #[test]

@@ -52,6 +52,35 @@ pub(crate) fn admin(admin: &Admin) -> String {
     format!("{read}; /v1 {operate}")
 }
 
+/// Which TLS connections are intercepted.
+pub(crate) fn interception(config: &Config) -> String {
+    let spared = &config.tls.passthrough;
+    let mut named: Vec<_> = Vec::new();
+    for host in config.named().filter(|host| !spared.iter().any(|spared| spared.covers(host))) {
+        if !named.contains(&host.to_string()) {
+            named.push(host.to_string());
+        }
+    }
+    match (named.as_slice(), spared.as_slice()) {
+        ([], _) => "nothing: TLS passes unseen".to_owned(),
+        (named, []) => named.join(", "),
+        (named, spared) => format!("{}; never {}", named.join(", "), list(spared)),
+    }
+}
+
+/// What the certificate authority may vouch for.
+pub(crate) fn authority(config: &Config) -> String {
+    let may = match config.tls.ca.constrain.as_slice() {
+        [] => "any host".to_owned(),
+        constrain => format!("{} and what is below", list(constrain)),
+    };
+    match &config.tls.ca.files {
+        Some(files) => format!("{}, for {may}", files.cert.display()),
+        None if config.store.disk == 0 => format!("as long as larder runs, for {may}"),
+        None => format!("{}, for {may}", config.store.path.join("ca/ca.pem").display()),
+    }
+}
+
 /// What `store` holds.
 pub(crate) fn store(store: &Store) -> String {
     let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));

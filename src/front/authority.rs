@@ -24,6 +24,7 @@ use crate::config::{CaFiles, Config};
 use crate::front::authority::bounds::Bounds;
 use crate::front::authority::certificate::Certificate;
 use crate::front::authority::files::Pair;
+use crate::route::pattern::HostPattern;
 
 /// Less than this before its end, an authority is told to be replaced.
 const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -118,6 +119,12 @@ pub enum AuthorityError {
         /// The key.
         key: PathBuf,
     },
+    /// It is not larder's to replace.
+    #[error(
+        "certificate authority: {} was not made by larder: replace both files with the next pair \
+         from where they came, then `larder reload`", .0.display()
+    )]
+    Operators(PathBuf),
     /// Its time is over.
     #[error(
         "certificate authority: {subject} has expired on {}, no client accepts what it vouches \
@@ -201,12 +208,18 @@ impl Authority {
     }
 
     /// Another in the place of the one in `files`, which is kept beside under names that end in the
-    /// time.
+    /// time. One that larder did not make is not larder's to replace.
     pub fn rotated(
         files: CaFiles,
         constrain: &[Constraint],
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
+        // The certificate alone: what is wrong with the key is no reason to keep it.
+        let before = files::read_cert(&files.cert)?.map(|pem| CertificateDer::from_pem_slice(&pem));
+        let before = before.and_then(|der| Certificate::read(&der.ok()?));
+        if before.is_some_and(|before| !before.is_larders()) {
+            return Err(AuthorityError::Operators(files.cert));
+        }
         let pair = made(constrain, now)?;
         files::replace(&files, &pair, &mark(now))?;
         Self::from_pair(&pair, Some(files))
@@ -244,8 +257,10 @@ impl Authority {
         if now >= own.not_after {
             return Err(self.expired());
         }
+        let spared = |host: &HostPattern| config.tls.passthrough.iter().any(|p| p.covers(host));
         let outside = config
             .named()
+            .filter(|host| !spared(host))
             .find(|host| Constraint::around(host).is_some_and(|hosts| !own.bounds.cover(&hosts)));
         if let Some(host) = outside {
             let (host, subject) = (host.to_string(), own.subject.clone());
@@ -342,3 +357,6 @@ fn keep_out_of_dumps() {
         let _kept = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }
+
+#[cfg(test)]
+mod tests;

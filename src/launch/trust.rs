@@ -98,11 +98,11 @@ pub(super) fn pem_of(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&contents.bytes).into_owned())
 }
 
-fn systems_roots() -> String {
+pub(super) fn systems_roots() -> String {
     rustls_native_certs::load_native_certs().certs.iter().map(pem).collect()
 }
 
-fn both(base: &str, ca: &str) -> String {
+pub(super) fn both(base: &str, ca: &str) -> String {
     let gap = if base.is_empty() || base.ends_with('\n') { "" } else { "\n" };
     format!("{base}{gap}{ca}")
 }

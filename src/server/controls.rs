@@ -41,6 +41,10 @@ impl Controls for Desk {
         shown::to_json(&self.0.house().config)
     }
 
+    fn ca(&self) -> Option<String> {
+        self.0.house().authority.as_ref().map(|authority| authority.pem())
+    }
+
     async fn reload(&self) -> Result<Reloaded, NotReloaded> {
         self.0.reload().await
     }

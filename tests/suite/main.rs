@@ -32,6 +32,7 @@ mod tls_client;
 mod tls_origin;
 
 mod admin;
+mod authority;
 mod both_ways;
 mod caching;
 mod cli;

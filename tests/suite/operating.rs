@@ -46,6 +46,10 @@ impl controls::Controls for Played {
         json!({})
     }
 
+    fn ca(&self) -> Option<String> {
+        None
+    }
+
     async fn reload(&self) -> Result<controls::Reloaded, controls::NotReloaded> {
         if self.fails {
             let report = "proxy.yaml:2:1: lisen: is not a key\u{1b}[2J\nproxy.yaml: 1 problem";

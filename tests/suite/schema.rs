@@ -125,7 +125,7 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 15] = [
+const FORMS: [(&str, &[&str], &[&str]); 17] = [
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
         &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
@@ -163,6 +163,16 @@ const FORMS: [(&str, &[&str], &[&str]); 15] = [
         "admin: VALUE",
         &["off", "{ allow: 10.0.0.0/8 }", "{ allow: [10.0.0.1, \"fd00::/8\"] }"],
         &["on", "[]", "{ allow: everybody }", "{ token: x }"],
+    ),
+    (
+        "tls: { ca: { constrain: VALUE } }",
+        &["example.com", "[internal, 10.0.0.0/8, \"::1\"]", "[]"],
+        &["\"*.example.com\"", ".example.com", "a:443", "\"*\"", "{}"],
+    ),
+    (
+        "tls: { passthrough: VALUE }",
+        &["pinned.example", "[\"*.example\", \"a:8443\"]", "\"*\"", "[]"],
+        &["https://a.example", "a.example/path", "{}"],
     ),
     ("store: { disk: VALUE }", &["off", "2GiB"], &["on", "none", "2"]),
     ("log: { level: VALUE }", &["debug"], &["verbose", "[info]"]),
@@ -208,13 +218,15 @@ fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
 }
 
 /// Where each closed object of the schema stands in a file; KEY is one of its keys.
-const SECTIONS: [(&str, &str); 25] = [
+const SECTIONS: [(&str, &str); 27] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
     ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
     ("/properties/destinations", "destinations: { KEY: x }"),
     ("/properties/limits", "limits: { KEY: x }"),
     ("/properties/log", "log: { KEY: x }"),
+    ("/properties/tls", "tls: { KEY: x }"),
+    ("/properties/tls/properties/ca", "tls: { ca: { KEY: x } }"),
     ("/properties/store", "store: { KEY: x }"),
     ("/properties/scope_secret", "scope_secret: { KEY: x }"),
     ("/properties/defaults", "defaults: { KEY: x }"),

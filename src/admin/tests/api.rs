@@ -227,3 +227,16 @@ async fn adm_08_a_body_that_never_ends_is_given_up_and_does_nothing() {
     assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
     assert_eq!(admin.larder.asked(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_certificate_to_trust_is_handed_out_where_tls_is_intercepted() {
+    let admin = admin().await;
+    let answer = admin.get("/ca.pem", "localhost").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: application/x-pem-file\r\n"), "{answer}");
+    assert!(answer.ends_with("-----BEGIN CERTIFICATE-----\n"), "{answer}");
+    *admin.larder.ca.lock() = None;
+    let answer = admin.get("/ca.pem", "localhost").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("\"class\":\"nothing_intercepted\""), "{answer}");
+}

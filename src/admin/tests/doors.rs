@@ -3,10 +3,11 @@
 use super::*;
 
 /// Every path, with a method that it answers to; the ones that change something last.
-const PATHS: [(&str, &str); 9] = [
+const PATHS: [(&str, &str); 10] = [
     ("GET /healthz", ""),
     ("GET /readyz", ""),
     ("GET /metrics", ""),
+    ("GET /ca.pem", ""),
     ("GET /v1/config", ""),
     ("GET /v1/mode", ""),
     ("GET /v1/entries", ""),
@@ -15,8 +16,8 @@ const PATHS: [(&str, &str); 9] = [
     ("POST /v1/purge", r#"{"all": true}"#),
 ];
 
-const OPERATORS: usize = 3;
-const MUTATING: usize = 6;
+const OPERATORS: usize = 4;
+const MUTATING: usize = 7;
 
 #[tokio::test]
 async fn adm_03_a_rebound_name_gets_nothing_from_any_path() {

@@ -82,7 +82,11 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     let stored = asked.method == Method::GET || asked.method == Method::HEAD;
     let mut notes = Vec::new();
     if asked.target.scheme() == Scheme::Https {
-        notes.push("https reaches larder as a tunnel it cannot look into: ask with http:// and let an upstream `https://HOST` upgrade it");
+        notes.push(if config.intercepts_host(asked.target.host(), asked.target.port()) {
+            "https to this host is intercepted: the client must trust larder's certificate authority"
+        } else {
+            "https to this host passes through as a tunnel that larder does not look into: name the host in a route or in tls.intercept, or ask with http:// and let an upstream `https://HOST` upgrade it"
+        });
     }
     if route.is_none() {
         notes.push("no route matches: passed through unchanged, not stored");

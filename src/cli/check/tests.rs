@@ -122,7 +122,8 @@ fn what_no_route_matches_or_caches_says_so() {
     let explain = |method, url| check(FILE, &["--explain", method, url]).out;
     assert!(explain("GET", "http://other.example/").contains("no route matches"));
     assert!(explain("POST", "http://api.example/v1/eth").contains("of this URL unusable"));
-    assert!(explain("GET", "https://api.example/v1/eth").contains("as a tunnel"));
+    assert!(explain("GET", "https://api.example/v1/eth").contains("is intercepted"));
+    assert!(explain("GET", "https://other.example/").contains("as a tunnel"));
     assert!(!explain("HEAD", "http://api.example/v1/eth").contains("note"));
 }
 

@@ -61,9 +61,9 @@ impl Bounds {
         })
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// What it is kept to; empty: it is kept to nothing.
+    pub fn permitted(&self) -> &[Constraint] {
+        &self.permitted
     }
 
     /// Whether this host, as a target has it, may be vouched for.

@@ -63,6 +63,11 @@ impl Certificate {
         })
     }
 
+    /// Whether larder made it.
+    pub(super) fn is_larders(&self) -> bool {
+        self.is_root && self.subject.starts_with("CN=larder CA ")
+    }
+
     /// As it is sent.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der

@@ -8,9 +8,9 @@
 //! to the user that larder runs as: whoever else owns it can read it, whatever its mode. That
 //! leaves out root's files too, which larder as another user could read only if others may.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
@@ -50,14 +50,13 @@ pub(super) fn read_or_make(
     files: &CaFiles,
     make: impl FnOnce() -> Result<Pair, AuthorityError>,
 ) -> Result<Pair, AuthorityError> {
-    // Half a pair may be one that is just being made.
-    if let Ok(Some(pair)) = read(files) {
-        return Ok(pair);
-    }
-    let _turn = turn(files)?;
+    // Without it half a pair could be read while the other half is being made. Where it cannot be
+    // had, nothing can be made either, but what is there can be read.
+    let turn = turn(files);
     if let Some(pair) = read(files)? {
         return Ok(pair);
     }
+    let _turn = turn?;
     let pair = make()?;
     write(files, &pair)?;
     Ok(pair)
@@ -72,6 +71,7 @@ pub(super) fn replace(files: &CaFiles, pair: &Pair, mark: &str) -> Result<(), Au
         let linked = fs::hard_link(path, &kept);
         linked.or_else(unless(io::ErrorKind::NotFound)).map_err(|source| at(&kept, source))?;
     }
+    shut(&kept_as(&files.key, mark)).map_err(|source| at(&files.key, source))?;
     write(files, pair)
 }
 
@@ -110,7 +110,8 @@ fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
     Ok(file)
 }
 
-fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+/// The certificate's file; `None`: it is not there.
+pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
     match File::open(path) {
         Ok(file) => contents(file, path).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -144,6 +145,14 @@ fn contents(file: File, path: &Path) -> Result<Vec<u8>, AuthorityError> {
     let mut bytes = Vec::new();
     let read = file.take(LONGEST).read_to_end(&mut bytes);
     read.map_err(|source| at(path, source)).map(|_| bytes)
+}
+
+/// A key that others could read is replaced for that very reason; the old one need not stay open.
+fn shut(key: &Path) -> io::Result<()> {
+    match key.symlink_metadata() {
+        Ok(facts) if facts.is_file() => fs::set_permissions(key, Permissions::from_mode(0o600)),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn directory_of(path: &Path) -> PathBuf {

@@ -97,15 +97,23 @@ impl Mint {
             return Err(self.authority.expired());
         }
         let until = now.checked_add(USED).unwrap_or(now).min(expires);
-        let chain = self.chain(self.leaf(host, now)?);
+        let chain = self.chain(self.leaf_at(host, now)?);
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signer));
         let mut config = self.common.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         Ok(Kept { config: Arc::new(config), until })
     }
 
-    /// The leaf of exactly this host.
-    fn leaf(&self, host: &str, now: SystemTime) -> Result<CertificateDer<'static>, AuthorityError> {
+    /// A leaf of exactly this host, for nobody but who asks: it is not kept.
+    pub fn leaf(&self, host: &str) -> Result<CertificateDer<'static>, AuthorityError> {
+        self.leaf_at(host, self.clock.now())
+    }
+
+    fn leaf_at(
+        &self,
+        host: &str,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
         let name = name(host).ok_or_else(|| AuthorityError::Name(shortened(host)))?;
         let issuer = self.authority.certificate();
         if !issuer.bounds.admit(host) {

@@ -1,0 +1,163 @@
+//! `tls`: which connections are intercepted, and who vouches for larder in them.
+//!
+//! Owns: the rules between the hosts that are named and the constraints of the authority.
+//! Never touches: certificates; whether the authority's files are fit (`front::authority`).
+
+use std::path::PathBuf;
+
+use crate::config::constraint::{Constraint, around_all};
+use crate::config::diagnostics::NoteKind;
+use crate::config::file::{Node, Value};
+use crate::config::reader::{At, Reader, Section};
+use crate::config::resolve::destinations::host_pattern;
+use crate::config::{Ca, CaFiles, Interception};
+use crate::route::pattern::HostPattern;
+use crate::route::table::{Route, Table};
+
+/// `tls`.
+pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Interception {
+    let Some(mut section) = top.section(reader, "tls") else { return Interception::default() };
+    let ca = ca(&mut section, reader);
+    let intercept = section.scalars(reader, "intercept", host_pattern).unwrap_or_default();
+    let passthrough = section.scalars(reader, "passthrough", host_pattern).unwrap_or_default();
+    section.finish(reader);
+    let values = |all: &[At<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
+    let tls = Interception { ca, intercept: values(&intercept), passthrough: values(&passthrough) };
+    for host in intercept.iter().filter(|host| !spared(&host.value, &tls)) {
+        check(host, &tls.ca.constrain, reader);
+    }
+    tls
+}
+
+/// The routes' hosts against `tls.ca.constrain`.
+pub(super) fn check_routes(
+    top: &mut Section<'_>,
+    tls: &Interception,
+    routes: &Table,
+    reader: &mut Reader<'_>,
+) {
+    let Some(Node { value: Value::List(nodes), .. }) = top.get("routes") else { return };
+    for route in routes.routes().iter().filter(|route| !route.pattern.host.is_any()) {
+        if spared(&route.pattern.host, tls) {
+            continue;
+        }
+        let place = nodes.get(route.index).and_then(host_of).map(|node| node.place);
+        let (place, path) = (place.unwrap_or_default(), path_of(route));
+        check(&At { value: route.pattern.host.clone(), place, path }, &tls.ca.constrain, reader);
+    }
+}
+
+/// What it means that nothing constrains the authority.
+pub(super) fn note_unconstrained(
+    top: &Section<'_>,
+    tls: &Interception,
+    routes: &Table,
+    reader: &mut Reader<'_>,
+) {
+    let named = routes.routes().iter().map(|route| &route.pattern.host);
+    let named = named.filter(|host| !host.is_any()).chain(&tls.intercept);
+    let named: Vec<_> = named.filter(|host| !spared(host, tls)).collect();
+    if named.is_empty() || !tls.ca.constrain.is_empty() {
+        return;
+    }
+    let fix = match around_all(named) {
+        None => "so it must be as long as every host is intercepted; name hosts instead, or take \
+                 care of the key"
+            .to_owned(),
+        Some(hosts) => {
+            let more = if hosts.len() > SHOWN { ", …" } else { "" };
+            let hosts: Vec<_> = hosts.iter().take(SHOWN).map(ToString::to_string).collect();
+            format!(
+                "`tls: {{ ca: {{ constrain: [{}{more}] }} }}` and `larder ca rotate` keep it to \
+                 the hosts of this file",
+                hosts.join(", ")
+            )
+        }
+    };
+    let text = format!(
+        "larder's certificate authority may vouch for any host: whoever gets hold of its key \
+         passes for every one of them to clients that trust it; {fix}"
+    );
+    let key = if top.has("tls") { "tls" } else { "routes" };
+    let path = "tls.ca.constrain".to_owned();
+    let at = At { value: (), place: top.key_place(key), path };
+    reader.note(&at, NoteKind::Unconstrained, text);
+}
+
+/// How many hosts a note names.
+const SHOWN: usize = 5;
+
+fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
+    let Some(mut ca) = section.section(reader, "ca") else { return Ca::default() };
+    let path = |ca: &mut Section<'_>, reader: &mut Reader<'_>, key| {
+        let node = ca.get(key)?;
+        reader.path(node, &ca.at(key))
+    };
+    let (cert, key) = (path(&mut ca, reader, "cert"), path(&mut ca, reader, "key"));
+    let constrain = ca.scalars(reader, "constrain", Constraint::parse).unwrap_or_default();
+    ca.finish(reader);
+    for (there, missing) in [("cert", "key"), ("key", "cert")] {
+        if ca.has(there) && !ca.has(missing) {
+            let fix = format!("add `{missing}: …`, or leave both out: larder then keeps its own");
+            let what = "needs the other file of the pair";
+            reader.problem(ca.key_place(there), &ca.at(there), what, fix);
+        }
+    }
+    Ca {
+        files: files(cert, key, reader),
+        constrain: constrain.into_iter().map(|at| at.value).collect(),
+    }
+}
+
+fn files(
+    cert: Option<At<PathBuf>>,
+    key: Option<At<PathBuf>>,
+    reader: &mut Reader<'_>,
+) -> Option<CaFiles> {
+    let (cert, key) = (cert?, key?);
+    if cert.value == key.value {
+        let fix = "name two files: the certificate is handed out, the key never";
+        reader.problem(key.place, &key.path, "is the certificate's file too", fix);
+    }
+    Some(CaFiles { cert: cert.value, key: key.value })
+}
+
+/// One host that is named for interception.
+fn check(host: &At<HostPattern>, constrain: &[Constraint], reader: &mut Reader<'_>) {
+    if constrain.is_empty() {
+        return;
+    }
+    let within = Constraint::around(&host.value);
+    let (what, fix) = match &within {
+        Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
+        Some(hosts) => (
+            "lies outside tls.ca.constrain: larder could not vouch for it",
+            format!(
+                "add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"
+            ),
+        ),
+        None => (
+            "is every host, but tls.ca.constrain admits only some",
+            "name the hosts to intercept, or leave `constrain` out".to_owned(),
+        ),
+    };
+    reader.problem(host.place, &host.path, format!("`{}` {what}", host.value), fix);
+}
+
+/// Whether `passthrough` takes all of this pattern.
+fn spared(host: &HostPattern, tls: &Interception) -> bool {
+    tls.passthrough.iter().any(|pattern| pattern.covers(host))
+}
+
+fn host_of(route: &Node) -> Option<&Node> {
+    value_of(value_of(route, "match")?, "host")
+}
+
+fn value_of<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
+    let Value::Map(entries) = &node.value else { return None };
+    entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+}
+
+fn path_of(route: &Route) -> String {
+    format!("routes[{}].match.host", route.name)
+}
