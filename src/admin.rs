@@ -10,6 +10,7 @@ pub mod controls;
 mod guard;
 mod health;
 mod listen;
+mod pac;
 mod patience;
 mod v1;
 
@@ -84,6 +85,7 @@ fn router(desk: Desk) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/ca.pem", get(ca::certificate))
+        .route("/proxy.pac", get(pac::show))
         .route("/v1/config", get(v1::config::show))
         .route("/v1/config/reload", post(v1::config::reload))
         .route("/v1/mode", get(v1::mode::show).put(v1::mode::turn))
@@ -106,7 +108,7 @@ async fn other_method() -> Response {
 const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
-    "the admin listener answers /healthz, /readyz, /metrics, /ca.pem, /v1/config, \
+    "the admin listener answers /healthz, /readyz, /metrics, /ca.pem, /proxy.pac, /v1/config, \
      /v1/config/reload, /v1/mode, /v1/purge and /v1/entries",
     "http_request_error",
 );

@@ -7,6 +7,7 @@ pub mod files;
 pub mod java;
 pub mod no_proxy;
 pub mod node;
+pub mod pac;
 pub mod php;
 pub mod python;
 pub mod trust;

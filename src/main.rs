@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    World, ca, check, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
+    World, ca, check, env, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
 };
 
 const START_HERE: &str = "\
@@ -39,6 +39,8 @@ enum Verb {
     Exec(exec::Args),
     /// Show, hand out or replace the certificate authority of intercepted connections.
     Ca(ca::Args),
+    /// Print what a command must be told to use the larder that runs.
+    Env(env::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
     Schema(schema::Args),
     /// Have a running larder read its configuration again.
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut world),
         Verb::Exec(args) => exec::run(args, &mut world),
         Verb::Ca(args) => ca::run(args, &mut world),
+        Verb::Env(args) => env::run(args, &mut world),
         Verb::Schema(args) => schema::run(args, &mut world),
         Verb::Reload(args) => reload::run(args, &mut world),
         Verb::Mode(args) => mode::run(args, &mut world),

@@ -17,6 +17,9 @@ pub trait Controls: Send + Sync + 'static {
     /// Whether it should get requests (`/readyz`).
     fn ready(&self) -> Readiness;
 
+    /// `proxy.pac` for a client that has asked this host by that name (`Host`).
+    fn pac(&self, asked: Option<&str>) -> String;
+
     /// The configuration in force, as JSON without any secret.
     fn config(&self) -> serde_json::Value;
 

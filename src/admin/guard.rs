@@ -31,7 +31,7 @@ use crate::admin::listen::Client;
 use crate::admin::{Desk, answer};
 
 /// What everybody who may connect may read. Everything else is for operators.
-pub(super) const OPEN: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/ca.pem"];
+pub(super) const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/ca.pem", "/proxy.pac"];
 
 /// Passes a request on if nothing speaks against it.
 pub(super) async fn check(

@@ -63,6 +63,10 @@ impl Controls for Played {
         self.ready.lock().clone()
     }
 
+    fn pac(&self, asked: Option<&str>) -> String {
+        format!("asked for {}", asked.unwrap_or_default())
+    }
+
     fn config(&self) -> Value {
         serde_json::json!({ "listen": ["127.0.0.1:8080"] })
     }

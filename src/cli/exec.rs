@@ -5,8 +5,8 @@
 
 mod child;
 mod larder;
-mod private;
-mod running;
+pub(super) mod private;
+pub(super) mod running;
 mod scratch;
 mod summary;
 

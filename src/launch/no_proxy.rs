@@ -74,7 +74,9 @@ impl NoProxy {
         let named: Vec<_> = config.named().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<Member>::new(), Vec::new());
         for member in always.chain(given).filter_map(Member::parse) {
-            if members.contains(&member) {
+            let is_same =
+                |other: &Member| (&other.spared, other.port) == (&member.spared, member.port);
+            if members.iter().any(is_same) {
                 continue;
             }
             if named.iter().any(|host| member.covers(host)) {
@@ -322,6 +324,13 @@ mod tests {
         let list = list(&route("api.example"), &variables);
         assert!(list.spares("b.test", 80) && !list.spares("a.test", 80));
         assert!(list.spares("10.96.0.1", 443));
+    }
+
+    #[test]
+    fn a_command_that_starts_another_passes_its_list_on_as_it_is() {
+        let routes = route("api.example");
+        let once = list(&routes, &[("NO_PROXY", "corp.test")]).variable();
+        assert_eq!(list(&routes, &[("NO_PROXY", &once)]).variable(), once);
     }
 
     #[test]

@@ -103,6 +103,10 @@ pub(super) fn systems_roots() -> String {
 }
 
 pub(super) fn both(base: &str, ca: &str) -> String {
+    // A shell that asked `larder env` before names bundles that have it.
+    if base.contains(ca) {
+        return base.to_owned();
+    }
     let gap = if base.is_empty() || base.ends_with('\n') { "" } else { "\n" };
     format!("{base}{gap}{ca}")
 }

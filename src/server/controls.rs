@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use crate::admin::controls::{
     Controls, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
 };
-use crate::config::shown;
+use crate::config::env::Env;
+use crate::config::{defaults, shown};
+use crate::launch::no_proxy::NoProxy;
+use crate::launch::pac;
 use crate::policy::Mode;
 use crate::server::estate::Estate;
 use crate::server::stored;
@@ -35,6 +38,13 @@ impl Controls for Desk {
             details.push(("stopping", "requests in flight are finished, then it ends".to_owned()));
         }
         Readiness { ready, details }
+    }
+
+    fn pac(&self, asked: Option<&str>) -> String {
+        let spared = NoProxy::of(&self.0.house().config, &Env::default());
+        // The first of larder's own is the first of `listen`: there is always one.
+        let listen = self.0.ground.own.first().copied().unwrap_or(defaults::LISTEN);
+        pac::text(&spared, &pac::proxy(listen, asked))
     }
 
     fn config(&self) -> serde_json::Value {

@@ -9,8 +9,11 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::client::Client;
+use crate::larder_under_test::Larder;
 use crate::origin::{Answer, Origin};
 use crate::process::{House, PATIENCE, Process, program, text};
+use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
 /// A configuration, and a user's directories of their own.
 struct Home {
@@ -248,11 +251,8 @@ async fn the_larder_that_runs_with_this_configuration_is_used() {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (proxy, admin) = (free_port(), free_port());
-    let configured = yaml(&origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));
-    let home = Home::with(&configured);
-    let mut larder = Process::start(&[OsStr::new("run"), home.house.config.as_os_str()]);
-    larder.out.line("listens on").await;
+    let (home, mut larder) = running(&origin).await;
+    let configured = fs::read_to_string(&home.house.config).unwrap();
     for calls in 1..3 {
         let output = home.exec(&[], &["sh", "-c", CURL]).await;
         let said = text(&output.stderr);
@@ -267,7 +267,10 @@ async fn the_larder_that_runs_with_this_configuration_is_used() {
     fs::write(&home.house.config, configured.replace("ttl: 1h", "ttl: 2h")).unwrap();
     let output = home.exec(&["--quiet"], &["sh", "-c", CURL]).await;
     let said = text(&output.stderr);
-    assert!(said.contains("not with these routes: starting a private one"), "{said}");
+    assert!(
+        said.contains("not with these routes (try `larder reload`): starting a private one"),
+        "{said}"
+    );
     assert_eq!(origin.calls(), 2, "{said}");
     larder.signal("TERM");
     larder.ended().await;
@@ -326,4 +329,171 @@ async fn without_a_cache_directory_it_runs_all_the_same() {
     );
     assert!(said.starts_with("larder: nothing is stored on disk: "), "{said}");
     assert!(Path::new(&file).is_file());
+}
+
+#[tokio::test]
+async fn https_of_an_unmodified_command_hits_on_its_second_call() {
+    if !has_curl("exec over TLS") {
+        return;
+    }
+    let authority = Authority::new();
+    for speaks in [Speaks::H1, Speaks::H2] {
+        let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secret").await;
+        let home = Home::with(&format!(
+            "version: 1\nresolve: {{ api.example.test: \"{}\" }}\n\
+             upstreams: {{ up: {{ hosts: [api.example.test], tls: {{ extra_roots: [\"{}\"] }} }} }}\n\
+             routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+            origin.addr,
+            authority.root().display()
+        ));
+        let call = "curl -sS https://api.example.test/x";
+        let output = home.exec(&["--json"], &["sh", "-c", &format!("{call}; {call}")]).await;
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "secretsecret", "{said}");
+        assert_eq!(origin.calls(), 1, "{said}");
+        let told: serde_json::Value = serde_json::from_str(said.trim()).expect(&said);
+        assert_eq!((&told["calls"], &told["without_api"]), (&2.into(), &1.into()), "{said}");
+        // The authority lasts, and may vouch for nobody else.
+        let again = home.exec(&["--quiet"], &["sh", "-c", call]).await;
+        assert_eq!(text(&again.stdout), "secret", "{}", text(&again.stderr));
+        assert_eq!(origin.calls(), 1);
+    }
+}
+
+/// A larder that runs with this configuration, at a port that its file names.
+async fn running(origin: &Origin) -> (Home, Process) {
+    let (proxy, admin) = (free_port(), free_port());
+    let configured = yaml(origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));
+    let home = Home::with(&configured);
+    let larder = Process::start(&[OsStr::new("run"), home.house.config.as_os_str()]);
+    larder.out.line("listens on").await;
+    (home, larder)
+}
+
+impl Home {
+    /// `larder env` as a shell would be given it.
+    fn env(&self, flags: &str) -> String {
+        let (program, config) = (program(), self.house.config.display());
+        format!("{program} env --config {config} {flags}")
+    }
+
+    async fn shell(&self, script: &str) -> Output {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).env("XDG_CACHE_HOME", self.cache.path()).kill_on_drop(true);
+        shell.env("NODE_OPTIONS", "--no-warnings").env_remove("LARDER_ADMIN");
+        timeout(PATIENCE, shell.output()).await.expect("it ends").expect("it starts")
+    }
+}
+
+#[tokio::test]
+async fn a_shell_that_takes_what_env_prints_uses_the_larder_that_runs() {
+    if !has_curl("env") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let (home, mut larder) = running(&origin).await;
+    let env = home.env("");
+    let output = home.shell(&format!("eval \"$({env})\"; {CURL}; {CURL}")).await;
+    assert_eq!(text(&output.stdout), "hellohello", "{}", text(&output.stderr));
+    assert_eq!(origin.calls(), 1);
+
+    // Once more changes nothing, and what was there stays.
+    let twice = format!("eval \"$({env})\"; env | sort; eval \"$({env})\"; env | sort");
+    let output = text(&home.shell(&twice).await.stdout);
+    let lines: Vec<_> = output.lines().filter(|line| !line.starts_with("_=")).collect();
+    let (once, again) = lines.split_at(lines.len() / 2);
+    assert_eq!(once, again);
+    assert!(once.iter().any(|line| line.starts_with("NODE_OPTIONS=--no-warnings --require")));
+    larder.signal("TERM");
+    larder.ended().await;
+}
+
+#[tokio::test]
+async fn every_format_of_env_names_the_same_files_in_a_place_of_choice() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let (home, mut larder) = running(&origin).await;
+    let files = home.house.directory.path().join("a volume");
+    let flags = |format: &str| format!("--format {format} --files '{}'", files.display());
+    for format in ["sh", "fish", "dotenv", "docker", "k8s"] {
+        let output = home.shell(&home.env(&flags(format))).await;
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{format}: {}", text(&output.stderr));
+        assert!(said.contains("a volume/bundle.pem"), "{format}: {said}");
+        assert!(said.contains("HTTPS_PROXY") && said.contains("http_proxy"), "{format}: {said}");
+        let alone = ["dotenv", "docker", "k8s"].contains(&format);
+        assert_eq!(!alone, said.contains("--no-warnings"), "{format}: {said}");
+        if format == "k8s" {
+            let count = said.lines().count() / 2;
+            let read: Vec<Variable> = serde_saphyr::from_str(&said).expect(&said);
+            assert_eq!(read.len(), count);
+            assert!(read.iter().all(|variable| !variable.name.is_empty()));
+            assert!(read.iter().any(|variable| variable.value.ends_with("bundle.pem")), "{said}");
+        }
+    }
+    larder.signal("TERM");
+    larder.ended().await;
+}
+
+#[derive(serde::Deserialize)]
+struct Variable {
+    name: String,
+    value: String,
+}
+
+#[tokio::test]
+async fn env_without_a_running_larder_says_so_and_exits_4() {
+    let home = Home::with(&format!(
+        "version: 1\nlisten: {}\nadmin: {{ listen: {} }}\n",
+        free_port(),
+        free_port()
+    ));
+    let output = home.shell(&home.env("")).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.starts_with("larder env: no larder answers at ") && said.contains("`larder run`"));
+    assert!(output.stdout.is_empty());
+}
+
+const ASK_PAC: &str = "
+const [pac, ...urls] = process.argv.slice(1);
+const find = new Function(pac + '; return FindProxyForURL')();
+for (const url of urls) console.log(find(url, new URL(url).hostname));
+";
+
+#[tokio::test]
+async fn proxy_pac_sends_everything_to_larder_but_what_is_spared() {
+    let node = std::process::Command::new("node").arg("--version").output();
+    if !node.is_ok_and(|output| output.status.success()) {
+        let mut err = std::io::stderr();
+        std::io::Write::write_all(&mut err, b"SKIPPED proxy.pac: no node\n").unwrap();
+        return;
+    }
+    let larder = Larder::bare("routes: [{ name: r, match: { host: a.svc } }]\n").await;
+    let mut client = Client::connect(larder.server.admin_addr().unwrap()).await;
+    let pac = client.get("http://localhost/proxy.pac", &[]).await;
+    let kind = "application/x-ns-proxy-autoconfig";
+    assert_eq!((pac.status, pac.field("content-type")), (200, Some(kind)));
+    let proxied = format!("PROXY {}", larder.addr());
+    let table = [
+        ("http://api.example/x", proxied.as_str()),
+        ("https://api.example:444/", &proxied),
+        ("http://128.0.0.1/", &proxied),
+        ("https://a.svc/", &proxied),
+        ("http://notlocalhost/", &proxied),
+        ("http://localhost:3000/", "DIRECT"),
+        ("http://LOCALHOST/", "DIRECT"),
+        ("http://127.200.0.1/", "DIRECT"),
+        ("http://[::1]:80/", "DIRECT"),
+        ("http://169.254.169.254/latest", "DIRECT"),
+        ("http://[fd00:ec2::254]/", "DIRECT"),
+        ("http://db.cluster.local/", "DIRECT"),
+        ("http://metadata.google.internal/", "DIRECT"),
+        ("ftp://api.example/x", "DIRECT"),
+    ];
+    let mut ask = Command::new("node");
+    ask.args(["-e", ASK_PAC]).arg(pac.text()).args(table.map(|(url, _)| url)).kill_on_drop(true);
+    let output = timeout(PATIENCE, ask.output()).await.unwrap().unwrap();
+    let said = text(&output.stdout);
+    let expected = table.map(|(_, way)| way);
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{}", text(&output.stderr));
 }

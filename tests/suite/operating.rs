@@ -42,6 +42,10 @@ impl controls::Controls for Played {
         controls::Readiness { ready: true, details: Vec::new() }
     }
 
+    fn pac(&self, _: Option<&str>) -> String {
+        String::new()
+    }
+
     fn config(&self) -> Value {
         json!({})
     }

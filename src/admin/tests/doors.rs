@@ -3,11 +3,12 @@
 use super::*;
 
 /// Every path, with a method that it answers to; the ones that change something last.
-const PATHS: [(&str, &str); 10] = [
+const PATHS: [(&str, &str); 11] = [
     ("GET /healthz", ""),
     ("GET /readyz", ""),
     ("GET /metrics", ""),
     ("GET /ca.pem", ""),
+    ("GET /proxy.pac", ""),
     ("GET /v1/config", ""),
     ("GET /v1/mode", ""),
     ("GET /v1/entries", ""),
@@ -118,7 +119,7 @@ async fn a_401_says_how_to_ask() {
 #[tokio::test]
 async fn what_is_read_by_probes_and_scrapers_needs_no_token() {
     let admin = admin_as("0.0.0.0:9901", &[], Some(TOKEN)).await;
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/proxy.pac"] {
         let answer = admin.get(path, "localhost").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
     }

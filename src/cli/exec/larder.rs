@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::cli::World;
 use crate::cli::exec::private::Private;
-use crate::cli::exec::running::{self, Running};
+use crate::cli::exec::running::{self, Missing, Running};
+use crate::cli::exec::tell;
 use crate::config::Config;
 
 /// The larder that a command uses.
@@ -21,8 +22,10 @@ pub(super) enum Larder {
 impl Larder {
     /// The larder of the configuration at `file`: it accepts connections when this returns.
     pub(super) fn find(file: &Path, config: Config, world: &mut World<'_>) -> Result<Self, String> {
-        if let Some(running) = running::find(file, &config, world) {
-            return Ok(Self::Running(running));
+        match running::find(file, &config, &world.env) {
+            Ok(running) => return Ok(Self::Running(running)),
+            Err(Missing::Nobody(_)) => {}
+            Err(Missing::Unfit(said)) => tell(world, &format!("{said}: starting a private one")),
         }
         Private::start(file, config, world).map(Self::Private)
     }

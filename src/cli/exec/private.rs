@@ -138,21 +138,35 @@ pub(super) fn adapted(mut config: Config, file: &Path, world: &mut World<'_>) ->
 }
 
 /// Where the private larder of the configuration at `file` keeps what it stores.
-pub(super) fn kept(env: &Env, file: &Path) -> io::Result<PathBuf> {
-    let whole = fs::canonicalize(file)?;
-    let name = short(Sha256::new().chain_update(whole.as_os_str().as_bytes()));
+pub(in crate::cli) fn kept(env: &Env, file: &Path) -> io::Result<PathBuf> {
+    Ok(cache(env)?.join(own_name(file)?))
+}
+
+/// Where the files lie that `larder env` names.
+pub(in crate::cli) fn env_files(env: &Env, file: &Path) -> io::Result<PathBuf> {
+    Ok(cache(env)?.join("env").join(own_name(file)?))
+}
+
+/// Larder's part of the user's cache directory.
+fn cache(env: &Env) -> io::Result<PathBuf> {
     let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let Some(cache) = cache else {
+    let nowhere = || {
         let what = "neither XDG_CACHE_HOME nor HOME says where";
-        return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        io::Error::new(io::ErrorKind::NotFound, what)
     };
-    Ok(cache.join("larder").join(name))
+    Ok(cache.ok_or_else(nowhere)?.join("larder"))
+}
+
+/// A file has one name, however it is reached.
+fn own_name(file: &Path) -> io::Result<String> {
+    let whole = fs::canonicalize(file)?;
+    Ok(short(Sha256::new().chain_update(whole.as_os_str().as_bytes())))
 }
 
 /// Makes a directory that is its owner's alone: the command must not inherit a mask for new files, so
 /// those below are made as the system says.
-pub(super) fn private(directory: &Path) -> io::Result<()> {
+pub(in crate::cli) fn private(directory: &Path) -> io::Result<()> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()))
     };

@@ -5,48 +5,68 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::cli::exec::tell;
+use crate::cli::Exit;
 use crate::cli::remote::{Remote, Where, reached};
-use crate::cli::{Exit, World};
+use crate::config::env::Env;
 use crate::config::{Config, shown};
 
 /// A larder that runs.
-pub(super) struct Running {
+pub(in crate::cli) struct Running {
     remote: Remote,
     /// Where clients connect.
-    pub(super) proxy: SocketAddr,
+    pub(in crate::cli) proxy: SocketAddr,
     /// The certificate of its authority; empty where nothing is intercepted.
-    pub(super) ca: String,
+    pub(in crate::cli) ca: String,
+}
+
+/// Why there is none to use.
+pub(in crate::cli) enum Missing {
+    /// None answers.
+    Nobody(String),
+    /// One answers that is not to be used.
+    Unfit(String),
+}
+
+impl Missing {
+    /// For people.
+    pub(in crate::cli) fn said(&self) -> &str {
+        match self {
+            Self::Nobody(said) | Self::Unfit(said) => said,
+        }
+    }
 }
 
 /// The larder that runs with the configuration at `file`, as far as can be seen: it listens there and
 /// has the same routes. One that asks its clients for a user is nobody to start a command with.
-pub(super) fn find(file: &Path, config: &Config, world: &mut World<'_>) -> Option<Running> {
-    let listen = *config.listen.first()?;
-    if listen.port() == 0 || config.access.users.is_some() {
-        return None;
+pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Running, Missing> {
+    let nobody = |said: &str| Err(Missing::Nobody(said.to_owned()));
+    let Some(&listen) = config.listen.first() else { return nobody("it listens nowhere") };
+    if listen.port() == 0 {
+        return nobody("`listen` leaves its port open, so nobody can tell where larder runs");
     }
-    let remote = Where::of(file).find(&world.env).ok()?;
-    let theirs = match remote.get("/v1/config") {
-        Ok(theirs) => theirs,
-        Err(failure) if failure.exit == Exit::Unreachable => return None,
-        Err(failure) => {
-            tell(world, &format!("{}; starting a private one", failure.said));
-            return None;
+    let unfit = |said: &str| Err(Missing::Unfit(said.to_owned()));
+    if config.access.users.is_some() {
+        return unfit("the larder of this configuration asks its clients for a user");
+    }
+    let asked =
+        Where::of(file).find(env).and_then(|remote| Ok((remote.get("/v1/config")?, remote)));
+    let (theirs, remote) = asked.map_err(|failure| match failure.exit {
+        Exit::Unreachable => Missing::Nobody(failure.said),
+        Exit::Ok | Exit::Failed | Exit::Usage | Exit::Invalid | Exit::Command(_) => {
+            Missing::Unfit(failure.said)
         }
-    };
+    })?;
     let ours = shown::to_json(config);
     if ours["listen"] != theirs["listen"] {
-        return None;
+        return nobody("another larder has its admin listener there");
     }
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
-        let said = "a larder listens there, but not with these routes: starting a private one \
-                    (`larder reload`, if it should have them)";
-        tell(world, said);
-        return None;
+        return unfit("a larder listens there, but not with these routes (try `larder reload`)");
     }
-    let ca = remote.text("/ca.pem").ok()?.unwrap_or_default();
-    Some(Running { remote, proxy: reached(listen), ca })
+    match remote.text("/ca.pem") {
+        Ok(ca) => Ok(Running { remote, proxy: reached(listen), ca: ca.unwrap_or_default() }),
+        Err(failure) => Err(Missing::Unfit(failure.said)),
+    }
 }
 
 impl Running {

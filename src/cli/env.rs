@@ -1,0 +1,124 @@
+//! `larder env`: what a command would be told, for whoever starts it otherwise.
+//!
+//! Owns: its arguments, where the files lie that the variables name.
+//! Never touches: what each runtime is told (`launch`).
+
+mod format;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::env::format::Format;
+use crate::cli::exec::private;
+use crate::cli::exec::running::{self, Running};
+use crate::cli::{Exit, World};
+use crate::config::env::Env;
+use crate::config::{self, Config};
+use crate::launch::Launch;
+use crate::launch::no_proxy::NoProxy;
+
+/// The arguments of `larder env`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// The configuration that larder runs with.
+    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
+    config: PathBuf,
+    /// For whom.
+    #[arg(long, value_enum, default_value_t = Format::Sh)]
+    format: Format,
+    /// Where to write the files that the variables name (certificates, settings, shims), such as a
+    /// volume that containers mount at the same path; else below the user's cache directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    files: Option<PathBuf>,
+}
+
+const EXAMPLE: &str = "\
+The larder must be running. sh and fish extend what the shell has already set, such as NODE_OPTIONS;
+the other formats stand alone. A container reaches larder if it shares its network (--network host, the
+same pod), or if `listen` names an address that it reaches.
+
+Examples:
+  eval \"$(larder env)\"
+  larder env --format fish | source
+  larder env --format docker > larder.env; docker run --network host --env-file larder.env ...
+  larder env --format k8s --files /larder-files";
+
+/// Writes the files, prints the variables.
+pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+    let config = match config::load(&args.config, &world.env) {
+        Ok(config) => config,
+        Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
+    };
+    let running = match running::find(&args.config, &config, &world.env) {
+        Ok(running) => running,
+        Err(missing) => {
+            let said = format!("larder env: {}", missing.said());
+            return complain(world, &said, Exit::Unreachable);
+        }
+    };
+    match variables(args, &config, &running, &world.env) {
+        Ok(variables) => match print(args.format, &variables, world.out) {
+            Ok(()) => Exit::Ok,
+            // Whoever reads the output has gone: there is nobody left to tell.
+            Err(_closed) => Exit::Failed,
+        },
+        Err(error) => {
+            let said = format!("larder env: cannot write the files: {error}");
+            complain(world, &said, Exit::Failed)
+        }
+    }
+}
+
+fn variables(
+    args: &Args,
+    config: &Config,
+    running: &Running,
+    caller: &Env,
+) -> io::Result<Vec<(String, String)>> {
+    let directory = if let Some(directory) = &args.files {
+        fs::create_dir_all(directory)?;
+        directory.clone()
+    } else {
+        let lasting = private::env_files(caller, &args.config)?;
+        private::private(&lasting)?;
+        lasting
+    };
+    let directory = fs::canonicalize(directory)?;
+    let alone = Env::default();
+    let env = if args.format.is_for_shells() { caller } else { &alone };
+    let no_proxy = NoProxy::of(config, env);
+    let launch = Launch {
+        proxy: running.proxy,
+        ca: &running.ca,
+        no_proxy: &no_proxy,
+        directory: &directory,
+        env,
+    };
+    let variables = launch.prepare()?.into_iter();
+    Ok(variables.map(|variable| once(variable, env, &directory)).collect())
+}
+
+/// A shell that has asked before has variables that name these files: they are not extended twice.
+fn once((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
+    let ours = directory.to_string_lossy();
+    let before = env.get(&name).filter(|before| before.contains(&*ours));
+    match before {
+        Some(before) => (name, before.to_owned()),
+        None => (name, value),
+    }
+}
+
+fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) -> io::Result<()> {
+    for (name, value) in variables {
+        writeln!(out, "{}", format.line(name, value))?;
+    }
+    out.flush()
+}
+
+fn complain(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+    // Nowhere is left to say that standard error is closed.
+    let _closed = writeln!(world.err, "{text}");
+    exit
+}
