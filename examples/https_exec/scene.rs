@@ -1,0 +1,145 @@
+//! The API by HTTPS, and apps that are run with and without larder.
+//!
+//! Owns: the configuration, and how an app is started. Never touches: what is made of the counts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use larder::fake::discord::{self, Fake};
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::Story;
+use crate::client::Failure;
+use crate::figures::Presented;
+use crate::program;
+use crate::tls::Front;
+
+/// The API's host: a name that resolves with and without larder, so that an app's URL is the same.
+const HOST: &str = "localhost";
+/// A host that nobody named.
+const OTHER: &str = "other.example.test";
+
+/// More than any run takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program of `examples/apps`.
+#[derive(Clone, Copy)]
+pub(crate) struct App {
+    pub(crate) name: &'static str,
+    runtime: &'static str,
+    file: &'static str,
+}
+
+impl App {
+    pub(crate) const PYTHON: Self = Self { name: "Python", runtime: "python3", file: "visits.py" };
+    pub(crate) const NODE: Self = Self { name: "Node", runtime: "node", file: "visits.mjs" };
+    const PRESENTED: Self = Self { name: "", runtime: "python3", file: "presented.py" };
+
+    fn path(self) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/apps").join(self.file);
+        path.to_string_lossy().into_owned()
+    }
+}
+
+/// What all runs have in common.
+pub(crate) struct Scene {
+    discord: Fake,
+    api: Front,
+    other: Front,
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn start() -> Result<Self, Failure> {
+        let address: SocketAddr = "127.0.0.1:0".parse()?;
+        let discord = discord::start(address, discord::Options::default()).await?;
+        let api = Front::start(HOST, discord.addr).await?;
+        let other = Front::start(OTHER, discord.addr).await?;
+        let directory = tempfile::tempdir()?;
+        std::fs::write(directory.path().join("root.pem"), &api.root)?;
+        let yaml = format!(
+            r#"
+version: 1
+listen: 127.0.0.1:0
+admin: {{ listen: 127.0.0.1:0 }}
+log: {{ level: warn }}
+resolve: {{ {HOST}: "{api}", {OTHER}: "{other}" }}
+upstreams:
+  discord: {{ hosts: [{HOST}], tls: {{ extra_roots: [root.pem] }} }}
+routes:
+  - name: guild
+    match: {{ host: "{HOST}:{port}", method: GET, path: "/api/{{v}}/guilds/**" }}
+    scope: shared
+    ttl: 30m
+"#,
+            api = api.addr,
+            other = other.addr,
+            port = api.addr.port(),
+        );
+        std::fs::write(directory.path().join("proxy.yaml"), yaml)?;
+        Ok(Self { discord, api, other, directory })
+    }
+
+    /// How often the API is called while the app runs.
+    pub(crate) async fn calls_of(
+        &self,
+        app: App,
+        story: Story,
+        through: bool,
+    ) -> Result<u64, Failure> {
+        let before = self.discord.calls().total;
+        let api = format!("https://{HOST}:{}", self.api.addr.port());
+        let (users, visits) = (story.users.to_string(), story.visits.to_string());
+        self.run(app, &[&api, &users, &visits], through).await?;
+        Ok(self.discord.calls().total - before)
+    }
+
+    /// Which certificates are seen through larder.
+    pub(crate) async fn presented(&self) -> Result<Presented, Failure> {
+        let hosts = [(HOST, &self.api), (OTHER, &self.other)];
+        let places = hosts.map(|(host, front)| format!("{host}:{}", front.addr.port()));
+        let said = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
+        let mut seen = said.lines();
+        let mut is_own = |front: &Front| {
+            let own: String =
+                Sha256::digest(&front.leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+            seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
+        };
+        Ok(Presented { named_is_own: is_own(&self.api)?, other_is_own: is_own(&self.other)? })
+    }
+
+    pub(crate) async fn stop(self) {
+        self.discord.stop().await;
+    }
+
+    /// What the app printed. It trusts the API's root as its own environment says, either way.
+    async fn run(&self, app: App, arguments: &[&str], through: bool) -> Result<String, Failure> {
+        let here = self.directory.path();
+        let mut command = if through {
+            let mut command = Command::new(program::larder()?);
+            command.args(["exec", "--config", "proxy.yaml", "--", app.runtime]);
+            command
+        } else {
+            Command::new(app.runtime)
+        };
+        command.arg(app.path()).args(arguments).current_dir(here).stdin(Stdio::null());
+        for name in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
+            command.env(name, here.join("root.pem"));
+        }
+        // A store of its own: one app's answers are no savings of the other.
+        command.env("XDG_CACHE_HOME", here.join(app.file)).kill_on_drop(true);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD"] {
+            command.env_remove(name).env_remove(name.to_ascii_lowercase());
+        }
+        let output = timeout(PATIENCE, command.output()).await??;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("{} ended with {}:\n{said}", app.file, output.status).into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
