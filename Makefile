@@ -8,12 +8,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LARDER := $(TARGET)/$(PROFILE)/larder
 CLIENTS := target/clients
 
-.PHONY: help run demo test setup clients
+.PHONY: help run demo test setup clients matrix runtimes
 
 help:
 	@echo "make run     build larder and serve $(CONFIG)"
 	@echo "make demo    in a second terminal: a fake API, and what larder makes of it"
 	@echo "make test    run all tests, real curl, requests and httpx among them"
+	@echo "make matrix  run the real clients of many languages through larder exec"
 	@echo
 	@echo "PROFILE=release builds what is installed: faster to run, minutes longer to build."
 
@@ -56,11 +57,36 @@ clients:
 	command -v curl >/dev/null || missing="$$missing curl"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	( $(INSTALL_MISSING) ) || true
-	@$(CLIENTS)/bin/python3 -c 'import requests, httpx' 2>/dev/null || { \
-	    echo "Installing requests and httpx into $(CLIENTS)"; \
+	@$(CLIENTS)/bin/python3 -c 'import $(PYTHON_CLIENTS)' 2>/dev/null || { \
+	    echo "Installing $(PYTHON_CLIENTS) into $(CLIENTS)"; \
 	    python3 -m venv $(CLIENTS) && \
-	    $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check requests httpx; \
-	} || echo "requests and httpx could not be installed: their tests will be skipped"
+	    $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check \
+	        $$(echo '$(PYTHON_CLIENTS)' | tr , ' '); \
+	} || echo "$(PYTHON_CLIENTS) could not be installed: their tests will be skipped"
+
+PYTHON_CLIENTS := requests, httpx, aiohttp, urllib3
+
+# The runtimes that .ci/run covers besides.
+runtimes: clients
+	@missing=; \
+	command -v node >/dev/null || missing="$$missing nodejs"; \
+	command -v go >/dev/null || missing="$$missing golang-go"; \
+	command -v javac >/dev/null || missing="$$missing default-jdk-headless"; \
+	( $(INSTALL_MISSING) ) || true
+
+# All clients of docs/clients.md that are there; what is missing is named and skipped.
+matrix: setup runtimes
+	@missing=; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	command -v wget >/dev/null || missing="$$missing wget"; \
+	command -v ruby >/dev/null || missing="$$missing ruby"; \
+	php -r 'curl_init();' >/dev/null 2>&1 || missing="$$missing php-cli php-curl"; \
+	( $(INSTALL_MISSING) ) || true
+	@[ -d $(CLIENTS)/node_modules/node ] || \
+	    npm install --prefix $(CLIENTS) --silent --no-fund --no-audit axios got node@24 || \
+	    echo "axios, got and Node 24 could not be installed: they will be skipped"
+	cargo build --profile $(PROFILE) --bin larder
+	cargo run --profile $(PROFILE) --example clients
 
 # Installs $$missing, if there is anything in it.
 INSTALL_MISSING = \

@@ -105,8 +105,7 @@ routes:
         let said = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
         let mut seen = said.lines();
         let mut is_own = |front: &Front| {
-            let own: String =
-                Sha256::digest(&front.leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+            let own = format!("{:x}", Sha256::digest(&front.leaf));
             seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
         };
         Ok(Presented { named_is_own: is_own(&self.api)?, other_is_own: is_own(&self.other)? })
