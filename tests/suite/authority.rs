@@ -43,6 +43,14 @@ fn key(house: &House) -> PathBuf {
     store(house).join("ca/ca.key")
 }
 
+<<<<<<< HEAD
+=======
+/// What the admin listener at `admin` answers.
+async fn asked(admin: SocketAddr, path: &str) -> Response {
+    Client::connect(admin).await.get(&format!("http://{admin}{path}"), &[]).await
+}
+
+>>>>>>> ebfcfc4 (The open paths of the admin listener are five, and the authority's tests ask it by its address)
 /// What `openssl` says; `None` where it is not installed.
 async fn openssl(test: &str, arguments: &[&OsStr]) -> Option<String> {
     let mut command = Command::new("openssl");

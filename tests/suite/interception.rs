@@ -170,6 +170,15 @@ async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
 }
 
 #[tokio::test]
+async fn what_is_passed_through_is_never_intercepted_though_a_route_names_it() {
+    let yaml = format!("tls: {{ passthrough: ['{API}'] }}\n{}", route(&["ttl: 1h"]));
+    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    let roots = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
+    client.connect(&format!("{API}:443"), API).await.expect("the origin's own certificate");
+}
+
+#[tokio::test]
 async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let client = scene.client(&[]);

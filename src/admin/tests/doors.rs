@@ -17,8 +17,8 @@ const PATHS: [(&str, &str); 11] = [
     ("POST /v1/purge", r#"{"all": true}"#),
 ];
 
-const OPERATORS: usize = 4;
-const MUTATING: usize = 7;
+const OPERATORS: usize = 5;
+const MUTATING: usize = 8;
 
 #[tokio::test]
 async fn adm_03_a_rebound_name_gets_nothing_from_any_path() {
@@ -119,7 +119,7 @@ async fn a_401_says_how_to_ask() {
 #[tokio::test]
 async fn what_is_read_by_probes_and_scrapers_needs_no_token() {
     let admin = admin_as("0.0.0.0:9901", &[], Some(TOKEN)).await;
-    for path in ["/healthz", "/readyz", "/metrics", "/proxy.pac"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/ca.pem", "/proxy.pac"] {
         let answer = admin.get(path, "localhost").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
     }
