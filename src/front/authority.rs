@@ -6,12 +6,11 @@
 
 pub mod bounds;
 pub mod certificate;
+mod error;
 mod files;
 pub mod mint;
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +22,7 @@ use crate::config::constraint::Constraint;
 use crate::config::{CaFiles, Config};
 use crate::front::authority::bounds::Bounds;
 use crate::front::authority::certificate::Certificate;
+pub use crate::front::authority::error::AuthorityError;
 use crate::front::authority::files::Pair;
 use crate::route::pattern::HostPattern;
 
@@ -44,133 +44,10 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// Why there is no authority, or no leaf of it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuthorityError {
-    /// A certificate or key could not be made.
-    #[error("could not make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    /// TLS does not take what was made.
-    #[error("could not use a certificate: {0}")]
-    Use(#[from] rustls::Error),
-    /// A file could not be read or written.
-    #[error("certificate authority: {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// One file of the pair is missing.
-    #[error(
-        "certificate authority: {} is there, but {} is not: bring it back from a backup, or move \
-         the other away too and larder makes a new pair", there.display(), missing.display()
-    )]
-    Half {
-        /// The one that is there.
-        there: PathBuf,
-        /// The other one.
-        missing: PathBuf,
-    },
-    /// Others may read the key.
-    #[error(
-        "certificate authority: its key {} may be read by others: `chmod 600` it, and make a new \
-         one (`larder ca rotate`) if somebody could have", .0.display()
-    )]
-    Open(PathBuf),
-    /// The key is another user's.
-    #[error(
-        "certificate authority: its key {} belongs to another user, who can read it: `chown` it to \
-         the user that larder runs as", .0.display()
-    )]
-    Foreign(PathBuf),
-    /// The key is a link.
-    #[error(
-        "certificate authority: its key {} is a symbolic link, which hides who can read it: name \
-         the file itself in tls.ca.key, or copy it (`install -m 600`)", .0.display()
-    )]
-    Link(PathBuf),
-    /// The key's file holds none that can be read.
-    #[error(
-        "certificate authority: {} holds no RSA, P-256 or P-384 key in PKCS#8 without a \
-         passphrase: convert it, `openssl pkcs8 -topk8 -nocrypt -in FILE`", .0.display()
-    )]
-    Key(PathBuf),
-    /// The certificate's file holds none.
-    #[error("certificate authority: {} holds no certificate in PEM", .0.display())]
-    NoCertificate(PathBuf),
-    /// The certificate is not an authority's.
-    #[error("certificate authority: {} {what}: name an authority's in tls.ca.cert", path.display())]
-    NotOne {
-        /// The file.
-        path: PathBuf,
-        /// What it lacks.
-        what: &'static str,
-    },
-    /// Certificate and key are not a pair.
-    #[error(
-        "certificate authority: {} is not the key of {}: name a pair in tls.ca, or bring the other \
-         back from a backup", key.display(), cert.display()
-    )]
-    Mismatch {
-        /// The certificate.
-        cert: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
-    /// It is not larder's to replace.
-    #[error(
-        "certificate authority: {} was not made by larder: replace both files with the next pair \
-         from where they came, then `larder reload`", .0.display()
-    )]
-    Operators(PathBuf),
-    /// Its time is over.
-    #[error(
-        "certificate authority: {subject} has expired on {}, no client accepts what it vouches \
-         for: {fix}", humantime::format_rfc3339_seconds(*since)
-    )]
-    Expired {
-        /// Whose time.
-        subject: String,
-        /// When it was over.
-        since: SystemTime,
-        /// How to get another.
-        fix: &'static str,
-    },
-    /// Its name constraints leave a host out.
-    #[error(
-        "certificate authority: {subject} may not vouch for {host}: make one that may (`larder ca \
-         rotate`), or name the host in tls.passthrough"
-    )]
-    Outside {
-        /// Which host.
-        host: String,
-        /// Whose constraints.
-        subject: String,
-    },
-    /// No certificate can be for this host.
-    #[error("no certificate can be for a host named {0:?}")]
-    Name(String),
-}
-
 impl Authority {
     /// The one that `config` means, made if it is not there; `None` when nothing is intercepted.
-    pub fn of(config: &Config, now: SystemTime) -> Result<Option<Self>, AuthorityError> {
-        if !config.intercepts() {
-            return Ok(None);
-        }
-        let constrain = &config.tls.ca.constrain;
-        let Some(files) = files_of(config) else {
-            tracing::warn!(
-                "The certificate authority ends with this process, as nothing is kept on disk: \
-                 clients must be given the next one; name files in tls.ca to keep it"
-            );
-            return Self::for_now(now, constrain).map(Some);
-        };
-        let authority = Self::lasting(files, constrain, now)?;
-        authority.check_against(config, now)?;
-        Ok(Some(authority))
+    pub fn of(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, AuthorityError> {
+        Self::after(None, config, now)
     }
 
     /// The same in place of `before`, of which one without files is kept: clients know it.
@@ -179,19 +56,34 @@ impl Authority {
         config: &Config,
         now: SystemTime,
     ) -> Result<Option<Arc<Self>>, AuthorityError> {
-        let bounds = Bounds::of(&config.tls.ca.constrain);
-        let stays = |before: &&Arc<Self>| {
-            before.files.is_none()
-                && files_of(config).is_none()
-                && before.certificate().bounds == bounds
-                && now < before.certificate().not_after
+        if !config.intercepts() {
+            return Ok(None);
+        }
+        let constrain = &config.tls.ca.constrain;
+        let lasting = files_of(config).map(|files| Self::lasting(files, constrain, now));
+        let why = match lasting {
+            Some(Ok(authority)) => {
+                authority.check_against(config, now)?;
+                return Ok(Some(Arc::new(authority)));
+            }
+            // As with the secret of all keys: a directory of larder's own that cannot be written
+            // costs no answer.
+            Some(Err(why @ AuthorityError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
+                Some(why)
+            }
+            Some(Err(why)) => return Err(why),
+            None => None,
         };
-        if let Some(before) = before.filter(stays)
-            && config.intercepts()
-        {
+        let bounds = Bounds::of(constrain);
+        let stays = |one: &&Arc<Self>| {
+            let own = one.certificate();
+            one.files.is_none() && own.bounds == bounds && now < own.not_after
+        };
+        if let Some(before) = before.filter(stays) {
             return Ok(Some(Arc::clone(before)));
         }
-        Ok(Self::of(config, now)?.map(Arc::new))
+        tell_that_it_ends(why.as_ref());
+        Ok(Some(Arc::new(Self::for_now(now, constrain)?)))
     }
 
     /// The one in `files`, made if neither is there.
@@ -321,6 +213,17 @@ impl Authority {
         } else {
             "restart larder"
         }
+    }
+}
+
+/// `why`: what kept it from lasting; `None`: nothing shall be kept.
+fn tell_that_it_ends(why: Option<&AuthorityError>) {
+    const ENDS: &str = "The certificate authority ends with this process: clients must be given the \
+                        next one; name files in tls.ca to keep it";
+    if let Some(error) = why {
+        tracing::error!(%error, "{ENDS}");
+    } else {
+        tracing::warn!("{ENDS}");
     }
 }
 

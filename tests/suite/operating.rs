@@ -438,7 +438,8 @@ async fn a_real_larders_mode_is_turned_and_told() {
 async fn a_real_larder_reloads_its_file_or_says_what_is_wrong_with_it() {
     let routes = |names: &[&str]| {
         let mut yaml = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n\
-                        store: { disk: off }\nroutes:\n"
+                        store: { disk: off }\n\
+                        tls: { ca: { constrain: [example] } }\nroutes:\n"
             .to_owned();
         for name in names {
             yaml.push_str(&format!("  - {{ name: {name}, match: {{ host: {name}.example }} }}\n"));
@@ -453,7 +454,7 @@ async fn a_real_larder_reloads_its_file_or_says_what_is_wrong_with_it() {
     let (code, out, err) = ask(admin, &["reload"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("the one in force stays in force:\n"), "{err}");
-    assert!(err.contains(":7:13: routes[1].name: names an earlier route already\n"), "{err}");
+    assert!(err.contains(":8:13: routes[1].name: names an earlier route already\n"), "{err}");
     fs::write(&house.config, routes(&["c", "d", "e"])).unwrap();
     let (code, out, _) = ask(admin, &["reload", "--json"]).await;
     let told: Value = serde_json::from_str(&out).unwrap();

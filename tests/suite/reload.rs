@@ -23,7 +23,7 @@ async fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
     let url = format!("{API}/x");
     assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; fwd=bypass; fwd-status=200");
     let reloaded = larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
-    assert_eq!((reloaded.routes, reloaded.notes.len()), (1, 1), "the ttl sets the origin aside");
+    assert_eq!((reloaded.routes, reloaded.notes.len()), (1, 2), "a ttl and a free authority");
     let miss = client.get(&url, &[]).await;
     assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
     // What is stored outlives the next reload, and is seen through the new policy.
@@ -187,7 +187,7 @@ async fn lif_03_a_hundred_reloads_under_load_fail_no_request_and_every_second_is
         let before = answered.load(Ordering::Relaxed);
         let policy = [format!("ttl: {}h", turn + 1)];
         let policy: Vec<&str> = policy.iter().map(String::as_str).collect();
-        let broken = if turn % 2 == 1 { "tls: {}\n" } else { "" };
+        let broken = if turn % 2 == 1 { "jobs: []\n" } else { "" };
         let outcome = larder.reload(&origin, &format!("{broken}{}", route(&policy))).await;
         assert_eq!(outcome.is_ok(), turn % 2 == 0, "{outcome:?}");
         let shown = larder.server.controls().config()["routes"][0]["fresh"].to_string();

@@ -69,9 +69,11 @@ pub(super) fn replace(files: &CaFiles, pair: &Pair, mark: &str) -> Result<(), Au
     for path in [&files.cert, &files.key] {
         let kept = kept_as(path, mark);
         let linked = fs::hard_link(path, &kept);
-        linked.or_else(unless(io::ErrorKind::NotFound)).map_err(|source| at(&kept, source))?;
+        linked
+            .or_else(unless(io::ErrorKind::NotFound))
+            .map_err(|source| unwritten(&kept, source))?;
     }
-    shut(&kept_as(&files.key, mark)).map_err(|source| at(&files.key, source))?;
+    shut(&kept_as(&files.key, mark)).map_err(|source| unwritten(&files.key, source))?;
     write(files, pair)
 }
 
@@ -88,7 +90,7 @@ fn write(files: &CaFiles, pair: &Pair) -> Result<(), AuthorityError> {
         let written = private::beside(path, bytes)
             .and_then(|new| fs::rename(new, path))
             .and_then(|()| private::settle(&directory_of(path)));
-        written.map_err(|source| at(path, source))?;
+        written.map_err(|source| unwritten(path, source))?;
     }
     Ok(())
 }
@@ -97,14 +99,14 @@ fn write(files: &CaFiles, pair: &Pair) -> Result<(), AuthorityError> {
 fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
     for path in [&files.cert, &files.key] {
         let directory = directory_of(path);
-        private::directory(&directory).map_err(|source| at(&directory, source))?;
+        private::directory(&directory).map_err(|source| unwritten(&directory, source))?;
     }
     let directory = directory_of(&files.key);
-    let file = File::open(&directory).map_err(|source| at(&directory, source))?;
+    let file = File::open(&directory).map_err(|source| unwritten(&directory, source))?;
     while let Err(error) = flock(&file, FlockOperation::LockExclusive) {
         // A signal handler ran: that says nothing about the lock.
         if error != Errno::INTR {
-            return Err(at(&directory, error.into()));
+            return Err(unwritten(&directory, error.into()));
         }
     }
     Ok(file)
@@ -114,7 +116,7 @@ fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
 pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
     match File::open(path) {
         Ok(file) => contents(file, path).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_nowhere(&error) => Ok(None),
         Err(error) => Err(at(path, error)),
     }
 }
@@ -124,7 +126,7 @@ fn read_key(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(Errno::LOOP) => return Err(AuthorityError::Link(path.to_owned())),
         Err(error) => return Err(at(path, error.into())),
     };
@@ -162,6 +164,14 @@ fn directory_of(path: &Path) -> PathBuf {
 
 fn unless(kind: io::ErrorKind) -> impl FnOnce(io::Error) -> io::Result<()> {
     move |error| if error.kind() == kind { Ok(()) } else { Err(error) }
+}
+
+fn is_nowhere(error: &io::Error) -> bool {
+    [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind())
+}
+
+fn unwritten(path: &Path, source: io::Error) -> AuthorityError {
+    AuthorityError::Unwritten { path: path.to_owned(), source }
 }
 
 fn at(path: &Path, source: io::Error) -> AuthorityError {

@@ -323,6 +323,22 @@ fn without_a_disk_it_lasts_as_long_as_the_process_and_reloads_keep_it() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_written_costs_no_start_unless_files_were_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("ca"), b"").unwrap();
+    let rest = "tls: { intercept: [api.example] }";
+    let first = Authority::of(&config(&directory, rest), noon()).unwrap().unwrap();
+    assert!(first.files().is_none());
+    let again = Authority::after(Some(&first), &config(&directory, rest), noon()).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    let below = directory.path().join("ca/here");
+    let below = below.display();
+    let named = format!("tls: {{ ca: {{ cert: {below}.pem, key: {below}.key }}, intercept: [a] }}");
+    let refused = Authority::of(&config(&directory, &named), noon());
+    assert!(matches!(refused, Err(AuthorityError::Unwritten { .. })));
+}
+
+#[test]
 fn a_reload_reads_the_files_anew() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
