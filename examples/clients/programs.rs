@@ -232,7 +232,9 @@ fn rust(name: &'static str, roots: &str, place: &Place) -> Program {
     let build = build.into_iter().chain(["--target-dir", &target, "--no-default-features"]);
     let build: Vec<_> = build.chain(["--features", roots]).collect();
     let command = format!("{target}/debug/client");
-    interpreted(name, Part::Full, &[&command], &["cargo", "--version"]).built(&[&build])
+    let lock = place.source("rust/Cargo.lock");
+    let probe = ["grep", "-A1", "^name = \"reqwest\"$", &lock];
+    interpreted(name, Part::Full, &[&command], &probe).built(&[&build])
 }
 
 fn interpreted(name: &'static str, part: Part, command: &[&str], probe: &[&str]) -> Program {
