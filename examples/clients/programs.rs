@@ -146,6 +146,12 @@ fn python(place: &Place) -> Vec<Program> {
         ),
         ("Python httpx", Part::Quick, "httpx", "import httpx as it; print(it.__version__)"),
         ("Python aiohttp", Part::Quick, "aiohttp", "import aiohttp as it; print(it.__version__)"),
+        (
+            "Python urllib, certifi",
+            Part::Full,
+            "certifi",
+            "import certifi as it; print(it.__version__)",
+        ),
     ];
     let program = |(name, part, library, probe): (_, _, &str, &str)| {
         let source = place.source(&format!("python/with_{library}.py"));

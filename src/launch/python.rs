@@ -1,5 +1,5 @@
-//! Python: its own client, requests and httpx need the variables alone; aiohttp is told by a
-//! `sitecustomize`.
+//! Python: its own client, requests and httpx need the variables alone; aiohttp and certifi are told
+//! by a `sitecustomize`.
 //!
 //! Owns: the place of that module on the path. Never touches: what it does
 //! (`python/sitecustomize.py`).
@@ -14,6 +14,7 @@ const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 /// First on the path: a `sitecustomize` that is already there is run by ours.
 pub(super) fn prepare(launch: &Launch<'_>, files: &Files) -> io::Result<Vec<(String, String)>> {
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
+    files.write("python/larder.pem", launch.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
     let path = match launch.said("PYTHONPATH") {
         Some(theirs) => format!("{ours}:{theirs}"),

@@ -211,6 +211,26 @@ async fn python_comes_through_and_keeps_its_path_and_its_sitecustomize() {
 }
 
 #[tokio::test]
+async fn certifi_names_its_own_roots_and_larder() {
+    if !is_there("python3", &["--version"]).await {
+        return;
+    }
+    let told = Told::new(([127, 0, 0, 1], 1).into(), "larder", &[("PYTHONPATH", "{}")]);
+    told.file("certifi/__init__.py", "from .core import contents, where\n");
+    let file = "__file__.replace('core.py', 'cacert.pem')";
+    let core = format!("def where(): return {file}\ndef contents(): return open(where()).read()\n");
+    told.file("certifi/core.py", &core);
+    let roots = told.file("certifi/cacert.pem", "theirs");
+    for program in ["print(open(certifi.where()).read())", "print(certifi.contents())"] {
+        let said = told.run("python3", &["-c", &format!("import certifi; {program}")]).await;
+        assert!(said.starts_with("theirs"), "{said}");
+        assert!(said.ends_with("\nlarder\n\n"), "{said}");
+    }
+    // The package itself is not larder's to change.
+    assert!(!std::fs::read_to_string(roots).unwrap().contains("larder"));
+}
+
+#[tokio::test]
 async fn python_starts_whatever_is_wrong_with_a_sitecustomize() {
     if !is_there("python3", &["--version"]).await {
         return;

@@ -1,10 +1,13 @@
-"""Runs when Python starts: aiohttp, which reads no proxy variable unless it is told to, does.
+"""Runs when Python starts: aiohttp, which reads no proxy variable unless it is told to, does; and
+certifi, which programs name as their bundle whatever the variables say, has larder's certificate, too.
 
-Owns: the proxy of aiohttp's requests that name none. Never touches: requests with a proxy, sessions
-that do not connect by TCP, credentials (aiohttp's own `trust_env` would also read ~/.netrc).
+Owns: the proxy of aiohttp's requests that name none, certifi's file. Never touches: requests with a
+proxy, sessions that do not connect by TCP, credentials (aiohttp's own `trust_env` would also read
+~/.netrc).
 
 It must never keep Python from starting: whatever goes wrong here leaves things as they were. It
-imports nothing before aiohttp does, and says nothing on a Python that is too old for aiohttp.
+imports nothing before a program imports one of the two, and does nothing on a Python that is too old
+for them.
 """
 
 
@@ -32,7 +35,7 @@ def _larder():
             return None
         return getproxies().get(scheme)
 
-    def teach(module):
+    def teach_aiohttp(module):
         """Makes aiohttp's session look for a proxy."""
         import functools
 
@@ -52,11 +55,53 @@ def _larder():
 
         session._request = _request
 
+    def with_larder(bundle):
+        """A copy of the bundle that has larder's certificate, made once."""
+        import os
+
+        copy = here + "/certifi.pem"
+        if not os.path.exists(copy):
+            own = "%s.%d" % (copy, os.getpid())
+            with open(own, "wb") as out:
+                for part in (bundle, here + "/larder.pem"):
+                    with open(part, "rb") as file:
+                        out.write(file.read() + b"\n")
+            # Whole or not at all: other processes may be looking.
+            os.replace(own, copy)
+        return copy
+
+    def teach_certifi(module):
+        """Makes certifi name the copy."""
+        import functools
+
+        name_it = module.where
+
+        @functools.wraps(name_it)
+        def where():
+            bundle = name_it()
+            try:
+                return with_larder(bundle)
+            except Exception:
+                return bundle
+
+        @functools.wraps(module.contents)
+        def contents():
+            with open(where(), "r", encoding="ascii") as file:
+                return file.read()
+
+        # The package has both by name, if it is there already.
+        for place in (module, sys.modules.get("certifi")):
+            if getattr(place, "where", None) is name_it:
+                place.where, place.contents = where, contents
+
+    lessons = {"aiohttp.client": teach_aiohttp, "certifi.core": teach_certifi}
+
     class Taught(object):
-        """Finds aiohttp as it would be found without, and teaches it once it is there."""
+        """Finds a module as it would be found without, and teaches it once it is there."""
 
         def find_spec(self, name, path=None, target=None):
-            if name != "aiohttp.client":
+            teach = lessons.get(name)
+            if teach is None:
                 return None
             for finder in sys.meta_path:
                 find = None if finder is self else getattr(finder, "find_spec", None)
@@ -85,6 +130,10 @@ def _larder():
 
     if sys.version_info >= (3, 7):
         sys.meta_path.insert(0, Taught())
+        # What a .pth file has imported before.
+        for name in lessons:
+            if name in sys.modules:
+                lessons[name](sys.modules[name])
     return here
 
 
