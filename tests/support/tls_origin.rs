@@ -292,11 +292,16 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
             (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
         }
+        let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         bytes.clear();
         calls.fetch_add(1, Ordering::SeqCst);
         let answer = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(answer.as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
+        // PHP's streams read to the end that they asked for.
+        if head.contains("\r\nconnection: close\r\n") {
+            return stream.shutdown().await.ok();
+        }
     }
 }
 
