@@ -39,6 +39,9 @@ enum Verb {
     Exec(exec::Args),
     /// Show, hand out or replace the certificate authority of intercepted connections.
     Ca(ca::Args),
+    /// The larder of `exec --fallback-direct`.
+    #[command(hide = true)]
+    ExecServe(exec::serve::Args),
     /// Print what a command must be told to use the larder that runs.
     Env(env::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut world),
         Verb::Exec(args) => exec::run(args, &mut world),
         Verb::Ca(args) => ca::run(args, &mut world),
+        Verb::ExecServe(args) => exec::serve::run(args, &mut world),
         Verb::Env(args) => env::run(args, &mut world),
         Verb::Schema(args) => schema::run(args, &mut world),
         Verb::Reload(args) => reload::run(args, &mut world),

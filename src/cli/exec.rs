@@ -4,10 +4,12 @@
 //! Never touches: what each runtime is told (`launch`), how requests are served.
 
 mod child;
+mod guarded;
 mod larder;
 pub(super) mod private;
 pub(super) mod running;
 mod scratch;
+pub mod serve;
 mod summary;
 
 use std::ffi::OsString;
@@ -27,10 +29,15 @@ use crate::launch::no_proxy::NoProxy;
 /// The arguments of `larder exec`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
     config: PathBuf,
+    /// Keep the command working should larder die: a private larder runs in a process of its own, and
+    /// until it is back everything goes straight to its origin.
+    #[arg(long)]
+    fallback_direct: bool,
     /// Print nothing at the end.
     #[arg(long)]
     quiet: bool,
@@ -92,7 +99,12 @@ async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
     };
     let no_proxy = NoProxy::of(&config, &world.env);
     tell_what_is_not_spared(args, &no_proxy, world);
-    let larder = match Larder::find(&args.config, config, world) {
+    let found = if args.fallback_direct {
+        Larder::guarded(&args.config, config, args.verbose, world).await
+    } else {
+        Larder::find(&args.config, config, world)
+    };
+    let larder = match found {
         Ok(larder) => larder,
         Err(said) => return complain(world, &format!("larder exec: {said}"), Exit::Failed),
     };

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::client::Client;
 use crate::larder_under_test::Larder;
 use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, program, text};
+use crate::process::{House, PATIENCE, Process, eventually, program, text};
 use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
 /// A configuration, and a user's directories of their own.
@@ -496,4 +496,127 @@ async fn proxy_pac_sends_everything_to_larder_but_what_is_spared() {
     let said = text(&output.stdout);
     let expected = table.map(|(_, way)| way);
     assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{}", text(&output.stderr));
+}
+
+// ---- --fallback-direct
+
+/// One call for each line that it reads; what it was answered, on a line.
+const CALL_PER_LINE: &str = "echo begun; while read line; do \
+    curl -sS -D - http://api.example.test/x | tr '\\r\\n' '  '; echo; done";
+
+/// The larder that `exec` has started.
+fn larder_of(exec: &Process) -> u32 {
+    let parent = exec.child.id().unwrap().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut found = processes.filter_map(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let after = stat.rsplit_once(") ")?.1;
+        let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let is_it = after.split(' ').nth(1) == Some(&parent) && command.contains("exec-serve");
+        if is_it { entry.file_name().to_str()?.parse().ok() } else { None }
+    });
+    found.next().expect("a larder runs")
+}
+
+struct Caller {
+    exec: Process,
+    asked: usize,
+}
+
+impl Caller {
+    async fn start(home: &Home) -> Self {
+        let mut exec = home.command(&["--fallback-direct"], &["sh", "-c", CALL_PER_LINE]);
+        exec.stdin(Stdio::piped());
+        let exec = Process::of(exec);
+        exec.out.line("begun").await;
+        Self { exec, asked: 0 }
+    }
+
+    async fn call(&mut self) -> String {
+        let input = self.exec.child.stdin.as_mut().unwrap();
+        tokio::io::AsyncWriteExt::write_all(input, b"call\n").await.unwrap();
+        self.asked += 1;
+        let lines = self.exec.out.clone();
+        let asked = self.asked;
+        eventually("an answer", || lines.all().len() > asked).await;
+        lines.all()[asked].clone()
+    }
+
+    fn kill_larder(&self) -> u32 {
+        let larder = larder_of(&self.exec);
+        let kill = format!("kill -KILL {larder}");
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        larder
+    }
+
+    async fn end(mut self) -> (Option<i32>, String) {
+        drop(self.exec.child.stdin.take());
+        let code = self.exec.ended().await.code();
+        (code, self.exec.err.text())
+    }
+}
+
+#[tokio::test]
+async fn a_killed_larder_costs_its_command_no_call_and_is_back_with_what_it_stored() {
+    if !has_curl("fallback") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let home = Home::of(&origin);
+    let mut caller = Caller::start(&home).await;
+    let first = caller.call().await;
+    assert!(first.contains(" 200 ") && first.ends_with("hello"), "{first}");
+    assert!(caller.call().await.contains("; hit"));
+    for round in 0..3 {
+        let killed = caller.kill_larder();
+        let mut calls = 0;
+        loop {
+            let answer = caller.call().await;
+            assert!(answer.contains(" 200 ") && answer.ends_with("hello"), "{round}: {answer}");
+            calls += 1;
+            assert!(calls < 1000, "it never came back: {}", caller.exec.err.text());
+            if answer.contains("; hit") {
+                break;
+            }
+        }
+        assert_ne!(larder_of(&caller.exec), killed);
+    }
+    let (code, said) = caller.end().await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.matches("larder has ended").count(), 3, "{said}");
+    assert!(said.contains("answered without the API"), "{said}");
+    assert_eq!(home.left(), 0);
+}
+
+#[tokio::test]
+async fn a_larder_behind_a_guard_counts_and_stores_as_any_other() {
+    if !has_curl("fallback") {
+        return;
+    }
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let home = Home::of(&origin);
+    let script = format!("{CURL}; {CURL}");
+    let output = home.exec(&["--fallback-direct"], &["sh", "-c", &script]).await;
+    let said = text(&output.stderr);
+    assert_eq!(text(&output.stdout), "hellohello", "{said}");
+    assert!(said.starts_with("larder: 2 calls, 1 answered without the API (50.0 %)"), "{said}");
+    let output = home.exec(&["--fallback-direct"], &["sh", "-c", CURL]).await;
+    assert_eq!(text(&output.stdout), "hello", "{}", text(&output.stderr));
+    assert_eq!((origin.calls(), home.left()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_guarded_larder_ends_with_a_guard_that_was_killed() {
+    let home = Home::with("version: 1\n");
+    let mut exec = home.command(&["--fallback-direct"], &["sh", "-c", "echo begun; read line"]);
+    exec.stdin(Stdio::piped());
+    let mut exec = Process::of(exec);
+    exec.out.line("begun").await;
+    let larder = larder_of(&exec);
+    exec.signal("KILL");
+    drop(exec.child.stdin.take());
+    let gone =
+        || fs::read_to_string(format!("/proc/{larder}/cmdline")).is_ok_and(|c| !c.is_empty());
+    eventually("the end of larder", || !gone()).await;
+    exec.ended().await;
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::cli::World;
+use crate::cli::exec::guarded::Guarded;
 use crate::cli::exec::private::Private;
 use crate::cli::exec::running::{self, Missing, Running};
 use crate::cli::exec::tell;
@@ -17,6 +18,8 @@ pub(super) enum Larder {
     Running(Running),
     /// In this process.
     Private(Private),
+    /// In another process, with this one behind it.
+    Guarded(Guarded),
 }
 
 impl Larder {
@@ -30,11 +33,22 @@ impl Larder {
         Private::start(file, config, world).map(Self::Private)
     }
 
+    /// One that this process stands behind: never somebody else's, whose socket it could not hold.
+    pub(super) async fn guarded(
+        file: &Path,
+        config: Config,
+        verbose: bool,
+        world: &mut World<'_>,
+    ) -> Result<Self, String> {
+        Guarded::start(file, config, verbose, world).await.map(Self::Guarded)
+    }
+
     /// Where it listens for the command.
     pub(super) fn proxy(&self) -> SocketAddr {
         match self {
             Self::Running(running) => running.proxy,
             Self::Private(private) => private.proxy(),
+            Self::Guarded(guarded) => guarded.proxy(),
         }
     }
 
@@ -43,6 +57,7 @@ impl Larder {
         match self {
             Self::Running(running) => &running.ca,
             Self::Private(private) => private.ca(),
+            Self::Guarded(guarded) => guarded.ca(),
         }
     }
 
@@ -51,19 +66,20 @@ impl Larder {
         matches!(self, Self::Running(_))
     }
 
-    /// Its metrics.
+    /// Its metrics before the command; one of its own has counted nothing yet.
     pub(super) fn page(&self) -> String {
         match self {
             Self::Running(running) => running.page(),
-            Self::Private(private) => private.page(),
+            Self::Private(_) | Self::Guarded(_) => String::new(),
         }
     }
 
     /// The command has ended: its metrics at last.
     pub(super) async fn leave(self) -> String {
         match self {
-            Self::Running(running) => running.page(),
+            Self::Running(running) => running.last_page().await,
             Self::Private(private) => private.stop().await,
+            Self::Guarded(guarded) => guarded.stop().await,
         }
     }
 }

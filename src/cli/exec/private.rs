@@ -23,9 +23,9 @@ use crate::clock::Clock;
 use crate::config::constraint::Constraint;
 use crate::config::env::Env;
 use crate::config::{Access, Ca, CaFiles, Config, Log, LogLevel};
+use crate::front::authority::Authority;
 use crate::route::pattern::HostPattern;
-use crate::server::house::BuildError;
-use crate::server::{Parts, Server, StartError};
+use crate::server::{Parts, Server};
 use crate::store;
 use crate::store::lock::{Lock, NotTaken};
 
@@ -37,7 +37,7 @@ pub(super) struct Private {
 }
 
 /// The command has ended: nobody is left to wait for but what it left behind.
-const DRAIN: Duration = Duration::from_secs(1);
+pub(super) const DRAIN: Duration = Duration::from_secs(1);
 
 /// A free port of this machine.
 pub(super) const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -61,7 +61,8 @@ impl Private {
         world: &mut World<'_>,
     ) -> Result<Self, String> {
         let config = adapted(config, file, world);
-        let server = started(config).map_err(|error| error.to_string())?;
+        heal(&config);
+        let server = Server::start(config, Parts::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it listens nowhere")?;
         let ca = server.ca().unwrap_or_default();
         Ok(Self { server, proxy, ca })
@@ -77,11 +78,6 @@ impl Private {
         &self.ca
     }
 
-    /// Its metrics.
-    pub(super) fn page(&self) -> String {
-        self.server.account().render()
-    }
-
     /// Stops it; what it counted to the last.
     pub(super) async fn stop(self) -> String {
         let account: Arc<Account> = Arc::clone(self.server.account());
@@ -94,18 +90,12 @@ impl Private {
 
 /// A certificate authority of its own that is of no use any more (expired, damaged) is no reason not
 /// to start: only commands that end with their larder were told to trust it.
-fn started(config: Config) -> Result<Server, StartError> {
+pub(super) fn heal(config: &Config) {
+    let Err(error) = Authority::of(config, Clock::system().now()) else { return };
+    tracing::warn!(%error, "The certificate authority is made anew");
     let ours = config.tls.ca.files.as_ref().and_then(|files| files.cert.parent());
-    let ours = ours.map(Path::to_owned);
-    match (Server::start(config.clone(), Parts::default()), ours) {
-        (Err(StartError::Build(BuildError::Authority(error))), Some(ours)) => {
-            tracing::warn!(%error, "The certificate authority is made anew");
-            if let Err(error) = fs::remove_dir_all(&ours) {
-                tracing::warn!(%error, "The old one stays");
-            }
-            Server::start(config, Parts::default())
-        }
-        (started, _) => started,
+    if let Some(Err(error)) = ours.map(fs::remove_dir_all) {
+        tracing::warn!(%error, "The old one stays");
     }
 }
 

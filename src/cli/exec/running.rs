@@ -4,8 +4,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use crate::cli::Exit;
+use crate::cli::exec::summary::Counts;
 use crate::cli::remote::{Remote, Where, reached};
 use crate::config::env::Env;
 use crate::config::{Config, shown};
@@ -74,4 +78,24 @@ impl Running {
     pub(super) fn page(&self) -> String {
         self.remote.text("/metrics").ok().flatten().unwrap_or_default()
     }
+
+    /// Its metrics once the command has ended: an answer is counted just after its last byte has left,
+    /// so they are asked for until they stand still.
+    pub(super) async fn last_page(&self) -> String {
+        let mut page = self.page();
+        for _ in 0..LOOKS {
+            sleep(BETWEEN).await;
+            let next = self.page();
+            let stands = Counts::of(&next) == Counts::of(&page);
+            page = next;
+            if stands {
+                break;
+            }
+        }
+        page
+    }
 }
+
+/// A larder that others use does not stand still.
+const LOOKS: usize = 5;
+const BETWEEN: Duration = Duration::from_millis(20);
