@@ -1,5 +1,6 @@
 //! The role of larder: the whole of it, on one worker thread, log level info.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::mpsc;
 
@@ -58,7 +59,7 @@ pub(crate) const HOSTS: usize = 1_000;
 fn intercepting(secure: &str) -> String {
     let mut lines = format!("  \"api.example.test:443\": \"{secure}\"\n");
     for host in 0..HOSTS {
-        lines.push_str(&format!("  h{host}.hosts.example.test: \"{secure}\"\n"));
+        writeln!(lines, "  h{host}.hosts.example.test: \"{secure}\"").expect("a string takes all");
     }
     lines
 }

@@ -104,7 +104,7 @@ async fn overdue(mut inside: watch::Receiver<bool>, within: Duration) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// What has come of a connection's streams.
