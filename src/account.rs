@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::account::handshake::Distrust;
+use crate::account::handshake::Hosts;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock;
@@ -40,7 +40,8 @@ pub struct Account {
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
-    distrust: Arc<Mutex<Distrust>>,
+    distrust: Arc<Mutex<Hosts>>,
+    tunnels: Arc<Mutex<Hosts>>,
 }
 
 impl Account {
@@ -51,8 +52,8 @@ impl Account {
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
         let lines = Arc::new(Mutex::new(Limiter::new(LINES, Duration::from_secs(1))));
-        let (tiers, distrust) = (Arc::default(), Arc::default());
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust })
+        let (tiers, distrust, tunnels) = (Arc::default(), Arc::default(), Arc::default());
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust, tunnels })
     }
 
     /// The same account under other names, as a reload brings them. Both count in one place: what
@@ -62,13 +63,16 @@ impl Account {
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.renamed(&routes, &upstreams);
         let (tiers, lines) = (Arc::clone(&self.tiers), Arc::clone(&self.lines));
-        let distrust = Arc::clone(&self.distrust);
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust })
+        let (distrust, tunnels) = (Arc::clone(&self.distrust), Arc::clone(&self.tunnels));
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust, tunnels })
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
     pub fn record(&self, exchange: &Exchange<'_>) {
         self.metrics.record(exchange);
+        if exchange.result == ResultKind::Tunnel {
+            self.tunnels.lock().count(exchange.host);
+        }
         tracing::debug!(
             route = self.route_name(exchange.route),
             result = exchange.result.token(),
@@ -145,6 +149,11 @@ impl Account {
     /// The hosts whose clients did not accept larder, and how often, most first.
     pub fn distrusted(&self) -> Vec<(String, u64)> {
         self.distrust.lock().hosts()
+    }
+
+    /// The hosts whose bytes were passed unseen, and in how many connections, most first.
+    pub fn tunnelled(&self) -> Vec<(String, u64)> {
+        self.tunnels.lock().hosts()
     }
 
     /// An answer that was not stored.

@@ -6,6 +6,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod doctor;
 pub mod env;
 pub mod exec;
 pub mod fake;

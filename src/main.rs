@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    World, ca, check, env, environment, exec, fake, inspect, ls, mode, purge, reload, run, schema,
+    World, ca, check, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload, run,
+    schema,
 };
 
 const START_HERE: &str = "\
@@ -39,6 +40,8 @@ enum Verb {
     Exec(exec::Args),
     /// Show, hand out or replace the certificate authority of intercepted connections.
     Ca(ca::Args),
+    /// Run a command as `exec` does, and say which of its connections went around larder, and why.
+    Doctor(doctor::Args),
     /// The larder of `exec --fallback-direct`.
     #[command(hide = true)]
     ExecServe(exec::serve::Args),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut world),
         Verb::Exec(args) => exec::run(args, &mut world),
         Verb::Ca(args) => ca::run(args, &mut world),
+        Verb::Doctor(args) => doctor::run(args, &mut world),
         Verb::ExecServe(args) => exec::serve::run(args, &mut world),
         Verb::Env(args) => env::run(args, &mut world),
         Verb::Schema(args) => schema::run(args, &mut world),

@@ -3,9 +3,9 @@
 //! Owns: its arguments, the order of starting and ending, what is printed at the end.
 //! Never touches: what each runtime is told (`launch`), how requests are served.
 
-mod child;
+pub(super) mod child;
 mod guarded;
-mod larder;
+pub(super) mod larder;
 pub(super) mod private;
 pub(super) mod running;
 mod scratch;
@@ -109,7 +109,7 @@ async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
         Err(said) => return complain(world, &format!("larder exec: {said}"), Exit::Failed),
     };
     let before = larder.page();
-    let ended = command(args, &larder, &no_proxy, world, &mut signals).await;
+    let ended = command(&args.command, &larder, &no_proxy, world, &mut signals).await;
     let exit = match ended {
         Ok(Ended(code)) => Exit::Command(code),
         Err(NotStarted { said, exit }) => {
@@ -118,9 +118,10 @@ async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
         }
     };
     let shared = larder.is_shared();
-    let after = larder.leave().await;
+    let left = larder.leave().await;
     if !args.quiet {
-        let counts = Counts::of(&after).since(&Counts::of(&before));
+        let mut counts = Counts::of(&left.page).since(&Counts::of(&before));
+        counts.tunnelled = left.tunnelled.into_iter().map(|(host, _)| host).collect();
         let text = if args.json { counts.json(shared).to_string() } else { counts.lines(shared) };
         tell_as_it_is(world, &text);
     }
@@ -128,14 +129,14 @@ async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
 }
 
 /// Why the command did not run.
-struct NotStarted {
-    said: String,
-    exit: Exit,
+pub(super) struct NotStarted {
+    pub(super) said: String,
+    pub(super) exit: Exit,
 }
 
 /// Starts the command and waits for its end. What was written for it is gone when this returns.
-async fn command(
-    args: &Args,
+pub(super) async fn command(
+    command: &[OsString],
     larder: &Larder,
     no_proxy: &NoProxy,
     world: &World<'_>,
@@ -155,7 +156,7 @@ async fn command(
         env: &world.env,
     };
     let variables = launch.prepare().map_err(|error| unwritten(&error))?;
-    let started = child::start(&args.command, &variables);
+    let started = child::start(command, &variables);
     let mut child =
         started.map_err(|(said, code)| NotStarted { said, exit: Exit::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)

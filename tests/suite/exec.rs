@@ -5,13 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin};
+use crate::origin::{Answer, Origin, Step};
 use crate::process::{House, PATIENCE, Process, eventually, program, text};
 use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
@@ -619,4 +620,83 @@ async fn a_guarded_larder_ends_with_a_guard_that_was_killed() {
         || fs::read_to_string(format!("/proc/{larder}/cmdline")).is_ok_and(|c| !c.is_empty());
     eventually("the end of larder", || !gone()).await;
     exec.ended().await;
+}
+
+// ---- larder doctor
+
+impl Home {
+    async fn doctor(&self, flags: &[&str], script: &str) -> Output {
+        let exec = self.command(flags, &["sh", "-c", script]);
+        let mut doctor = Command::new(program());
+        let arguments = exec.as_std().get_args().skip(1);
+        doctor.arg("doctor").args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        for (name, value) in exec.as_std().get_envs() {
+            match value {
+                Some(value) => doctor.env(name, value),
+                None => doctor.env_remove(name),
+            };
+        }
+        timeout(PATIENCE, doctor.output()).await.expect("it ends").expect("it starts")
+    }
+}
+
+#[tokio::test]
+async fn doctor_tells_who_went_around_larder_and_not_who_went_through() {
+    if !cfg!(target_os = "linux") || !has_curl("doctor") {
+        return;
+    }
+    // Held open long enough to be seen.
+    let origin = Origin::start(|_| {
+        let body = Answer::chunked_open(200, &[], &[b"hello"]);
+        body.then([Step::Pause(Duration::from_millis(200)), Step::Write(b"0\r\n\r\n".to_vec())])
+    })
+    .await;
+    let other = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let around = other.local_addr().unwrap();
+    // It never answers: curl gives up.
+    let home = Home::of(&origin);
+    let script = format!("{CURL}; curl -sS -m 0.5 --noproxy '*' http://{around}/; exit 9");
+    let output = home.doctor(&[], &script).await;
+    let said = text(&output.stderr);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(9), "hello".to_owned()),
+        "{said}"
+    );
+    assert!(said.contains("larder doctor: 1 connections through larder, 1 around it"), "{said}");
+    assert!(said.contains(&format!("  around  {around}  by curl ")), "{said}");
+    assert!(said.contains("NO_PROXY spares it"), "{said}");
+    assert!(!said.contains(&origin.addr.to_string()), "{said}");
+
+    // As JSON, of a process that lost its environment, and a tunnel that nobody named.
+    let script = format!("env -i curl -sS -m 0.5 http://{around}/; exit 0");
+    let output = home.doctor(&["--json"], &script).await;
+    let said = text(&output.stderr);
+    let line = said.lines().find(|line| line.starts_with('{')).expect(&said);
+    let told: serde_json::Value = serde_json::from_str(line).expect(&said);
+    assert_eq!((&told["through"], &told["around"][0]["process"]), (&0.into(), &"curl".into()));
+    assert_eq!(home.left(), 0);
+}
+
+#[tokio::test]
+async fn doctor_and_exec_name_what_larder_tunnelled() {
+    if !has_curl("doctor") {
+        return;
+    }
+    let authority = Authority::new();
+    let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "theirs").await;
+    let home = Home::with(&format!(
+        "version: 1\nresolve: {{ two.example.test: \"{}\" }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr
+    ));
+    let script =
+        format!("curl -sS --cacert '{}' https://two.example.test/x", authority.root().display());
+    let output = home.doctor(&[], &script).await;
+    let said = text(&output.stderr);
+    assert_eq!(text(&output.stdout), "theirs", "{said}");
+    assert!(said.contains("  unseen  two.example.test  1x tunnelled"), "{said}");
+    let output = home.exec(&[], &["sh", "-c", &script]).await;
+    let said = text(&output.stderr);
+    assert!(said.contains("1 connection was tunnelled unseen (two.example.test)"), "{said}");
 }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The exit code of an ended command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended(pub(super) u8);
+pub(in crate::cli) struct Ended(pub(in crate::cli) u8);
 
 /// What shells say of a command that is not there, and of one that cannot be started.
 const NOT_FOUND: u8 = 127;
@@ -91,12 +91,12 @@ const PASSED_ON: [Signal; 6] =
     [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2];
 
 /// The signals that come to this process instead of the command.
-pub(super) struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
+pub(in crate::cli) struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
 
 impl Signals {
     /// Listens for all but those that this process was started to ignore (`nohup`): the command
     /// inherits that, as long as nobody listens for them here.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::cli) fn new() -> io::Result<Self> {
         let ignored = ignored();
         let mut all = Vec::new();
         for told in PASSED_ON {

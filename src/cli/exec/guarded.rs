@@ -45,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const AS_LONG_AS_IT_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A larder in another process, and this one behind it.
-pub(super) struct Guarded {
+pub(in crate::cli) struct Guarded {
     proxy: SocketAddr,
     ca: String,
     stop: watch::Sender<bool>,

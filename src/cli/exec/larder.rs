@@ -13,7 +13,7 @@ use crate::cli::exec::tell;
 use crate::config::Config;
 
 /// The larder that a command uses.
-pub(super) enum Larder {
+pub(in crate::cli) enum Larder {
     /// Somebody else's, with other clients perhaps.
     Running(Running),
     /// In this process.
@@ -43,8 +43,17 @@ impl Larder {
         Guarded::start(file, config, verbose, world).await.map(Self::Guarded)
     }
 
+    /// One of its own, whoever runs.
+    pub(in crate::cli) fn own(
+        file: &Path,
+        config: Config,
+        world: &mut World<'_>,
+    ) -> Result<Self, String> {
+        Private::start(file, config, world).map(Self::Private)
+    }
+
     /// Where it listens for the command.
-    pub(super) fn proxy(&self) -> SocketAddr {
+    pub(in crate::cli) fn proxy(&self) -> SocketAddr {
         match self {
             Self::Running(running) => running.proxy,
             Self::Private(private) => private.proxy(),
@@ -74,12 +83,23 @@ impl Larder {
         }
     }
 
-    /// The command has ended: its metrics at last.
-    pub(super) async fn leave(self) -> String {
+    /// The command has ended.
+    pub(in crate::cli) async fn leave(self) -> Left {
         match self {
-            Self::Running(running) => running.last_page().await,
+            Self::Running(running) => Left { page: running.last_page().await, ..Left::default() },
             Self::Private(private) => private.stop().await,
-            Self::Guarded(guarded) => guarded.stop().await,
+            Self::Guarded(guarded) => Left { page: guarded.stop().await, ..Left::default() },
         }
     }
+}
+
+/// What a larder has to say when the command has ended.
+#[derive(Default)]
+pub(in crate::cli) struct Left {
+    /// Its metrics.
+    pub(in crate::cli) page: String,
+    /// The hosts that it tunnelled, where it can tell, and in how many connections.
+    pub(in crate::cli) tunnelled: Vec<(String, u64)>,
+    /// The hosts as which clients did not accept it, and how often.
+    pub(in crate::cli) distrusted: Vec<(String, u64)>,
 }

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::account::{self, Account};
 use crate::cli::World;
+use crate::cli::exec::larder::Left;
 use crate::cli::exec::tell;
 use crate::clock::Clock;
 use crate::config::constraint::Constraint;
@@ -30,7 +31,7 @@ use crate::store;
 use crate::store::lock::{Lock, NotTaken};
 
 /// A running larder of this process.
-pub(super) struct Private {
+pub(in crate::cli) struct Private {
     server: Server,
     proxy: SocketAddr,
     ca: String,
@@ -44,7 +45,7 @@ pub(super) const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 
 /// Installs the log. The command's own words are what its caller wants to read: of larder there are
 /// only warnings, unless more is asked for.
-pub(super) fn log(config: &Config, verbose: bool) {
+pub(in crate::cli) fn log(config: &Config, verbose: bool) {
     let level = match config.log.level {
         level if verbose => level,
         LogLevel::Error => LogLevel::Error,
@@ -79,12 +80,13 @@ impl Private {
     }
 
     /// Stops it; what it counted to the last.
-    pub(super) async fn stop(self) -> String {
+    pub(super) async fn stop(self) -> Left {
         let account: Arc<Account> = Arc::clone(self.server.account());
         if !self.server.stop_within(DRAIN).await {
             tracing::debug!("What the command left behind was cut");
         }
-        account.render()
+        let (tunnelled, distrusted) = (account.tunnelled(), account.distrusted());
+        Left { page: account.render(), tunnelled, distrusted }
     }
 }
 

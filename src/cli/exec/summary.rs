@@ -7,6 +7,8 @@ use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
+use crate::cli::remote::harmless;
+
 /// What a page of metrics says about requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -14,6 +16,8 @@ pub(super) struct Counts {
     results: BTreeMap<String, u64>,
     to_clients: u64,
     from_origins: u64,
+    /// The hosts of tunnels, where they are known.
+    pub(super) tunnelled: Vec<String>,
 }
 
 /// The results that needed nothing of the API.
@@ -94,12 +98,25 @@ impl Counts {
                 write!(text, ", {} failed", self.failed())?;
             }
             let (saved, all) = (bytes(self.saved()), bytes(self.to_clients));
-            write!(text, "\nlarder: saved {saved} of {all}; {}", tunnelled(self.tunnels()))?;
+            write!(text, "\nlarder: saved {saved} of {all}; {}", self.unseen())?;
             if shared {
                 write!(text, "; with the calls of other clients in it")?;
             }
             fmt::Result::Ok(())
         })();
+        text
+    }
+
+    fn unseen(&self) -> String {
+        let mut text = match self.tunnels() {
+            0 => "nothing was tunnelled unseen".to_owned(),
+            1 => "1 connection was tunnelled unseen".to_owned(),
+            count => format!("{count} connections were tunnelled unseen"),
+        };
+        if let [first, rest @ ..] = self.tunnelled.as_slice() {
+            // A name came from the command: it goes to its terminal harmless.
+            text.extend([" (", &harmless(first), if rest.is_empty() { ")" } else { ", …)" }]);
+        }
         text
     }
 
@@ -111,19 +128,12 @@ impl Counts {
             "to_api": self.went(),
             "failed": self.failed(),
             "tunnelled": self.tunnels(),
+            "tunnelled_hosts": self.tunnelled,
             "results": self.results,
             "client_bytes": self.to_clients,
             "upstream_bytes": self.from_origins,
             "shared": shared,
         })
-    }
-}
-
-fn tunnelled(count: u64) -> String {
-    match count {
-        0 => "nothing was tunnelled unseen".to_owned(),
-        1 => "1 connection was tunnelled unseen".to_owned(),
-        _ => format!("{count} connections were tunnelled unseen"),
     }
 }
 
