@@ -86,7 +86,11 @@ impl Secure {
                         stream.flush().await.expect("a reader");
                         buffer.clear();
                         let end = head(&mut stream, &mut buffer).await.expect("an answer");
-                        assert!(buffer.starts_with(b"HTTP/1.1 200"), "an error");
+                        assert!(
+                            buffer.starts_with(b"HTTP/1.1 200"),
+                            "{}",
+                            String::from_utf8_lossy(&buffer)
+                        );
                         while buffer.len() < end + 1024 {
                             assert!(stream.read_buf(&mut buffer).await.expect("a body") > 0, "cut");
                         }

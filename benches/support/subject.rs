@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let secure = arguments.get(2).map_or_else(String::new, |secure| intercepting(secure));
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         resolve:\n  api.example.test: \"{origin}\"\n{secure}\
+         resolve:\n{secure}  api.example.test: \"{origin}\"\n\
          store: {{ path: \"{dir}\", memory: 1GiB, disk: 8GiB, max_object: 8MiB }}\n\
          upstreams: {{ api: {{ hosts: [api.example.test], tls: {{ insecure: true }} }} }}\n\
          routes:\n  - name: other\n    match: {{ host: other.example.test, path: /x }}\n    ttl: 1h\n  \

@@ -95,7 +95,9 @@ pub async fn receive(
     let mut early = BytesMut::new();
     loop {
         let first = if early.is_empty() {
-            let Some(first) = wait(&mut io, idle, &mut stage).await else { return };
+            let Some(first) = wait(&mut io, idle, &mut stage).await else {
+                return io.close().await;
+            };
             first
         } else {
             early

@@ -40,6 +40,9 @@ const WRITE_BUFFER: usize = 4 * 1024;
 /// A client that takes nothing for this long is let go.
 pub const STALLED: Duration = Duration::from_secs(60);
 
+/// How long the end of a connection may take to be said.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How far an answer got.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
@@ -92,6 +95,15 @@ impl ClientIo {
     pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
         self.stream.get_mut().secure(hello, config).await?;
         Ok(self)
+    }
+
+    /// Ends a connection on which nothing is open. Inside TLS the end is said: what is just cut off
+    /// there could have been cut by anybody.
+    pub async fn close(mut self) {
+        if self.stream.get_ref().is_secure() {
+            // A client that is gone has not waited for it.
+            let _said = timeout(FAREWELL, self.stream.shutdown()).await;
+        }
     }
 
     /// Whether HTTP/2 was agreed on in the handshake.

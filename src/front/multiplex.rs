@@ -3,14 +3,18 @@
 //! Owns: one connection's streams until they are clean requests, and what a client may make larder do
 //! with them (RFC 9113 §10.5). Never touches: frames (`h2`, through pingora), what is answered.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::Connection;
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method};
-use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::v2::server::{H2Accept, default_h2_options, handshake};
+use pingora_core::protocols::{Digest, IO};
 use pingora_http::ResponseHeader;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,7 +24,7 @@ use crate::account::Refusal;
 use crate::account::problem::Problem;
 use crate::front::door::{Door, LOOP, passed_before};
 use crate::front::head::TOO_MANY_FIELDS;
-use crate::front::io::ClientIo;
+use crate::front::io::{ClientIo, FAREWELL};
 use crate::front::stage::Stage;
 use crate::front::way::{NESTED, Way};
 use crate::front::{Doors, Stream};
@@ -60,7 +64,7 @@ pub(super) async fn receive(
     let mut tally = Tally::default();
     let mut streams = JoinSet::new();
     let mut closing = false;
-    loop {
+    let farewell = loop {
         let idle = stage.borrow().grace().unwrap_or(limits.idle);
         let accepted = tokio::select! {
             biased;
@@ -75,8 +79,8 @@ pub(super) async fn receive(
                 continue;
             }
             accepted = Stream::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
-            () = &mut overdue => return,
-            () = sleep(idle), if streams.is_empty() => return,
+            () = &mut overdue => break None,
+            () = sleep(idle), if streams.is_empty() => break Some(Reason::NO_ERROR),
         };
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
@@ -84,16 +88,24 @@ pub(super) async fn receive(
                 streams.spawn(async move { door.stream(stream, &way, peer, listener).await });
             }
             Ok(Some(H2Accept::Rejected)) => tally.malformed += 1,
-            Ok(None) | Err(_) => break,
+            Ok(None) | Err(_) => break None,
         }
         if tally.is_exhausted() || streams.len() > 2 * STREAMS as usize {
             tracing::debug!(%peer, "A client makes HTTP/2 streams for nothing");
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            let told = std::future::poll_fn(|cx| connection.poll_closed(cx));
-            let _told = timeout(Duration::from_secs(1), told).await;
-            break;
+            break Some(Reason::ENHANCE_YOUR_CALM);
         }
+    };
+    if let Some(why) = farewell {
+        part(connection, why).await;
     }
+}
+
+/// Ends a connection and says why.
+async fn part(mut connection: Connection<Box<dyn IO>, Bytes>, why: Reason) {
+    connection.abrupt_shutdown(why);
+    let told = poll_fn(|cx| connection.poll_closed(cx));
+    // A client that does not listen is not waited for.
+    let _told = timeout(FAREWELL, told).await;
 }
 
 /// Resolves once a head has taken longer than it may: until it has ended, nothing else can come.

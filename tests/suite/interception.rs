@@ -216,6 +216,24 @@ async fn a_hello_that_never_ends_is_cut_off() {
     scene.larder.counts(slow, 1.0).await;
 }
 
+/// Without its word for it (RFC 8446 §6.1) a client could not tell larder's end from somebody's cut.
+#[tokio::test]
+async fn a_connection_that_ends_says_so_inside_tls() {
+    let yaml = format!("limits: {{ idle: 200ms }}\n{}", route(&["ttl: 1h"]));
+    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    for protocol in ["http/1.1", "h2"] {
+        let stream = scene.client(&[protocol]).connect(&format!("{API}:443"), API).await;
+        let mut stream = stream.expect("a handshake");
+        if protocol == "h2" {
+            let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            stream.write_all(hello).await.expect("larder reads");
+        }
+        let mut told = Vec::new();
+        let ended = timeout(SOON, stream.read_to_end(&mut told)).await.expect("it ends");
+        assert!(ended.is_ok(), "{protocol}: {ended:?}");
+    }
+}
+
 /// A WebSocket: after its 101 the connection is the two sides' own.
 #[tokio::test]
 async fn an_upgrade_inside_tls_passes_both_ways() {

@@ -35,6 +35,11 @@ impl Transport {
         }
     }
 
+    /// Whether it is inside TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// The protocol that was agreed on in the handshake.
     pub(super) fn alpn(&self) -> Option<&[u8]> {
         match self {
