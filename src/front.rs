@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod authority;
+pub mod connection;
 pub mod door;
 pub mod head;
 pub mod io;

@@ -18,11 +18,11 @@ use tokio::time::timeout;
 
 use crate::cli::doctor::findings::{Findings, Names};
 use crate::cli::doctor::sockets::Sockets;
+use crate::cli::exec;
 use crate::cli::exec::child::{Ended, Signals};
 use crate::cli::exec::larder::Larder;
-use crate::cli::exec::{self, private};
 use crate::cli::{Exit, World};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::launch::no_proxy::NoProxy;
 
 /// The arguments of `larder doctor`.
@@ -61,22 +61,8 @@ const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// Runs the command, watches it, and says what was seen.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let config = match config::load(&args.config, &world.env) {
-        Ok(config) => config,
-        Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
-    };
-    private::log(&config, false);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let said = format!("larder doctor: cannot start its threads: {error}");
-            return complain(world, &said, Exit::Failed);
-        }
-    };
-    let exit = runtime.block_on(examine(args, config, world));
-    // A look-up that hangs must not keep the process.
-    runtime.shutdown_background();
-    exit
+    let examine = async |config: Config, world: &mut World<'_>| examine(args, config, world).await;
+    exec::with_config("doctor", &args.config, false, world, examine)
 }
 
 async fn examine(args: &Args, config: Config, world: &mut World<'_>) -> Exit {

@@ -6,6 +6,7 @@
 pub(super) mod child;
 mod guarded;
 pub(super) mod larder;
+pub(super) mod left;
 pub(super) mod private;
 pub(super) mod running;
 mod scratch;
@@ -14,7 +15,7 @@ mod summary;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::exec::child::{Ended, Signals};
 use crate::cli::exec::larder::Larder;
@@ -70,19 +71,31 @@ Examples:
 
 /// Runs the command, waits for it, and ends as it ended.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let config = match config::load(&args.config, &world.env) {
+    let through = async |config: Config, world: &mut World<'_>| through(args, config, world).await;
+    with_config("exec", &args.config, args.verbose, world, through)
+}
+
+/// Does `work` for `larder VERB` with the configuration at `file`, on threads of its own.
+pub(super) fn with_config(
+    verb: &str,
+    file: &Path,
+    verbose: bool,
+    world: &mut World<'_>,
+    work: impl AsyncFnOnce(Config, &mut World<'_>) -> Exit,
+) -> Exit {
+    let config = match config::load(file, &world.env) {
         Ok(config) => config,
         Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
     };
-    private::log(&config, args.verbose);
+    private::log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let said = format!("larder exec: cannot start its threads: {error}");
+            let said = format!("larder {verb}: cannot start its threads: {error}");
             return complain(world, &said, Exit::Failed);
         }
     };
-    let exit = runtime.block_on(through(args, config, world));
+    let exit = runtime.block_on(work(config, world));
     // A look-up that hangs must not keep the process.
     runtime.shutdown_background();
     exit

@@ -1,38 +1,34 @@
-//! One client connection: heads read under a deadline, refused or handed on, one after the other.
+//! A request: its head read under a deadline, refused or handed on.
 //!
-//! Owns: the bytes of a connection until they are a clean request; also between two requests of a
-//! kept-alive connection. Never touches: routes, the store.
+//! Owns: the bytes of a connection until they are a clean request, or a tunnel's.
+//! Never touches: routes, the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::VIA;
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::account::problem::Problem;
 use crate::clock::{self, Clock};
 use crate::config::Limits;
+use crate::front::Service;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
 use crate::front::mount::Mounts;
-use crate::front::multiplex;
-use crate::front::stage::Stage;
 use crate::front::tls::{Intercepted, Interception, Named, Terms};
 use crate::front::tunnel::{Inspected, Tunnels};
 use crate::front::way::Way;
-use crate::front::{Doors, Service};
 use crate::semantics::asked::{Asked, Framing, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::{Scheme, Target};
 
 /// What is read at once while a head comes in.
-const READ: usize = 8 * 1024;
+pub(super) const READ: usize = 8 * 1024;
 
 const SLOW_HEAD: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
@@ -77,67 +73,13 @@ struct Arrived {
     rest: BytesMut,
 }
 
-/// Serves a connection until it ends, each request by the door that is in force when it begins.
-pub async fn receive(
-    doors: Arc<dyn Doors>,
-    mut io: ClientIo,
-    listener: Listener,
-    mut stage: watch::Receiver<Stage>,
-) {
-    let door = doors.current();
-    if !door.gatekeeper.admits(io.peer()) {
-        return door.refuse(io, &CLIENT_DENIED).await;
-    }
-    let mut idle = door.limits.idle;
-    // An idle connection must not keep what a reload has replaced.
-    drop(door);
-    let mut way = Way::Straight;
-    let mut early = BytesMut::new();
-    loop {
-        let first = if early.is_empty() {
-            let Some(first) = wait(&mut io, idle, &mut stage).await else {
-                return io.close().await;
-            };
-            first
-        } else {
-            early
-        };
-        let door = doors.current();
-        idle = door.limits.idle;
-        let Some(next) = door.request(io, first, &mut way, listener).await else { return };
-        (io, early) = next;
-        if io.speaks_h2() {
-            drop(door);
-            return multiplex::receive(doors, io, way, listener, stage).await;
-        }
-    }
-}
-
 /// A connection on which another request may follow, and what has come of it already.
 pub(super) type Next = (ClientIo, BytesMut);
-
-/// Waits for the first bytes of a head; `None` when the connection is over.
-async fn wait(
-    io: &mut ClientIo,
-    idle: Duration,
-    stage: &mut watch::Receiver<Stage>,
-) -> Option<BytesMut> {
-    let closing = async {
-        let grace = stage.wait_for(|stage| stage.is_closing()).await.map(|stage| stage.grace());
-        // A sender that is gone will say nothing more: as good as the end.
-        sleep(grace.ok().flatten().unwrap_or_default()).await;
-    };
-    tokio::select! {
-        biased;
-        first = timeout(idle, io.first_bytes(READ)) => first.ok().flatten(),
-        () = closing => None,
-    }
-}
 
 impl Door {
     /// Serves the request that begins with `first`; the connection if another may follow on it. A
     /// tunnel in which HTTP is spoken is the way of all that follow.
-    async fn request(
+    pub(super) async fn request(
         &self,
         mut io: ClientIo,
         first: BytesMut,

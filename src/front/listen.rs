@@ -1,7 +1,7 @@
 //! Listeners and their accept loops.
 //!
 //! Owns: binding, the cap on connections, backing off when accepting fails, the start of a stop.
-//! Never touches: what happens on a connection (`door`).
+//! Never touches: what happens on a connection (`connection`).
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -14,10 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use crate::account::Account;
-use crate::front::Doors;
-use crate::front::door;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
+use crate::front::{Doors, connection};
 use crate::semantics::asked::Listener;
 
 /// Connections that wait to be accepted.
@@ -100,7 +99,7 @@ impl Lobby {
         tokio::spawn(async move {
             prepare(&stream);
             tokio::select! {
-                () = door::receive(doors, ClientIo::new(stream, peer), kind, stage) => {}
+                () = connection::receive(doors, ClientIo::new(stream, peer), kind, stage) => {}
                 _ = end.wait_for(|stage| *stage == Stage::Over) => {}
             }
             drop(place);

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::account::Refusal;
 use crate::account::problem::Problem;
+use crate::front::access::CLIENT_DENIED;
 use crate::front::door::{Door, LOOP, passed_before};
 use crate::front::head::TOO_MANY_FIELDS;
 use crate::front::io::{ClientIo, FAREWELL};
@@ -166,6 +167,10 @@ impl Door {
         peer: SocketAddr,
         listener: Listener,
     ) -> Result<Asked, Problem> {
+        // Asked again: a reload may have closed the door to a connection that is open.
+        if !self.gatekeeper.admits(peer) {
+            return Err(CLIENT_DENIED);
+        }
         let ends_here = stream.is_body_empty();
         let head = stream.req_header_mut();
         if head.method == Method::CONNECT {

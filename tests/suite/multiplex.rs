@@ -266,6 +266,18 @@ async fn each_stream_is_served_by_the_configuration_in_force_when_it_begins() {
     assert!(answer.1.contains("fwd=bypass"), "{}", answer.1);
 }
 
+#[tokio::test]
+async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
+    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let mut h2 = scene.h2().await;
+    let url = format!("https://{API}/x");
+    assert_eq!(get(&mut h2, &url).await.0, 200);
+    let others = "access: { clients: [192.0.2.0/24] }\n";
+    scene.reload(&format!("{others}{}", route(&["ttl: 1h"]))).await;
+    assert_eq!(get(&mut h2, &url).await.0, 403);
+}
+
 /// gRPC and others end an answer with trailers, and stream both ways.
 #[tokio::test]
 async fn bodies_of_both_directions_pass_as_they_come() {

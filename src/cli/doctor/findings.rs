@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::sockets::{Connection, Process, Sockets};
-use crate::cli::exec::larder::Left;
+use crate::cli::exec::left::Left;
 use crate::cli::remote::harmless;
 use crate::launch::no_proxy::NoProxy;
 

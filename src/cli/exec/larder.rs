@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::cli::World;
 use crate::cli::exec::guarded::Guarded;
+use crate::cli::exec::left::Left;
 use crate::cli::exec::private::Private;
 use crate::cli::exec::running::{self, Missing, Running};
 use crate::cli::exec::tell;
@@ -91,15 +92,4 @@ impl Larder {
             Self::Guarded(guarded) => Left { page: guarded.stop().await, ..Left::default() },
         }
     }
-}
-
-/// What a larder has to say when the command has ended.
-#[derive(Default)]
-pub(in crate::cli) struct Left {
-    /// Its metrics.
-    pub(in crate::cli) page: String,
-    /// The hosts that it tunnelled, where it can tell, and in how many connections.
-    pub(in crate::cli) tunnelled: Vec<(String, u64)>,
-    /// The hosts as which clients did not accept it, and how often.
-    pub(in crate::cli) distrusted: Vec<(String, u64)>,
 }

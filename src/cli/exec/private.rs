@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::account::{self, Account};
 use crate::cli::World;
-use crate::cli::exec::larder::Left;
+use crate::cli::exec::left::Left;
 use crate::cli::exec::tell;
 use crate::clock::Clock;
 use crate::config::constraint::Constraint;

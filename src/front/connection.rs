@@ -1,0 +1,74 @@
+//! One client connection, from its first byte to its last: requests one after the other, or side by side
+//! where HTTP/2 was agreed on.
+//!
+//! Owns: how long a connection waits between requests, and which door each request finds.
+//! Never touches: what a request says (`door`, `multiplex`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::front::access::CLIENT_DENIED;
+use crate::front::door::READ;
+use crate::front::io::ClientIo;
+use crate::front::stage::Stage;
+use crate::front::way::Way;
+use crate::front::{Doors, multiplex};
+use crate::semantics::asked::Listener;
+
+/// Serves a connection until it ends, each request by the door that is in force when it begins.
+pub async fn receive(
+    doors: Arc<dyn Doors>,
+    mut io: ClientIo,
+    listener: Listener,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let door = doors.current();
+    if !door.gatekeeper.admits(io.peer()) {
+        return door.refuse(io, &CLIENT_DENIED).await;
+    }
+    let mut idle = door.limits.idle;
+    // An idle connection must not keep what a reload has replaced.
+    drop(door);
+    let mut way = Way::Straight;
+    let mut early = BytesMut::new();
+    loop {
+        let first = if early.is_empty() {
+            let Some(first) = wait(&mut io, idle, &mut stage).await else {
+                return io.close().await;
+            };
+            first
+        } else {
+            early
+        };
+        let door = doors.current();
+        idle = door.limits.idle;
+        let Some(next) = door.request(io, first, &mut way, listener).await else { return };
+        (io, early) = next;
+        if io.speaks_h2() {
+            drop(door);
+            return multiplex::receive(doors, io, way, listener, stage).await;
+        }
+    }
+}
+
+/// Waits for the first bytes of a head; `None` when the connection is over.
+async fn wait(
+    io: &mut ClientIo,
+    idle: Duration,
+    stage: &mut watch::Receiver<Stage>,
+) -> Option<BytesMut> {
+    let closing = async {
+        let grace = stage.wait_for(|stage| stage.is_closing()).await.map(|stage| stage.grace());
+        // A sender that is gone will say nothing more: as good as the end.
+        sleep(grace.ok().flatten().unwrap_or_default()).await;
+    };
+    tokio::select! {
+        biased;
+        first = timeout(idle, io.first_bytes(READ)) => first.ok().flatten(),
+        () = closing => None,
+    }
+}
