@@ -14,6 +14,7 @@ use crate::intercepted::{API, Scene, get, send};
 use crate::larder_under_test::route;
 use crate::origin::{Answer, Gate, Origin, Step, chunk};
 use crate::resident::resident;
+use crate::tls_origin::{Authority, TlsOrigin};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -278,7 +279,32 @@ async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
     assert_eq!(get(&mut h2, &url).await.0, 403);
 }
 
-/// gRPC and others end an answer with trailers, and stream both ways.
+/// gRPC says how a call ended behind its answer's body.
+#[tokio::test]
+async fn trailers_pass_from_http_2_to_http_2() {
+    let authority = Authority::new();
+    let tls = TlsOrigin::with_trailers(&authority).await;
+    let nobody = Origin::always(Answer::new(500, &[], "")).await;
+    let scene = Scene::at(tls, authority, nobody, &route(&["ttl: 1h"])).await;
+    let mut h2 = scene.h2().await;
+    let request = Request::post(format!("https://{API}/package.Service/Method"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let (answer, mut stream) =
+        h2.send_request(request.body(()).expect("a request"), false).expect("a stream");
+    stream.send_data(Bytes::from_static(b"message"), true).expect("it is taken");
+    let answer = bounded(answer).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let mut read = answer.into_body();
+    let mut body = Vec::new();
+    while let Some(piece) = bounded(read.data()).await {
+        body.extend_from_slice(&piece.expect("a whole body"));
+    }
+    assert_eq!(body, b"message");
+    let trailers = bounded(read.trailers()).await.expect("in order").expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
 #[tokio::test]
 async fn bodies_of_both_directions_pass_as_they_come() {
     let origin = Origin::always(Answer::chunked(200, &[], &[b"a", b"b"])).await;

@@ -31,6 +31,11 @@ impl Scene {
     pub async fn with(origin: Origin, yaml: &str) -> Self {
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, origin.addr).await;
+        Self::at(tls, authority, origin, yaml).await
+    }
+
+    /// The same before another origin, whose certificates `authority` makes.
+    pub async fn at(tls: TlsOrigin, authority: Authority, origin: Origin, yaml: &str) -> Self {
         let larder = Larder::bare(&file(&tls, &authority, yaml)).await;
         Self { larder, origin, tls, authority }
     }

@@ -257,6 +257,28 @@ impl TlsOrigin {
         Self { addr, seen, accepting }
     }
 
+    /// HTTP/2 whose every answer ends with the trailer `grpc-status: 0`, once its request has ended.
+    pub async fn with_trailers(authority: &Authority) -> Self {
+        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let stream = accepted(&acceptor, stream).await?;
+                    let mut connection = h2::server::handshake(stream).await.ok()?;
+                    while let Some(Ok((request, answer))) = connection.accept().await {
+                        tokio::spawn(answered_with_trailers(request.into_body(), answer));
+                    }
+                    Some(())
+                });
+            }
+        });
+        Self { addr, seen: Arc::default(), accepting }
+    }
+
     /// How many handshakes were completed.
     pub fn connections(&self) -> usize {
         self.seen.clients.lock().len()
@@ -356,4 +378,19 @@ async fn write_frame(
     frame.extend_from_slice(payload);
     stream.write_all(&frame).await.ok()?;
     stream.flush().await.ok()
+}
+
+async fn answered_with_trailers(
+    mut request: h2::RecvStream,
+    mut answer: h2::server::SendResponse<bytes::Bytes>,
+) -> Result<(), h2::Error> {
+    let mut body = Vec::new();
+    while let Some(piece) = request.data().await {
+        body.extend_from_slice(&piece?);
+    }
+    let mut stream = answer.send_response(http::Response::new(()), false)?;
+    stream.send_data(body.into(), false)?;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    stream.send_trailers(trailers)
 }
