@@ -55,6 +55,7 @@ setup:
 clients:
 	@missing=; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	( $(INSTALL_MISSING) ) || true
 	@$(CLIENTS)/bin/python3 -c 'import $(PYTHON_CLIENTS)' 2>/dev/null || { \

@@ -18,8 +18,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::client::{Client, Response};
+use crate::larder_under_test::{Larder, route};
+use crate::origin::{Answer, Origin};
 use crate::process::{House, PATIENCE, Process, larder, text};
 use crate::resident::resident;
+use crate::tls_client::TlsClient;
 
 const INTERCEPTING: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n\
                             tls: { intercept: [api.example.test] }\n";
@@ -327,4 +330,28 @@ async fn tls_05_twenty_thousand_hosts_take_less_than_fifty_mebibytes() {
     let grown = resident().saturating_sub(before);
     println!("20,000 hosts: {} KiB more", grown / 1024);
     assert!(grown < 50 << 20, "{grown} bytes");
+}
+
+/// What many companies have: RSA, made by openssl, below a root that clients trust.
+#[tokio::test]
+async fn an_operators_authority_of_rsa_vouches_for_larder() {
+    let test = "an_operators_authority_of_rsa_vouches_for_larder";
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("ca.pem"), directory.path().join("ca.key"));
+    let [cert_at, key_at] = [&cert, &key].map(|path| path.to_str().unwrap());
+    let words = "req -x509 -newkey rsa:2048 -nodes -days 800 -subj /CN=Company -addext \
+                 keyUsage=critical,keyCertSign,cRLSign -keyout";
+    let mut arguments: Vec<&OsStr> = words.split_whitespace().map(OsStr::new).collect();
+    arguments.extend([key_at, "-out", cert_at].map(OsStr::new));
+    if openssl(test, &arguments).await.is_none() {
+        return;
+    }
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let files = format!("{{ cert: '{cert_at}', key: '{key_at}' }}");
+    let yaml = format!("tls: {{ ca: {files} }}\n{}", route(&["ttl: 1h"]));
+    let larder = Larder::start(&origin, &yaml).await;
+    let company = fs::read_to_string(&cert).unwrap();
+    let client = TlsClient::trusting(larder.addr(), &company, &["http/1.1"]);
+    client.connect("api.example.test:443", "api.example.test").await.expect("it is vouched for");
 }
