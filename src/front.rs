@@ -65,7 +65,7 @@ pub trait Service: Send + Sync + 'static {
     /// the rest follows on `io`. Returns the connection if another request may follow on it.
     async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo>;
 
-    /// Answers `asked`, a request on a stream of HTTP/2. Returns whether it was answered to the end.
+    /// Answers `asked`, a request on a stream of HTTP/2. Returns false when its client gave it up.
     async fn serve_stream(&self, asked: Asked, stream: Stream) -> bool;
 }
 

@@ -143,7 +143,7 @@ impl Tally {
 }
 
 impl Door {
-    /// Serves one request; whether it was answered to the end.
+    /// Serves one request; false when its client gave it up.
     async fn stream(
         &self,
         mut stream: Stream,

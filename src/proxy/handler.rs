@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::sync::watch;
@@ -181,7 +181,8 @@ impl ProxyHttp for Handler {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        if error.is_none() {
+        // An origin that fails is not its client's doing.
+        if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             Slip::finish(session.req_header());
         }
         let Some(asked) = &ctx.asked else { return };

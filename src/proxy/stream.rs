@@ -30,14 +30,14 @@ impl Slip {
         head.extensions.get::<Self>()?.0.asked.lock().take()
     }
 
-    /// The exchange with this head has ended as it should.
+    /// The exchange with this head has not been given up by its client.
     pub(super) fn finish(head: &RequestHeader) {
         if let Some(slip) = head.extensions.get::<Self>() {
             slip.0.finished.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether it has.
+    /// Whether that is so.
     pub(super) fn is_finished(&self) -> bool {
         self.0.finished.load(Ordering::Relaxed)
     }

@@ -86,6 +86,16 @@ async fn a_client_that_asks_and_resets_without_end_is_told_to_calm_down() {
     assert_eq!(get(&mut scene.h2().await, &format!("https://{API}/x")).await.0, 200);
 }
 
+#[tokio::test]
+async fn an_origin_that_fails_again_and_again_costs_its_client_no_connection() {
+    let scene = Scene::with(Origin::always(Answer::closed()).await, &route(&["ttl: 1h"])).await;
+    let mut h2 = scene.h2().await;
+    for _ in 0..150 {
+        let request = Request::post(format!("https://{API}/x"));
+        assert_eq!(send(&mut h2, request, None).await.0, 502);
+    }
+}
+
 /// CVE-2024-27316 and its kin: a head that goes on and on.
 #[tokio::test]
 async fn a_flood_of_continuations_ends_before_it_is_kept() {
