@@ -259,7 +259,7 @@ async fn the_larder_that_runs_with_this_configuration_is_used() {
         let said = text(&output.stderr);
         assert_eq!(text(&output.stdout), "hello", "{said}");
         assert_eq!(origin.calls(), 1, "{said}");
-        assert!(said.starts_with("larder: 1 calls, "), "call {calls}: {said}");
+        assert!(said.starts_with("larder: 1 call, "), "call {calls}: {said}");
         assert!(said.contains("with the calls of other clients in it"), "{said}");
     }
     assert_eq!(fs::read_dir(home.cache.path()).unwrap().count(), 0, "no private one was started");
@@ -663,7 +663,7 @@ async fn doctor_tells_who_went_around_larder_and_not_who_went_through() {
         (Some(9), "hello".to_owned()),
         "{said}"
     );
-    assert!(said.contains("larder doctor: 1 connections through larder, 1 around it"), "{said}");
+    assert!(said.contains("larder doctor: 1 connection through larder, 1 around it"), "{said}");
     assert!(said.contains(&format!("  around  {around}  by curl ")), "{said}");
     assert!(said.contains("NO_PROXY spares it"), "{said}");
     assert!(!said.contains(&origin.addr.to_string()), "{said}");

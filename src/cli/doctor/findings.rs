@@ -86,8 +86,9 @@ impl Findings {
 
     /// For people.
     pub(super) fn text(&self) -> String {
+        let through = if self.through == 1 { "connection" } else { "connections" };
         let mut lines = vec![format!(
-            "larder doctor: {} connections through larder, {} around it",
+            "larder doctor: {} {through} through larder, {} around it",
             self.through,
             self.around.iter().map(|around| around.connections).sum::<usize>()
         )];

@@ -87,7 +87,8 @@ impl Counts {
     /// For people.
     pub(super) fn lines(&self, shared: bool) -> String {
         let (calls, without) = (self.calls(), self.without());
-        let mut text = format!("larder: {calls} calls, {without} answered without the API");
+        let word = if calls == 1 { "call" } else { "calls" };
+        let mut text = format!("larder: {calls} {word}, {without} answered without the API");
         // Writing to a string does not fail.
         let _written = (|| {
             if calls > 0 {
