@@ -16,12 +16,15 @@ Start here:
   larder run &               the proxy, configured by ./proxy.yaml; `version: 1` in it is enough
   curl -x http://127.0.0.1:8080 -si http://discord.example.test/api/v10/guilds/1/roles
 
+Your own app, in any language, HTTPS included:
+  larder exec -- CMD
+
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 larder not reachable";
 
 /// A caching sidecar for outgoing API traffic.
 ///
-/// Point `HTTP_PROXY` at larder and change nothing else: routes in proxy.yaml say which answers to
-/// keep, for how long, and what to do when the API fails.
+/// Start an app through larder (or point `HTTP_PROXY` at it) and change nothing else: routes in
+/// proxy.yaml say which answers to keep, for how long, and what to do when the API fails.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, about, arg_required_else_help = true)]
 #[command(after_help = START_HERE)]

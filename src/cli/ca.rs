@@ -26,9 +26,10 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-An app whose HTTPS larder intercepts must trust larder's certificate authority. `larder exec` sees to
-that by itself; elsewhere hand out what `export` or `bundle` prints. If there is no authority yet, it
-is made, as at larder's first start. A running larder is not needed, and not asked.
+An app whose HTTPS larder intercepts must trust larder's certificate
+authority. `larder exec` sees to that by itself; elsewhere hand out what
+`export` or `bundle` prints. If there is no authority yet, it is made, as at
+larder's first start. A running larder is not needed, and not asked.
 
 Example:
   larder ca export > larder.pem && curl --cacert larder.pem -x http://127.0.0.1:8080 https://…

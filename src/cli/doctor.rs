@@ -46,9 +46,11 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-The command runs with a private larder, and all its processes are watched (on Linux). What is found is
-printed to standard error when it has ended. Best effort: it is looked for every few milliseconds, so a
-connection that lived shorter may be missed, and UDP (HTTP/3) is not seen. The exit code is the command's.
+The command runs with a private larder, and all its processes are watched (on
+Linux). What is found is printed to standard error when it has ended. Best
+effort: it is looked for every few milliseconds, so a connection that lived
+shorter may be missed, and UDP (HTTP/3) is not seen. The exit code is the
+command's.
 
 Example:
   larder doctor -- npm test";

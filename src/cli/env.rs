@@ -35,9 +35,10 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-The larder must be running. sh and fish extend what the shell has already set, such as NODE_OPTIONS;
-the other formats stand alone. A container reaches larder if it shares its network (--network host, the
-same pod), or if `listen` names an address that it reaches.
+The larder must be running. sh and fish extend what the shell has already set,
+such as NODE_OPTIONS; the other formats stand alone. A container reaches
+larder if it shares its network (--network host, the same pod), or if `listen`
+names an address that it reaches.
 
 Examples:
   eval \"$(larder env)\"

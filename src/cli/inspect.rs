@@ -25,7 +25,8 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-Each variant and each user's own answer stands for itself. Exits 1 where nothing is stored.
+Each variant and each user's own answer stands for itself. Exits 1 where
+nothing is stored.
 
 Example:
   larder inspect http://api.example/v1/coins";

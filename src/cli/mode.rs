@@ -30,7 +30,8 @@ const EXAMPLE: &str = "\
   bypass    every request passes through: nothing is read from the store or put into it
   offline   only from the store, stale answers too: no API is asked
 
-It lasts until the next turn or restart, or until a reload brings another `defaults.mode`.
+It lasts until the next turn or restart, or until a reload brings another
+`defaults.mode`.
 
 Example:
   larder mode bypass";

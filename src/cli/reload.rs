@@ -21,8 +21,8 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-The file is the one that `larder run` was given. What is wrong in it is told, and the configuration
-that was in force stays in force. SIGHUP does the same.
+The file is the one that `larder run` was given. What is wrong in it is told,
+and the configuration that was in force stays in force. SIGHUP does the same.
 
 Example:
   larder check proxy.yaml && larder reload";
