@@ -439,7 +439,9 @@ async fn hosts_without_roots_of_their_own_are_verified_against_the_systems() {
                     assert_eq!(client.get(&url, &[]).await.status, status, "{speaks:?}");
                 }
             }
-            assert_eq!((origin.connections(), origin.calls()), (1, 2));
+            // Nobody was let through whose roots are others'.
+            assert_eq!(origin.calls(), 2);
+            assert!(origin.connections() <= 2);
         }
     })
     .await;
