@@ -7,6 +7,7 @@
 mod frames;
 mod transport;
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -139,12 +140,12 @@ impl ClientIo {
                 IoSlice::new(head.get(done..).unwrap_or_default()),
                 IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
             ];
-            match timeout(STALLED, transport.write_vectored(&parts)).await {
-                Ok(Ok(written @ 1..)) => done += written,
-                Ok(Ok(0) | Err(_)) | Err(_) => break,
+            match patiently(transport.write_vectored(&parts)).await {
+                Ok(written @ 1..) => done += written,
+                Ok(0) | Err(_) => break,
             }
         }
-        let whole = done == all && matches!(timeout(STALLED, transport.flush()).await, Ok(Ok(())));
+        let whole = done == all && patiently(transport.flush()).await.is_ok();
         Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
@@ -154,6 +155,17 @@ impl ClientIo {
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
         }
+    }
+}
+
+/// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
+/// timer is made.
+async fn patiently<T>(taken: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut taken = std::pin::pin!(taken);
+    let at_once = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(taken) => taken,
+        Poll::Pending => timeout(STALLED, taken).await?,
     }
 }
 
