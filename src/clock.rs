@@ -1,17 +1,27 @@
 //! The time: read in this file only, handed down as a value, turned by hand in tests.
 //!
-//! Owns: every reading of the operating system's clocks.
+//! Owns: every reading of the operating system's clocks, and waiting by the same clock.
 //! Never touches: what the time is used for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
-/// Where the wall-clock time comes from. Cheap to clone.
+/// Where the time comes from. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    hand: Option<Arc<Mutex<SystemTime>>>,
+    hand: Option<Arc<Hand>>,
+}
+
+/// A clock that a test turns: its wall-clock time and its monotonic time move together.
+#[derive(Debug)]
+struct Hand {
+    start: SystemTime,
+    begun: Instant,
+    turned: watch::Sender<Duration>,
+    sleeping: AtomicUsize,
 }
 
 impl Clock {
@@ -22,23 +32,69 @@ impl Clock {
 
     /// A clock that stands at `start` until [`Clock::advance`] turns it.
     pub fn by_hand(start: SystemTime) -> Self {
-        Self { hand: Some(Arc::new(Mutex::new(start))) }
+        let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), AtomicUsize::new(0));
+        Self { hand: Some(Arc::new(Hand { start, begun: monotonic(), turned, sleeping })) }
     }
 
     /// The wall-clock time now.
     pub fn now(&self) -> SystemTime {
         match &self.hand {
-            Some(hand) => *hand.lock(),
+            Some(hand) => hand.start.checked_add(hand.turned()).unwrap_or(hand.start),
             None => read_system(),
         }
+    }
+
+    /// The monotonic time now: what holds and waits are counted in, whatever becomes of the wall
+    /// clock.
+    pub fn instant(&self) -> Instant {
+        match &self.hand {
+            Some(hand) => hand.begun.checked_add(hand.turned()).unwrap_or(hand.begun),
+            None => runtime_time(),
+        }
+    }
+
+    /// Returns when this clock has moved on by `time`.
+    pub async fn sleep(&self, time: Duration) {
+        let Some(hand) = &self.hand else { return tokio::time::sleep(time).await };
+        let until = hand.turned().saturating_add(time);
+        let _sleeper = Sleeper::new(hand);
+        let mut turned = hand.turned.subscribe();
+        // The sender is the hand's own.
+        let _turned = turned.wait_for(|turned| *turned >= until).await;
     }
 
     /// Turns a hand-turned clock forward; the operating system's clock is left alone.
     pub fn advance(&self, by: Duration) {
         if let Some(hand) = &self.hand {
-            let mut time = hand.lock();
-            *time = time.checked_add(by).unwrap_or(*time);
+            hand.turned.send_modify(|turned| *turned = turned.saturating_add(by));
         }
+    }
+
+    /// How many sleep by a hand-turned clock: a test turns it when they do.
+    pub fn sleepers(&self) -> usize {
+        self.hand.as_ref().map_or(0, |hand| hand.sleeping.load(Ordering::SeqCst))
+    }
+}
+
+impl Hand {
+    fn turned(&self) -> Duration {
+        *self.turned.borrow()
+    }
+}
+
+/// Counted for as long as it sleeps, cancelled or not.
+struct Sleeper<'a>(&'a Hand);
+
+impl<'a> Sleeper<'a> {
+    fn new(hand: &'a Hand) -> Self {
+        hand.sleeping.fetch_add(1, Ordering::SeqCst);
+        Self(hand)
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        self.0.sleeping.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -48,7 +104,53 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The same, or what a test's paused runtime takes for it.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+fn runtime_time() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn read_system() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn who_sleeps_by_a_hand_turned_clock_wakes_when_it_has_been_turned_far_enough() {
+        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH);
+        let other = clock.clone();
+        let sleeping = tokio::spawn(async move { other.sleep(2 * SECOND).await });
+        while clock.sleepers() == 0 {
+            tokio::task::yield_now().await;
+        }
+        clock.advance(SECOND);
+        tokio::task::yield_now().await;
+        assert!(!sleeping.is_finished());
+        clock.advance(SECOND);
+        sleeping.await.unwrap();
+        assert_eq!(clock.sleepers(), 0);
+    }
+
+    #[test]
+    fn both_times_move_together() {
+        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH);
+        let before = clock.instant();
+        clock.advance(3 * SECOND);
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + 3 * SECOND);
+        assert_eq!(clock.instant() - before, 3 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_systems_clock_sleeps_by_the_runtimes_time() {
+        let clock = Clock::system();
+        let before = clock.instant();
+        clock.sleep(60 * SECOND).await;
+        assert!(clock.instant() - before >= 60 * SECOND);
+    }
 }

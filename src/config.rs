@@ -6,6 +6,7 @@
 
 pub mod client_cert;
 pub mod constraint;
+pub mod credential;
 pub mod defaults;
 pub mod diagnostics;
 pub mod duration;
@@ -30,12 +31,14 @@ use ipnet::IpNet;
 
 use crate::config::client_cert::ClientCert;
 use crate::config::constraint::Constraint;
+use crate::config::credential::Credential;
 use crate::config::diagnostics::{Place, Problem, Report};
 use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
 use crate::config::reader::Reader;
 use crate::config::token::Token;
-use crate::policy::Mode;
+use crate::policy::conduct::Conduct;
+use crate::policy::{HoldRule, Mode};
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;
 use crate::semantics::target::Scheme;
@@ -135,6 +138,8 @@ pub struct Config {
     pub secret_query: Vec<String>,
     /// `defaults.mode`: what the master switch says at start.
     pub mode: Mode,
+    /// How long an origin that failed is left alone where no route says it.
+    pub hold: HoldRule,
     /// How origins are reached.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which requests are kept, and how.
@@ -351,7 +356,7 @@ impl std::fmt::Debug for ScopeSecret {
 }
 
 /// One of `upstreams`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// The configured name: the label in metrics.
     pub name: Arc<str>,
@@ -363,6 +368,10 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// How TLS to the origin is done.
     pub tls: UpstreamTls,
+    /// What larder shows in the place of its clients.
+    pub credential: Option<Credential>,
+    /// How it is treated.
+    pub conduct: Conduct,
 }
 
 /// `upstreams.*.mount`: what is asked below `path` is meant for this origin.

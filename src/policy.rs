@@ -1,15 +1,19 @@
-//! What a route resolves to: values that say what to keep, for how long, for whom.
+//! What a route resolves to: values that say what to keep, for how long, for whom, and what to do when
+//! the origin says no.
 //!
 //! Owns: the vocabulary of policy and its effect on lifetime, windows and storing.
 //! Never touches: the configuration file, the store, the clock.
 
+pub mod conduct;
 pub mod effect;
+pub mod retry;
 
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
 pub use crate::policy::effect::{Freshness, Lifetime, Standing};
+pub use crate::policy::retry::{Backoff, HoldRule, Retry};
 
 /// Everything a route says about its answers. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,10 +22,17 @@ pub struct Policy {
     pub ttl: Ttl,
     /// Further statuses that are stored, and for how long (`ttl_by_status`); first match wins.
     pub ttl_by_status: Vec<(StatusMatch, Duration)>,
+    /// The largest share of a lifetime, 0 to 0.5, that is taken off so that what was stored together
+    /// does not expire together.
+    pub ttl_jitter: f64,
     /// The route's own stale-while-revalidate window; `None`: the origin's word (RFC 5861 §3).
     pub stale_while_revalidate: Option<Duration>,
     /// When a stale answer may stand in for an error.
     pub stale_if_error: StaleIfError,
+    /// When a call is made once more.
+    pub retry: Retry,
+    /// How long an origin that failed is left alone.
+    pub hold: HoldRule,
     /// Whose answers they are.
     pub scope: ScopeRule,
     /// What else goes into the key.
@@ -41,8 +52,11 @@ impl Policy {
         Self {
             ttl: Ttl::Origin,
             ttl_by_status: Vec::new(),
+            ttl_jitter: 0.0,
             stale_while_revalidate: None,
             stale_if_error: StaleIfError::default(),
+            retry: Retry::default(),
+            hold: HoldRule::default(),
             scope: ScopeRule::Credential,
             key: KeyRule::default(),
             coalesce_wait: Duration::from_secs(10),
@@ -113,13 +127,16 @@ impl StaleIfError {
     pub fn covers_status(&self, status: StatusCode) -> bool {
         self.on.iter().any(|member| match member {
             ErrorMatch::Status(pattern) => pattern.matches(status),
-            ErrorMatch::Connect | ErrorMatch::Timeout => false,
+            ErrorMatch::Connect
+            | ErrorMatch::Timeout
+            | ErrorMatch::Breaker
+            | ErrorMatch::Budget => false,
         })
     }
 }
 
 impl Default for StaleIfError {
-    /// Rate limits, server errors, and origins that cannot be reached in time.
+    /// Rate limits, server errors, origins that cannot be reached in time or are not to be asked.
     fn default() -> Self {
         Self {
             window: None,
@@ -128,12 +145,14 @@ impl Default for StaleIfError {
                 ErrorMatch::Status(StatusMatch::Class(5)),
                 ErrorMatch::Connect,
                 ErrorMatch::Timeout,
+                ErrorMatch::Breaker,
+                ErrorMatch::Budget,
             ],
         }
     }
 }
 
-/// One member of `stale_if_error.on`.
+/// One member of `stale_if_error.on` or `retry.on`; a breaker and a budget only of the former.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorMatch {
     /// An answer with this status or class.
@@ -142,6 +161,10 @@ pub enum ErrorMatch {
     Connect,
     /// A deadline passed.
     Timeout,
+    /// The breaker is open: the origin is not asked.
+    Breaker,
+    /// The budget is spent: the origin is not asked.
+    Budget,
 }
 
 /// Whose answer it is.

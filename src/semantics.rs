@@ -1,6 +1,6 @@
 //! The RFCs as pure functions on `http` types: what a message says and what follows from it.
 //!
-//! Owns: RFC 9110, 9111, 5861, 9211, 9213 and the parts of 9112 that larder decides itself.
+//! Owns: RFC 9110, 9111, 5861, 9211, 9213, 9535 and the parts of 9112 that larder decides itself.
 //! Never touches: policy, storage, the network, the clock (`now` is always an argument).
 
 pub mod asked;
@@ -13,7 +13,9 @@ pub mod field_list;
 pub mod freshness;
 pub mod hop_by_hop;
 pub mod invalidation;
+pub mod json_path;
 pub mod ranges;
+pub mod rate_limit;
 pub mod said;
 pub mod status;
 pub mod storing;

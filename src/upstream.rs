@@ -13,8 +13,10 @@ pub mod interim;
 pub mod peer;
 pub mod place;
 pub mod profile;
+pub mod report;
 pub mod resolve;
 pub mod tls;
+pub mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

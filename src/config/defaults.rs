@@ -28,13 +28,15 @@ pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
 pub const SECRET_QUERY: [&str; 9] =
     ["api_key", "apikey", "key", "token", "access_token", "secret", "sig", "signature", "password"];
 
-/// `stale_if_error.on`: `[429, 5xx, connect, timeout]`.
+/// `stale_if_error.on`: `[429, 5xx, connect, timeout, breaker, budget]`.
 pub fn stale_if_error_on() -> Vec<ErrorMatch> {
     vec![
         ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
         ErrorMatch::Status(StatusMatch::Class(5)),
         ErrorMatch::Connect,
         ErrorMatch::Timeout,
+        ErrorMatch::Breaker,
+        ErrorMatch::Budget,
     ]
 }
 

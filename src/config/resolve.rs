@@ -74,6 +74,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         credential_headers,
         secret_query,
         mode: defaults.mode,
+        hold: defaults.hold,
         upstreams,
         routes,
         notes,

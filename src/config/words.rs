@@ -174,6 +174,8 @@ fn error(on: ErrorMatch) -> String {
         ErrorMatch::Status(matched) => status(matched),
         ErrorMatch::Connect => "connect".to_owned(),
         ErrorMatch::Timeout => "timeout".to_owned(),
+        ErrorMatch::Breaker => "an open breaker".to_owned(),
+        ErrorMatch::Budget => "a spent budget".to_owned(),
     }
 }
 

@@ -1,12 +1,10 @@
 //! Keys never collide and scopes never mix, whatever the request holds.
 
-use std::time::Duration;
-
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
 use crate::key::{CacheKey, Keyring, Scope};
-use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl};
+use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
@@ -17,17 +15,7 @@ fn ring() -> Keyring {
 }
 
 fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
-    Policy {
-        ttl: Ttl::Origin,
-        ttl_by_status: Vec::new(),
-        stale_while_revalidate: None,
-        stale_if_error: StaleIfError { window: None, on: Vec::new() },
-        scope,
-        key,
-        coalesce_wait: Duration::from_secs(10),
-        set_cookie: SetCookie::Refuse,
-        targeted: Vec::new(),
-    }
+    Policy { scope, key, ..Policy::origin() }
 }
 
 fn of_query(query: QueryRule) -> Policy {

@@ -15,14 +15,16 @@ use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section, word};
 use crate::config::resolve::{fields, status};
 use crate::policy::{
-    ErrorMatch, KeyRule, Mode, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, StatusMatch,
-    Ttl,
+    ErrorMatch, HoldRule, KeyRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie,
+    StaleIfError, StatusMatch, Ttl,
 };
 
 /// `defaults`: what holds where a route says nothing.
 pub(super) struct Defaults {
     /// The master switch: of larder, not of a route.
     pub(super) mode: Mode,
+    /// How long an origin is left alone: where no route says it, too.
+    pub(super) hold: HoldRule,
     scope: ScopeRule,
     coalesce_wait: Duration,
     stale_while_revalidate: Option<Duration>,
@@ -40,6 +42,7 @@ struct Windows {
 pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaults {
     let mut read = Defaults {
         mode: Mode::default(),
+        hold: HoldRule::default(),
         scope: ScopeRule::Credential,
         coalesce_wait: defaults::COALESCE_WAIT,
         stale_while_revalidate: None,
@@ -90,8 +93,11 @@ pub(super) fn read(
     let policy = Policy {
         ttl: form,
         ttl_by_status: by_status,
+        ttl_jitter: 0.0,
         stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
         stale_if_error: StaleIfError { window, on: on.unwrap_or_else(defaults::stale_if_error_on) },
+        retry: Retry::default(),
+        hold: HoldRule::default(),
         scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),

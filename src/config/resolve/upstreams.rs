@@ -13,6 +13,7 @@ use crate::config::duration::parse_positive;
 use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::destinations::host_pattern;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
+use crate::policy::conduct::Conduct;
 use crate::semantics::target::Scheme;
 
 /// `upstreams`, in the order of the file.
@@ -36,7 +37,9 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
         let tls = tls::read(&mut one, &hosts, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        all.push(Arc::new(Upstream { name, hosts, mount, timeouts, tls }));
+        let (credential, conduct) = (None, Conduct::default());
+        let one = Upstream { name, hosts, mount, timeouts, tls, credential, conduct };
+        all.push(Arc::new(one));
     }
     all
 }

@@ -5,24 +5,14 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 
-use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StaleIfError, Ttl};
+use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::{Route, Shadowed, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::target::Target;
 
 fn policy() -> Arc<Policy> {
-    Arc::new(Policy {
-        ttl: Ttl::Origin,
-        ttl_by_status: Vec::new(),
-        stale_while_revalidate: None,
-        stale_if_error: StaleIfError { window: None, on: Vec::new() },
-        scope: ScopeRule::Credential,
-        key: KeyRule::default(),
-        coalesce_wait: std::time::Duration::from_secs(10),
-        set_cookie: SetCookie::Refuse,
-        targeted: Vec::new(),
-    })
+    Arc::new(Policy::origin())
 }
 
 fn route(name: &str, host: &str, path: &str) -> Route {

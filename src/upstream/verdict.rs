@@ -1,0 +1,62 @@
+//! What an answer, or the lack of one, means for the calls to come.
+//!
+//! Owns: the value; how it is told to stale-if-error. Never touches: how it is found (`classify`), what is
+//! done about it (`gate`, and the engine's retries).
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::decide;
+use crate::policy::conduct::{Class, Limit};
+use crate::semantics::rate_limit::Quota;
+
+/// What an answer comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// In a word.
+    pub class: Class,
+    /// How long the origin asks to be left alone, if it does.
+    pub wait: Option<Wait>,
+    /// What it says of its limits.
+    pub quota: Option<Quota>,
+}
+
+/// The origin's own word on when to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// From now.
+    pub time: Duration,
+    /// Whether it is the end of a quota, which `max_hold` does not shorten.
+    pub quota: bool,
+}
+
+impl Verdict {
+    /// Nothing but a class.
+    pub fn of(class: Class) -> Self {
+        Self { class, wait: None, quota: None }
+    }
+
+    /// Whether the answer is one to use.
+    pub fn is_ok(&self) -> bool {
+        self.class == Class::Ok
+    }
+
+    /// What `retry.on` and `stale_if_error.on` go by, of an answer with this status: a body may say
+    /// more than its status.
+    pub fn as_error(&self, status: StatusCode) -> decide::Failure {
+        let is_error = status.is_client_error() || status.is_server_error();
+        match self.class {
+            Class::RateLimited(Limit::Minute | Limit::Quota | Limit::Shared) => {
+                decide::Failure::Status(StatusCode::TOO_MANY_REQUESTS)
+            }
+            Class::Auth if !is_error => decide::Failure::Status(StatusCode::FORBIDDEN),
+            Class::Server if !status.is_server_error() => {
+                decide::Failure::Status(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Class::Ok | Class::Auth | Class::Server => decide::Failure::Status(status),
+            Class::Network => decide::Failure::Connect,
+            Class::Timeout => decide::Failure::Timeout,
+        }
+    }
+}
