@@ -22,10 +22,11 @@ use crate::account::handshake::Hosts;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock;
+use crate::decide::Stale;
 use crate::policy::Mode;
 
 pub use crate::account::exchange::{
-    Exchange, Refusal, ResultKind, StoreOp, TierTotals, UpstreamCall,
+    Exchange, Refusal, ResultKind, Retry, StoreOp, TierTotals, UpstreamCall,
 };
 pub use crate::account::handshake::Handshake;
 
@@ -105,8 +106,32 @@ impl Account {
     }
 
     /// A call that is made once more, and why.
-    pub fn upstream_retry(&self, upstream: usize, cause: &'static str) {
-        self.metrics.upstream_retry(upstream, cause);
+    pub fn upstream_retry(&self, retry: &Retry) {
+        self.metrics.upstream_retry(retry.upstream, retry.cause);
+        let Some(suppressed) = self.admit_minor_line() else { return };
+        tracing::info!(
+            upstream = self.upstream_name(retry.upstream),
+            route = self.route_name(retry.route),
+            cause = retry.cause,
+            wait = retry.wait.as_secs_f64(),
+            suppressed,
+            "Call to origin retried"
+        );
+    }
+
+    /// An answer by which an origin said that it was asked too much: which limit that was.
+    pub fn rate_limited(&self, upstream: usize, class: &'static str) {
+        self.metrics.restraint().rate_limited(self.upstream_name(upstream), class);
+    }
+
+    /// A call that was not made, and what kept larder from it.
+    pub fn refused_call(&self, upstream: usize, cause: &'static str) {
+        self.metrics.restraint().refused(self.upstream_name(upstream), cause);
+    }
+
+    /// A call that waited before it was made, or was not made then: what for, and how long.
+    pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
+        self.metrics.restraint().waited(self.upstream_name(upstream), cause, time);
     }
 
     /// Bytes that a fill received. A fill belongs to no client, so no [`Exchange`] carries them.
@@ -161,9 +186,15 @@ impl Account {
         self.metrics.not_stored(route, reason);
     }
 
-    /// A stale answer that was served.
+    /// A stale answer that was served, and why. One that stands in for an error has a line of its
+    /// own; one that was asked for, or is refreshed meanwhile, has its [`Exchange`]'s.
     pub fn stale_served(&self, route: usize, cause: &'static str) {
         self.metrics.stale_served(route, cause);
+        if CHOSEN.iter().any(|chosen| chosen.token() == cause) {
+            return;
+        }
+        let Some(suppressed) = self.admit_minor_line() else { return };
+        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale answer served");
     }
 
     /// A background refresh that ended.
@@ -261,6 +292,14 @@ impl Account {
         self.lines.lock().admit(clock::monotonic())
     }
 
+    // At a storm's rate: where nobody reads them, they take no lock.
+    fn admit_minor_line(&self) -> Option<u64> {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return None;
+        }
+        self.lines.lock().admit_minor(clock::monotonic())
+    }
+
     fn route_name(&self, index: usize) -> &str {
         self.routes.get(index).map_or(NONE, AsRef::as_ref)
     }
@@ -286,6 +325,9 @@ fn with_none(names: &[Arc<str>]) -> Vec<Arc<str>> {
 fn without_query(path: &str) -> &str {
     path.split_once('?').map_or(path, |(path, _)| path)
 }
+
+/// Why an answer is stale though nothing failed.
+const CHOSEN: [Stale; 3] = [Stale::WhileRevalidate, Stale::MaxStale, Stale::Offline];
 
 /// Lines a second about requests, calls and connections that failed, over all.
 const LINES: u32 = 10;

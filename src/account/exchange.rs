@@ -110,6 +110,19 @@ pub struct UpstreamCall {
     pub duration: Duration,
 }
 
+/// A call to an origin that is made once more.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// The upstream's index in the configuration; one past the last: none.
+    pub upstream: usize,
+    /// The route's index; one past the last: none.
+    pub route: usize,
+    /// What became of the call before.
+    pub cause: &'static str,
+    /// How long it waits before.
+    pub wait: Duration,
+}
+
 /// A request that larder refused before it became an exchange.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal {

@@ -23,12 +23,21 @@ impl Limiter {
 
     /// Whether an event may pass now, and how many were suppressed since the last one that did.
     pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
+        self.admit_among(self.limit, now)
+    }
+
+    /// The same for an event that leaves half of the room to graver ones.
+    pub(super) fn admit_minor(&mut self, now: Instant) -> Option<u64> {
+        self.admit_among(self.limit / 2, now)
+    }
+
+    fn admit_among(&mut self, limit: u32, now: Instant) -> Option<u64> {
         let over = self.window.is_none_or(|start| now.duration_since(start) >= self.period);
         if over {
             self.window = Some(now);
             self.admitted = 0;
         }
-        if self.admitted >= self.limit {
+        if self.admitted >= limit {
             self.suppressed = self.suppressed.saturating_add(1);
             return None;
         }
@@ -57,6 +66,16 @@ mod tests {
         assert_eq!(limiter.admit(start + SECOND / 2), None);
         assert_eq!(limiter.admit(start + SECOND), Some(2));
         assert_eq!(limiter.admit(start + SECOND), Some(0));
+    }
+
+    #[test]
+    fn minor_events_leave_room_to_graver_ones() {
+        let start = clock::monotonic();
+        let mut limiter = Limiter::new(10, SECOND);
+        let minor = (0..20).filter(|_| limiter.admit_minor(start).is_some()).count();
+        let graver = (0..20).filter(|_| limiter.admit(start).is_some()).count();
+        assert_eq!((minor, graver), (5, 5));
+        assert_eq!(limiter.admit_minor(start + SECOND), Some(30));
     }
 
     proptest! {

@@ -14,12 +14,14 @@ use crate::account::metrics::families::Families;
 use crate::account::metrics::operation::Operation;
 use crate::account::metrics::register::{counter, counters, histograms};
 use crate::account::metrics::resolved::{Route, Upstream};
+use crate::account::metrics::restraint::Restraint;
 use crate::account::metrics::tiers::Tiers;
 
 mod families;
 mod operation;
 mod register;
 mod resolved;
+mod restraint;
 mod tiers;
 
 /// All metrics. What a hit needs is resolved at start: per route a counter and a histogram for each
@@ -32,6 +34,7 @@ pub(super) struct Metrics {
     families: Families,
     tiers: Tiers,
     operation: Operation,
+    restraint: Restraint,
     accept_errors: IntCounter,
     client_bytes: IntCounter,
     upstream_bytes: IntCounter,
@@ -60,6 +63,7 @@ impl Metrics {
             families: Families::new(r),
             tiers: Tiers::new(r),
             operation: Operation::new(r),
+            restraint: Restraint::new(r),
             accept_errors: counter(
                 r,
                 "larder_accept_errors_total",
@@ -84,6 +88,7 @@ impl Metrics {
             families: self.families.clone(),
             tiers: self.tiers.clone(),
             operation: self.operation.clone(),
+            restraint: self.restraint.clone(),
             accept_errors: self.accept_errors.clone(),
             client_bytes: self.client_bytes.clone(),
             upstream_bytes: self.upstream_bytes.clone(),
@@ -166,6 +171,11 @@ impl Metrics {
     /// What an operator does.
     pub(super) fn operation(&self) -> &Operation {
         &self.operation
+    }
+
+    /// How calls were held back.
+    pub(super) fn restraint(&self) -> &Restraint {
+        &self.restraint
     }
 
     pub(super) fn accept_error(&self) {

@@ -4,11 +4,11 @@
 //! classifying, learning). Today it accounts. Never touches: the call itself.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::account::{Account, UpstreamCall};
+use crate::account::{Account, Retry, UpstreamCall};
 use crate::clock;
 
 /// The gate. Cheap to clone.
@@ -37,7 +37,9 @@ impl Gate {
 
     /// A connection that had died in the pool, or an address that refused, led to another attempt.
     pub fn retried(&self, upstream: usize, cause: &'static str) {
-        self.account.upstream_retry(upstream, cause);
+        // It is made at once, and whose it is nobody says here.
+        let (route, wait) = (usize::MAX, Duration::ZERO);
+        self.account.upstream_retry(&Retry { upstream, route, cause, wait });
     }
 }
 

@@ -6,7 +6,7 @@ use http::Method;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::account::{Account, Exchange, Refusal, ResultKind, UpstreamCall};
+use crate::account::{Account, Exchange, Refusal, ResultKind, Retry, UpstreamCall};
 use crate::config::{LogFormat, LogLevel};
 
 /// What was written so far.
@@ -208,4 +208,46 @@ fn what_pingora_warns_of_is_shown_at_debug_only() {
     }
     let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
     assert_eq!(line["level"], "debug");
+}
+
+#[test]
+fn a_retry_and_a_stale_answer_in_place_of_an_error_are_a_line_each_with_their_cause() {
+    let wait = std::time::Duration::from_millis(2500);
+    let retry = Retry { upstream: 0, route: 0, cause: "rate-limited", wait };
+    let act = || {
+        let account = account();
+        account.upstream_retry(&retry);
+        account.stale_served(0, "timeout");
+        account.stale_served(0, "stale-while-revalidate");
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    let lines: Vec<_> = text.lines().map(as_json).collect();
+    assert_eq!(lines.len(), 2, "refreshed behind the client's back is no event: {text}");
+    let told = |line: &serde_json::Value| {
+        let fact = |name: &str| line[name].as_str().map(str::to_owned);
+        (fact("message"), fact("route"), fact("cause"), line["wait"].as_f64())
+    };
+    let expected = |message: &str, cause: &str, wait| {
+        (Some(message.to_owned()), Some("roles".to_owned()), Some(cause.to_owned()), wait)
+    };
+    assert_eq!(told(&lines[0]), expected("Call to origin retried", "rate-limited", Some(2.5)));
+    assert_eq!(lines[0]["upstream"], "discord");
+    assert_eq!(told(&lines[1]), expected("Stale answer served", "timeout", None));
+    assert_eq!(logged(LogFormat::Json, LogLevel::Warn, act), "");
+}
+
+/// OVL-11: a storm of retries and stale answers leaves room to what is worse.
+#[test]
+fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
+    let act = || {
+        let account = account();
+        for _ in 0..1000 {
+            account.stale_served(0, "rate-limited");
+        }
+        let duration = std::time::Duration::ZERO;
+        let outcome = Err("connect");
+        account.upstream_call(&UpstreamCall { upstream: 0, route: 0, outcome, duration });
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    assert!(text.contains("Call to origin failed"), "{text}");
 }

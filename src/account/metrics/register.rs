@@ -5,7 +5,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    CounterVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 /// A counter without labels.
@@ -26,6 +27,11 @@ pub(super) fn counters(
     labels: &[&str],
 ) -> IntCounterVec {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+/// A family of counters of what has fractions: seconds, credits, money.
+pub(super) fn amounts(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+    registered(registry, CounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A family of gauges.
