@@ -41,6 +41,8 @@ pub struct Account {
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
+    // Apart: what an operator must act on is not lost among refusals.
+    accepts: Arc<Mutex<Limiter>>,
     distrust: Arc<Mutex<Hosts>>,
     tunnels: Arc<Mutex<Hosts>>,
 }
@@ -52,9 +54,10 @@ impl Account {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let lines = Arc::new(Mutex::new(Limiter::new(LINES, Duration::from_secs(1))));
+        let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
+        let (lines, accepts) = (a_second(LINES), a_second(ACCEPTS));
         let (tiers, distrust, tunnels) = (Arc::default(), Arc::default(), Arc::default());
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust, tunnels })
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, accepts, distrust, tunnels })
     }
 
     /// The same account under other names, as a reload brings them. Both count in one place: what
@@ -65,7 +68,8 @@ impl Account {
         let metrics = self.metrics.renamed(&routes, &upstreams);
         let (tiers, lines) = (Arc::clone(&self.tiers), Arc::clone(&self.lines));
         let (distrust, tunnels) = (Arc::clone(&self.distrust), Arc::clone(&self.tunnels));
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, distrust, tunnels })
+        let accepts = Arc::clone(&self.accepts);
+        Arc::new(Self { routes, upstreams, metrics, tiers, lines, accepts, distrust, tunnels })
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
@@ -262,7 +266,8 @@ impl Account {
     /// A listener that could not accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();
-        let Some(suppressed) = self.admit_line() else { return };
+        let due = self.accepts.lock().admit(clock::monotonic());
+        let Some(suppressed) = due else { return };
         tracing::error!(kind = %error.kind(), os = error.raw_os_error(), suppressed, "Accept failed");
     }
 
@@ -330,7 +335,9 @@ fn without_query(path: &str) -> &str {
 const CHOSEN: [Stale; 3] = [Stale::WhileRevalidate, Stale::MaxStale, Stale::Offline];
 
 /// Lines a second about requests, calls and connections that failed, over all.
-const LINES: u32 = 10;
+const LINES: u32 = 9;
+/// And one about listeners that cannot accept: ten in all (OVL-11).
+const ACCEPTS: u32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 //! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
 
 mod controls;
+pub mod descriptors;
 mod estate;
 mod ground;
 pub mod handover;
@@ -145,7 +146,7 @@ impl Server {
         // Without its copies a larder runs as well; it only cannot hand them over.
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         let (stage, staged) = watch::channel(Stage::Open);
-        let connections = config.limits.connections;
+        let connections = descriptors::clients(config.limits.connections);
         let rules = config.admin.clone();
         let ground = Ground::new(&config, &parts, own, staged)?;
         let estate = Estate::found(config, ground, parts.source)?;
@@ -255,7 +256,7 @@ impl Server {
         self.estate.house().engine.waiting()
     }
 
-    /// How many of `limits.connections` are taken: one by each open connection, and one by each
+    /// How many of the places for clients are taken: one by each open connection, and one by each
     /// listener that waits for the next.
     pub fn places_taken(&self) -> usize {
         self.connections - self.places.available_permits()

@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::account::log;
 use crate::cli::{Exit, World};
 use crate::config::{self, Config};
+use crate::server::descriptors;
 use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::reload::Source;
 use crate::server::sockets::Sockets;
@@ -44,6 +45,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         }
     };
     log::install(&config.log);
+    descriptors::raise(config.limits.connections);
     // The database below makes its files as the system says.
     lock::keep_files_private();
     // Before there are threads: it takes variables out of the environment.

@@ -22,7 +22,8 @@ use crate::semantics::asked::Listener;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// After a failed accept (no file descriptors left, say) the next try waits this long.
+/// After a failed accept (no file descriptors left, say) the next try waits this long: they come back
+/// with time, not with trying.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Binds a listener; port 0 picks a free port. Accepting from it is [`accept`]'s.
@@ -80,10 +81,19 @@ async fn accept_all(listener: &TcpListener, kind: Listener, lobby: &Lobby) {
             Ok((stream, peer)) => lobby.receive(stream, peer, kind, place),
             Err(error) => {
                 lobby.account.accept_error(&error);
-                sleep(BACK_OFF).await;
+                if !is_over(&error) {
+                    sleep(BACK_OFF).await;
+                }
             }
         }
     }
+}
+
+/// Whether it was the one connection that went wrong, and the next may be taken at once: whoever
+/// breaks off while waiting holds nobody up.
+fn is_over(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 impl Lobby {

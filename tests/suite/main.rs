@@ -49,6 +49,7 @@ mod matrix;
 mod mode;
 mod multiplex;
 mod operating;
+mod overload;
 mod parser;
 mod ranges;
 mod reload;

@@ -136,6 +136,35 @@ impl Process {
         (process, house)
     }
 
+    /// The same with at most `files` open.
+    pub async fn run_within(files: u32, yaml: &str) -> (Self, House) {
+        let house = House::with(yaml);
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files}; exec \"$0\" run \"$1\"");
+        command.args(["-c", &script, program()]).arg(&house.config).stdin(Stdio::null());
+        let process = Self::of(command);
+        process.out.line("listens on").await;
+        (process, house)
+    }
+
+    /// From now on it may have at most `files` open; what is open beyond stays open.
+    pub fn limit_files(&self, files: u32) {
+        let pid = self.child.id().expect("it is still running").to_string();
+        let arguments = ["--pid", &pid, &format!("--nofile={files}:")];
+        let limited = std::process::Command::new("prlimit").args(arguments).status();
+        assert!(limited.is_ok_and(|status| status.success()), "prlimit is part of every Linux");
+    }
+
+    /// How long it has kept a processor busy, all its threads together, to 10 ms.
+    pub fn cpu(&self) -> Duration {
+        let pid = self.child.id().expect("it is still running");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
+        let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        // utime and stime, in hundredths of a second whatever the kernel's own tick is.
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        Duration::from_millis(10 * ticks.map(|n| n.expect("a number")).sum::<u64>())
+    }
+
     /// Where clients connect.
     pub async fn addr(&self) -> SocketAddr {
         let line = self.out.line("listens on").await;
