@@ -1,9 +1,32 @@
 //! What an origin says of its own limits: `RateLimit` and `RateLimit-Policy` (the IETF's draft), and
 //! the `X-RateLimit-*` dialects of Discord, GitHub and many others.
 //!
-//! Owns: how these fields are read. Never touches: what is done about them.
+//! Owns: how these fields are read. Never touches: the clock (`now` is handed in), what is done about
+//! the limits.
 
-use std::time::Duration;
+mod draft;
+mod separate;
+
+use std::cmp::Reverse;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName};
+
+use crate::semantics::rate_limit::separate::{DRAFT_06, X_RATE_LIMIT, X_RATELIMIT};
+
+/// What ends later than this, or lasts longer, is not believed: no month is as long.
+const LONGEST: Duration = Duration::from_secs(32 * 86_400);
+
+/// No answer has more limits that count.
+const MOST: usize = 16;
+
+/// A longer name of a bucket is none.
+const LONGEST_NAME: usize = 128;
+
+const BUCKET: HeaderName = HeaderName::from_static("x-ratelimit-bucket");
+const RESOURCE: HeaderName = HeaderName::from_static("x-ratelimit-resource");
+const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
+const GLOBAL: HeaderName = HeaderName::from_static("x-ratelimit-global");
 
 /// What is left of a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,3 +65,65 @@ pub enum Whose {
     /// A resource's, used up by others (Discord's `shared`).
     Shared,
 }
+
+impl Quota {
+    /// Whether its calls are used up.
+    pub fn is_spent(&self) -> bool {
+        self.remaining == Some(0)
+    }
+
+    /// What is sorted by: the least is the limit that is hit first; of equal ones, that which lasts.
+    fn left(&self) -> (bool, u64, Reverse<Option<Duration>>) {
+        let left = self.remaining.or(self.limit).unwrap_or(u64::MAX);
+        (self.remaining.is_none(), left, Reverse(self.resets_in))
+    }
+}
+
+/// What the fields say of the limit that is hit first; `None`: nothing that can be read.
+pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<Quota> {
+    let (bucket, whose) = (bucket(headers), whose(headers));
+    let numbers = [X_RATELIMIT, X_RATE_LIMIT]
+        .iter()
+        .flat_map(|fields| separate::read(headers, fields, now))
+        .map(|quota| Quota { bucket: bucket.clone(), ..quota })
+        .chain(separate::read(headers, &DRAFT_06, now))
+        .chain(draft::read(headers))
+        .min_by_key(Quota::left);
+    let quota = numbers.unwrap_or_else(|| Quota { bucket: bucket.clone(), ..Quota::default() });
+    let quota = Quota { whose, ..quota };
+    (quota != Quota::default()).then_some(quota)
+}
+
+/// Discord's `Bucket` holds for each guild, channel and webhook on its own; GitHub's `Resource` (`core`,
+/// `search`) for everything of that kind.
+fn bucket(headers: &HeaderMap) -> Option<Bucket> {
+    let named = |field: &HeaderName, per_resource| {
+        let name = headers.get(field)?.to_str().ok()?.trim();
+        let is_name = !name.is_empty() && name.len() <= LONGEST_NAME;
+        is_name.then(|| Bucket { name: name.into(), per_resource })
+    };
+    named(&BUCKET, true).or_else(|| named(&RESOURCE, false))
+}
+
+fn whose(headers: &HeaderMap) -> Whose {
+    let says = |field: &HeaderName, word: &str| {
+        headers.get(field).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if says(&GLOBAL, "true") || says(&SCOPE, "global") {
+        Whose::Global
+    } else if says(&SCOPE, "shared") {
+        Whose::Shared
+    } else {
+        Whose::Callers
+    }
+}
+
+/// A window's length, if it is one.
+fn window(length: Duration) -> Option<Duration> {
+    (!length.is_zero() && length <= LONGEST).then_some(length)
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

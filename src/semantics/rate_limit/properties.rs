@@ -1,0 +1,79 @@
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::sample::select;
+
+use crate::semantics::rate_limit::{LONGEST, Quota, read};
+
+/// 2016-08-02 20:50:18 UTC, with half a second.
+const NOW: Duration = Duration::from_millis(1_470_171_018_500);
+
+const NAMES: [&str; 14] = [
+    "ratelimit",
+    "ratelimit-policy",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-ratelimit-reset-after",
+    "x-ratelimit-bucket",
+    "x-ratelimit-resource",
+    "x-ratelimit-scope",
+    "x-ratelimit-global",
+    "x-rate-limit-reset",
+];
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..40),
+        "-?[0-9]{0,30}(\\.[0-9]{0,30})?(;w=[0-9]{0,20})?(, [0-9]{1,4}){0,20}"
+            .prop_map(String::into_bytes),
+        "(\"[a-c]\";(r|q|t|w)=[0-9]{1,15}(;(r|q|t|w|qu|pk)=[0-9a-z\":]{0,9})?,? ?){0,20}"
+            .prop_map(String::into_bytes),
+        "(limit|remaining|reset)=[0-9]{0,16}(, (limit|remaining|reset)=-?[0-9.]{0,16}){0,3}"
+            .prop_map(String::into_bytes),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_told_is_bounded(
+        fields in vec((select(&NAMES[..]), value()), 0..8),
+        since in any::<u64>(),
+    ) {
+        let now = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since));
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                headers.append(HeaderName::from_static(name), value);
+            }
+        }
+        if let Some(quota) = read(&headers, now.unwrap_or(SystemTime::UNIX_EPOCH)) {
+            prop_assert!(quota.resets_in.is_none_or(|time| time <= LONGEST));
+            prop_assert!(quota.window.is_none_or(|time| !time.is_zero() && time <= LONGEST));
+            let name = quota.bucket.as_ref().map_or("a", |bucket| &bucket.name);
+            prop_assert!((1..=128).contains(&name.len()));
+            prop_assert!(quota != Quota::default());
+        }
+    }
+
+    #[test]
+    fn a_reset_means_the_same_however_it_is_written(ahead in 0u64..2_764_800) {
+        let now = SystemTime::UNIX_EPOCH + NOW;
+        let then = NOW + Duration::from_secs(ahead);
+        for written in [
+            ahead.to_string(),
+            format!("{}.{:03}", then.as_secs(), then.subsec_millis()),
+            then.as_millis().to_string(),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-ratelimit-reset", HeaderValue::from_str(&written).expect("a value"));
+            let told = read(&headers, now).and_then(|quota| quota.resets_in);
+            prop_assert_eq!(told, Some(Duration::from_secs(ahead)), "{}", written);
+        }
+    }
+}
