@@ -3,6 +3,7 @@
 //! Owns: the trait [`Origin`] that the engine asks, and everything that stands behind it.
 //! Never touches: what is stored; what a client sees.
 
+pub mod classify;
 pub mod clear;
 pub mod destination;
 pub mod dial;

@@ -412,7 +412,11 @@ fn a_third_party_crate_beyond_its_door_is_reported() {
             "use quick_cache::sync::Cache;",
             "only store, front/authority may use quick_cache",
         ),
-        ("policy.rs", "use sfv::Parser;", "only semantics/targeted may use sfv"),
+        (
+            "policy.rs",
+            "use sfv::Parser;",
+            "only semantics/targeted, semantics/rate_limit may use sfv",
+        ),
         ("config.rs", "#[derive(clap::Args)]", "only cli, main may use clap"),
         ("store/memory.rs", "use sled::Db;", "only store/disk, store/state may use sled"),
     ] {

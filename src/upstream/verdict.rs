@@ -51,7 +51,8 @@ impl Verdict {
                 decide::Failure::Status(StatusCode::TOO_MANY_REQUESTS)
             }
             Class::Auth if !is_error => decide::Failure::Status(StatusCode::FORBIDDEN),
-            Class::Server if !status.is_server_error() => {
+            // A 408 is no 503: it is the origin's own deadline, and named by those who want it repeated.
+            Class::Server if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT => {
                 decide::Failure::Status(StatusCode::SERVICE_UNAVAILABLE)
             }
             Class::Ok | Class::Auth | Class::Server => decide::Failure::Status(status),

@@ -1,0 +1,158 @@
+//! What an answer means: from its status, its fields, its JSON body, and the upstream's rules.
+//!
+//! Owns: the one mapping of answers and failures to verdicts. Never touches: the clock (`now` is handed
+//! in), how a body is read (`json`), what is done about a verdict (`gate`).
+
+use std::time::{Duration, SystemTime};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use crate::policy::conduct::{Class, ErrorRule, HoldFor, Limit, Rules};
+use crate::semantics::calendar;
+use crate::semantics::rate_limit::{self, Quota, Whose};
+use crate::semantics::retry_after;
+use crate::upstream::failure::Failure;
+use crate::upstream::verdict::{Verdict, Wait};
+
+/// A limit that ends later than this is no limit per minute.
+const SOON: Duration = Duration::from_secs(3600);
+
+/// By so much `Retry-After`, in whole seconds, may be longer than the reset that it repeats.
+const ROUNDING: Duration = Duration::from_secs(1);
+
+/// What an answer comes to. The operator's rules say it first, then the head. `json: None`: there is no
+/// body that could be read, and the rules about bodies say nothing.
+pub fn answer(
+    status: StatusCode,
+    headers: &HeaderMap,
+    json: Option<&Value>,
+    rules: &Rules,
+    now: SystemTime,
+) -> Verdict {
+    let quota = rate_limit::read(headers, now);
+    let told = told(retry_after::of(headers, now), quota.as_ref());
+    let rule = rules.errors.iter().find(|rule| means(rule, status, json));
+    let class = match rule {
+        Some(rule) => rule.class,
+        None if is_failure_in_disguise(status, json, rules) => Class::Server,
+        None => by_head(status, headers, quota.as_ref(), told),
+    };
+    let spelled = rule.and_then(|rule| rule.hold).map(|hold| Wait {
+        time: time(hold, now),
+        quota: class == Class::RateLimited(Limit::Quota),
+    });
+    let wait = spelled.or_else(|| told.filter(|told| heeds(class, *told)).map(|told| told.wait));
+    Verdict { class, wait, quota }
+}
+
+/// What it comes to that there is none. `None`: the origin had no part in it.
+pub fn failure(failure: Failure) -> Option<Verdict> {
+    let class = match failure {
+        Failure::Denied(_) | Failure::Abandoned | Failure::Internal => return None,
+        Failure::ConnectTimeout
+        | Failure::FirstByteTimeout
+        | Failure::BodyTimeout
+        | Failure::TotalTimeout => Class::Timeout,
+        Failure::Dns
+        | Failure::Refused
+        | Failure::Tls(_)
+        | Failure::Closed
+        | Failure::Cut
+        | Failure::Protocol => Class::Network,
+    };
+    Some(Verdict::of(class))
+}
+
+/// When the origin says to come back.
+#[derive(Clone, Copy)]
+struct Told {
+    wait: Wait,
+    /// In so many words, and not only as the reset of its quota.
+    by_retry_after: bool,
+}
+
+/// `Retry-After` goes before the quota's reset. Where a spent quota lasts as long, it is the quota's
+/// word all the same, and so not too absurd to be heeded.
+fn told(retry_after: Option<Duration>, quota: Option<&Quota>) -> Option<Told> {
+    let resets_in = quota.filter(|quota| quota.remaining.is_none_or(|left| left == 0));
+    let resets_in = resets_in.and_then(|quota| quota.resets_in);
+    let is_spent = quota.is_some_and(Quota::is_spent);
+    let Some(time) = retry_after else {
+        let wait = Wait { time: resets_in?, quota: is_spent };
+        return Some(Told { wait, by_retry_after: false });
+    };
+    let lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
+    Some(Told { wait: Wait { time, quota: is_spent && lasts }, by_retry_after: true })
+}
+
+/// `Retry-After` also stands in redirects and beside refusals that no waiting cures; a reset says
+/// only when calls are counted anew.
+fn heeds(class: Class, told: Told) -> bool {
+    match class {
+        Class::RateLimited(_) => true,
+        Class::Server => told.by_retry_after,
+        Class::Ok | Class::Auth | Class::Network | Class::Timeout => false,
+    }
+}
+
+/// Whether all holds that the rule names. A rule that names nothing means nothing.
+fn means(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
+    let names_something = !(rule.status.is_empty() && rule.json.is_empty());
+    let by_status =
+        rule.status.is_empty() || rule.status.iter().any(|pattern| pattern.matches(status));
+    let by_body = rule.json.iter().all(|rule| json.is_some_and(|body| rule.matches(body)));
+    names_something && by_status && by_body
+}
+
+/// A 2xx whose body has no sign of success.
+fn is_failure_in_disguise(status: StatusCode, json: Option<&Value>, rules: &Rules) -> bool {
+    let has_none = |body| !rules.success.iter().any(|rule| rule.matches(body));
+    status.is_success() && !rules.success.is_empty() && json.is_some_and(has_none)
+}
+
+fn by_head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    quota: Option<&Quota>,
+    told: Option<Told>,
+) -> Class {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Class::RateLimited(limit(quota, told)),
+        // GitHub: of the primary limit nothing is left; of the secondary one only the wait is told.
+        StatusCode::FORBIDDEN
+            if quota.is_some_and(Quota::is_spent) || headers.contains_key(RETRY_AFTER) =>
+        {
+            Class::RateLimited(limit(quota, told))
+        }
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Class::Auth,
+        // The origin waited in vain for larder: it failed, though not by its own account.
+        StatusCode::REQUEST_TIMEOUT => Class::Server,
+        status if status.is_server_error() => Class::Server,
+        _ => Class::Ok,
+    }
+}
+
+fn limit(quota: Option<&Quota>, told: Option<Told>) -> Limit {
+    if quota.is_some_and(|quota| quota.whose == Whose::Shared) {
+        Limit::Shared
+    } else if told.is_some_and(|told| told.wait.time > SOON) {
+        Limit::Quota
+    } else {
+        Limit::Minute
+    }
+}
+
+fn time(hold: HoldFor, now: SystemTime) -> Duration {
+    match hold {
+        HoldFor::For(time) => time,
+        HoldFor::UntilMidnight => calendar::until_midnight(now),
+        HoldFor::UntilNextMonth => calendar::until_next_month(now),
+    }
+}
+
+#[cfg(test)]
+mod tests;

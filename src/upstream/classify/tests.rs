@@ -1,0 +1,305 @@
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use proptest::collection::vec;
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+use proptest::sample::select;
+use serde_json::{Value, json};
+
+use crate::decide;
+use crate::policy::StatusMatch;
+use crate::policy::conduct::{Class, ErrorRule, HoldFor, JsonRule, Limit, Rules};
+use crate::semantics::date;
+use crate::semantics::json_path::JsonPath;
+use crate::upstream::classify::{answer, failure};
+use crate::upstream::destination::Denied;
+use crate::upstream::failure::Failure;
+use crate::upstream::tls::TlsFault;
+use crate::upstream::verdict::{Verdict, Wait};
+
+const MINUTE: Class = Class::RateLimited(Limit::Minute);
+const QUOTA: Class = Class::RateLimited(Limit::Quota);
+const SHARED: Class = Class::RateLimited(Limit::Shared);
+
+/// Half a minute before midnight, a day more before the month ends.
+fn now() -> SystemTime {
+    date::parse_undated(b"Mon, 29 Jun 2026 23:59:30 GMT").expect("a date")
+}
+
+fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers
+}
+
+fn by_head(status: u16, told: &[(&'static str, &'static str)]) -> Verdict {
+    let status = StatusCode::from_u16(status).expect("a status");
+    answer(status, &fields(told), None, &Rules::default(), now())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
+fn word(seconds: f64) -> Option<Wait> {
+    Some(Wait { time: Duration::from_secs_f64(seconds), quota: false })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
+fn quota(seconds: f64) -> Option<Wait> {
+    Some(Wait { time: Duration::from_secs_f64(seconds), quota: true })
+}
+
+fn json_rule(path: &str, values: &[Value]) -> JsonRule {
+    JsonRule { path: JsonPath::parse(path).expect(path), values: values.to_vec() }
+}
+
+fn error_rule(status: &[StatusMatch], codes: &[u64], class: Class) -> ErrorRule {
+    let codes: Vec<Value> = codes.iter().map(|code| json!(code)).collect();
+    let json = (!codes.is_empty()).then(|| json_rule("$.status.error_code", &codes));
+    ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, hold: None }
+}
+
+fn held(rule: ErrorRule, hold: HoldFor) -> ErrorRule {
+    ErrorRule { hold: Some(hold), ..rule }
+}
+
+/// What the documentation says for CoinMarketCap.
+fn coinmarketcap() -> Rules {
+    Rules {
+        success: vec![json_rule("$.status.error_code", &[json!(0), json!("0")])],
+        errors: vec![
+            held(error_rule(&[], &[1008], MINUTE), HoldFor::For(Duration::from_secs(60))),
+            held(error_rule(&[], &[1009], QUOTA), HoldFor::UntilMidnight),
+            held(error_rule(&[], &[1010], QUOTA), HoldFor::UntilNextMonth),
+            error_rule(&[], &[1011], SHARED),
+            error_rule(&[], &[1001, 1002], Class::Auth),
+        ],
+    }
+}
+
+#[test]
+fn the_head_alone_says_what_an_answer_is() {
+    for (status, told, class, wait) in [
+        (200, &[][..], Class::Ok, None),
+        (200, &[("retry-after", "5")], Class::Ok, None),
+        (204, &[], Class::Ok, None),
+        (301, &[("retry-after", "5")], Class::Ok, None),
+        (304, &[], Class::Ok, None),
+        (404, &[], Class::Ok, None),
+        (425, &[], Class::Ok, None),
+        (401, &[], Class::Auth, None),
+        (401, &[("retry-after", "5")], Class::Auth, None),
+        (403, &[], Class::Auth, None),
+        (407, &[], Class::Auth, None),
+        (408, &[], Class::Server, None),
+        (408, &[("retry-after", "5")], Class::Server, word(5.0)),
+        (500, &[], Class::Server, None),
+        (502, &[("retry-after", "1")], Class::Server, word(1.0)),
+        (503, &[], Class::Server, None),
+        (503, &[("retry-after", "120")], Class::Server, word(120.0)),
+        (503, &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")], Class::Server, word(30.0)),
+        (503, &[("retry-after", "99999")], Class::Server, word(99_999.0)),
+        (503, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")], Class::Server, None),
+        (599, &[], Class::Server, None),
+        (429, &[], MINUTE, None),
+        (429, &[("retry-after", "abc")], MINUTE, None),
+        (429, &[("retry-after", "1")], MINUTE, word(1.0)),
+        (429, &[("retry-after", "1.5")], MINUTE, word(1.5)),
+        (429, &[("retry-after", "-5")], MINUTE, word(0.0)),
+        (429, &[("retry-after", "3600")], MINUTE, word(3600.0)),
+        (429, &[("retry-after", "3601")], QUOTA, word(3601.0)),
+        (429, &[("retry-after", "999999999")], QUOTA, word(999_999_999.0)),
+    ] {
+        let verdict = by_head(status, told);
+        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {told:?}");
+        assert_eq!(verdict.is_ok(), class == Class::Ok);
+    }
+}
+
+#[test]
+fn a_spent_quota_says_how_long_it_lasts() {
+    for (status, told, class, wait) in [
+        (429, ["7", "60", ""], MINUTE, None),
+        (429, ["0", "60", ""], MINUTE, quota(60.0)),
+        (429, ["0", "7200", ""], QUOTA, quota(7200.0)),
+        (429, ["", "60", ""], MINUTE, word(60.0)),
+        (429, ["0", "", ""], MINUTE, None),
+        // Retry-After goes first; as the quota's word only if the quota lasts as long.
+        (429, ["0", "64.57", "65"], MINUTE, quota(65.0)),
+        (429, ["0", "64.57", "1"], MINUTE, quota(1.0)),
+        (429, ["0", "64.57", "66"], MINUTE, word(66.0)),
+        (429, ["0", "86400", "86400"], QUOTA, quota(86_400.0)),
+        (429, ["7", "86400", "30"], MINUTE, word(30.0)),
+        (403, ["0", "60", ""], MINUTE, quota(60.0)),
+        (403, ["7", "60", ""], Class::Auth, None),
+        (403, ["7", "60", "30"], MINUTE, word(30.0)),
+        (401, ["0", "60", ""], Class::Auth, None),
+        (200, ["0", "60", ""], Class::Ok, None),
+    ] {
+        let names = ["x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
+        let told: Vec<_> =
+            names.into_iter().zip(told).filter(|(_, said)| !said.is_empty()).collect();
+        let verdict = by_head(status, &told);
+        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {told:?}");
+        assert!(verdict.quota.is_some(), "whatever it comes to, the quota is told");
+    }
+}
+
+#[test]
+fn a_limit_that_others_have_used_up_is_shared() {
+    let told = [("x-ratelimit-scope", "shared"), ("retry-after", "7200")];
+    let verdict = by_head(429, &told);
+    assert_eq!((verdict.class, verdict.wait), (SHARED, word(7200.0)));
+    assert_eq!(by_head(200, &told).class, Class::Ok);
+    assert_eq!(by_head(429, &[("x-ratelimit-scope", "user")]).class, MINUTE);
+    assert_eq!(by_head(429, &[("x-ratelimit-global", "true")]).class, MINUTE);
+}
+
+#[test]
+fn a_body_says_what_its_status_does_not() {
+    let midnight = quota(30.0);
+    let month = quota(86_430.0);
+    for (status, code, class, wait) in [
+        (200, json!(0), Class::Ok, None),
+        (200, json!("0"), Class::Ok, None),
+        (200, json!(1008), MINUTE, word(60.0)),
+        (200, json!(1009), QUOTA, midnight),
+        (429, json!(1009), QUOTA, midnight),
+        (429, json!(1010), QUOTA, month),
+        (429, json!(1011), SHARED, None),
+        (200, json!(1001), Class::Auth, None),
+        (200, json!(500), Class::Server, None),
+        (200, json!(null), Class::Server, None),
+        (500, json!(0), Class::Server, None),
+        (404, json!(400), Class::Ok, None),
+        (429, json!(12), MINUTE, None),
+    ] {
+        let body = json!({ "status": { "error_code": code } });
+        let status = StatusCode::from_u16(status).expect("a status");
+        let rules = coinmarketcap();
+        let verdict = answer(status, &HeaderMap::new(), Some(&body), &rules, now());
+        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {body}");
+        // What cannot be read says nothing.
+        let unread = answer(status, &HeaderMap::new(), None, &rules, now());
+        assert_eq!(unread, by_head(status.as_u16(), &[]));
+    }
+}
+
+#[test]
+fn the_first_rule_of_which_all_holds_counts() {
+    let not_found = StatusMatch::Exact(StatusCode::NOT_FOUND);
+    let rules = Rules {
+        success: Vec::new(),
+        errors: vec![
+            ErrorRule { status: Vec::new(), json: Vec::new(), class: Class::Auth, hold: None },
+            error_rule(&[not_found, StatusMatch::Class(5)], &[7], MINUTE),
+            error_rule(&[not_found], &[], Class::Server),
+            error_rule(&[], &[7], QUOTA),
+        ],
+    };
+    let seven = json!({ "status": { "error_code": 7 } });
+    for (status, body, class) in [
+        (404, Some(&seven), MINUTE),
+        (503, Some(&seven), MINUTE),
+        (404, None, Class::Server),
+        (404, Some(&Value::Null), Class::Server),
+        (200, Some(&seven), QUOTA),
+        (503, None, Class::Server),
+        (200, None, Class::Ok),
+    ] {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let verdict = answer(status, &HeaderMap::new(), body, &rules, now());
+        assert_eq!(verdict.class, class, "{status} {body:?}");
+    }
+}
+
+#[test]
+fn a_rules_own_hold_goes_before_the_origins_word() {
+    let rule = error_rule(&[StatusMatch::Class(4)], &[], MINUTE);
+    let told = fields(&[("retry-after", "5")]);
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    for (hold, class, expected) in [
+        (None, MINUTE, word(5.0)),
+        (None, QUOTA, word(5.0)),
+        (None, Class::Auth, None),
+        (Some(HoldFor::For(Duration::from_secs(90))), MINUTE, word(90.0)),
+        (Some(HoldFor::For(Duration::from_secs(90))), Class::Auth, word(90.0)),
+        (Some(HoldFor::UntilMidnight), QUOTA, quota(30.0)),
+        (Some(HoldFor::UntilNextMonth), QUOTA, quota(86_430.0)),
+        (Some(HoldFor::UntilNextMonth), Class::Server, word(86_430.0)),
+    ] {
+        let rules =
+            Rules { success: Vec::new(), errors: vec![ErrorRule { class, hold, ..rule.clone() }] };
+        let verdict = answer(status, &told, None, &rules, now());
+        assert_eq!(verdict.wait, expected, "{hold:?} {class:?}");
+    }
+}
+
+#[test]
+fn what_the_origin_had_no_part_in_has_no_verdict() {
+    for (failed, class) in [
+        (Failure::Denied(Denied::Rule), None),
+        (Failure::Abandoned, None),
+        (Failure::Internal, None),
+        (Failure::Dns, Some(Class::Network)),
+        (Failure::Refused, Some(Class::Network)),
+        (Failure::Tls(TlsFault::SelfSigned), Some(Class::Network)),
+        (Failure::Closed, Some(Class::Network)),
+        (Failure::Cut, Some(Class::Network)),
+        (Failure::Protocol, Some(Class::Network)),
+        (Failure::ConnectTimeout, Some(Class::Timeout)),
+        (Failure::FirstByteTimeout, Some(Class::Timeout)),
+        (Failure::BodyTimeout, Some(Class::Timeout)),
+        (Failure::TotalTimeout, Some(Class::Timeout)),
+    ] {
+        assert_eq!(failure(failed), class.map(Verdict::of), "{failed:?}");
+        if class.is_some() {
+            let as_error = class.map(|class| Verdict::of(class).as_error(StatusCode::OK));
+            assert_eq!(as_error, failed.as_error(), "{failed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_out_that_the_origin_tells_of_is_repeated_only_where_its_status_is_named() {
+    let verdict = by_head(408, &[]);
+    let status = StatusCode::REQUEST_TIMEOUT;
+    assert_eq!(verdict.as_error(status), decide::Failure::Status(status));
+    let disguised = Verdict::of(Class::Server).as_error(StatusCode::OK);
+    assert_eq!(disguised, decide::Failure::Status(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+proptest! {
+    #[test]
+    fn any_head_has_a_verdict(
+        status in 100u16..1000,
+        told in vec(
+            (
+                select(&["retry-after", "x-ratelimit-remaining", "x-ratelimit-reset",
+                    "x-ratelimit-scope", "ratelimit"][..]),
+                "([0-9]{1,12}|shared|\"a\";r=0;t=[0-9]{1,5}|[ -~]{0,20})",
+            ),
+            0..5,
+        ),
+        code in any::<Option<u16>>(),
+    ) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &told {
+            headers.append(*name, HeaderValue::from_str(value).expect("visible"));
+        }
+        let status = StatusCode::from_u16(status).expect("a status");
+        let body = code.map(|code| json!({ "status": { "error_code": code } }));
+        let verdict = answer(status, &headers, body.as_ref(), &coinmarketcap(), now());
+        prop_assert!(verdict.wait.is_none() || !matches!(verdict.class, Class::Ok | Class::Auth));
+        prop_assert_eq!(
+            status == StatusCode::TOO_MANY_REQUESTS && body.is_none(),
+            matches!(verdict.class, Class::RateLimited(_))
+                && body.is_none() && status != StatusCode::FORBIDDEN
+        );
+        prop_assert!(now().checked_add(verdict.wait.map_or(Duration::ZERO, |w| w.time)).is_some());
+        // Only the quota's own word, or the operator's, is called so.
+        let by_rule = body.is_some();
+        let of_quota = verdict.quota.as_ref().is_some_and(|quota| quota.remaining == Some(0));
+        prop_assert!(by_rule || of_quota || verdict.wait.is_none_or(|wait| !wait.quota));
+    }
+}
