@@ -11,6 +11,7 @@ pub mod failure;
 pub mod fetch;
 pub mod gate;
 pub mod interim;
+mod lookup;
 pub mod peer;
 pub mod place;
 pub mod profile;

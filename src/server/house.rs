@@ -131,7 +131,8 @@ fn way_out(
 ) -> Result<WayOut, ProfileError> {
     let guard = Arc::new(Guard::new(config.destinations.clone()));
     guard.add_own(ground.own.iter().copied());
-    let resolver = Arc::new(Resolver::new(config.resolve.clone(), guard, ground.name_server));
+    let (rules, clock) = (config.resolve.clone(), ground.clock.clone());
+    let resolver = Arc::new(Resolver::new(rules, guard, ground.name_server, clock));
     let gate = Gate::new(Arc::clone(account));
     let network = Arc::new(Network::new(
         Upstreams::new(config.upstreams.clone()),

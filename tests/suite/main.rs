@@ -48,6 +48,7 @@ mod logs;
 mod matrix;
 mod mode;
 mod multiplex;
+mod names;
 mod operating;
 mod overload;
 mod parser;

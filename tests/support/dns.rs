@@ -13,6 +13,16 @@ const HEAD: usize = 12;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
+/// What it says of a name.
+pub enum Said {
+    /// These are its addresses; with none it does not exist.
+    Addresses(Vec<IpAddr>),
+    /// That it cannot tell (SERVFAIL).
+    Failure,
+    /// Nothing, however long one waits.
+    Nothing,
+}
+
 /// A running name server; it ends with the test.
 pub struct Dns {
     pub addr: SocketAddr,
@@ -31,6 +41,11 @@ impl Dns {
     /// A name server that answers with the addresses `script` gives for a name the n-th time it is
     /// asked for (from 0); with none the name does not exist.
     pub async fn start(script: impl Fn(&str, usize) -> Vec<IpAddr> + Send + 'static) -> Self {
+        Self::saying(move |name, nth| Said::Addresses(script(name, nth))).await
+    }
+
+    /// The same, where it may also fail or be silent.
+    pub async fn saying(script: impl Fn(&str, usize) -> Said + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = socket.local_addr().expect("a bound socket has an address");
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -51,8 +66,11 @@ impl Dns {
                     }
                     _ => times(&names.lock()),
                 };
-                let found = script(&name, nth);
-                let answer = answer(&packet[..end], kind, &found);
+                let answer = match script(&name, nth) {
+                    Said::Addresses(found) => answer(&packet[..end], kind, &found),
+                    Said::Failure => failure(&packet[..end]),
+                    Said::Nothing => continue,
+                };
                 let gate = holding.lock().clone();
                 if let Some(gate) = gate {
                     gate.passed().await;
@@ -116,5 +134,13 @@ fn answer(query: &[u8], kind: u16, found: &[IpAddr]) -> Vec<u8> {
         packet.push(u8::try_from(record.len()).expect("4 or 16"));
         packet.extend_from_slice(&record);
     }
+    packet
+}
+
+/// The answer of a name server that cannot tell.
+fn failure(query: &[u8]) -> Vec<u8> {
+    let mut packet = query.to_vec();
+    packet[2..4].copy_from_slice(&[0x80, 0x82]);
+    packet[6..12].fill(0);
     packet
 }
