@@ -11,6 +11,7 @@ pub mod failure;
 pub mod fetch;
 pub mod gate;
 pub mod interim;
+pub mod json;
 mod lookup;
 pub mod peer;
 pub mod place;

@@ -1,0 +1,206 @@
+//! Bodies that an upstream's rules look into.
+//!
+//! Owns: which bodies are read, how much of them, how far they are inflated; that reading takes nothing
+//! away from who gets the body. Never touches: what the rules make of it (`classify`).
+
+use std::io::Read as _;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::semantics::encoding;
+use crate::upstream::Body;
+use crate::upstream::failure::Failure;
+
+/// A body that is longer, as it came or inflated, is not readable.
+pub const LARGEST: usize = 8 * 1024 * 1024;
+
+/// Nor is one that inflates to more than so many times its length.
+const RATIO: usize = 100;
+
+/// Nor is one of more values: each takes more memory than it has bytes.
+const MOST_VALUES: usize = 1 << 20;
+
+/// So much is parsed on the spot; more would keep others waiting.
+const AT_ONCE: usize = 256 * 1024;
+
+/// The pieces in which what was read is handed on.
+const PIECE: usize = 64 * 1024;
+
+/// How many large bodies are parsed at the same time.
+static LARGE_ONES: Semaphore = Semaphore::const_new(4);
+
+/// How a readable body is coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// As it is.
+    Identity,
+    /// With gzip.
+    Gzip,
+}
+
+impl Coding {
+    /// The most that so many bytes may inflate to.
+    fn largest(self, length: usize) -> usize {
+        match self {
+            Self::Identity => length,
+            Self::Gzip => length.saturating_mul(RATIO).min(LARGEST),
+        }
+    }
+
+    /// Whether a body that begins like this can be JSON.
+    fn begins(self, first: u8) -> bool {
+        match self {
+            Self::Identity => {
+                first.is_ascii_digit()
+                    || first.is_ascii_whitespace()
+                    || b"{[\"-tfn\xef".contains(&first)
+            }
+            Self::Gzip => first == 0x1f,
+        }
+    }
+}
+
+/// Reduces `Accept-Encoding` to what can be read: gzip if the client takes it, else nothing coded.
+pub fn accept_encoding(headers: &mut HeaderMap) {
+    encoding::reduce(headers);
+    let accepted = headers.get(ACCEPT_ENCODING).map(HeaderValue::as_bytes).unwrap_or_default();
+    let gzip = accepted.windows(4).any(|coding| coding == b"gzip");
+    let reduced = HeaderValue::from_static(if gzip { "gzip" } else { "identity" });
+    headers.insert(ACCEPT_ENCODING, reduced);
+}
+
+/// How the body under this head is to be read. `None`: not at all, for it is not called JSON, or is
+/// coded otherwise, or too long. One that is not called anything is tried.
+pub fn coding(headers: &HeaderMap) -> Option<Coding> {
+    if !headers.get(CONTENT_TYPE).is_none_or(is_json) || is_too_long(headers) {
+        return None;
+    }
+    let coded = lower(headers, &CONTENT_ENCODING);
+    match coded.as_slice() {
+        b"" | b"identity" => Some(Coding::Identity),
+        b"gzip" | b"x-gzip" => Some(Coding::Gzip),
+        _ => None,
+    }
+}
+
+fn is_json(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().to_ascii_lowercase();
+    let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    essence == b"application/json" || essence.ends_with(b"+json")
+}
+
+fn is_too_long(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > LARGEST)
+}
+
+/// All lines of a field as one.
+fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    lines.join(&b","[..]).trim_ascii().to_ascii_lowercase()
+}
+
+/// Reads a body to its end if it may be JSON, gives what it says, and a body that yields the same bytes
+/// and ends in the same way. Where it turns out not to be readable, the rest flows as it comes.
+pub async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
+    let Some(coding) = coding(headers) else { return (None, body) };
+    let begun = begin(coding, body).await;
+    let json = match begun.rest {
+        Rest::Ended => parse_apart(coding, begun.read.clone()).await,
+        Rest::Open(_) | Rest::Failed(_) => None,
+    };
+    (json, Box::new(begun))
+}
+
+/// What a complete body says. `None`: it is not readable.
+pub fn parse(coding: Coding, body: &[u8]) -> Option<Value> {
+    if body.len() > LARGEST {
+        return None;
+    }
+    match coding {
+        Coding::Identity => parse_text(body),
+        Coding::Gzip => {
+            let (text, most) = (inflate(body)?, coding.largest(body.len()));
+            if text.len() > most { None } else { parse_text(&text) }
+        }
+    }
+}
+
+/// Like [`parse`]; a large body is parsed where nothing else waits for it.
+async fn parse_apart(coding: Coding, body: Bytes) -> Option<Value> {
+    if coding.largest(body.len()) <= AT_ONCE {
+        return parse(coding, &body);
+    }
+    let _turn = LARGE_ONES.acquire().await.ok()?;
+    tokio::task::spawn_blocking(move || parse(coding, &body)).await.ok()?
+}
+
+/// The inflated body, or one byte more than it may have.
+fn inflate(body: &[u8]) -> Option<Vec<u8>> {
+    let most = u64::try_from(Coding::Gzip.largest(body.len())).ok()?;
+    let mut text = Vec::new();
+    MultiGzDecoder::new(body).take(most + 1).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// serde's own bound on nesting (128) keeps the stack small.
+fn parse_text(text: &[u8]) -> Option<Value> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
+    if text.iter().filter(begins_one).count() >= MOST_VALUES {
+        return None;
+    }
+    serde_json::from_slice(text).ok()
+}
+
+/// A body of which the beginning was read.
+struct Begun {
+    read: Bytes,
+    rest: Rest,
+}
+
+/// What comes behind it.
+enum Rest {
+    Open(Box<dyn Body>),
+    Ended,
+    Failed(Failure),
+}
+
+/// Reads until the end, or until it is clear that the body will not be readable.
+async fn begin(coding: Coding, mut body: Box<dyn Body>) -> Begun {
+    let mut read = BytesMut::new();
+    let rest = loop {
+        match body.next().await {
+            Ok(Some(piece)) => read.extend_from_slice(&piece),
+            Ok(None) => break Rest::Ended,
+            Err(failure) => break Rest::Failed(failure),
+        }
+        if read.len() > LARGEST || read.first().is_some_and(|&first| !coding.begins(first)) {
+            break Rest::Open(body);
+        }
+    };
+    Begun { read: read.freeze(), rest }
+}
+
+#[async_trait]
+impl Body for Begun {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if !self.read.is_empty() {
+            return Ok(Some(self.read.split_to(self.read.len().min(PIECE))));
+        }
+        match &mut self.rest {
+            Rest::Open(body) => body.next().await,
+            Rest::Ended => Ok(None),
+            Rest::Failed(failure) => Err(*failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

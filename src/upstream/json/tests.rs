@@ -1,0 +1,266 @@
+use std::collections::VecDeque;
+use std::io::Write as _;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+use proptest::sample::select;
+use serde_json::{Value, json};
+
+use crate::upstream::Body;
+use crate::upstream::failure::Failure;
+use crate::upstream::json::{
+    Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate, parse, read,
+};
+
+/// A body in these pieces, which nobody asks again once it has ended.
+struct Pieces {
+    left: VecDeque<Bytes>,
+    end: Option<Result<(), Failure>>,
+}
+
+#[async_trait]
+impl Body for Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self.left.pop_front() {
+            Some(piece) => Ok(Some(piece)),
+            None => self.end.take().expect("it has not ended").map(|()| None),
+        }
+    }
+}
+
+fn pieces(pieces: &[&[u8]], end: Result<(), Failure>) -> Box<dyn Body> {
+    let left = pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
+    Box::new(Pieces { left, end: Some(end) })
+}
+
+/// All that a body yields, and its end.
+async fn drained(mut body: Box<dyn Body>) -> (Vec<u8>, Result<(), Failure>) {
+    let mut all = Vec::new();
+    loop {
+        match body.next().await {
+            Ok(Some(piece)) => all.extend_from_slice(&piece),
+            Ok(None) => return (all, Ok(())),
+            Err(failure) => return (all, Err(failure)),
+        }
+    }
+}
+
+fn head(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(name, HeaderValue::from_static(value));
+    }
+    headers
+}
+
+fn json_head() -> HeaderMap {
+    head(&[(CONTENT_TYPE, "application/json")])
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(text).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
+}
+
+#[test]
+fn a_body_is_read_if_it_is_called_json_or_nothing_and_coded_readably() {
+    for (fields, expected) in [
+        (&[][..], Some(Coding::Identity)),
+        (&[(CONTENT_TYPE, "application/json")], Some(Coding::Identity)),
+        (&[(CONTENT_TYPE, "Application/JSON ; charset=utf-8")], Some(Coding::Identity)),
+        (&[(CONTENT_TYPE, "application/problem+json")], Some(Coding::Identity)),
+        (&[(CONTENT_TYPE, "text/html")], None),
+        (&[(CONTENT_TYPE, "text/event-stream")], None),
+        (&[(CONTENT_TYPE, "application/x-ndjson")], None),
+        (&[(CONTENT_TYPE, "application/json-seq")], None),
+        (&[(CONTENT_TYPE, "")], None),
+        (&[(CONTENT_ENCODING, "identity")], Some(Coding::Identity)),
+        (&[(CONTENT_ENCODING, "GZip")], Some(Coding::Gzip)),
+        (&[(CONTENT_ENCODING, "x-gzip")], Some(Coding::Gzip)),
+        (&[(CONTENT_ENCODING, "br")], None),
+        (&[(CONTENT_ENCODING, "gzip, gzip")], None),
+        (&[(CONTENT_ENCODING, "gzip"), (CONTENT_ENCODING, "br")], None),
+        (&[(CONTENT_LENGTH, "8388608")], Some(Coding::Identity)),
+        (&[(CONTENT_LENGTH, "8388609")], None),
+    ] {
+        assert_eq!(coding(&head(fields)), expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn upstream_is_asked_for_gzip_or_nothing_coded() {
+    for (lines, expected) in [
+        (&["gzip, deflate, br, zstd"][..], "gzip"),
+        (&["br", "x-gzip"], "gzip"),
+        (&["*"], "gzip"),
+        (&["br, gzip;q=0"], "identity"),
+        (&["br, zstd"], "identity"),
+        (&[], "identity"),
+    ] {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(ACCEPT_ENCODING, HeaderValue::from_static(line));
+        }
+        accept_encoding(&mut headers);
+        let asked: Vec<_> = headers.get_all(ACCEPT_ENCODING).iter().collect();
+        assert_eq!(asked, [expected], "{lines:?}");
+    }
+}
+
+#[test]
+fn what_is_no_json_says_nothing() {
+    for text in ["", " ", "{", "{}x", "<html>", "nul", "{'a':1}", "\u{feff}\u{feff}1"] {
+        assert_eq!(parse(Coding::Identity, text.as_bytes()), None, "{text}");
+        assert_eq!(parse(Coding::Gzip, &gzip(text.as_bytes())), None, "{text}");
+        assert_eq!(parse(Coding::Gzip, text.as_bytes()), None, "{text}");
+    }
+    let whole = gzip(b"[1]");
+    assert_eq!(parse(Coding::Gzip, &whole), Some(json!([1])));
+    assert_eq!(parse(Coding::Gzip, &whole[..whole.len() - 1]), None, "cut");
+    assert_eq!(parse(Coding::Gzip, &[&whole[..], b"more"].concat()), None, "more behind it");
+    assert_eq!(parse(Coding::Gzip, &[gzip(b"[1,"), gzip(b"2]")].concat()), Some(json!([1, 2])));
+    assert_eq!(parse(Coding::Identity, "\u{feff}[1]".as_bytes()), Some(json!([1])));
+}
+
+#[test]
+fn nesting_that_would_exhaust_the_stack_is_not_readable() {
+    let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(parse(Coding::Identity, nested(127).as_bytes()).is_some());
+    assert_eq!(parse(Coding::Identity, nested(128).as_bytes()), None);
+    assert_eq!(parse(Coding::Identity, "[".repeat(1_000_000).as_bytes()), None);
+    assert_eq!(parse(Coding::Identity, "{\"a\":".repeat(1_000_000).as_bytes()), None);
+}
+
+#[test]
+fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_bounds() {
+    // Zeros inflate to a thousand times their length; 64 MiB stand for the 10 GB.
+    let mebibyte = vec![b'0'; 1024 * 1024];
+    let small = gzip(&mebibyte);
+    let most = small.len() * 100;
+    assert!(most < mebibyte.len(), "it is a bomb");
+    let inflated = inflate(&small).expect("it is gzip");
+    assert_eq!(inflated.len(), most + 1, "the ratio ends it");
+    assert_eq!(parse(Coding::Gzip, &small), None);
+
+    let large = small.repeat(64);
+    let inflated = inflate(&large).expect("it is gzip");
+    assert_eq!(inflated.len(), (large.len() * 100).min(LARGEST) + 1);
+    assert!(inflated.capacity() <= 2 * LARGEST + 64);
+    assert_eq!(parse(Coding::Gzip, &large), None);
+
+    // An honest body of the same length is read.
+    let honest: Value = (0..100_000_u64).map(|n| Value::from(n * 7919 % 100_003)).collect();
+    let honest = honest.to_string();
+    assert!(parse(Coding::Gzip, &gzip(honest.as_bytes())).is_some());
+}
+
+#[test]
+fn more_values_than_are_worth_their_memory_are_not_readable() {
+    let list = |count| format!("[{}0]", "0,".repeat(count));
+    assert!(parse(Coding::Identity, list(MOST_VALUES - 2).as_bytes()).is_some());
+    assert_eq!(parse(Coding::Identity, list(MOST_VALUES - 1).as_bytes()), None);
+}
+
+#[tokio::test]
+async fn what_was_read_is_yielded_again() {
+    let (said, body) = read(&json_head(), pieces(&[b"{\"a\"", b"", b": [1]", b"}"], Ok(()))).await;
+    assert_eq!(said, Some(json!({ "a": [1] })));
+    assert_eq!(drained(body).await, (b"{\"a\": [1]}".to_vec(), Ok(())));
+    let (said, body) = read(&json_head(), pieces(&[], Ok(()))).await;
+    assert_eq!(said, None);
+    assert_eq!(drained(body).await, (Vec::new(), Ok(())));
+}
+
+#[tokio::test]
+async fn a_large_body_is_read_too() {
+    let text = json!({ "text": "x".repeat(LARGEST / 2) }).to_string();
+    let (said, body) = read(&json_head(), pieces(&[text.as_bytes()], Ok(()))).await;
+    assert!(said.is_some_and(|said| said.get("text").is_some()));
+    assert!(drained(body).await.0 == text.as_bytes());
+}
+
+#[tokio::test]
+async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
+    let cut = Err(Failure::Cut);
+    let (said, mut body) = read(&json_head(), pieces(&[b"[1", b"]"], cut)).await;
+    assert_eq!(said, None, "a cut body may be a part of another one");
+    assert_eq!(body.next().await, Ok(Some(Bytes::from_static(b"[1]"))));
+    assert_eq!(body.next().await, Err(Failure::Cut));
+    assert_eq!(body.next().await, Err(Failure::Cut));
+}
+
+/// A body without an end that counts how often it was asked.
+struct Endless {
+    piece: Bytes,
+    asked: usize,
+}
+
+#[async_trait]
+impl Body for Endless {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.asked += 1;
+        assert!(self.asked * self.piece.len() <= LARGEST + 2 * self.piece.len(), "read too far");
+        Ok(Some(self.piece.clone()))
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_bound_flows_on() {
+    let endless = Endless { piece: Bytes::from(vec![b' '; 1024 * 1024]), asked: 0 };
+    let (said, mut body) = read(&json_head(), Box::new(endless)).await;
+    assert_eq!(said, None);
+    let mut yielded = 0;
+    while yielded <= LARGEST + 1024 * 1024 {
+        let piece = body.next().await.expect("no failure").expect("no end");
+        assert!(piece.iter().all(|&byte| byte == b' '));
+        yielded += piece.len();
+    }
+}
+
+#[tokio::test]
+async fn what_begins_otherwise_than_json_is_not_waited_for() {
+    for first in [&b"<"[..], b"data: {}", b"\x1f\x8b", b"\0"] {
+        let body = Endless { piece: Bytes::copy_from_slice(first), asked: LARGEST / first.len() };
+        let (said, _) = read(&HeaderMap::new(), Box::new(body)).await;
+        assert_eq!(said, None, "{first:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_body_is_changed_by_reading_it(
+        parts in vec(vec(any::<u8>(), 0..20), 0..6),
+        json in any::<bool>(),
+        zipped in any::<bool>(),
+        called in select(&["application/json", "text/html"][..]),
+        coded in select(&["gzip", "identity", "br"][..]),
+        fails in any::<bool>(),
+    ) {
+        let end = if fails { Err(Failure::BodyTimeout) } else { Ok(()) };
+        let value = Value::from(parts.concat());
+        let plain = if json { value.to_string().into_bytes() } else { parts.concat() };
+        let sent = if zipped { gzip(&plain) } else { plain };
+        let headers = head(&[(CONTENT_TYPE, called), (CONTENT_ENCODING, coded)]);
+        let parts: Vec<&[u8]> = sent.chunks(7).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (said, yielded) = runtime.block_on(async {
+            let (said, body) = read(&headers, pieces(&parts, end)).await;
+            (said, drained(body).await)
+        });
+        prop_assert_eq!(yielded, (sent, end));
+        let is_so = if zipped { "gzip" } else { "identity" };
+        let readable = called != "text/html" && !fails && coded == is_so;
+        if json {
+            prop_assert_eq!(said, readable.then_some(value));
+        } else {
+            prop_assert!(said.is_none() || readable);
+        }
+    }
+}
