@@ -6,6 +6,7 @@
 
 mod exchange;
 mod handshake;
+pub mod ledger;
 mod limiter;
 pub mod log;
 mod metrics;
@@ -19,9 +20,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::account::handshake::Hosts;
+use crate::account::ledger::Ledger;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
-use crate::clock;
+use crate::clock::{self, Clock};
+use crate::config::Upstream;
 use crate::decide::Stale;
 use crate::policy::Mode;
 
@@ -38,6 +41,7 @@ pub struct Account {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
+    ledger: Ledger,
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
@@ -51,30 +55,67 @@ impl Account {
     /// The account for these configured names. `routes.len()` and `upstreams.len()`, as indexes,
     /// stand for [`NONE`].
     pub fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+        Self::dated(Clock::system(), routes, upstreams)
+    }
+
+    /// The same, whose days and months are those of `clock`.
+    pub fn dated(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
+        let ledger = Ledger::new(clock);
         let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
-        let (lines, accepts) = (a_second(LINES), a_second(ACCEPTS));
         let (tiers, distrust, tunnels) = (Arc::default(), Arc::default(), Arc::default());
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, accepts, distrust, tunnels })
+        Arc::new(Self {
+            routes,
+            upstreams,
+            metrics,
+            ledger,
+            tiers,
+            lines: a_second(LINES),
+            accepts: a_second(ACCEPTS),
+            distrust,
+            tunnels,
+        })
     }
 
-    /// The same account under other names, as a reload brings them. Both count in one place: what
-    /// began under the old names still ends under them.
-    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+    /// The same account under other names and prices, as a reload brings them. Both count in one place:
+    /// what began under the old names still ends under them.
+    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<Upstream>]) -> Arc<Self> {
+        let names: Vec<_> = upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
         let routes = with_none(routes);
-        let upstreams = with_none(upstreams);
+        let ledger = self.ledger.priced(upstreams, self.metrics.costs());
+        let upstreams = with_none(&names);
         let metrics = self.metrics.renamed(&routes, &upstreams);
-        let (tiers, lines) = (Arc::clone(&self.tiers), Arc::clone(&self.lines));
-        let (distrust, tunnels) = (Arc::clone(&self.distrust), Arc::clone(&self.tunnels));
-        let accepts = Arc::clone(&self.accepts);
-        Arc::new(Self { routes, upstreams, metrics, tiers, lines, accepts, distrust, tunnels })
+        Arc::new(Self {
+            routes,
+            upstreams,
+            metrics,
+            ledger,
+            tiers: Arc::clone(&self.tiers),
+            lines: Arc::clone(&self.lines),
+            accepts: Arc::clone(&self.accepts),
+            distrust: Arc::clone(&self.distrust),
+            tunnels: Arc::clone(&self.tunnels),
+        })
+    }
+
+    /// What calls cost.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The budgets that this account was named with are in force, and no others.
+    pub fn budgets_in_force(&self) {
+        self.ledger.in_force();
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
     pub fn record(&self, exchange: &Exchange<'_>) {
         self.metrics.record(exchange);
+        if !self.ledger.is_free() && exchange.result.is_without_a_call() {
+            self.ledger.answered(exchange.host, exchange.port);
+        }
         if exchange.result == ResultKind::Tunnel {
             self.tunnels.lock().count(exchange.host);
         }
@@ -290,6 +331,8 @@ impl Account {
             self.evicted(tier.name, totals.evictions.saturating_sub(tier.evictions));
             tier.evictions = totals.evictions;
         }
+        let used = self.ledger.used();
+        self.metrics.costs().used(used.iter().map(|(upstream, share)| (&**upstream, *share)));
         self.metrics.render()
     }
 

@@ -22,6 +22,8 @@ pub struct Exchange<'a> {
     pub method: &'a Method,
     /// The target's host.
     pub host: &'a str,
+    /// The target's port; zero for a tunnel.
+    pub port: u16,
     /// The target's path; a query, if there is one, is never logged.
     pub path: &'a str,
     /// The status the client got; `None`: the connection closed without one.
@@ -88,6 +90,19 @@ impl ResultKind {
             Self::Bypass => "bypass",
             Self::Tunnel => "tunnel",
             Self::Error => "error",
+        }
+    }
+
+    /// Whether the client's answer needed no call of its own.
+    pub fn is_without_a_call(self) -> bool {
+        match self {
+            Self::Hit | Self::Stale | Self::Coalesced => true,
+            Self::Revalidated
+            | Self::Miss
+            | Self::Partial
+            | Self::Bypass
+            | Self::Tunnel
+            | Self::Error => false,
         }
     }
 

@@ -10,6 +10,7 @@ use http::StatusCode;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use crate::account::exchange::{Exchange, UpstreamCall};
+use crate::account::metrics::cost::Costs;
 use crate::account::metrics::families::Families;
 use crate::account::metrics::operation::Operation;
 use crate::account::metrics::register::{counter, counters, histograms};
@@ -17,6 +18,7 @@ use crate::account::metrics::resolved::{Route, Upstream};
 use crate::account::metrics::restraint::Restraint;
 use crate::account::metrics::tiers::Tiers;
 
+pub(super) mod cost;
 mod families;
 mod operation;
 mod register;
@@ -35,6 +37,7 @@ pub(super) struct Metrics {
     tiers: Tiers,
     operation: Operation,
     restraint: Restraint,
+    costs: Costs,
     accept_errors: IntCounter,
     client_bytes: IntCounter,
     upstream_bytes: IntCounter,
@@ -64,6 +67,7 @@ impl Metrics {
             tiers: Tiers::new(r),
             operation: Operation::new(r),
             restraint: Restraint::new(r),
+            costs: Costs::new(r),
             accept_errors: counter(
                 r,
                 "larder_accept_errors_total",
@@ -89,6 +93,7 @@ impl Metrics {
             tiers: self.tiers.clone(),
             operation: self.operation.clone(),
             restraint: self.restraint.clone(),
+            costs: self.costs.clone(),
             accept_errors: self.accept_errors.clone(),
             client_bytes: self.client_bytes.clone(),
             upstream_bytes: self.upstream_bytes.clone(),
@@ -176,6 +181,11 @@ impl Metrics {
     /// How calls were held back.
     pub(super) fn restraint(&self) -> &Restraint {
         &self.restraint
+    }
+
+    /// What upstreams cost.
+    pub(super) fn costs(&self) -> &Costs {
+        &self.costs
     }
 
     pub(super) fn accept_error(&self) {

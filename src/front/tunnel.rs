@@ -219,6 +219,7 @@ impl Tunnels {
             why: None,
             method: &Method::CONNECT,
             host,
+            port: 0,
             path: "",
             status: Some(outcome.err().map_or(StatusCode::OK, |problem| problem.status)),
             cache_status: None,

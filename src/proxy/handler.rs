@@ -197,6 +197,7 @@ impl ProxyHttp for Handler {
             why: ctx.miss,
             method: &asked.method,
             host: asked.target.host(),
+            port: asked.target.port(),
             path: asked.target.path(),
             status: written.map(|head| head.status),
             cache_status,

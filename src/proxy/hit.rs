@@ -47,6 +47,7 @@ impl Handler {
             why: None,
             method: &asked.method,
             host: asked.target.host(),
+            port: asked.target.port(),
             path: asked.target.path(),
             status: Some(ready.status),
             cache_status: ready.cache_status.to_str().ok(),

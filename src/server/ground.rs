@@ -45,7 +45,7 @@ impl Ground {
         own: Vec<SocketAddr>,
         stage: watch::Receiver<Stage>,
     ) -> Result<Self, NoSecret> {
-        let account = Account::new(&[], &[]);
+        let account = Account::dated(parts.clock.clone(), &[], &[]);
         let switch = Arc::new(Switch::new(config.mode));
         account.mode(switch.mode());
         account.reloaded(true);

@@ -56,6 +56,7 @@ fn exchange(path: &str) -> Exchange<'_> {
         why: Some("uri-miss"),
         method: &Method::GET,
         host: "discord.example.test",
+        port: 443,
         path,
         status: Some(http::StatusCode::OK),
         cache_status: Some("larder; fwd=uri-miss; stored"),

@@ -5,8 +5,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 /// A counter without labels.
@@ -32,6 +32,11 @@ pub(super) fn counters(
 /// A family of counters of what has fractions: seconds, credits, money.
 pub(super) fn amounts(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {
     registered(registry, CounterVec::new(Opts::new(name, help), labels))
+}
+
+/// A family of gauges of what is a part of something.
+pub(super) fn shares(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    registered(registry, GaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// A family of gauges.

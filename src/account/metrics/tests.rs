@@ -21,6 +21,7 @@ fn exchange(route: usize, result: ResultKind) -> Exchange<'static> {
         why: None,
         method: &Method::GET,
         host: "api.example.test",
+        port: 80,
         path: "/",
         status: Some(StatusCode::OK),
         cache_status: None,

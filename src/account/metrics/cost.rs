@@ -1,0 +1,85 @@
+//! The metrics of what upstreams cost.
+//!
+//! Owns: their names and help texts. Never touches: what a call costs (`ledger`).
+
+use prometheus::{Counter, CounterVec, GaugeVec, Registry};
+
+use crate::account::metrics::register::{amounts, shares};
+
+/// They hold for all configurations.
+#[derive(Clone)]
+pub(in crate::account) struct Costs {
+    cost: CounterVec,
+    avoided: CounterVec,
+    credits: CounterVec,
+    used: GaugeVec,
+}
+
+/// Those of one upstream, resolved: a hit looks nothing up.
+pub(in crate::account) struct Cost {
+    money: Counter,
+    avoided: Counter,
+    credits: Counter,
+}
+
+impl Costs {
+    pub(super) fn new(r: &Registry) -> Self {
+        Self {
+            cost: amounts(
+                r,
+                "larder_cost_total",
+                "What calls to origins cost, in the currency of `upstreams.*.cost`.",
+                &["upstream"],
+            ),
+            avoided: amounts(
+                r,
+                "larder_cost_avoided_total",
+                "What calls would have cost that were not made, or cost nothing, thanks to what is \
+                 stored.",
+                &["upstream"],
+            ),
+            credits: amounts(
+                r,
+                "larder_credits_total",
+                "What calls to origins cost in credits.",
+                &["upstream"],
+            ),
+            used: shares(
+                r,
+                "larder_budget_used_ratio",
+                "The share of the budget of the current day or month that is spent.",
+                &["upstream"],
+            ),
+        }
+    }
+
+    /// Those of an upstream.
+    pub(in crate::account) fn of(&self, upstream: &str) -> Cost {
+        Cost {
+            money: self.cost.with_label_values(&[upstream]),
+            avoided: self.avoided.with_label_values(&[upstream]),
+            credits: self.credits.with_label_values(&[upstream]),
+        }
+    }
+
+    /// How much of their budgets these have spent, and no others.
+    pub(in crate::account) fn used<'a>(&self, shares: impl Iterator<Item = (&'a str, f64)>) {
+        self.used.reset();
+        for (upstream, share) in shares {
+            self.used.with_label_values(&[upstream]).set(share);
+        }
+    }
+}
+
+impl Cost {
+    /// A call that cost so much.
+    pub(in crate::account) fn spent(&self, credits: f64, money: f64) {
+        self.credits.inc_by(credits);
+        self.money.inc_by(money);
+    }
+
+    /// What was not spent.
+    pub(in crate::account) fn avoided(&self, money: f64) {
+        self.avoided.inc_by(money);
+    }
+}
