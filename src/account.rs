@@ -24,7 +24,6 @@ use crate::account::ledger::Ledger;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock::{self, Clock};
-use crate::config::Upstream;
 use crate::decide::Stale;
 use crate::policy::Mode;
 
@@ -41,7 +40,7 @@ pub struct Account {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
@@ -63,7 +62,7 @@ impl Account {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let ledger = Ledger::new(clock);
+        let ledger = Arc::new(Ledger::new(clock, metrics.costs().clone()));
         let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
         let (tiers, distrust, tunnels) = (Arc::default(), Arc::default(), Arc::default());
         Arc::new(Self {
@@ -79,19 +78,17 @@ impl Account {
         })
     }
 
-    /// The same account under other names and prices, as a reload brings them. Both count in one place:
-    /// what began under the old names still ends under them.
-    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<Upstream>]) -> Arc<Self> {
-        let names: Vec<_> = upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
+    /// The same account under other names, as a reload brings them. Both count in one place: what
+    /// began under the old names still ends under them.
+    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
-        let ledger = self.ledger.priced(upstreams, self.metrics.costs());
-        let upstreams = with_none(&names);
+        let upstreams = with_none(upstreams);
         let metrics = self.metrics.renamed(&routes, &upstreams);
         Arc::new(Self {
             routes,
             upstreams,
             metrics,
-            ledger,
+            ledger: Arc::clone(&self.ledger),
             tiers: Arc::clone(&self.tiers),
             lines: Arc::clone(&self.lines),
             accepts: Arc::clone(&self.accepts),
@@ -105,15 +102,10 @@ impl Account {
         &self.ledger
     }
 
-    /// The budgets that this account was named with are in force, and no others.
-    pub fn budgets_in_force(&self) {
-        self.ledger.in_force();
-    }
-
     /// A finished exchange with a client: metrics, and one line at `debug`.
     pub fn record(&self, exchange: &Exchange<'_>) {
         self.metrics.record(exchange);
-        if !self.ledger.is_free() && exchange.result.is_without_a_call() {
+        if exchange.result.is_without_a_call() {
             self.ledger.answered(exchange.host, exchange.port);
         }
         if exchange.result == ResultKind::Tunnel {
@@ -331,8 +323,7 @@ impl Account {
             self.evicted(tier.name, totals.evictions.saturating_sub(tier.evictions));
             tier.evictions = totals.evictions;
         }
-        let used = self.ledger.used();
-        self.metrics.costs().used(used.iter().map(|(upstream, share)| (&**upstream, *share)));
+        self.ledger.show();
         self.metrics.render()
     }
 

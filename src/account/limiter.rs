@@ -75,7 +75,7 @@ mod tests {
         let minor = (0..20).filter(|_| limiter.admit_minor(start).is_some()).count();
         let graver = (0..20).filter(|_| limiter.admit(start).is_some()).count();
         assert_eq!((minor, graver), (5, 5));
-        assert_eq!(limiter.admit_minor(start + SECOND), Some(30));
+        assert_eq!(limiter.admit_minor(start + SECOND), Some(15));
     }
 
     proptest! {

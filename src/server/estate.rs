@@ -36,7 +36,7 @@ impl Estate {
     ) -> Result<Arc<Self>, BuildError> {
         let house = House::build(config, &ground, None)?;
         tell_insecure(&house.config, &ground);
-        house.door.account.budgets_in_force();
+        ground.account.ledger().price(&house.config.upstreams);
         let house = ArcSwap::from_pointee(house);
         Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
     }
@@ -104,7 +104,7 @@ impl Estate {
         }
         let Changes { added, changed, removed, upstreams } = Changes::between(before, now);
         tell_insecure(now, &self.ground);
-        house.door.account.budgets_in_force();
+        self.ground.account.ledger().price(&now.upstreams);
         let routes = now.routes.routes().len();
         let notes: Vec<String> = now.notes.iter().map(ToString::to_string).collect();
         self.house.store(Arc::new(house));

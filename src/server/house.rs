@@ -66,8 +66,9 @@ impl House {
         let mint = mint.transpose()?;
         let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
-        let routes: Vec<_> = routes.collect();
-        let account = ground.account.renamed(&routes, &config.upstreams);
+        let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
+        let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
+        let account = ground.account.renamed(&routes, &upstreams);
         let WayOut { resolver, gate, network } = way_out(&config, &account, ground, pool.clone())?;
         let via = HeaderValue::try_from(format!("1.1 {}", ground.name))
             .expect("hexadecimal digits are valid");
@@ -85,7 +86,7 @@ impl House {
             gate,
             account: Arc::clone(&account),
             switch: Arc::clone(&ground.switch),
-            upstream: config.upstreams.len(),
+            upstream: upstreams.len(),
             route: routes.len(),
         };
         let door = Door {

@@ -1,10 +1,11 @@
-//! Days and months in UTC, as budgets count them.
+//! Days and their months in UTC, as they are counted in the books.
 //!
-//! Owns: which day it is, where its month begins and ends. Never touches: the clock.
+//! Owns: the number of a day, the days that its window begins and ends with. Never touches: the clock.
 
 use std::time::{Duration, SystemTime};
 
 use crate::policy::conduct::Period;
+use crate::semantics::calendar::{until_midnight, until_next_month};
 
 /// A day, counted from 1970-01-01. What was before is that day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -27,44 +28,29 @@ impl Day {
 
     /// The first day of the window that this day is in.
     pub(super) fn first(self, period: Period) -> Self {
+        let next = self.next(period);
+        let first = |length: u32| Self(next.0.saturating_sub(length));
+        let begins = |day: &Self| day.0 == 0 || Self(day.0 - 1).next(period) == *day;
         match period {
             Period::Day => self,
-            Period::Month => Self(self.0 - (self.in_month().0 - 1)),
+            Period::Month => (28..=31).map(first).find(begins).unwrap_or(self),
         }
     }
 
     /// The first day behind the window that this day is in.
     pub(super) fn next(self, period: Period) -> Self {
-        match period {
-            Period::Day => Self(self.0.saturating_add(1)),
-            Period::Month => {
-                let (_, length) = self.in_month();
-                Self(self.first(period).0.saturating_add(length))
-            }
-        }
+        let begin = self.begin();
+        let left = match period {
+            Period::Day => until_midnight(begin),
+            Period::Month => until_next_month(begin),
+        };
+        begin.checked_add(left).map_or(self, Self::of)
     }
 
     /// Midnight, when it begins.
     pub(super) fn begin(self) -> SystemTime {
         let since = Duration::from_secs(u64::from(self.0) * DAY);
         SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
-    }
-
-    /// Which day of its month it is, from 1 on, and how many the month has. Years are counted from
-    /// March, so that the leap day is a year's last and months follow one rule; the calendar repeats
-    /// every 400 years.
-    fn in_month(self) -> (u32, u32) {
-        let day = (u64::from(self.0) + 719_468) % 146_097;
-        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-        let day_of_year = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day_of_year + 2) / 153;
-        let begins = (153 * month + 2) / 5;
-        let march = year + 1;
-        let leap =
-            march.is_multiple_of(4) && (!march.is_multiple_of(100) || march.is_multiple_of(400));
-        let ends = if month == 11 { 365 + u64::from(leap) } else { (153 * (month + 1) + 2) / 5 };
-        let small = |days: u64| u32::try_from(days).unwrap_or(1);
-        (small(day_of_year - begins + 1), small(ends - begins))
     }
 }
 

@@ -51,8 +51,8 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
 fn account(clock: &Clock, cost: Cost) -> Arc<Account> {
     let upstreams =
         [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
-    let account = Account::dated(clock.clone(), &[], &[]).renamed(&[], &upstreams);
-    account.budgets_in_force();
+    let account = Account::dated(clock.clone(), &[], &[]);
+    account.ledger().price(&upstreams);
     account
 }
 
@@ -231,16 +231,19 @@ fn a_reload_goes_on_in_the_same_books() {
     before.ledger().spend("coins", 5.0, noon());
     let line = "larder_budget_used_ratio{upstream=\"coins\"} 0.5\n";
     assert!(before.render().contains(line));
+    let after = before.renamed(&[], &[]);
     let dearer = Cost { per_credit: 2.0, ..cost(in_header(), None) };
-    let after = before.renamed(&[], &[upstream("coins", "coins.example", Some(dearer))]);
-    assert!(before.render().contains(line), "until it is in force");
-    after.budgets_in_force();
+    after.ledger().price(&[upstream("coins", "coins.example", Some(dearer))]);
     assert!(!before.render().contains("larder_budget_used_ratio{"));
     before.ledger().spend("coins", 1.0, noon());
     let coins = only(&after, noon());
     assert_eq!((coins.month.credits, coins.month.money), (6.0, 12.0));
     answered(&after, "api.example", ResultKind::Hit);
     assert_eq!(only(&after, noon()).month.avoided_calls, 0, "its hosts are others now");
+    after.ledger().price(&[]);
+    after.ledger().spend("coins", 1.0, noon());
+    after.ledger().price(&[upstream("coins", "coins.example", Some(cost(in_header(), None)))]);
+    assert_eq!(only(&after, noon()).month.credits, 7.0, "no call is lost that was under way");
 }
 
 #[test]

@@ -169,8 +169,9 @@ fn ovl_11_a_flood_of_refusals_is_ten_lines_and_all_are_counted() {
         }
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
-    // Ten a second, and the loop takes seconds at worst; without a bound, 5,000.
-    assert!((10..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
+    // Ten a second, one of them kept for connections that cannot be accepted; the loop takes seconds
+    // at worst. Without a bound, 5,000.
+    assert!((9..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
     assert!(account.render().contains("larder_denied_total{reason=\"malformed\"} 5000"));
 }
 
