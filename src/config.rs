@@ -13,6 +13,7 @@ pub mod duration;
 pub mod env;
 pub mod file;
 pub mod files;
+pub mod number;
 mod reader;
 mod resolve;
 pub mod shown;

@@ -160,6 +160,8 @@ pub enum NoteKind {
     Unconstrained,
     /// An upstream whose certificate is not looked at.
     Insecure,
+    /// A call that is not idempotent may be made twice.
+    Repeated,
 }
 
 impl NoteKind {
@@ -171,6 +173,7 @@ impl NoteKind {
             Self::Open => "open-to-all",
             Self::Unconstrained => "unconstrained-authority",
             Self::Insecure => "insecure-upstream",
+            Self::Repeated => "repeated-writes",
         }
     }
 }

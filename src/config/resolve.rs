@@ -9,6 +9,7 @@ mod fields;
 mod limits;
 mod listen;
 mod policy;
+mod retry;
 mod routes;
 mod secret;
 mod status;

@@ -27,7 +27,7 @@ pub fn to_json(config: &Config) -> Value {
         "tls": tls(&config.tls),
         "resolve": resolve,
         "store": store(&config.store),
-        "defaults": { "mode": config.mode.token() },
+        "defaults": { "mode": config.mode.token(), "hold": words::hold(config.hold) },
         "credential_headers":
             config.credential_headers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "secret_query": config.secret_query,

@@ -3,6 +3,8 @@
 //! Owns: how policies and settings are told to people; secrets are never among them.
 //! Never touches: where it is printed.
 
+mod conduct;
+
 use std::net::SocketAddr;
 
 use crate::config::duration::show;
@@ -12,10 +14,14 @@ use crate::policy::{
 };
 use crate::semantics::target::Scheme;
 
+pub(crate) use crate::config::words::conduct::{hold, retry, retry_of};
+
 /// What a policy says, line by line: a word and what it means here.
 pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     let mut lines = vec![("fresh", fresh(policy))];
     lines.push(("stale", stale(policy)));
+    lines.push(("retry", retry(&policy.retry)));
+    lines.push(("hold", hold(policy.hold)));
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
     lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));

@@ -125,7 +125,7 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 17] = [
+const FORMS: [(&str, &[&str], &[&str]); 20] = [
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
         &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
@@ -186,8 +186,19 @@ const FORMS: [(&str, &[&str], &[&str]); 17] = [
     ),
     (
         "routes: [{ name: a, match: { host: a }, stale_if_error: { on: VALUE } }]",
-        &["[429, 5xx, connect, timeout]", "503"],
-        &["[200]", "[2xx]", "breaker"],
+        &["[429, 5xx, connect, timeout]", "503", "[breaker, budget]"],
+        &["[200]", "[2xx]", "broken"],
+    ),
+    (
+        "defaults: { retry: VALUE }",
+        &["off", "false", "{}", "{ on: [429, 5xx, timeout] }", "{ methods: PUT }"],
+        &["on", "3", "[]", "{ on: breaker }", "{ on: 200 }", "{ methods: get }"],
+    ),
+    ("defaults: { retry: { retries: VALUE } }", &["0", "10", "\"3\""], &["11", "-1", "1.5", "off"]),
+    (
+        "defaults: { retry: { backoff: { jitter: VALUE } } }",
+        &["0", "0.2", "20%", "2.5 %", "1", "\"1.0\""],
+        &["1.5", "20", "101%", "-0.1", "some"],
     ),
     (
         "routes: [{ name: a, match: { host: a }, ttl_by_status: VALUE }]",
@@ -218,7 +229,7 @@ fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
 }
 
 /// Where each closed object of the schema stands in a file; KEY is one of its keys.
-const SECTIONS: [(&str, &str); 27] = [
+const SECTIONS: [(&str, &str); 31] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
     ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
@@ -252,6 +263,10 @@ const SECTIONS: [(&str, &str); 27] = [
     ("/$defs/coalesce", "defaults: { coalesce: { KEY: x } }"),
     ("/$defs/staleIfError", "routes: [{ stale_if_error: { KEY: x } }]"),
     ("/$defs/staleIfError", "defaults: { stale_if_error: { KEY: x } }"),
+    ("/$defs/retry/anyOf/2", "routes: [{ retry: { KEY: x } }]"),
+    ("/$defs/retry/anyOf/2", "defaults: { retry: { KEY: x } }"),
+    ("/$defs/retry/anyOf/2/properties/backoff", "routes: [{ retry: { backoff: { KEY: x } } }]"),
+    ("/$defs/retry/anyOf/2/properties/backoff", "defaults: { retry: { backoff: { KEY: x } } }"),
 ];
 
 /// Like no key, so that none is suggested in its place.

@@ -97,11 +97,20 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
         notes.push("a success makes what is stored of this URL unusable");
     }
     let cached = route.filter(|_| stored);
+    let mut policy = cached.map(|route| words::policy(&route.policy)).unwrap_or_default();
+    if let Some(route) = route {
+        let calls = [
+            ("retry", words::retry_of(&route.policy.retry, &asked.method)),
+            ("hold", words::hold(route.policy.hold)),
+        ];
+        policy.retain(|(what, _)| calls.iter().all(|(about, _)| about != what));
+        policy.extend(calls);
+    }
     let credentials = ring.credentials(&asked.headers);
     Explained {
         request: format!("{} {}", asked.method, shown_target(&asked.target)),
         route: route.map(|route| (route.name.to_string(), route.pattern.to_string())),
-        policy: cached.map(|route| words::policy(&route.policy)).unwrap_or_default(),
+        policy,
         key: cached.map(|route| ring.explain(asked, &route.policy)).unwrap_or_default(),
         credentials: credentials.into_iter().map(ToString::to_string).collect(),
         notes,

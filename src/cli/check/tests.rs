@@ -58,7 +58,7 @@ fn a_valid_file_is_told_in_words() {
         "is valid: 2 routes",
         "coins  GET api.example/v1/{coin}",
         "for 30m, whatever the origin says; 404 for 5m",
-        "24h in place of 429, 5xx, connect, timeout",
+        "24h in place of 429, 5xx, connect, timeout, an open breaker, a spent budget",
         "one answer for all",
         "api.example is reached at 127.0.0.1:9",
         "api: https://api.example",

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use crate::config::defaults;
 use crate::config::diagnostics::{Place, Wrong};
 use crate::config::duration;
 use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section, word};
-use crate::config::resolve::{fields, status};
+use crate::config::resolve::{fields, retry, status};
 use crate::policy::{
     ErrorMatch, HoldRule, KeyRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie,
     StaleIfError, StatusMatch, Ttl,
@@ -25,17 +25,19 @@ pub(super) struct Defaults {
     pub(super) mode: Mode,
     /// How long an origin is left alone: where no route says it, too.
     pub(super) hold: HoldRule,
+    retry: Retry,
     scope: ScopeRule,
     coalesce_wait: Duration,
     stale_while_revalidate: Option<Duration>,
     stale_if_error: Windows,
 }
 
-/// `stale_if_error` as written.
+/// `stale_if_error` as written, and the holds that it comes to.
 #[derive(Default)]
 struct Windows {
     window: Option<Duration>,
     on: Option<Vec<ErrorMatch>>,
+    hold: HoldRule,
 }
 
 /// `defaults`.
@@ -43,6 +45,7 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
     let mut read = Defaults {
         mode: Mode::default(),
         hold: HoldRule::default(),
+        retry: Retry::default(),
         scope: ScopeRule::Credential,
         coalesce_wait: defaults::COALESCE_WAIT,
         stale_while_revalidate: None,
@@ -64,14 +67,17 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
         read.coalesce_wait = wait;
     }
     read.stale_while_revalidate = stale_while_revalidate(&mut section, reader);
-    read.stale_if_error = stale_if_error(&mut section, reader);
+    read.retry = retry::of_defaults(&mut section, reader);
+    read.stale_if_error = stale_if_error(&mut section, read.hold, reader);
+    read.hold = read.stale_if_error.hold;
     section.finish(reader);
     read
 }
 
-/// The policy of one route, and where its `ttl` stands, if it has one.
+/// The policy of one route that matches `methods`, and where its `ttl` stands, if it has one.
 pub(super) fn read(
     route: &mut Section<'_>,
+    methods: &[Method],
     defaults: &Defaults,
     reader: &mut Reader<'_>,
 ) -> (Policy, Option<At<Ttl>>) {
@@ -79,7 +85,8 @@ pub(super) fn read(
     let ttl = ttl(route, reader);
     let by_status = ttl_by_status(route, reader);
     let swr = stale_while_revalidate(route, reader);
-    let sie = stale_if_error(route, reader);
+    let retry = retry::of_route(route, methods, &defaults.retry, reader);
+    let sie = stale_if_error(route, defaults.hold, reader);
     let wait = coalesce(route, reader);
     let key = key(route, reader);
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
@@ -96,8 +103,8 @@ pub(super) fn read(
         ttl_jitter: 0.0,
         stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
         stale_if_error: StaleIfError { window, on: on.unwrap_or_else(defaults::stale_if_error_on) },
-        retry: Retry::default(),
-        hold: HoldRule::default(),
+        retry,
+        hold: sie.hold,
         scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
@@ -180,10 +187,12 @@ fn stale_while_revalidate(section: &mut Section<'_>, reader: &mut Reader<'_>) ->
     section.scalar(reader, "stale_while_revalidate", duration::parse).map(|at| at.value)
 }
 
-fn stale_if_error(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Windows {
-    let Some(node) = section.get("stale_if_error") else { return Windows::default() };
+/// The holds of `defaults` are for every route: they say nothing of what is stored.
+fn stale_if_error(section: &mut Section<'_>, hold: HoldRule, reader: &mut Reader<'_>) -> Windows {
+    let unsaid = Windows { hold, ..Windows::default() };
+    let Some(node) = section.get("stale_if_error") else { return unsaid };
     let path = section.at("stale_if_error");
-    if matches!(node.value, Value::Scalar(_)) {
+    if matches!(node.value, Value::Scalar(..)) {
         let what = "is one value, but the window and the errors have a key each";
         reader.problem(
             node.place,
@@ -191,13 +200,14 @@ fn stale_if_error(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Windows
             what,
             "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`",
         );
-        return Windows::default();
+        return unsaid;
     }
-    let Some(mut inner) = reader.section(node, &path) else { return Windows::default() };
+    let Some(mut inner) = reader.section(node, &path) else { return unsaid };
     let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
     let on = inner.scalars(reader, "on", status::error);
+    let hold = retry::hold(&mut inner, hold, reader);
     inner.finish(reader);
-    Windows { window, on: on.map(|on| on.into_iter().map(|at| at.value).collect()) }
+    Windows { window, on: on.map(|on| on.into_iter().map(|at| at.value).collect()), hold }
 }
 
 fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {
@@ -303,9 +313,15 @@ fn targeted(
     names.into_iter().map(|at| at.value).collect()
 }
 
-/// Keys that say something about stored answers: useless where none is ever stored.
-pub(super) fn first_about_storing(route: &Section<'_>) -> Option<(&'static str, Place)> {
+/// Keys that say something about stored answers: useless where none is ever stored. Of
+/// `stale_if_error` the bound of a hold is for every call.
+pub(super) fn first_about_storing(route: &mut Section<'_>) -> Option<(&'static str, Place)> {
+    let holds_alone = route.get("stale_if_error").is_some_and(|node| match &node.value {
+        Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_hold"),
+        Value::Null | Value::Scalar(..) | Value::List(_) => false,
+    });
     let keys = ["ttl", "ttl_by_status", "stale_while_revalidate", "stale_if_error", "targeted"];
-    let key = keys.into_iter().find(|key| route.has(key))?;
+    let says = |key: &&str| route.has(key) && !(holds_alone && *key == "stale_if_error");
+    let key = keys.into_iter().find(says)?;
     Some((key, route.key_place(key)))
 }

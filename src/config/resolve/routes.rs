@@ -25,7 +25,7 @@ pub(super) fn read(top: &mut Section<'_>, defaults: &Defaults, reader: &mut Read
     let nodes: &[Node] = match &node.value {
         Value::List(nodes) => nodes,
         Value::Null => &[],
-        Value::Scalar(_) | Value::Map(_) => {
+        Value::Scalar(..) | Value::Map(_) => {
             let what = "is not a list: the order of routes matters, the first match wins";
             reader.problem(node.place, "routes", what, "begin each route with `- name: …`");
             &[]
@@ -61,11 +61,12 @@ fn route(
         section.path = format!("routes[{}]", name.value);
     }
     let pattern = pattern(&mut section, reader);
-    let (policy, ttl) = policy::read(&mut section, defaults, reader);
+    let methods = pattern.as_ref().map_or(&[][..], |pattern| &pattern.methods);
+    let (policy, ttl) = policy::read(&mut section, methods, defaults, reader);
     section.finish(reader);
     let pattern = pattern?;
     let cached = [Method::GET, Method::HEAD];
-    if let Some((key, place)) = policy::first_about_storing(&section)
+    if let Some((key, place)) = policy::first_about_storing(&mut section)
         && !pattern.methods.iter().any(|method| cached.contains(method))
     {
         let what = "says nothing: only answers to GET and HEAD are stored";
@@ -145,7 +146,8 @@ fn conditions<N>(
     inner.entries().iter().filter_map(&mut one).collect()
 }
 
-fn method(text: &str) -> Result<Method, Wrong> {
+/// A method, of those that a request can have.
+pub(super) fn method(text: &str) -> Result<Method, Wrong> {
     let wanted = "a method such as `GET`";
     let upper = text.to_ascii_uppercase();
     if upper != text {

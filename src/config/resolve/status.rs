@@ -1,4 +1,4 @@
-//! Statuses and errors as the file names them: `404`, `5xx`, `connect`, `timeout`.
+//! Statuses and errors as the file names them: `404`, `5xx`, `connect`, `timeout`, `breaker`, `budget`.
 //!
 //! Owns: how they are written and which cannot be meant.
 //! Never touches: what is done on them.
@@ -31,24 +31,52 @@ pub(super) fn stored(text: &str) -> Result<StatusMatch, Wrong> {
 
 /// A member of `stale_if_error.on`.
 pub(super) fn error(text: &str) -> Result<ErrorMatch, Wrong> {
+    let wanted = "a status such as `429`, a class such as `5xx`, `connect`, `timeout`, `breaker` or `budget`";
     match text {
-        "connect" => return Ok(ErrorMatch::Connect),
-        "timeout" => return Ok(ErrorMatch::Timeout),
-        _ => {}
+        "connect" => Ok(ErrorMatch::Connect),
+        "timeout" => Ok(ErrorMatch::Timeout),
+        "breaker" => Ok(ErrorMatch::Breaker),
+        "budget" => Ok(ErrorMatch::Budget),
+        _ => failed(text, wanted, &["connect", "timeout", "breaker", "budget", "4xx", "5xx"])
+            .map(ErrorMatch::Status),
     }
+}
+
+/// A member of `retry.on`.
+pub(super) fn retried(text: &str) -> Result<ErrorMatch, Wrong> {
     let wanted = "a status such as `429`, a class such as `5xx`, `connect` or `timeout`";
-    let known = ["connect", "timeout", "4xx", "5xx"];
-    let fix = nearest(text, &known)
+    match text {
+        "connect" => Ok(ErrorMatch::Connect),
+        "timeout" => Ok(ErrorMatch::Timeout),
+        "breaker" | "budget" => {
+            let what = "keeps the call from being made: there is nothing to repeat";
+            Err(Wrong::new(wanted, what, "name it in `stale_if_error.on`; remove it here"))
+        }
+        _ => failed(text, wanted, &["connect", "timeout", "4xx", "5xx"]).map(ErrorMatch::Status),
+    }
+}
+
+/// A status that is an error; `known` are the words near which `text` may be.
+pub(super) fn failed(
+    text: &str,
+    wanted: &'static str,
+    known: &[&str],
+) -> Result<StatusMatch, Wrong> {
+    let fix = nearest(text, known)
         .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
     let matched = status(text).map_err(|_| Wrong::new(wanted, format!("is not {wanted}"), fix))?;
-    let is_error = match matched {
-        StatusMatch::Exact(code) => code.is_client_error() || code.is_server_error(),
-        StatusMatch::Class(class) => class >= 4,
-    };
-    if is_error {
-        return Ok(ErrorMatch::Status(matched));
+    if is_error(matched) {
+        return Ok(matched);
     }
     Err(Wrong::new(wanted, "is not an error", "name statuses from 400 on"))
+}
+
+/// Whether a status says by itself that something failed.
+pub(super) fn is_error(matched: StatusMatch) -> bool {
+    match matched {
+        StatusMatch::Exact(code) => code.is_client_error() || code.is_server_error(),
+        StatusMatch::Class(class) => class >= 4,
+    }
 }
 
 const WANTED: &str = "a status such as `404`, or a class such as `5xx`";

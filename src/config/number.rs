@@ -1,0 +1,109 @@
+//! Numbers that need not be whole: shares (`0.2`, `20%`), factors, credits, prices.
+//!
+//! Owns: how they are written, and their bounds. Never touches: what they count.
+
+use crate::config::diagnostics::Wrong;
+
+const SHARE: &str = "a share such as `0.8` or `80%`";
+
+/// `0.2` or `20%`: from nothing to the whole.
+pub fn share(text: &str) -> Result<f64, Wrong> {
+    let text = text.trim();
+    let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    let share = decimal(number.trim_end()).ok_or_else(|| Wrong::is_not(SHARE))? / whole;
+    if share <= 1.0 {
+        return Ok(share);
+    }
+    let percent = whole < 2.0 && share <= 100.0;
+    let fix = if percent { format!("did you mean `{text}%`?") } else { format!("write {SHARE}") };
+    Err(Wrong::new(SHARE, "is more than the whole", fix))
+}
+
+/// The same, but not nothing.
+pub fn positive_share(text: &str) -> Result<f64, Wrong> {
+    let share = share(text)?;
+    if share > 0.0 {
+        return Ok(share);
+    }
+    let fix = "write a share above zero, up to `1` or `100%`";
+    Err(Wrong::new(SHARE, "is nothing: it would be reached before the first call", fix))
+}
+
+/// A reader of a number from `from` to `to`.
+pub(crate) fn between(from: f64, to: f64) -> impl Fn(&str) -> Result<f64, Wrong> {
+    move |text| {
+        let wanted = "a number in its bounds";
+        let number = decimal(text.trim()).filter(|number| (from..=to).contains(number));
+        let fix = || format!("write a number from {from} to {to}, without a unit");
+        number.ok_or_else(|| Wrong::new(wanted, "is not such a number", fix()))
+    }
+}
+
+/// Digits with at most one point among them: no sign, no exponent, no infinity.
+pub(crate) fn decimal(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let begins = text.starts_with(|first: char| first.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| plain && begins && text.len() <= 32);
+    number.filter(|number: &f64| number.is_finite())
+}
+
+/// `20%`: as [`share`] reads it, to a hundredth of a percent.
+pub fn show_share(share: f64) -> String {
+    let percent = format!("{:.2}", share * 100.0);
+    format!("{}%", percent.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use crate::config::number::{between, positive_share, share, show_share};
+
+    #[test]
+    fn a_share_is_a_part_of_one_or_of_a_hundred() {
+        let table = [
+            ("0", 0.0),
+            ("0.2", 0.2),
+            ("20%", 0.2),
+            ("2.5 %", 0.025),
+            ("1", 1.0),
+            ("1.0", 1.0),
+            ("100%", 1.0),
+        ];
+        for (text, expected) in table {
+            let read = share(text).unwrap();
+            assert!((read - expected).abs() < 1e-12, "{text}: {read}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_whole_is_refused_with_what_was_likely_meant() {
+        assert_eq!(share("20").unwrap_err().fix, "did you mean `20%`?");
+        for text in ["101%", "1.01%%", "200", "-0.1", ".5", "1e-3", "half", "", "%", "NaN", "inf"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+        assert!(positive_share("0%").unwrap_err().what.contains("is nothing"));
+    }
+
+    #[test]
+    fn a_number_outside_its_bounds_is_refused_with_them() {
+        assert!((between(1.0, 10.0)("2.5").unwrap() - 2.5).abs() < 1e-12);
+        let wrong = between(1.0, 10.0)("0.5").unwrap_err();
+        assert_eq!(wrong.fix, "write a number from 1 to 10, without a unit");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back(hundredths in 0_u32..=10_000) {
+            let read = share(&format!("{}%", f64::from(hundredths) / 100.0)).unwrap();
+            let again = share(&show_share(read)).unwrap();
+            prop_assert!((read - again).abs() < 1e-12);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            prop_assert_eq!(share(&text), share(&text));
+            prop_assert!(share(&text).is_err() || (0.0..=1.0).contains(&share(&text).unwrap()));
+        }
+    }
+}

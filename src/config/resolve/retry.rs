@@ -1,0 +1,301 @@
+//! `retry` and the holds of `stale_if_error`: when a call is made once more, and how long an origin
+//! that failed is left alone.
+//!
+//! Owns: their keys and bounds, that a route's keys go over those of `defaults` one by one, and which
+//! methods may be repeated where. Never touches: the wait itself.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::duration::{self, parse_positive};
+use crate::config::file::Value;
+use crate::config::number::{between, share};
+use crate::config::reader::{At, Reader, Section, count, word};
+use crate::config::resolve::{routes, status};
+use crate::policy::{Backoff, HoldRule, Retry};
+
+/// More calls than this do not help an origin, nor anybody who waits for it.
+const MOST_RETRIES: usize = 10;
+
+/// Nobody waits longer for an answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// `retry` as written: what it comes to, and the methods that it names itself.
+struct Written {
+    retry: Retry,
+    methods: Vec<At<Method>>,
+}
+
+/// `defaults.retry`.
+pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> Retry {
+    let written = read(defaults, &Retry::default(), reader);
+    for At { value, place, path } in written.methods.iter().filter(|at| !at.value.is_idempotent()) {
+        let what =
+            format!("a {value} of every route would be sent again, and may take effect twice");
+        let fix = "name it on the routes whose API takes such a call twice as once";
+        reader.problem(*place, path, what, fix);
+    }
+    written.retry
+}
+
+/// `retry` of a route that matches `methods`, over that of `defaults`.
+pub(super) fn of_route(
+    route: &mut Section<'_>,
+    methods: &[Method],
+    defaults: &Retry,
+    reader: &mut Reader<'_>,
+) -> Retry {
+    let known = reader.problems.len();
+    let Written { retry, methods: written } = read(route, defaults, reader);
+    let takes = |method: &Method| {
+        methods.contains(method) || (method == Method::HEAD && methods.contains(&Method::GET))
+    };
+    if reader.problems.len() > known || !route.has("retry") || retry.retries == 0 {
+        return retry;
+    }
+    if !methods.is_empty() && !retry.methods.iter().any(takes) {
+        let what = "says nothing: it repeats none of the methods that this route matches";
+        let fix = "name them in `retry.methods` if a repeated call does no harm, or remove `retry`";
+        reader.problem(route.key_place("retry"), &route.at("retry"), what, fix);
+    }
+    for at in written.iter().filter(|at| !at.value.is_idempotent() && takes(&at.value)) {
+        let text = format!(
+            "a {} whose answer is lost or an error is sent again, as said here: it may take effect \
+             twice, unless the API tells a repeated call by a key in it",
+            at.value
+        );
+        reader.note(at, NoteKind::Repeated, text);
+    }
+    retry
+}
+
+fn read(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Written {
+    let unsaid = Written { retry: base.clone(), methods: Vec::new() };
+    let Some(node) = section.get("retry") else { return unsaid };
+    let path = section.at("retry");
+    if matches!(node.value, Value::Scalar(..)) {
+        let off = reader.scalar(node, &path, off);
+        let retries = if off.is_some() { 0 } else { base.retries };
+        return Written { retry: Retry { retries, ..unsaid.retry }, ..unsaid };
+    }
+    let Some(mut inner) = reader.section(node, &path) else { return unsaid };
+    if base.retries == 0 && !inner.has("retries") {
+        let what = "says nothing: there are no retries, as `defaults.retry` says";
+        reader.problem(section.key_place("retry"), &path, what, "add `retries: 3`");
+    }
+    keys(&mut inner, base, reader)
+}
+
+fn keys(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Written {
+    let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
+    let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
+    let on = section.scalars(reader, "on", status::retried);
+    let named = section.scalars(reader, "methods", routes::method);
+    let backoff = backoff(section, base.backoff, reader);
+    let words = [("true", true), ("false", false)];
+    let yes_or_no = word("`true` or `false`", &words);
+    let honour =
+        section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
+    let budget = section.scalar_or(reader, "budget", patience, base.budget);
+    section.finish(reader);
+    let values = |named: &Vec<At<Method>>| named.iter().map(|at| at.value.clone()).collect();
+    let retry = Retry {
+        retries,
+        on: on.map_or_else(|| base.on.clone(), |on| on.into_iter().map(|at| at.value).collect()),
+        methods: named.as_ref().map_or_else(|| base.methods.clone(), values),
+        backoff,
+        honour_retry_after: honour,
+        budget,
+    };
+    Written { retry, methods: named.unwrap_or_default() }
+}
+
+fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) -> Backoff {
+    let Some(mut inner) = section.section(reader, "backoff") else { return base };
+    let read = Backoff {
+        initial: inner.scalar_or(reader, "initial", parse_positive, base.initial),
+        factor: inner.scalar_or(reader, "factor", between(1.0, 10.0), base.factor),
+        max: inner.scalar_or(reader, "max", parse_positive, base.max),
+        jitter: inner.scalar_or(reader, "jitter", share, base.jitter),
+    };
+    inner.finish(reader);
+    if read.initial > read.max {
+        let (initial, max) = (duration::show(read.initial), duration::show(read.max));
+        let what = format!("the first wait, {initial}, is longer than the longest, {max}");
+        let fix = "write an `initial` up to `max`";
+        let key = if inner.has("initial") { "initial" } else { "max" };
+        reader.problem(inner.key_place(key), &inner.at(key), what, fix);
+    }
+    read
+}
+
+/// `stale_if_error.hold_down` and `.max_hold`, over `base`.
+pub(super) fn hold(section: &mut Section<'_>, base: HoldRule, reader: &mut Reader<'_>) -> HoldRule {
+    let read = HoldRule {
+        hold_down: section.scalar_or(reader, "hold_down", duration::parse, base.hold_down),
+        max_hold: section.scalar_or(reader, "max_hold", parse_positive, base.max_hold),
+    };
+    if read.hold_down > read.max_hold {
+        let (down, max) = (duration::show(read.hold_down), duration::show(read.max_hold));
+        let what =
+            format!("`hold_down` is {down}, but nothing is held longer than `max_hold`, {max}");
+        let fix = "write a `hold_down` up to `max_hold`";
+        let key = if section.has("hold_down") { "hold_down" } else { "max_hold" };
+        reader.problem(section.key_place(key), &section.at(key), what, fix);
+    }
+    read
+}
+
+/// How long a client may be kept waiting.
+fn patience(text: &str) -> Result<Duration, Wrong> {
+    let wait = parse_positive(text)?;
+    if wait <= LONGEST_WAIT {
+        return Ok(wait);
+    }
+    let wanted = "a duration of up to ten minutes";
+    let what = "is longer than any client waits: it would hold its connection for nobody";
+    Err(Wrong::new(wanted, what, "write `10m` or less"))
+}
+
+fn off(text: &str) -> Result<(), Wrong> {
+    let fix = "write `retry: { retries: 3 }`, or `retry: off`";
+    match text {
+        "off" | "false" => Ok(()),
+        _ => Err(Wrong::new("a map or `off`", "is neither a map nor `off`", fix)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Method;
+
+    use crate::config::diagnostics::{Note, NoteKind};
+    use crate::config::env::Env;
+    use crate::config::{Config, parse};
+    use crate::policy::{ErrorMatch, HoldRule, Policy, Retry};
+
+    fn valid(rest: &str) -> Config {
+        let text = format!("version: 1\n{rest}\n");
+        parse("proxy.yaml", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    /// The only problem of a file.
+    fn wrong(rest: &str) -> String {
+        let text = format!("version: 1\n{rest}\n");
+        let report = parse("proxy.yaml", &text, &Env::default()).expect_err(rest);
+        assert_eq!(report.problems().len(), 1, "{report}");
+        let problem = &report.problems()[0];
+        format!("{}: {}; {}", problem.path, problem.what, problem.fix)
+    }
+
+    fn policy(config: &Config, route: usize) -> Policy {
+        (*config.routes.routes()[route].policy).clone()
+    }
+
+    const ROUTES: &str = "routes:\n- { name: own, match: { host: a }, \
+                          retry: { retries: 1, backoff: { initial: 250ms } } }\n\
+                          - { name: plain, match: { host: b } }\n\
+                          - { name: never, match: { host: c }, retry: off }";
+
+    #[test]
+    fn a_routes_keys_go_over_those_of_defaults_one_by_one() {
+        let config = valid(&format!(
+            "defaults: {{ retry: {{ on: [500, timeout], backoff: {{ factor: 3, jitter: 10% }} }} }}\n\
+             {ROUTES}"
+        ));
+        let (own, plain, never) =
+            (policy(&config, 0).retry, policy(&config, 1).retry, policy(&config, 2).retry);
+        assert_eq!((own.retries, own.backoff.initial), (1, Duration::from_millis(250)));
+        assert_eq!(own.on, plain.on);
+        assert_eq!(own.on[1], ErrorMatch::Timeout);
+        assert!(
+            (own.backoff.factor - 3.0).abs() < 1e-12 && (own.backoff.jitter - 0.1).abs() < 1e-12
+        );
+        assert_eq!((plain.retries, plain.backoff.initial), (3, Duration::from_secs(1)));
+        assert_eq!(never.retries, 0);
+        assert_eq!(policy(&valid(ROUTES), 1).retry, Retry::default());
+    }
+
+    #[test]
+    fn ups_07_retries_and_waits_are_bounded_whatever_is_written() {
+        for (keys, said) in [
+            ("retries: 11", "from 0 to 10"),
+            ("budget: 11m", "longer than any client waits"),
+            ("budget: 0s", "above zero"),
+            ("backoff: { initial: 1m }", "the first wait, 1m, is longer than the longest, 30s"),
+            ("backoff: { max: 100ms }", "the first wait, 1s, is longer than the longest, 100ms"),
+            ("backoff: { factor: 0.5 }", "from 1 to 10"),
+            ("backoff: { jitter: 120% }", "more than the whole"),
+            ("on: [budget]", "there is nothing to repeat"),
+            ("on: [breakers]", "is not a status"),
+            ("retrys: 3", "did you mean `retries`?"),
+        ] {
+            let said_of = wrong(&format!("defaults: {{ retry: {{ {keys} }} }}"));
+            assert!(said_of.contains(said), "{keys}: {said_of}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_not_idempotent_is_repeated_only_where_its_route_says_so() {
+        let everywhere = wrong("defaults: { retry: { methods: [GET, PUT, POST] } }");
+        assert!(everywhere.starts_with("defaults.retry.methods[2]: a POST of every route"));
+        let route = |keys: &str| format!("routes: [{{ name: r, match: {{ host: a, {keys} }} }}]");
+        let config = valid(&route("method: POST }, retry: { methods: [POST, PUT]"));
+        let repeated = |note: &&Note| note.kind == NoteKind::Repeated;
+        let notes: Vec<_> = config.notes.iter().filter(repeated).collect();
+        let [note] = notes.as_slice() else { panic!("{notes:?}") };
+        assert_eq!(note.path, "routes[r].retry.methods[0]");
+        assert!(policy(&config, 0).retry.repeats(&Method::POST));
+        let useless = wrong(&route("method: POST }, retry: { retries: 2"));
+        assert!(
+            useless.contains("repeats none of the methods that this route matches"),
+            "{useless}"
+        );
+        valid(&route("method: [POST, GET] }, retry: { retries: 2"));
+        valid(&route("method: GET }, retry: { methods: HEAD"));
+        valid(&route("method: POST }, retry: off, stale_if_error: { max_hold: 5m"));
+    }
+
+    #[test]
+    fn a_route_that_shall_retry_where_nothing_else_does_says_how_often() {
+        let off = "defaults: { retry: off }\n";
+        let route = |keys: &str| {
+            format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]")
+        };
+        assert!(
+            wrong(&route("on: 500")).contains("there are no retries, as `defaults.retry` says")
+        );
+        assert_eq!(policy(&valid(&route("on: 500, retries: 2")), 0).retry.retries, 2);
+    }
+
+    #[test]
+    fn holds_of_defaults_are_for_every_route_and_for_calls_without_one() {
+        let config = valid(
+            "defaults: { stale_if_error: { hold_down: 5s, max_hold: 10m } }\n\
+             routes:\n- { name: a, match: { host: a }, ttl: origin }\n\
+             - { name: b, match: { host: b }, stale_if_error: { hold_down: 0s } }",
+        );
+        let ten = Duration::from_secs(600);
+        assert_eq!(config.hold, HoldRule { hold_down: Duration::from_secs(5), max_hold: ten });
+        assert_eq!(policy(&config, 0).hold, config.hold);
+        assert_eq!(policy(&config, 1).hold, HoldRule { hold_down: Duration::ZERO, max_hold: ten });
+        for keys in ["hold_down: 2h", "max_hold: 1s"] {
+            let said = wrong(&format!("defaults: {{ stale_if_error: {{ {keys} }} }}"));
+            assert!(said.contains("nothing is held longer than `max_hold`"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_never_stored_has_no_holds_but_a_bound_for_them() {
+        let route = |keys: &str| {
+            let method = "match: { host: a, method: POST }";
+            format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
+        };
+        valid(&route("max_hold: 5m"));
+        assert!(wrong(&route("hold_down: 5s")).contains("only answers to GET and HEAD are stored"));
+    }
+}
