@@ -3,6 +3,8 @@
 //! Owns: the five forms of `ttl` against the origin's word (RFC 9111 §3, §4.2, RFC 5861, RFC 9213).
 //! Never touches: the request's own directives, which `decide` weighs; the clock.
 
+mod jitter;
+
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
@@ -123,6 +125,7 @@ impl Policy {
         let Some(lifetime) = self.lifetime(said, status, kind, response_time) else {
             return Freshness::UNUSABLE;
         };
+        let lifetime = jitter::shortened(lifetime, self.ttl_jitter, response_time);
         let (own_swr, own_sie) = (self.stale_while_revalidate, self.stale_if_error.window);
         if self.ttl.overrides_origin() {
             return Freshness {

@@ -9,7 +9,7 @@ use tokio::time::{interval, timeout};
 
 use crate::client::{Client, Response};
 use crate::crowd::bounded;
-use crate::larder_under_test::API;
+use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin, Step};
 use crate::process::{House, PATIENCE, Process};
 
@@ -141,6 +141,43 @@ async fn ovl_05_without_descriptors_accepting_backs_off_hits_go_on_and_it_recove
         let told = larder.err.all().iter().filter(|line| line.contains("Accept failed")).count();
         let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
         assert!((1..=seconds + 1).contains(&told), "{told} lines in {seconds} s");
+    })
+    .await;
+}
+
+/// Keys that are asked for together.
+const KEYS: usize = 1000;
+const EACH: usize = 20;
+
+/// Every key is asked for by so many clients at the same time: what they got.
+async fn all_ask(larder: &Larder, clients: usize) -> Vec<u16> {
+    const LANES: usize = 10;
+    let mut asking = JoinSet::new();
+    for client in 0..clients * LANES {
+        let mut client_of_lane = larder.client().await;
+        asking.spawn(async move {
+            let mut got = Vec::new();
+            for key in (client % LANES..KEYS).step_by(LANES) {
+                got.push(asks(&mut client_of_lane, &format!("/{key}")).await.status);
+            }
+            got
+        });
+    }
+    asking.join_all().await.concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ovl_09_a_thousand_keys_that_expire_together_are_asked_for_once_each() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+        all_ask(&larder, 1).await;
+        assert_eq!(origin.calls(), KEYS);
+        larder.clock.advance(Duration::from_secs(3601));
+        let got = all_ask(&larder, EACH).await;
+        assert_eq!(got.len(), KEYS * EACH);
+        assert!(got.iter().all(|status| *status == 200));
+        assert_eq!(origin.calls(), 2 * KEYS, "twenty thousand requests, a thousand calls");
     })
     .await;
 }
