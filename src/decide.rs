@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-use crate::policy::{ErrorMatch, Freshness, Lifetime, Policy, Standing};
+pub use crate::policy::failure::Failure;
+use crate::policy::{Freshness, Lifetime, Policy, Standing};
+
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::freshness;
@@ -110,30 +112,6 @@ impl Forward {
             Self::Partial => "partial",
             Self::Stale => "stale",
             Self::Request => "request",
-        }
-    }
-}
-
-/// How asking the origin failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// It answered with this status.
-    Status(StatusCode),
-    /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
-    Connect,
-    /// A deadline passed.
-    Timeout,
-}
-
-impl Failure {
-    /// The one name for it in logs, metrics and answers.
-    pub fn token(self) -> &'static str {
-        match self {
-            Self::Status(StatusCode::TOO_MANY_REQUESTS) => "rate-limited",
-            Self::Status(status) if status.is_server_error() => "server-error",
-            Self::Status(_) => "status",
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
         }
     }
 }
@@ -258,11 +236,7 @@ pub fn stand_in(
     failure: Failure,
     now: SystemTime,
 ) -> Option<i64> {
-    let hidden = match failure {
-        Failure::Status(status) => policy.stale_if_error.covers_status(status),
-        Failure::Connect => policy.stale_if_error.on.contains(&ErrorMatch::Connect),
-        Failure::Timeout => policy.stale_if_error.on.contains(&ErrorMatch::Timeout),
-    };
+    let hidden = policy.stale_if_error.covers(failure);
     let seen = Seen::new(policy, kind, stored.into(), now);
     // §5.2.1.5: a request that said no-store is not answered from the store, come what may.
     (hidden && seen.may_stand_in() && !asked.cache_control().no_store).then(|| seen.standing.ttl())

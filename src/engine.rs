@@ -21,6 +21,7 @@ mod follow;
 mod forward;
 mod parts;
 mod plan;
+mod tries;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,9 +33,12 @@ use crate::clock::Clock;
 use crate::engine::body::Budget;
 use crate::engine::collapse::Flights;
 use crate::engine::switch::Switch;
-use crate::key::Keyring;
+use crate::key::{CacheKey, Keyring};
+use crate::policy::Policy;
+use crate::semantics::asked::Asked;
 use crate::store::Store;
 use crate::upstream::Origin;
+use crate::upstream::gate::knock::Knock;
 
 /// The bounds an engine works within.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +112,19 @@ impl Engine {
     /// Whether a field of this name is a credential.
     pub fn is_credential(&self, name: &HeaderName) -> bool {
         self.keyring.is_credential(name)
+    }
+
+    /// What a call for `asked` says at the gate.
+    pub fn knock(
+        &self,
+        asked: &Asked,
+        route: usize,
+        policy: &Policy,
+        key: Option<&CacheKey>,
+    ) -> Knock {
+        let asker = self.keyring.asker(asked);
+        let knock = Knock::new(route, policy, &asked.method, &asked.target, asker);
+        Knock { key: key.map(CacheKey::id), ..knock }
     }
 
     /// How many clients wait for a running fill that others may join, or read it.

@@ -194,6 +194,25 @@ impl Keyring {
             .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
+    /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, secret query parameters
+    /// among them; zero: nobody in particular. For limits that an origin keeps for each of its users.
+    pub fn asker(&self, asked: &Asked) -> u128 {
+        let params = query::counted(asked.target.query(), &QueryRule::All);
+        let secret: Vec<_> =
+            params.filter(|param| query::is_secret(param, &self.secret_query)).collect();
+        match (self.scope_of_credentials(&asked.headers), secret.as_slice()) {
+            (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
+            (Scope::Credential(fields), params) => self.asker_with(&fields, params),
+            (_, []) => 0,
+            (_, params) => self.asker_with(&[], params),
+        }
+    }
+
+    fn asker_with(&self, fields: &[u8], params: &[&str]) -> u128 {
+        let parts = std::iter::once(fields).chain(params.iter().map(|param| param.as_bytes()));
+        u128::from_be_bytes(self.hmac(Purpose::Asker, parts))
+    }
+
     /// What the key of `asked` is made of, part by part. Secrets are named, never shown.
     pub fn explain(&self, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
         explain::parts(self, asked, policy)
@@ -252,6 +271,7 @@ enum Purpose {
     Name = 2,
     Value = 3,
     Query = 4,
+    Asker = 5,
 }
 
 #[cfg(test)]

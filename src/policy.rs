@@ -6,6 +6,7 @@
 
 pub mod conduct;
 pub mod effect;
+pub mod failure;
 pub mod retry;
 
 use std::time::Duration;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 pub use crate::policy::effect::{Freshness, Lifetime, Standing};
-pub use crate::policy::retry::{Backoff, HoldRule, Retry};
+pub use crate::policy::failure::Failure;
+pub use crate::policy::retry::{Backoff, HoldRule, MOST_RETRIES, Retry};
 
 /// Everything a route says about its answers. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +125,11 @@ pub struct StaleIfError {
 }
 
 impl StaleIfError {
+    /// Whether a stale answer may hide this failure.
+    pub fn covers(&self, failure: Failure) -> bool {
+        self.on.iter().any(|member| failure.is(*member))
+    }
+
     /// Whether an answer with this status is an error that a stale one may hide.
     pub fn covers_status(&self, status: StatusCode) -> bool {
         self.on.iter().any(|member| match member {

@@ -3,12 +3,14 @@
 //!
 //! Owns: pingora's sessions and its pass-through. Never touches: raw heads (`front`), the store.
 
+mod copied;
 mod exchange;
 mod failed;
 mod handler;
 mod hit;
 mod passing;
 mod stream;
+mod tries;
 mod write;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::engine::Engine;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
 use crate::front::{Ready, Service, Stream};
+use crate::policy::{HoldRule, MOST_RETRIES};
 use crate::proxy::handler::Handler;
 use crate::route::table::Table;
 use crate::semantics::asked::Asked;
@@ -39,8 +42,9 @@ const CLIENT_STALLED: Duration = Duration::from_secs(60);
 /// How long what is left of a request's body may take once its answer is written.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// A pass-through call is tried at most this often: pingora's own default of 16 would hammer.
-const ATTEMPTS: usize = 2;
+/// How often pingora may begin a pass-through call: the first try, as many retries as a route may ask
+/// for, and one more on a connection that had died in the pool. How often it does is decided in `tries`.
+const ATTEMPTS: usize = 1 + MOST_RETRIES + 1;
 
 /// What the proxy works with.
 pub struct Parts {
@@ -52,6 +56,8 @@ pub struct Parts {
     pub network: Arc<Network>,
     /// Where exchanges are recorded.
     pub account: Arc<Account>,
+    /// How long an origin that failed is left alone where no route says it.
+    pub hold: HoldRule,
     /// What larder adds to `Via`.
     pub via: HeaderValue,
     /// Once larder is closing, answers end with `Connection: close`.

@@ -3,6 +3,9 @@
 //! Owns: the trait [`Origin`] that the engine asks, and everything that stands behind it.
 //! Never touches: what is stored; what a client sees.
 
+pub mod begun;
+pub mod bill;
+mod breaker;
 pub mod classify;
 pub mod clear;
 pub mod destination;
@@ -10,14 +13,19 @@ pub mod dial;
 pub mod failure;
 pub mod fetch;
 pub mod gate;
+mod guard;
+pub mod held;
+mod hold;
 pub mod interim;
 pub mod json;
 mod lookup;
+mod pace;
 pub mod peer;
 pub mod place;
 pub mod profile;
 pub mod report;
 pub mod resolve;
+pub mod retry;
 pub mod tls;
 pub mod verdict;
 
@@ -28,16 +36,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::config::Timeouts;
 use crate::semantics::asked::Listener;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Knock;
+use crate::upstream::held::{Cause, Held};
 use crate::upstream::interim::Interims;
+use crate::upstream::verdict::Verdict;
 
 /// A call to an origin, without a body: what a fill sends.
 #[derive(Clone)]
 pub struct Call {
-    /// The route's index, for accounting.
-    pub route: usize,
+    /// What it says at the gate.
+    pub knock: Knock,
     /// The method.
     pub method: Method,
     /// What the client asked for; an upstream may turn `http` into `https`.
@@ -62,6 +74,10 @@ pub struct Answer {
     pub response_time: SystemTime,
     /// How the body's end is known.
     pub framing: BodyFraming,
+    /// What it means.
+    pub verdict: Verdict,
+    /// What the call had to wait for before it went out.
+    pub waited: Option<Cause>,
     /// The body.
     pub body: Box<dyn Body>,
     /// How long the whole answer may take, counted from the call, if it is to be stored.
@@ -91,4 +107,23 @@ pub trait Body: Send {
 pub trait Origin: Send + Sync {
     /// Sends `call` and returns once the head of the final answer is there.
     async fn fetch(&self, call: &Call) -> Result<Answer, Failure>;
+
+    /// What would keep such a call to `target` back right now.
+    fn held(&self, target: &Target, knock: &Knock) -> Option<Held> {
+        let (_, _) = (target, knock);
+        None
+    }
+
+    /// Takes a retry of such a call to `target`, after this wait because of `cause`, from the budget of
+    /// all; false: there is none left.
+    fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+        let (_, _, _, _) = (target, knock, cause, wait);
+        true
+    }
+
+    /// How long a call to `target` and its retries may take in all.
+    fn total(&self, target: &Target) -> Duration {
+        let _ = target;
+        Timeouts::default().total
+    }
 }

@@ -227,7 +227,7 @@ impl Engine {
                 if asked.method == Method::HEAD || bare {
                     return Step::Done(Answered::Pass(why));
                 }
-                Step::Forward(Plan {
+                let plan = Plan {
                     asked,
                     route,
                     policy,
@@ -240,7 +240,11 @@ impl Engine {
                     fallback,
                     ranged: false,
                     interims,
-                })
+                };
+                match self.kept_back(&plan) {
+                    Some(reply) => Step::Done(Answered::Reply(Box::new(reply))),
+                    None => Step::Forward(plan),
+                }
             }
         }
     }

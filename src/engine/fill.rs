@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::collapse::FlightKey;
 use crate::engine::ending::{Ending, Outcome};
 use crate::engine::flight::{Confirmed, Flight, Head, Published};
+use crate::engine::tries::Tried;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::Asked;
@@ -28,6 +29,7 @@ use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::stored::part;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Who;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, BodyFraming, Call};
 
@@ -49,6 +51,8 @@ pub(crate) struct Fill {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Where interim answers go, if a client leads.
     pub(crate) interims: Option<Arc<Interims>>,
+    /// There is something stale to show in the place of its answer.
+    pub(crate) yields: bool,
     /// What asked for it in the background, if no client waits for it.
     pub(crate) trigger: Option<&'static str>,
 }
@@ -72,8 +76,7 @@ impl Fill {
     }
 
     async fn filled(mut self) -> Outcome {
-        let call = self.call();
-        let mut answer = self.engine.origin.fetch(&call).await;
+        let Tried { mut answer, detail } = self.asked().await;
         if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
             // RFC 9111 §4.3.4: this 304 confirms something else; the whole is asked for again.
             self.confirm = None;
@@ -89,11 +92,11 @@ impl Fill {
             Ok(answer) if answer.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() => {
                 self.confirmed(answer).await
             }
-            Ok(answer) => self.answered(answer).await,
+            Ok(answer) => self.answered(answer, detail).await,
         }
     }
 
-    fn call(&self) -> Call {
+    pub(super) fn call(&self) -> Call {
         let mut headers = self.asked.headers.clone();
         if let ScopeRule::Header(name) = &self.policy.scope {
             headers.remove(name);
@@ -114,8 +117,13 @@ impl Fill {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         headers.append(VIA, self.engine.via.clone());
+        let mut knock = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
+        knock.yields = self.yields;
+        if self.trigger.is_some() {
+            knock.who = Who::Background;
+        }
         Call {
-            route: self.route,
+            knock,
             method: Method::GET,
             target: self.asked.target.clone(),
             headers,
@@ -190,8 +198,12 @@ impl Fill {
     }
 
     /// A final answer: its head goes out at once, its body as it arrives.
-    async fn answered(&mut self, answer: Answer) -> Outcome {
-        let head = Arc::new(self.head(&answer));
+    async fn answered(
+        &mut self,
+        answer: Answer,
+        detail: Option<(&'static str, &'static str)>,
+    ) -> Outcome {
+        let head = Arc::new(Head { detail, ..self.head(&answer) });
         self.permit = None;
         match &head.shared {
             Ok(_) => self.engine.flights.collapse_again(&self.key),
@@ -222,7 +234,7 @@ impl Fill {
         match (end, &head.shared) {
             (Ok(()), Ok(_)) if self.flight.body.is_kept() => Outcome::Replaced,
             (Err(_), Ok(_)) => Outcome::Failed,
-            (_, Err(_)) if self.policy.stale_if_error.covers_status(head.status) => Outcome::Failed,
+            (_, Err(_)) if self.policy.stale_if_error.covers(head.failure) => Outcome::Failed,
             (Ok(()), Ok(_)) | (_, Err(_)) => Outcome::NotStored,
         }
     }
@@ -247,6 +259,9 @@ impl Fill {
         let mut head = Head {
             status: answer.status,
             shared: Err(NotStored::Status),
+            failure: answer.verdict.as_error(answer.status),
+            cause: cause(answer),
+            detail: None,
             own,
             said,
             vary,
@@ -257,7 +272,9 @@ impl Fill {
         // To a range there are other answers than to the whole. Kept are a part, and a whole that
         // does not look like a part under a wrong name.
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
-        if !self.ranged || head.part || whole {
+        // An error that only its body tells of is not what was asked for.
+        let told = answer.status.is_success() && !answer.verdict.is_ok();
+        if !told && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
                 .storing(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
@@ -360,6 +377,15 @@ impl Fill {
         if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, mark) {
             engine.account.not_stored(self.route, NotStored::Incomplete.token());
         }
+    }
+}
+
+/// The word for what an answer is to stale-if-error.
+fn cause(answer: &Answer) -> &'static str {
+    if answer.verdict.is_ok() {
+        answer.verdict.as_error(answer.status).token()
+    } else {
+        answer.verdict.class.token()
     }
 }
 

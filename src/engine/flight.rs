@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::body::Growing;
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::semantics::cache_control::Directive;
 use crate::semantics::said::Said;
 use crate::semantics::storing::{CacheKind, NotStored};
@@ -34,6 +34,25 @@ pub(crate) enum Published {
     Failed(Failure),
 }
 
+/// A first try that failed, while the fill goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    /// What stale-if-error goes by.
+    pub(crate) failure: policy::Failure,
+    /// What the origin answered, if it did.
+    pub(crate) status: Option<StatusCode>,
+    /// The word for it in answers, logs and metrics.
+    pub(crate) cause: &'static str,
+}
+
+/// What a reader that has something stale is told first.
+pub(crate) enum News {
+    /// The fill has come to this.
+    Published(Published),
+    /// It goes on, but not well.
+    Trouble(Trouble),
+}
+
 /// A stored response with what a 304 said of it.
 #[derive(Clone)]
 pub(crate) struct Confirmed {
@@ -51,6 +70,12 @@ pub(crate) struct Head {
     pub(crate) own: HeaderMap,
     /// For other readers: the fields that are kept, or why nothing is.
     pub(crate) shared: Result<HeaderMap, NotStored>,
+    /// What it is to stale-if-error: a body may say more than its status.
+    pub(crate) failure: policy::Failure,
+    /// The word for that.
+    pub(crate) cause: &'static str,
+    /// Why it came later than it might have.
+    pub(crate) detail: Option<(&'static str, &'static str)>,
     pub(crate) said: Said,
     pub(crate) vary: Vary,
     /// The variant of the request that was sent.
@@ -72,7 +97,7 @@ impl Head {
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
         let heard = &policy.heard(&self.said).cache_control;
         let private = cache == CacheKind::Shared && heard.has(Directive::Private);
-        policy.stale_if_error.covers_status(self.status)
+        policy.stale_if_error.covers(self.failure)
             && !self.said.has_set_cookie
             && !private
             && matches!(self.vary, Vary::Fields(_))
@@ -82,6 +107,7 @@ impl Head {
 /// One fill, shared by all who wait for it.
 pub(crate) struct Flight {
     state: Mutex<Option<Published>>,
+    trouble: Mutex<Option<Trouble>>,
     changed: Notify,
     /// Taken before the origin was asked.
     pub(crate) mark: Mark,
@@ -95,6 +121,7 @@ impl Flight {
     pub(crate) fn new(mark: Mark, body: Arc<Growing>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
+            trouble: Mutex::new(None),
             changed: Notify::new(),
             mark,
             own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
@@ -112,6 +139,33 @@ impl Flight {
     pub(crate) fn fail_unless_published(&self, failure: Failure) {
         self.state.lock().get_or_insert(Published::Failed(failure));
         self.changed.notify_waiters();
+    }
+
+    /// The first try failed, and there will be others: who has something stale need not wait.
+    pub(crate) fn trouble(&self, trouble: Trouble) {
+        self.trouble.lock().get_or_insert(trouble);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether a try has failed: who waits waits for the others.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.trouble.lock().is_some()
+    }
+
+    /// Waits for what the fill comes to, or for trouble on the way there.
+    pub(crate) async fn news(&self) -> News {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(published) = self.state.lock().clone() {
+                return News::Published(published);
+            }
+            if let Some(trouble) = *self.trouble.lock() {
+                return News::Trouble(trouble);
+            }
+            changed.await;
+        }
     }
 
     /// Waits for the head, the confirmation or the failure.

@@ -14,7 +14,7 @@ use crate::account::problem::Problem;
 use crate::decide::{self, stand_in};
 use crate::engine::Engine;
 use crate::engine::body::Reader;
-use crate::engine::flight::{Confirmed, Flight, Head, Published};
+use crate::engine::flight::{Confirmed, Flight, Head, News, Published, Trouble};
 use crate::engine::plan::Plan;
 use crate::engine::reply::Reply;
 use crate::semantics::cache_status::CacheStatus;
@@ -50,7 +50,11 @@ enum Role {
 impl Engine {
     /// Follows a fill of one's own: its answer is this client's, whatever it is.
     pub(crate) async fn lead(&self, plan: &Plan<'_>, flight: &Flight, reader: Reader) -> Reply {
-        match flight.published().await {
+        let published = match self.heard(plan, flight).await {
+            Ok(published) => published,
+            Err(reply) => return *reply,
+        };
+        match published {
             Published::Failed(failure) => self.failed(plan, failure),
             Published::Confirmed(Confirmed { own, shared }) => {
                 self.confirmed(plan, &own, shared.is_ok(), Role::Leader)
@@ -68,8 +72,11 @@ impl Engine {
         flight: &Arc<Flight>,
         reader: Reader,
     ) -> Followed {
-        let published = match timeout(plan.policy.coalesce_wait, flight.published()).await {
-            Ok(published) => published,
+        let published = match timeout(plan.policy.coalesce_wait, self.heard(plan, flight)).await {
+            Ok(Ok(published)) => published,
+            Ok(Err(reply)) => return Followed::Reply(reply),
+            // The fill has other tries to come: a call of one's own would be one more of them.
+            Err(_elapsed) if flight.is_in_trouble() => flight.published().await,
             Err(_elapsed) => match self.waited_enough(plan, flight).await {
                 Ok(published) => published,
                 Err(followed) => return followed,
@@ -85,6 +92,36 @@ impl Engine {
             }
             Published::Head(head) => self.shared(plan, &head, reader, flight).await,
         }
+    }
+
+    /// Waits for what the fill comes to; once it is in trouble, for whoever has something stale that is
+    /// the answer, while the fill goes on behind.
+    async fn heard(&self, plan: &Plan<'_>, flight: &Flight) -> Result<Published, Box<Reply>> {
+        match flight.news().await {
+            News::Published(published) => Ok(published),
+            News::Trouble(Trouble { failure, status, cause }) => {
+                match self.stale(plan, failure, status, cause) {
+                    Some(reply) => Err(Box::new(reply)),
+                    None => Ok(flight.published().await),
+                }
+            }
+        }
+    }
+
+    /// What keeps calls to the origin back right now, where this client has something stale: that is
+    /// its answer, and nobody is asked.
+    pub(crate) fn kept_back(&self, plan: &Plan<'_>) -> Option<Reply> {
+        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        let mut knock = self.knock(plan.asked, plan.route.index, plan.policy, Some(&plan.key));
+        knock.yields = true;
+        let held = self.origin.held(&plan.asked.target, &knock)?;
+        let now = self.clock.now();
+        let failure = held.as_error()?;
+        let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
+        let cause = held.cause.token();
+        self.account.stale_served(plan.route.index, cause);
+        let status = CacheStatus::hit(ttl).detail("stale-if-error", cause);
+        Some(Reply::from_stored(plan.asked, stored, now, &status, ResultKind::Stale))
     }
 
     /// The wait is over and there is no head: stale if there is something, else this client asks for
@@ -157,8 +194,7 @@ impl Engine {
 
     /// The stored response in place of the error that this head is.
     fn instead_of(&self, plan: &Plan<'_>, head: &Head) -> Option<Reply> {
-        let failure = decide::Failure::Status(head.status);
-        self.stale(plan, failure, Some(head.status), failure.token())
+        self.stale(plan, head.failure, Some(head.status), head.cause)
     }
 
     /// This client asks for itself, as soon as few enough others do.
@@ -184,6 +220,9 @@ impl Engine {
         }
         if role == Role::Waiter {
             status = status.collapsed();
+        }
+        if let Some((act, cause)) = head.detail {
+            status = status.detail(act, cause);
         }
         let mut headers = match (role, &head.shared) {
             (Role::Waiter, Ok(shared)) => shared.clone(),

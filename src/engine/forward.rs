@@ -24,6 +24,7 @@ use crate::semantics::validation;
 use crate::semantics::vary::VariantId;
 use crate::store::Lookup;
 use crate::stored::Stored;
+use crate::upstream::gate::knock::Who;
 
 impl Engine {
     pub(super) async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
@@ -117,6 +118,7 @@ impl Engine {
             ranged: plan.ranged,
             permit,
             interims: Some(Arc::clone(plan.interims)),
+            yields: plan.fallback,
             trigger: None,
         }
     }
@@ -131,7 +133,9 @@ impl Engine {
         stored: Arc<Stored>,
         variant: Option<VariantId>,
     ) {
-        if self.budget.is_spent() {
+        let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
+        (knock.who, knock.yields) = (Who::Background, true);
+        if self.budget.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
             return;
         }
         let place = FlightKey { key: key.clone(), variant };
@@ -157,6 +161,7 @@ impl Engine {
                 ranged: false,
                 permit: None,
                 interims: None,
+                yields: true,
                 trigger: Some(Stale::WhileRevalidate.token()),
             };
             fill.spawn();

@@ -20,7 +20,8 @@ use crate::engine::reply::{Answered, Reply, ReplyBody};
 use crate::engine::switch::Switch;
 use crate::engine::{Bounds, Engine, Parts};
 use crate::key::Keyring;
-use crate::policy::{Mode, Policy, QueryRule, Ttl};
+use crate::policy::conduct::Rules;
+use crate::policy::{Mode, Policy, QueryRule, Retry, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
@@ -28,6 +29,7 @@ use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::tiers::{self, Tiers};
 use crate::stored::Stored;
+use crate::upstream::classify;
 use crate::upstream::failure::Failure;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
@@ -86,18 +88,24 @@ impl Origin for Scripted {
         self.calls.send_modify(|calls| *calls += 1);
         self.gate.acquire().await.expect("the gate stays").forget();
         match act {
-            Act::Answer(status, fields, framing, script) => Ok(Answer {
-                status,
-                headers: fields
+            Act::Answer(status, fields, framing, script) => {
+                let headers: HeaderMap = fields
                     .iter()
                     .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
-                    .collect(),
-                request_time: self.clock.now(),
-                response_time: self.clock.now(),
-                framing,
-                body: Box::new(ScriptedBody(script)),
-                total: Duration::from_secs(60),
-            }),
+                    .collect();
+                let now = self.clock.now();
+                Ok(Answer {
+                    status,
+                    verdict: classify::answer(status, &headers, None, &Rules::default(), now),
+                    headers,
+                    request_time: now,
+                    response_time: now,
+                    framing,
+                    waited: None,
+                    body: Box::new(ScriptedBody(script)),
+                    total: Duration::from_secs(60),
+                })
+            }
             Act::Fail(failure) => Err(failure),
             Act::Panic => panic!("the origin's future panics"),
             Act::Hang => std::future::pending().await,
@@ -173,6 +181,7 @@ impl Bench {
             },
             policy: Arc::new(Policy {
                 ttl: Ttl::Override(Duration::from_secs(60)),
+                retry: Retry { retries: 0, ..Retry::default() },
                 ..Policy::origin()
             }),
         });

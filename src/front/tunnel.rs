@@ -177,7 +177,7 @@ impl Tunnels {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
-        let mut pass = self.gate.enter(self.upstream, self.route);
+        let mut pass = self.gate.record(self.upstream, self.route);
         match self.dial(host, port, listener).await {
             Ok(origin) => {
                 pass.answered(StatusCode::OK);

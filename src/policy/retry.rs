@@ -8,6 +8,9 @@ use http::{Method, StatusCode};
 
 use crate::policy::{ErrorMatch, StatusMatch};
 
+/// The most that `retry.retries` may be.
+pub const MOST_RETRIES: usize = 10;
+
 /// `retry`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {

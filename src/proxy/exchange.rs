@@ -9,6 +9,8 @@ use crate::clock;
 use crate::decide::Forward;
 use crate::engine::head::Sent;
 use crate::engine::recorded::Recording;
+use crate::proxy::copied::Copied;
+use crate::proxy::tries::Tries;
 use crate::semantics::asked::Asked;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Pass;
@@ -32,6 +34,10 @@ pub(super) struct Ctx {
     pub(super) recording: Option<Recording>,
     /// The pass-through's call at the gate.
     pub(super) pass: Option<Pass>,
+    /// Its tries.
+    pub(super) tries: Tries,
+    /// The answer's body, where a rule reads it as it passes.
+    pub(super) copy: Option<Copied>,
     pub(super) interim: u32,
 }
 
@@ -50,6 +56,8 @@ impl Ctx {
             sent: None,
             recording: None,
             pass: None,
+            tries: Tries::default(),
+            copy: None,
             interim: 0,
         }
     }

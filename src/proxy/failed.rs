@@ -94,7 +94,7 @@ fn problem(error: &Error, ctx: &mut Ctx) -> Option<Problem> {
         }
     };
     if let Some(pass) = &mut ctx.pass {
-        pass.failed(failure.token());
+        pass.failed(failure);
     }
     Some(failure.problem())
 }
@@ -109,7 +109,7 @@ fn client_problem(error: &Error) -> Option<Problem> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
-fn origin_failure(error: &Error) -> Failure {
+pub(super) fn origin_failure(error: &Error) -> Failure {
     use ErrorType::{
         ConnectTimedout, ConnectionClosed, H2Error, HandshakeError, InvalidHTTPHeader, ReadError,
         ReadTimedout, TLSHandshakeTimedout, WriteError, WriteTimedout,

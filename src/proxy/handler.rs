@@ -21,7 +21,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::engine::reply::{Answered, Reply};
 use crate::front::stage::Stage;
-use crate::policy::ScopeRule;
+use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::Ctx;
 use crate::proxy::stream::Slip;
 use crate::proxy::{Parts, failed, write};
@@ -37,14 +37,17 @@ pub(super) struct Handler {
     pub(super) routes: Arc<Table>,
     pub(super) network: Arc<Network>,
     pub(super) account: Arc<Account>,
+    /// What holds for requests that no route matches.
+    pub(super) unrouted: Arc<Policy>,
     pub(super) via: HeaderValue,
     pub(super) stage: watch::Receiver<Stage>,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, via, stage } = parts;
-        Self { engine, routes: Arc::new(routes), network, account, via, stage }
+        let Parts { engine, routes, network, account, hold, via, stage } = parts;
+        let unrouted = Arc::new(Policy { hold, ..Policy::origin() });
+        Self { engine, routes: Arc::new(routes), network, account, unrouted, via, stage }
     }
 
     /// An answer begins: once larder is closing, it is the last of its connection.
@@ -64,13 +67,16 @@ impl Handler {
     }
 
     /// The route that caches `asked`, which is then free of the names that apps give their users on
-    /// other routes.
+    /// other routes, and of the credential that larder shows in their place.
     pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
         let route = self.routes.find(asked)?;
         for name in self.routes.scope_headers(&asked.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
                 asked.headers.remove(name);
             }
+        }
+        if let Some(shown) = self.network.upstreams.shown(&asked.target) {
+            asked.headers.remove(shown);
         }
         Some(route)
     }
@@ -137,8 +143,8 @@ impl ProxyHttp for Handler {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        self.peer(ctx).await
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        self.peer(session, ctx).await
     }
 
     async fn upstream_request_filter(
@@ -157,7 +163,7 @@ impl ProxyHttp for Handler {
         ctx: &mut Ctx,
     ) -> Result<()> {
         self.last_words(session);
-        self.incoming(response, ctx).await
+        self.incoming(session, response, ctx).await
     }
 
     fn upstream_response_body_filter(
@@ -168,7 +174,29 @@ impl ProxyHttp for Handler {
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
         self.copied(body.as_ref(), end, ctx);
+        ctx.read(body.as_ref(), end);
         Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        self.broken(session, ctx, error, false)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Ctx,
+        reused: bool,
+    ) -> Box<Error> {
+        self.broken(session, ctx, error, reused)
     }
 
     async fn fail_to_proxy(

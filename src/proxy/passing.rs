@@ -11,11 +11,13 @@ use http::{HeaderName, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
 
 use crate::account::problem::{PROXY_STATUS, received_error};
 use crate::engine::recorded::Recording;
 use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
+use crate::proxy::tries::again;
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::clear::is_clear;
@@ -25,28 +27,29 @@ use crate::upstream::failure::Failure;
 const INTERIM: u32 = 16;
 
 impl Handler {
-    pub(super) async fn peer(&self, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        let Some(asked) = &ctx.asked else {
-            return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
-        };
-        let place = self.network.upstreams.place(&asked.target);
-        if ctx.pass.is_some() {
-            self.network.gate.retried(place.index, "dead-connection");
-        } else {
-            ctx.pass = Some(self.network.gate.enter(place.index, ctx.route));
-            ctx.sent = Some(self.engine.sent());
-        }
-        match self.network.peer(&place, asked.listener).await {
-            Ok(mut peer) => {
-                if streams(asked) {
-                    // An event stream or a WebSocket may be silent for long.
-                    peer.options.read_timeout = None;
+    pub(super) async fn peer(&self, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        loop {
+            let Some(asked) = ctx.asked.clone() else {
+                return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
+            };
+            let place = self.network.upstreams.place(&asked.target);
+            let reached = match self.passed(ctx, &asked, &place).await {
+                Ok(()) => self.network.peer(&place, asked.listener).await,
+                Err(failure) => Err(failure),
+            };
+            match reached {
+                Ok(mut peer) => {
+                    if streams(&asked) {
+                        // An event stream or a WebSocket may be silent for long.
+                        peer.options.read_timeout = None;
+                    }
+                    return Ok(Box::new(peer));
                 }
-                Ok(Box::new(peer))
-            }
-            Err(failure) => {
-                ctx.failure = Some(failure);
-                Err(Error::new_up(ErrorType::ConnectError))
+                Err(failure) if self.fails(session, ctx, failure) => {}
+                Err(failure) => {
+                    ctx.failure = Some(failure);
+                    return Err(Error::new_up(ErrorType::ConnectError));
+                }
             }
         }
     }
@@ -60,11 +63,12 @@ impl Handler {
         for name in self.routes.scope_headers(&asked.target) {
             request.remove_header(name);
         }
-        Ok(())
+        place.dress(request)
     }
 
     pub(super) async fn incoming(
         &self,
+        session: &Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
@@ -80,8 +84,8 @@ impl Handler {
         if interim {
             return Ok(());
         }
-        if let Some(pass) = &mut ctx.pass {
-            pass.answered(response.status);
+        if self.answered(session, response, ctx) {
+            return Err(again());
         }
         if !switched {
             strip(response);
@@ -97,7 +101,11 @@ impl Handler {
             ctx.recording = self.recording(asked, ctx, response);
         }
         let mut added = http::HeaderMap::new();
-        CacheStatus::forwarded(ctx.why.token()).status(response.status).append_to(&mut added);
+        let mut said = CacheStatus::forwarded(ctx.why.token()).status(response.status);
+        if let Some((act, cause)) = ctx.tries.detail() {
+            said = said.detail(act, cause);
+        }
+        said.append_to(&mut added);
         for (name, value) in added {
             if let Some(name) = name {
                 response.append_header(name, value)?;

@@ -18,6 +18,7 @@ use crate::server::Parts;
 use crate::server::handover::echo::Echoing;
 use crate::store::state::{NoSecret, Secret};
 use crate::store::tiers::{self, Tiers};
+use crate::upstream::gate::Traffics;
 
 /// What all houses share.
 pub(super) struct Ground {
@@ -29,6 +30,8 @@ pub(super) struct Ground {
     /// Bodies on their way, over all houses: a reload does not double them.
     pub(super) budget: Arc<Budget>,
     pub(super) switch: Arc<Switch>,
+    /// What is held, learned and counted of upstreams.
+    pub(super) traffics: Arc<Traffics>,
     /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
@@ -54,6 +57,7 @@ impl Ground {
             secret: secret(config)?,
             budget: Budget::new(config.limits.in_flight),
             switch,
+            traffics: Arc::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: parts.clock.clone(),
             name_server: parts.name_server,

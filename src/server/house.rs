@@ -78,6 +78,7 @@ impl House {
             routes: config.routes.clone(),
             network,
             account: Arc::clone(&account),
+            hold: config.hold,
             via,
             stage: ground.stage.clone(),
         });
@@ -133,7 +134,8 @@ fn way_out(
     guard.add_own(ground.own.iter().copied());
     let (rules, clock) = (config.resolve.clone(), ground.clock.clone());
     let resolver = Arc::new(Resolver::new(rules, guard, ground.name_server, clock));
-    let gate = Gate::new(Arc::clone(account));
+    let traffics = Arc::clone(&ground.traffics);
+    let gate = Gate::new(Arc::clone(account), traffics, ground.clock.clone());
     let network = Arc::new(Network::new(
         Upstreams::new(config.upstreams.clone()),
         Arc::clone(&resolver),

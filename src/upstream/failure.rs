@@ -8,6 +8,7 @@ use http::StatusCode;
 use crate::account::problem::Problem;
 use crate::decide;
 use crate::upstream::destination::Denied;
+use crate::upstream::held::Held;
 use crate::upstream::tls::TlsFault;
 
 /// A call that failed. `Copy`: every waiter of a fill gets its own.
@@ -50,12 +51,20 @@ pub enum Failure {
     /// Nobody is left who wants the answer.
     #[error("nobody waits for the answer")]
     Abandoned,
+    /// The origin was not asked.
+    #[error("the origin was not asked: {}", .0.cause.token())]
+    Held(Held),
     /// The fault is larder's.
     #[error("larder failed")]
     Internal,
 }
 
 impl Failure {
+    /// Whether there was no way to the origin at all, whatever would have been asked of it.
+    pub fn is_before_the_call(self) -> bool {
+        matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_))
+    }
+
     /// The token in logs, metrics and `detail`.
     pub fn token(self) -> &'static str {
         match self {
@@ -71,6 +80,7 @@ impl Failure {
             Self::Cut => "cut",
             Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
+            Self::Held(held) => held.cause.token(),
             Self::Internal => "internal",
         }
     }
@@ -79,6 +89,7 @@ impl Failure {
     pub fn as_error(self) -> Option<decide::Failure> {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
+            Self::Held(held) => held.as_error(),
             Self::ConnectTimeout
             | Self::FirstByteTimeout
             | Self::BodyTimeout
@@ -95,6 +106,9 @@ impl Failure {
 
     /// What a client is told.
     pub fn problem(self) -> Problem {
+        if let Self::Held(held) = self {
+            return held.problem();
+        }
         let (status, proxy_status, reason) = match self {
             Self::Denied(_) => (
                 StatusCode::FORBIDDEN,
@@ -138,7 +152,7 @@ impl Failure {
                 "http_protocol_error",
                 "the origin's answer is not valid HTTP",
             ),
-            Self::Abandoned | Self::Internal => (
+            Self::Abandoned | Self::Held(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
                 "larder failed; the request may be tried again",

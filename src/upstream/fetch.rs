@@ -18,18 +18,24 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::policy::conduct::Class;
 use crate::semantics::asked::Listener;
 use crate::semantics::hop_by_hop;
 use crate::semantics::storing::is_event_stream;
+use crate::semantics::target::Target;
 use crate::upstream::clear::{is_clear, is_framed_twice};
 use crate::upstream::failure::Failure;
-use crate::upstream::gate::Gate;
+use crate::upstream::gate::knock::Knock;
+use crate::upstream::gate::{Gate, Pass};
+use crate::upstream::held::Held;
 use crate::upstream::interim::{Interim, Interims};
+use crate::upstream::json;
 use crate::upstream::peer::peer;
 use crate::upstream::place::{Place, Upstreams};
 use crate::upstream::profile::Profiles;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::TlsFault;
+use crate::upstream::verdict::Verdict;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
 
 /// How many interim (1xx) answers may precede the final one.
@@ -132,6 +138,8 @@ impl Network {
             response_time: self.clock.now(),
             framing,
             total: place.timeouts.total,
+            verdict: Verdict::of(Class::Ok),
+            waited: None,
             body: Box::new(NetworkBody {
                 session,
                 connector: Arc::clone(&self.connector),
@@ -163,27 +171,52 @@ enum Attempt {
 impl Origin for Network {
     async fn fetch(&self, call: &Call) -> Result<Answer, Failure> {
         let place = self.upstreams.place(&call.target);
-        let mut pass = self.gate.enter(place.index, call.route);
+        let mut pass = self.gate.enter(&place, call.knock.clone()).await.map_err(Failure::Held)?;
         let mut outcome = self.attempt(call, &place, Connection::Pooled).await;
         if matches!(outcome, Err(Attempt::Dead)) && call.method.is_idempotent() {
-            self.gate.retried(place.index, "dead-connection");
+            self.gate.redialled(place.index, call.knock.route);
             outcome = self.attempt(call, &place, Connection::New).await;
         }
         match outcome {
-            Ok(answer) => {
-                pass.answered(answer.status);
-                Ok(answer)
-            }
+            Ok(answer) => understood(answer, &mut pass).await,
             Err(attempt) => {
                 let failure = match attempt {
                     Attempt::Dead => Failure::Closed,
                     Attempt::Failed(failure) => failure,
                 };
-                pass.failed(failure.token());
+                pass.failed(failure);
                 Err(failure)
             }
         }
     }
+
+    fn held(&self, target: &Target, knock: &Knock) -> Option<Held> {
+        self.gate.held(&self.upstreams.place(target), knock)
+    }
+
+    fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+        self.gate.spare(&self.upstreams.place(target), knock, cause, wait)
+    }
+
+    fn total(&self, target: &Target) -> Duration {
+        self.upstreams.place(target).timeouts.total
+    }
+}
+
+/// What the answer means; where a rule reads bodies, that is known once this one is there.
+async fn understood(mut answer: Answer, pass: &mut Pass) -> Result<Answer, Failure> {
+    let mut said = None;
+    if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
+        let reading = json::read(&answer.headers, answer.body);
+        let Ok((read, body)) = timeout(answer.total, reading).await else {
+            pass.failed(Failure::TotalTimeout);
+            return Err(Failure::TotalTimeout);
+        };
+        (said, answer.body) = (read, body);
+    }
+    answer.verdict = pass.answered(answer.status, &answer.headers, said.as_ref());
+    answer.waited = pass.waited();
+    Ok(answer)
 }
 
 fn request_header(call: &Call, place: &Place) -> Result<Box<RequestHeader>, Failure> {
@@ -195,6 +228,7 @@ fn request_header(call: &Call, place: &Place) -> Result<Box<RequestHeader>, Fail
     for (name, value) in &call.headers {
         header.append_header(name.clone(), value.clone()).map_err(|_| Failure::Internal)?;
     }
+    place.dress(&mut header).map_err(|_| Failure::Internal)?;
     header.set_version(Version::HTTP_11);
     Ok(Box::new(header))
 }

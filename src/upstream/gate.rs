@@ -1,84 +1,252 @@
 //! The one gate that every call to an origin passes, on both ways out.
 //!
-//! Owns: what happens before a call (later: holds, pacing, credentials) and after it (later:
-//! classifying, learning). Today it accounts. Never touches: the call itself.
+//! Owns: what happens before a call (holds, pace, the cap of calls under way, budgets) and after it
+//! (classifying, learning, accounting). Never touches: the call itself.
+
+pub mod knock;
+mod line;
+mod pass;
+mod record;
+mod report;
+mod settle;
+mod traffic;
+mod traffics;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use tokio::sync::Notify;
 
-use crate::account::{Account, Retry, UpstreamCall};
-use crate::clock;
+use crate::account::{Account, Retry};
+use crate::clock::Clock;
+use crate::policy::conduct::{AtLimit, Conduct};
+use crate::upstream::gate::knock::Knock;
+use crate::upstream::gate::line::Turn;
+use crate::upstream::gate::traffic::{Admit, Station, Subject, Ticket, Traffic, no_turn};
+use crate::upstream::held::{Cause, Held};
+use crate::upstream::hold::Look;
+use crate::upstream::place::Place;
+
+pub use crate::upstream::gate::pass::Pass;
+pub use crate::upstream::gate::record::Record;
+pub use crate::upstream::gate::traffics::Traffics;
+
+use crate::upstream::gate::pass::Out;
 
 /// The gate. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate {
     account: Arc<Account>,
+    traffics: Arc<Traffics>,
+    clock: Clock,
 }
 
 impl Gate {
-    /// A gate that accounts to `account`.
-    pub fn new(account: Arc<Account>) -> Self {
-        Self { account }
+    /// A gate that accounts to `account` and goes by what is known of `traffics`.
+    pub fn new(account: Arc<Account>, traffics: Arc<Traffics>, clock: Clock) -> Self {
+        Self { account, traffics, clock }
     }
 
-    /// Lets a call through. The pass says how it ended; dropped without a word, the call counts as
-    /// abandoned.
-    pub fn enter(&self, upstream: usize, route: usize) -> Pass {
-        Pass {
-            account: Arc::clone(&self.account),
-            upstream,
-            route,
-            since: clock::monotonic(),
-            said: false,
+    /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
+    pub async fn enter(&self, place: &Place, knock: Knock) -> Result<Pass, Held> {
+        let (mut out, mut waited) = (None, None);
+        if let Some(traffic) = self.traffic(place, &knock) {
+            let admitted = self.admitted(&traffic, place, &knock).await;
+            let (ticket, cause) = admitted.inspect_err(|held| {
+                self.account.refused_call(place.index, held.cause.token());
+            })?;
+            (out, waited) = (Some(Out { traffic, ticket }), cause);
+        }
+        let record = self.record(place.index, knock.route);
+        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, out);
+        pass.waited = waited;
+        Ok(pass)
+    }
+
+    /// What would keep a call back right now, short of waiting for its turn. A call for which something
+    /// stale can be shown looks here first.
+    pub fn held(&self, place: &Place, knock: &Knock) -> Option<Held> {
+        let traffic = self.traffic(place, knock)?;
+        if let Some(held) = self.over_budget(place) {
+            return Some(held);
+        }
+        let subject = Subject::new(knock, conduct(place), place);
+        let look = traffic.state.lock().look(&subject, self.clock.instant());
+        match look {
+            Look::Clear(_) => None,
+            Look::Until(held) | Look::Probing(held) => Some(held),
         }
     }
 
-    /// A connection that had died in the pool, or an address that refused, led to another attempt.
-    pub fn retried(&self, upstream: usize, cause: &'static str) {
-        // It is made at once, and whose it is nobody says here.
-        let (route, wait) = (usize::MAX, Duration::ZERO);
+    /// Takes a retry, which comes after this wait because of `cause`, from the budget that all calls of
+    /// an upstream share; false: there is none left.
+    pub fn spare(&self, place: &Place, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+        let Some(traffic) = self.traffic(place, knock) else { return true };
+        let spare = traffic.state.lock().retries.spend(self.clock.instant());
+        if spare {
+            let (upstream, route) = (place.index, knock.route);
+            self.account.upstream_retry(&Retry { upstream, route, cause, wait });
+        } else {
+            self.account.refused_call(place.index, "retry-budget");
+        }
+        spare
+    }
+
+    /// Returns when so much time has passed.
+    pub async fn sleep(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+
+    /// Now, by the gate's clock.
+    pub fn instant(&self) -> Instant {
+        self.clock.instant()
+    }
+
+    /// A call that nobody keeps back, and whose answer nobody sees: a tunnel.
+    pub fn record(&self, upstream: usize, route: usize) -> Record {
+        Record::new(Arc::clone(&self.account), upstream, route)
+    }
+
+    /// A connection that had died in the pool led to another attempt.
+    pub fn redialled(&self, upstream: usize, route: usize) {
+        let (cause, wait) = ("dead-connection", Duration::ZERO);
         self.account.upstream_retry(&Retry { upstream, route, cause, wait });
     }
-}
 
-/// One call that went through the gate.
-pub struct Pass {
-    account: Arc<Account>,
-    upstream: usize,
-    route: usize,
-    since: Instant,
-    said: bool,
-}
-
-impl Pass {
-    /// The head of the final answer came.
-    pub fn answered(&mut self, status: StatusCode) {
-        self.say(Ok(status));
+    /// What is known of the upstream at `place`; `None`: it is nobody's business.
+    fn traffic(&self, place: &Place, knock: &Knock) -> Option<Arc<Traffic>> {
+        let governed = knock.governed || place.upstream.is_some();
+        governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
 
-    /// No head came.
-    pub fn failed(&mut self, token: &'static str) {
-        self.say(Err(token));
+    fn over_budget(&self, place: &Place) -> Option<Held> {
+        let upstream = place.upstream.as_ref()?;
+        let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
+        let standing = self.account.ledger().standing(&upstream.name, budget, self.clock.now());
+        let stale = match budget.at_limit {
+            AtLimit::Warn => return None,
+            AtLimit::StaleOnly => true,
+            AtLimit::Refuse => false,
+        };
+        let cause = Cause::Budget { stale };
+        standing.spent.then_some(Held { cause, left: standing.ends_in })
     }
 
-    fn say(&mut self, outcome: Result<StatusCode, &'static str>) {
-        if self.said {
-            return;
+    /// Waits for holds to end and for its turn, each for as long as the call may: how it went out, and
+    /// what it waited for last.
+    async fn admitted(
+        &self,
+        traffic: &Arc<Traffic>,
+        place: &Place,
+        knock: &Knock,
+    ) -> Result<(Ticket, Option<Cause>), Held> {
+        if let Some(held) = self.over_budget(place) {
+            return Err(held);
         }
-        self.said = true;
-        self.account.upstream_call(&UpstreamCall {
-            upstream: self.upstream,
-            route: self.route,
-            outcome,
-            duration: clock::monotonic().saturating_duration_since(self.since),
-        });
+        let subject = Subject::new(knock, conduct(place), place);
+        let turn = traffic.state.lock().turn(knock.who);
+        let mut waiting = Waiting::new(self, traffic, place, turn);
+        loop {
+            // Before the look: what eases meanwhile is not missed.
+            let eased = traffic.eased.notified();
+            tokio::pin!(eased);
+            eased.as_mut().enable();
+            let admit = traffic.state.lock().admit(&subject, turn, self.clock.instant());
+            match admit {
+                Admit::Go(ticket) => return Ok((ticket, waiting.cause)),
+                Admit::Hold(held) => {
+                    waiting.leave();
+                    let patience = waiting.patience(knock.patience, held.cause);
+                    if patience.is_zero() || held.left > patience {
+                        return Err(held);
+                    }
+                    // A probe tells when it is answered; other holds end with time or with an answer.
+                    let time = if held.left.is_zero() { patience } else { held.left };
+                    tokio::select! {
+                        () = eased => {}
+                        () = self.clock.sleep(time) => {}
+                    }
+                }
+                Admit::Line(station, woken, time) => {
+                    waiting.stand(station);
+                    let cause = no_turn(station);
+                    let patience = waiting.patience(subject.conduct.pace.max_wait, cause);
+                    let outlook = traffic.state.lock().outlook(station, turn, self.clock.instant());
+                    let hopeless = time.is_some_and(|time| time > patience)
+                        || (cause == Cause::Pace && outlook > patience);
+                    if patience.is_zero() || hopeless {
+                        return Err(Held { cause, left: outlook });
+                    }
+                    turned(&self.clock, &woken, time.unwrap_or(patience).min(patience)).await;
+                }
+            }
+        }
     }
 }
 
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.say(Err("abandoned"));
+/// Woken, or the time is over.
+async fn turned(clock: &Clock, woken: &Notify, time: Duration) {
+    tokio::select! {
+        () = woken.notified() => {}
+        () = clock.sleep(time) => {}
     }
 }
+
+/// How an upstream is treated; what none names is left alone but for holds.
+fn conduct(place: &Place) -> &Conduct {
+    static UNNAMED: std::sync::LazyLock<Conduct> = std::sync::LazyLock::new(Conduct::default);
+    place.upstream.as_ref().map_or(&UNNAMED, |upstream| &upstream.conduct)
+}
+
+/// A call that may have to wait. However its wait ends, it leaves its line.
+struct Waiting<'a> {
+    gate: &'a Gate,
+    traffic: &'a Traffic,
+    upstream: usize,
+    turn: Turn,
+    since: Instant,
+    station: Option<Station>,
+    cause: Option<Cause>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a Gate, traffic: &'a Traffic, place: &Place, turn: Turn) -> Self {
+        let since = gate.clock.instant();
+        Self { gate, traffic, upstream: place.index, turn, since, station: None, cause: None }
+    }
+
+    fn stand(&mut self, station: Station) {
+        if self.station != Some(station) {
+            self.leave();
+            self.station = Some(station);
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(station) = self.station.take() {
+            self.traffic.state.lock().leave(station, self.turn);
+        }
+    }
+
+    /// What is left of `time`, which it waits because of `cause`.
+    fn patience(&mut self, time: Duration, cause: Cause) -> Duration {
+        self.cause = Some(cause);
+        time.saturating_sub(self.waited())
+    }
+
+    fn waited(&self) -> Duration {
+        self.gate.clock.instant().saturating_duration_since(self.since)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.leave();
+        if let Some(cause) = self.cause {
+            self.gate.account.waited(self.upstream, cause.token(), self.waited());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,7 @@
 
 use std::io::Read as _;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::semantics::encoding;
 use crate::upstream::Body;
-use crate::upstream::failure::Failure;
+use crate::upstream::begun::{Begun, Rest};
 
 /// A body that is longer, as it came or inflated, is not readable.
 pub const LARGEST: usize = 8 * 1024 * 1024;
@@ -28,9 +27,6 @@ const MOST_VALUES: usize = 1 << 20;
 
 /// So much is parsed on the spot; more would keep others waiting.
 const AT_ONCE: usize = 256 * 1024;
-
-/// The pieces in which what was read is handed on.
-const PIECE: usize = 64 * 1024;
 
 /// How many large bodies are parsed at the same time.
 static LARGE_ONES: Semaphore = Semaphore::const_new(4);
@@ -110,7 +106,10 @@ fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
 /// and ends in the same way. Where it turns out not to be readable, the rest flows as it comes.
 pub async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
     let Some(coding) = coding(headers) else { return (None, body) };
-    let begun = begin(coding, body).await;
+    let enough = |read: &[u8]| {
+        read.len() > LARGEST || read.first().is_some_and(|&first| !coding.begins(first))
+    };
+    let begun = Begun::until(body, enough).await;
     let json = match begun.rest {
         Rest::Ended => parse_apart(coding, begun.read.clone()).await,
         Rest::Open(_) | Rest::Failed(_) => None,
@@ -157,49 +156,6 @@ fn parse_text(text: &[u8]) -> Option<Value> {
         return None;
     }
     serde_json::from_slice(text).ok()
-}
-
-/// A body of which the beginning was read.
-struct Begun {
-    read: Bytes,
-    rest: Rest,
-}
-
-/// What comes behind it.
-enum Rest {
-    Open(Box<dyn Body>),
-    Ended,
-    Failed(Failure),
-}
-
-/// Reads until the end, or until it is clear that the body will not be readable.
-async fn begin(coding: Coding, mut body: Box<dyn Body>) -> Begun {
-    let mut read = BytesMut::new();
-    let rest = loop {
-        match body.next().await {
-            Ok(Some(piece)) => read.extend_from_slice(&piece),
-            Ok(None) => break Rest::Ended,
-            Err(failure) => break Rest::Failed(failure),
-        }
-        if read.len() > LARGEST || read.first().is_some_and(|&first| !coding.begins(first)) {
-            break Rest::Open(body);
-        }
-    };
-    Begun { read: read.freeze(), rest }
-}
-
-#[async_trait]
-impl Body for Begun {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        if !self.read.is_empty() {
-            return Ok(Some(self.read.split_to(self.read.len().min(PIECE))));
-        }
-        match &mut self.rest {
-            Rest::Open(body) => body.next().await,
-            Rest::Ended => Ok(None),
-            Rest::Failed(failure) => Err(*failure),
-        }
-    }
 }
 
 #[cfg(test)]

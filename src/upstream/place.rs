@@ -1,12 +1,17 @@
-//! Which upstream a host belongs to, and where its calls really go.
+//! Which upstream a host belongs to, where its calls really go, and what they carry there.
 //!
-//! Owns: the look-up of `upstreams`, the upgrade of `http` to `https`.
+//! Owns: the look-up of `upstreams`, the upgrade of `http` to `https`, larder's own credential.
 //! Never touches: names and addresses.
 
 use std::sync::Arc;
 
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, HeaderName};
+use pingora_http::RequestHeader;
+
 use crate::config::{Timeouts, Upstream};
 use crate::semantics::target::{Scheme, Target};
+use crate::upstream::json;
 
 /// The upstreams of the configuration, in file order; a host belongs to the first that names it.
 #[derive(Debug, Clone)]
@@ -32,10 +37,46 @@ pub struct Place {
     pub timeouts: Timeouts,
 }
 
+impl Place {
+    /// What a request to this place carries beyond what its client sent: larder's own credential in
+    /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
+    pub fn dress(&self, request: &mut RequestHeader) -> pingora_error::Result<()> {
+        let Some(upstream) = &self.upstream else { return Ok(()) };
+        if upstream.conduct.reads_bodies() {
+            let mut accepted = HeaderMap::new();
+            for value in request.headers.get_all(ACCEPT_ENCODING) {
+                accepted.append(ACCEPT_ENCODING, value.clone());
+            }
+            json::accept_encoding(&mut accepted);
+            request.remove_header(&ACCEPT_ENCODING);
+            for value in accepted.get_all(ACCEPT_ENCODING) {
+                request.append_header(ACCEPT_ENCODING, value.clone())?;
+            }
+        }
+        if let Some(credential) = &upstream.credential {
+            request.remove_header(&credential.header);
+            request.insert_header(credential.header.clone(), credential.reveal().clone())?;
+        }
+        Ok(())
+    }
+}
+
 impl Upstreams {
     /// The look-up over `named`.
     pub fn new(named: Vec<Arc<Upstream>>) -> Self {
         Self { named, timeouts: Timeouts::default() }
+    }
+
+    /// The field in which larder shows a credential of its own to the origin of `target`.
+    pub fn shown(&self, target: &Target) -> Option<&HeaderName> {
+        let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
+        // Most larders have none: nothing is looked up then.
+        shows.next()?;
+        let place = |upstream: &&Arc<Upstream>| {
+            upstream.hosts.iter().any(|host| host.host.matches(target.host(), target.port()))
+        };
+        let upstream = self.named.iter().find(place)?;
+        upstream.credential.as_ref().map(|credential| &credential.header)
     }
 
     /// Where a call to `target` goes.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::decide;
+use crate::policy::HoldRule;
 use crate::policy::conduct::{Class, Limit};
 use crate::semantics::rate_limit::Quota;
 
@@ -35,6 +36,13 @@ impl Verdict {
     /// Nothing but a class.
     pub fn of(class: Class) -> Self {
         Self { class, wait: None, quota: None }
+    }
+
+    /// How long the origin asks to be left alone, as far as it is heard: a word that says "now" says
+    /// nothing, and only the end of a quota is believed whatever it is.
+    pub fn heard(&self, rule: &HoldRule) -> Option<Duration> {
+        let Wait { time, quota } = self.wait.filter(|wait| !wait.time.is_zero())?;
+        Some(if quota { time } else { time.min(rule.max_hold) })
     }
 
     /// Whether the answer is one to use.

@@ -122,9 +122,13 @@ impl Larder {
     }
 }
 
-/// `yaml` with `version`, and with free ports where it names none.
+/// `yaml` with `version`, and with free ports where it names none. What a call does is seen one call
+/// at a time: there are no retries and no holds of larder's making unless `yaml` has `defaults`.
 fn file(yaml: &str) -> String {
     let mut text = String::from("version: 1\n");
+    if !yaml.contains("defaults:") {
+        text.push_str("defaults: { retry: off, stale_if_error: { hold_down: 0s } }\n");
+    }
     if !yaml.contains("listen:") {
         text.push_str("listen: 127.0.0.1:0\n");
     }

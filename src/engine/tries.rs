@@ -1,0 +1,116 @@
+//! The tries of a fill: the origin is asked, and asked again as the route's plan and the gate allow.
+//!
+//! Owns: which answer of several is the one, and that readers hear of trouble at once. Never touches:
+//! how long a wait is (`upstream::retry`), what becomes of the answer (`fill`).
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::engine::fill::Fill;
+use crate::engine::flight::Trouble;
+use crate::upstream::classify;
+use crate::upstream::failure::Failure;
+use crate::upstream::retry::{Next, Plan};
+use crate::upstream::verdict::Verdict;
+use crate::upstream::{Answer, Call, begun};
+
+/// An answer, and what happened before it came.
+pub(super) struct Tried {
+    pub(super) answer: Result<Answer, Failure>,
+    /// Why the origin was asked more than once, or later than it might have been.
+    pub(super) detail: Option<(&'static str, &'static str)>,
+}
+
+impl Fill {
+    /// Asks, and again as long as it fails and may be repeated.
+    pub(super) async fn asked(&self) -> Tried {
+        let (engine, policy) = (&self.engine, &self.policy);
+        let mut call = self.call();
+        let began = engine.clock.instant();
+        let mut plan = Plan::new(policy.retry.clone(), engine.origin.total(&call.target));
+        let repeats = policy.retry.repeats(&Method::GET);
+        // Who has something to show meanwhile does not wait for a hold to end.
+        let patient = repeats && !self.yields;
+        call.knock.patience = if patient { plan.left() } else { Duration::ZERO };
+        self.foresee(&call);
+        let mut tried = Tried { answer: self.tried(&call, &mut plan).await, detail: None };
+        if let Some(cause) = tried.answer.as_ref().ok().and_then(|answer| answer.waited) {
+            tried.detail = Some(("waited", cause.token()));
+        }
+        while repeats {
+            let Some((trouble, verdict)) = trouble(&tried.answer) else { break };
+            let elapsed = engine.clock.instant().saturating_duration_since(began);
+            let word = verdict.heard(&policy.hold);
+            let next = plan.next(trouble.failure, word, elapsed, rand::random());
+            let Next::After(wait) = next else { break };
+            self.flight.trouble(trouble);
+            if !engine.origin.spare(&call.target, &call.knock, trouble.cause, wait) {
+                break;
+            }
+            // Kept: should nobody let the next try through, it is the answer.
+            tried.answer = kept(tried.answer).await;
+            engine.clock.sleep(wait).await;
+            (call.knock.again, call.knock.yields) = (true, false);
+            call.knock.patience = plan.left();
+            match self.tried(&call, &mut plan).await {
+                Err(Failure::Held(_)) => break,
+                answer => {
+                    tried.answer = answer;
+                    tried.detail = Some(("retried", trouble.cause));
+                }
+            }
+        }
+        tried
+    }
+
+    async fn tried(&self, call: &Call, plan: &mut Plan) -> Result<Answer, Failure> {
+        let clock = &self.engine.clock;
+        let began = clock.instant();
+        let answer = self.engine.origin.fetch(call).await;
+        if answer.as_ref().is_ok_and(|answer| answer.waited.is_some()) {
+            plan.spend(clock.instant().saturating_duration_since(began).min(plan.left()));
+        }
+        answer
+    }
+
+    /// A call that has to wait for a hold to end: who waits for this fill waits with it.
+    fn foresee(&self, call: &Call) {
+        if let Some(held) = self.engine.origin.held(&call.target, &call.knock) {
+            if let Some(failure) = held.as_error() {
+                self.flight.trouble(Trouble { failure, status: None, cause: held.cause.token() });
+            }
+        }
+    }
+}
+
+/// What is wrong with an answer; `None`: nothing, or nothing that another try would mend.
+fn trouble(answer: &Result<Answer, Failure>) -> Option<(Trouble, Verdict)> {
+    match answer {
+        Ok(answer) => {
+            let error = answer.verdict.as_error(answer.status);
+            let is_trouble = !answer.verdict.is_ok() || answer.status.as_u16() >= 400;
+            let (status, cause) = (Some(answer.status), answer.verdict.class.token());
+            let trouble = Trouble { failure: error, status, cause };
+            is_trouble.then(|| (trouble, answer.verdict.clone()))
+        }
+        Err(Failure::Held(_)) => None,
+        Err(failure) => {
+            let verdict = classify::failure(*failure)?;
+            let failed = verdict.as_error(StatusCode::BAD_GATEWAY);
+            let trouble = Trouble { failure: failed, status: None, cause: failure.token() };
+            Some((trouble, verdict))
+        }
+    }
+}
+
+/// An error whose connection is free for others while it waits whether another try goes better.
+async fn kept(answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    match answer {
+        Ok(mut answer) => {
+            answer.body = begun::taken_in(answer.body).await;
+            Ok(answer)
+        }
+        Err(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,157 @@
+//! What a call says of itself at the gate.
+//!
+//! Owns: which limits and holds a call is subject to. Never touches: whether it passes.
+
+use std::time::Duration;
+
+use http::Method;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::policy::{Backoff, HoldRule, Policy};
+use crate::semantics::target::Target;
+
+/// A call at the gate.
+#[derive(Debug, Clone)]
+pub struct Knock {
+    /// The route's index, for accounting.
+    pub route: usize,
+    /// Whether a route or an upstream names what is called: nothing else is ever kept back.
+    pub governed: bool,
+    /// Who waits for it.
+    pub who: Who,
+    /// The credential it is made with, hashed; zero: none.
+    pub credential: u128,
+    /// Under which key its answer is stored, if it is.
+    pub key: Option<u128>,
+    /// The method and the path with its ids left out, hashed: calls alike in it count towards one of
+    /// the origin's limits.
+    pub shape: u64,
+    /// The first id in the path, hashed.
+    pub resource: u64,
+    /// How long failures hold.
+    pub hold: HoldRule,
+    /// How long a rate limit without a word of the origin is held for.
+    pub backoff: Backoff,
+    /// Whether the origin's `Retry-After` is heard.
+    pub heeds: bool,
+    /// How long it may wait for a hold to end.
+    pub patience: Duration,
+    /// There is something stale to show in its place.
+    pub yields: bool,
+    /// It is made once more.
+    pub again: bool,
+}
+
+/// Who waits for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// A client.
+    Client,
+    /// Nobody: a refresh.
+    Background,
+}
+
+impl Knock {
+    /// A call that `route` makes with this policy, by a client who has nothing stale to fall back on
+    /// and does not wait.
+    pub fn new(
+        route: usize,
+        policy: &Policy,
+        method: &Method,
+        target: &Target,
+        credential: u128,
+    ) -> Self {
+        let (shape, resource) = shape(method, target);
+        Self {
+            route,
+            governed: true,
+            who: Who::Client,
+            credential,
+            key: None,
+            shape,
+            resource,
+            hold: policy.hold,
+            backoff: policy.retry.backoff,
+            heeds: policy.retry.honour_retry_after,
+            patience: Duration::ZERO,
+            yields: false,
+            again: false,
+        }
+    }
+}
+
+/// The shape and the resource of a call.
+pub fn shape(method: &Method, target: &Target) -> (u64, u64) {
+    let mut shape = Xxh3::new();
+    shape.update(method.as_str().as_bytes());
+    let mut resource = None;
+    for segment in target.path().split('?').next().unwrap_or_default().split('/') {
+        shape.update(b"/");
+        if is_id(segment) {
+            resource.get_or_insert_with(|| xxh3_64(segment.as_bytes()));
+        } else {
+            shape.update(segment.as_bytes());
+        }
+    }
+    (shape.digest(), resource.unwrap_or_default())
+}
+
+/// Digits alone, or a long word with digits in it such as a UUID or a hash.
+fn is_id(segment: &str) -> bool {
+    let digits = segment.bytes().filter(u8::is_ascii_digit).count();
+    let plain = segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    digits > 0 && (digits == segment.len() || (segment.len() >= 16 && plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(path: &str) -> (u64, u64) {
+        shape(&Method::GET, &Target::absolute(&format!("http://api.example{path}")).unwrap())
+    }
+
+    #[test]
+    fn paths_that_differ_in_ids_alone_have_one_shape_and_the_first_id_is_the_resource() {
+        let (roles, guild) = of("/api/v10/guilds/81384788765712384/roles");
+        let (others, other) = of("/api/v10/guilds/197038439483310086/roles?x=1");
+        assert_eq!(roles, others);
+        assert_ne!(guild, other);
+        let (_, same) = of("/api/v10/guilds/81384788765712384/members/5");
+        assert_eq!(guild, same);
+    }
+
+    #[test]
+    fn what_is_no_id_tells_shapes_apart() {
+        let shapes = [
+            of("/v1/users").0,
+            of("/v2/users").0,
+            of("/v1/users/me").0,
+            of("/v1/users/5").0,
+            of("/v1/groups/5").0,
+            of("/v1/users/").0,
+        ];
+        for (at, shape) in shapes.iter().enumerate() {
+            // An id leaves its place empty, as the last slash does.
+            let alike = shapes.iter().filter(|other| *other == shape).count();
+            assert_eq!(alike, if at == 3 || at == 5 { 2 } else { 1 }, "{at}");
+        }
+        let method =
+            shape(&Method::DELETE, &Target::absolute("http://api.example/v1/users").unwrap());
+        assert_ne!(method.0, shapes[0]);
+    }
+
+    #[test]
+    fn uuids_and_hashes_are_ids_and_words_are_not() {
+        for id in
+            ["1", "81384788765712384", "550e8400-e29b-41d4-a716-446655440000", "a1b2c3d4e5f6a7b8"]
+        {
+            assert!(is_id(id), "{id}");
+        }
+        for word in
+            ["", "v10", "users", "@me", "global-metrics", "sha256", "a-very-long-word-indeed"]
+        {
+            assert!(!is_id(word), "{word}");
+        }
+    }
+}

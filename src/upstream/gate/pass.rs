@@ -1,0 +1,156 @@
+//! One call that went through the gate.
+//!
+//! Owns: that each call is settled once, however it ends. Never touches: the call itself.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use crate::policy::conduct::{Class, Conduct, Credits};
+use crate::upstream::bill;
+use crate::upstream::classify;
+use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Knock;
+use crate::upstream::gate::record::Record;
+use crate::upstream::gate::settle::End;
+use crate::upstream::gate::traffic::{Subject, Ticket, Traffic};
+use crate::upstream::gate::{Gate, conduct};
+use crate::upstream::held::Cause;
+use crate::upstream::place::Place;
+use crate::upstream::verdict::Verdict;
+
+/// A call on its way. Dropped without a word, it counts as abandoned.
+pub struct Pass {
+    gate: Gate,
+    place: Place,
+    knock: Knock,
+    record: Record,
+    /// `None` once it is settled, or where nothing is ever kept back.
+    out: Option<Out>,
+    verdict: Option<Verdict>,
+    /// What it waited for, if it did.
+    pub(super) waited: Option<Cause>,
+}
+
+/// A call that counts.
+pub(super) struct Out {
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) ticket: Ticket,
+}
+
+impl Pass {
+    pub(super) fn new(
+        gate: Gate,
+        place: Place,
+        knock: Knock,
+        record: Record,
+        out: Option<Out>,
+    ) -> Self {
+        Self { gate, place, knock, record, out, verdict: None, waited: None }
+    }
+
+    /// The head of the final answer came, and its body as far as rules read it.
+    pub fn answered(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        json: Option<&Value>,
+    ) -> Verdict {
+        self.record.answered(status);
+        let verdict = self.judge(status, headers, json);
+        self.settle(&verdict, End::Answered(status));
+        self.charge(status, &verdict, headers, json);
+        self.verdict = Some(verdict.clone());
+        verdict
+    }
+
+    /// The body of an answer that has passed on already: it may say more than its head did.
+    pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) {
+        let verdict = self.judge(status, headers, Some(json));
+        let cost = conduct(&self.place).cost.as_ref();
+        if cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_))) {
+            self.charge(status, &verdict, headers, Some(json));
+        }
+        if self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok() {
+            self.find_out(&verdict);
+        }
+    }
+
+    /// No head came.
+    pub fn failed(&mut self, failure: Failure) {
+        self.record.failed(failure.token());
+        match classify::failure(failure) {
+            Some(verdict) if failure.is_before_the_call() => {
+                self.settle(&verdict, End::Unreached);
+            }
+            Some(verdict) => self.settle(&verdict, End::Broken),
+            None => self.abandon(),
+        }
+    }
+
+    /// What it had to wait for before it went out.
+    pub fn waited(&self) -> Option<Cause> {
+        self.waited
+    }
+
+    /// Whether the body of its answer says something that the head does not.
+    pub fn reads_bodies(&self) -> bool {
+        conduct(&self.place).reads_bodies()
+    }
+
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> Verdict {
+        let conduct: &Conduct = conduct(&self.place);
+        let verdict =
+            classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now());
+        if let Class::RateLimited(limit) = verdict.class {
+            self.gate.account.rate_limited(self.place.index, limit.token());
+        }
+        verdict
+    }
+
+    fn charge(
+        &self,
+        status: StatusCode,
+        verdict: &Verdict,
+        headers: &HeaderMap,
+        json: Option<&Value>,
+    ) {
+        let Some(upstream) = &self.place.upstream else { return };
+        let Some(cost) = &upstream.conduct.cost else { return };
+        let (ledger, now) = (self.gate.account.ledger(), self.gate.clock.now());
+        if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
+            ledger.avoided(&upstream.name, ledger.usual(&upstream.name), now);
+        } else if json.is_some() || !matches!(cost.credits, Credits::Body(_)) {
+            let credits = bill::credits(cost, verdict.is_ok(), headers, json);
+            ledger.spend(&upstream.name, credits.unwrap_or_default(), now);
+        }
+    }
+
+    fn settle(&mut self, verdict: &Verdict, end: End) {
+        let Some(Out { traffic, ticket }) = self.out.take() else { return };
+        let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+        let now = self.gate.clock.instant();
+        traffic.state.lock().settle(&subject, &ticket, verdict, end, now);
+        traffic.eased.notify_waiters();
+    }
+
+    fn find_out(&self, verdict: &Verdict) {
+        let Some(traffic) = self.gate.traffic(&self.place, &self.knock) else { return };
+        let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+        let now = self.gate.clock.instant();
+        traffic.state.lock().found_out(&subject, &Ticket::default(), verdict, now);
+    }
+
+    fn abandon(&mut self) {
+        let Some(Out { traffic, ticket }) = self.out.take() else { return };
+        traffic.state.lock().abandoned(&ticket);
+        traffic.eased.notify_waiters();
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

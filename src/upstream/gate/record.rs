@@ -1,0 +1,54 @@
+//! What is recorded of each call to an origin.
+//!
+//! Owns: that it is recorded once. Never touches: what the call means for others (`pass`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+
+use crate::account::{Account, UpstreamCall};
+use crate::clock;
+
+/// A call that is under way. Dropped without a word, it counts as abandoned.
+pub struct Record {
+    account: Arc<Account>,
+    upstream: usize,
+    route: usize,
+    since: Instant,
+    said: bool,
+}
+
+impl Record {
+    pub(super) fn new(account: Arc<Account>, upstream: usize, route: usize) -> Self {
+        Self { account, upstream, route, since: clock::monotonic(), said: false }
+    }
+
+    /// The head of the final answer came.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.say(Ok(status));
+    }
+
+    /// No head came.
+    pub fn failed(&mut self, token: &'static str) {
+        self.say(Err(token));
+    }
+
+    fn say(&mut self, outcome: Result<StatusCode, &'static str>) {
+        if std::mem::replace(&mut self.said, true) {
+            return;
+        }
+        self.account.upstream_call(&UpstreamCall {
+            upstream: self.upstream,
+            route: self.route,
+            outcome,
+            duration: clock::monotonic().saturating_duration_since(self.since),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.say(Err("abandoned"));
+    }
+}

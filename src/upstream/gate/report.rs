@@ -1,0 +1,125 @@
+//! How upstreams stand, from what the gate knows.
+//!
+//! Owns: how holds of single keys are shown together. Never touches: how it is printed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Upstream;
+use crate::policy::conduct::Conduct;
+use crate::upstream::gate::Gate;
+use crate::upstream::gate::traffic::{State, Traffic};
+use crate::upstream::guard::trips_at;
+use crate::upstream::held::Cause;
+use crate::upstream::hold::Reach;
+use crate::upstream::pace::Learned;
+use crate::upstream::report::{Held, Limited, Report};
+
+impl Gate {
+    /// How the configured upstreams stand, and hosts that none names of which something is known.
+    pub fn report(&self, upstreams: &[Arc<Upstream>]) -> Vec<Report> {
+        let now = self.clock.instant();
+        let named = upstreams.iter().map(|upstream| {
+            let traffic = self.traffics.known(&upstream.name);
+            let (name, conduct) = (Arc::clone(&upstream.name), &upstream.conduct);
+            traffic.map_or_else(
+                || shown(name.clone(), true, conduct, &mut State::default(), now),
+                |traffic| shown(name.clone(), true, conduct, &mut traffic.state.lock(), now),
+            )
+        });
+        let nothing = Conduct::default();
+        let others = self.traffics.others();
+        let unnamed = others.iter().map(|traffic: &Arc<Traffic>| {
+            shown(Arc::clone(&traffic.name), false, &nothing, &mut traffic.state.lock(), now)
+        });
+        named.chain(unnamed).collect()
+    }
+}
+
+fn shown(
+    name: Arc<str>,
+    configured: bool,
+    conduct: &Conduct,
+    state: &mut State,
+    now: Instant,
+) -> Report {
+    let holds = holds(state, now);
+    let breaker = conduct.breaker.map(|_| breaker(state, now));
+    let invalid_requests = conduct
+        .invalid_requests
+        .as_ref()
+        .map(|rule| (state.guard.counted(rule, now), trips_at(rule)));
+    Report {
+        name,
+        configured,
+        in_flight: state.in_flight,
+        waiting: state.waiting(),
+        holds,
+        breaker,
+        limits: limits(conduct, state, now),
+        invalid_requests,
+        retries: state.retries.standing(now),
+    }
+}
+
+fn breaker(state: &State, now: Instant) -> &'static str {
+    let hold = state
+        .holds
+        .all()
+        .find(|(reach, hold)| *reach == Reach::Upstream && hold.cause == Cause::Breaker);
+    match hold {
+        Some((_, hold)) if hold.until > now => "open",
+        Some(_) => "half-open",
+        None => "closed",
+    }
+}
+
+/// Those of one kind together: there may be one for each key.
+fn holds(state: &State, now: Instant) -> Vec<Held> {
+    let mut alike: BTreeMap<(&'static str, &'static str, bool), Held> = BTreeMap::new();
+    for (reach, hold) in state.holds.all() {
+        let left = hold.until.saturating_duration_since(now);
+        // What is over and has no stake in what happens next is no news.
+        if left.is_zero() && !hold.probing && matches!(reach, Reach::Key(_)) {
+            continue;
+        }
+        let (reach, cause) = (reach.token(), hold.cause.token());
+        let held = alike.entry((reach, cause, hold.firm)).or_insert(Held {
+            reach,
+            cause,
+            firm: hold.firm,
+            left,
+            probing: false,
+            count: 0,
+        });
+        held.left = held.left.max(left);
+        held.probing |= hold.probing;
+        held.count += 1;
+    }
+    alike.into_values().collect()
+}
+
+fn limits(conduct: &Conduct, state: &mut State, now: Instant) -> Vec<Limited> {
+    let mut limits = Vec::new();
+    if let Some(rate) = conduct.pace.limit {
+        let limit = u64::from(rate.count);
+        // The credential that has the least left.
+        let left = state.windows.values_mut().map(|(window, _)| window.left(now) as u64).min();
+        let (name, window) = ("configured".to_owned(), Some(rate.per));
+        limits.push(Limited { name, limit, window, left: left.unwrap_or(limit) });
+    }
+    if conduct.pace.learn {
+        let known = state.learned.values().filter_map(|(limit, _)| match limit {
+            Learned::Known(known) => Some(known),
+            Learned::Unknown | Learned::Asking | Learned::Silent => None,
+        });
+        limits.extend(known.map(|known| Limited {
+            name: "learned".to_owned(),
+            limit: known.limit,
+            window: known.window,
+            left: known.left_at(now),
+        }));
+    }
+    limits
+}

@@ -1,0 +1,215 @@
+//! What an answer, or the lack of one, changes for the calls to come.
+//!
+//! Owns: which hold begins, is renewed or ends; what is learned. Pure: time is an argument. Never
+//! touches: how an answer is read (`classify`).
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::policy::conduct::{Class, Limit};
+use crate::semantics::rate_limit::Whose;
+use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id};
+use crate::upstream::held::Cause;
+use crate::upstream::hold::Reach;
+use crate::upstream::retry::backoff;
+use crate::upstream::verdict::Verdict;
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With an answer.
+    Answered(StatusCode),
+    /// Without one, though there was a way to the origin.
+    Broken,
+    /// There was none.
+    Unreached,
+}
+
+impl State {
+    /// A call was answered, or failed.
+    pub(super) fn settle(
+        &mut self,
+        subject: &Subject<'_>,
+        ticket: &Ticket,
+        verdict: &Verdict,
+        end: End,
+        now: Instant,
+    ) {
+        self.ended();
+        self.learn(subject, ticket, verdict, now);
+        if let End::Answered(status) = end {
+            self.count(subject, verdict, status, now);
+        }
+        if end == End::Unreached {
+            self.hold_origin(subject, ticket, verdict, now);
+            self.trip(subject, ticket, now);
+        } else {
+            self.found_out(subject, ticket, verdict, now);
+        }
+    }
+
+    /// What an answer, or its body that was read later, says of the calls to come.
+    pub(super) fn found_out(
+        &mut self,
+        subject: &Subject<'_>,
+        ticket: &Ticket,
+        verdict: &Verdict,
+        now: Instant,
+    ) {
+        match verdict.class {
+            Class::Ok | Class::Auth => self.succeeded(subject, ticket, now),
+            Class::RateLimited(limit) => {
+                self.run.broken();
+                self.holds.unprobe(&ticket.probes);
+                self.limited(subject, verdict, limit, now);
+            }
+            Class::Server | Class::Timeout | Class::Network => {
+                self.failed(subject, ticket, verdict, now);
+            }
+        }
+    }
+
+    /// A call ended without finding anything out.
+    pub(super) fn abandoned(&mut self, ticket: &Ticket) {
+        self.ended();
+        self.holds.unprobe(&ticket.probes);
+        if let Some((limit, line)) = ticket.learned.and_then(|id| self.learned.get_mut(&id)) {
+            limit.unheard();
+            line.wake();
+        }
+    }
+
+    fn ended(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.cap.wake();
+    }
+
+    fn learn(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
+        let quota = verdict.quota.as_ref();
+        if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
+            self.belongs(subject.knock, bucket);
+        }
+        let Some(asked) = ticket.learned else { return };
+        // The answer may name another limit than the one that the call was counted towards.
+        let told = quota
+            .and_then(|quota| quota.bucket.as_ref())
+            .map_or(asked, |bucket| bucket_id(bucket, subject));
+        let callers = quota.filter(|quota| quota.whose == Whose::Callers);
+        if told != asked {
+            if let Some((limit, line)) = self.learned.get_mut(&asked) {
+                limit.unheard();
+                line.wake();
+            }
+        }
+        let (limit, line) = self.learned.entry(told).or_default();
+        if told != asked {
+            limit.send();
+        }
+        limit.heard(callers, now);
+        line.wake();
+    }
+
+    /// The ban guard.
+    fn count(
+        &mut self,
+        subject: &Subject<'_>,
+        verdict: &Verdict,
+        status: StatusCode,
+        now: Instant,
+    ) {
+        let Some(rule) = &subject.conduct.invalid_requests else { return };
+        let shared = verdict.class == Class::RateLimited(Limit::Shared);
+        self.guard.count(rule, status, shared, now);
+        if let Some(left) = self.guard.tripped(rule, now) {
+            self.holds.begin(Reach::Upstream, left, Cause::InvalidRequests, true, now);
+        }
+    }
+
+    fn succeeded(&mut self, subject: &Subject<'_>, ticket: &Ticket, now: Instant) {
+        self.run.broken();
+        self.last_failed = None;
+        let own = [Some(Reach::Origin(subject.origin)), subject.knock.key.map(Reach::Key)];
+        for reach in own.into_iter().flatten().chain(ticket.probes.iter().copied()) {
+            self.holds.lift(reach, now);
+        }
+    }
+
+    /// 5xx, and no whole answer in time: the key alone; two different ones in a row speak for the origin.
+    fn failed(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
+        let cause = Cause::Failed(verdict.class);
+        let rule = &subject.knock.hold;
+        let word = self.word(subject, verdict);
+        if let Some(key) = subject.knock.key {
+            let time = word.unwrap_or(rule.hold_down);
+            self.holds.begin(Reach::Key(key), time, cause, word.is_some(), now);
+        }
+        let here = (subject.origin, subject.call());
+        let before = self.last_failed.replace(here);
+        let another = before.is_some_and(|(origin, call)| origin == here.0 && call != here.1);
+        if another || ticket.probes.contains(&Reach::Origin(subject.origin)) {
+            self.hold_origin(subject, ticket, verdict, now);
+        } else {
+            self.holds.unprobe(&ticket.probes);
+        }
+        self.trip(subject, ticket, now);
+    }
+
+    /// Only its probe renews a hold of a whole origin: whoever passes it without one must not keep the
+    /// others from finding out that it is back.
+    fn hold_origin(
+        &mut self,
+        subject: &Subject<'_>,
+        ticket: &Ticket,
+        verdict: &Verdict,
+        now: Instant,
+    ) {
+        let reach = Reach::Origin(subject.origin);
+        self.holds.unprobe(&ticket.probes);
+        if !self.holds.is_known(reach) || ticket.probes.contains(&reach) {
+            let time = subject.knock.hold.hold_down;
+            self.holds.begin(reach, time, Cause::Failed(verdict.class), false, now);
+        }
+    }
+
+    /// The breaker: another failure, or the one call that tried while it was open.
+    fn trip(&mut self, subject: &Subject<'_>, ticket: &Ticket, now: Instant) {
+        let Some(rule) = &subject.conduct.breaker else { return };
+        let tried = ticket.probes.contains(&Reach::Upstream);
+        if self.run.failed(rule, now) || tried {
+            self.holds.begin(Reach::Upstream, rule.open_for, Cause::Breaker, true, now);
+        }
+    }
+
+    /// The origin said: too many calls.
+    fn limited(&mut self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit, now: Instant) {
+        let reach = self.limited_reach(subject, verdict, limit);
+        let time = self.word(subject, verdict).unwrap_or_else(|| {
+            // In the middle of the jitter: those who back off come when it is over.
+            let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
+            wait.min(subject.knock.hold.max_hold)
+        });
+        self.holds.begin(reach, time, Cause::Failed(verdict.class), true, now);
+    }
+
+    fn limited_reach(&self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit) -> Reach {
+        let knock = subject.knock;
+        let bucket = self.bucket_of(subject).map(Reach::Bucket);
+        let whose = verdict.quota.as_ref().map(|quota| quota.whose).unwrap_or_default();
+        let callers = Reach::Credential(subject.credential);
+        match (limit, whose) {
+            (Limit::Shared, _) | (_, Whose::Shared) => {
+                knock.key.map(Reach::Key).or(bucket).unwrap_or(callers)
+            }
+            (Limit::Quota, _) | (_, Whose::Global) => callers,
+            (Limit::Minute, Whose::Callers) => bucket.unwrap_or(callers),
+        }
+    }
+
+    /// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
+    /// nothing.
+    fn word(&self, subject: &Subject<'_>, verdict: &Verdict) -> Option<Duration> {
+        let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
+        verdict.heard(&subject.knock.hold).filter(|_| heeded)
+    }
+}

@@ -1,0 +1,464 @@
+//! The gate on a clock that the tests turn: who passes, who waits for how long, who is refused.
+
+use std::time::SystemTime;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::env::Env;
+use crate::config::{self, Upstream};
+use crate::policy::conduct::{Breaker, Class, InvalidRequests, Limit, Rate};
+use crate::policy::{Policy, StatusMatch};
+use crate::semantics::target::Target;
+use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Who;
+use crate::upstream::place::Upstreams;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMITED: Cause = Cause::Failed(Class::RateLimited(Limit::Minute));
+
+struct Bench {
+    gate: Gate,
+    clock: Clock,
+    place: Place,
+}
+
+impl Bench {
+    /// An upstream that is treated like this.
+    fn new(conduct: Conduct) -> Self {
+        let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
+        let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
+        let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
+        Arc::make_mut(&mut upstream).conduct = conduct;
+        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000);
+        let account = Account::new(&["route".into()], &["api".into()]);
+        let gate = Gate::new(account, Arc::default(), clock.clone());
+        let place = Upstreams::new(vec![upstream]).place(&target("/"));
+        Self { gate, clock, place }
+    }
+
+    async fn enter(&self, knock: Knock) -> Result<Pass, Held> {
+        self.gate.enter(&self.place, knock).await
+    }
+
+    /// In the background, until it waits or is through.
+    async fn entering(&self, knock: Knock) -> JoinHandle<Result<Pass, Held>> {
+        let (gate, place) = (self.gate.clone(), self.place.clone());
+        let before = self.clock.sleepers();
+        let entering = tokio::spawn(async move { gate.enter(&place, knock).await });
+        while self.clock.sleepers() == before && !entering.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        entering
+    }
+
+    /// A call that is answered at once.
+    async fn answered(&self, knock: Knock, status: u16, fields: &[(&'static str, &str)]) {
+        let mut pass = self.enter(knock).await.expect("it passes");
+        answer(&mut pass, status, fields);
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.gate.account.render().contains(line)
+    }
+}
+
+fn answer(pass: &mut Pass, status: u16, fields: &[(&'static str, &str)]) {
+    let fields = fields.iter().map(|(name, value)| {
+        (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+    });
+    pass.answered(StatusCode::from_u16(status).unwrap(), &fields.collect(), None);
+}
+
+fn target(path: &str) -> Target {
+    Target::absolute(&format!("http://api.example{path}")).unwrap()
+}
+
+fn knock(path: &str) -> Knock {
+    Knock::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
+}
+
+fn keyed(key: u128) -> Knock {
+    Knock { key: Some(key), ..knock("/") }
+}
+
+fn yielding(key: u128) -> Knock {
+    Knock { yields: true, ..keyed(key) }
+}
+
+fn patient(path: &str, patience: Duration) -> Knock {
+    Knock { patience, ..knock(path) }
+}
+
+fn refused(entered: Result<Pass, Held>) -> Held {
+    entered.err().expect("it is refused")
+}
+
+async fn done(entering: JoinHandle<Result<Pass, Held>>) -> Result<Pass, Held> {
+    entering.await.expect("the gate does not panic")
+}
+
+#[tokio::test]
+async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
+    let held = refused(bench.enter(knock("/other")).await);
+    assert_eq!(held, Held { cause: LIMITED, left: 7 * SECOND });
+    let other = Knock { credential: 5, ..knock("/") };
+    assert!(bench.enter(other).await.is_ok(), "another credential has another limit");
+    bench.clock.advance(7 * SECOND);
+    assert!(bench.enter(knock("/other")).await.is_ok());
+    assert!(
+        bench.metric(
+            "larder_upstream_rate_limited_total{class=\"rate-limited\",upstream=\"api\"} 1"
+        )
+    );
+    assert!(
+        bench.metric(
+            "larder_upstream_refused_total{cause=\"held-rate-limited\",upstream=\"api\"} 1"
+        )
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_believed_who_asks_for_more_than_max_hold_unless_it_is_a_quota() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "999999999")]).await;
+    assert_eq!(refused(bench.enter(knock("/")).await).left, 3600 * SECOND);
+    let bench = Bench::new(Conduct::default());
+    let quota = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1800010000")];
+    bench.answered(knock("/"), 403, &quota).await;
+    assert_eq!(refused(bench.enter(knock("/")).await).left, 10_000 * SECOND);
+}
+
+#[tokio::test]
+async fn a_rate_limit_without_a_word_holds_for_one_two_and_four_seconds() {
+    for word in
+        [&[][..], &[("retry-after", "0")], &[("retry-after", "-5")], &[("retry-after", "abc")]]
+    {
+        let bench = Bench::new(Conduct::default());
+        for seconds in [1, 2, 4, 8] {
+            bench.answered(knock("/"), 429, word).await;
+            assert_eq!(refused(bench.enter(knock("/")).await).left, seconds * SECOND, "{word:?}");
+            bench.clock.advance(seconds * SECOND);
+        }
+        bench.answered(knock("/"), 200, &[]).await;
+        bench.answered(knock("/"), 429, word).await;
+        assert_eq!(refused(bench.enter(knock("/")).await).left, SECOND, "it begins anew");
+    }
+}
+
+#[tokio::test]
+async fn who_has_time_waits_for_the_end_of_a_hold() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    assert_eq!(refused(bench.enter(patient("/", SECOND)).await).left, 2 * SECOND);
+    bench.clock.advance(2 * SECOND);
+    let pass = done(waiting).await.expect("it was its turn");
+    assert_eq!(pass.waited(), Some(LIMITED));
+}
+
+#[tokio::test]
+async fn when_a_hold_is_over_one_call_goes_ahead_and_the_others_wait_for_its_answer() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    bench.clock.advance(2 * SECOND);
+    let mut probe = bench.enter(knock("/")).await.expect("the probe");
+    assert_eq!(refused(bench.enter(knock("/")).await).left, Duration::ZERO);
+    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    answer(&mut probe, 429, &[("retry-after", "3")]);
+    assert_eq!(refused(bench.enter(knock("/")).await).left, 3 * SECOND, "it was renewed");
+    while bench.clock.sleepers() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.clock.advance(3 * SECOND);
+    let mut second = done(waiting).await.expect("the next probe");
+    assert!(bench.enter(knock("/")).await.is_err());
+    answer(&mut second, 200, &[]);
+    assert!(bench.enter(knock("/")).await.is_ok() && bench.enter(knock("/")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    bench.clock.advance(2 * SECOND);
+    let probe = bench.enter(knock("/")).await.expect("the probe");
+    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    drop(probe);
+    assert!(done(waiting).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_failing_key_is_held_alone_and_two_in_a_row_speak_for_their_origin() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(keyed(1), 503, &[]).await;
+    let held = bench.gate.held(&bench.place, &yielding(1)).expect("its own failure");
+    assert_eq!(held, Held { cause: Cause::Failed(Class::Server), left: 30 * SECOND });
+    assert_eq!(bench.gate.held(&bench.place, &yielding(2)), None);
+    assert!(bench.enter(keyed(1)).await.is_ok(), "who has nothing stale asks");
+    bench.answered(keyed(2), 500, &[]).await;
+    assert!(bench.gate.held(&bench.place, &yielding(3)).is_some());
+    assert!(bench.enter(keyed(3)).await.is_ok(), "who has nothing stale asks");
+    bench.answered(keyed(3), 200, &[]).await;
+    assert_eq!(bench.gate.held(&bench.place, &yielding(4)), None, "it is back");
+    assert!(bench.gate.held(&bench.place, &yielding(1)).is_some(), "that one is not");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_always_fails_does_not_keep_the_others_from_coming_back() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(keyed(1), 503, &[]).await;
+    bench.answered(keyed(2), 503, &[]).await;
+    for _ in 0..10 {
+        bench.clock.advance(3 * SECOND);
+        bench.answered(keyed(1), 503, &[]).await;
+        bench.answered(keyed(2), 503, &[]).await;
+    }
+    assert_eq!(bench.gate.held(&bench.place, &yielding(3)), None, "30 seconds are over");
+    bench.answered(yielding(3), 200, &[]).await;
+    assert_eq!(bench.gate.held(&bench.place, &yielding(4)), None);
+}
+
+#[tokio::test]
+async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
+    let bench = Bench::new(Conduct::default());
+    let mut pass = bench.enter(keyed(1)).await.unwrap();
+    pass.failed(Failure::Refused);
+    let held = bench.gate.held(&bench.place, &yielding(9)).expect("all of it");
+    assert_eq!(held, Held { cause: Cause::Failed(Class::Network), left: 30 * SECOND });
+    let mut other = bench.place.clone();
+    other.port = 8443;
+    assert_eq!(bench.gate.held(&other, &yielding(9)), None, "another port is another origin");
+}
+
+#[tokio::test]
+async fn what_larder_itself_did_is_held_against_nobody() {
+    let bench = Bench::new(Conduct::default());
+    for failure in [Failure::Abandoned, Failure::Internal] {
+        bench.enter(keyed(1)).await.unwrap().failed(failure);
+        drop(bench.enter(keyed(1)).await.unwrap());
+    }
+    assert_eq!(bench.gate.held(&bench.place, &yielding(1)), None);
+}
+
+#[tokio::test]
+async fn a_breaker_opens_for_everybody_and_one_call_tries_again() {
+    let rule = Breaker { failures: 3, within: 30 * SECOND, open_for: 20 * SECOND };
+    let bench = Bench::new(Conduct { breaker: Some(rule), ..Conduct::default() });
+    for _ in 0..3 {
+        bench.answered(keyed(1), 500, &[]).await;
+    }
+    let held = refused(bench.enter(keyed(2)).await);
+    assert_eq!(held, Held { cause: Cause::Breaker, left: 20 * SECOND });
+    assert_eq!(bench.gate.report(&[])[..], []);
+    bench.clock.advance(20 * SECOND);
+    bench.answered(keyed(2), 502, &[]).await;
+    assert_eq!(refused(bench.enter(keyed(2)).await).left, 20 * SECOND, "it opened again");
+    bench.clock.advance(20 * SECOND);
+    bench.answered(keyed(2), 200, &[]).await;
+    assert!(bench.enter(keyed(1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
+    let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
+    let rule = InvalidRequests {
+        statuses: [401, 403, 429].map(exact).to_vec(),
+        limit: Rate { count: 10, per: 60 * SECOND },
+        trip_at: 0.8,
+    };
+    let bench = Bench::new(Conduct { invalid_requests: Some(rule), ..Conduct::default() });
+    // Of a route and of none, with one credential and another.
+    for call in 0..8 {
+        let knock = Knock { governed: call % 2 == 0, credential: call, ..knock("/") };
+        bench.answered(knock, 401, &[]).await;
+    }
+    let held = refused(bench.enter(knock("/")).await);
+    assert_eq!(held.cause, Cause::InvalidRequests);
+    bench.clock.advance(held.left);
+    assert!(bench.enter(knock("/")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_shared_limit_is_nobodys_fault_and_holds_its_resource_alone() {
+    let bench = Bench::new(Conduct::default());
+    let shared =
+        [("retry-after", "5"), ("x-ratelimit-scope", "shared"), ("x-ratelimit-remaining", "0")];
+    bench.answered(keyed(1), 429, &shared).await;
+    assert!(bench.enter(keyed(1)).await.is_err());
+    assert!(bench.enter(keyed(2)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
+    let bench = Bench::new(Conduct::default());
+    let bucket =
+        [("retry-after", "5"), ("x-ratelimit-bucket", "abcd1234"), ("x-ratelimit-remaining", "0")];
+    bench.answered(knock("/guilds/1000/roles"), 429, &bucket).await;
+    assert!(bench.enter(knock("/guilds/1000/roles")).await.is_err());
+    assert!(bench.enter(knock("/guilds/2000/roles")).await.is_ok(), "another guild");
+    assert!(bench.enter(knock("/users/@me")).await.is_ok(), "another bucket");
+    let global = [("retry-after", "5"), ("x-ratelimit-global", "true")];
+    bench.answered(knock("/users/@me"), 429, &global).await;
+    assert!(bench.enter(knock("/channels/7")).await.is_err(), "everything of this credential");
+}
+
+#[tokio::test]
+async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_long() {
+    let mut conduct = Conduct::default();
+    conduct.pace.limit = Some(Rate { count: 2, per: SECOND });
+    let bench = Bench::new(conduct);
+    let mut out = Vec::new();
+    for _ in 0..2 {
+        out.push(bench.enter(knock("/")).await.expect("two at once"));
+    }
+    let third = bench.entering(knock("/")).await;
+    let fourth = bench.entering(knock("/")).await;
+    let background = bench.entering(Knock { who: Who::Background, ..knock("/") }).await;
+    let fifth = bench.entering(knock("/")).await;
+    bench.clock.advance(SECOND);
+    out.push(done(third).await.expect("the first in line"));
+    out.push(done(fourth).await.expect("the second"));
+    assert!(!fifth.is_finished() && !background.is_finished());
+    bench.clock.advance(SECOND);
+    let fifth = done(fifth).await.expect("clients before background work");
+    assert_eq!(fifth.waited(), Some(Cause::Pace));
+    assert_eq!(done(background).await.err(), None, "and that at last");
+}
+
+#[tokio::test]
+async fn who_gets_no_turn_in_time_is_told_when_there_is_one() {
+    let mut conduct = Conduct::default();
+    conduct.pace.limit = Some(Rate { count: 1, per: 60 * SECOND });
+    let bench = Bench::new(conduct);
+    let _first = bench.enter(knock("/")).await.expect("one a minute");
+    let held = refused(bench.enter(knock("/")).await);
+    assert_eq!(held, Held { cause: Cause::Pace, left: 60 * SECOND }, "two seconds would not help");
+    assert!(bench.metric("larder_upstream_refused_total{cause=\"pace\",upstream=\"api\"} 1"));
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
+    let mut conduct = Conduct::default();
+    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(conduct);
+    let first = bench.enter(knock("/")).await.expect("one at a time");
+    let gone = bench.entering(knock("/")).await;
+    let next = bench.entering(knock("/")).await;
+    gone.abort();
+    assert!(gone.await.is_err());
+    drop(first);
+    assert!(done(next).await.is_ok());
+    assert_eq!(bench.clock.sleepers(), 0);
+}
+
+#[tokio::test]
+async fn no_more_calls_than_the_cap_wait_for_an_answer() {
+    let mut conduct = Conduct::default();
+    conduct.pace.in_flight = 2;
+    let bench = Bench::new(conduct);
+    let mut first = bench.enter(knock("/")).await.expect("one");
+    let _second = bench.enter(knock("/")).await.expect("two");
+    let third = bench.entering(knock("/")).await;
+    assert!(!third.is_finished());
+    answer(&mut first, 200, &[]);
+    let third = done(third).await.expect("there is room");
+    assert_eq!(third.waited(), Some(Cause::InFlight));
+    let fourth = bench.entering(knock("/")).await;
+    bench.clock.advance(2 * SECOND);
+    assert_eq!(refused(done(fourth).await).cause, Cause::InFlight);
+}
+
+#[tokio::test]
+async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
+    let mut conduct = Conduct::default();
+    conduct.pace.learn = true;
+    let bench = Bench::new(conduct);
+    let told = [
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "1"),
+        ("x-ratelimit-reset-after", "1.5"),
+    ];
+    bench.answered(knock("/"), 200, &told).await;
+    bench
+        .answered(
+            knock("/"),
+            200,
+            &[
+                ("x-ratelimit-limit", "2"),
+                ("x-ratelimit-remaining", "0"),
+                ("x-ratelimit-reset-after", "1.5"),
+            ],
+        )
+        .await;
+    let waiting = bench.entering(knock("/")).await;
+    assert!(!waiting.is_finished());
+    bench.clock.advance(SECOND * 3 / 2);
+    assert!(done(waiting).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_upstream_outlives_its_configuration() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
+    let traffics = Arc::clone(&bench.gate.traffics);
+    let account = bench.gate.account.renamed(&[], &["api".into()]);
+    let reloaded = Gate::new(account, traffics, bench.clock.clone());
+    assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
+}
+
+#[tokio::test]
+async fn hosts_that_nobody_named_are_never_kept_back() {
+    let bench = Bench::new(Conduct::default());
+    let place = Upstreams::new(Vec::new()).place(&target("/"));
+    let unknown = Knock { governed: false, ..knock("/") };
+    for _ in 0..20 {
+        let mut pass = bench.gate.enter(&place, unknown.clone()).await.expect("it passes");
+        answer(&mut pass, 429, &[("retry-after", "60")]);
+    }
+    assert_eq!(bench.gate.held(&place, &unknown), None);
+    let routed = Knock { governed: true, ..knock("/") };
+    let mut pass = bench.gate.enter(&place, routed.clone()).await.expect("it passes");
+    answer(&mut pass, 429, &[("retry-after", "60")]);
+    assert!(bench.gate.held(&place, &routed).is_some(), "a route is a name");
+}
+
+#[tokio::test]
+async fn the_retries_of_all_calls_are_a_fifth_of_them() {
+    let bench = Bench::new(Conduct::default());
+    for _ in 0..100 {
+        bench.answered(keyed(1), 503, &[]).await;
+    }
+    let spare = || bench.gate.spare(&bench.place, &keyed(1), "server-error", SECOND);
+    assert_eq!((0..100).filter(|_| spare()).count(), 20);
+    assert!(
+        bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 20")
+    );
+    assert!(
+        bench.metric("larder_upstream_refused_total{cause=\"retry-budget\",upstream=\"api\"} 80")
+    );
+}
+
+#[tokio::test]
+async fn the_report_shows_what_is_held_and_until_when() {
+    let bench = Bench::new(Conduct::default());
+    bench.answered(keyed(1), 503, &[]).await;
+    bench.answered(keyed(2), 503, &[]).await;
+    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
+    let upstream = bench.place.upstream.clone().unwrap();
+    let report = bench.gate.report(&[upstream]).remove(0);
+    let shown: Vec<_> = report
+        .holds
+        .iter()
+        .map(|held| (held.reach, held.cause, held.firm, held.left.as_secs(), held.count))
+        .collect();
+    let expected = [
+        ("credential", "held-rate-limited", true, 7, 1),
+        ("key", "held-server-error", false, 30, 2),
+        ("origin", "held-server-error", false, 30, 1),
+    ];
+    assert_eq!(shown, expected);
+}

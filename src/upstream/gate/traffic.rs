@@ -1,0 +1,288 @@
+//! One upstream's traffic: what is held, who waits, what went out.
+//!
+//! Owns: whether a call goes out now. Pure but for waking who waits: the time is an argument. Never
+//! touches: waiting (`gate`), what an answer changes (`settle`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::policy::conduct::{Conduct, Rate};
+use crate::semantics::rate_limit::Bucket;
+use crate::upstream::breaker;
+use crate::upstream::gate::knock::{Knock, Who};
+use crate::upstream::gate::line::{Line, Turn};
+use crate::upstream::guard::Guard;
+use crate::upstream::held::{Cause, Held};
+use crate::upstream::hold::{Holds, Look, Reach};
+use crate::upstream::pace::{Learned, Window};
+use crate::upstream::place::Place;
+use crate::upstream::retry;
+
+/// How many credentials and buckets are kept apart; beyond it, idle ones are forgotten.
+const MOST: usize = 4096;
+
+/// What outlives a configuration: one for each upstream.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    /// The configured name, or the host and port.
+    pub(super) name: Arc<str>,
+    pub(super) state: Mutex<State>,
+    /// A hold ended, or its probe did.
+    pub(super) eased: Notify,
+}
+
+/// All that is known of an upstream.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) holds: Holds,
+    pub(super) run: breaker::Run,
+    pub(super) guard: Guard,
+    pub(super) retries: retry::Budget,
+    /// The configured limit, by credential.
+    pub(super) windows: HashMap<u128, (Window, Line)>,
+    /// Learned limits, by credential or bucket.
+    pub(super) learned: HashMap<u128, (Learned, Line)>,
+    /// Which bucket calls of a shape belong to.
+    pub(super) buckets: HashMap<u64, Bucket>,
+    /// Who waits because too many wait for an answer.
+    pub(super) cap: Line,
+    pub(super) in_flight: usize,
+    turns: u64,
+    /// Where, and which call, failed last; forgotten with a success.
+    pub(super) last_failed: Option<(u64, u128)>,
+}
+
+/// Where a call waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Station {
+    Window(u128),
+    Learned(u128),
+    Cap,
+}
+
+/// A call that went out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ticket {
+    /// It is the probe of these.
+    pub(super) probes: Vec<Reach>,
+    /// The learned limit that it counts towards.
+    pub(super) learned: Option<u128>,
+}
+
+/// What the gate says to a call.
+#[derive(Debug)]
+pub(super) enum Admit {
+    /// Go.
+    Go(Ticket),
+    /// Not before a hold ends, or its probe.
+    Hold(Held),
+    /// Wait for a turn: woken, or when the time is over.
+    Line(Station, Arc<Notify>, Option<Duration>),
+}
+
+/// What a call at its place is subject to.
+pub(super) struct Subject<'a> {
+    pub(super) knock: &'a Knock,
+    pub(super) conduct: &'a Conduct,
+    /// The host and port, hashed.
+    pub(super) origin: u64,
+    /// Who asks, as the origin sees it: larder itself, where it shows a credential of its own.
+    pub(super) credential: u128,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn new(knock: &'a Knock, conduct: &'a Conduct, place: &Place) -> Self {
+        let own = place.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
+        let credential = if own { 0 } else { knock.credential };
+        Self { knock, conduct, origin: origin(place), credential }
+    }
+
+    /// Which of the failing calls this is.
+    pub(super) fn call(&self) -> u128 {
+        self.knock.key.unwrap_or_else(|| u128::from(self.knock.shape ^ self.knock.resource))
+    }
+}
+
+fn origin(place: &Place) -> u64 {
+    xxh3_64(format!("{}:{}", place.host, place.port).as_bytes())
+}
+
+impl State {
+    /// A place in every line.
+    pub(super) fn turn(&mut self, who: Who) -> Turn {
+        self.turns += 1;
+        Turn { background: who == Who::Background, number: self.turns }
+    }
+
+    /// Whether something keeps the call back that waiting in a line would not end.
+    pub(super) fn look(&self, subject: &Subject<'_>, now: Instant) -> Look {
+        self.holds.look(&self.reaches(subject), subject.knock.yields, now)
+    }
+
+    /// Lets the call go out, or says what it has to wait for.
+    pub(super) fn admit(&mut self, subject: &Subject<'_>, turn: Turn, now: Instant) -> Admit {
+        let probes = match self.look(subject, now) {
+            Look::Clear(probes) => probes,
+            Look::Until(held) | Look::Probing(held) => return Admit::Hold(held),
+        };
+        let learned = self.limit(subject);
+        if let Some((station, wait)) = self.blocked(subject, learned, turn, now) {
+            let line = self.line(station);
+            let woken = line.join(turn);
+            // Only the first one's wait is over with time; the others are woken in their turn.
+            return Admit::Line(station, woken, wait.filter(|_| line.is_first(turn)));
+        }
+        let configured = subject.conduct.pace.limit.map(|_| subject.credential);
+        if let Some((window, _)) = configured.and_then(|id| self.windows.get_mut(&id)) {
+            window.send(now);
+        }
+        if let Some((limit, _)) = learned.and_then(|id| self.learned.get_mut(&id)) {
+            limit.send();
+        }
+        self.in_flight += 1;
+        self.holds.probe(&probes);
+        if !subject.knock.again {
+            self.retries.called(now);
+        }
+        Admit::Go(Ticket { probes, learned })
+    }
+
+    /// Leaves the line at a station; the next one there looks again.
+    pub(super) fn leave(&mut self, station: Station, turn: Turn) {
+        self.line(station).leave(turn);
+    }
+
+    /// How long the call would have to wait at a station, about: for `Retry-After`.
+    pub(super) fn outlook(&mut self, station: Station, turn: Turn, now: Instant) -> Duration {
+        let ahead = u32::try_from(self.line(station).ahead(turn)).unwrap_or(u32::MAX);
+        match station {
+            Station::Window(credential) => self.windows.get_mut(&credential).map(|(window, _)| {
+                let Rate { count, per } = window.rate();
+                window.wait(now).saturating_add(per.saturating_mul(ahead / count.max(1)))
+            }),
+            Station::Learned(id) => {
+                self.learned.get_mut(&id).and_then(|(limit, _)| limit.wait(now))
+            }
+            Station::Cap => None,
+        }
+        .unwrap_or(Duration::from_secs(1))
+    }
+
+    /// Who waits at all stations.
+    pub(super) fn waiting(&self) -> usize {
+        let windows = self.windows.values().map(|(_, line)| line.len());
+        let learned = self.learned.values().map(|(_, line)| line.len());
+        windows.chain(learned).sum::<usize>() + self.cap.len()
+    }
+
+    /// What may hold this call.
+    pub(super) fn reaches(&self, subject: &Subject<'_>) -> Vec<Reach> {
+        let knock = subject.knock;
+        let mut reaches = vec![
+            Reach::Upstream,
+            Reach::Origin(subject.origin),
+            Reach::Credential(subject.credential),
+        ];
+        reaches.extend(self.bucket_of(subject).map(Reach::Bucket));
+        reaches.extend(knock.key.map(Reach::Key));
+        reaches
+    }
+
+    /// The bucket that a call is known to belong to.
+    pub(super) fn bucket_of(&self, subject: &Subject<'_>) -> Option<u128> {
+        self.buckets.get(&subject.knock.shape).map(|bucket| bucket_id(bucket, subject))
+    }
+
+    /// Calls like this one belong to this bucket from now on.
+    pub(super) fn belongs(&mut self, knock: &Knock, bucket: &Bucket) {
+        if self.buckets.len() >= MOST && !self.buckets.contains_key(&knock.shape) {
+            self.buckets.clear();
+        }
+        if self.buckets.get(&knock.shape) != Some(bucket) {
+            self.buckets.insert(knock.shape, bucket.clone());
+        }
+    }
+
+    /// The learned limit of a call, where larder learns.
+    fn limit(&self, subject: &Subject<'_>) -> Option<u128> {
+        // Until an answer names a bucket, calls find it out one by one.
+        let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
+        subject.conduct.pace.learn.then(bucket)
+    }
+
+    /// The first station at which the call has to wait, and for how long at least.
+    fn blocked(
+        &mut self,
+        subject: &Subject<'_>,
+        learned: Option<u128>,
+        turn: Turn,
+        now: Instant,
+    ) -> Option<(Station, Option<Duration>)> {
+        let pace = &subject.conduct.pace;
+        let credential = subject.credential;
+        if let Some(rate) = pace.limit {
+            let (window, line) = entry(&mut self.windows, credential, || Window::new(rate));
+            window.keep_to(rate);
+            let wait = window.wait(now);
+            if !wait.is_zero() || !line.is_first(turn) {
+                return Some((Station::Window(credential), Some(wait)));
+            }
+        }
+        if let Some(id) = learned {
+            let (limit, line) = entry(&mut self.learned, id, Learned::default);
+            let wait = limit.wait(now);
+            if wait != Some(Duration::ZERO) || !line.is_first(turn) {
+                return Some((Station::Learned(id), wait));
+            }
+        }
+        (self.in_flight >= pace.in_flight || !self.cap.is_first(turn))
+            .then_some((Station::Cap, None))
+    }
+
+    pub(super) fn line(&mut self, station: Station) -> &mut Line {
+        match station {
+            Station::Window(credential) => {
+                let rate = Rate { count: 1, per: Duration::from_secs(1) };
+                &mut entry(&mut self.windows, credential, || Window::new(rate)).1
+            }
+            Station::Learned(id) => &mut entry(&mut self.learned, id, Learned::default).1,
+            Station::Cap => &mut self.cap,
+        }
+    }
+}
+
+/// The entry of `id`; when there are too many, those are forgotten at which nobody waits.
+fn entry<T>(
+    all: &mut HashMap<u128, (T, Line)>,
+    id: u128,
+    new: impl FnOnce() -> T,
+) -> &mut (T, Line) {
+    if all.len() >= MOST && !all.contains_key(&id) {
+        all.retain(|_, (_, line)| !line.is_empty());
+    }
+    all.entry(id).or_insert_with(|| (new(), Line::default()))
+}
+
+/// The bucket of a call, apart for each credential, and for each resource where the origin does so.
+pub(super) fn bucket_id(bucket: &Bucket, subject: &Subject<'_>) -> u128 {
+    let mut id = Xxh3::new();
+    id.update(bucket.name.as_bytes());
+    id.update(&subject.credential.to_be_bytes());
+    if bucket.per_resource {
+        id.update(&subject.knock.resource.to_be_bytes());
+    }
+    id.digest128()
+}
+
+/// Why a call that waited in a line for too long was not made.
+pub(super) fn no_turn(station: Station) -> Cause {
+    match station {
+        Station::Window(_) | Station::Learned(_) => Cause::Pace,
+        Station::Cap => Cause::InFlight,
+    }
+}

@@ -1,0 +1,273 @@
+//! What is not asked for a while, and the one call that finds out whether it may be asked again.
+//!
+//! Owns: when a hold begins, whom it keeps back, when it ends. Pure: the time is an argument.
+//! Never touches: waiting, and what an answer means (`classify`).
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::upstream::held::{Cause, Held};
+
+/// How many holds an upstream may have at once; beyond it, those of single keys are not remembered.
+const MOST: usize = 16_384;
+
+/// What a hold is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Reach {
+    /// Everything of the upstream.
+    Upstream,
+    /// One host and port of it.
+    Origin(u64),
+    /// What is asked with one credential.
+    Credential(u128),
+    /// What counts towards one of the origin's limits.
+    Bucket(u128),
+    /// One stored answer.
+    Key(u128),
+}
+
+impl Reach {
+    /// The word for it.
+    pub(super) fn token(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Origin(_) => "origin",
+            Self::Credential(_) => "credential",
+            Self::Bucket(_) => "bucket",
+            Self::Key(_) => "key",
+        }
+    }
+}
+
+/// One hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// Until then nothing is asked; afterwards one call goes ahead.
+    pub(super) until: Instant,
+    /// Why.
+    pub(super) cause: Cause,
+    /// Nobody passes; else only those are kept back who have something stale to show.
+    pub(super) firm: bool,
+    /// That one call is on its way.
+    pub(super) probing: bool,
+    /// How often in a row the origin has given cause for it.
+    pub(super) times: u32,
+}
+
+/// Whether a call may be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Yes. It is the probe of these.
+    Clear(Vec<Reach>),
+    /// Not before then.
+    Until(Held),
+    /// Not before the probe that is on its way is answered.
+    Probing(Held),
+}
+
+/// All holds of an upstream.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    all: HashMap<Reach, Hold>,
+    /// When those that were over were last let go of.
+    tidied: Option<Instant>,
+}
+
+impl Holds {
+    /// Whether a call that all of `reaches` concern may be made. `yields`: it has something stale to
+    /// show, so a soft hold keeps it back too.
+    pub(super) fn look(&self, reaches: &[Reach], yields: bool, now: Instant) -> Look {
+        let mut probes = Vec::new();
+        let (mut longest, mut probing) = (None::<Held>, None::<Held>);
+        for reach in reaches {
+            let Some(hold) = self.all.get(reach) else { continue };
+            let left = hold.until.saturating_duration_since(now);
+            let held = Held { cause: hold.cause, left };
+            let bars = hold.firm || yields;
+            if !left.is_zero() {
+                if bars && longest.is_none_or(|longest| longest.left < left) {
+                    longest = Some(held);
+                }
+            } else if hold.probing {
+                if bars {
+                    probing = Some(held);
+                }
+            } else if bars {
+                probes.push(*reach);
+            }
+        }
+        match (longest, probing) {
+            (Some(held), _) => Look::Until(held),
+            (None, Some(held)) => Look::Probing(held),
+            (None, None) => Look::Clear(probes),
+        }
+    }
+
+    /// A call goes ahead as the probe of these.
+    pub(super) fn probe(&mut self, reaches: &[Reach]) {
+        for reach in reaches {
+            if let Some(hold) = self.all.get_mut(reach) {
+                hold.probing = true;
+            }
+        }
+    }
+
+    /// A probe ended without finding anything out: the next call is the probe.
+    pub(super) fn unprobe(&mut self, reaches: &[Reach]) {
+        for reach in reaches {
+            if let Some(hold) = self.all.get_mut(reach) {
+                hold.probing = false;
+            }
+        }
+    }
+
+    /// Begins or renews a hold; one of no length is none. One that runs for longer stays as it is; a firm one is not softened.
+    pub(super) fn begin(
+        &mut self,
+        reach: Reach,
+        time: Duration,
+        cause: Cause,
+        firm: bool,
+        now: Instant,
+    ) {
+        if time.is_zero() {
+            return;
+        }
+        if self.is_full(now) && matches!(reach, Reach::Key(_)) {
+            return;
+        }
+        let until = now.checked_add(time).unwrap_or(now);
+        match self.all.get_mut(&reach) {
+            Some(hold) if hold.until > until && (hold.firm || !firm) => hold.times += 1,
+            Some(hold) => {
+                let times = hold.times.saturating_add(1);
+                *hold = Hold { until, cause, firm, probing: false, times };
+            }
+            None => {
+                let hold = Hold { until, cause, firm, probing: false, times: 1 };
+                self.all.insert(reach, hold);
+            }
+        }
+    }
+
+    /// Whether there are too many, once a second without those that are over.
+    fn is_full(&mut self, now: Instant) -> bool {
+        let rested = self.tidied.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1));
+        if self.all.len() >= MOST && rested {
+            self.all.retain(|_, hold| hold.until > now);
+            self.tidied = Some(now);
+        }
+        self.all.len() >= MOST
+    }
+
+    /// The origin answered as it should: the hold is over, unless it is the origin's own word and its
+    /// time has not come. Whether it was there.
+    pub(super) fn lift(&mut self, reach: Reach, now: Instant) -> bool {
+        let over = self.all.get(&reach).is_some_and(|hold| !hold.firm || hold.until <= now);
+        over && self.all.remove(&reach).is_some()
+    }
+
+    /// How often in a row there was cause for this hold.
+    pub(super) fn times(&self, reach: Reach) -> u32 {
+        self.all.get(&reach).map_or(0, |hold| hold.times)
+    }
+
+    /// Whether this is held, or its probe is due.
+    pub(super) fn is_known(&self, reach: Reach) -> bool {
+        self.all.contains_key(&reach)
+    }
+
+    /// All of them, those that are over and not yet probed too.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Reach, &Hold)> {
+        self.all.iter().map(|(reach, hold)| (*reach, hold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::conduct::{Class, Limit};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const DOWN: Cause = Cause::Failed(Class::Network);
+    const LIMITED: Cause = Cause::Failed(Class::RateLimited(Limit::Minute));
+    const ORIGIN: Reach = Reach::Origin(1);
+    const KEY: Reach = Reach::Key(7);
+
+    fn begun(firm: bool) -> (Holds, Instant) {
+        let (mut holds, now) = (Holds::default(), crate::clock::monotonic());
+        holds.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
+        (holds, now)
+    }
+
+    #[test]
+    fn a_soft_hold_keeps_back_only_who_has_something_stale() {
+        let (holds, now) = begun(false);
+        let held = Held { cause: DOWN, left: 30 * SECOND };
+        assert_eq!(holds.look(&[ORIGIN, KEY], true, now), Look::Until(held));
+        assert_eq!(holds.look(&[ORIGIN, KEY], false, now), Look::Clear(Vec::new()));
+        assert_eq!(holds.look(&[KEY], true, now), Look::Clear(Vec::new()));
+    }
+
+    #[test]
+    fn a_firm_hold_keeps_back_everybody_until_its_time_is_over() {
+        let (holds, now) = begun(true);
+        let look = |after| holds.look(&[ORIGIN], false, now + after);
+        assert!(matches!(look(29 * SECOND), Look::Until(held) if held.left == SECOND));
+        assert_eq!(look(30 * SECOND), Look::Clear(vec![ORIGIN]));
+    }
+
+    #[test]
+    fn one_call_is_the_probe_and_the_others_wait_for_it() {
+        let (mut holds, now) = begun(true);
+        let later = now + 30 * SECOND;
+        holds.probe(&[ORIGIN]);
+        assert!(matches!(holds.look(&[ORIGIN], false, later), Look::Probing(_)));
+        holds.unprobe(&[ORIGIN]);
+        assert_eq!(holds.look(&[ORIGIN], false, later), Look::Clear(vec![ORIGIN]));
+        holds.probe(&[ORIGIN]);
+        holds.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
+        assert!(matches!(holds.look(&[ORIGIN], false, later), Look::Until(_)), "it was renewed");
+        assert_eq!(holds.times(ORIGIN), 2);
+        assert!(holds.lift(ORIGIN, later + 30 * SECOND));
+        assert_eq!(holds.look(&[ORIGIN], true, later), Look::Clear(Vec::new()));
+    }
+
+    #[test]
+    fn the_origins_own_word_is_not_lifted_by_an_answer_that_was_under_way() {
+        let (mut holds, now) = begun(true);
+        assert!(!holds.lift(ORIGIN, now + SECOND));
+        let (mut soft, now) = begun(false);
+        assert!(soft.lift(ORIGIN, now + SECOND));
+    }
+
+    #[test]
+    fn of_several_the_longest_is_told() {
+        let (mut holds, now) = begun(true);
+        holds.begin(KEY, 50 * SECOND, LIMITED, true, now);
+        let held = Held { cause: LIMITED, left: 50 * SECOND };
+        assert_eq!(holds.look(&[ORIGIN, KEY], false, now), Look::Until(held));
+    }
+
+    #[test]
+    fn a_shorter_word_does_not_shorten_a_longer_hold() {
+        let (mut holds, now) = begun(true);
+        holds.begin(ORIGIN, SECOND, LIMITED, true, now);
+        assert!(holds.look(&[ORIGIN], false, now + 29 * SECOND) != Look::Clear(vec![ORIGIN]));
+        holds.begin(ORIGIN, SECOND, LIMITED, false, now);
+        assert!(matches!(holds.look(&[ORIGIN], false, now), Look::Until(_)), "still firm");
+    }
+
+    #[test]
+    fn holds_of_keys_are_bounded_and_those_of_origins_are_kept() {
+        let (mut holds, now) = begun(true);
+        for key in 0..2 * MOST as u128 {
+            holds.begin(Reach::Key(key), SECOND, DOWN, false, now);
+        }
+        assert!(holds.all().count() <= MOST);
+        holds.begin(Reach::Origin(2), SECOND, DOWN, true, now);
+        assert!(holds.is_known(Reach::Origin(2)) && holds.is_known(ORIGIN));
+        holds.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
+        assert!(holds.is_known(KEY), "what is over makes room");
+    }
+}

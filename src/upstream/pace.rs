@@ -1,0 +1,204 @@
+//! How fast an upstream may be asked: limits that the operator configured, and limits that its answers
+//! tell of.
+//!
+//! Owns: when the next call may go out. Pure: the time is an argument. Never touches: who is next
+//! (`line`), waiting.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::policy::conduct::Rate;
+use crate::semantics::rate_limit::Quota;
+
+/// So many calls in any stretch of a length, counted at the instants at which they go out.
+#[derive(Debug)]
+pub(super) struct Window {
+    rate: Rate,
+    sent: VecDeque<Instant>,
+}
+
+impl Window {
+    /// A window in which nothing went out yet.
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { rate, sent: VecDeque::new() }
+    }
+
+    /// The rate it keeps to.
+    pub(super) fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// How long until a call may go out; zero: now.
+    pub(super) fn wait(&mut self, now: Instant) -> Duration {
+        while self.sent.front().is_some_and(|first| now.duration_since(*first) >= self.rate.per) {
+            self.sent.pop_front();
+        }
+        let Some(over) = self.sent.len().checked_sub(self.count()) else { return Duration::ZERO };
+        let first = self.sent.get(over).copied().unwrap_or(now);
+        self.rate.per.saturating_sub(now.duration_since(first))
+    }
+
+    /// A call goes out.
+    pub(super) fn send(&mut self, now: Instant) {
+        self.sent.push_back(now);
+    }
+
+    /// How many may go out now.
+    pub(super) fn left(&mut self, now: Instant) -> usize {
+        let _trimmed = self.wait(now);
+        self.count().saturating_sub(self.sent.len())
+    }
+
+    /// Another rate, from a reload: what went out counts under it too.
+    pub(super) fn keep_to(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
+    fn count(&self) -> usize {
+        usize::try_from(self.rate.count).unwrap_or(usize::MAX)
+    }
+}
+
+/// A limit as the origin's answers tell of it.
+#[derive(Debug, Default)]
+pub(super) enum Learned {
+    /// Nothing was heard yet: one call finds out.
+    #[default]
+    Unknown,
+    /// The call that finds out is on its way.
+    Asking,
+    /// Its answers say nothing of limits.
+    Silent,
+    /// They do.
+    Known(Known),
+}
+
+/// A limit that is known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Calls in a window.
+    pub(super) limit: u64,
+    /// Calls that may still go out in this one.
+    pub(super) left: u64,
+    /// When this one ends.
+    pub(super) resets: Instant,
+    /// How long a window is.
+    pub(super) window: Option<Duration>,
+    /// Calls that went out and are not answered.
+    unanswered: u64,
+}
+
+impl Learned {
+    /// How long until a call may go out; zero: now; `None`: when the one under way is answered.
+    pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Unknown | Self::Silent => Some(Duration::ZERO),
+            Self::Asking => None,
+            Self::Known(known) => Some(known.wait(now)),
+        }
+    }
+
+    /// A call goes out.
+    pub(super) fn send(&mut self) {
+        match self {
+            Self::Unknown => *self = Self::Asking,
+            Self::Asking | Self::Silent => {}
+            Self::Known(known) => {
+                known.left = known.left.saturating_sub(1);
+                known.unanswered += 1;
+            }
+        }
+    }
+
+    /// A call ended without an answer that says anything.
+    pub(super) fn unheard(&mut self) {
+        match self {
+            Self::Asking => *self = Self::Unknown,
+            Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
+            Self::Unknown | Self::Silent => {}
+        }
+    }
+
+    /// An answer came; `quota` is what it says of limits.
+    pub(super) fn heard(&mut self, quota: Option<&Quota>, now: Instant) {
+        self.unheard();
+        let told = quota.and_then(Told::of);
+        match (&mut *self, told) {
+            (Self::Known(known), Some(told)) => known.correct(told, now),
+            (Self::Unknown | Self::Asking | Self::Silent, Some(told)) => {
+                *self = Self::Known(Known::new(told, now));
+            }
+            (Self::Unknown | Self::Asking, None) => *self = Self::Silent,
+            (Self::Silent | Self::Known(_), None) => {}
+        }
+    }
+}
+
+/// What is needed of a quota to keep to it.
+#[derive(Clone, Copy)]
+struct Told {
+    limit: Option<u64>,
+    left: u64,
+    resets_in: Duration,
+    window: Option<Duration>,
+}
+
+impl Told {
+    fn of(quota: &Quota) -> Option<Self> {
+        let (left, resets_in) = (quota.remaining?, quota.resets_in?);
+        Some(Self { limit: quota.limit, left, resets_in, window: quota.window })
+    }
+}
+
+impl Known {
+    fn new(told: Told, now: Instant) -> Self {
+        Self {
+            limit: told.limit.unwrap_or(told.left + 1).max(1),
+            left: told.left,
+            resets: now.checked_add(told.resets_in).unwrap_or(now),
+            window: told.window.or(Some(told.resets_in).filter(|time| !time.is_zero())),
+            unanswered: 0,
+        }
+    }
+
+    /// How many calls may go out at `now`.
+    pub(super) fn left_at(&self, now: Instant) -> u64 {
+        if now >= self.resets { self.limit } else { self.left }
+    }
+
+    fn wait(&mut self, now: Instant) -> Duration {
+        if now >= self.resets && self.left < self.limit {
+            // The next window begins with the next call; how long it lasts its answer tells.
+            self.left = self.limit;
+            let window = self.window.unwrap_or_default();
+            self.resets = now.checked_add(window).unwrap_or(now);
+        }
+        if self.left > 0 { Duration::ZERO } else { self.resets.saturating_duration_since(now) }
+    }
+
+    /// Within a window the smaller number counts: calls may be under way, or made by others. Once the
+    /// origin speaks of a later end, it has begun another window.
+    fn correct(&mut self, told: Told, now: Instant) {
+        self.limit = told.limit.unwrap_or(self.limit).max(1);
+        let resets = now.checked_add(told.resets_in).unwrap_or(now);
+        let another = resets.saturating_duration_since(self.resets) > self.slack();
+        if another {
+            self.left = told.left.saturating_sub(self.unanswered);
+            self.resets = resets;
+            self.window = told.window.or(self.window.max(Some(told.resets_in)));
+        } else {
+            self.left = self.left.min(told.left);
+            // An end that is told in whole seconds is never before the real one.
+            self.resets = self.resets.max(resets.min(self.resets + self.slack()));
+        }
+    }
+
+    /// By how much the end of one window is told differently from answer to answer.
+    fn slack(&self) -> Duration {
+        let quarter = self.window.unwrap_or_default() / 4;
+        quarter.clamp(Duration::from_millis(50), Duration::from_secs(2))
+    }
+}
+
+#[cfg(test)]
+mod tests;

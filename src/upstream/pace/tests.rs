@@ -1,0 +1,187 @@
+//! Paces against model origins, on a time that the tests turn.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+use super::*;
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn start() -> Instant {
+    crate::clock::monotonic()
+}
+
+fn rate(count: u32, per: Duration) -> Rate {
+    Rate { count, per }
+}
+
+#[test]
+fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
+    let (mut window, now) = (Window::new(rate(3, SECOND)), start());
+    for call in 0..3 {
+        assert_eq!(window.wait(now + call * 100 * MILLI), Duration::ZERO);
+        window.send(now + call * 100 * MILLI);
+    }
+    assert_eq!(window.wait(now + 300 * MILLI), 700 * MILLI);
+    assert_eq!(window.left(now + 300 * MILLI), 0);
+    assert_eq!(window.wait(now + SECOND), Duration::ZERO);
+    assert_eq!(window.left(now + SECOND), 1);
+}
+
+#[test]
+fn a_smaller_rate_from_a_reload_counts_what_went_out_before() {
+    let (mut window, now) = (Window::new(rate(10, SECOND)), start());
+    for _ in 0..10 {
+        window.send(now);
+    }
+    window.keep_to(rate(2, SECOND));
+    assert_eq!(window.wait(now + 500 * MILLI), 500 * MILLI);
+    assert_eq!(window.wait(now + SECOND), Duration::ZERO);
+}
+
+/// An origin with fixed windows that begin with a call, as Discord's: it tells what is left, and how
+/// long until the window ends.
+struct Model {
+    limit: u64,
+    per: Duration,
+    begun: Option<Instant>,
+    used: u64,
+    refused: u64,
+}
+
+impl Model {
+    fn new(limit: u64, per: Duration) -> Self {
+        Self { limit, per, begun: None, used: 0, refused: 0 }
+    }
+
+    fn call(&mut self, now: Instant) -> Quota {
+        if self.begun.is_none_or(|begun| now.duration_since(begun) >= self.per) {
+            (self.begun, self.used) = (Some(now), 0);
+        }
+        let begun = self.begun.unwrap_or(now);
+        if self.used >= self.limit {
+            self.refused += 1;
+        } else {
+            self.used += 1;
+        }
+        Quota {
+            limit: Some(self.limit),
+            remaining: Some(self.limit - self.used),
+            resets_in: Some(self.per.saturating_sub(now.duration_since(begun))),
+            ..Quota::default()
+        }
+    }
+}
+
+/// A client that always wants to call, with answers under way for `latency`: how many calls were
+/// answered in `time`.
+fn press(model: &mut Model, latency: Duration, time: Duration) -> u64 {
+    let (mut learned, begun) = (Learned::default(), start());
+    let mut under_way: VecDeque<(Instant, Quota)> = VecDeque::new();
+    let (mut now, mut answered) = (begun, 0);
+    while now.duration_since(begun) < time {
+        while under_way.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, quota)) = under_way.pop_front() {
+                learned.heard(Some(&quota), now);
+                answered += 1;
+            }
+        }
+        while learned.wait(now) == Some(Duration::ZERO) && under_way.len() < 500 {
+            learned.send();
+            // Half of the time is spent on the way there.
+            let quota = model.call(now + latency / 2);
+            under_way.push_back((now + latency, quota));
+        }
+        now += MILLI;
+    }
+    answered
+}
+
+#[test]
+fn a_learned_limit_of_fifty_a_second_is_never_exceeded_and_nearly_all_of_it_is_used() {
+    let mut model = Model::new(50, SECOND);
+    let answered = press(&mut model, 20 * MILLI, 60 * SECOND);
+    assert_eq!(model.refused, 0);
+    assert!(answered >= 50 * 60 * 9 / 10, "{answered} of 3,000");
+}
+
+#[test]
+fn the_first_call_goes_alone_to_find_the_limit_out() {
+    let (mut learned, now) = (Learned::default(), start());
+    assert_eq!(learned.wait(now), Some(Duration::ZERO));
+    learned.send();
+    assert_eq!(learned.wait(now), None, "the others wait for its answer");
+    learned.unheard();
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "it was not answered: the next one");
+    learned.send();
+    learned.heard(None, now);
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "an origin that says nothing");
+}
+
+#[test]
+fn a_limit_that_others_use_too_is_heard() {
+    let (mut learned, now) = (Learned::default(), start());
+    let told = |left, resets_in| Quota {
+        limit: Some(10),
+        remaining: Some(left),
+        resets_in: Some(resets_in),
+        ..Quota::default()
+    };
+    learned.send();
+    learned.heard(Some(&told(9, SECOND)), now);
+    learned.send();
+    learned.heard(Some(&told(0, SECOND)), now);
+    assert_eq!(learned.wait(now), Some(SECOND), "somebody else has used the rest");
+    assert_eq!(learned.wait(now + SECOND), Some(Duration::ZERO));
+}
+
+proptest! {
+    #[test]
+    fn no_stretch_ever_has_more_than_the_configured_rate(
+        count in 1_u32..20,
+        gaps in proptest::collection::vec(0_u32..300, 1..400),
+    ) {
+        let (per, mut now) = (SECOND, start());
+        let mut window = Window::new(rate(count, per));
+        let mut sent: Vec<Instant> = Vec::new();
+        for gap in gaps {
+            now += gap * MILLI;
+            if window.wait(now).is_zero() {
+                window.send(now);
+                sent.push(now);
+            }
+        }
+        for (at, first) in sent.iter().enumerate() {
+            let within = sent.iter().skip(at).filter(|one| one.duration_since(*first) < per);
+            prop_assert!(within.count() <= count as usize);
+        }
+    }
+
+    #[test]
+    fn a_window_says_exactly_when_the_next_may_go(count in 1_u32..5, gap in 0_u32..1500) {
+        let now = start();
+        let mut window = Window::new(rate(count, SECOND));
+        for _ in 0..count {
+            window.send(now);
+        }
+        let later = now + gap * MILLI;
+        let wait = window.wait(later);
+        prop_assert_eq!(wait, SECOND.saturating_sub(gap * MILLI));
+        prop_assert!(window.wait(later + wait).is_zero());
+    }
+
+    #[test]
+    fn a_learned_limit_is_never_exceeded_whatever_it_is(
+        limit in 1_u64..200,
+        millis in 200_u32..5000,
+        latency in 0_u32..300,
+    ) {
+        let mut model = Model::new(limit, millis * MILLI);
+        let answered = press(&mut model, latency * MILLI, 20 * SECOND);
+        prop_assert_eq!(model.refused, 0);
+        prop_assert!(answered > 0);
+    }
+}
