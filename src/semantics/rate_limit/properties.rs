@@ -76,4 +76,14 @@ proptest! {
             prop_assert_eq!(told, Some(Duration::from_secs(ahead)), "{}", written);
         }
     }
+
+    #[test]
+    fn a_name_is_neither_empty_nor_long(name in "[!-~]{0,200}", github in any::<bool>()) {
+        let field = if github { "x-ratelimit-resource" } else { "x-ratelimit-bucket" };
+        let mut headers = HeaderMap::new();
+        headers.insert(field, HeaderValue::from_str(&name).expect("a value"));
+        let bucket = read(&headers, SystemTime::UNIX_EPOCH + NOW).and_then(|quota| quota.bucket);
+        prop_assert_eq!(bucket.is_some(), (1..=128).contains(&name.len()));
+        prop_assert!(bucket.is_none_or(|b| *b.name == name && b.per_resource != github));
+    }
 }

@@ -290,18 +290,3 @@ fn what_is_no_structured_field_says_nothing() {
         assert_eq!(told(&[("ratelimit", value)]), None, "{value}");
     }
 }
-
-#[test]
-fn a_name_is_neither_empty_nor_long() {
-    let long = "x".repeat(128);
-    let longer = "x".repeat(129);
-    for (name, expected) in
-        [("a", true), (long.as_str(), true), (longer.as_str(), false), ("", false)]
-    {
-        let mut headers = HeaderMap::new();
-        let value = HeaderValue::from_str(name).expect("a value");
-        headers.insert("x-ratelimit-bucket", value);
-        let told = read(&headers, SystemTime::UNIX_EPOCH + NOW);
-        assert_eq!(told.is_some_and(|quota| quota.bucket.is_some()), expected, "{name}");
-    }
-}
