@@ -107,16 +107,20 @@ async fn serve(
 
 impl Discord {
     fn options(&self) -> Options {
-        let behaviour =
-            Behaviour { latency: self.latency, fault: self.fault.fault(), times: self.times };
-        Options { cache_control: self.cache_control.clone(), behaviour }
+        let behaviour = Behaviour {
+            latency: self.latency,
+            fault: self.fault.fault(),
+            times: self.times,
+            ..Behaviour::default()
+        };
+        Options { cache_control: self.cache_control.clone(), behaviour, ..Options::default() }
     }
 }
 
 impl FaultArgs {
     fn fault(&self) -> Option<Fault> {
         let status = self.status.map(Fault::Status);
-        let limited = self.rate_limited.map(|retry_after| Fault::RateLimited { retry_after });
+        let limited = self.rate_limited.map(Fault::rate_limited);
         let close = self.close.then_some(Fault::Close);
         let cut = self.cut.then_some(Fault::Cut);
         status.or(limited).or(close).or(cut)
@@ -197,8 +201,8 @@ mod tests {
     fn each_fault_has_its_argument() {
         let table = [
             ("--status 503", Fault::Status(StatusCode::SERVICE_UNAVAILABLE)),
-            ("--rate-limited", Fault::RateLimited { retry_after: 1 }),
-            ("--rate-limited 7", Fault::RateLimited { retry_after: 7 }),
+            ("--rate-limited", Fault::rate_limited(1)),
+            ("--rate-limited 7", Fault::rate_limited(7)),
             ("--close", Fault::Close),
             ("--cut", Fault::Cut),
         ];

@@ -1,153 +1,167 @@
 //! A fake of Discord's API: roles, members and the calling user, each answer determined by the ids
-//! that are asked for.
+//! that are asked for; with Discord's limits, if it is told to keep any.
 //!
-//! Owns: its listener, its counts, its data and how it behaves at the moment.
-//! Never touches: the clock, except to tell when a rate limit ends.
+//! Owns: the order of a call: ban, script, limits, data. Never touches: sockets, the clock.
 
 mod answer;
-pub mod behaviour;
+mod ban;
 mod data;
 mod endpoint;
-mod serve;
-mod wire;
+pub mod limits;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use http::HeaderValue;
-use parking_lot::Mutex;
-use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::Value;
 
-use crate::fake::discord::behaviour::{Behaviour, Fault};
+use crate::clock::Clock;
+use crate::fake::answer::Answer;
+use crate::fake::api::{Api, Call, Failure};
+pub use crate::fake::behaviour;
+use crate::fake::behaviour::{Behaviour, RateLimited, Scope};
+pub use crate::fake::counts::Calls;
+use crate::fake::discord::answer::{Bucket, with_bucket};
+use crate::fake::discord::ban::Watch;
 use crate::fake::discord::data::Data;
+use crate::fake::discord::endpoint::Endpoint;
+use crate::fake::discord::limits::{Door, Exceeded, Limits, Said};
+use crate::fake::running;
+use crate::fake::script::Script;
 
-/// How a fake starts, and what [`Fake::reset`] returns to.
+/// How a fake starts, and what a reset returns to.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The `Cache-Control` of successful answers to `GET`; none by default, as at Discord.
     pub cache_control: Option<HeaderValue>,
     /// How it behaves at first.
     pub behaviour: Behaviour,
+    /// How it behaves in the course of time, instead of `behaviour`.
+    pub script: Option<Script>,
+    /// The limits that it keeps; none: it announces some, and nobody ever exceeds them.
+    pub limits: Option<Limits>,
+    /// What windows, phases and latencies run by.
+    pub clock: Clock,
 }
 
-/// What was asked of a fake since it started or was reset.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
-    /// All calls, those that failed included.
-    pub total: u64,
-    /// Bytes of the bodies that were sent.
-    pub bytes: u64,
-    /// Calls by method and path pattern, such as `GET /guilds/{guild}/roles`.
-    pub by_endpoint: BTreeMap<String, u64>,
+/// The API.
+#[derive(Debug, Clone)]
+pub struct Discord {
+    cache_control: Option<HeaderValue>,
+    data: Data,
+    door: Option<Door>,
+    watch: Watch,
+    exceeded: Exceeded,
 }
 
-/// A running fake. Dropped, it stops.
-pub struct Fake {
-    /// Where it listens.
-    pub addr: SocketAddr,
-    api: Arc<Api>,
-    stop: watch::Sender<bool>,
-    serving: JoinHandle<()>,
-}
+/// A running fake Discord.
+pub type Fake = running::Fake<Discord>;
 
 /// Starts a fake on `addr`; port 0 takes a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
-    let listener = TcpListener::bind(addr).await?;
-    let addr = listener.local_addr()?;
-    let api = Arc::new(Api::new(options));
-    let (stop, stopping) = watch::channel(false);
-    let serving = tokio::spawn(serve::serve(listener, Arc::clone(&api), stopping));
-    Ok(Fake { addr, api, stop, serving })
+    let Options { cache_control, behaviour, script, limits, clock } = options;
+    let watch = Watch::new(limits.as_ref().and_then(|limits| limits.ban));
+    let door = limits.map(Door::new);
+    let (data, exceeded) = (Data::default(), Exceeded::default());
+    let api = Discord { cache_control, data, door, watch, exceeded };
+    let script = script.unwrap_or_else(|| Script::from(behaviour));
+    running::start(addr, api, script, clock).await
 }
 
 impl Fake {
-    /// What was asked so far.
-    pub fn calls(&self) -> Calls {
-        self.api.calls()
+    /// What went beyond its limits so far.
+    pub fn exceeded(&self) -> Exceeded {
+        self.look(|discord| discord.exceeded.clone())
+    }
+}
+
+impl Api for Discord {
+    const PROBES: &'static [&'static str] = &["limits"];
+
+    fn endpoint(method: &Method, path: &str) -> &'static str {
+        Endpoint::of(method, path).pattern()
     }
 
-    /// Forgets counts and changed data and behaves as at the start.
-    pub fn reset(&self) {
-        self.api.reset();
+    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+        if let Some(left) = self.watch.banned(call) {
+            self.exceeded.banned += 1;
+            return Answer::banned(left);
+        }
+        let answer = self.unbanned(call, failure);
+        if is_invalid(&answer) {
+            self.exceeded.invalid += 1;
+            self.exceeded.bans += u64::from(self.watch.invalid(call));
+        }
+        answer
     }
 
-    /// From now on behaves like this.
-    pub fn behave(&self, behaviour: Behaviour) {
-        self.api.behave(behaviour);
+    fn probe(&self, name: &str) -> Option<Value> {
+        (name == "limits").then(|| serde_json::to_value(&self.exceeded).unwrap_or_default())
     }
+}
 
-    /// Stops listening, lets answers that have begun finish, and returns when they have; the port
-    /// is free then.
-    pub async fn stop(mut self) {
-        self.stop.send_replace(true);
-        if tokio::time::timeout(LAST_WORDS, &mut self.serving).await.is_err() {
-            self.serving.abort();
+impl Discord {
+    fn unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+        let endpoint = Endpoint::of(call.method, call.uri.path());
+        let announced = Bucket::announced(endpoint.pattern(), call.number);
+        let announced = self.door.is_none().then_some(&announced);
+        match failure {
+            Some(Failure::Status(status)) => {
+                with_bucket(Answer::error(status), announced, call.now)
+            }
+            Some(Failure::RateLimited(limited)) => scripted(limited, endpoint, call),
+            None => self.within_limits(endpoint, call, announced),
         }
     }
-}
 
-/// What all connections share.
-struct Api {
-    options: Options,
-    state: Mutex<State>,
-}
+    fn within_limits(
+        &mut self,
+        endpoint: Endpoint<'_>,
+        call: &Call<'_>,
+        announced: Option<&Bucket>,
+    ) -> Answer {
+        let Some(door) = &mut self.door else {
+            return with_bucket(self.data(endpoint, call), announced, call.now);
+        };
+        match door.knock(endpoint.pattern(), call) {
+            Said::Within(bucket) => with_bucket(self.data(endpoint, call), Some(&bucket), call.now),
+            Said::Over(scope, wait, bucket) => {
+                self.exceeded.count(scope);
+                let answer = Answer::rate_limited(scope, Some(wait));
+                with_bucket(answer, bucket.as_ref(), call.now)
+            }
+        }
+    }
 
-/// What changes while it runs.
-struct State {
-    calls: Calls,
-    data: Data,
-    behaviour: Behaviour,
-}
-
-impl State {
-    fn new(options: &Options) -> Self {
-        let behaviour = options.behaviour.clone();
-        Self { calls: Calls::default(), data: Data::default(), behaviour }
+    fn data(&mut self, endpoint: Endpoint<'_>, call: &Call<'_>) -> Answer {
+        let caller = call.field(&AUTHORIZATION);
+        if caller.is_empty() && endpoint.is_about_the_caller() {
+            return Answer::error(StatusCode::UNAUTHORIZED);
+        }
+        let sent = serde_json::from_slice(call.body).unwrap_or(Value::Null);
+        let (status, value) = self.data.reply(endpoint, &sent, &caller);
+        Answer::json(status, value)
+            .validated(call.method, call.headers)
+            .with_cache_control(call.method, self.cache_control.as_ref())
     }
 }
 
-impl Api {
-    fn new(options: Options) -> Self {
-        let state = Mutex::new(State::new(&options));
-        Self { options, state }
-    }
-
-    fn calls(&self) -> Calls {
-        self.state.lock().calls.clone()
-    }
-
-    fn reset(&self) {
-        *self.state.lock() = State::new(&self.options);
-    }
-
-    fn behave(&self, behaviour: Behaviour) {
-        self.state.lock().behaviour = behaviour;
-    }
-
-    /// Counts a call and says how to treat it: how long to wait, which fault to show, and which of
-    /// all calls it is.
-    fn begin(&self, endpoint: &str) -> (Duration, Option<Fault>, u64) {
-        let mut state = self.state.lock();
-        let number = state.calls.total;
-        state.calls.total += 1;
-        *state.calls.by_endpoint.entry(endpoint.to_owned()).or_default() += 1;
-        let fault = state.behaviour.next_fault();
-        (state.behaviour.latency, fault, number)
-    }
-
-    fn sent(&self, bytes: u64) {
-        self.state.lock().calls.bytes += bytes;
-    }
+/// A 429 that a script asks for. Without a time it says nothing about limits at all.
+fn scripted(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> Answer {
+    let wait = limited.retry_after.map(|seconds| std::time::Duration::from_secs(seconds.into()));
+    let answer = Answer::rate_limited(limited.scope, wait);
+    let told = wait.filter(|_| limited.scope != Scope::Global);
+    let bucket = told.map(|wait| Bucket::empty(endpoint.pattern(), wait));
+    with_bucket(answer, bucket.as_ref(), call.now)
 }
 
-/// How long answers that have begun may take after a stop.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Whether an answer brings a ban nearer: 401, 403 and 429, except where others share the blame.
+fn is_invalid(answer: &Answer) -> bool {
+    let counted = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+    let shared = answer.headers.get(answer::SCOPE).is_some_and(|scope| scope == "shared");
+    counted.contains(&answer.status) && !shared
+}
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::fake::discord::endpoint::Endpoint;
 
 /// Everything that was changed; what was not is made up when it is asked for.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Data {
     roles: BTreeMap<String, Vec<Value>>,
     // `None`: not a member any more.

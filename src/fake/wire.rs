@@ -1,10 +1,11 @@
-//! The fake's connections, which can be made to break.
+//! A fake's connections, which can be made to break.
 //!
-//! Owns: closing without an answer and inside a body, exactly where it was asked for.
+//! Owns: refusing, closing without an answer and inside a body, exactly where it was asked for.
 //! Never touches: what is answered.
 
 use std::io;
-use std::net::SocketAddr;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,26 +15,93 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// The listener.
-pub(super) struct Wire(pub(super) TcpListener);
+use crate::fake::api::Api;
+use crate::fake::running::Shared;
 
-impl Listener for Wire {
+/// The listener, which shuts when connections are refused.
+pub(super) struct Wire<A> {
+    door: Door,
+    addr: SocketAddr,
+    shared: Arc<Shared<A>>,
+}
+
+/// What is behind the port.
+enum Door {
+    /// Connections are accepted.
+    Open(TcpListener),
+    /// The port is kept, and connections to it are refused.
+    Shut(TcpSocket),
+    /// Between the two, or somebody took the port in between.
+    Gone,
+}
+
+impl<A: Api> Wire<A> {
+    pub(super) fn new(listener: TcpListener, addr: SocketAddr, shared: Arc<Shared<A>>) -> Self {
+        Self { door: Door::Open(listener), addr, shared }
+    }
+
+    fn turn(&mut self, refuses: bool) -> io::Result<()> {
+        let is_shut = matches!(self.door, Door::Shut(_));
+        let is_gone = matches!(self.door, Door::Gone);
+        if refuses == is_shut && !is_gone {
+            return Ok(());
+        }
+        // Nobody else can listen on the port: what is there goes first.
+        let bound = match mem::replace(&mut self.door, Door::Gone) {
+            Door::Shut(socket) => socket,
+            Door::Open(listener) => {
+                drop(listener);
+                bound(self.addr)?
+            }
+            Door::Gone => bound(self.addr)?,
+        };
+        self.door = if refuses { Door::Shut(bound) } else { Door::Open(bound.listen(BACKLOG)?) };
+        Ok(())
+    }
+}
+
+/// A socket that keeps the port without listening on it.
+fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+impl<A: Api> Listener for Wire<A> {
     type Io = Breakable<TcpStream>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            if let Ok((stream, client)) = self.0.accept().await {
-                return (Breakable { stream, fate: Fate::default() }, client);
+            let mut scripts = self.shared.scripts();
+            let refuses = self.shared.refuses();
+            let turned = self.turn(refuses);
+            let accepted = async {
+                match (&self.door, turned) {
+                    (Door::Open(listener), Ok(())) => listener.accept().await,
+                    (Door::Shut(_), Ok(())) => std::future::pending().await,
+                    (_, Err(error)) => Err(error),
+                    (Door::Gone, Ok(())) => Err(io::ErrorKind::AddrNotAvailable.into()),
+                }
+            };
+            tokio::select! {
+                _ = scripts.changed() => {}
+                () = self.shared.turned() => {}
+                accepted = accepted => match accepted {
+                    Ok((stream, client)) => {
+                        return (Breakable { stream, fate: Fate::default() }, client);
+                    }
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                },
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        Ok(self.addr)
     }
 }
 
@@ -85,9 +153,16 @@ impl Fate {
     }
 }
 
-impl Connected<IncomingStream<'_, Wire>> for Fate {
-    fn connect_info(stream: IncomingStream<'_, Wire>) -> Self {
-        stream.io().fate.clone()
+/// Who is at the other end of a connection, and what will become of it.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) fate: Fate,
+    pub(super) client: IpAddr,
+}
+
+impl<A: Api> Connected<IncomingStream<'_, Wire<A>>> for Line {
+    fn connect_info(stream: IncomingStream<'_, Wire<A>>) -> Self {
+        Self { fate: stream.io().fate.clone(), client: stream.remote_addr().ip() }
     }
 }
 
@@ -133,6 +208,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Breakable<S> {
 
 /// The end of a head.
 const END: &[u8] = b"\r\n\r\n";
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Between two failing accepts.
 const PAUSE: Duration = Duration::from_millis(50);
 

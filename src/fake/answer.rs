@@ -1,0 +1,136 @@
+//! What a fake says, as a value: status, fields, body.
+//!
+//! Owns: answers in JSON, validators and `304`. Never touches: sockets, the clock.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// An answer in JSON; no value, no body.
+    pub fn json(status: StatusCode, value: Option<Value>) -> Self {
+        let mut headers = HeaderMap::new();
+        let body = value.filter(|_| !is_bodiless(status)).map_or_else(Bytes::new, |value| {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Bytes::from(value.to_string())
+        });
+        Self { status, headers, body }
+    }
+
+    /// The same with one field more, if the value can be one.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: &dyn Display) -> Self {
+        self.headers.extend(HeaderValue::try_from(value.to_string()).map(|value| (name, value)));
+        self
+    }
+
+    /// The same with this `Cache-Control`, where it can be stored.
+    #[must_use]
+    pub fn with_cache_control(mut self, method: &Method, value: Option<&HeaderValue>) -> Self {
+        let stored = [StatusCode::OK, StatusCode::NOT_MODIFIED].contains(&self.status);
+        if stored && is_read(method) {
+            self.headers.extend(value.map(|value| (CACHE_CONTROL, value.clone())));
+        }
+        self
+    }
+
+    /// Adds the validator of a successful answer, and becomes `304` if the caller has it already.
+    #[must_use]
+    pub fn validated(self, method: &Method, asked: &HeaderMap) -> Self {
+        let body = self.body.clone();
+        self.validated_by(&body, method, asked)
+    }
+
+    /// The same, where only `content` tells whether an answer has changed.
+    #[must_use]
+    pub fn validated_by(mut self, content: &[u8], method: &Method, asked: &HeaderMap) -> Self {
+        if self.status != StatusCode::OK || !is_read(method) {
+            return self;
+        }
+        let etag = format!("W/\"{:032x}\"", xxh3_128(content));
+        if has_already(asked, &etag) {
+            self = Self::json(StatusCode::NOT_MODIFIED, None);
+        }
+        self.with(ETAG, &etag)
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+/// RFC 9110 §6.4.1: these never have a body.
+fn is_bodiless(status: StatusCode) -> bool {
+    status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// RFC 9110 §13.1.2: weak comparison; the fake's own tags contain no comma.
+fn has_already(asked: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    asked
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ok() -> Answer {
+        Answer::json(StatusCode::OK, Some(json!({ "a": 1 })))
+    }
+
+    #[test]
+    fn a_caller_with_the_validator_gets_304_without_a_body() {
+        let fresh = ok().validated(&Method::GET, &HeaderMap::new());
+        let etag = fresh.headers[ETAG].clone();
+        let asked = HeaderMap::from_iter([(IF_NONE_MATCH, etag.clone())]);
+        let answer = ok().validated(&Method::GET, &asked);
+        assert_eq!(answer.status, StatusCode::NOT_MODIFIED);
+        assert!(answer.body.is_empty());
+        assert_eq!(answer.headers[ETAG], etag);
+        let other = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static("\"x\""))]);
+        assert_eq!(ok().validated(&Method::GET, &other).status, StatusCode::OK);
+    }
+
+    #[test]
+    fn only_answers_that_can_be_stored_have_a_validator_and_cache_control() {
+        let none = HeaderMap::new();
+        let value = HeaderValue::from_static("max-age=60");
+        let patched = ok().validated(&Method::PATCH, &none);
+        let patched = patched.with_cache_control(&Method::PATCH, Some(&value));
+        assert!(!patched.headers.contains_key(ETAG));
+        assert!(!patched.headers.contains_key(CACHE_CONTROL));
+        let error = Answer::json(StatusCode::SERVICE_UNAVAILABLE, Some(json!({})));
+        let error = error.validated(&Method::GET, &none);
+        let error = error.with_cache_control(&Method::GET, Some(&value));
+        assert!(!error.headers.contains_key(ETAG));
+        assert!(!error.headers.contains_key(CACHE_CONTROL));
+    }
+
+    #[test]
+    fn no_content_has_no_body() {
+        let answer = Answer::json(StatusCode::NO_CONTENT, Some(json!({ "a": 1 })));
+        assert!(answer.body.is_empty() && !answer.headers.contains_key(CONTENT_TYPE));
+    }
+}

@@ -1,0 +1,261 @@
+//! How a fake treats its callers: slowly, with errors, or by hanging up.
+//!
+//! Owns: the faults, how long they last and whom they hit; their form in JSON.
+//! Never touches: how a fault looks on the wire.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// How a fake behaves. The default is at once and without fault. In JSON, as for
+/// `POST /_fake/behave`: `{"latency": "50ms", "fault": {"status": 503}, "times": 3}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Behaviour {
+    /// The least time an answer takes.
+    #[serde(deserialize_with = "latency")]
+    pub latency: Duration,
+    /// What goes wrong.
+    pub fault: Option<Fault>,
+    /// How many calls the fault hits; `None`: all, until something else is asked for.
+    pub times: Option<u64>,
+    /// Which part of the calls the fault hits.
+    pub share: Share,
+    /// Which calls make up the share: `None`: they are evenly spread, every second call for one
+    /// half; otherwise they look like chance, and the same number always picks the same calls.
+    pub seed: Option<u64>,
+}
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Answers with this status.
+    #[serde(deserialize_with = "status")]
+    Status(StatusCode),
+    /// Answers 429 in the API's own words.
+    RateLimited(RateLimited),
+    /// Closes the connection without an answer.
+    Close,
+    /// Closes the connection in the middle of the body.
+    Cut,
+    /// Refuses connections, and closes those that are open at the next call.
+    Refuse,
+}
+
+/// What a 429 says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimited {
+    /// Seconds in `Retry-After`; `None`: the answer names no time at all.
+    pub retry_after: Option<u32>,
+    /// Discord: whose limit it is.
+    pub scope: Scope,
+    /// CoinMarketCap: the `error_code`, 1008 (minute), 1009 (day), 1010 (month) or 1011 (address).
+    pub code: Option<u32>,
+}
+
+/// Whose limit was exceeded, in Discord's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The caller's, for one bucket.
+    #[default]
+    User,
+    /// The caller's, for everything.
+    Global,
+    /// The resource's, whoever calls.
+    Shared,
+}
+
+impl Scope {
+    /// As `X-RateLimit-Scope` says it.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Global => "global",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+/// A part of all calls, counted in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of them.
+    pub const ALL: Self = Self(MILLION);
+
+    /// From 0 (none) to 1 (all).
+    pub fn of(part: f64) -> Option<Self> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between nothing and a million"
+        )]
+        (0.0..=1.0).contains(&part).then(|| Self((part * f64::from(MILLION)).round() as u32))
+    }
+
+    /// Whether it takes in the call of this number, counted from 0.
+    fn takes(self, number: u64, seed: Option<u64>) -> bool {
+        let (share, all) = (u128::from(self.0), u128::from(MILLION));
+        if let Some(seed) = seed {
+            let chance = u128::from(xxh3_64_with_seed(&number.to_le_bytes(), seed));
+            return chance * all < share << u64::BITS;
+        }
+        let until = |number: u128| number * share / all;
+        until(u128::from(number) + 1) > until(u128::from(number))
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let part = f64::deserialize(from)?;
+        Self::of(part).ok_or_else(|| D::Error::custom("a share is between 0 and 1, such as 0.5"))
+    }
+}
+
+impl Fault {
+    /// 429 with so many seconds in `Retry-After`.
+    pub fn rate_limited(retry_after: u32) -> Self {
+        Self::RateLimited(RateLimited { retry_after: Some(retry_after), ..RateLimited::default() })
+    }
+}
+
+impl Behaviour {
+    /// Shows `fault` to every call.
+    pub fn always(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+
+    /// Shows `fault` to the next `times` calls.
+    pub fn next(times: u64, fault: Fault) -> Self {
+        Self { times: Some(times), ..Self::always(fault) }
+    }
+
+    /// The fault for the call of this number, where so many were `hit` before.
+    pub(super) fn fault_for(&self, number: u64, hit: u64) -> Option<Fault> {
+        let spent = self.times.is_some_and(|times| hit >= times);
+        self.fault.filter(|_| !spent && self.share.takes(number, self.seed))
+    }
+}
+
+pub(super) fn latency<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(D::Error::custom)
+}
+
+fn status<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
+    let code = u16::deserialize(from)?;
+    final_status(code).ok_or_else(|| D::Error::custom("a status is between 200 and 999"))
+}
+
+/// A status that can end an exchange.
+pub fn final_status(code: u16) -> Option<StatusCode> {
+    StatusCode::from_u16(code).ok().filter(|status| !status.is_informational())
+}
+
+const MILLION: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Behaviour {
+        serde_json::from_str(json).unwrap()
+    }
+
+    /// Which of the first calls are hit.
+    fn hits(behaviour: &Behaviour, calls: u64) -> Vec<u64> {
+        let mut hit = Vec::new();
+        for number in 0..calls {
+            if behaviour.fault_for(number, hit.len() as u64).is_some() {
+                hit.push(number);
+            }
+        }
+        hit
+    }
+
+    #[test]
+    fn each_fault_has_its_form_in_json() {
+        let global = RateLimited { scope: Scope::Global, ..RateLimited::default() };
+        let day = RateLimited { code: Some(1009), ..RateLimited::default() };
+        let table = [
+            (r#"{"fault": {"status": 503}}"#, Fault::Status(StatusCode::SERVICE_UNAVAILABLE)),
+            (r#"{"fault": {"rate_limited": {"retry_after": 2}}}"#, Fault::rate_limited(2)),
+            (r#"{"fault": {"rate_limited": {}}}"#, Fault::RateLimited(RateLimited::default())),
+            (r#"{"fault": {"rate_limited": {"scope": "global"}}}"#, Fault::RateLimited(global)),
+            (r#"{"fault": {"rate_limited": {"code": 1009}}}"#, Fault::RateLimited(day)),
+            (r#"{"fault": "close"}"#, Fault::Close),
+            (r#"{"fault": "cut"}"#, Fault::Cut),
+            (r#"{"fault": "refuse"}"#, Fault::Refuse),
+        ];
+        for (json, fault) in table {
+            assert_eq!(read(json), Behaviour::always(fault), "{json}");
+        }
+        assert_eq!(read("{}"), Behaviour::default());
+        assert_eq!(read(r#"{"fault": null}"#), Behaviour::default());
+        let slow = read(r#"{"latency": "50ms", "fault": "cut", "times": 3}"#);
+        assert_eq!(slow.latency, Duration::from_millis(50));
+        assert_eq!(slow.times, Some(3));
+    }
+
+    #[test]
+    fn what_it_does_not_know_is_an_error() {
+        for json in [
+            r#"{"latency": "5 parsec"}"#,
+            r#"{"fault": {"status": 100}}"#,
+            r#"{"fault": {"status": 1000}}"#,
+            r#"{"fault": {"rate_limited": {"after": 1}}}"#,
+            r#"{"share": 1.5}"#,
+            r#"{"slow": true}"#,
+            r#"{"fault": "no"}"#,
+        ] {
+            assert!(serde_json::from_str::<Behaviour>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_fault_for_two_calls_spares_the_third() {
+        assert_eq!(hits(&Behaviour::next(2, Fault::Close), 5), [0, 1]);
+        let half = Behaviour { share: Share::of(0.5).unwrap(), ..Behaviour::next(2, Fault::Cut) };
+        assert_eq!(hits(&half, 9), [1, 3], "those that were spared do not count");
+    }
+
+    #[test]
+    fn a_share_is_spread_evenly_over_the_calls() {
+        let part = |share| Behaviour {
+            share: Share::of(share).unwrap(),
+            ..Behaviour::always(Fault::Close)
+        };
+        assert_eq!(hits(&part(0.5), 6), [1, 3, 5]);
+        assert_eq!(hits(&part(0.25), 8), [3, 7]);
+        assert_eq!(hits(&part(0.1), 1_000).len(), 100);
+        assert_eq!(hits(&part(0.0), 1_000).len(), 0);
+        assert_eq!(hits(&part(1.0), 10).len(), 10);
+    }
+
+    #[test]
+    fn a_seeded_share_looks_like_chance_and_is_always_the_same() {
+        let half = |seed| Behaviour {
+            share: Share::of(0.5).unwrap(),
+            seed: Some(seed),
+            ..Behaviour::always(Fault::Close)
+        };
+        let first = hits(&half(1), 1_000);
+        assert_eq!(first, hits(&half(1), 1_000));
+        assert_ne!(first, hits(&half(2), 1_000));
+        assert!((400..600).contains(&first.len()), "{}", first.len());
+        assert!(first.windows(2).any(|pair| pair[1] == pair[0] + 1), "two in a row");
+    }
+}

@@ -1,0 +1,54 @@
+//! A client on a socket, for the fakes' own tests.
+//!
+//! Owns: one connection per request, read to its end. Never touches: what is asked.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An answer, read to the end of the connection.
+pub(super) struct Seen {
+    pub(super) head: String,
+    pub(super) body: String,
+}
+
+impl Seen {
+    pub(super) fn status(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or("none")
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+pub(super) async fn ask(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &str,
+    body: &str,
+) -> Seen {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or(("", ""));
+    Seen { head: head.to_owned(), body: body.to_owned() }
+}
+
+pub(super) async fn get(addr: SocketAddr, path: &str) -> Seen {
+    ask(addr, "GET", path, "", "").await
+}

@@ -1,0 +1,172 @@
+//! Coins with their quotes, one by one or by rank, in CoinMarketCap's form.
+//!
+//! Owns: which coins are meant, what they look like in JSON, and the credits for them.
+//! Never touches: the clock; who may ask.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::fake::coinmarketcap::Reply;
+use crate::fake::coinmarketcap::calendar::stamp;
+use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
+use crate::fake::coinmarketcap::query::Query;
+use crate::fake::coinmarketcap::refusal::Refusal;
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// A symbol means one coin; tags are names.
+    One,
+    /// A symbol means all coins that use it; tags are objects.
+    Two,
+}
+
+/// `/cryptocurrency/quotes/latest`.
+pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result<Reply, Refusal> {
+    let currencies = currencies(query)?;
+    let (by, asked) = selection(query)?;
+    let mut data = Map::new();
+    let mut unknown = Vec::new();
+    for wanted in &asked {
+        match ALL.iter().find(|coin| is_meant(coin, by, wanted)) {
+            Some(coin) => {
+                let shown = shown(coin, version, &currencies, now);
+                // Symbols keep the key that was asked for, slugs and ids lead to the id.
+                let list = by == "symbol" && version == Version::Two;
+                let key = if by == "symbol" { wanted.to_uppercase() } else { coin.id.to_string() };
+                data.insert(key, if list { json!([shown]) } else { shown });
+            }
+            None => unknown.push(wanted.as_str()),
+        }
+    }
+    let strict = query.text("skip_invalid").is_some_and(|skip| skip == "false");
+    if data.is_empty() || (strict && !unknown.is_empty()) {
+        let values = unknown.join(",");
+        return Err(Refusal::Parameter(format!("Invalid value for \"{by}\": \"{values}\"")));
+    }
+    let credits = for_items(asked.len()) + extra(&currencies);
+    Ok(Reply { data: Value::Object(data), credits, total: None })
+}
+
+/// `/cryptocurrency/listings/latest`.
+pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, Refusal> {
+    let currencies = currencies(query)?;
+    let start = number(query, "start", 1)?;
+    let limit = number(query, "limit", 100)?;
+    let page: Vec<_> = ALL
+        .iter()
+        .skip(start - 1)
+        .take(limit)
+        .map(|coin| shown(coin, Version::One, &currencies, now))
+        .collect();
+    let credits = for_items(page.len()) + extra(&currencies);
+    Ok(Reply { data: Value::Array(page), credits, total: Some(ALL.len()) })
+}
+
+/// The currencies that quotes are given in, with what a US dollar costs in each.
+pub(super) fn currencies(query: &Query) -> Result<Vec<(String, f64)>, Refusal> {
+    let wanted = query.list("convert").unwrap_or_else(|| vec!["USD".to_owned()]);
+    let known = |name: String| {
+        let name = name.to_uppercase();
+        let rate = CURRENCIES.iter().find(|(known, _)| *known == name).map(|(_, rate)| *rate);
+        let wrong = || Refusal::Parameter(format!("Invalid value for \"convert\": \"{name}\""));
+        rate.ok_or_else(wrong).map(|rate| (name.clone(), rate))
+    };
+    wanted.into_iter().map(known).collect()
+}
+
+/// The credits for each currency beyond the first.
+pub(super) fn extra(currencies: &[(String, f64)]) -> u64 {
+    u64::try_from(currencies.len().saturating_sub(1)).unwrap_or(u64::MAX)
+}
+
+/// When the prices of a time were made.
+pub(super) fn updated(now: SystemTime) -> String {
+    stamp(UNIX_EPOCH + Duration::from_secs(minute(now).saturating_mul(60)))
+}
+
+/// What is asked for, and by which of its names.
+fn selection(query: &Query) -> Result<(&'static str, Vec<String>), Refusal> {
+    let mut given = ["id", "slug", "symbol"].into_iter().filter_map(|by| {
+        let asked = query.list(by)?;
+        Some((by, asked))
+    });
+    let first = given.next().ok_or_else(|| {
+        Refusal::Parameter("\"value\" must contain at least one of [id, symbol, slug]".to_owned())
+    })?;
+    if given.next().is_some() {
+        let said = "\"value\" contains a conflict between exclusive peers [id, symbol, slug]";
+        return Err(Refusal::Parameter(said.to_owned()));
+    }
+    Ok(first)
+}
+
+fn is_meant(coin: &Coin, by: &str, wanted: &str) -> bool {
+    match by {
+        "id" => coin.id.to_string() == wanted,
+        "slug" => coin.slug == wanted,
+        _ => coin.symbol.eq_ignore_ascii_case(wanted),
+    }
+}
+
+fn number(query: &Query, name: &str, default: usize) -> Result<usize, Refusal> {
+    let Some(text) = query.text(name) else { return Ok(default) };
+    let read = text.parse().ok().filter(|number| (1..=5_000).contains(number));
+    read.ok_or_else(|| Refusal::Parameter(format!("\"{name}\" must be between 1 and 5000")))
+}
+
+/// A credit for every 200 begun.
+fn for_items(items: usize) -> u64 {
+    u64::try_from(items.div_ceil(200).max(1)).unwrap_or(u64::MAX)
+}
+
+fn shown(coin: &Coin, version: Version, currencies: &[(String, f64)], now: SystemTime) -> Value {
+    let tag = json!({ "slug": "made-up", "name": "Made up", "category": "CATEGORY" });
+    let quotes: Map<_, _> =
+        currencies.iter().map(|(name, rate)| (name.clone(), quote(coin, *rate, now))).collect();
+    json!({
+        "id": coin.id,
+        "name": coin.name,
+        "symbol": coin.symbol,
+        "slug": coin.slug,
+        "num_market_pairs": 20_000 / coin.rank,
+        "date_added": "2013-04-28T00:00:00.000Z",
+        "tags": [if version == Version::Two { tag } else { json!("made-up") }],
+        "max_supply": null,
+        "circulating_supply": coin.supply(),
+        "total_supply": coin.supply(),
+        "is_active": 1,
+        "infinite_supply": false,
+        "platform": null,
+        "cmc_rank": coin.rank,
+        "is_fiat": 0,
+        "self_reported_circulating_supply": null,
+        "self_reported_market_cap": null,
+        "tvl_ratio": null,
+        "last_updated": updated(now),
+        "quote": quotes,
+    })
+}
+
+fn quote(coin: &Coin, rate: f64, now: SystemTime) -> Value {
+    let minute = minute(now);
+    let price = rounded(coin.price(minute) * rate);
+    let cap = rounded(price * coin.supply());
+    json!({
+        "price": price,
+        "volume_24h": rounded(coin.volume(minute) * rate),
+        "volume_change_24h": 0.0,
+        "percent_change_1h": coin.change(minute, 60),
+        "percent_change_24h": coin.change(minute, 24 * 60),
+        "percent_change_7d": coin.change(minute, 7 * 24 * 60),
+        "percent_change_30d": coin.change(minute, 30 * 24 * 60),
+        "market_cap": cap,
+        "market_cap_dominance": rounded(20.0 / f64::from(coin.rank)),
+        "fully_diluted_market_cap": cap,
+        "tvl": null,
+        "last_updated": updated(now),
+    })
+}
+
+const CURRENCIES: [(&str, f64); 4] = [("USD", 1.0), ("EUR", 0.9), ("GBP", 0.8), ("JPY", 150.0)];

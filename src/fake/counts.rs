@@ -1,0 +1,107 @@
+//! What was asked of a fake.
+//!
+//! Owns: the counts. Never touches: the clock, what is answered.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use serde::Serialize;
+
+/// What was asked of a fake since it started or was reset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Calls {
+    /// All calls, those that failed included.
+    pub total: u64,
+    /// Bytes of the bodies that were sent.
+    pub bytes: u64,
+    /// Calls by method and path pattern, such as `GET /guilds/{guild}/roles`.
+    pub by_endpoint: BTreeMap<String, u64>,
+    /// Answers by their status; a call whose connection was closed has none.
+    pub by_status: BTreeMap<u16, u64>,
+    /// Calls by the phase of the script they fell into.
+    pub by_phase: BTreeMap<String, u64>,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) calls: Calls,
+    by_second: BTreeMap<u64, u64>,
+}
+
+impl Counts {
+    /// Counts a call and says which it is, from 0.
+    pub(super) fn asked(&mut self, endpoint: &str, phase: Option<&str>, now: SystemTime) -> u64 {
+        let calls = &mut self.calls;
+        let number = calls.total;
+        calls.total += 1;
+        *calls.by_endpoint.entry(endpoint.to_owned()).or_default() += 1;
+        if let Some(phase) = phase {
+            *calls.by_phase.entry(phase.to_owned()).or_default() += 1;
+        }
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        *self.by_second.entry(since.as_secs()).or_default() += 1;
+        if self.by_second.len() > SECONDS {
+            self.by_second.pop_first();
+        }
+        number
+    }
+
+    /// Counts an answer; no status: the connection was closed before one was seen.
+    pub(super) fn sent(&mut self, status: Option<StatusCode>, bytes: usize) {
+        if let Some(status) = status {
+            *self.calls.by_status.entry(status.as_u16()).or_default() += 1;
+        }
+        self.calls.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// Calls by second since 1970; only seconds with calls, and the last [`SECONDS`] of those.
+    pub(super) fn by_second(&self) -> BTreeMap<u64, u64> {
+        self.by_second.clone()
+    }
+}
+
+/// So many seconds are remembered: more than a day of them.
+const SECONDS: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    #[test]
+    fn calls_are_counted_by_endpoint_phase_and_second() {
+        let mut counts = Counts::default();
+        assert_eq!(counts.asked("GET /a", None, at(5)), 0);
+        assert_eq!(counts.asked("GET /a", Some("storm"), at(7)), 1);
+        assert_eq!(counts.asked("GET /b", Some("storm"), at(7)), 2);
+        assert_eq!(counts.calls.by_endpoint["GET /a"], 2);
+        assert_eq!(counts.calls.by_phase, BTreeMap::from([("storm".to_owned(), 2)]));
+        assert_eq!(counts.by_second(), BTreeMap::from([(5, 1), (7, 2)]));
+    }
+
+    #[test]
+    fn a_closed_connection_has_no_status_and_its_bytes_count() {
+        let mut counts = Counts::default();
+        counts.sent(Some(StatusCode::OK), 10);
+        counts.sent(None, 3);
+        assert_eq!(counts.calls.by_status, BTreeMap::from([(200, 1)]));
+        assert_eq!(counts.calls.bytes, 13);
+    }
+
+    #[test]
+    fn the_oldest_seconds_are_forgotten() {
+        let mut counts = Counts::default();
+        for second in 0..=SECONDS as u64 {
+            counts.asked("GET /a", None, at(second));
+        }
+        assert_eq!(counts.by_second().len(), SECONDS);
+        assert_eq!(counts.by_second().first_key_value(), Some((&1, &1)));
+    }
+}

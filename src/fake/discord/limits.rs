@@ -1,0 +1,170 @@
+//! Discord's limits: for everything, for a shared resource, and per bucket and major parameter.
+//!
+//! Owns: which limit a call falls under, and what was exceeded. Never touches: the clock; the words.
+
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::fake::api::Call;
+use crate::fake::behaviour::Scope;
+use crate::fake::discord::answer::{Bucket, bucket_name};
+pub use crate::fake::discord::ban::Ban;
+use crate::fake::rate::{Rate, Taken, Windows};
+
+/// The limits that a fake keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// For each bucket (method and path template), major parameter and caller.
+    pub route: Rate,
+    /// For all calls of a caller.
+    pub global: Rate,
+    /// For single resources, whoever calls.
+    pub shared: Vec<Shared>,
+    /// When an address is banned; `None`: never.
+    pub ban: Option<Ban>,
+}
+
+/// A limit that everybody shares who asks about one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// The major parameter: the id of a guild, a channel or a webhook.
+    pub resource: String,
+    /// Its limit.
+    pub rate: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let rate = Rate { limit: 50, window: Duration::from_secs(1) };
+        Self { route: rate, global: rate, shared: Vec::new(), ban: Some(Ban::default()) }
+    }
+}
+
+/// What went beyond a limit since the fake started or was reset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Exceeded {
+    /// 429 for one bucket.
+    pub user: u64,
+    /// 429 for everything.
+    pub global: u64,
+    /// 429 for a shared resource.
+    pub shared: u64,
+    /// All 401, 403 and 429 that bring a ban nearer, those of a script included.
+    pub invalid: u64,
+    /// Bans.
+    pub bans: u64,
+    /// Calls that were made during a ban.
+    pub banned: u64,
+}
+
+impl Exceeded {
+    /// Whether any limit was ever exceeded; what a script answers exceeds none.
+    pub fn any(&self) -> bool {
+        let Self { user, global, shared, bans, banned, invalid: _ } = self;
+        [user, global, shared, bans, banned].into_iter().any(|count| *count > 0)
+    }
+
+    pub(super) fn count(&mut self, scope: Scope) {
+        match scope {
+            Scope::User => self.user += 1,
+            Scope::Global => self.global += 1,
+            Scope::Shared => self.shared += 1,
+        }
+    }
+}
+
+/// Where calls are let in or turned away.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    limits: Limits,
+    global: Windows<Caller>,
+    shared: Windows<String>,
+    routes: Windows<(&'static str, String, Caller)>,
+}
+
+/// Who calls: a hash of the credentials, or of the address of those who have none.
+type Caller = u128;
+
+/// What a call is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Within all limits; the bucket as it is now.
+    Within(Bucket),
+    /// Over this limit, for so long; the bucket, unless it is the limit for everything.
+    Over(Scope, Duration, Option<Bucket>),
+}
+
+impl Door {
+    pub(super) fn new(limits: Limits) -> Self {
+        let (global, shared, routes) = Default::default();
+        Self { limits, global, shared, routes }
+    }
+
+    /// Counts a call under the limits that it falls under.
+    pub(super) fn knock(&mut self, pattern: &'static str, call: &Call<'_>) -> Said {
+        let caller = caller(call);
+        let all = self.global.take(caller, self.limits.global, call.now);
+        if !all.within {
+            return Said::Over(Scope::Global, all.reset_after, None);
+        }
+        let major = major(call.uri.path());
+        let bucket = |rate: Rate, Taken { left, reset_after, .. }: Taken| Bucket {
+            name: bucket_name(pattern),
+            limit: rate.limit,
+            left,
+            reset_after,
+        };
+        if let Some(Shared { rate, .. }) =
+            self.limits.shared.iter().find(|shared| shared.resource == major)
+        {
+            let taken = self.shared.take(major.to_owned(), *rate, call.now);
+            if !taken.within {
+                let bucket = bucket(*rate, taken);
+                return Said::Over(Scope::Shared, taken.reset_after, Some(bucket));
+            }
+        }
+        let rate = self.limits.route;
+        let taken = self.routes.take((pattern, major.to_owned(), caller), rate, call.now);
+        let bucket = bucket(rate, taken);
+        if taken.within {
+            Said::Within(bucket)
+        } else {
+            Said::Over(Scope::User, taken.reset_after, Some(bucket))
+        }
+    }
+}
+
+fn caller(call: &Call<'_>) -> Caller {
+    let credentials = call.field(&AUTHORIZATION);
+    let of = if credentials.is_empty() { call.client.to_string() } else { credentials };
+    xxh3_128(of.as_bytes())
+}
+
+/// The first guild, channel or webhook in the path; empty if there is none.
+fn major(path: &str) -> &str {
+    let mut segments = path.split('/');
+    segments.find(|segment| ["guilds", "channels", "webhooks"].contains(segment));
+    segments.next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_parameter_is_the_first_guild_channel_or_webhook() {
+        let table = [
+            ("/api/v10/guilds/7/members/8", "7"),
+            ("/api/v10/channels/9/messages", "9"),
+            ("/api/v10/webhooks/5/guilds/7", "5"),
+            ("/api/v10/users/@me", ""),
+            ("/api/v10/guilds", ""),
+        ];
+        for (path, id) in table {
+            assert_eq!(major(path), id, "{path}");
+        }
+    }
+}

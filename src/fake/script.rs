@@ -1,0 +1,173 @@
+//! A script: how a fake behaves in the course of time, phase by phase, such as a storm of 429, then
+//! an outage, then calm.
+//!
+//! Owns: the phases and their form in JSON. Never touches: the clock; what a fault looks like.
+
+pub(super) mod course;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::Deserializer;
+
+use crate::fake::behaviour::{Behaviour, Fault, RateLimited, Share, latency};
+
+/// Phases that follow one another from the moment the script is set; after the last one all is well.
+/// In JSON: `[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"fault": null}]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<Phase>")]
+pub struct Script(Vec<Act>);
+
+/// A phase as it is played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Act {
+    // A lone behaviour has none: there is nothing to tell its calls from.
+    name: Option<Arc<str>>,
+    length: Option<Duration>,
+    calls: Option<u64>,
+    behaviour: Behaviour,
+}
+
+/// One phase of a script. It ends when its time is over or when so many calls were made, whichever
+/// comes first; with neither it stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Phase {
+    /// What its calls are counted as; `phase 1`, `phase 2`, … if left out.
+    pub name: Option<String>,
+    /// How long it lasts.
+    #[serde(rename = "for", deserialize_with = "length")]
+    pub length: Option<Duration>,
+    /// How many calls it lasts.
+    pub calls: Option<u64>,
+    /// The least time an answer takes.
+    #[serde(deserialize_with = "latency")]
+    pub latency: Duration,
+    /// What goes wrong.
+    pub fault: Option<Fault>,
+    /// Which part of its calls the fault hits.
+    pub share: Share,
+    /// Which calls make up the share; see [`Behaviour::seed`].
+    pub seed: Option<u64>,
+}
+
+/// Why phases are no script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A phase comes after one that never ends.
+    #[error("phase {0} has neither `for` nor `calls`, so that what follows it would never come")]
+    Endless(usize),
+    /// A phase locks out whoever could end it.
+    #[error("phase {0} refuses connections, those to /_fake too: say with `for` how long")]
+    LockedOut(usize),
+}
+
+impl Phase {
+    /// A phase of this name that lasts so long and shows `fault` to every call.
+    pub fn lasting(name: &str, length: Duration, fault: Option<Fault>) -> Self {
+        Self { name: Some(name.to_owned()), length: Some(length), fault, ..Self::default() }
+    }
+
+    /// `storm`: every call is answered 429; so many seconds in `Retry-After`, or none.
+    pub fn storm(length: Duration, retry_after: Option<u32>) -> Self {
+        let limited = RateLimited { retry_after, ..RateLimited::default() };
+        Self::lasting("storm", length, Some(Fault::RateLimited(limited)))
+    }
+
+    /// `outage`: every call is answered 503.
+    pub fn outage(length: Duration) -> Self {
+        Self::lasting("outage", length, Some(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)))
+    }
+
+    fn act(self, number: usize) -> Act {
+        let Self { name, length, calls, latency, fault, share, seed } = self;
+        let name = name.unwrap_or_else(|| format!("phase {number}"));
+        let behaviour = Behaviour { latency, fault, times: None, share, seed };
+        Act { name: Some(name.into()), length, calls, behaviour }
+    }
+}
+
+impl TryFrom<Vec<Phase>> for Script {
+    type Error = Problem;
+
+    fn try_from(phases: Vec<Phase>) -> Result<Self, Problem> {
+        let last = phases.len();
+        for (number, phase) in (1..).zip(&phases) {
+            if number < last && phase.length.is_none() && phase.calls.is_none() {
+                return Err(Problem::Endless(number));
+            }
+            if phase.fault == Some(Fault::Refuse) && phase.length.is_none() {
+                return Err(Problem::LockedOut(number));
+            }
+        }
+        Ok(Self((1..).zip(phases).map(|(number, phase)| phase.act(number)).collect()))
+    }
+}
+
+impl From<Behaviour> for Script {
+    fn from(behaviour: Behaviour) -> Self {
+        Self(vec![Act { name: None, length: None, calls: None, behaviour }])
+    }
+}
+
+impl Script {
+    /// Whether connections are refused at some time: only then somebody must watch the clock.
+    pub(super) fn refuses_at_times(&self) -> bool {
+        self.0.iter().any(|act| act.behaviour.fault == Some(Fault::Refuse))
+    }
+}
+
+fn length<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    latency(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Script, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_script_is_a_list_of_phases() {
+        let json = r#"[
+            {"name": "storm", "for": "60s", "fault": {"rate_limited": {"retry_after": 1}}},
+            {"name": "outage", "for": "10m", "fault": {"status": 503}},
+            {"calls": 3, "latency": "5ms", "share": 0.5, "seed": 7, "fault": "close"},
+            {"fault": null}
+        ]"#;
+        let flaky = Phase {
+            calls: Some(3),
+            latency: Duration::from_millis(5),
+            share: Share::of(0.5).unwrap(),
+            seed: Some(7),
+            fault: Some(Fault::Close),
+            ..Phase::default()
+        };
+        let phases = vec![
+            Phase::storm(Duration::from_secs(60), Some(1)),
+            Phase::outage(Duration::from_secs(600)),
+            flaky,
+            Phase::default(),
+        ];
+        assert_eq!(read(json), Ok(Script::try_from(phases).unwrap()));
+        assert_eq!(read("[]"), Ok(Script::default()));
+    }
+
+    #[test]
+    fn a_script_that_could_never_end_as_written_is_refused_with_the_phase() {
+        for (json, part) in [
+            (r#"[{"fault": "cut"}, {"for": "1s"}]"#, "phase 1 has neither `for` nor `calls`"),
+            (r#"[{"for": "1s"}, {"calls": 2, "fault": "refuse"}]"#, "phase 2 refuses connections"),
+            (r#"[{"during": "1s"}]"#, "during"),
+            (r#"[{"for": "soon"}]"#, "expected number"),
+        ] {
+            let said = read(json).unwrap_err();
+            assert!(said.contains(part), "{json}: {said}");
+        }
+    }
+}
