@@ -245,6 +245,7 @@ async fn help_and_version_exit_0_and_every_verb_is_explained() {
         &["check", "--help"],
         &["fake", "--help"],
         &["fake", "discord", "--help"],
+        &["fake", "coinmarketcap", "--help"],
         &["--version"],
     ] {
         let output = larder(arguments).await;
@@ -286,6 +287,43 @@ async fn the_fake_discord_answers_and_fails_on_request() {
     assert!(text(&taken.stderr).contains(&addr.to_string()), "{}", text(&taken.stderr));
     fake.signal("TERM");
     assert_eq!(fake.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_fake_coinmarketcap_answers_refuses_and_bills() {
+    let arguments =
+        ["fake", "coinmarketcap", "--listen", "127.0.0.1:0", "--per-day", "2", "--price", "0.5"];
+    let mut fake = Process::start(&arguments);
+    let addr = fake.addr().await;
+    let mut client = Client::connect(addr).await;
+    let url = format!("http://{addr}/v2/cryptocurrency/quotes/latest?id=1,1027");
+    assert_eq!(client.get(&url, &[]).await.status, 401);
+    let key = ["X-CMC_PRO_API_KEY: k"];
+    for _ in 0..2 {
+        assert_eq!(client.get(&url, &key).await.status, 200);
+    }
+    let refused = client.get(&url, &key).await;
+    assert_eq!((refused.status, refused.field("retry-after")), (429, None));
+    assert!(refused.text().contains("\"error_code\":1009"), "{}", refused.text());
+    let bill = client.get(&format!("http://{addr}/_fake/bill"), &[]).await;
+    let bill: serde_json::Value = serde_json::from_str(&bill.text()).unwrap();
+    assert_eq!((bill["credits"].as_u64(), bill["price"].as_f64()), (Some(2), Some(1.0)));
+    fake.signal("TERM");
+    assert_eq!(fake.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_fake_starts_with_a_storm_and_then_an_outage() {
+    let script = r#"[{"calls": 1, "fault": {"rate_limited": {"retry_after": 2}}},
+                     {"calls": 1, "fault": {"status": 503}}, {"fault": null}]"#;
+    let fake = Process::start(&["fake", "discord", "--listen", "127.0.0.1:0", "--script", script]);
+    let addr = fake.addr().await;
+    let mut client = Client::connect(addr).await;
+    let url = format!("http://{addr}/api/v10/guilds/1/roles");
+    let storm = client.get(&url, &[]).await;
+    assert_eq!((storm.status, storm.field("retry-after")), (429, Some("2")));
+    assert_eq!(client.get(&url, &[]).await.status, 503);
+    assert_eq!(client.get(&url, &[]).await.status, 200);
 }
 
 /// The three commands of `larder --help`, on free ports.
