@@ -175,6 +175,7 @@ impl Server {
         let lobby = Lobby {
             doors: Arc::clone(&self.estate) as Arc<dyn Doors>,
             places: Arc::clone(&self.places),
+            exits: Arc::new(Semaphore::new(listen::TURNED_AWAY)),
             account: Arc::clone(self.account()),
             stage: self.stage.subscribe(),
         };

@@ -1,19 +1,22 @@
 //! Listeners and their accept loops.
 //!
-//! Owns: binding, the cap on connections, backing off when accepting fails, the start of a stop.
+//! Owns: binding, the cap on connections and who is turned away at it, backing off when accepting
+//! fails, the start of a stop.
 //! Never touches: what happens on a connection (`connection`).
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::account::Account;
+use crate::account::problem::Problem;
+use crate::clock;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
 use crate::front::{Doors, connection};
@@ -25,6 +28,22 @@ const BACKLOG: i32 = 4096;
 /// After a failed accept (no file descriptors left, say) the next try waits this long: they come back
 /// with time, not with trying.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// How long larder may have had no place to spare until those who come are turned away: a burst is
+/// worth waiting for, and nobody waits for what may never come (OVL-11).
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many are told so at once, over all listeners; each takes a descriptor until it has read it.
+pub const TURNED_AWAY: usize = 8;
+
+/// No place was free for longer than a client should wait.
+const CROWDED: Problem = Problem::new(
+    http::StatusCode::SERVICE_UNAVAILABLE,
+    "connections",
+    "as many clients are connected as limits.connections and the limit of open files allow",
+    "connection_limit_reached",
+)
+.retry_after(1);
 
 /// Binds a listener; port 0 picks a free port. Accepting from it is [`accept`]'s.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -53,6 +72,8 @@ pub struct Lobby {
     pub doors: Arc<dyn Doors>,
     /// Each connection holds one while it lives.
     pub places: Arc<Semaphore>,
+    /// Whoever is turned away holds one until it knows: [`TURNED_AWAY`] of them.
+    pub exits: Arc<Semaphore>,
     /// Where failures to accept are recorded.
     pub account: Arc<Account>,
     /// How far the end has come.
@@ -75,10 +96,21 @@ pub async fn accept(listener: TcpListener, lobby: Lobby) {
 }
 
 async fn accept_all(listener: &TcpListener, kind: Listener, lobby: &Lobby) {
-    // At the cap new connections wait in the backlog. Nobody closes the semaphore.
-    while let Ok(place) = Arc::clone(&lobby.places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, peer)) => lobby.receive(stream, peer, kind, place),
+    let mut crowded = None;
+    loop {
+        // At the cap new connections wait in the backlog, but not for long.
+        let place = lobby.place(&mut crowded).await;
+        let offered = place.is_some().then(clock::monotonic);
+        let accepted = listener.accept().await;
+        if offered.is_some_and(|since| clock::monotonic().duration_since(since) >= PATIENCE) {
+            // For as long there was a place, and nobody who wanted it.
+            crowded = None;
+        }
+        match accepted {
+            Ok((stream, peer)) => match place.or_else(|| lobby.free_place()) {
+                Some(place) => lobby.receive(stream, peer, kind, place),
+                None => lobby.turn_away(stream, peer).await,
+            },
             Err(error) => {
                 lobby.account.accept_error(&error);
                 if !is_over(&error) {
@@ -97,6 +129,35 @@ fn is_over(error: &io::Error) -> bool {
 }
 
 impl Lobby {
+    fn free_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// A place for the next connection; `None` when since longer than [`PATIENCE`] none was free
+    /// without waiting. `crowded`: since when.
+    async fn place(&self, crowded: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
+        if let Some(place) = self.free_place() {
+            *crowded = None;
+            return Some(place);
+        }
+        let now = clock::monotonic();
+        let since = *crowded.get_or_insert(now);
+        let left = PATIENCE.saturating_sub(now.saturating_duration_since(since));
+        // Nobody closes the semaphore.
+        timeout(left, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Tells a client that there is no place for it.
+    async fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(exit) = Arc::clone(&self.exits).acquire_owned().await else { return };
+        let door = self.doors.current();
+        tokio::spawn(async move {
+            prepare(&stream);
+            door.refuse(ClientIo::new(stream, peer), &CROWDED).await;
+            drop(exit);
+        });
+    }
+
     fn receive(
         &self,
         stream: TcpStream,

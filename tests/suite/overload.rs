@@ -17,15 +17,22 @@ const CLIENTS: usize = 400;
 const FILES: u32 = 128;
 const RECOVERED: Duration = Duration::from_secs(5);
 
-/// A larder that keeps what `origin` answers, with few descriptors.
-async fn cramped(origin: &Origin) -> (Process, House) {
+/// A larder that keeps what `origin` answers, with at most so many open files.
+async fn kept(origin: &Origin, more: &str, files: Option<u32>) -> (Process, House) {
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{}\" }}\n\
-         routes: [{{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}]\n",
+         routes: [{{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}]\n{more}",
         origin.addr
     );
-    Process::run_within(FILES, &yaml).await
+    match files {
+        Some(files) => Process::run_within(files, &yaml).await,
+        None => Process::run(&yaml).await,
+    }
+}
+
+async fn cramped(origin: &Origin) -> (Process, House) {
+    kept(origin, "", Some(FILES)).await
 }
 
 /// Asks on a connection that stays open.
@@ -42,54 +49,70 @@ fn knocking(addr: SocketAddr, clients: usize) -> JoinSet<u16> {
     knocking
 }
 
-async fn all_are_served(mut knocking: JoinSet<u16>, clients: usize) {
-    let mut served = 0;
+/// All of them get an answer with this status.
+async fn all_get(expected: u16, mut knocking: JoinSet<u16>, clients: usize) {
+    let mut answered = 0;
     while let Some(status) = timeout(PATIENCE, knocking.join_next()).await.expect("in time") {
-        assert_eq!(status.expect("a client asks on"), 200);
-        served += 1;
+        assert_eq!(status.expect("a client asks on"), expected);
+        answered += 1;
     }
-    assert_eq!(served, clients);
+    assert_eq!(answered, clients);
+}
+
+/// Clients that have got an answer and keep their connections.
+async fn staying(addr: SocketAddr, clients: usize) -> Vec<Client> {
+    let mut staying = Vec::new();
+    for _ in 0..clients {
+        let mut client = Client::connect(addr).await;
+        assert_eq!(asks(&mut client, "/kept").await.status, 200);
+        staying.push(client);
+    }
+    staying
+}
+
+/// Comes back until it is served.
+async fn until_let_in(addr: SocketAddr) {
+    while asks(&mut Client::connect(addr).await, "/kept").await.status != 200 {}
+}
+
+async fn metrics(admin: &mut Client) -> String {
+    admin.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    timeout(PATIENCE, admin.answer("GET")).await.expect("in time").expect("a page").text()
 }
 
 /// What `/metrics` says of accepts that failed.
 async fn accept_errors(admin: &mut Client) -> usize {
-    admin.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    let page = timeout(PATIENCE, admin.answer("GET")).await.expect("in time").expect("a page");
-    let page = page.text();
+    let page = metrics(admin).await;
     let line = page.lines().find_map(|line| line.strip_prefix("larder_accept_errors_total "));
     line.and_then(|count| count.parse().ok()).expect("the series is there")
 }
 
-/// Those who came first keep their connections; the others wait without costing anything, and nobody
-/// is let in without the descriptors that an answer may need.
+/// Those who came first keep their connections and have all they need; the others cost next to
+/// nothing: they wait, and are turned away when it takes long. Nobody is let in without the descriptors
+/// that an answer may need.
 #[tokio::test]
-async fn ovl_05_clients_beyond_the_open_files_wait_and_nobody_gets_an_error() {
+async fn ovl_05_clients_beyond_the_open_files_are_not_let_in_and_those_inside_have_all_they_need() {
     // What 128 files are enough for: one for the connection and one for a call each, beside 32.
     const PLACES: usize = 48;
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let (mut larder, _house) = cramped(&origin).await;
         let mut admin = Client::connect(larder.admin().await).await;
-        let mut staying = Vec::new();
-        for _ in 0..PLACES {
-            let mut client = Client::connect(larder.addr().await).await;
-            assert_eq!(asks(&mut client, "/kept").await.status, 200);
-            staying.push(client);
-        }
-        let mut knocking = knocking(larder.addr().await, CLIENTS - PLACES);
+        let mut staying = staying(larder.addr().await, PLACES).await;
+        let knocking = knocking(larder.addr().await, CLIENTS - PLACES);
         let (begun, busy) = (clock::monotonic(), larder.cpu());
         let mut tick = interval(Duration::from_millis(20));
-        for n in 0..50 {
+        for n in 0..100 {
             tick.tick().await;
             assert!(asks(&mut staying[0], "/kept").await.cache_status().contains("hit"));
             assert_eq!(asks(&mut staying[n % PLACES], &format!("/cold/{n}")).await.status, 200);
         }
         let (took, busy) =
             (clock::monotonic().duration_since(begun), larder.cpu().saturating_sub(busy));
-        assert!(knocking.try_join_next().is_none(), "accepting is paused");
         assert!(busy < took / 2, "{busy:?} of {took:?}");
+        all_get(503, knocking, CLIENTS - PLACES).await;
         drop(staying);
-        timeout(RECOVERED, all_are_served(knocking, CLIENTS - PLACES)).await.expect("in 5 s");
+        timeout(RECOVERED, until_let_in(larder.addr().await)).await.expect("in 5 s");
         assert_eq!(
             accept_errors(&mut admin).await,
             0,
@@ -113,9 +136,6 @@ async fn ovl_05_without_descriptors_accepting_backs_off_hits_go_on_and_it_recove
         let mut admin = Client::connect(larder.admin().await).await;
         assert_eq!(asks(&mut client, "/kept").await.status, 200);
         larder.limit_files(8);
-        // An accept that waited before the limit fell has its descriptor already.
-        let mut early = Client::connect(larder.addr().await).await;
-        early.ask("GET", &format!("{API}/kept"), &[]).await;
         let knocking = knocking(larder.addr().await, CLIENTS);
         let (begun, busy) = (clock::monotonic(), larder.cpu());
         let mut tick = interval(Duration::from_millis(20));
@@ -133,7 +153,7 @@ async fn ovl_05_without_descriptors_accepting_backs_off_hits_go_on_and_it_recove
         let cold = asks(&mut client, "/cold").await;
         assert_eq!((cold.status, origin.calls()), (502, 1), "{}", cold.text());
         larder.limit_files(FILES);
-        timeout(RECOVERED, all_are_served(knocking, CLIENTS)).await.expect("in 5 s");
+        timeout(RECOVERED, all_get(200, knocking, CLIENTS)).await.expect("in 5 s");
         let mut client = Client::connect(larder.addr().await).await;
         assert_eq!(asks(&mut client, "/cold").await.status, 200);
         larder.signal("TERM");
@@ -178,6 +198,55 @@ async fn ovl_09_a_thousand_keys_that_expire_together_are_asked_for_once_each() {
         assert_eq!(got.len(), KEYS * EACH);
         assert!(got.iter().all(|status| *status == 200));
         assert_eq!(origin.calls(), 2 * KEYS, "twenty thousand requests, a thousand calls");
+    })
+    .await;
+}
+
+/// Four times as many clients as there are places, which come again and again, and clients that send
+/// nonsense: those inside do not notice, the others are told at once, and the log grows slowly.
+#[tokio::test]
+async fn ovl_11_a_crowd_is_told_503_and_malformed_requests_400_and_the_log_grows_slowly() {
+    const PLACES: usize = 16;
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let (mut larder, _house) = kept(&origin, "limits: { connections: 16 }\n", None).await;
+        let (addr, begun) = (larder.addr().await, clock::monotonic());
+        let mut admin = Client::connect(larder.admin().await).await;
+        for n in 0..500 {
+            let mut client = Client::connect(addr).await;
+            client.send(format!("GET /{n} HTTP/1.1\r\nno colon here\r\n\r\n")).await;
+            assert_eq!(client.answer("GET").await.expect("an answer").status, 400);
+        }
+        let mut staying = staying(addr, PLACES).await;
+        // Full for a second: from here on whoever comes is told at once.
+        all_get(503, knocking(addr, 1), 1).await;
+        for _ in 0..10 {
+            let since = clock::monotonic();
+            let told = timeout(PATIENCE, Client::connect(addr).await.get(API, &[])).await;
+            let told = told.expect("in time");
+            assert_eq!((told.status, told.field("retry-after")), (503, Some("1")));
+            assert!(told.text().contains("\"connections\""), "{}", told.text());
+            assert!(clock::monotonic().duration_since(since) < Duration::from_secs(1));
+            all_get(503, knocking(addr, 3 * PLACES), 3 * PLACES).await;
+            for client in &mut staying {
+                assert_eq!(asks(client, "/kept").await.status, 200);
+            }
+        }
+        drop(staying);
+        timeout(Duration::from_secs(2), until_let_in(addr)).await.expect("it recovers in 2 s");
+        let denied = |reason| format!("larder_denied_total{{reason=\"{reason}\"}} ");
+        let page = metrics(&mut admin).await;
+        let counted = |reason| {
+            let line = page.lines().find_map(|line| line.strip_prefix(&denied(reason)));
+            line.and_then(|count| count.parse::<usize>().ok()).unwrap_or_default()
+        };
+        assert_eq!(counted("malformed_head"), 500, "{page}");
+        assert!(counted("connections") >= 11 + 30 * PLACES, "{page}");
+        larder.signal("TERM");
+        assert!(larder.ended().await.success());
+        let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
+        let told = larder.err.all().iter().filter(|line| line.contains("refused")).count();
+        assert!((1..=10 * (seconds + 2)).contains(&told), "{told} lines in {seconds} s");
     })
     .await;
 }
