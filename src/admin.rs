@@ -91,6 +91,8 @@ fn router(desk: Desk) -> Router {
         .route("/v1/mode", get(v1::mode::show).put(v1::mode::turn))
         .route("/v1/purge", post(v1::purge::purge))
         .route("/v1/entries", get(v1::entries::list))
+        .route("/v1/upstreams", get(v1::upstreams::list))
+        .route("/v1/cost", get(v1::cost::list))
         .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(desk.clone(), guard::check))
@@ -109,7 +111,7 @@ const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
     "the admin listener answers /healthz, /readyz, /metrics, /ca.pem, /proxy.pac, /v1/config, \
-     /v1/config/reload, /v1/mode, /v1/purge and /v1/entries",
+     /v1/config/reload, /v1/mode, /v1/purge, /v1/entries, /v1/upstreams and /v1/cost",
     "http_request_error",
 );
 

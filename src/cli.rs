@@ -6,6 +6,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod cost;
 pub mod doctor;
 pub mod env;
 pub mod exec;
@@ -18,6 +19,7 @@ pub mod reload;
 mod remote;
 pub mod run;
 pub mod schema;
+pub mod upstreams;
 
 use std::io::Write;
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    World, ca, check, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload, run,
-    schema,
+    World, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload,
+    run, schema, upstreams,
 };
 
 const START_HERE: &str = "\
@@ -62,6 +62,10 @@ enum Verb {
     Ls(ls::Args),
     /// Show everything about the stored answers of one URL.
     Inspect(inspect::Args),
+    /// Tell how the upstreams of a running larder stand: holds, limits, breakers.
+    Upstreams(upstreams::Args),
+    /// Tell what upstreams have cost today and this month, and what was not spent.
+    Cost(cost::Args),
     /// Run a fake API on this machine, to try larder against.
     Fake(fake::Args),
 }
@@ -86,6 +90,8 @@ fn main() -> ExitCode {
         Verb::Purge(args) => purge::run(args, &mut world),
         Verb::Ls(args) => ls::run(args, &mut world),
         Verb::Inspect(args) => inspect::run(args, &mut world),
+        Verb::Upstreams(args) => upstreams::run(args, &mut world),
+        Verb::Cost(args) => cost::run(args, &mut world),
         Verb::Fake(args) => fake::run(args, &mut world),
     };
     ExitCode::from(exit.code())

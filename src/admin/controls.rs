@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use http::HeaderMap;
 
+use crate::account::ledger::Spending;
 use crate::policy::Mode;
 use crate::semantics::target::Target;
+use crate::upstream::report::Report;
 
 /// A running larder as its operator sees it.
 #[async_trait]
@@ -40,6 +42,12 @@ pub trait Controls: Send + Sync + 'static {
 
     /// A page of what is stored.
     async fn entries(&self, asked: &Listing) -> Page;
+
+    /// How each upstream stands: what is held and limited, in the order of the configuration.
+    fn upstreams(&self) -> Vec<Report>;
+
+    /// What each upstream that costs something has cost, in the order of the configuration.
+    fn cost(&self) -> Vec<Spending>;
 }
 
 /// Whether a larder should get requests.

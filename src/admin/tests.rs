@@ -15,11 +15,14 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::account::Refusal;
+use crate::account::ledger::{Spending, Spent, Standing};
 use crate::admin::controls::{
     Entry, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
 };
 use crate::config::token::Token;
 use crate::policy::Mode;
+use crate::policy::conduct::{AtLimit, Budget, Period};
+use crate::upstream::report::{Held, Limited, Report};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
@@ -116,6 +119,61 @@ impl Controls for Played {
             headers,
         };
         Page { entries: vec![entry], next: self.next.lock().clone() }
+    }
+
+    fn upstreams(&self) -> Vec<Report> {
+        vec![Report {
+            name: "coins".into(),
+            configured: true,
+            in_flight: 2,
+            waiting: 1,
+            holds: vec![Held {
+                reach: "bucket",
+                cause: "rate-limited",
+                firm: true,
+                left: Duration::from_micros(1_500_400),
+                probing: false,
+                count: 1,
+            }],
+            breaker: None,
+            limits: vec![Limited {
+                name: "learned".to_owned(),
+                limit: 50,
+                window: Some(Duration::from_secs(1)),
+                left: 12,
+            }],
+            invalid_requests: Some((3, 8000)),
+            retries: (1, 10),
+        }]
+    }
+
+    fn cost(&self) -> Vec<Spending> {
+        let spent = |calls, credits| Spent {
+            since: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            ends_in: Duration::from_millis(3_600_900),
+            calls,
+            credits,
+            money: credits * 0.1,
+            avoided_calls: 40,
+            avoided_credits: 40.0,
+            avoided_money: 4.0,
+        };
+        let budget = Budget {
+            credits: 10.0,
+            period: Period::Month,
+            warn_at: 0.8,
+            at_limit: AtLimit::StaleOnly,
+        };
+        let ends_in = Duration::from_secs(86_400);
+        let standing = Standing { used: 9.0, share: 0.9, spent: false, warn: true, ends_in };
+        vec![Spending {
+            upstream: "coins".into(),
+            currency: "USD".to_owned(),
+            per_credit: 0.1,
+            today: spent(2, 3.0),
+            month: spent(7, 9.0),
+            budget: Some((budget, standing)),
+        }]
     }
 }
 

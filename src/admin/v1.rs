@@ -4,9 +4,11 @@
 //! Never touches: who asks (`guard`); how it is done (`controls`).
 
 pub(super) mod config;
+pub(super) mod cost;
 pub(super) mod entries;
 pub(super) mod mode;
 pub(super) mod purge;
+pub(super) mod upstreams;
 
 use std::future::Future;
 

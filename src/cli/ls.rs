@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::cli::remote::entry::{self, Entry};
-use crate::cli::remote::{self, Where};
+use crate::cli::remote::{self, Where, table};
 use crate::cli::{Exit, World};
 
 /// The arguments of `larder ls`.
@@ -48,16 +48,7 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
         writeln!(out, "nothing is stored")?;
         return Ok(Exit::Ok);
     }
-    let mut rows = vec![HEADS.map(str::to_owned)];
-    rows.extend(entries.iter().map(row));
-    let widths: Vec<usize> = (0..HEADS.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        writeln!(out, "{}", line.trim_end())?;
-    }
+    table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if !answer["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }
@@ -71,8 +62,6 @@ fn row(entry: &Entry) -> [String; 8] {
     let route = entry.route.clone().unwrap_or_else(|| "-".to_owned());
     let tiers = entry.tiers.join(",");
     let status = entry.status.to_string();
-    let cells = [status, entry.scope.clone(), entry.age(), entry.ttl(), entry.size(), tiers, route];
-    let [status, scope, age, ttl, size, tiers, route] = cells;
-    [status, scope, age, ttl, size, tiers, route, entry.url.clone()]
-        .map(|cell| remote::harmless(&cell).replace('\n', " "))
+    let (scope, url) = (entry.scope.clone(), entry.url.clone());
+    [status, scope, entry.age(), entry.ttl(), entry.size(), tiers, route, url]
 }

@@ -5,6 +5,7 @@
 
 pub(super) mod entry;
 mod place;
+pub(super) mod table;
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -11,9 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use larder::account::Account;
+use larder::account::ledger::{Spending, Spent, Standing};
 use larder::admin::{self, controls};
 use larder::config::{Admin, token::Token};
 use larder::policy::Mode;
+use larder::policy::conduct::{AtLimit, Budget, Period};
+use larder::upstream::report::{Held, Limited, Report};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,7 +24,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::larder_under_test::{API, Larder};
+use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::{PATIENCE, Process, program, text};
 
@@ -89,6 +92,85 @@ impl controls::Controls for Played {
         let entries = (from..to).map(|number| made_up(number, asked.details)).collect();
         controls::Page { entries, next }
     }
+
+    fn upstreams(&self) -> Vec<Report> {
+        if self.stored == 0 {
+            return Vec::new();
+        }
+        let report = |name: &str| Report {
+            name: name.into(),
+            configured: true,
+            in_flight: 2,
+            waiting: 0,
+            holds: Vec::new(),
+            breaker: None,
+            limits: Vec::new(),
+            invalid_requests: None,
+            retries: (1, 10),
+        };
+        let holds = vec![
+            held("bucket", "rate-limited", true, 1500, 1),
+            held("key", "timeout", false, 29_400, 3),
+            Held { probing: true, ..held("upstream", "breaker", true, 0, 1) },
+            held("origin", "connect", true, 0, 1),
+        ];
+        let window = Some(Duration::from_secs(60));
+        let limits = vec![Limited { name: "configured".to_owned(), limit: 30, window, left: 12 }];
+        vec![
+            Report {
+                holds,
+                limits,
+                breaker: Some("open"),
+                invalid_requests: Some((3, 8000)),
+                ..report("coins")
+            },
+            Report { configured: false, ..report("api.example:443") },
+        ]
+    }
+
+    fn cost(&self) -> Vec<Spending> {
+        if self.stored == 0 {
+            return Vec::new();
+        }
+        let ends_in = Duration::from_secs(90_000);
+        let spent = |calls, credits| Spent {
+            since: SystemTime::UNIX_EPOCH,
+            ends_in,
+            calls,
+            credits,
+            money: credits * 0.5,
+            avoided_calls: 40,
+            avoided_credits: 62.5,
+            avoided_money: 31.25,
+        };
+        let budget =
+            |at_limit| Budget { credits: 10.0, period: Period::Month, warn_at: 0.8, at_limit };
+        let standing = |used: f64| Standing {
+            used,
+            share: used / 10.0,
+            spent: used >= 10.0,
+            warn: used >= 8.0,
+            ends_in,
+        };
+        let spending = |name: &str, budget| Spending {
+            upstream: name.into(),
+            currency: "USD".to_owned(),
+            per_credit: 0.5,
+            today: spent(2, 2.5),
+            month: spent(7, 9.0),
+            budget,
+        };
+        vec![
+            spending("coins", Some((budget(AtLimit::StaleOnly), standing(9.0)))),
+            spending("maps", Some((budget(AtLimit::Refuse), standing(12.5)))),
+            spending("roles", None),
+        ]
+    }
+}
+
+fn held(reach: &'static str, cause: &'static str, firm: bool, left: u64, count: usize) -> Held {
+    let left = Duration::from_millis(left);
+    Held { reach, cause, firm, left, probing: false, count }
 }
 
 fn made_up(number: usize, details: bool) -> controls::Entry {
@@ -289,13 +371,79 @@ async fn inspect_shows_every_answer_of_a_url_with_its_fields() {
 }
 
 #[tokio::test]
+async fn upstreams_is_a_table_and_below_it_what_is_held_and_limited() {
+    let (addr, _larder, _stop) = admin(Played { stored: 1, ..Played::default() }, None).await;
+    let (code, out, err) = ask(addr, &["upstreams"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let expected = "\
+UPSTREAM                       IN FLIGHT  WAITING  BREAKER  RETRIES  INVALID
+coins                          2          0        open     1/10     3/8000
+api.example:443 (no upstream)  2          0        -        1/10     -
+
+coins: bucket held (rate-limited): nobody is let through for 1s 500ms
+coins: 3 × key held (timeout): stale answers are served for 29s
+coins: upstream held (breaker): nobody is let through until the call that tries is answered
+coins: origin held (connect): nobody is let through until the next call, which tries
+coins: limit configured: 12 of 30 calls left in 1m
+";
+    assert_eq!(out, expected);
+    let (_, out, _) = ask(addr, &["upstreams", "--json"]).await;
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["upstreams"][0]["holds"][0]["left"], json!(1.5));
+}
+
+#[tokio::test]
+async fn cost_is_today_and_this_month_and_how_the_budgets_stand() {
+    let (addr, _larder, _stop) = admin(Played { stored: 1, ..Played::default() }, None).await;
+    let (code, out, err) = ask(addr, &["cost"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (table, budgets) = out.split_once("\n\n").expect("a table, then budgets");
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 7, "{out}");
+    let heads = "UPSTREAM  WHEN        CALLS  CREDITS  COST      AVOIDED CALLS  AVOIDED CREDITS  AVOIDED COST";
+    assert_eq!(lines[0], heads);
+    let coins =
+        "coins     this month  7      9        4.50 USD  40             62.5             31.25 USD";
+    assert_eq!(lines[2], coins);
+    assert!(lines[1].starts_with("coins     today       2      2.5      1.25 USD"), "{out}");
+    let expected = "\
+coins: 9 of 10 credits of this month (90 %), nearly spent; then no calls, only what is stored, stale \
+too; a new month in 25h
+maps: 12.5 of 10 credits of this month (125 %), spent: no calls, and nothing stale in their place; a \
+new month in 25h
+";
+    assert_eq!(budgets, expected);
+    let (_, out, _) = ask(addr, &["cost", "--json"]).await;
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["upstreams"][1]["budget"]["spent"], json!(true));
+}
+
+#[tokio::test]
+async fn where_nothing_is_configured_both_say_so() {
+    let (addr, _larder, _stop) = admin(Played::default(), None).await;
+    for (verb, said) in
+        [("upstreams", "no upstream is configured"), ("cost", "nothing costs anything")]
+    {
+        let (code, out, err) = ask(addr, &[verb]).await;
+        assert_eq!((code, out.lines().count(), err.as_str()), (0, 1, ""));
+        assert!(out.starts_with(said), "{out}");
+    }
+}
+
+#[tokio::test]
 async fn where_nobody_answers_is_one_line_that_helps_and_exit_4() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = gone.local_addr().unwrap();
     drop(gone);
-    for arguments in
-        [&["reload"][..], &["mode"], &["purge", "--all"], &["ls"], &["inspect", "http://a/"]]
-    {
+    for arguments in [
+        &["reload"][..],
+        &["mode"],
+        &["purge", "--all"],
+        &["ls"],
+        &["inspect", "http://a/"],
+        &["upstreams"],
+        &["cost"],
+    ] {
         for json in [&[][..], &["--json"]] {
             let arguments = [arguments, json].concat();
             let (code, out, err) = ask(addr, &arguments).await;
@@ -387,7 +535,7 @@ async fn a_configuration_that_is_wrong_still_says_whom_to_ask() {
 
 #[tokio::test]
 async fn every_verb_teaches_by_an_example() {
-    for name in ["reload", "mode", "purge", "ls", "inspect", "schema"] {
+    for name in ["reload", "mode", "purge", "ls", "inspect", "schema", "upstreams", "cost"] {
         let nowhere = tempfile::tempdir().unwrap();
         let said = verb(&[name, "--help"], &[], nowhere.path()).await;
         let out = text(&said.stdout);
@@ -432,6 +580,18 @@ async fn a_real_larders_mode_is_turned_and_told() {
     let addr = larder.server.admin_addr().unwrap();
     assert_eq!(ask(addr, &["mode", "bypass"]).await.1, "bypass\n");
     assert_eq!(ask(addr, &["mode"]).await.1, "bypass\n");
+}
+
+#[tokio::test]
+async fn a_real_larders_upstreams_are_told() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let yaml = "upstreams: { coins: { hosts: [api.example.test] } }\n";
+    let larder = Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h"]))).await;
+    let addr = larder.server.admin_addr().unwrap();
+    let (code, out, err) = ask(addr, &["upstreams"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.lines().nth(1).is_some_and(|line| line.starts_with("coins ")), "{out}");
+    assert!(ask(addr, &["cost"]).await.1.starts_with("nothing costs anything"));
 }
 
 #[tokio::test]

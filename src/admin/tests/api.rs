@@ -240,3 +240,43 @@ async fn the_certificate_to_trust_is_handed_out_where_tls_is_intercepted() {
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     assert!(answer.contains("\"class\":\"nothing_intercepted\""), "{answer}");
 }
+
+#[tokio::test]
+async fn the_upstreams_are_told_with_what_holds_and_limits_them() {
+    let admin = admin().await;
+    let (status, answer) = admin.say("GET /v1/upstreams", "", "").await;
+    let expected = serde_json::json!({ "upstreams": [{
+        "name": "coins", "configured": true, "in_flight": 2, "waiting": 1,
+        "holds": [{
+            "reach": "bucket", "cause": "rate-limited", "firm": true, "left": 1.5,
+            "probing": false, "count": 1,
+        }],
+        "breaker": null,
+        "limits": [{ "name": "learned", "limit": 50, "window": 1.0, "left": 12 }],
+        "invalid_requests": { "count": 3, "trips_at": 8000 },
+        "retries": { "count": 1, "allowed": 10 },
+    }] });
+    assert_eq!((status, answer), (200, expected));
+}
+
+#[tokio::test]
+async fn what_was_spent_is_told_by_day_and_month_beside_the_budget() {
+    let admin = admin().await;
+    let (status, answer) = admin.say("GET /v1/cost", "", "").await;
+    let spent = |calls, credits, cost| {
+        serde_json::json!({
+            "since": "2027-01-15T08:00:00.000Z", "ends_in": 3600, "calls": calls,
+            "credits": credits, "cost": cost,
+            "avoided": { "calls": 40, "credits": 40.0, "cost": 4.0 },
+        })
+    };
+    let expected = serde_json::json!({ "upstreams": [{
+        "name": "coins", "currency": "USD", "per_credit": 0.1,
+        "today": spent(2, 3.0, 0.3), "month": spent(7, 9.0, 0.9),
+        "budget": {
+            "credits": 10.0, "period": "month", "warn_at": 0.8, "at_limit": "stale-only",
+            "used": 9.0, "share": 0.9, "warns": true, "spent": false, "ends_in": 86_400,
+        },
+    }] });
+    assert_eq!((status, answer), (200, expected), "0.1 × 3 is 0.3");
+}

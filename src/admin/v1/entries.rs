@@ -70,7 +70,7 @@ fn shown(entry: &Entry) -> Value {
 }
 
 /// RFC 3339, for what it can say: the years 1970 to 9999.
-fn timestamp(time: SystemTime) -> String {
+pub(super) fn timestamp(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, last)).to_string()
 }
