@@ -1,4 +1,5 @@
-//! What is the operator's and outlives everything else: the secret of all keys, and what was purged.
+//! What is the operator's and outlives everything else: the secret of all keys, what was purged, what
+//! was spent.
 //!
 //! Owns: the directory `state/`: small, on disk before it is acknowledged, migrated and never wiped.
 //! Never touches: stored answers, which are disposable (`disk`).
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 
 pub use crate::store::state::secret::{NoSecret, Secret};
 
+use crate::account::ledger::Row;
 use crate::store::generations::{All, Change, Generation, Mark, Reach};
 use crate::store::state::keeper::{Command, Keeper};
 
@@ -27,6 +29,9 @@ const FORMAT: u32 = 1;
 
 /// Where the format stands.
 const FORMAT_KEY: &[u8] = b"format";
+
+/// Before the rows of the ledger. A larder that knows none of them leaves them alone.
+const LEDGER: &[u8] = b"c";
 
 /// Where it stands how many targets there are at least: sled may lose some without a word.
 const LEAST_KEY: &[u8] = b"least";
@@ -42,7 +47,11 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub struct State {
     keeper: Keeper,
     ill: Arc<Mutex<Option<String>>>,
+    ledger: Mutex<Rows>,
 }
+
+/// The rows of the ledger: keys and values.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Why the state could not be opened. Nothing on disk may then be used: what was purged is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -72,11 +81,11 @@ pub enum Unopened {
 
 impl State {
     /// Opens the state in `dir`. A damaged one is put aside, with a line in the log, and everything
-    /// stored counts as purged: nobody knows what was.
+    /// stored counts as purged: nobody knows what was, nor what was spent.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
         let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
-        let (db, all) = match read(&dir.join("db"), now) {
-            Ok(Read::Known(db, all)) => (db, all),
+        let (db, all, ledger) = match read(&dir.join("db"), now) {
+            Ok(Read::Known(db, all, ledger)) => (db, all, ledger),
             Ok(Read::Later(found)) => return Err(Unopened::Later { dir: dir.to_owned(), found }),
             Err(why) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
@@ -84,10 +93,11 @@ impl State {
                     dir = %dir.display(),
                     aside = %aside.display(),
                     %why,
-                    "The state is damaged and was put aside; everything stored counts as purged"
+                    "The state is damaged and was put aside; everything stored counts as purged, and \
+                     what was spent before is not known"
                 );
                 match read(&dir.join("db"), now).map_err(broken)? {
-                    Read::Known(db, all) => (db, all),
+                    Read::Known(db, all, ledger) => (db, all, ledger),
                     Read::Later(found) => {
                         return Err(Unopened::Later { dir: dir.to_owned(), found });
                     }
@@ -97,7 +107,7 @@ impl State {
         let ill = Arc::new(Mutex::new(None));
         let keeper = Keeper::start(db, all.targets.keys().copied(), Arc::clone(&ill))
             .map_err(|error| broken(error.to_string()))?;
-        Ok((Self { keeper, ill }, all))
+        Ok((Self { keeper, ill, ledger: Mutex::new(ledger) }, all))
     }
 
     /// Keeps a change; on disk soon.
@@ -108,6 +118,17 @@ impl State {
     /// Keeps these and no others.
     pub fn replace(&self, all: All) {
         self.keeper.send(Command::Replace(all));
+    }
+
+    /// The rows of the ledger that were kept before this was opened; asked again, none.
+    pub fn ledger(&self) -> Rows {
+        std::mem::take(&mut self.ledger.lock())
+    }
+
+    /// Asks the ledger for what has changed, several times a second from now on and once more at the
+    /// end, and keeps that.
+    pub fn keep_ledger(&self, changed: impl Fn() -> Vec<Row> + Send + 'static) {
+        self.keeper.send(Command::Watch(Box::new(changed)));
     }
 
     /// Waits until what was kept before is on disk.
@@ -129,7 +150,7 @@ impl State {
 }
 
 enum Read {
-    Known(sled::Db, All),
+    Known(sled::Db, All, Rows),
     Later(u32),
 }
 
@@ -174,14 +195,15 @@ fn read_once(dir: &Path, now: SystemTime) -> Result<Read, String> {
         if is_new {
             // What a cache beside it holds is of nobody knows when.
             let all = Generation { hard: Mark::at(now), soft: Mark::default() };
-            return Ok(Read::Known(db, All { all, ..All::default() }));
+            return Ok(Read::Known(db, All { all, ..All::default() }, Rows::new()));
         }
         let all = generations(&db)?;
         let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
         if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
             return Err(sled::Error::ReportableBug("a part of it is lost".to_owned()));
         }
-        Ok(Read::Known(db, all))
+        let ledger = ledger(&db)?;
+        Ok(Read::Known(db, all, ledger))
     }));
     match opened {
         Ok(read) => read.map_err(|error| error.to_string()),
@@ -209,6 +231,16 @@ fn generations(db: &sled::Db) -> sled::Result<All> {
         }
     }
     Ok(all)
+}
+
+fn ledger(db: &sled::Db) -> sled::Result<Rows> {
+    let mut rows = Rows::new();
+    for item in db.scan_prefix(LEDGER) {
+        let (key, value) = item?;
+        let key = key.strip_prefix(LEDGER).unwrap_or_default();
+        rows.push((key.to_vec(), value.to_vec()));
+    }
+    Ok(rows)
 }
 
 fn key(reach: Reach) -> Vec<u8> {

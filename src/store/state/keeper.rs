@@ -1,4 +1,5 @@
-//! The thread that writes the state: what came in together reaches the disk by one flush.
+//! The thread that writes the state: what came in together reaches the disk by one flush. What is spent
+//! it asks for itself: calls must not wait for it, nor it for a moment without calls.
 //!
 //! Owns: the open database, the order of writes. Never touches: what they mean.
 
@@ -6,15 +7,23 @@ use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::account::ledger::Row;
+use crate::clock::monotonic;
 use crate::store::generations::{All, Change, Reach};
-use crate::store::state::{LEAST_KEY, encode, key};
+use crate::store::state::{LEAST_KEY, LEDGER, encode, key};
+
+/// Tells which rows of the ledger changed since it was asked last.
+pub(super) type Changed = Box<dyn Fn() -> Vec<Row> + Send>;
+
+/// How often the ledger is asked: what a crash may cost of it.
+const ASK_EVERY: Duration = Duration::from_millis(300);
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -22,6 +31,8 @@ pub(super) enum Command {
     Keep(Change),
     /// Keep these generations and no others.
     Replace(All),
+    /// Ask this for the rows of the ledger that changed, and keep them, again and again.
+    Watch(Changed),
     /// Say when everything before is on disk.
     Settle(oneshot::Sender<Result<(), String>>),
     /// Close the database and say so; whatever comes later is lost.
@@ -41,7 +52,7 @@ impl Keeper {
         ill: Arc<Mutex<Option<String>>>,
     ) -> io::Result<Self> {
         let (commands, incoming) = mpsc::channel();
-        let mut kept = Kept { db, targets: targets.collect() };
+        let mut kept = Kept { db, targets: targets.collect(), watched: None, asked: monotonic() };
         thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
             let stopped = run(&mut kept, &incoming, &ill);
             drop(kept);
@@ -71,6 +82,9 @@ impl Keeper {
 struct Kept {
     db: sled::Db,
     targets: HashSet<u128>,
+    watched: Option<Changed>,
+    /// When the ledger was asked last.
+    asked: Instant,
 }
 
 /// Until it is stopped, or nobody is left to say anything.
@@ -81,10 +95,10 @@ fn run(
 ) -> Option<Sender<()>> {
     let mut stopped = None;
     while stopped.is_none() {
-        let Ok(first) = incoming.recv() else { break };
+        let Ok(first) = kept.next(incoming) else { break };
         let mut waiting = Vec::new();
         let mut outcome = Ok(());
-        let mut next = Some(first);
+        let mut next = first;
         while let Some(command) = next.take() {
             match command {
                 Command::Settle(done) => waiting.push(done),
@@ -92,6 +106,7 @@ fn run(
                     stopped = Some(done);
                     break;
                 }
+                Command::Watch(changed) => kept.watched = Some(changed),
                 Command::Keep(change) => {
                     outcome = outcome.and_then(|()| caught(|| kept.keep(change)));
                 }
@@ -101,29 +116,73 @@ fn run(
             }
             next = incoming.try_recv().ok();
         }
+        if stopped.is_some() || kept.ask_in().is_zero() {
+            outcome = outcome.and_then(|()| caught(|| kept.ask()));
+        }
         if !waiting.is_empty() {
             outcome = outcome.and_then(|()| caught(|| kept.flush()));
         }
-        if let Err(why) = &outcome {
-            let mut ill = ill.lock();
-            if ill.is_none() {
-                tracing::error!(%why, "The state cannot be written: purges will not outlast a restart");
-            }
-            *ill = Some(why.clone());
-        }
-        // An error stays: what one write lost, a later flush does not bring back.
-        let told = ill.lock().clone().map_or(Ok(()), Err);
+        let told = note(outcome, ill);
         for done in waiting {
             let _gone = done.send(told.clone());
         }
     }
-    if let Err(why) = caught(|| kept.flush()) {
+    if let Err(why) = caught(|| kept.ask().and_then(|()| kept.flush())) {
         tracing::error!(%why, "The state could not be written at the end");
     }
     stopped
 }
 
+/// An error stays: what one write lost, a later flush does not bring back.
+fn note(outcome: Result<(), String>, ill: &Mutex<Option<String>>) -> Result<(), String> {
+    let mut ill = ill.lock();
+    if let Err(why) = outcome {
+        if ill.is_none() {
+            tracing::error!(
+                %why,
+                "The state cannot be written: neither purges nor what is spent will outlast a restart"
+            );
+        }
+        *ill = Some(why);
+    }
+    ill.clone().map_or(Ok(()), Err)
+}
+
 impl Kept {
+    /// The next command; `None`: it is time to ask the ledger.
+    fn next(&self, incoming: &Receiver<Command>) -> Result<Option<Command>, RecvError> {
+        if self.watched.is_none() {
+            return incoming.recv().map(Some);
+        }
+        match incoming.recv_timeout(self.ask_in()) {
+            Ok(command) => Ok(Some(command)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        }
+    }
+
+    fn ask_in(&self) -> Duration {
+        ASK_EVERY.saturating_sub(monotonic().saturating_duration_since(self.asked))
+    }
+
+    /// Keeps what changed in the ledger; on disk when this returns.
+    fn ask(&mut self) -> sled::Result<()> {
+        let Some(changed) = &self.watched else { return Ok(()) };
+        self.asked = monotonic();
+        let rows = changed();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for Row { key, value } in rows {
+            let key = [LEDGER, &key].concat();
+            match value {
+                Some(value) => drop(self.db.insert(key, value)?),
+                None => drop(self.db.remove(key)?),
+            }
+        }
+        self.db.flush().map(drop)
+    }
+
     fn keep(&mut self, Change { reach, generation }: Change) -> sled::Result<()> {
         self.db.insert(key(reach), &encode(generation))?;
         if let Reach::Target(target) = reach {

@@ -143,6 +143,73 @@ async fn an_invalidation_survives_whatever_follows_its_settling() {
     assert_eq!(restarted.validity(7, before), Validity::Gone);
 }
 
+fn row(key: &[u8], value: Option<&[u8]>) -> Row {
+    Row { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+}
+
+/// Once these rows, then nothing.
+fn once(rows: Vec<Row>) -> impl Fn() -> Vec<Row> + Send + 'static {
+    let rows = Mutex::new(rows);
+    move || std::mem::take(&mut *rows.lock())
+}
+
+#[tokio::test]
+async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgotten_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    assert_eq!(state.ledger(), Rows::new());
+    state.keep(change(7, 70, 0));
+    state.keep_ledger(once(vec![
+        row(b"a", Some(b"1")),
+        row(b"b", Some(b"2")),
+        row(b"", Some(b"")),
+    ]));
+    state.close();
+    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    assert_eq!(all.targets.len(), 1, "the two do not get in each other's way");
+    let kept = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
+    assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"1"), kept(b"b", b"2")]);
+    assert_eq!(state.ledger(), Rows::new(), "it is handed out once");
+    state.keep_ledger(once(vec![row(b"a", Some(b"3")), row(b"b", None)]));
+    state.close();
+    let (state, _) = State::open(dir.path(), at(3)).unwrap();
+    assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"3")]);
+}
+
+#[tokio::test]
+async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    let (told, asked) = std::sync::mpsc::channel();
+    state.keep_ledger(move || {
+        let _gone = told.send(());
+        Vec::new()
+    });
+    let patience = Duration::from_secs(20);
+    asked.recv_timeout(patience).unwrap();
+    asked.recv_timeout(patience).unwrap();
+    // Never idle until it was asked again.
+    while asked.try_recv().is_err() {
+        state.keep(change(7, 70, 0));
+        state.settle().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_state_leaves_no_rows_and_keeps_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(dir.path(), at(10)).unwrap();
+    state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
+    state.close();
+    fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
+    let (state, _) = State::open(dir.path(), at(20)).unwrap();
+    assert_eq!(state.ledger(), Rows::new());
+    state.keep_ledger(once(vec![row(b"b", Some(b"2"))]));
+    state.close();
+    let (state, _) = State::open(dir.path(), at(30)).unwrap();
+    assert_eq!(state.ledger(), [(b"b".to_vec(), b"2".to_vec())]);
+}
+
 fn copy_files(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         if entry.path().is_dir() {

@@ -79,6 +79,7 @@ fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Accou
             return tiers.stay_alone(error.to_string());
         }
     };
+    keep_ledger(&state, account);
     let settings = disk::Settings {
         dir: settings.path.join("cache"),
         bytes: settings.disk,
@@ -87,6 +88,20 @@ fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Accou
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
     let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };
     tiers.deepen(Arc::new(deep), kept);
+}
+
+/// What was spent under the state is added to what was spent without it, and kept from now on.
+fn keep_ledger(state: &State, account: &Arc<Account>) {
+    let rows = state.ledger();
+    let unread = account.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
+    if unread > 0 {
+        tracing::error!(
+            unread,
+            "Some of what was spent is damaged: budgets have more left than they should"
+        );
+    }
+    let account = Arc::clone(account);
+    state.keep_ledger(move || account.ledger().changed());
 }
 
 impl Deep {

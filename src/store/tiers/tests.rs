@@ -1,5 +1,7 @@
 //! Memory and disk as one store.
 
+mod ledger;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
