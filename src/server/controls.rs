@@ -11,15 +11,14 @@ use crate::admin::controls::{
     Controls, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
 };
 use crate::config::env::Env;
-use crate::config::{Upstream, defaults, shown};
+use crate::config::{defaults, shown};
 use crate::launch::no_proxy::NoProxy;
 use crate::launch::pac;
 use crate::policy::Mode;
 use crate::server::estate::Estate;
-use crate::server::house::House;
 use crate::server::stored;
 use crate::store::{Condition, Store};
-use crate::upstream::report::{Limited, Report};
+use crate::upstream::report::Report;
 
 /// The estate in its operator's hands.
 pub(super) struct Desk(pub(super) Arc<Estate>);
@@ -81,36 +80,12 @@ impl Controls for Desk {
     }
 
     fn upstreams(&self) -> Vec<Report> {
-        reports(&self.0.house())
+        let house = self.0.house();
+        house.gate.report(&house.config.upstreams)
     }
 
     fn cost(&self) -> Vec<Spending> {
         let ground = &self.0.ground;
         ground.account.ledger().spendings(ground.clock.now())
     }
-}
-
-/// How the upstreams of a house stand: nothing is held.
-fn reports(house: &House) -> Vec<Report> {
-    let report = |upstream: &Arc<Upstream>| {
-        let conduct = &upstream.conduct;
-        let limits = conduct.pace.limit.map(|rate| Limited {
-            name: "configured".to_owned(),
-            limit: rate.count.into(),
-            window: Some(rate.per),
-            left: rate.count.into(),
-        });
-        Report {
-            name: Arc::clone(&upstream.name),
-            configured: true,
-            in_flight: 0,
-            waiting: 0,
-            holds: Vec::new(),
-            breaker: conduct.breaker.map(|_| "closed"),
-            limits: limits.into_iter().collect(),
-            invalid_requests: None,
-            retries: (0, 10),
-        }
-    };
-    house.config.upstreams.iter().map(report).collect()
 }

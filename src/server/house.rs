@@ -47,6 +47,7 @@ pub(super) struct House {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
     pub(super) door: Arc<Door>,
+    pub(super) gate: Gate,
     /// Who vouches for larder; `None`: nothing is intercepted.
     pub(super) authority: Option<Arc<Authority>>,
     pool: Pool,
@@ -84,7 +85,7 @@ impl House {
         });
         let tunnels = Tunnels {
             resolver,
-            gate,
+            gate: gate.clone(),
             account: Arc::clone(&account),
             switch: Arc::clone(&ground.switch),
             upstream: upstreams.len(),
@@ -101,7 +102,7 @@ impl House {
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),
         };
-        Ok(Self { config, engine, door: Arc::new(door), authority, pool })
+        Ok(Self { config, engine, door: Arc::new(door), gate, authority, pool })
     }
 
     /// The open connections to origins, if they are as good under `config`: the pool knows neither

@@ -373,6 +373,8 @@ async fn cch_14_errors_are_kept_only_where_somebody_says_so() {
             let all = kept.iter().map(|s| (*s, true)).chain(not_kept.iter().map(|s| (*s, false)));
             for (status, keeps) in all {
                 let path = format!("/{status}");
+                // What an earlier 429 held is over.
+                larder.clock.advance(secs(60));
                 let (first, second) = (larder.get(&path).await, larder.get(&path).await);
                 assert_eq!((first.status, second.status), (status, status));
                 let why = format!("{policy:?} {fields:?} {status}: {}", second.cache_status());
@@ -474,6 +476,8 @@ async fn cch_16_an_error_is_hidden_within_the_window_and_shown_after_it() {
             for (name, answer, shown) in &broken {
                 let larder = if *name == "time-out" { &impatient } else { &patient };
                 let (path, before) = (format!("/{name}"), origin.calls());
+                // What an earlier 429 held is over.
+                larder.clock.advance(secs(60));
                 let prime = Answer::new(200, &[fields, "Connection: close"], "old");
                 origin.now(move |_| prime.clone().then([Step::Close]));
                 assert_eq!(larder.get(&path).await.text(), "old");
@@ -666,6 +670,8 @@ async fn an_error_to_a_revalidation_never_drops_what_is_stored() {
             larder.get("/x").await;
             larder.clock.advance(secs(61));
             larder.get("/x").await;
+            // A 429 is heeded for a second, even one that says nothing of when to come back.
+            larder.clock.advance(secs(1));
             let after = larder.get("/x").await;
             assert_eq!(after.text(), "kept", "{status}: {}", after.cache_status());
             assert_eq!(origin.seen()[2].field("if-none-match"), Some("\"a\""), "{status}");

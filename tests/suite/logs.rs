@@ -113,7 +113,8 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         let origin = origin().await;
         let house = House::with(&format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-             log: {{ format: {format}, level: trace }}\naccess: {{ users_file: users }}\n\
+             log: {{ format: {format}, level: trace }}\n\
+             defaults: {{ retry: {{ backoff: {{ initial: 10ms }} }} }}\naccess: {{ users_file: users }}\n\
              resolve: {{ api.example.test: \"{}\", dead.example.test: \"127.0.0.1:1\" }}\n\
              routes:\n  - {{ name: api, match: {{ host: api.example.test, path: /stored/** }} }}\n  \
              - {{ name: dead, match: {{ host: dead.example.test, path: /stored/** }} }}\n",

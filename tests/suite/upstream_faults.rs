@@ -305,7 +305,7 @@ async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() 
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
         let yaml = format!(
-            "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ coalesce: {{ wait: 2s }} }}\n{}",
+            "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ retry: off, coalesce: {{ wait: 2s }} }}\n{}",
             with_timeouts("first_byte: 4s")
         );
         let larder = Larder::start(&origin, &yaml).await;
@@ -336,7 +336,7 @@ async fn ovl_06_waiters_take_what_is_stale_when_the_wait_is_over() {
             Origin::always(Answer::new(200, &["Connection: close"], "old").then([Step::Close]))
                 .await;
         let yaml = format!(
-            "defaults: {{ coalesce: {{ wait: 200ms }} }}\n{}",
+            "defaults: {{ retry: off, coalesce: {{ wait: 200ms }} }}\n{}",
             with_timeouts("first_byte: 20s")
         );
         let larder = Larder::start(&origin, &yaml).await;
