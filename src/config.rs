@@ -14,6 +14,7 @@ pub mod env;
 pub mod file;
 pub mod files;
 pub mod number;
+pub mod rate;
 mod reader;
 mod resolve;
 pub mod shown;

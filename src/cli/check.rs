@@ -109,6 +109,9 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     }
     for upstream in &config.upstreams {
         writeln!(out, "upstream        {}: {}", upstream.name, words::upstream(upstream))?;
+        for (what, says) in words::conduct(upstream) {
+            writeln!(out, "  {what:<14}{says}")?;
+        }
     }
     writeln!(out, "\nRoutes, the first match wins; what none matches passes through unstored:")?;
     for route in routes {

@@ -162,6 +162,8 @@ pub enum NoteKind {
     Insecure,
     /// A call that is not idempotent may be made twice.
     Repeated,
+    /// A credential of larder's that could be sent without TLS.
+    InTheClear,
 }
 
 impl NoteKind {
@@ -174,6 +176,7 @@ impl NoteKind {
             Self::Unconstrained => "unconstrained-authority",
             Self::Insecure => "insecure-upstream",
             Self::Repeated => "repeated-writes",
+            Self::InTheClear => "credential-in-the-clear",
         }
     }
 }

@@ -31,11 +31,20 @@ pub enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// A scalar as text, whatever YAML would take it for: `30`, `"30"`, `true`, `5m`.
-    Scalar(String),
+    Scalar(String, Written),
     /// A list.
     List(Vec<Node>),
     /// A map, in the order of the file; each key once.
     Map(Vec<Entry>),
+}
+
+/// What YAML takes a scalar for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Text: `5m`, `"30"`.
+    Text,
+    /// A number or a boolean: `30`, `true`.
+    Typed,
 }
 
 /// One entry of a map.
@@ -68,7 +77,7 @@ pub fn parse(text: &str) -> Result<Node, Problem> {
 /// The parser compares keys with their types; here `404` and `"404"` are one key.
 fn repeated(node: &Node) -> Option<&Entry> {
     match &node.value {
-        Value::Null | Value::Scalar(_) => None,
+        Value::Null | Value::Scalar(..) => None,
         Value::List(items) => items.iter().find_map(repeated),
         Value::Map(entries) => {
             let mut seen = HashSet::new();

@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
             Value::Null => &[],
-            Value::Scalar(_) | Value::List(_) => {
+            Value::Scalar(..) | Value::List(_) => {
                 let what = "is not a map, but keys are expected here";
                 self.problem(node.place, path, what, "write `key: value` lines, indented below it");
                 return None;
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
 
     fn text<'t>(&mut self, node: &'t Node, path: &str) -> Option<Text<'t>> {
         let (what, fix) = match &node.value {
-            Value::Scalar(written) => match env::interpolate(written, self.env) {
+            Value::Scalar(written, _) => match env::interpolate(written, self.env) {
                 Ok(meant) => return Some(Text { written, meant }),
                 Err(error) => (error.to_string(), error.fix()),
             },

@@ -82,7 +82,7 @@ fn store(store: &Store) -> Value {
 
 fn upstream(upstream: &Upstream) -> Value {
     let timeouts = upstream.timeouts;
-    json!({
+    let mut value = json!({
         "name": &*upstream.name,
         "hosts": words::upstream(upstream),
         "timeouts": {
@@ -97,7 +97,11 @@ fn upstream(upstream: &Upstream) -> Value {
             "insecure": upstream.tls.insecure,
             "http2": upstream.tls.http2,
         },
-    })
+    });
+    for (what, says) in words::told(&words::conduct(upstream)) {
+        value[what] = says;
+    }
+    value
 }
 
 fn route(route: &Route) -> Value {

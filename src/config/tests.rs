@@ -16,6 +16,7 @@ use crate::config::{
     Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
     defaults, operated, parse, read,
 };
+use crate::policy::conduct::Conduct;
 use crate::policy::{
     ErrorMatch, HoldRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie, StatusMatch, Ttl,
 };
@@ -99,6 +100,8 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
     assert_eq!(config.hold, bare.hold);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
     assert_eq!(config.upstreams[0].tls, UpstreamTls::default());
+    assert_eq!(config.upstreams[0].conduct, Conduct::default());
+    assert_eq!(config.upstreams[0].credential, None);
     for built_in in defaults::SECRET_QUERY {
         assert!(text.contains(built_in), "the reference names {built_in}");
     }
@@ -178,7 +181,7 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "store: { compression: zstd }",
         "store: { shared: {} }",
         "defaults: { targeted: [CDN-Cache-Control] }",
-        "upstreams: { u: { hosts: [a], pace: {} } }",
+        "upstreams: { u: { hosts: [a], proxy: \"http://b:3128\" } }",
     ];
     let routes =
         ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];

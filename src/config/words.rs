@@ -14,7 +14,7 @@ use crate::policy::{
 };
 use crate::semantics::target::Scheme;
 
-pub(crate) use crate::config::words::conduct::{hold, retry, retry_of};
+pub(crate) use crate::config::words::conduct::{conduct, hold, retry, retry_of, told};
 
 /// What a policy says, line by line: a word and what it means here.
 pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {

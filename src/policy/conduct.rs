@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use serde_json::Value;
 
 use crate::policy::StatusMatch;
@@ -182,6 +182,19 @@ pub struct InvalidRequests {
     pub trip_at: f64,
 }
 
+impl Default for InvalidRequests {
+    /// Discord's: who gets 10,000 of these in ten minutes is banned.
+    fn default() -> Self {
+        let statuses =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        Self {
+            statuses: statuses.map(StatusMatch::Exact).into(),
+            limit: Rate { count: 10_000, per: Duration::from_secs(600) },
+            trip_at: 0.8,
+        }
+    }
+}
+
 /// `breaker`: an origin that fails again and again is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
@@ -191,6 +204,13 @@ pub struct Breaker {
     pub within: Duration,
     /// … for so long; then one call tries.
     pub open_for: Duration,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        let half_a_minute = Duration::from_secs(30);
+        Self { failures: 5, within: half_a_minute, open_for: half_a_minute }
+    }
 }
 
 /// `cost`.

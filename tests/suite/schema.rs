@@ -125,7 +125,7 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 20] = [
+const FORMS: [(&str, &[&str], &[&str]); 29] = [
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
         &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
@@ -210,6 +210,87 @@ const FORMS: [(&str, &[&str], &[&str]); 20] = [
         &["a.example", "[\"*.example\", \"https://b.example\"]"],
         &["[]", "http://a.example", "a.example/path"],
     ),
+    (
+        "upstreams: { u: { hosts: [a.example], pace: { limit: VALUE } } }",
+        &["30/m", "50/s", "10000/10m", "5 / d"],
+        &["30", "0/m", "m/30", "-1/s", "[30/m]", "30/s/s", "30/"],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], pace: VALUE } }",
+        &["{ learn: true, max_wait: 0s }", "{ in_flight: 1 }"],
+        &["30/m", "{ learn: perhaps }", "{ in_flight: 0 }", "{ max_wait: 2 }"],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], invalid_requests: VALUE } }",
+        &["{}", "{ statuses: [403, 4xx], trip_at: 90% }", "{ limit: 100/h }"],
+        &["10", "{ statuses: [] }", "{ statuses: 200 }", "{ trip_at: 0 }", "{ trip_at: 2 }"],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], breaker: VALUE } }",
+        &["{}", "{ failures: 1, within: 1m, open_for: 10s }"],
+        &["5", "{ failures: 0 }", "{ within: 5 }"],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], success: { json: VALUE } } }",
+        &["{ $.a: 0 }", "{ \"$['a'].b\": [0, \"0\", true, null, 1.5] }", "{}"],
+        &["{ a.b: 0 }", "{ $.a: [] }", "{ $.a: [[0]] }", "{ $.a: {} }", "[0]"],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], errors: VALUE } }",
+        &[
+            "[]",
+            "[{ status: 403, class: auth }]",
+            "[{ json: { $.a: 7 }, class: quota, hold: until-utc-month }, { status: [4xx], class: \
+             minute, hold: 30s }]",
+            "[{ status: 200, json: { $.a: 7 }, class: server }]",
+        ],
+        &[
+            "{ status: 403, class: auth }",
+            "[{ class: auth }]",
+            "[{ status: 403 }]",
+            "[{ status: 403, class: day }]",
+            "[{ status: 4x, class: auth }]",
+            "[{ status: 403, class: auth, hold: until-midnight }]",
+        ],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], cost: VALUE } }",
+        &[
+            "{}",
+            "{ currency: USD, per_credit: 0.00167, not_modified: true }",
+            "{ credits: $.status.credit_count }",
+            "{ credits: { header: X-Credits } }",
+            "{ credits: 0.5, budget: { credits: 10000/month, warn_at: 80%, at_limit: warn } }",
+        ],
+        &[
+            "{ currency: USD }",
+            "{ per_credit: 0.1 }",
+            "{ credits: 0 }",
+            "{ credits: status.credit_count }",
+            "{ credits: {} }",
+            "{ budget: {} }",
+            "{ budget: { credits: 10000 } }",
+            "{ budget: { credits: 5/year } }",
+            "{ budget: { credits: 5/day, at_limit: stop } }",
+        ],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], credential: VALUE } }",
+        &[],
+        &[
+            "{ header: X-Key }",
+            "{ from_env: A }",
+            "{ header: X-Key, from_env: A, file: b }",
+            "{ header: \"X Key\", from_env: A }",
+            "{ header: X-Key, from_env: A-B }",
+            "key",
+        ],
+    ),
+    (
+        "upstreams: { u: { hosts: [a.example], cost: { budget: { credits: 5/day, warn_at: VALUE } } } }",
+        &["0.8", "100%", "1"],
+        &["0", "\"0%\"", "1.1", "80"],
+    ),
 ];
 
 /// Single values: what larder refuses by its form the schema refuses, and the other way round.
@@ -229,7 +310,7 @@ fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
 }
 
 /// Where each closed object of the schema stands in a file; KEY is one of its keys.
-const SECTIONS: [(&str, &str); 31] = [
+const SECTIONS: [(&str, &str); 40] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
     ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
@@ -251,6 +332,27 @@ const SECTIONS: [(&str, &str); 31] = [
     (
         "/$defs/upstream/properties/tls/properties/client_cert",
         "upstreams: { u: { tls: { client_cert: { KEY: x } } } }",
+    ),
+    (
+        "/$defs/upstream/properties/credential",
+        "upstreams: { u: { hosts: [h], credential: { KEY: x } } }",
+    ),
+    ("/$defs/upstream/properties/success", "upstreams: { u: { success: { KEY: x } } }"),
+    ("/$defs/upstream/properties/errors/items", "upstreams: { u: { errors: [{ KEY: x }] } }"),
+    ("/$defs/upstream/properties/pace", "upstreams: { u: { pace: { KEY: x } } }"),
+    (
+        "/$defs/upstream/properties/invalid_requests",
+        "upstreams: { u: { invalid_requests: { KEY: x } } }",
+    ),
+    ("/$defs/upstream/properties/breaker", "upstreams: { u: { breaker: { KEY: x } } }"),
+    ("/$defs/upstream/properties/cost", "upstreams: { u: { cost: { KEY: x } } }"),
+    (
+        "/$defs/upstream/properties/cost/properties/credits/anyOf/3",
+        "upstreams: { u: { cost: { credits: { KEY: x } } } }",
+    ),
+    (
+        "/$defs/upstream/properties/cost/properties/budget",
+        "upstreams: { u: { cost: { budget: { KEY: x } } } }",
     ),
     ("/$defs/route", "routes: [{ KEY: x }]"),
     ("/$defs/route/properties/key", "routes: [{ key: { KEY: x } }]"),

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::words;
 use crate::key::Keyring;
+use crate::policy::Policy;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::{Scheme, Target};
+use crate::upstream::place::Upstreams;
 
 /// Why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +35,15 @@ pub(super) enum Refused {
     Field,
 }
 
+/// Words and what they mean here.
+type Lines = Vec<(&'static str, String)>;
+
 /// What becomes of it.
 pub(super) struct Explained {
     request: String,
     route: Option<(String, String)>,
-    policy: Vec<(&'static str, String)>,
+    policy: Lines,
+    upstream: Option<(String, Lines)>,
     key: Vec<(String, String)>,
     credentials: Vec<String>,
     notes: Vec<&'static str>,
@@ -97,24 +103,37 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
         notes.push("a success makes what is stored of this URL unusable");
     }
     let cached = route.filter(|_| stored);
-    let mut policy = cached.map(|route| words::policy(&route.policy)).unwrap_or_default();
-    if let Some(route) = route {
-        let calls = [
-            ("retry", words::retry_of(&route.policy.retry, &asked.method)),
-            ("hold", words::hold(route.policy.hold)),
-        ];
-        policy.retain(|(what, _)| calls.iter().all(|(about, _)| about != what));
-        policy.extend(calls);
-    }
     let credentials = ring.credentials(&asked.headers);
     Explained {
         request: format!("{} {}", asked.method, shown_target(&asked.target)),
         route: route.map(|route| (route.name.to_string(), route.pattern.to_string())),
-        policy,
+        policy: route.map(|route| policy(&route.policy, &asked.method, stored)).unwrap_or_default(),
+        upstream: upstream(config, &asked.target, route.is_some()),
         key: cached.map(|route| ring.explain(asked, &route.policy)).unwrap_or_default(),
         credentials: credentials.into_iter().map(ToString::to_string).collect(),
         notes,
     }
+}
+
+/// What the route says of such a request: of one that is passed through, only how it is called.
+fn policy(policy: &Policy, method: &Method, stored: bool) -> Lines {
+    let retry = ("retry", words::retry_of(&policy.retry, method));
+    if !stored {
+        return vec![retry, ("hold", words::hold(policy.hold))];
+    }
+    let lines = words::policy(policy).into_iter();
+    lines.map(|line| if line.0 == retry.0 { retry.clone() } else { line }).collect()
+}
+
+/// The upstream of its host, and how that is treated.
+fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, Lines)> {
+    let place = Upstreams::new(config.upstreams.clone()).place(target);
+    let upstream = place.upstream?;
+    let mut says = words::conduct(&upstream);
+    if !routed {
+        says.push(("hold", words::hold(config.hold)));
+    }
+    Some((upstream.name.to_string(), says))
 }
 
 /// Without its query, which the key tells part by part, secrets left out.
@@ -133,6 +152,12 @@ impl Explained {
         }
         for (what, says) in &self.policy {
             writeln!(out, "  {what:<12}{says}")?;
+        }
+        if let Some((name, says)) = &self.upstream {
+            writeln!(out, "\nupstream      {name}")?;
+            for (what, says) in says {
+                writeln!(out, "  {what:<12}{says}")?;
+            }
         }
         if !self.key.is_empty() {
             writeln!(out, "\nkey")?;
@@ -156,16 +181,13 @@ impl Explained {
                 .map(|(part, shown)| json!({ "part": part, "shown": shown }))
                 .collect::<Vec<_>>()
         };
-        let policy: serde_json::Map<_, _> = self
-            .policy
-            .iter()
-            .map(|(what, says)| ((*what).to_owned(), says.clone().into()))
-            .collect();
         json!({
             "request": self.request,
             "route": self.route.as_ref().map(|(name, _)| name),
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
-            "policy": policy,
+            "policy": words::told(&self.policy),
+            "upstream": self.upstream.as_ref().map(|(name, _)| name),
+            "conduct": self.upstream.as_ref().map(|(_, says)| words::told(says)),
             "key": pairs(&self.key),
             "credentials": self.credentials,
             "notes": self.notes,

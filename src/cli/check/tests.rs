@@ -127,6 +127,54 @@ fn what_no_route_matches_or_caches_says_so() {
     assert!(!explain("HEAD", "http://api.example/v1/eth").contains("note"));
 }
 
+const TREATED: &str = r#"
+version: 1
+defaults: { stale_if_error: { hold_down: 0s, max_hold: 5m } }
+upstreams:
+  api:
+    hosts: ["https://api.example"]
+    success: { json: { "$.code": [0, "0"] } }
+    errors: [{ json: { "$.code": 7 }, class: quota, hold: until-utc-midnight }, { status: 403, class: auth }]
+    pace: { limit: 30/m, learn: true }
+    invalid_requests: {}
+    breaker: {}
+    cost: { currency: USD, per_credit: 0.5, budget: { credits: 333/day, at_limit: refuse } }
+routes:
+  - name: writes
+    match: { host: api.example, method: [POST, PUT] }
+    retry: { retries: 6, methods: [PUT], on: [5xx], backoff: { jitter: 0 } }
+"#;
+
+#[test]
+fn how_calls_are_treated_is_told_for_a_file_and_for_a_request() {
+    let retry =
+        "PUT: 6 times after 5xx; waits as Retry-After says, else 1s, 2s, 4s, …, 30s, 15s in all";
+    let upstream = [
+        "$.code is 0 or \"0\"",
+        "$.code is 7: quota, held until the day ends (UTC)",
+        "403: auth",
+        "up to 30/m, and as its answers say; each waits up to 2s; 256 in flight",
+        "no more calls at 80% of 10000/10m answers 401, 403, 429",
+        "open for 30s after 5 failures within 30s",
+        "credits 1 for each call, 0.5 USD each; a 304 is free",
+        "333 credits a day (UTC), a warning from 80% on, then calls are refused",
+    ];
+    let whole = check(TREATED, &[]).out;
+    let put = check(TREATED, &["--explain", "PUT", "http://api.example/a"]).out;
+    for words in upstream.iter().chain(&[retry, "as Retry-After says, up to 5m"]) {
+        assert!(whole.contains(words), "{words}\n{whole}");
+        assert!(put.contains(words), "{words}\n{put}");
+    }
+    let post = check(TREATED, &["--explain", "POST", "http://api.example/a"]).out;
+    assert!(post.contains("never for POST"), "{post}");
+    let unrouted = check(TREATED, &["--explain", "GET", "http://api.example/a", "--json"]).out;
+    let unrouted: Value = serde_json::from_str(&unrouted).unwrap();
+    assert_eq!(unrouted["upstream"], "api");
+    assert_eq!(unrouted["conduct"]["hold"], "as Retry-After says, up to 5m");
+    let rules = "$.code is 7: quota, held until the day ends (UTC); 403: auth";
+    assert_eq!(unrouted["conduct"]["errors"], rules);
+}
+
 #[test]
 fn arguments_without_sense_are_exit_2() {
     for request in [

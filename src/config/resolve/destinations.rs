@@ -66,7 +66,7 @@ fn one_name(text: &str) -> Result<(String, Option<u16>), Wrong> {
 fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     let node = section.get("ports")?;
     let path = section.at("ports");
-    if matches!(&node.value, Value::Scalar(text) if text == "all") {
+    if matches!(&node.value, Value::Scalar(text, _) if text == "all") {
         return Some(Ports::All);
     }
     let ports = reader.scalars(node, &path, |text| {

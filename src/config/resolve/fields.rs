@@ -64,6 +64,18 @@ pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
     Ok(name)
 }
 
+/// A field's name, of those that can carry a credential to an origin.
+pub(super) fn carrier(text: &str) -> Result<HeaderName, Wrong> {
+    let wanted = "the name of a request field";
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    if NEVER_SEEN.contains(&name.as_str()) {
+        let what = "says how a request is framed, where it goes or what its connection does";
+        let fix = "name the field that the API asks for, such as `Authorization`";
+        return Err(Wrong::new(wanted, what, fix));
+    }
+    Ok(name)
+}
+
 /// A targeted field's name (RFC 9213).
 pub(super) fn targeted(text: &str) -> Result<HeaderName, Wrong> {
     let wanted = "the name of a targeted field";

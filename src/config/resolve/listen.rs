@@ -86,7 +86,7 @@ pub(super) fn admin(
     reader: &mut Reader<'_>,
 ) -> Option<Admin> {
     let Some(node) = top.get("admin") else { return Some(Admin::default()) };
-    if matches!(&node.value, Value::Scalar(_)) {
+    if matches!(&node.value, Value::Scalar(..)) {
         let off = reader.scalar(node, "admin", |text| match text {
             "off" | "false" => Ok(()),
             _ => Err(Wrong::new(

@@ -149,7 +149,7 @@ pub(super) fn hold(section: &mut Section<'_>, base: HoldRule, reader: &mut Reade
 }
 
 /// How long a client may be kept waiting.
-fn patience(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn patience(text: &str) -> Result<Duration, Wrong> {
     let wait = parse_positive(text)?;
     if wait <= LONGEST_WAIT {
         return Ok(wait);

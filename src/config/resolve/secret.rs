@@ -36,7 +36,8 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
     Some(ScopeSecret(Sha256::digest(value.as_bytes()).into()))
 }
 
-fn variable(text: &str) -> Result<String, Wrong> {
+/// The name of an environment variable.
+pub(super) fn variable(text: &str) -> Result<String, Wrong> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let named = plain && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
     let wanted = "the name of an environment variable";

@@ -79,6 +79,11 @@ pub(super) fn is_error(matched: StatusMatch) -> bool {
     }
 }
 
+/// A member of `errors[].status`.
+pub(super) fn any(text: &str) -> Result<StatusMatch, Wrong> {
+    status(text)
+}
+
 const WANTED: &str = "a status such as `404`, or a class such as `5xx`";
 
 fn status(text: &str) -> Result<StatusMatch, Wrong> {

@@ -1,9 +1,13 @@
-//! `upstreams`: how origins are reached.
+//! `upstreams`: how origins are reached and treated.
 //!
 //! Owns: names and hosts of upstreams, their deadlines.
 //! Never touches: connections.
 
+mod cost;
+mod credential;
 mod mount;
+mod pace;
+mod rules;
 mod tls;
 
 use std::sync::Arc;
@@ -35,13 +39,25 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
         let mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
         let tls = tls::read(&mut one, &hosts, reader);
+        let credential = credential::read(&mut one, &hosts, reader);
+        let conduct = conduct(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let (credential, conduct) = (None, Conduct::default());
         let one = Upstream { name, hosts, mount, timeouts, tls, credential, conduct };
         all.push(Arc::new(one));
     }
     all
+}
+
+/// In the order of the reference file.
+fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Conduct {
+    Conduct {
+        rules: rules::read(one, reader),
+        pace: pace::pace(one, reader),
+        invalid_requests: pace::guard(one, reader),
+        breaker: pace::breaker(one, reader),
+        cost: cost::read(one, reader),
+    }
 }
 
 /// A name that becomes a label in metrics and logs.

@@ -1,0 +1,133 @@
+//! Rates as they stand in the file: `30/m`, `50/s`, `10000/10m`.
+//!
+//! Owns: which rates are taken and what is said about the others. Never touches: what is counted.
+
+use std::time::Duration;
+
+use crate::config::diagnostics::Wrong;
+use crate::config::duration;
+use crate::policy::conduct::Rate;
+
+const WANTED: &str = "a rate such as `30/m`, `50/s` or `10000/10m`";
+
+/// Each call of the time is remembered: more of them would be memory for no use.
+const MOST: u32 = 1_000_000;
+
+/// What lasts longer than a week is a quota of the calendar.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+const OF_THE_CALENDAR: &str =
+    "days and months of the calendar are counted by `cost: { budget: { credits: 10000/month } }`";
+
+/// A whole number, a slash, a unit or a duration.
+pub fn parse(text: &str) -> Result<Rate, Wrong> {
+    let (count, per) = text.trim().split_once('/').ok_or_else(|| Wrong::is_not(WANTED))?;
+    let count = number(count.trim_end())?;
+    let per = per.trim_start();
+    if ["M", "month", "months", "y", "year"].contains(&per) {
+        let fix = format!("did you mean `{count}/m` (a minute)? {OF_THE_CALENDAR}");
+        return Err(Wrong::new(WANTED, "counts over more than a week", fix));
+    }
+    // `30/m`: one of them.
+    let bare = per.starts_with(|first: char| first.is_ascii_alphabetic());
+    let one = if bare { format!("1{per}") } else { per.to_owned() };
+    let per = duration::parse_positive(&one).map_err(|wrong| Wrong { wanted: WANTED, ..wrong })?;
+    if per > LONGEST {
+        return Err(Wrong::new(WANTED, "counts over more than a week", OF_THE_CALENDAR));
+    }
+    Ok(Rate { count, per })
+}
+
+fn number(text: &str) -> Result<u32, Wrong> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Wrong::is_not(WANTED));
+    }
+    match text.parse() {
+        Ok(0) => {
+            let fix = "write at least `1`; `defaults: { mode: offline }` makes no call at all";
+            Err(Wrong::new(WANTED, "would let nothing through", fix))
+        }
+        Ok(count) if count <= MOST => Ok(count),
+        Ok(_) | Err(_) => {
+            let fix = "write at most `1000000`, or count over a shorter time";
+            Err(Wrong::new(WANTED, "is more than larder keeps count of", fix))
+        }
+    }
+}
+
+/// `30/m`, `10000/10m`: as [`parse`] reads it.
+pub fn show(rate: Rate) -> String {
+    let units = [(1, "s"), (60, "m"), (3600, "h"), (86_400, "d")];
+    let unit = units.iter().find(|(seconds, _)| rate.per == Duration::from_secs(*seconds));
+    match unit {
+        Some((_, unit)) => format!("{}/{unit}", rate.count),
+        None => format!("{}/{}", rate.count, duration::show(rate.per)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use crate::config::rate::{parse, show};
+    use crate::policy::conduct::Rate;
+
+    #[test]
+    fn a_rate_is_a_number_of_calls_in_a_time() {
+        let table = [
+            ("30/m", 30, 60),
+            ("50/s", 50, 1),
+            ("50 / 1s", 50, 1),
+            ("10000/10m", 10_000, 600),
+            ("5/d", 5, 86_400),
+            ("100/hour", 100, 3600),
+            ("7/1h 30m", 7, 5400),
+        ];
+        for (text, count, seconds) in table {
+            let expected = Rate { count, per: Duration::from_secs(seconds) };
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_rate_says_why() {
+        let table = [
+            ("30", "is not a rate"),
+            ("m/30", "is not a rate"),
+            ("-1/s", "is not a rate"),
+            ("1.5/s", "is not a rate"),
+            ("0/m", "would let nothing through"),
+            ("30/0s", "would be over before anything can happen"),
+            ("30/60", "has no unit"),
+            ("30/M", "more than a week"),
+            ("30/month", "more than a week"),
+            ("30/2M", "means 2 months"),
+            ("30/8d", "more than a week"),
+            ("1000001/s", "more than larder keeps count of"),
+            ("99999999999999999999/s", "more than larder keeps count of"),
+            ("30/", "is not a duration"),
+            ("30/s/s", "is not a duration"),
+        ];
+        for (text, what) in table {
+            let wrong = parse(text).expect_err(text);
+            assert!(wrong.what.contains(what), "{text}: {}", wrong.what);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back(count in 1_u32..=1_000_000, millis in 1_u64..=604_800_000) {
+            let rate = Rate { count, per: Duration::from_millis(millis) };
+            prop_assert_eq!(parse(&show(rate)), Ok(rate));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>(), count in any::<u64>()) {
+            prop_assert_eq!(parse(&text), parse(&text));
+            let bounded = (1..=1_000_000).contains(&count);
+            prop_assert_eq!(parse(&format!("{count}/s")).is_ok(), bounded);
+        }
+    }
+}

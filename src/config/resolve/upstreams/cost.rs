@@ -1,0 +1,174 @@
+//! `upstreams.*.cost`: what a call costs, and what may be spent.
+//!
+//! Owns: credits, prices and budgets as they are written. Never touches: the ledger.
+
+use http::HeaderName;
+
+use crate::config::diagnostics::Wrong;
+use crate::config::file::Value;
+use crate::config::number::{between, decimal, positive_share};
+use crate::config::reader::{At, Reader, Section, nearest, word};
+use crate::config::resolve::upstreams::rules;
+use crate::policy::conduct::{AtLimit, Budget, Cost, Credits, Period};
+
+/// No API sells more; it keeps sums exact to a thousandth.
+const MOST: f64 = 1e12;
+
+/// `cost`; without the section nothing is counted.
+pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cost> {
+    let mut section = one.section(reader, "cost")?;
+    let currency = section.scalar(reader, "currency", currency);
+    let credits = credits(&mut section, reader);
+    let per_credit = section.scalar(reader, "per_credit", between(0.0, MOST));
+    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
+    let not_modified = section.scalar_or(reader, "not_modified", yes_or_no, false);
+    let budget = budget(&mut section, reader);
+    section.finish(reader);
+    let (what, fix) = match (section.has("currency"), section.has("per_credit")) {
+        (true, false) => ("needs what a credit costs", "add `per_credit: 0.002`"),
+        (false, true) => ("needs what money it is", "add `currency: USD`"),
+        (true, true) | (false, false) => {
+            // Where no price is said, what is spent is told in credits.
+            return Some(Cost {
+                currency: currency.map_or_else(|| CREDITS.to_owned(), |at| at.value),
+                credits,
+                per_credit: per_credit.map_or(1.0, |at| at.value),
+                not_modified,
+                budget,
+            });
+        }
+    };
+    reader.problem(section.place, &section.path, what, fix);
+    None
+}
+
+/// What is counted where no money is.
+const CREDITS: &str = "credits";
+
+fn currency(text: &str) -> Result<String, Wrong> {
+    let wanted = "a currency such as `USD`";
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if plain && (1..=16).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(wanted, "is no currency", "write up to 16 letters, such as `USD`"))
+}
+
+/// `"$.status.credit_count"`, `{ header: X-Credits }`, or a number for each call.
+fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Credits {
+    let each = Credits::PerCall(1.0);
+    let Some(node) = section.get("credits") else { return each };
+    let path = section.at("credits");
+    if matches!(node.value, Value::Map(_)) {
+        let Some(mut inner) = reader.section(node, &path) else { return each };
+        let header = inner.scalar(reader, "header", answer_field);
+        if !inner.has("header") {
+            let fix = "write `{ header: X-Credits }`, a path, or a number";
+            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
+        }
+        inner.finish(reader);
+        return header.map_or(each, |at| Credits::Header(at.value));
+    }
+    reader.scalar(node, &path, counted).map_or(each, |at| at.value)
+}
+
+fn counted(text: &str) -> Result<Credits, Wrong> {
+    let wanted =
+        "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
+    if text.starts_with('$') {
+        let path = rules::path(text).map_err(|wrong| Wrong { wanted, ..wrong })?;
+        return Ok(Credits::Body(path));
+    }
+    match decimal(text.trim()) {
+        Some(number) if number > 0.0 && number <= MOST => Ok(Credits::PerCall(number)),
+        Some(_) => {
+            let fix = "write what a call costs, above zero";
+            Err(Wrong::new(wanted, "would count nothing, or more than is ever sold", fix))
+        }
+        None => Err(Wrong::is_not(wanted)),
+    }
+}
+
+fn answer_field(text: &str) -> Result<HeaderName, Wrong> {
+    let wanted = "the name of a field of the answer";
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))
+}
+
+fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Budget> {
+    let mut inner = section.section(reader, "budget")?;
+    let known = reader.problems.len();
+    let credits = inner.scalar(reader, "credits", in_period);
+    if credits.is_none() && reader.problems.len() == known {
+        let fix = "add `credits: 10000/month`, or `333/day`";
+        reader.problem(inner.place, &inner.at("credits"), "is missing", fix);
+    }
+    let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
+    let words = AtLimit::ALL.map(|what| (what.token(), what));
+    let wanted = "one of stale-only, refuse, warn";
+    let at_limit = inner.scalar_or(reader, "at_limit", word(wanted, &words), AtLimit::StaleOnly);
+    inner.finish(reader);
+    let At { value: (credits, period), .. } = credits?;
+    Some(Budget { credits, period, warn_at, at_limit })
+}
+
+/// `10000/month`, `333/day`.
+fn in_period(text: &str) -> Result<(f64, Period), Wrong> {
+    let wanted = "credits in a calendar window, such as `10000/month` or `333/day`";
+    let (credits, period) = text.trim().split_once('/').ok_or_else(|| Wrong::is_not(wanted))?;
+    let credits = decimal(credits.trim_end()).ok_or_else(|| Wrong::is_not(wanted))?;
+    let period = period.trim_start();
+    let Some(period) = PERIODS.into_iter().find(|known| known.token() == period) else {
+        let near = nearest(period, &PERIODS.map(Period::token)).unwrap_or("month");
+        let fix = format!("did you mean `{credits}/{near}`?");
+        return Err(Wrong::new(wanted, "names no window of the calendar", fix));
+    };
+    if credits > 0.0 && credits <= MOST {
+        return Ok((credits, period));
+    }
+    let fix = "write what may be spent; without `budget` it is whatever is needed";
+    Err(Wrong::new(wanted, "would let no call through, or any number", fix))
+}
+
+const PERIODS: [Period; 2] = [Period::Day, Period::Month];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::semantics::json_path::JsonPath;
+
+    #[test]
+    fn a_budget_is_credits_in_a_window_of_the_calendar() {
+        assert_eq!(in_period("10000/month"), Ok((10_000.0, Period::Month)));
+        assert_eq!(in_period("333.5 / day"), Ok((333.5, Period::Day)));
+        for text in ["10000", "/day", "10/m", "0/day", "-1/day", "1e3/day", "5/year"] {
+            assert!(in_period(text).is_err(), "{text}");
+        }
+        assert_eq!(in_period("10/mont").unwrap_err().fix, "did you mean `10/month`?");
+    }
+
+    #[test]
+    fn credits_stand_in_the_body_in_a_field_or_are_the_same_for_each_call() {
+        assert_eq!(counted("0.5"), Ok(Credits::PerCall(0.5)));
+        let path = JsonPath::parse("$.status.credit_count").unwrap();
+        assert_eq!(counted("$.status.credit_count"), Ok(Credits::Body(path)));
+        for text in ["0", "-1", "status.credit_count", "$.", "x"] {
+            assert!(counted(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_whole_number_of_credits_is_read_as_it_is(credits in 1_u32..) {
+            let expected = Ok((f64::from(credits), Period::Day));
+            prop_assert_eq!(in_period(&format!("{credits}/day")), expected);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            prop_assert_eq!(in_period(&text), in_period(&text));
+            prop_assert_eq!(counted(&text), counted(&text));
+        }
+    }
+}

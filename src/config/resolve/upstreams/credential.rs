@@ -1,0 +1,295 @@
+//! `upstreams.*.credential`: what larder shows to an origin in its clients' place.
+//!
+//! Owns: where the secret comes from, who else may read it, what a field can carry. Never touches:
+//! requests; the secret is never printed.
+
+use http::{HeaderName, HeaderValue};
+
+use crate::config::UpstreamHost;
+use crate::config::credential::Credential;
+use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::reader::{At, Reader, Section};
+use crate::config::resolve::{fields, secret};
+use crate::route::pattern::host::Index;
+
+/// More would not fit into a request's head beside the rest.
+const LONGEST: usize = 8192;
+
+pub(super) fn read(
+    one: &mut Section<'_>,
+    hosts: &[UpstreamHost],
+    reader: &mut Reader<'_>,
+) -> Option<Credential> {
+    let place = one.key_place("credential");
+    let mut section = one.section(reader, "credential")?;
+    let known = reader.problems.len();
+    let header = section.scalar(reader, "header", fields::carrier);
+    let prefix = section.scalar(reader, "prefix", prefix);
+    let secret = secret(&mut section, reader);
+    section.finish(reader);
+    if header.is_none() && reader.problems.len() == known {
+        let fix = "add `header: Authorization`, or the field that the API asks for";
+        reader.problem(section.place, &section.at("header"), "is missing", fix);
+    }
+    refuse_run_together(header.as_ref(), prefix.as_ref(), reader);
+    let at = At { value: (), place, path: section.path.clone() };
+    refuse_or_note(&at, hosts, reader);
+    let (header, secret) = (header?.value, secret?);
+    let prefix = prefix.map(|at| at.value).unwrap_or_default();
+    let value = field_value(&prefix, &secret.value);
+    match value {
+        Ok(value) => Some(Credential::new(header, value)),
+        Err(what) => {
+            let fix = "the secret is one line of ASCII without a space at either end";
+            reader.problem(secret.place, &secret.path, what, fix);
+            None
+        }
+    }
+}
+
+/// From exactly one of the two places.
+fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
+    let known = reader.problems.len();
+    let env = section.scalar(reader, "from_env", secret::variable);
+    let file = section.get("file").and_then(|node| reader.path(node, &section.at("file")));
+    match (section.has("from_env"), section.has("file")) {
+        (true, false) => env.and_then(|name| from_env(&name, reader)),
+        (false, true) => file.and_then(|path| from_file(&path, reader)),
+        (both, _) => {
+            let what = if both { "has two secrets" } else { "has no secret" };
+            let fix = "write `from_env: API_KEY` or `file: api-key`, one of the two";
+            if reader.problems.len() == known {
+                reader.problem(section.place, &section.path, what, fix);
+            }
+            None
+        }
+    }
+}
+
+fn from_env(name: &At<String>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
+    let At { value, place, path } = name;
+    let Some(secret) = reader.variable(value) else {
+        let what = format!("the environment variable {value} is not set");
+        reader.problem(*place, path, what, "set it before larder starts");
+        return None;
+    };
+    let secret = line(secret.as_bytes());
+    if secret.is_empty() {
+        let what = format!("the environment variable {value} is empty");
+        reader.problem(*place, path, what, "set it to the secret before larder starts");
+        return None;
+    }
+    Some(At { value: secret.to_vec(), place: *place, path: path.clone() })
+}
+
+fn from_file(at: &At<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
+    let contents = reader.file(at)?;
+    if contents.open_to_all {
+        let what = "everybody on this machine may read or change the file with the secret";
+        reader.problem(at.place, &at.path, what, "take the right from others: `chmod o= FILE`");
+        return None;
+    }
+    let secret = line(&contents.bytes);
+    if secret.is_empty() {
+        reader.problem(
+            at.place,
+            &at.path,
+            "the file is empty",
+            "put the secret into it, as one line",
+        );
+        return None;
+    }
+    Some(At { value: secret.to_vec(), place: at.place, path: at.path.clone() })
+}
+
+/// The line end that files and commands leave behind a secret is never meant.
+fn line(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
+/// What is wrong with the secret never repeats it.
+fn field_value(prefix: &str, secret: &[u8]) -> Result<HeaderValue, &'static str> {
+    let visible = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    if secret.len() > LONGEST {
+        return Err("the secret is longer than 8192 characters");
+    }
+    if secret.starts_with(b" ") || secret.ends_with(b" ") || !secret.iter().all(visible) {
+        return Err("the secret has characters that no field carries");
+    }
+    HeaderValue::from_bytes(&[prefix.as_bytes(), secret].concat())
+        .map_err(|_| "the secret has characters that no field carries")
+}
+
+fn prefix(text: &str) -> Result<String, Wrong> {
+    let visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    if text.bytes().all(visible) && !text.starts_with(' ') && text.len() <= 64 {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::is_not("what stands before the secret, such as `\"Bearer \"`"))
+}
+
+/// A scheme and its credentials are parted by a space (RFC 9110 §11.4), which YAML drops outside
+/// quotes.
+fn refuse_run_together(
+    header: Option<&At<HeaderName>>,
+    prefix: Option<&At<String>>,
+    reader: &mut Reader<'_>,
+) {
+    let (Some(header), Some(prefix)) = (header, prefix) else { return };
+    let parted = prefix.value.is_empty() || prefix.value.ends_with(' ');
+    if header.value == http::header::AUTHORIZATION && !parted {
+        let what = "would run into the secret: a space parts the two";
+        let fix = "write it with the space, in quotes: `\"Bearer \"`";
+        reader.problem(prefix.place, &prefix.path, what, fix);
+    }
+}
+
+fn refuse_or_note(at: &At<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+    if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
+        let what = "would be shown to every host";
+        let fix = "name the hosts that it is meant for in an upstream of their own";
+        reader.problem(at.place, &at.path, what, fix);
+        return;
+    }
+    let clear: Vec<_> = hosts.iter().filter(|host| host.scheme.is_none()).collect();
+    let Some(first) = clear.first() else { return };
+    let text = format!(
+        "requests that clients send as http:// carry this credential in the clear to {}: write \
+         `https://{}` in `hosts`, so that they go on as https",
+        clear.iter().map(|host| host.host.to_string()).collect::<Vec<_>>().join(", "),
+        first.host
+    );
+    reader.note(at, NoteKind::InTheClear, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use crate::config::diagnostics::{NoteKind, Report};
+    use crate::config::env::Env;
+    use crate::config::files::{Contents, Files};
+    use crate::config::{Config, read, shown};
+
+    /// The secret in `/etc/larder/key`, and in the variable `KEY`.
+    struct Secret {
+        bytes: Vec<u8>,
+        open: bool,
+    }
+
+    impl Files for Secret {
+        fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
+            if path != Path::new("/etc/larder/key") {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(Contents { bytes: self.bytes.clone(), open_to_all: self.open })
+        }
+    }
+
+    fn with(secret: &[u8], open: bool, host: &str, keys: &str) -> Result<Config, Report> {
+        let env: Env =
+            [("KEY", String::from_utf8_lossy(secret).into_owned())].into_iter().collect();
+        let text = format!(
+            "version: 1\nupstreams: {{ u: {{ hosts: [{host}], credential: {{ {keys} }} }} }}\n"
+        );
+        let files = Secret { bytes: secret.to_vec(), open };
+        read("/etc/larder/proxy.yaml", &text, &env, &files)
+    }
+
+    const HOST: &str = "\"https://a.example\"";
+    const FILE: &str = "header: Authorization, prefix: \"Bot \", file: key";
+    const VARIABLE: &str = "header: Authorization, prefix: \"Bot \", from_env: KEY";
+
+    #[test]
+    fn a_secret_comes_from_a_variable_or_a_file_without_its_line_end() {
+        for (secret, keys) in
+            [("hunter2\n", FILE), ("hunter2\r\n", FILE), ("hunter2", FILE), ("hunter2\n", VARIABLE)]
+        {
+            let config =
+                with(secret.as_bytes(), false, HOST, keys).unwrap_or_else(|r| panic!("{r}"));
+            let credential = config.upstreams[0].credential.as_ref().unwrap();
+            assert_eq!(credential.header, http::header::AUTHORIZATION);
+            assert_eq!(credential.reveal().as_bytes(), b"Bot hunter2");
+            assert!(config.notes.is_empty(), "{:?}", config.notes);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_neither_printed_nor_shown() {
+        let config = with(b"hunter2", false, HOST, FILE).unwrap();
+        let shown = shown::to_json(&config).to_string();
+        assert!(shown.contains("authorization, by larder"), "{shown}");
+        assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn cfg_07_a_secret_that_others_can_read_is_refused() {
+        let report = with(b"hunter2", true, HOST, FILE).unwrap_err().to_string();
+        assert!(report.contains("credential.file: everybody on this machine may read"), "{report}");
+        assert!(report.contains("chmod o=") && !report.contains("hunter2"), "{report}");
+    }
+
+    #[test]
+    fn what_no_field_can_carry_is_refused_without_repeating_it() {
+        let long = "hunter2".repeat(2000);
+        for (secret, said) in [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("hunter2\nhunter2\n", "characters that no field carries"),
+            ("hunter2 ", "characters that no field carries"),
+            ("hünter2", "characters that no field carries"),
+            (long.as_str(), "longer than 8192"),
+        ] {
+            for keys in [FILE, VARIABLE] {
+                let report = with(secret.as_bytes(), false, HOST, keys).expect_err(secret);
+                assert_eq!(report.problems().len(), 1, "{report}");
+                let report = report.to_string();
+                assert!(report.contains(said), "{report}");
+                assert!(!report.contains("hunter2") && !report.contains("hünter2"), "{report}");
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_frame_a_request_or_end_at_each_hop_carry_no_secret() {
+        let names = [
+            "Host",
+            "connection",
+            "Transfer-Encoding",
+            "content-length",
+            "TE",
+            "Upgrade",
+            "Proxy-Authorization",
+        ];
+        for name in names {
+            let keys = format!("header: {name}, from_env: KEY");
+            let report = with(b"x", false, HOST, &keys).expect_err(name).to_string();
+            assert!(report.contains("u.credential.header"), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_credential_belongs_to_named_hosts_and_is_noted_where_tls_is_not_sure() {
+        let report = with(b"x", false, "\"*\"", FILE).expect_err("every host").to_string();
+        assert!(report.contains("would be shown to every host"), "{report}");
+        let config = with(b"x", false, "\"https://a.example\", b.example", FILE).unwrap();
+        let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
+        assert_eq!(
+            (note.kind, note.path.as_str()),
+            (NoteKind::InTheClear, "upstreams.u.credential")
+        );
+        assert!(note.text.contains("write `https://b.example` in `hosts`"), "{note}");
+    }
+
+    #[test]
+    fn a_scheme_does_not_run_into_its_secret() {
+        let keys = "header: Authorization, prefix: Bearer, from_env: KEY";
+        let report = with(b"x", false, HOST, keys).expect_err("no space").to_string();
+        assert!(report.contains("`\"Bearer \"`"), "{report}");
+        let keys = "header: X-Key, prefix: v1-, from_env: KEY";
+        let config = with(b"x", false, HOST, keys).unwrap();
+        assert_eq!(config.upstreams[0].credential.as_ref().unwrap().reveal(), "v1-x");
+    }
+}
