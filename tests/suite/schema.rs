@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
 use larder::cli::schema::SCHEMA;
-use larder::config::{self, env::Env};
+use larder::config::{self, diagnostics::NoteKind, env::Env};
 use serde_json::Value;
 
 use crate::process::{larder, text};
@@ -37,6 +37,13 @@ fn fixtures(kind: &str, ending: &str) -> Vec<PathBuf> {
         paths.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
     paths.sort();
     paths
+}
+
+/// Complete configurations for APIs that many use.
+fn presets() -> Vec<PathBuf> {
+    ["coinmarketcap", "discord", "github"]
+        .map(|name| repository().join(format!("docs/presets/{name}.yaml")))
+        .into()
 }
 
 /// The YAML blocks of a page.
@@ -71,6 +78,7 @@ fn everything_that_larder_takes_the_schema_takes() {
     let mut all: Vec<(String, String)> = fixtures("good", "yaml")
         .into_iter()
         .chain([repository().join("proxy.yaml")])
+        .chain(presets())
         .map(|path| (path.display().to_string(), fs::read_to_string(path).expect("it is text")))
         .collect();
     for page in ["README.md", "docs/operations.md"] {
@@ -80,6 +88,22 @@ fn everything_that_larder_takes_the_schema_takes() {
     assert!(all.len() > 10, "only {} configurations", all.len());
     for (name, yaml) in all {
         assert_eq!(wrong(&validator, &yaml), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn the_page_of_presets_shows_each_of_their_files_and_larder_takes_them() {
+    let page = fs::read_to_string(repository().join("docs/presets.md")).expect("the page is there");
+    let blocks = blocks(&page);
+    let env: Env = [("DISCORD_TOKEN", "x"), ("CMC_API_KEY", "x")].into_iter().collect();
+    assert_eq!(blocks.len(), presets().len());
+    for path in presets() {
+        let text = fs::read_to_string(&path).expect("the preset is there");
+        assert!(blocks.contains(&text.trim_end()), "{} is not what the page shows", path.display());
+        let config =
+            config::parse("proxy.yaml", &text, &env).unwrap_or_else(|report| panic!("{report}"));
+        let set_aside = |kind: NoteKind| kind == NoteKind::SetAside;
+        assert!(config.notes.iter().all(|note| set_aside(note.kind)), "{:?}", config.notes);
     }
 }
 
