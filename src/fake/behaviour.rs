@@ -42,7 +42,8 @@ pub enum Fault {
     Close,
     /// Closes the connection in the middle of the body.
     Cut,
-    /// Refuses connections, and closes those that are open at the next call.
+    /// Refuses connections, and closes those that are open at their next call. The listener follows
+    /// within moments; [`Fault::Close`] takes hold with the very next call, and is counted.
     Refuse,
 }
 

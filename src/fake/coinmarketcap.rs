@@ -120,7 +120,8 @@ impl Fake {
         self.look(|api| api.ledger.bill())
     }
 
-    /// How many calls its own limits refused (not those that a script did), by `error_code`.
+    /// How many calls it refused of itself, by `error_code`; those that a script refused are not
+    /// among them.
     pub fn refused(&self) -> Refused {
         self.look(|api| api.refused.clone())
     }

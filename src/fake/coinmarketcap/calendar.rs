@@ -1,6 +1,7 @@
 //! Days and months as CoinMarketCap bills them: by UTC.
 //!
-//! Owns: names and beginnings of days and months, times in JSON. Never touches: the clock.
+//! Owns: names and beginnings of days and months, times in JSON. Never touches: the clock, nor the
+//! calendar that larder's own books are kept by: the bill is there to be compared with them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

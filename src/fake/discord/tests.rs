@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
@@ -144,6 +145,21 @@ async fn latency_is_the_least_time_an_answer_takes() {
     let start = crate::clock::monotonic();
     get(fake.addr, ROLES).await;
     assert!(crate::clock::monotonic().duration_since(start) >= latency);
+}
+
+#[tokio::test]
+async fn latency_runs_by_the_fakes_clock() {
+    let clock = Clock::by_hand(START);
+    let latency = Duration::from_secs(3_600);
+    let behaviour = Behaviour { latency, ..Behaviour::default() };
+    let options = Options { behaviour, clock: clock.clone(), ..Options::default() };
+    let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
+    let asked = tokio::spawn(get(fake.addr, ROLES));
+    while clock.sleepers() == 0 {
+        tokio::task::yield_now().await;
+    }
+    clock.advance(latency);
+    assert_eq!(asked.await.unwrap().status(), "200");
 }
 
 #[tokio::test]
@@ -363,8 +379,13 @@ async fn connections_are_refused_for_as_long_as_the_script_says() {
     clock.advance(minute);
     until_connecting(fake.addr, None).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
+    let mut open = TcpStream::connect(fake.addr).await.unwrap();
     fake.behave(Behaviour::always(Fault::Refuse));
     until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
+    open.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap_or_default();
+    let mut answer = Vec::new();
+    open.read_to_end(&mut answer).await.unwrap_or_default();
+    assert!(answer.is_empty(), "an open connection is closed at its next call");
     fake.behave(Behaviour::default());
     until_connecting(fake.addr, None).await;
 }
