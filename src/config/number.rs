@@ -19,6 +19,16 @@ pub fn share(text: &str) -> Result<f64, Wrong> {
     Err(Wrong::new(SHARE, "is more than the whole", fix))
 }
 
+/// The same, but no more than a half: for what is taken off something that somebody asked for.
+pub fn share_up_to_half(text: &str) -> Result<f64, Wrong> {
+    let share = share(text)?;
+    if share <= 0.5 {
+        return Ok(share);
+    }
+    let what = "would leave less than half of what was asked for";
+    Err(Wrong::new("a share up to `50%`", what, "write a share from `0%` to `50%`"))
+}
+
 /// The same, but not nothing.
 pub fn positive_share(text: &str) -> Result<f64, Wrong> {
     let share = share(text)?;
@@ -57,7 +67,7 @@ pub fn show_share(share: f64) -> String {
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use crate::config::number::{between, positive_share, share, show_share};
+    use crate::config::number::{between, positive_share, share, share_up_to_half, show_share};
 
     #[test]
     fn a_share_is_a_part_of_one_or_of_a_hundred() {
@@ -83,6 +93,8 @@ mod tests {
             assert!(share(text).is_err(), "{text}");
         }
         assert!(positive_share("0%").unwrap_err().what.contains("is nothing"));
+        assert!(share_up_to_half("50%").is_ok() && share_up_to_half("0").is_ok());
+        assert!(share_up_to_half("50.1%").unwrap_err().what.contains("less than half"));
     }
 
     #[test]

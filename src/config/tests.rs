@@ -175,6 +175,20 @@ fn what_is_never_stored_has_no_ttl() {
 }
 
 #[test]
+fn ttl_jitter_is_the_routes_own_else_that_of_the_defaults() {
+    let config = valid(
+        "defaults: { ttl_jitter: 10% }\n\
+         routes:\n  - { name: a, match: { host: a }, ttl: 1h, ttl_jitter: 0.25 }\n  \
+         - { name: b, match: { host: b }, ttl: 1h }\n  \
+         - { name: c, match: { host: c }, ttl: 1h, ttl_jitter: 0% }\n",
+    );
+    let shares = config.routes.routes().iter().map(|route| route.policy.ttl_jitter);
+    let wanted = [0.25, 0.1, 0.0];
+    assert!(shares.zip(wanted).all(|(share, wanted)| (share - wanted).abs() < 1e-12));
+    assert!(valid("").routes.routes().is_empty());
+}
+
+#[test]
 fn keys_of_later_versions_are_unknown_like_any_other() {
     let top = ["jobs: []", "hooks: []"];
     let inside = [

@@ -8,6 +8,7 @@ mod conduct;
 use std::net::SocketAddr;
 
 use crate::config::duration::show;
+use crate::config::number::show_share;
 use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
 use crate::policy::{
     ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl,
@@ -130,6 +131,9 @@ fn fresh(policy: &Policy) -> String {
     };
     for (matched, ttl) in &policy.ttl_by_status {
         said = format!("{said}; {} for {}", status(*matched), show(*ttl));
+    }
+    if policy.ttl_jitter > 0.0 {
+        said = format!("{said}; each up to {} less", show_share(policy.ttl_jitter));
     }
     said
 }

@@ -12,6 +12,7 @@ use crate::config::defaults;
 use crate::config::diagnostics::{Place, Wrong};
 use crate::config::duration;
 use crate::config::file::Value;
+use crate::config::number::share_up_to_half;
 use crate::config::reader::{At, Reader, Section, word};
 use crate::config::resolve::{fields, retry, status};
 use crate::policy::{
@@ -27,6 +28,7 @@ pub(super) struct Defaults {
     pub(super) hold: HoldRule,
     retry: Retry,
     scope: ScopeRule,
+    ttl_jitter: f64,
     coalesce_wait: Duration,
     stale_while_revalidate: Option<Duration>,
     stale_if_error: Windows,
@@ -47,6 +49,7 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
         hold: HoldRule::default(),
         retry: Retry::default(),
         scope: ScopeRule::Credential,
+        ttl_jitter: 0.0,
         coalesce_wait: defaults::COALESCE_WAIT,
         stale_while_revalidate: None,
         stale_if_error: Windows::default(),
@@ -63,6 +66,7 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
         }
         read.scope = at.value;
     }
+    read.ttl_jitter = section.scalar_or(reader, "ttl_jitter", share_up_to_half, read.ttl_jitter);
     if let Some(wait) = coalesce(&mut section, reader) {
         read.coalesce_wait = wait;
     }
@@ -84,6 +88,7 @@ pub(super) fn read(
     let scope = scope(route, reader);
     let ttl = ttl(route, reader);
     let by_status = ttl_by_status(route, reader);
+    let ttl_jitter = route.scalar_or(reader, "ttl_jitter", share_up_to_half, defaults.ttl_jitter);
     let swr = stale_while_revalidate(route, reader);
     let retry = retry::of_route(route, methods, &defaults.retry, reader);
     let sie = stale_if_error(route, defaults.hold, reader);
@@ -100,7 +105,7 @@ pub(super) fn read(
     let policy = Policy {
         ttl: form,
         ttl_by_status: by_status,
-        ttl_jitter: 0.0,
+        ttl_jitter,
         stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
         stale_if_error: StaleIfError { window, on: on.unwrap_or_else(defaults::stale_if_error_on) },
         retry,
@@ -320,7 +325,14 @@ pub(super) fn first_about_storing(route: &mut Section<'_>) -> Option<(&'static s
         Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_hold"),
         Value::Null | Value::Scalar(..) | Value::List(_) => false,
     });
-    let keys = ["ttl", "ttl_by_status", "stale_while_revalidate", "stale_if_error", "targeted"];
+    let keys = [
+        "ttl",
+        "ttl_by_status",
+        "ttl_jitter",
+        "stale_while_revalidate",
+        "stale_if_error",
+        "targeted",
+    ];
     let says = |key: &&str| route.has(key) && !(holds_alone && *key == "stale_if_error");
     let key = keys.into_iter().find(says)?;
     Some((key, route.key_place(key)))

@@ -64,7 +64,7 @@ mod tests {
             let begun = 1_800_000_000_000_000_000;
             let mut tenths = [0_u32; 10];
             for n in 0..1000 {
-                let off = HOUR - left(HOUR, 0.1, begun + n * step);
+                let off = HOUR.saturating_sub(left(HOUR, 0.1, begun + n * step));
                 let tenth = usize::try_from(off.as_secs() / 36).unwrap();
                 tenths[tenth] += 1;
             }
