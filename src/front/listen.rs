@@ -4,6 +4,7 @@
 //! fails, the start of a stop.
 //! Never touches: what happens on a connection (`connection`).
 
+use std::future::ready;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -100,12 +101,15 @@ async fn accept_all(listener: &TcpListener, kind: Listener, lobby: &Lobby) {
     loop {
         // At the cap new connections wait in the backlog, but not for long.
         let place = lobby.place(&mut crowded).await;
-        let offered = place.is_some().then(clock::monotonic);
-        let accepted = listener.accept().await;
-        if offered.is_some_and(|since| clock::monotonic().duration_since(since) >= PATIENCE) {
-            // For as long there was a place, and nobody who wanted it.
-            crowded = None;
-        }
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = ready(()), if place.is_some() => {
+                // There is a place, and nobody who waits for it.
+                crowded = None;
+                listener.accept().await
+            }
+        };
         match accepted {
             Ok((stream, peer)) => match place.or_else(|| lobby.free_place()) {
                 Some(place) => lobby.receive(stream, peer, kind, place),
@@ -133,11 +137,10 @@ impl Lobby {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// A place for the next connection; `None` when since longer than [`PATIENCE`] none was free
-    /// without waiting. `crowded`: since when.
+    /// A place for the next connection; `None` when there is none and larder has been crowded for
+    /// longer than [`PATIENCE`]. `crowded`: since when there was no place, or who came had to wait.
     async fn place(&self, crowded: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
         if let Some(place) = self.free_place() {
-            *crowded = None;
             return Some(place);
         }
         let now = clock::monotonic();
