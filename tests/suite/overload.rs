@@ -202,6 +202,32 @@ async fn ovl_09_a_thousand_keys_that_expire_together_are_asked_for_once_each() {
     .await;
 }
 
+/// The option: what was stored within the same second expires little by little.
+#[tokio::test]
+async fn ovl_09_with_ttl_jitter_what_was_stored_together_expires_little_by_little() {
+    const LATER: Duration = Duration::from_millis(1);
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1000s", "ttl_jitter: 20%"]).await;
+        let mut client = larder.client().await;
+        for key in 0..KEYS / 2 {
+            larder.clock.advance(LATER);
+            assert_eq!(asks(&mut client, &format!("/{key}")).await.status, 200);
+        }
+        // 800 s: none has expired. 900 s: about half. 1,000 s: all.
+        for (turned, share) in [(799, 0..=0), (101, 40..=60), (101, 40..=60), (1, 0..=0)] {
+            let before = origin.calls();
+            larder.clock.advance(Duration::from_secs(turned));
+            for key in 0..KEYS / 2 {
+                assert_eq!(asks(&mut client, &format!("/{key}")).await.status, 200);
+            }
+            let asked = (origin.calls() - before) * 100 / (KEYS / 2);
+            assert!(share.contains(&asked), "{turned} s later: {asked} %");
+        }
+    })
+    .await;
+}
+
 /// Four times as many clients as there are places, which come again and again, and clients that send
 /// nonsense: those inside do not notice, the others are told at once, and the log grows slowly.
 #[tokio::test]
