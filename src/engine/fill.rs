@@ -258,6 +258,7 @@ impl Fill {
                 .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
         let mut head = Head {
             status: answer.status,
+            received: answer.response_time,
             shared: Err(NotStored::Status),
             failure: answer.verdict.as_error(answer.status),
             cause: cause(answer),

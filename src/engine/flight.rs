@@ -5,6 +5,7 @@
 //! it (`share`).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
@@ -68,6 +69,8 @@ pub(crate) struct Head {
     pub(crate) status: StatusCode,
     /// For the reader that asked: the origin's end-to-end fields.
     pub(crate) own: HeaderMap,
+    /// When it was received: a share of its lifetime may go by that.
+    pub(crate) received: SystemTime,
     /// For other readers: the fields that are kept, or why nothing is.
     pub(crate) shared: Result<HeaderMap, NotStored>,
     /// What it is to stale-if-error: a body may say more than its status.

@@ -215,7 +215,7 @@ impl Engine {
     fn growing(&self, plan: &Plan<'_>, head: &Head, reader: Reader, role: Role) -> Reply {
         let mut status = CacheStatus::forwarded(plan.why.token()).status(head.status);
         if head.shared.is_ok() {
-            let ttl = plan.ttl_of(head.kept_as(), &head.said, self.clock.now());
+            let ttl = plan.ttl_of(head.kept_as(), &head.said, head.received);
             status = status.stored().ttl(ttl);
         }
         if role == Role::Waiter {

@@ -58,9 +58,9 @@ impl Plan<'_> {
         decide::ttl(self.policy, self.cache, stored, now)
     }
 
-    /// The remaining freshness of an answer that has just arrived, seconds.
-    pub(crate) fn ttl_of(&self, status: StatusCode, said: &Said, now: SystemTime) -> i64 {
-        let fresh = self.policy.freshness(said, status, self.cache, now);
-        fresh.standing(freshness::initial_age(said, now, now), now, now).ttl()
+    /// The freshness that an answer had when it was received, seconds.
+    pub(crate) fn ttl_of(&self, status: StatusCode, said: &Said, received: SystemTime) -> i64 {
+        let fresh = self.policy.freshness(said, status, self.cache, received);
+        fresh.standing(freshness::initial_age(said, received, received), received, received).ttl()
     }
 }
