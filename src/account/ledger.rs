@@ -12,6 +12,7 @@ mod sum;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -35,6 +36,8 @@ pub struct Ledger {
     metrics: Costs,
     books: Mutex<HashMap<Arc<str>, Arc<Book>>>,
     prices: ArcSwap<Prices>,
+    /// Whether nothing costs anything: then a hit looks no further.
+    free: AtomicBool,
 }
 
 /// What a configuration says about costs.
@@ -70,8 +73,8 @@ pub struct Standing {
 impl Ledger {
     /// Empty books and no prices.
     pub(super) fn new(clock: Clock, metrics: Costs) -> Self {
-        let (books, prices) = (Mutex::default(), ArcSwap::default());
-        Self { clock, metrics, books, prices }
+        let (books, prices, free) = (Mutex::default(), ArcSwap::default(), true.into());
+        Self { clock, metrics, books, prices, free }
     }
 
     /// The prices and budgets of these upstreams are in force from now on, and no others.
@@ -86,6 +89,7 @@ impl Ledger {
                 priced.push(Priced { book, cost, metrics: self.metrics.of(&upstream.name) });
             }
         }
+        self.free.store(priced.is_empty(), Ordering::Relaxed);
         self.prices.store(Arc::new(Prices { priced, places }));
     }
 
@@ -94,9 +98,9 @@ impl Ledger {
         let (prices, now) = (self.prices.load(), self.clock.now());
         let used = prices.priced.iter().filter_map(|one| {
             let share = standing(&one.book, one.cost.budget.as_ref()?, now).share;
-            Some((&**one.book.name(), share))
+            Some((Arc::clone(one.book.name()), share))
         });
-        self.metrics.used(used);
+        self.metrics.used(&used.collect::<Vec<_>>());
     }
 
     /// A call to an upstream that was answered and cost so many credits, or none.
@@ -145,9 +149,11 @@ impl Ledger {
         self.prices.load().priced.iter().map(spending).collect()
     }
 
-    /// An answer that needed no call of its own. On the way of every hit: where nothing costs anything,
-    /// it looks at nothing.
+    /// An answer that needed no call of its own. On the way of every hit.
     pub(super) fn answered(&self, host: &str, port: u16) {
+        if self.free.load(Ordering::Relaxed) {
+            return;
+        }
         let prices = self.prices.load();
         let Some(one) = prices.of_host(host, port) else { return };
         let credits = one.usual();

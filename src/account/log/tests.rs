@@ -252,4 +252,6 @@ fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     assert!(text.contains("Call to origin failed"), "{text}");
+    // Four a second and the failure; without a bound, 1,001.
+    assert!(text.lines().count() < 50, "{} lines", text.lines().count());
 }

@@ -2,6 +2,9 @@
 //!
 //! Owns: their names and help texts. Never touches: what a call costs (`ledger`).
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus::{Counter, CounterVec, GaugeVec, Registry};
 
 use crate::account::metrics::register::{amounts, shares};
@@ -13,6 +16,8 @@ pub(in crate::account) struct Costs {
     avoided: CounterVec,
     credits: CounterVec,
     used: GaugeVec,
+    /// The upstreams whose budgets are shown.
+    shown: Arc<Mutex<Vec<Arc<str>>>>,
 }
 
 /// Those of one upstream, resolved: a hit looks nothing up.
@@ -50,6 +55,7 @@ impl Costs {
                 "The share of the budget of the current day or month that is spent.",
                 &["upstream"],
             ),
+            shown: Arc::default(),
         }
     }
 
@@ -62,12 +68,18 @@ impl Costs {
         }
     }
 
-    /// How much of their budgets these have spent, and no others.
-    pub(in crate::account) fn used<'a>(&self, shares: impl Iterator<Item = (&'a str, f64)>) {
-        self.used.reset();
-        for (upstream, share) in shares {
-            self.used.with_label_values(&[upstream]).set(share);
+    /// How much of their budgets these have spent, and no others. Nobody who looks meanwhile misses
+    /// one.
+    pub(in crate::account) fn used(&self, shares: &[(Arc<str>, f64)]) {
+        let mut shown = self.shown.lock();
+        for gone in shown.iter().filter(|name| shares.iter().all(|(one, _)| one != *name)) {
+            // It was shown: it is there.
+            let _there = self.used.remove_label_values(&[&**gone]);
         }
+        for (upstream, share) in shares {
+            self.used.with_label_values(&[&**upstream]).set(*share);
+        }
+        *shown = shares.iter().map(|(upstream, _)| Arc::clone(upstream)).collect();
     }
 }
 
