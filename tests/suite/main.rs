@@ -38,6 +38,7 @@ mod caching;
 mod cli;
 mod clients;
 mod config;
+mod cost;
 mod exec;
 mod first_day;
 mod forwarding;
