@@ -149,7 +149,7 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 29] = [
+const FORMS: [(&str, &[&str], &[&str]); 30] = [
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
         &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
