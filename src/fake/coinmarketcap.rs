@@ -202,10 +202,9 @@ impl CoinMarketCap {
 
     /// Lets in who is within the limits and has a key.
     fn admit(&mut self, call: &Call<'_>, query: &Query) -> Result<(), Refusal> {
-        let within = |limit: Option<u64>| limit.map(|limit| Rate { limit, window: A_MINUTE });
-        if let Some(rate) = within(self.plan.address)
-            && !self.addresses.take(call.client, rate, call.now).within
-        {
+        // Calls are counted without a limit too: the key is told how many there were.
+        let rate = |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: A_MINUTE };
+        if !self.addresses.take(call.client, rate(self.plan.address), call.now).within {
             return Err(Refusal::Limit(ADDRESS));
         }
         let key = call.field(&KEY);
@@ -217,9 +216,7 @@ impl CoinMarketCap {
         if self.key.as_ref().is_some_and(|known| *known != key) {
             return Err(Refusal::KeyInvalid);
         }
-        if let Some(rate) = within(self.plan.minute)
-            && !self.minutes.take((), rate, call.now).within
-        {
+        if !self.minutes.take((), rate(self.plan.minute), call.now).within {
             return Err(Refusal::Limit(MINUTE));
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
@@ -11,6 +12,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::header::DATE;
 use http::{Method, StatusCode};
 use serde::de::{DeserializeOwned, Error};
 use serde_json::json;
@@ -136,7 +138,7 @@ async fn call<A: Api>(
     let answer = shared.answer(&call, failure);
     let shown = shown(&answer, method, met.fault, &fate);
     shared.sent(shown.map(|_| &answer), shown.unwrap_or(0));
-    respond(answer)
+    respond(answer, now)
 }
 
 /// How many bytes of the body the caller will see, or `None` if not even the head; tells the
@@ -156,12 +158,19 @@ fn shown(answer: &Answer, method: &Method, fault: Option<Fault>, fate: &Fate) ->
     }
 }
 
-fn respond(answer: Answer) -> Response {
-    let mut response = Response::new(Body::from(answer.body));
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
+// The server's own `Date` would be of another clock, and whoever reckons ages by it would be wrong.
+fn respond(answer: Answer, now: SystemTime) -> Response {
+    let last = UNIX_EPOCH + Duration::from_secs(LAST);
+    let date = httpdate::fmt_http_date(now.clamp(UNIX_EPOCH, last));
+    let Answer { status, headers, body } = answer.with(DATE, &date);
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response
 }
+
+/// The last second of the year 9999.
+const LAST: u64 = 253_402_300_799;
 
 /// The longest request body that is read.
 const LONGEST_BODY: usize = 64 * 1024;

@@ -197,6 +197,9 @@ async fn the_key_is_told_what_is_left() {
     let info = get(&fake, "/v1/key/info").await.json();
     assert_eq!(info["data"]["plan"]["rate_limit_minute"], 30);
     assert_eq!(info["data"]["plan"]["credit_limit_monthly_reset"], "In 1 hours, 0 minutes");
+    let unlimited = start("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let made = get(&unlimited, "/v1/key/info").await.json()["data"]["usage"].clone();
+    assert_eq!(made["current_minute"], json!({ "requests_made": 1, "requests_left": null }));
     let usage = &info["data"]["usage"];
     assert_eq!(usage["current_minute"], json!({ "requests_made": 2, "requests_left": 28 }));
     assert_eq!(usage["current_month"], json!({ "credits_used": 1, "credits_left": 9_999 }));

@@ -19,17 +19,15 @@ pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, Refusal> {
     let cap = |coin: &Coin| coin.price(minute) * coin.supply();
     let all: f64 = ALL.iter().map(cap).sum();
     let volume: f64 = ALL.iter().map(|coin| coin.volume(minute)).sum();
-    let share = |symbol: &str| {
-        let coin = ALL.iter().find(|coin| coin.symbol == symbol);
-        coin.map(|coin| rounded(cap(coin) / all * 100.0))
-    };
+    let of = |symbol: &str| ALL.iter().find(|coin| coin.symbol == symbol).map_or(0.0, cap);
+    let (btc, eth) = (of("BTC"), of("ETH"));
+    let share = |cap: f64| rounded(cap / all * 100.0);
     let total = |rate: f64| {
         json!({
             "total_market_cap": rounded(all * rate),
             "total_volume_24h": rounded(volume * rate),
             "total_volume_24h_reported": rounded(volume * rate * 1.2),
-            "altcoin_market_cap": rounded(all * rate * 0.8),
-            "altcoin_volume_24h": rounded(volume * rate * 0.8),
+            "altcoin_market_cap": rounded((all - btc) * rate),
             "last_updated": updated(now),
         })
     };
@@ -41,8 +39,8 @@ pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, Refusal> {
         "active_market_pairs": 90_000,
         "active_exchanges": 700,
         "total_exchanges": 9_000,
-        "btc_dominance": share("BTC"),
-        "eth_dominance": share("ETH"),
+        "btc_dominance": share(btc),
+        "eth_dominance": share(eth),
         "quote": Value::Object(quotes),
         "last_updated": updated(now),
     });

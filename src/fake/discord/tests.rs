@@ -148,6 +148,14 @@ async fn latency_is_the_least_time_an_answer_takes() {
 }
 
 #[tokio::test]
+async fn an_answer_is_dated_by_the_fakes_clock() {
+    let (fake, clock) = limited(Limits::default()).await;
+    clock.advance(Duration::from_secs(3_600));
+    let seen = get(fake.addr, ROLES).await;
+    assert_eq!(seen.field("date"), Some("Thu, 01 Jan 1970 01:16:40 GMT"));
+}
+
+#[tokio::test]
 async fn latency_runs_by_the_fakes_clock() {
     let clock = Clock::by_hand(START);
     let latency = Duration::from_secs(3_600);
