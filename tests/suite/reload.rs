@@ -82,7 +82,7 @@ async fn an_invalid_file_is_kept_out_with_its_report() {
         ("larder_config_last_reload_successful", "larder_config_reload_failures_total");
     larder.counts(gauge, 1.0).await;
     let refused = larder.reload(&origin, &route(&["ttl: 5M"])).await.unwrap_err();
-    assert!(refused.report.starts_with("test.yaml:8:10: routes[api].ttl: "), "{}", refused.report);
+    assert!(refused.report.starts_with("test.yaml:9:10: routes[api].ttl: "), "{}", refused.report);
     assert!(refused.report.ends_with("test.yaml: 1 problem"), "{}", refused.report);
     assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=3600");
     larder.counts(gauge, 0.0).await;

@@ -310,6 +310,7 @@ async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
 async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_long() {
     let mut conduct = Conduct::default();
     conduct.pace.limit = Some(Rate { count: 2, per: SECOND });
+    conduct.pace.max_wait = 5 * SECOND;
     let bench = Bench::new(conduct);
     let mut out = Vec::new();
     for _ in 0..2 {
