@@ -1,6 +1,7 @@
 //! How calls are made, in words: repeated, held, paced.
 //!
-//! Owns: the lines about retries and holds, and those about an upstream. Never touches: what is stored (`words`).
+//! Owns: the lines about retries and holds, and those about an upstream. Never touches: what is stored
+//! (`words`).
 
 use std::time::Duration;
 
