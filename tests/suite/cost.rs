@@ -60,6 +60,22 @@ async fn a_new_month_begins_with_a_whole_budget_and_forgets_no_day() {
 }
 
 #[tokio::test]
+async fn each_call_that_was_answered_is_spent_whichever_way_it_went_out() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let larder = Larder::start(&origin, &costly(0.5)).await;
+    larder.get("/a").await;
+    larder.get("/b").await;
+    let mut client = larder.client().await;
+    client.ask("DELETE", &format!("{API}/a"), &[]).await;
+    assert_eq!(client.answer("DELETE").await.unwrap().status, 200);
+    larder.until("three calls", |larder| coins(larder).today.calls == 3).await;
+    let today = coins(&larder).today;
+    assert!(is(today.credits, 3.0) && is(today.money, 1.5), "{today:?}");
+    assert!(is(larder.metric("larder_credits_total{upstream=\"coins\"}"), 3.0));
+    assert!(is(larder.metric("larder_cost_total{upstream=\"coins\"}"), 1.5));
+}
+
+#[tokio::test]
 async fn hits_are_calls_avoided_and_a_reload_goes_on_in_the_same_books() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, &costly(0.5)).await;
