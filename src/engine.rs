@@ -122,8 +122,8 @@ impl Engine {
         policy: &Policy,
         key: Option<&CacheKey>,
     ) -> Knock {
-        let asker = self.keyring.asker(asked);
-        let knock = Knock::new(route, policy, &asked.method, &asked.target, asker);
+        let credential = self.keyring.asker(asked);
+        let knock = Knock::new(route, policy, &asked.method, &asked.target, credential);
         Knock { key: key.map(CacheKey::id), ..knock }
     }
 

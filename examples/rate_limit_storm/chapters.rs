@@ -102,9 +102,8 @@ pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
     scene.warm(1).await?;
     scene.discord.behave(Behaviour::always(Fault::Status(StatusCode::BAD_GATEWAY)));
     let mut seen = Vec::new();
-    let second = Duration::from_secs(1);
-    for time in [HOUR - second, 2 * second, 24 * HOUR - 3 * second, 3 * second] {
-        scene.clock.advance(time);
+    for seconds in [60 * 60 - 1, 2, 24 * 60 * 60 - 3, 3] {
+        scene.clock.advance(Duration::from_secs(seconds));
         seen.push(scene.get(&roles(0)).await?.status);
     }
     let shown = seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -147,7 +146,7 @@ pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(),
     let title = format!("half of all calls fail: calls for {answered} requests");
     let wanted = format!("at most {most}: a fifth more, and ten");
     figures.line("half_down_calls", &title, json!(calls), &wanted, calls <= most);
-    let share = format!("{:.1} %", 100.0 * errors as f64 / key.max(1) as f64);
+    let share = share_of(errors, key)?;
     let wanted = "fewer than without larder: 50 %";
     figures.line(
         "half_down_errors",
@@ -189,7 +188,7 @@ pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), F
     figures.line("learned_errors", "a learned 50/s: errors seen", json!(errors), "0", errors == 0);
     // The first window's calls need no time at all.
     let possible = 50.0 * (time.as_secs_f64() + 1.0);
-    let used = 100.0 * story.paced as f64 / possible;
+    let used = 100.0 * f64::from(u32::try_from(story.paced)?) / possible;
     let shown = json!(format!("{used:.1} %"));
     figures.line(
         "learned_used",
@@ -200,4 +199,10 @@ pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), F
     );
     scene.end().await;
     Ok(())
+}
+
+/// `part` of `all` in per cent.
+fn share_of(part: usize, all: usize) -> Result<String, Failure> {
+    let (part, all) = (f64::from(u32::try_from(part)?), f64::from(u32::try_from(all.max(1))?));
+    Ok(format!("{:.1} %", 100.0 * part / all))
 }

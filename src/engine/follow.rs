@@ -61,7 +61,7 @@ impl Engine {
             }
             Published::Head(head) => self
                 .instead_of(plan, &head)
-                .unwrap_or_else(|| self.growing(plan, &head, reader, Role::Leader)),
+                .unwrap_or_else(|| Self::growing(plan, &head, reader, Role::Leader)),
         }
     }
 
@@ -188,7 +188,7 @@ impl Engine {
         }
         match self.other_variant(plan, head) {
             Some(other) => Followed::OtherVariant(other),
-            None => Followed::reply(self.growing(plan, head, reader, Role::Waiter)),
+            None => Followed::reply(Self::growing(plan, head, reader, Role::Waiter)),
         }
     }
 
@@ -212,7 +212,7 @@ impl Engine {
         (head.variant != Some(mine)).then_some(mine)
     }
 
-    fn growing(&self, plan: &Plan<'_>, head: &Head, reader: Reader, role: Role) -> Reply {
+    fn growing(plan: &Plan<'_>, head: &Head, reader: Reader, role: Role) -> Reply {
         let mut status = CacheStatus::forwarded(plan.why.token()).status(head.status);
         if head.shared.is_ok() {
             let ttl = plan.ttl_of(head.kept_as(), &head.said, head.received);

@@ -11,6 +11,7 @@ use crate::engine::fill::Fill;
 use crate::engine::flight::Trouble;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Attempt;
 use crate::upstream::retry::{Next, Plan};
 use crate::upstream::verdict::Verdict;
 use crate::upstream::{Answer, Call, begun};
@@ -38,8 +39,7 @@ impl Fill {
         if let Some(cause) = tried.answer.as_ref().ok().and_then(|answer| answer.waited) {
             tried.detail = Some(("waited", cause.token()));
         }
-        while repeats {
-            let Some((trouble, verdict)) = trouble(&tried.answer) else { break };
+        while let Some((trouble, verdict)) = trouble(&tried.answer).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
             let word = verdict.heard(&policy.hold);
             let next = plan.next(trouble.failure, word, elapsed, rand::random());
@@ -51,7 +51,7 @@ impl Fill {
             // Kept: should nobody let the next try through, it is the answer.
             tried.answer = kept(tried.answer).await;
             engine.clock.sleep(wait).await;
-            (call.knock.again, call.knock.yields) = (true, false);
+            (call.knock.attempt, call.knock.yields) = (Attempt::Again, false);
             call.knock.patience = plan.left();
             match self.tried(&call, &mut plan).await {
                 Err(Failure::Held(_)) => break,
@@ -76,10 +76,9 @@ impl Fill {
 
     /// A call that has to wait for a hold to end: who waits for this fill waits with it.
     fn foresee(&self, call: &Call) {
-        if let Some(held) = self.engine.origin.held(&call.target, &call.knock) {
-            if let Some(failure) = held.as_error() {
-                self.flight.trouble(Trouble { failure, status: None, cause: held.cause.token() });
-            }
+        let held = self.engine.origin.held(&call.target, &call.knock);
+        if let Some((held, failure)) = held.and_then(|held| Some((held, held.as_error()?))) {
+            self.flight.trouble(Trouble { failure, status: None, cause: held.cause.token() });
         }
     }
 }
@@ -94,7 +93,7 @@ fn trouble(answer: &Result<Answer, Failure>) -> Option<(Trouble, Verdict)> {
             let trouble = Trouble { failure: error, status, cause };
             is_trouble.then(|| (trouble, answer.verdict.clone()))
         }
-        Err(Failure::Held(_)) => None,
+        Err(failure) if !failure.may_pass() => None,
         Err(failure) => {
             let verdict = classify::failure(*failure)?;
             let failed = verdict.as_error(StatusCode::BAD_GATEWAY);

@@ -18,7 +18,7 @@ use crate::proxy::handler::Handler;
 use crate::semantics::asked::Asked;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::Knock;
+use crate::upstream::gate::knock::{Attempt, Knock};
 use crate::upstream::place::Place;
 use crate::upstream::retry::{Next, Plan};
 use crate::upstream::verdict::Verdict;
@@ -50,6 +50,7 @@ impl Tries {
 }
 
 /// The error by which pingora is told to begin anew.
+#[expect(clippy::unnecessary_box_returns, reason = "as pingora hands errors on")]
 pub(super) fn again() -> Box<Error> {
     let mut error = Error::new_up(ErrorType::Custom("retry"));
     error.set_retry(true);
@@ -92,7 +93,9 @@ impl Handler {
             let plan = Plan::new(policy.retry.clone(), place.timeouts.total);
             ctx.tries.plan = Some(plan);
         }
-        knock.again = begun;
+        if begun {
+            knock.attempt = Attempt::Again;
+        }
         let turn = place.upstream.as_ref().map(|upstream| upstream.conduct.pace.max_wait);
         let plan = ctx.tries.plan.as_ref().map(Plan::left);
         knock.patience = plan.or(turn).unwrap_or_default();
@@ -126,11 +129,12 @@ impl Handler {
             pass.failed(failure);
         }
         let Some(verdict) = classify::failure(failure) else { return false };
-        let held = matches!(failure, Failure::Held(_));
-        !held && self.tries_again(session, ctx, &verdict, StatusCode::BAD_GATEWAY, failure.token())
+        failure.may_pass()
+            && self.tries_again(session, ctx, &verdict, StatusCode::BAD_GATEWAY, failure.token())
     }
 
     /// A connection that could not be made, or that broke before an answer came.
+    #[expect(clippy::unnecessary_box_returns, reason = "as pingora hands errors on")]
     pub(super) fn broken(
         &self,
         session: &Session,

@@ -60,6 +60,25 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether another try, a moment later, may go better. A certificate stays as it is, and names have
+    /// been asked for more than once by then.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Self::Dns | Self::Denied(_) | Self::Held(_) => false,
+            Self::Tls(fault) => !fault.lasts(),
+            Self::Refused
+            | Self::ConnectTimeout
+            | Self::FirstByteTimeout
+            | Self::BodyTimeout
+            | Self::TotalTimeout
+            | Self::Closed
+            | Self::Cut
+            | Self::Protocol
+            | Self::Abandoned
+            | Self::Internal => true,
+        }
+    }
+
     /// Whether there was no way to the origin at all, whatever would have been asked of it.
     pub fn is_before_the_call(self) -> bool {
         matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_))

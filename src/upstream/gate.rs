@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::account::{Account, Retry};
 use crate::clock::Clock;
+use crate::config::Upstream;
 use crate::policy::conduct::{AtLimit, Conduct};
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::line::Turn;
@@ -67,7 +68,7 @@ impl Gate {
     /// stale can be shown looks here first.
     pub fn held(&self, place: &Place, knock: &Knock) -> Option<Held> {
         let traffic = self.traffic(place, knock)?;
-        if let Some(held) = self.over_budget(place) {
+        if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(held);
         }
         let subject = Subject::new(knock, conduct(place), place);
@@ -119,8 +120,7 @@ impl Gate {
         governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
 
-    fn over_budget(&self, place: &Place) -> Option<Held> {
-        let upstream = place.upstream.as_ref()?;
+    fn over_budget(&self, upstream: &Upstream) -> Option<Held> {
         let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
         let standing = self.account.ledger().standing(&upstream.name, budget, self.clock.now());
         let stale = match budget.at_limit {
@@ -140,7 +140,7 @@ impl Gate {
         place: &Place,
         knock: &Knock,
     ) -> Result<(Ticket, Option<Cause>), Held> {
-        if let Some(held) = self.over_budget(place) {
+        if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Err(held);
         }
         let subject = Subject::new(knock, conduct(place), place);

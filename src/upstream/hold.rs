@@ -82,15 +82,15 @@ impl Holds {
         for reach in reaches {
             let Some(hold) = self.all.get(reach) else { continue };
             let left = hold.until.saturating_duration_since(now);
-            let held = Held { cause: hold.cause, left };
+            let back = Held { cause: hold.cause, left };
             let bars = hold.firm || yields;
             if !left.is_zero() {
                 if bars && longest.is_none_or(|longest| longest.left < left) {
-                    longest = Some(held);
+                    longest = Some(back);
                 }
             } else if hold.probing {
                 if bars {
-                    probing = Some(held);
+                    probing = Some(back);
                 }
             } else if bars {
                 probes.push(*reach);

@@ -50,6 +50,11 @@ impl TlsFault {
         }
     }
 
+    /// Whether it is the same a moment later.
+    pub fn lasts(self) -> bool {
+        !matches!(self, Self::Alert | Self::Handshake)
+    }
+
     /// The class in what a client is told.
     pub fn class(self) -> &'static str {
         if self.proxy_status() == CERTIFICATE_ERROR {

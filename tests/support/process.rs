@@ -26,6 +26,8 @@ pub fn program() -> &'static str {
 pub async fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     let mut command = Command::new(program());
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    // What the documentation's examples take from the environment.
+    command.env("CMC_API_KEY", "of-no-use");
     timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
 }
 

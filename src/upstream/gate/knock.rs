@@ -38,8 +38,17 @@ pub struct Knock {
     pub patience: Duration,
     /// There is something stale to show in its place.
     pub yields: bool,
-    /// It is made once more.
-    pub again: bool,
+    /// Whether it is the first for its request.
+    pub attempt: Attempt,
+}
+
+/// Which of several calls for one request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The first.
+    First,
+    /// One after others that failed.
+    Again,
 }
 
 /// Who waits for a call.
@@ -75,7 +84,7 @@ impl Knock {
             heeds: policy.retry.honour_retry_after,
             patience: Duration::ZERO,
             yields: false,
-            again: false,
+            attempt: Attempt::First,
         }
     }
 }

@@ -23,10 +23,19 @@ impl Gate {
         let named = upstreams.iter().map(|upstream| {
             let traffic = self.traffics.known(&upstream.name);
             let (name, conduct) = (Arc::clone(&upstream.name), &upstream.conduct);
-            traffic.map_or_else(
-                || shown(name.clone(), true, conduct, &mut State::default(), now),
-                |traffic| shown(name.clone(), true, conduct, &mut traffic.state.lock(), now),
-            )
+            let mut report = match traffic {
+                Some(traffic) => shown(name, true, conduct, &mut traffic.state.lock(), now),
+                None => shown(name, true, conduct, &mut State::default(), now),
+            };
+            report.holds.extend(self.over_budget(upstream).map(|held| Held {
+                reach: Reach::Upstream.token(),
+                cause: held.cause.token(),
+                firm: true,
+                left: held.left,
+                probing: false,
+                count: 1,
+            }));
+            report
         });
         let nothing = Conduct::default();
         let others = self.traffics.others();

@@ -96,11 +96,10 @@ impl State {
             .and_then(|quota| quota.bucket.as_ref())
             .map_or(asked, |bucket| bucket_id(bucket, subject));
         let callers = quota.filter(|quota| quota.whose == Whose::Callers);
-        if told != asked {
-            if let Some((limit, line)) = self.learned.get_mut(&asked) {
-                limit.unheard();
-                line.wake();
-            }
+        let other = self.learned.get_mut(&asked).filter(|_| told != asked);
+        if let Some((limit, line)) = other {
+            limit.unheard();
+            line.wake();
         }
         let (limit, line) = self.learned.entry(told).or_default();
         if told != asked {
@@ -139,7 +138,7 @@ impl State {
     fn failed(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
         let cause = Cause::Failed(verdict.class);
         let rule = &subject.knock.hold;
-        let word = self.word(subject, verdict);
+        let word = word(subject, verdict);
         if let Some(key) = subject.knock.key {
             let time = word.unwrap_or(rule.hold_down);
             self.holds.begin(Reach::Key(key), time, cause, word.is_some(), now);
@@ -184,7 +183,7 @@ impl State {
     /// The origin said: too many calls.
     fn limited(&mut self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit, now: Instant) {
         let reach = self.limited_reach(subject, verdict, limit);
-        let time = self.word(subject, verdict).unwrap_or_else(|| {
+        let time = word(subject, verdict).unwrap_or_else(|| {
             // In the middle of the jitter: those who back off come when it is over.
             let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
             wait.min(subject.knock.hold.max_hold)
@@ -205,11 +204,11 @@ impl State {
             (Limit::Minute, Whose::Callers) => bucket.unwrap_or(callers),
         }
     }
+}
 
-    /// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
-    /// nothing.
-    fn word(&self, subject: &Subject<'_>, verdict: &Verdict) -> Option<Duration> {
-        let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
-        verdict.heard(&subject.knock.hold).filter(|_| heeded)
-    }
+/// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
+/// nothing.
+fn word(subject: &Subject<'_>, verdict: &Verdict) -> Option<Duration> {
+    let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
+    verdict.heard(&subject.knock.hold).filter(|_| heeded)
 }

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::conduct::{Conduct, Rate};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::breaker;
-use crate::upstream::gate::knock::{Knock, Who};
+use crate::upstream::gate::knock::{Attempt, Knock, Who};
 use crate::upstream::gate::line::{Line, Turn};
 use crate::upstream::guard::Guard;
 use crate::upstream::held::{Cause, Held};
@@ -146,7 +146,7 @@ impl State {
         }
         self.in_flight += 1;
         self.holds.probe(&probes);
-        if !subject.knock.again {
+        if subject.knock.attempt == Attempt::First {
             self.retries.called(now);
         }
         Admit::Go(Ticket { probes, learned })
