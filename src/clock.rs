@@ -4,9 +4,9 @@
 //! Never touches: what the time is used for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Where the time comes from. Cheap to clone.
@@ -21,7 +21,8 @@ struct Hand {
     start: SystemTime,
     begun: Instant,
     turned: watch::Sender<Duration>,
-    sleeping: AtomicUsize,
+    /// Until when each sleeper sleeps.
+    sleeping: Mutex<Vec<Duration>>,
 }
 
 impl Clock {
@@ -32,7 +33,7 @@ impl Clock {
 
     /// A clock that stands at `start` until [`Clock::advance`] turns it.
     pub fn by_hand(start: SystemTime) -> Self {
-        let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), AtomicUsize::new(0));
+        let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), Mutex::default());
         Self { hand: Some(Arc::new(Hand { start, begun: monotonic(), turned, sleeping })) }
     }
 
@@ -57,7 +58,7 @@ impl Clock {
     pub async fn sleep(&self, time: Duration) {
         let Some(hand) = &self.hand else { return tokio::time::sleep(time).await };
         let until = hand.turned().saturating_add(time);
-        let _sleeper = Sleeper::new(hand);
+        let _sleeper = Sleeper::new(hand, until);
         let mut turned = hand.turned.subscribe();
         // The sender is the hand's own.
         let _turned = turned.wait_for(|turned| *turned >= until).await;
@@ -70,9 +71,12 @@ impl Clock {
         }
     }
 
-    /// How many sleep by a hand-turned clock: a test turns it when they do.
+    /// How many sleep by a hand-turned clock: a test turns it when they do. Whose time has come sleeps
+    /// no more, though its task may not have run yet.
     pub fn sleepers(&self) -> usize {
-        self.hand.as_ref().map_or(0, |hand| hand.sleeping.load(Ordering::SeqCst))
+        let Some(hand) = &self.hand else { return 0 };
+        let now = hand.turned();
+        hand.sleeping.lock().iter().filter(|until| **until > now).count()
     }
 }
 
@@ -83,18 +87,24 @@ impl Hand {
 }
 
 /// Counted for as long as it sleeps, cancelled or not.
-struct Sleeper<'a>(&'a Hand);
+struct Sleeper<'a> {
+    hand: &'a Hand,
+    until: Duration,
+}
 
 impl<'a> Sleeper<'a> {
-    fn new(hand: &'a Hand) -> Self {
-        hand.sleeping.fetch_add(1, Ordering::SeqCst);
-        Self(hand)
+    fn new(hand: &'a Hand, until: Duration) -> Self {
+        hand.sleeping.lock().push(until);
+        Self { hand, until }
     }
 }
 
 impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
-        self.0.sleeping.fetch_sub(1, Ordering::SeqCst);
+        let mut sleeping = self.hand.sleeping.lock();
+        if let Some(at) = sleeping.iter().position(|until| *until == self.until) {
+            sleeping.swap_remove(at);
+        }
     }
 }
 

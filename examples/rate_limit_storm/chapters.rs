@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::client::Failure;
-use crate::scene::{Scene, roles, settle};
+use crate::scene::{Scene, roles};
 use crate::{Figures, Story};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -128,7 +128,7 @@ pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(),
             asking.spawn(scene.getting(&roles(key)));
             key += 1;
         }
-        settle(|| scene.larder_is_quiet(&asking)).await;
+        scene.settle().await;
         while let Some(answer) = asking.try_join_next() {
             (errors, answered) = (errors + usize::from(answer???.status != 200), answered + 1);
         }
@@ -136,7 +136,7 @@ pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(),
     }
     while !asking.is_empty() {
         scene.clock.advance(Duration::from_millis(100));
-        settle(|| scene.larder_is_quiet(&asking)).await;
+        scene.settle().await;
         while let Some(answer) = asking.try_join_next() {
             (errors, answered) = (errors + usize::from(answer???.status != 200), answered + 1);
         }
@@ -172,7 +172,7 @@ pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), F
     }
     let (step, mut time, mut errors) = (Duration::from_millis(10), Duration::ZERO, 0);
     while !asking.is_empty() {
-        settle(|| scene.larder_is_quiet(&asking)).await;
+        scene.settle().await;
         while let Some(answer) = asking.try_join_next() {
             errors += usize::from(answer???.status != 200);
         }

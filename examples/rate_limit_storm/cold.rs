@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::Figures;
 use crate::client::{Answer, Failure};
-use crate::scene::{Scene, roles, settle};
+use crate::scene::{Scene, roles};
 
 /// The hand turns so far at once: the waits are measured as exactly.
 const STEP: Duration = Duration::from_millis(10);
@@ -60,7 +60,7 @@ async fn cold(behaviour: Behaviour, route: &str) -> Result<(Answer, Vec<Duration
     let asking = scene.getting(&roles(0));
     let (mut waits, mut waited, mut calls) = (Vec::new(), Duration::ZERO, 0);
     while !asking.is_finished() {
-        settle(|| scene.clock.sleepers() > 0 || asking.is_finished()).await;
+        scene.settle().await;
         let total = scene.discord.calls().total;
         if total > calls && calls > 0 {
             waits.push(std::mem::take(&mut waited));

@@ -3,6 +3,8 @@
 //! Owns: starting both, turning the time, asking. Never touches: what a chapter expects.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use larder::clock::Clock;
@@ -23,7 +25,10 @@ pub(crate) struct Scene {
     pub(crate) clock: Clock,
     pub(crate) discord: Fake<Discord>,
     larder: Server,
-    pub(crate) proxy: SocketAddr,
+    proxy: SocketAddr,
+    /// Calls that were begun by `getting`, and those of them that are answered.
+    asked: AtomicUsize,
+    answered: Arc<AtomicUsize>,
 }
 
 impl Scene {
@@ -59,7 +64,8 @@ routes:
         let parts = Parts { clock: clock.clone(), ..Parts::default() };
         let larder = Server::start(config, parts)?;
         let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
-        Ok(Self { clock, discord, larder, proxy })
+        let (asked, answered) = (AtomicUsize::new(0), Arc::default());
+        Ok(Self { clock, discord, larder, proxy, asked, answered })
     }
 
     /// One call of the app.
@@ -69,8 +75,13 @@ routes:
 
     /// The same, while the hand goes on turning.
     pub(crate) fn getting(&self, path: &str) -> JoinHandle<Result<Answer, Failure>> {
-        let (proxy, path) = (self.proxy, path.to_owned());
-        tokio::spawn(async move { get(proxy, &path).await })
+        let (proxy, path, answered) = (self.proxy, path.to_owned(), Arc::clone(&self.answered));
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            let answer = get(proxy, &path).await;
+            answered.fetch_add(1, Ordering::SeqCst);
+            answer
+        })
     }
 
     /// `requests` calls over `keys` keys by so many clients, while `time` passes evenly: how many were
@@ -119,9 +130,16 @@ routes:
         Ok(())
     }
 
-    /// Whether every call that is still asked sleeps by the hand's clock.
-    pub(crate) fn larder_is_quiet<T: 'static>(&self, asking: &JoinSet<T>) -> bool {
-        self.clock.sleepers() >= asking.len()
+    /// Lets what is awake run until every call that is not answered sleeps by the hand's clock.
+    pub(crate) async fn settle(&self) {
+        // Bounded: whatever takes longer goes on in the next step.
+        for _ in 0..10_000 {
+            let asked = self.asked.load(Ordering::SeqCst);
+            if self.clock.sleepers() + self.answered.load(Ordering::SeqCst) >= asked {
+                return;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
     }
 
     pub(crate) async fn end(self) {
@@ -138,15 +156,4 @@ async fn get(proxy: SocketAddr, path: &str) -> Result<Answer, Failure> {
 /// The key of a number: the roles of a guild.
 pub(crate) fn roles(guild: usize) -> String {
     format!("/api/v10/guilds/{}/roles", 81_384_788_765_712_384 + guild)
-}
-
-/// Lets what is awake run, until so many tasks sleep by the hand's clock or are done.
-pub(crate) async fn settle(done: impl Fn() -> bool) {
-    // Bounded: whoever needs longer goes on in the next step.
-    for _ in 0..200 {
-        if done() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_micros(200)).await;
-    }
 }

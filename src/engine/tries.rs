@@ -51,7 +51,7 @@ impl Fill {
             // Kept: should nobody let the next try through, it is the answer.
             tried.answer = kept(tried.answer).await;
             engine.clock.sleep(wait).await;
-            (call.knock.attempt, call.knock.yields) = (Attempt::Again, false);
+            call.knock.attempt = Attempt::Again;
             call.knock.patience = plan.left();
             match self.tried(&call, &mut plan).await {
                 Err(Failure::Held(_)) => break,

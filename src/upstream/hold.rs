@@ -172,6 +172,11 @@ impl Holds {
         self.all.get(&reach).map_or(0, |hold| hold.times)
     }
 
+    /// Whether nobody passes who this concerns.
+    pub(super) fn is_firm(&self, reach: Reach) -> bool {
+        self.all.get(&reach).is_some_and(|hold| hold.firm)
+    }
+
     /// Whether this is held, or its probe is due.
     pub(super) fn is_known(&self, reach: Reach) -> bool {
         self.all.contains_key(&reach)

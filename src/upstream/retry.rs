@@ -85,17 +85,19 @@ pub fn backoff(backoff: &Backoff, done: u32, chance: f64) -> Duration {
     Duration::try_from_secs_f64(jittered.clamp(0.0, most * 2.0)).unwrap_or(backoff.max)
 }
 
-/// How many retries all requests of an upstream may make together: a fifth of its calls, and never
+/// How many retries all requests of an upstream may make together: one for every five calls, and never
 /// fewer than ten in ten seconds. Without it, an origin that is half down gets up to four times its load.
+/// What a call adds is there for ten seconds and spent once, so that no stretch of time has more.
 #[derive(Debug, Default)]
 pub struct Budget {
-    /// Calls and retries by second.
     seconds: VecDeque<Second>,
 }
 
+/// What happened within a second.
 #[derive(Debug)]
 struct Second {
     begun: Instant,
+    /// Calls that no retry was made for yet.
     calls: u64,
     retries: u64,
 }
@@ -118,11 +120,19 @@ impl Budget {
     /// Takes a retry from the budget; false: there is none left.
     pub fn spend(&mut self, now: Instant) -> bool {
         let (spent, most) = self.standing(now);
-        let may = spent < most;
-        if let Some(second) = self.second(now).filter(|_| may) {
+        if spent >= most {
+            return false;
+        }
+        // The oldest calls first: theirs is lost soonest.
+        let mut owed = CALLS_EACH;
+        for second in &mut self.seconds {
+            let paid = second.calls.min(owed);
+            (second.calls, owed) = (second.calls - paid, owed - paid);
+        }
+        if let Some(second) = self.second(now) {
             second.retries += 1;
         }
-        may
+        true
     }
 
     /// The retries of the last ten seconds, and how many there may be.
@@ -131,8 +141,8 @@ impl Budget {
             self.seconds.pop_front();
         }
         let calls: u64 = self.seconds.iter().map(|second| second.calls).sum();
-        let retries = self.seconds.iter().map(|second| second.retries).sum();
-        (retries, (calls / CALLS_EACH).max(LEAST))
+        let retries: u64 = self.seconds.iter().map(|second| second.retries).sum();
+        (retries, (retries + calls / CALLS_EACH).max(LEAST))
     }
 
     fn second(&mut self, now: Instant) -> Option<&mut Second> {

@@ -189,7 +189,9 @@ impl State {
             Reach::Credential(subject.credential),
         ];
         reaches.extend(self.bucket_of(subject).map(Reach::Bucket));
-        reaches.extend(knock.key.map(Reach::Key));
+        // Who tries again is not kept back by its own failure, but by all that speaks for its origin.
+        let own = |key: &Reach| knock.attempt == Attempt::First || self.holds.is_firm(*key);
+        reaches.extend(knock.key.map(Reach::Key).filter(own));
         reaches
     }
 
