@@ -150,7 +150,7 @@ impl Engine {
             if let Failure::Denied(why) = failure {
                 self.account.denied(why.token());
             }
-            let status = CacheStatus::forwarded(plan.why.token());
+            let status = failure.told(plan.why.token());
             Reply::from_problem(plan.asked, &failure.problem(), &status).because(plan.why.token())
         })
     }

@@ -62,7 +62,9 @@ fn is_unanswered(session: &Session) -> bool {
 
 async fn write(session: &mut Session, problem: &Problem, ctx: &Ctx) -> Result<(), Box<Error>> {
     let (mut headers, body) = problem.response();
-    CacheStatus::forwarded(ctx.why.token()).append_to(&mut headers);
+    let why = ctx.why.token();
+    let status = ctx.failure.map_or(CacheStatus::forwarded(why), |failure| failure.told(why));
+    status.append_to(&mut headers);
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = problem.status;
     parts.headers = headers;

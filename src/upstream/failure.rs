@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use crate::account::problem::Problem;
 use crate::decide;
+use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::destination::Denied;
 use crate::upstream::held::Held;
 use crate::upstream::tls::TlsFault;
@@ -121,6 +122,14 @@ impl Failure {
             | Self::Protocol
             | Self::Internal => Some(decide::Failure::Connect),
         }
+    }
+
+    /// What `Cache-Status` tells of it; `why` it was to be forwarded.
+    pub fn told(self, why: &'static str) -> CacheStatus {
+        if let Self::Held(held) = self {
+            return CacheStatus::refused().detail("refused", held.cause.token());
+        }
+        CacheStatus::forwarded(why)
     }
 
     /// What a client is told.
