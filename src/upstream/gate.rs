@@ -174,15 +174,21 @@ impl Gate {
                     let outlook = traffic.state.lock().outlook(station, turn, self.clock.instant());
                     let hopeless = time.is_some_and(|time| time > patience)
                         || (cause == Cause::Pace && outlook > patience);
-                    if patience.is_zero() || hopeless {
+                    // There is room for it, and for who is before it and about to wake.
+                    let due = outlook.is_zero();
+                    if !due && (patience.is_zero() || hopeless) {
                         return Err(Held { cause, left: outlook });
                     }
+                    let patience = if due { AT_ONCE } else { patience };
                     turned(&self.clock, &woken, time.unwrap_or(patience).min(patience)).await;
                 }
             }
         }
     }
 }
+
+/// How long it may take to wake those who may go.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// Woken, or the time is over.
 async fn turned(clock: &Clock, woken: &Notify, time: Duration) {
