@@ -26,6 +26,8 @@ mod origin;
 mod process;
 #[path = "../support/resident.rs"]
 mod resident;
+#[path = "../support/storm.rs"]
+mod storm;
 #[path = "../support/tls_client.rs"]
 mod tls_client;
 #[path = "../support/tls_origin.rs"]
@@ -58,6 +60,7 @@ mod reload;
 mod restart;
 mod schema;
 mod store;
+mod storms;
 mod targeted;
 mod tunnel;
 mod upstream_faults;

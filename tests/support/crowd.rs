@@ -41,6 +41,15 @@ impl Crowd {
         Self::asks(larder, clients, path, |_| Vec::new()).await
     }
 
+    /// Each a path of its own below `path`.
+    pub async fn plain_each(larder: &Larder, clients: usize, path: &str) -> Self {
+        let mut crowd = Self(Vec::with_capacity(clients));
+        for place in 0..clients {
+            crowd.0.extend(Self::plain(larder, 1, &format!("{path}/{place}")).await.0);
+        }
+        crowd
+    }
+
     /// The first `clients` go away in the middle of it.
     pub fn leave(&mut self, clients: usize) {
         for client in self.0.drain(..clients) {
