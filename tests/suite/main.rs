@@ -58,6 +58,7 @@ mod parser;
 mod ranges;
 mod reload;
 mod restart;
+mod restraint;
 mod schema;
 mod store;
 mod storms;

@@ -1,0 +1,654 @@
+//! What passes through is held and repeated too; bodies that say no, larder's own credential, what
+//! calls cost (issue D).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use larder::account::ledger::Spending;
+use larder::policy::conduct::AtLimit;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::client::{Client, End, Response};
+use crate::crowd::bounded;
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Origin};
+use crate::process::{House, Process, larder, text};
+use crate::storm::{SECOND, asking, class, holds, in_order, limited, next_call, yaml};
+
+const JSON: &str = "Content-Type: application/json";
+
+/// A request that is not a `GET`, under way.
+async fn sent(
+    larder: &Larder,
+    method: &'static str,
+    url: &str,
+    body: &[u8],
+) -> JoinHandle<Response> {
+    let mut client = larder.client().await;
+    let mut bytes = format!("{method} {url} HTTP/1.1\r\nHost: x\r\n").into_bytes();
+    if method != "HEAD" {
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    client.send(bytes).await;
+    tokio::spawn(async move { client.answer(method).await.expect("an answer") })
+}
+
+async fn post(larder: &Larder, path: &str) -> Response {
+    sent(larder, "POST", &format!("{API}{path}"), b"hi").await.await.unwrap()
+}
+
+fn unavailable() -> Answer {
+    Answer::new(503, &["Retry-After: 2", "X-Own: kept"], "down")
+}
+
+/// `POST /replayed` may be made again, by its operator's word.
+fn replaying() -> String {
+    let posts = "  - name: posts\n    match: { host: api.example.test, method: POST, path: /replayed }\n    \
+                 retry: { methods: [POST] }\n";
+    let others =
+        "  - name: writes\n    match: { host: api.example.test, method: POST, path: /w }\n";
+    format!("{}{posts}{others}", yaml("", &[]))
+}
+
+// ---- the tries of what passes through
+
+#[tokio::test]
+async fn a_post_is_replayed_with_its_body_where_its_route_says_so() {
+    bounded(async {
+        let origin =
+            Origin::start(in_order(vec![unavailable(), Answer::new(200, &[], "done")])).await;
+        let larder = Larder::start(&origin, &replaying()).await;
+        let body = vec![b'x'; 60_000];
+        let asked = sent(&larder, "POST", &format!("{API}/replayed"), &body).await;
+        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        let answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
+        assert!(answer.cache_status().ends_with("detail=\"retried/server-error\""), "{answer:?}");
+        let seen = origin.seen();
+        assert_eq!(seen.len(), 2);
+        assert!(seen.iter().all(|seen| seen.method == "POST" && seen.body == body));
+        let retries = "larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"}";
+        larder.counts(retries, 1.0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_post_that_no_route_allows_and_one_that_is_too_long_are_made_once() {
+    bounded(async {
+        let origin = Origin::always(unavailable()).await;
+        let larder = Larder::start(&origin, &replaying()).await;
+        let long = vec![b'x'; 100_000];
+        for (path, body) in [("/w", &b"hi"[..]), ("/elsewhere", b"hi"), ("/replayed", &long)] {
+            let before = origin.calls();
+            let asked = sent(&larder, "POST", &format!("{API}{path}"), body).await;
+            let answer = asked.await.unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (503, "down"), "{path}");
+            assert_eq!(answer.field("x-own"), Some("kept"));
+            assert_eq!(answer.field("retry-after"), Some("2"), "as it came");
+            assert_eq!((origin.calls() - before, larder.clock.sleepers()), (1, 0), "{path}");
+            assert_eq!(origin.seen().last().unwrap().body, body);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_is_made_again_like_a_get() {
+    bounded(async {
+        let origin =
+            Origin::start(in_order(vec![unavailable(), Answer::new(200, &["X-Own: new"], "")]))
+                .await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let asked = sent(&larder, "HEAD", &format!("{API}/x"), b"").await;
+        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        let answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.field("x-own")), (200, Some("new")));
+        assert!(origin.seen().iter().all(|seen| seen.method == "HEAD"));
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_passes_through_is_held_by_the_apis_own_word_and_holds_others() {
+    bounded(async {
+        let origin = Origin::always(limited(&["Retry-After: 30"])).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let first = post(&larder, "/w").await;
+        assert_eq!((first.status, first.text().as_str()), (429, "slow down"));
+        for answer in [post(&larder, "/w").await, larder.get("/cold").await] {
+            assert_eq!((answer.status, class(&answer).as_str()), (429, "rate_limited"));
+            assert_eq!(answer.field("retry-after"), Some("30"));
+            assert_eq!(answer.cache_status(), "larder; detail=\"refused/held-rate-limited\"");
+        }
+        assert_eq!(origin.calls(), 1);
+        larder.clock.advance(30 * SECOND);
+        origin.now(|_| Answer::new(200, &[], "again"));
+        assert_eq!(post(&larder, "/w").await.text(), "again");
+        assert_eq!(larder.get("/cold").await.text(), "again");
+    })
+    .await;
+}
+
+// ---- bodies that say no
+
+/// `ok` must be true; code 8 is a limit per minute, code 9 the day's.
+const RULES: &str = "success: { json: { \"$.ok\": [true] } }, errors: [\
+                     { json: { \"$.code\": [8] }, class: minute }, \
+                     { json: { \"$.code\": [9] }, class: quota, hold: until-utc-midnight }]";
+
+const GOOD: &str = "{\"ok\":true}";
+const BAD: &str = "{\"ok\":false}";
+const MINUTE: &str = "{\"ok\":false,\"code\":8}";
+const QUOTA: &str = "{\"ok\":false,\"code\":9}";
+/// The clock of tests begins at 08:00.
+const TO_MIDNIGHT: &str = "57600";
+
+fn told(body: &str) -> Answer {
+    Answer::new(200, &[JSON], body)
+}
+
+fn gzip(body: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_200_with_an_error_in_it_gives_way_to_what_is_stale() {
+    bounded(async {
+        let origin = Origin::always(told(GOOD)).await;
+        let larder = Larder::start(&origin, &yaml(RULES, &["retry: off"])).await;
+        larder.get("/x").await;
+        larder.clock.advance(61 * SECOND);
+        origin.now(|_| told(BAD));
+        let stale = larder.get("/x").await;
+        assert_eq!((stale.status, stale.text().as_str()), (200, GOOD));
+        let expected = "larder; fwd=stale; fwd-status=200; ttl=-1; \
+                        detail=\"stale-if-error/server-error\"";
+        assert_eq!(stale.cache_status(), expected);
+        let held = larder.get("/x").await;
+        assert!(held.cache_status().contains("stale-if-error/held-server-error"), "{held:?}");
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_200_with_an_error_in_it_passes_as_it_is_where_there_is_nothing_else_and_is_not_kept() {
+    bounded(async {
+        for coded in [false, true] {
+            let body = if coded { gzip(BAD) } else { BAD.as_bytes().to_vec() };
+            let fields = if coded { vec![JSON, "Content-Encoding: gzip"] } else { vec![JSON] };
+            let answer = Answer::new(200, &fields, &body);
+            let origin = Origin::always(answer).await;
+            let larder = Larder::start(&origin, &yaml(RULES, &["retry: off"])).await;
+            for calls in 1..=2 {
+                let told = larder.get_with("/x", &["Accept-Encoding: gzip, br"]).await;
+                assert_eq!((told.status, &told.body), (200, &body), "as it came");
+                assert_eq!(told.cache_status(), "larder; fwd=uri-miss; fwd-status=200");
+                assert_eq!(origin.calls(), calls);
+            }
+            let asked = origin.seen()[0].field("accept-encoding").map(str::to_owned);
+            assert_eq!(asked.as_deref(), Some("gzip"), "what larder can read");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_that_only_the_body_tells_of_is_retried_like_a_429() {
+    bounded(async {
+        let origin = Origin::start(in_order(vec![told(MINUTE), told(GOOD)])).await;
+        let larder = Larder::start(&origin, &yaml(RULES, &["retry: { on: [429] }"])).await;
+        let asked = asking(&larder, "/x", &[]).await;
+        next_call(&larder, &origin, SECOND * 8 / 10, SECOND * 12 / 10).await;
+        let answer = asked.await.unwrap();
+        assert_eq!(answer.text(), GOOD);
+        assert!(answer.cache_status().ends_with("detail=\"retried/rate-limited\""), "{answer:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quota_that_the_body_tells_of_holds_until_midnight() {
+    bounded(async {
+        let origin = Origin::always(told(GOOD)).await;
+        let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
+        larder.get("/x").await;
+        origin.now(|_| told(QUOTA));
+        let first = larder.get("/cold").await;
+        assert_eq!((first.status, first.text().as_str()), (200, QUOTA), "the origin's own");
+        let next = larder.get("/other").await;
+        assert_eq!((next.status, class(&next).as_str()), (429, "quota_spent"));
+        assert_eq!(next.field("retry-after"), Some(TO_MIDNIGHT));
+        assert_eq!(holds(&larder), [("credential", "held-quota", true)]);
+        larder.clock.advance(61 * SECOND);
+        let stale = larder.get("/x").await;
+        assert!(stale.cache_status().ends_with("\"stale-if-error/held-quota\""), "{stale:?}");
+        // What waits for a hold to end waits fifteen seconds at most.
+        larder.clock.advance((57_600 - 61 - 16) * SECOND);
+        assert_eq!(class(&larder.get("/other").await), "quota_spent");
+        assert_eq!(origin.calls(), 2);
+        larder.clock.advance(16 * SECOND);
+        origin.now(|_| told(GOOD));
+        assert_eq!(larder.get("/other").await.text(), GOOD);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_passes_through_is_not_held_up_and_holds_the_next_calls() {
+    bounded(async {
+        for coded in [false, true] {
+            let body = if coded { gzip(QUOTA) } else { QUOTA.as_bytes().to_vec() };
+            let fields = if coded { vec![JSON, "Content-Encoding: gzip"] } else { vec![JSON] };
+            let origin = Origin::always(Answer::new(200, &fields, &body)).await;
+            let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
+            let first = post(&larder, "/w").await;
+            assert_eq!((first.status, &first.body), (200, &body));
+            larder.until("the body is read", |larder| !holds(larder).is_empty()).await;
+            for answer in [post(&larder, "/w").await, larder.get("/x").await] {
+                assert_eq!((answer.status, class(&answer).as_str()), (429, "quota_spent"));
+            }
+            assert_eq!(origin.calls(), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_rules_cannot_read_are_what_their_head_says() {
+    bounded(async {
+        let large = format!("{{\"ok\":false,\"x\":\"{}\"}}", "x".repeat(9 << 20));
+        let bomb = gzip(&format!("{{\"ok\":false,\"x\":\"{}\"}}", " ".repeat(9 << 20)));
+        let bodies: [(&[&str], &[u8]); 5] = [
+            (&["Content-Type: text/html"], BAD.as_bytes()),
+            (&[JSON], b"{\"ok\":false"),
+            (&[JSON], b"oops"),
+            (&[JSON, "Content-Encoding: gzip"], &bomb),
+            (&[JSON], large.as_bytes()),
+        ];
+        for (place, (fields, body)) in bodies.into_iter().enumerate() {
+            let origin = Origin::always(Answer::new(200, fields, body)).await;
+            let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
+            let gzip = ["Accept-Encoding: gzip"];
+            let cached = larder.get_with("/x", &gzip).await;
+            assert_eq!((cached.status, cached.end), (200, End::Whole), "{place}");
+            assert!(cached.body == body, "{place}: as it came");
+            let kept = cached.cache_status().contains("stored");
+            assert_eq!(kept, body.len() <= 8 << 20, "{place}: {}", cached.cache_status());
+            let passed = post(&larder, "/w").await;
+            assert!(passed.status == 200 && passed.body == body, "{place}");
+            assert_eq!((origin.calls(), holds(&larder)), (2, Vec::new()), "{place}");
+        }
+    })
+    .await;
+}
+
+// ---- larder's own credential
+
+const SECRET: &str = "larders-own-s3cret";
+
+/// A file that its owner alone may read.
+fn secret_file(directory: &tempfile::TempDir) -> String {
+    let path = directory.path().join("key");
+    fs::write(&path, format!("{SECRET}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+fn credential(file: &str) -> String {
+    format!("credential: {{ header: X-Api-Key, file: \"{file}\", prefix: \"Key \" }}")
+}
+
+const OTHER: &str = "http://other.example.test";
+
+/// Who has a key of its own is asked with it; `other.example.test` is another origin.
+fn two_hosts(origin: &Origin, other: &Origin, file: &str) -> String {
+    let names =
+        format!("api.example.test: \"{}\", other.example.test: \"{}\"", origin.addr, other.addr);
+    let upstream = format!("{{ hosts: [api.example.test], {} }}", credential(file));
+    let routes = route(&["ttl: 1m"]);
+    let others = "  - { name: other, match: { host: other.example.test, path: /kept }, ttl: 1m }\n";
+    format!("resolve: {{ {names} }}\nupstreams: {{ api: {upstream} }}\n{routes}{others}")
+}
+
+#[tokio::test]
+async fn the_origin_sees_larders_credential_and_clients_with_none_or_any_share_what_it_brings() {
+    bounded(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (origin, other) = (
+            Origin::always(Answer::new(200, &[], "here")).await,
+            Origin::always(Answer::new(200, &[], "there")).await,
+        );
+        let larder = Larder::bare(&two_hosts(&origin, &other, &secret_file(&directory))).await;
+        for fields in [&[][..], &["X-Api-Key: placeholder-a"], &["X-Api-Key: placeholder-b"]] {
+            assert_eq!(larder.get_with("/x", fields).await.text(), "here");
+        }
+        assert_eq!(origin.calls(), 1, "one entry for all of them");
+        // Any other credential still has answers of its own.
+        larder.get_with("/x", &["Authorization: me", "X-Api-Key: placeholder-a"]).await;
+        post(&larder, "/w").await;
+        assert_eq!(origin.calls(), 3);
+        for seen in origin.seen() {
+            let shown: Vec<_> = seen
+                .fields
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"))
+                .collect();
+            assert_eq!(shown.len(), 1, "{}", seen.raw_head);
+            assert_eq!(shown[0].1, format!("Key {SECRET}"));
+            assert!(!seen.raw_head.contains("placeholder"), "{}", seen.raw_head);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_other_host_sees_larders_credential_even_when_the_origin_redirects_there() {
+    bounded(async {
+        let directory = tempfile::tempdir().unwrap();
+        let location = format!("Location: {OTHER}/kept");
+        let moved = Answer::new(302, &[&location], "");
+        let origin = Origin::always(moved).await;
+        let other = Origin::always(Answer::new(200, &[], "there")).await;
+        let larder = Larder::bare(&two_hosts(&origin, &other, &secret_file(&directory))).await;
+        let answer = larder.get("/x").await;
+        assert_eq!(
+            (answer.status, answer.field("location")),
+            (302, Some("http://other.example.test/kept"))
+        );
+        assert_eq!(other.calls(), 0, "larder follows nothing");
+        for path in ["/kept", "/passed"] {
+            let mut client = larder.client().await;
+            let there = client.get(&format!("{OTHER}{path}"), &["X-Api-Key: the-clients"]).await;
+            assert_eq!(there.text(), "there");
+        }
+        // The name in `Host` is not where a request goes.
+        let mut client = larder.client().await;
+        client.send(format!("GET {OTHER}/passed HTTP/1.1\r\nHost: api.example.test\r\n\r\n")).await;
+        client.answer("GET").await.unwrap();
+        assert_eq!(other.calls(), 3);
+        for seen in other.seen() {
+            assert!(!seen.raw_head.contains(SECRET), "{}", seen.raw_head);
+        }
+        assert_eq!(other.seen()[0].field("x-api-key"), Some("the-clients"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn larders_credential_is_in_no_log_no_config_no_metric_and_no_explanation() {
+    for format in ["json", "pretty"] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = secret_file(&directory);
+        let origin = Origin::start(|seen| match seen.target.as_str() {
+            "/closed" => Answer::closed(),
+            "/limited" => Answer::new(429, &["Retry-After: 1"], "no"),
+            _ => Answer::new(200, &[], "here"),
+        })
+        .await;
+        let free = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
+        let log = format!("log: {{ format: {format}, level: trace }}\n");
+        let fast = "defaults: { retry: { backoff: { initial: 10ms } } }\n";
+        let yaml = format!("{free}{log}{fast}{}", two_hosts(&origin, &origin, &file));
+        let house = House::with(&yaml);
+        let mut running = Process::start(&[OsStr::new("run"), house.config.as_os_str()]);
+        let (addr, admin) = (running.addr().await, running.admin().await);
+        let mut all = String::new();
+        for path in ["/x", "/x", "/closed", "/limited"] {
+            let mut client = Client::connect(addr).await;
+            let answer = client.get(&format!("{API}{path}"), &["X-Api-Key: placeholder"]).await;
+            all.push_str(&format!("{:?} {}\n", answer.fields, answer.text()));
+        }
+        for path in ["/metrics", "/v1/config", "/v1/upstreams", "/v1/entries", "/v1/cost"] {
+            let mut client = Client::connect(admin).await;
+            client.send(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await;
+            all.push_str(&text(&client.rest().await));
+        }
+        let explain = ["--explain", "GET", "http://api.example.test/x"];
+        let mut arguments = vec![OsStr::new("check"), house.config.as_os_str()];
+        arguments.extend(explain.map(OsStr::new));
+        let explained = larder(&arguments).await;
+        assert_eq!(explained.status.code(), Some(0), "{}", text(&explained.stderr));
+        all.push_str(&text(&explained.stdout));
+        all.push_str(&text(&explained.stderr));
+        running.signal("TERM");
+        running.ended().await;
+        all.push_str(&running.out.text());
+        all.push_str(&running.err.text());
+        assert!(all.contains("Exchange") || all.contains("api.example.test"), "it was logged");
+        assert!(!all.contains(SECRET), "{format}: {all}");
+        assert!(origin.seen().iter().any(|seen| seen.raw_head.contains(SECRET)));
+    }
+}
+
+// ---- what calls cost
+
+fn costing(credits: &str, budget: &str) -> String {
+    let budget =
+        if budget.is_empty() { String::new() } else { format!(", budget: {{ {budget} }}") };
+    let cost = format!("cost: {{ currency: USD, per_credit: 0.5, credits: {credits}{budget} }}");
+    yaml(&cost, &["retry: off"])
+}
+
+fn spending(larder: &Larder) -> Spending {
+    larder.server.controls().cost().remove(0)
+}
+
+fn is(amount: f64, expected: f64) -> bool {
+    (amount - expected).abs() < 1e-9
+}
+
+#[tokio::test]
+async fn credits_are_counted_on_both_ways_out_wherever_the_answer_tells_them() {
+    bounded(async {
+        let body = "{\"status\":{\"credit_count\":3}}";
+        for (credits, each) in
+            [("\"$.status.credit_count\"", 3.0), ("{ header: X-Credits }", 2.0), ("1", 1.0)]
+        {
+            let origin = Origin::always(Answer::new(200, &[JSON, "X-Credits: 2"], body)).await;
+            let larder = Larder::start(&origin, &costing(credits, "")).await;
+            larder.get("/x").await;
+            assert!(
+                is(spending(&larder).today.credits, each),
+                "{credits}: {:?}",
+                spending(&larder)
+            );
+            post(&larder, "/w").await;
+            let both = |larder: &Larder| is(spending(larder).today.credits, 2.0 * each);
+            larder.until("both are counted", both).await;
+            for _ in 0..3 {
+                larder.get("/x").await;
+            }
+            larder.until("three hits", |larder| spending(larder).today.avoided_calls == 3).await;
+            let spent = spending(&larder).today;
+            assert!(is(spent.credits, 2.0 * each) && is(spent.money, each), "{credits}: {spent:?}");
+            assert!(is(larder.metric("larder_cost_total{upstream=\"api\"}"), each), "{credits}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_304_and_an_error_cost_nothing_where_each_call_costs_the_same() {
+    bounded(async {
+        let origin = Origin::start(|seen| match seen.field("if-none-match") {
+            Some(_) => Answer::raw("HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n"),
+            None if seen.target == "/x" => Answer::new(200, &["ETag: \"v1\""], "here"),
+            None => Answer::new(500, &[], "broken"),
+        })
+        .await;
+        let larder = Larder::start(&origin, &costing("1", "")).await;
+        larder.get("/x").await;
+        larder.clock.advance(61 * SECOND);
+        let confirmed = larder.get("/x").await;
+        assert!(confirmed.cache_status().contains("fwd-status=304"), "{confirmed:?}");
+        larder.get("/broken").await;
+        assert_eq!(origin.calls(), 3);
+        assert!(is(spending(&larder).today.credits, 1.0), "{:?}", spending(&larder));
+    })
+    .await;
+}
+
+/// The clock of tests begins in January: to the 1st of February it is 16 days and 16 hours.
+const TO_FEBRUARY: u64 = (16 * 24 + 16) * 3600;
+
+/// A budget of two calls, both made: `/x` is stale, by a second, and `/y` fresh.
+async fn spent(origin: &Origin, at_limit: AtLimit) -> Larder {
+    let word = match at_limit {
+        AtLimit::StaleOnly => "stale-only",
+        AtLimit::Refuse => "refuse",
+        AtLimit::Warn => "warn",
+    };
+    let budget = format!("credits: 2/month, at_limit: {word}");
+    let larder = Larder::start(origin, &costing("1", &budget)).await;
+    larder.get("/x").await;
+    larder.clock.advance(61 * SECOND);
+    larder.get("/y").await;
+    larder
+}
+
+#[tokio::test]
+async fn a_spent_budget_serves_what_is_stored_and_says_until_when() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "here")).await;
+        let larder = spent(&origin, AtLimit::StaleOnly).await;
+        assert_eq!(larder.get("/y").await.cache_status(), "larder; hit; ttl=60");
+        let stale = larder.get("/x").await;
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/budget\"";
+        assert_eq!((stale.status, stale.cache_status()), (200, expected));
+        for cold in [larder.get("/cold").await, post(&larder, "/w").await] {
+            assert_eq!((cold.status, class(&cold).as_str()), (429, "budget_spent"));
+            let until = (TO_FEBRUARY - 61).to_string();
+            assert_eq!(cold.field("retry-after"), Some(until.as_str()));
+            assert_eq!(cold.cache_status(), "larder; detail=\"refused/budget\"");
+        }
+        assert_eq!(origin.calls(), 2);
+        let (_, standing) = spending(&larder).budget.unwrap();
+        assert!(standing.spent && is(standing.share, 1.0), "{standing:?}");
+        larder
+            .counts("larder_upstream_refused_total{cause=\"budget\",upstream=\"api\"}", 2.0)
+            .await;
+        larder.clock.advance(Duration::from_secs(TO_FEBRUARY));
+        assert_eq!(larder.get("/cold").await.status, 200, "a new month");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_spent_budget_that_refuses_shows_nothing_stale_and_one_that_warns_goes_on() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "here")).await;
+        let larder = spent(&origin, AtLimit::Refuse).await;
+        assert_eq!(larder.get("/y").await.cache_status(), "larder; hit; ttl=60", "fresh is fresh");
+        for path in ["/x", "/cold"] {
+            let answer = larder.get(path).await;
+            assert_eq!((answer.status, class(&answer).as_str()), (429, "budget_spent"), "{path}");
+        }
+        assert_eq!(origin.calls(), 2);
+        let larder = spent(&origin, AtLimit::Warn).await;
+        for path in ["/x", "/cold"] {
+            assert!(larder.get(path).await.cache_status().contains("stored"), "{path}");
+        }
+        assert_eq!(origin.calls(), 6);
+        let (_, standing) = spending(&larder).budget.unwrap();
+        assert!(standing.spent && is(standing.share, 2.0), "{standing:?}");
+    })
+    .await;
+}
+
+/// What `larder cost` tells of this month.
+async fn month(admin: std::net::SocketAddr) -> Value {
+    let said = larder(&["cost", "--json", "--admin", &admin.to_string()]).await;
+    let said: Value = serde_json::from_str(&text(&said.stdout)).unwrap_or_default();
+    said["upstreams"][0]["month"].clone()
+}
+
+#[tokio::test]
+async fn what_calls_cost_is_known_after_a_restart_and_the_budget_stays_spent() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[JSON], "{\"n\":3}")).await;
+        let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
+        let free = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
+        let cost = costing("\"$.n\"", "credits: 6/month");
+        let house = House::with(&format!("{free}{resolve}{cost}"));
+        let arguments = [OsStr::new("run"), house.config.as_os_str()];
+        let mut first = Process::start(&arguments);
+        let addr = first.addr().await;
+        for path in ["/a", "/b"] {
+            let answer = Client::connect(addr).await.get(&format!("{API}{path}"), &[]).await;
+            assert_eq!(answer.status, 200);
+        }
+        let before = month(first.admin().await).await;
+        assert_eq!((before["credits"].as_f64(), before["calls"].as_u64()), (Some(6.0), Some(2)));
+        first.signal("TERM");
+        assert_eq!(first.ended().await.code(), Some(0));
+        let second = Process::start(&arguments);
+        let cold = Client::connect(second.addr().await).await.get(&format!("{API}/c"), &[]).await;
+        assert_eq!((cold.status, class(&cold).as_str()), (429, "budget_spent"));
+        let after = month(second.admin().await).await;
+        assert_eq!((after["credits"].as_f64(), after["calls"].as_u64()), (Some(6.0), Some(2)));
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+// ---- what is never held
+
+#[tokio::test]
+async fn a_host_that_nobody_names_is_asked_whatever_it_answers() {
+    bounded(async {
+        let answers = vec![
+            limited(&["Retry-After: 600"]),
+            unavailable(),
+            Answer::new(403, &["X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 600"], "no"),
+        ];
+        let again = answers.iter().cycle().take(12).cloned().collect();
+        let origin = Origin::start(in_order(again)).await;
+        let larder = Larder::start(&origin, "defaults: { coalesce: { wait: 10s } }\n").await;
+        for call in 1..=12 {
+            let answer = larder.get("/x").await;
+            assert!([429, 503, 403].contains(&answer.status), "{answer:?}");
+            assert_eq!((origin.calls(), larder.clock.sleepers()), (call, 0));
+        }
+        assert!(larder.server.controls().upstreams().is_empty(), "nothing is known of it");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_never_held() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(503, &[], "down")).await;
+        let port = origin.addr.port();
+        let keys = "breaker: { failures: 1, open_for: 1h }, pace: { limit: 1/h, max_wait: 0s }";
+        let file =
+            format!("tls: {{ passthrough: [api.example.test] }}\n{}", yaml(keys, &["retry: off"]));
+        let larder = Larder::start(&origin, &file).await;
+        assert_eq!(larder.get("/x").await.text(), "down");
+        assert!(!class(&larder.get("/y").await).is_empty(), "what larder reads is held");
+        for _ in 0..5 {
+            let mut client = larder.client().await;
+            let authority = format!("api.example.test:{port}");
+            client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
+            assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
+            // No HTTP, and no TLS: it is not for larder to read.
+            client.send("\u{1}OPAQUE /t -\r\n\r\n").await;
+            assert_eq!(client.answer("GET").await.unwrap().text(), "down");
+        }
+        assert_eq!(origin.calls(), 1 + 5);
+        assert!(!class(&larder.get("/z").await).is_empty(), "and still is");
+    })
+    .await;
+}
