@@ -39,6 +39,7 @@ use crate::config::env::Env;
 use crate::config::files::{Disk, Files, Nothing};
 use crate::config::reader::Reader;
 use crate::config::token::Token;
+use crate::key::Keyring;
 use crate::policy::conduct::Conduct;
 use crate::policy::{HoldRule, Mode};
 use crate::route::pattern::HostPattern;
@@ -151,6 +152,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// What makes keys with this secret. The fields in which larder shows credentials of its own are
+    /// credentials, too.
+    pub fn keyring(&self, secret: [u8; 32]) -> Keyring {
+        let own = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
+        let own = own.map(|credential| credential.header.clone());
+        let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(own).collect();
+        Keyring::new(secret, &headers, &self.secret_query)
+    }
+
     /// Whether any TLS connection could be intercepted: a route names a host, or `tls.intercept`.
     pub fn intercepts(&self) -> bool {
         self.named().next().is_some()

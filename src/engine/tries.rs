@@ -36,6 +36,12 @@ impl Fill {
         call.knock.patience = if patient { plan.left() } else { Duration::ZERO };
         self.foresee(&call);
         let mut tried = Tried { answer: self.tried(&call, &mut plan).await, detail: None };
+        if call.knock.yields && self.has_nothing_to_show(&tried.answer) {
+            // It was kept back for the sake of a stale answer that policy does not let stand in.
+            call.knock.yields = false;
+            call.knock.patience = if repeats { plan.left() } else { Duration::ZERO };
+            tried.answer = self.tried(&call, &mut plan).await;
+        }
         if let Some(cause) = tried.answer.as_ref().ok().and_then(|answer| answer.waited) {
             tried.detail = Some(("waited", cause.token()));
         }
@@ -72,6 +78,13 @@ impl Fill {
             plan.spend(clock.instant().saturating_duration_since(began).min(plan.left()));
         }
         answer
+    }
+
+    /// Whether the call was not made, and nothing stale takes its place.
+    fn has_nothing_to_show(&self, answer: &Result<Answer, Failure>) -> bool {
+        let Err(Failure::Held(held)) = answer else { return false };
+        let shown = |error| self.policy.stale_if_error.covers(error);
+        self.trigger.is_none() && !held.as_error().is_some_and(shown)
     }
 
     /// A call that has to wait for a hold to end: who waits for this fill waits with it.

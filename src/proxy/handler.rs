@@ -30,6 +30,9 @@ use crate::semantics::asked::Asked;
 use crate::upstream::fetch::Network;
 use crate::upstream::interim::Interims;
 
+/// What stands for larder's own credential until a request leaves.
+const OWN_CREDENTIAL: HeaderValue = HeaderValue::from_static("larder");
+
 /// The implementation of pingora's proxy.
 #[derive(Clone)]
 pub(super) struct Handler {
@@ -67,7 +70,7 @@ impl Handler {
     }
 
     /// The route that caches `asked`, which is then free of the names that apps give their users on
-    /// other routes, and of the credential that larder shows in their place.
+    /// other routes; larder's own credential takes the place of its client's.
     pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
         let route = self.routes.find(asked)?;
         for name in self.routes.scope_headers(&asked.target) {
@@ -76,7 +79,8 @@ impl Handler {
             }
         }
         if let Some(shown) = self.network.upstreams.shown(&asked.target) {
-            asked.headers.remove(shown);
+            // The same for all: they share what it brings, and larder is its private cache.
+            asked.headers.insert(shown.clone(), OWN_CREDENTIAL);
         }
         Some(route)
     }

@@ -18,7 +18,6 @@ use crate::front::door::Door;
 use crate::front::mount::Mounts;
 use crate::front::tls::Interception;
 use crate::front::tunnel::Tunnels;
-use crate::key::Keyring;
 use crate::proxy::{self, Proxy};
 use crate::server::ground::Ground;
 use crate::store::Store;
@@ -155,7 +154,7 @@ fn engine(
     network: &Arc<Network>,
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let keyring = Keyring::new(ground.secret, &config.credential_headers, &config.secret_query);
+    let keyring = config.keyring(ground.secret);
     Engine::new(engine::Parts {
         store: Arc::clone(&ground.store) as Arc<dyn Store>,
         origin: Arc::clone(network) as Arc<dyn Origin>,

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::words;
-use crate::key::Keyring;
 use crate::policy::Policy;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
@@ -83,8 +82,9 @@ pub(super) fn asked(
 /// What the configuration makes of it.
 pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     // No HMAC is shown, so no secret is needed to make one.
-    let ring = Keyring::new([0; 32], &config.credential_headers, &config.secret_query);
+    let ring = config.keyring([0; 32]);
     let route = config.routes.find(asked);
+    let asked = &shown_to_the_origin(config, asked);
     let stored = asked.method == Method::GET || asked.method == Method::HEAD;
     let mut notes = Vec::new();
     if asked.target.scheme() == Scheme::Https {
@@ -113,6 +113,16 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
         credentials: credentials.into_iter().map(ToString::to_string).collect(),
         notes,
     }
+}
+
+/// The request with larder's own credential in its client's place, where it shows one.
+fn shown_to_the_origin(config: &Config, asked: &Asked) -> Asked {
+    let mut asked = asked.clone();
+    let upstreams = Upstreams::new(config.upstreams.clone());
+    if let Some(shown) = upstreams.shown(&asked.target) {
+        asked.headers.insert(shown.clone(), HeaderValue::from_static("larder"));
+    }
+    asked
 }
 
 /// What the route says of such a request: of one that is passed through, only how it is called.
