@@ -222,11 +222,6 @@ impl Engine {
             Decision::Refuse => Step::Done(Answered::Reply(Box::new(self.refused(asked)))),
             Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
             Decision::Forward { why, validate, fallback, store: true } => {
-                // HEAD is written through; several ranges on a miss are the origin's to cut.
-                let bare = stored.is_none() && asked.headers.contains_key(RANGE);
-                if asked.method == Method::HEAD || bare {
-                    return Step::Done(Answered::Pass(why));
-                }
                 let plan = Plan {
                     asked,
                     route,
@@ -241,10 +236,15 @@ impl Engine {
                     ranged: false,
                     interims,
                 };
-                match self.kept_back(&plan) {
-                    Some(reply) => Step::Done(Answered::Reply(Box::new(reply))),
-                    None => Step::Forward(plan),
+                if let Some(reply) = self.kept_back(&plan) {
+                    return Step::Done(Answered::Reply(Box::new(reply)));
                 }
+                // HEAD is written through; several ranges on a miss are the origin's to cut.
+                let bare = plan.stored.is_none() && asked.headers.contains_key(RANGE);
+                if asked.method == Method::HEAD || bare {
+                    return Step::Done(Answered::Pass(why));
+                }
+                Step::Forward(plan)
             }
         }
     }
