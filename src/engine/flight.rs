@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
@@ -95,12 +95,13 @@ impl Head {
         if self.part { StatusCode::OK } else { self.status }
     }
 
-    /// Whether this is an error that stale-if-error is about: waiters share it rather than hammer a
-    /// failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
+    /// Whether this is an error that stale-if-error or the retries are about: waiters share it rather
+    /// than hammer a failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
         let heard = &policy.heard(&self.said).cache_control;
         let private = cache == CacheKind::Shared && heard.has(Directive::Private);
-        policy.stale_if_error.covers(self.failure)
+        let retried = policy.retry.repeats(&Method::GET) && policy.retry.covers(self.failure);
+        (policy.stale_if_error.covers(self.failure) || retried)
             && !self.said.has_set_cookie
             && !private
             && matches!(self.vary, Vary::Fields(_))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::policy::{ErrorMatch, StatusMatch};
+use crate::policy::{ErrorMatch, Failure, StatusMatch};
 
 /// The most that `retry.retries` may be.
 pub const MOST_RETRIES: usize = 10;
@@ -46,6 +46,11 @@ impl Retry {
     /// Whether a call with this method may be repeated.
     pub fn repeats(&self, method: &Method) -> bool {
         self.retries > 0 && self.methods.contains(method)
+    }
+
+    /// Whether there is another call after this failure.
+    pub fn covers(&self, failure: Failure) -> bool {
+        self.on.iter().any(|member| failure.is(*member))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::policy::{Backoff, ErrorMatch, Failure, Retry};
+use crate::policy::{Backoff, Failure, Retry};
 
 /// The retries of one request.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Plan {
         elapsed: Duration,
         chance: f64,
     ) -> Next {
-        if self.done >= self.retry.retries || !covers(&self.retry.on, failure) {
+        if self.done >= self.retry.retries || !self.retry.covers(failure) {
             return Next::Stop;
         }
         let word = word.filter(|_| self.retry.honour_retry_after);
@@ -69,10 +69,6 @@ impl Plan {
     pub fn done(&self) -> u32 {
         self.done
     }
-}
-
-fn covers(on: &[ErrorMatch], failure: Failure) -> bool {
-    on.iter().any(|member| failure.is(*member))
 }
 
 /// The wait before the retry after `done` others: `initial * factor^done`, at most `max`, longer or

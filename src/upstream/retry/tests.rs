@@ -4,6 +4,7 @@ use http::StatusCode;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::policy::{ErrorMatch, StatusMatch};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMITED: Failure = Failure::Status(StatusCode::TOO_MANY_REQUESTS);
@@ -52,8 +53,7 @@ fn a_word_that_is_not_to_be_honoured_is_not() {
 
 #[test]
 fn what_is_not_on_the_list_is_not_tried_again() {
-    let on =
-        vec![ErrorMatch::Status(crate::policy::StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS))];
+    let on = vec![ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS))];
     let retry = Retry { on, ..Retry::default() };
     let server = Failure::Status(StatusCode::INTERNAL_SERVER_ERROR);
     for failure in [server, Failure::Connect, Failure::Timeout, Failure::Breaker] {
