@@ -21,6 +21,7 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::vary::{VariantId, Vary};
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
+use crate::upstream::held::Held;
 
 /// What following came to.
 pub(crate) enum Followed {
@@ -111,10 +112,18 @@ impl Engine {
     /// What keeps calls to the origin back right now, where this client has something stale: that is
     /// its answer, and nobody is asked.
     pub(crate) fn kept_back(&self, plan: &Plan<'_>) -> Option<Reply> {
-        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        if plan.stored.is_none() || !plan.fallback {
+            return None;
+        }
         let mut knock = self.knock(plan.asked, plan.route.index, plan.policy, Some(&plan.key));
         knock.yields = true;
         let held = self.origin.held(&plan.asked.target, &knock)?;
+        self.in_place_of(plan, held)
+    }
+
+    /// The stored response in the place of a call that is not made.
+    fn in_place_of(&self, plan: &Plan<'_>, held: Held) -> Option<Reply> {
+        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
         let now = self.clock.now();
         let failure = held.as_error()?;
         let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
@@ -144,8 +153,11 @@ impl Engine {
     }
 
     fn failed(&self, plan: &Plan<'_>, failure: Failure) -> Reply {
-        let stale =
-            failure.as_error().and_then(|error| self.stale(plan, error, None, failure.token()));
+        let stale = if let Failure::Held(held) = failure {
+            self.in_place_of(plan, held)
+        } else {
+            failure.as_error().and_then(|error| self.stale(plan, error, None, failure.token()))
+        };
         stale.unwrap_or_else(|| {
             if let Failure::Denied(why) = failure {
                 self.account.denied(why.token());
