@@ -188,6 +188,11 @@ impl Handler {
         let Next::After(wait) = next else { return false };
         let place = self.network.upstreams.place(&target);
         let Some(knock) = &ctx.tries.knock else { return false };
+        // What nobody would let through takes the place of no answer.
+        let until = wait.saturating_add(plan.left());
+        if gate.held(&place, knock).is_some_and(|held| held.left > until) {
+            return false;
+        }
         if !gate.spare(&place, knock, cause, wait) {
             return false;
         }
