@@ -75,8 +75,15 @@ async fn a_post_is_replayed_with_its_body_where_its_route_says_so() {
         let seen = origin.seen();
         assert_eq!(seen.len(), 2);
         assert!(seen.iter().all(|seen| seen.method == "POST" && seen.body == body));
+        origin.now(in_order(vec![unavailable(), Answer::new(200, &[], "done")]));
+        let mut client = larder.client().await;
+        let head = format!("POST {API}/replayed HTTP/1.1\r\nHost: x\r\n");
+        client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).await;
+        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        assert_eq!(client.answer("POST").await.unwrap().text(), "done");
+        assert_eq!(origin.seen()[3].body, b"abc");
         let retries = "larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"}";
-        larder.counts(retries, 1.0).await;
+        larder.counts(retries, 2.0).await;
     })
     .await;
 }
@@ -114,6 +121,19 @@ async fn a_head_is_made_again_like_a_get() {
         assert_eq!((answer.status, answer.field("x-own")), (200, Some("new")));
         assert!(origin.seen().iter().all(|seen| seen.method == "HEAD"));
         assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_nobody_would_let_another_try_through_the_origins_own_error_passes() {
+    bounded(async {
+        let origin = Origin::always(unavailable()).await;
+        let breaker = "breaker: { failures: 1, within: 30s, open_for: 60s }";
+        let larder = Larder::start(&origin, &yaml(breaker, &[])).await;
+        let answer = sent(&larder, "HEAD", &format!("{API}/x"), b"").await.await.unwrap();
+        assert_eq!((answer.status, answer.field("x-own")), (503, Some("kept")));
+        assert_eq!((origin.calls(), larder.clock.sleepers()), (1, 0));
     })
     .await;
 }
@@ -609,7 +629,7 @@ async fn what_calls_cost_is_known_after_a_restart_and_the_budget_stays_spent() {
 #[tokio::test]
 async fn a_host_that_nobody_names_is_asked_whatever_it_answers() {
     bounded(async {
-        let answers = vec![
+        let answers = [
             limited(&["Retry-After: 600"]),
             unavailable(),
             Answer::new(403, &["X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 600"], "no"),

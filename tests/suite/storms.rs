@@ -133,12 +133,12 @@ async fn ups_07_a_word_of_31_years_is_believed_for_an_hour() {
         origin.now(|_| limited(&["Retry-After: 999999999"]));
         let first = larder.get("/x").await;
         assert!(first.cache_status().contains("fwd-status=429"), "{}", first.cache_status());
-        larder.clock.advance(HOUR - MINUTE);
+        larder.clock.advance(59 * MINUTE);
         origin.now(|_| ok("new"));
         let held = larder.get("/x").await;
         assert!(held.cache_status().contains("stale-if-error/held-quota"), "{:?}", held.fields);
         assert_eq!(class(&larder.get("/cold").await), "quota_spent");
-        larder.clock.advance(MINUTE - SECOND);
+        larder.clock.advance(59 * SECOND);
         assert_eq!(larder.get("/x").await.text(), "old");
         assert_eq!(origin.calls(), 2);
         larder.clock.advance(SECOND);
@@ -286,7 +286,7 @@ async fn fresh_for_an_hour_stale_for_a_day_then_honestly_gone() {
         let larder = Larder::start(&origin, &yaml("", &["ttl: 1h", "retry: off"])).await;
         larder.get("/x").await;
         origin.now(|_| Answer::new(502, &[], "gone"));
-        larder.clock.advance(HOUR - SECOND);
+        larder.clock.advance(3599 * SECOND);
         let fresh = larder.get("/x").await;
         assert_eq!(fresh.cache_status(), "larder; hit; ttl=1");
         larder.clock.advance(24 * HOUR);
@@ -438,6 +438,51 @@ async fn ups_11_an_origin_that_is_silent_for_ten_minutes_is_not_noticed() {
     bounded(outage(Outage::Silent)).await;
 }
 
+#[tokio::test]
+async fn in_an_outage_a_head_too_is_answered_from_what_is_stale() {
+    bounded(async {
+        let origin = nowhere().await;
+        let larder = warm(&origin, &yaml("", &[])).await;
+        origin.now(|_| limited(&["Retry-After: 60"]));
+        assert_eq!(larder.get("/x").await.text(), "old");
+        let mut client = larder.client().await;
+        client.ask("HEAD", &format!("{API}/x"), &[]).await;
+        let head = client.answer("HEAD").await.unwrap();
+        assert_eq!((head.status, head.field("content-length")), (200, Some("3")));
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/held-rate-limited\"";
+        assert_eq!(head.cache_status(), expected);
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waiters_share_the_last_429_whatever_may_be_stale() {
+    bounded(async {
+        let on_5xx = "stale_if_error: { on: [5xx] }";
+        for policy in [&[][..], &[on_5xx]] {
+            let origin = Origin::always(limited(&["Retry-After: 2", "X-Own: kept"])).await;
+            let larder = Larder::start(&origin, &yaml("", policy)).await;
+            let leader = asking(&larder, "/x", &[]).await;
+            larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+            let crowd = Crowd::plain(&larder, 20, "/x").await;
+            larder.waiting(21).await;
+            for _ in 0..3 {
+                next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+            }
+            let mut answers = crowd.answers().await;
+            answers.push(leader.await.unwrap());
+            for answer in answers {
+                assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"));
+                assert_eq!(answer.field("retry-after"), Some("2"), "as it came");
+                assert_eq!(answer.field("x-own"), Some("kept"));
+            }
+            assert_eq!(origin.calls(), 4);
+        }
+    })
+    .await;
+}
+
 // ---- what larder does by itself, and says
 
 fn refused(cause: &str) -> String {
@@ -585,7 +630,7 @@ async fn who_has_something_stale_does_not_wait_for_a_turn_in_vain() {
         larder.get("/b").await;
         let stale = larder.get("/x").await;
         assert_eq!((stale.status, stale.text().as_str()), (200, "old"));
-        let expected = "larder; fwd=stale; ttl=-1; detail=\"stale-if-error/pace\"";
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/pace\"";
         assert_eq!(stale.cache_status(), expected);
         assert_eq!(origin.calls(), 2);
     })
