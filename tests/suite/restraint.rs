@@ -375,6 +375,31 @@ async fn the_origin_sees_larders_credential_and_clients_with_none_or_any_share_w
 }
 
 #[tokio::test]
+async fn larder_is_the_private_cache_of_its_own_credential() {
+    bounded(async {
+        let directory = tempfile::tempdir().unwrap();
+        let own = &["Cache-Control: private, max-age=60"];
+        let origin = Origin::always(Answer::new(200, own, "the account's")).await;
+        let upstream = credential(&secret_file(&directory));
+        let yaml = format!(
+            "upstreams: {{ api: {{ hosts: [api.example.test], {upstream} }} }}\n{}",
+            route(&["ttl: origin"])
+        );
+        let larder = Larder::start(&origin, &yaml).await;
+        for _ in 0..2 {
+            assert_eq!(larder.get("/x").await.text(), "the account's");
+        }
+        assert_eq!(origin.calls(), 1, "what is private to it is kept for those who may use it");
+        let without = Larder::start(&origin, &route(&["ttl: origin"])).await;
+        for _ in 0..2 {
+            without.get("/x").await;
+        }
+        assert_eq!(origin.calls(), 3, "and for nobody where it is not larder's own");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn no_other_host_sees_larders_credential_even_when_the_origin_redirects_there() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();

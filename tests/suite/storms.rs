@@ -1,4 +1,4 @@
-//! The API says no: what clients get, how often it is asked, and when (issue D).
+//! The API says no: what clients get, how often it is asked, and when.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -749,6 +749,23 @@ async fn an_origin_that_is_down_shows_each_user_their_own_and_a_stranger_nothing
                 assert_eq!((answer.status, answer.text().as_str()), (503, "down"));
             }
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_not_be_shown_what_is_stale_is_not_kept_back_for_its_sake() {
+    bounded(async {
+        let origin = nowhere().await;
+        // Nothing stale takes the place of a connection that fails, only of a 5xx.
+        let policy = ["retry: off", "stale_if_error: { for: 24h, on: [5xx] }"];
+        let larder = warm(&origin, &yaml("timeouts: { first_byte: 300ms }", &policy)).await;
+        origin.now(|_| Answer::hung());
+        assert_eq!(larder.get("/x").await.status, 504, "the origin was asked");
+        assert!(holds(&larder).contains(&("key", "held-timeout", false)), "{:?}", api(&larder));
+        origin.now(|_| ok("new"));
+        let after = larder.get("/x").await;
+        assert_eq!((after.status, after.text().as_str()), (200, "new"), "and is asked again");
     })
     .await;
 }
