@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 
 use crate::engine::fill::Fill;
 use crate::engine::flight::Trouble;
+use crate::policy::Mode;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Attempt;
@@ -57,6 +58,9 @@ impl Fill {
             // Kept: should nobody let the next try through, it is the answer.
             tried.answer = kept(tried.answer).await;
             engine.clock.sleep(wait).await;
+            if engine.switch.mode() == Mode::Offline {
+                break;
+            }
             call.knock.attempt = Attempt::Again;
             call.knock.patience = plan.left();
             match self.tried(&call, &mut plan).await {
