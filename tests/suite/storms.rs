@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use larder::policy::Mode;
 use parking_lot::Mutex;
 
+use crate::client::Client;
 use crate::crowd::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin};
@@ -549,10 +551,7 @@ async fn a_probe_that_fails_opens_the_breaker_again() {
 
 /// A request with a body, which passes through.
 async fn post(larder: &Larder, path: &str) -> crate::client::Response {
-    let mut client = larder.client().await;
-    let head = format!("POST {API}{path} HTTP/1.1\r\nHost: api.example.test\r\n");
-    client.send(format!("{head}Content-Length: 2\r\n\r\nhi")).await;
-    client.answer("POST").await.expect("an answer")
+    posting(larder, path).await.answer("POST").await.expect("an answer")
 }
 
 #[tokio::test]
@@ -656,9 +655,7 @@ async fn calls_in_flight_are_capped_on_both_ways_out() {
         assert_eq!(third.cache_status(), "larder; detail=\"refused/in-flight\"");
         larder.counts(&refused("in-flight"), 1.0).await;
         let posted = {
-            let mut client = larder.client().await;
-            let head = format!("POST {API}/w HTTP/1.1\r\nHost: api.example.test\r\n");
-            client.send(format!("{head}Content-Length: 2\r\n\r\nhi")).await;
+            let mut client = posting(&larder, "/w").await;
             tokio::spawn(async move { client.answer("POST").await })
         };
         larder.until("it waits", |larder| api(larder).waiting == 1).await;
@@ -669,6 +666,157 @@ async fn calls_in_flight_are_capped_on_both_ways_out() {
         for asked in first {
             assert_eq!(asked.await.unwrap().status, 200);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reload_while_retries_wait_loses_nobody_and_asks_no_sooner() {
+    bounded(async {
+        let origin = Origin::start(in_order(vec![limited(&["Retry-After: 5"]), ok("here")])).await;
+        let file = yaml("", &[]);
+        let larder = Larder::start(&origin, &file).await;
+        let before = asking(&larder, "/x", &[]).await;
+        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        larder.reload(&origin, &file).await.unwrap();
+        let after = asking(&larder, "/y", &[]).await;
+        larder.until("both wait", |larder| larder.clock.sleepers() == 2).await;
+        next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
+        for asked in [before, after] {
+            assert_eq!(asked.await.unwrap().text(), "here");
+        }
+        assert_eq!(origin.calls(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_larder_that_goes_offline_while_a_retry_waits_makes_no_call() {
+    bounded(async {
+        let origin = Origin::always(limited(&["Retry-After: 5"])).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let asked = asking(&larder, "/x", &[]).await;
+        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        larder.server.controls().set_mode(Mode::Offline);
+        larder.clock.advance(5 * SECOND);
+        let answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"));
+        assert_eq!(origin.calls(), 1);
+    })
+    .await;
+}
+
+/// The request of a client that passes through, with the client.
+async fn posting(larder: &Larder, path: &str) -> Client {
+    let mut client = larder.client().await;
+    let head = format!("POST {API}{path} HTTP/1.1\r\nHost: api.example.test\r\n");
+    client.send(format!("{head}Content-Length: 2\r\n\r\nhi")).await;
+    client
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_gives_back_its_place_and_its_probe() {
+    bounded(async {
+        let origin = nowhere().await;
+        let keys = "pace: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
+        let larder = Larder::start(&origin, &yaml(keys, &["retry: off"])).await;
+        origin.now(|_| Answer::new(503, &[], "down"));
+        assert_eq!(post(&larder, "/w").await.text(), "down");
+        assert_eq!(api(&larder).breaker, Some("open"));
+        larder.clock.advance(30 * SECOND);
+        origin.now(|_| Answer::hung());
+        let probe = posting(&larder, "/w").await;
+        origin.reached(2).await;
+        assert_eq!(class(&post(&larder, "/w").await), "breaker_open", "one call tries");
+        drop(probe);
+        larder.until("it is gone", |larder| api(larder).in_flight == 0).await;
+        origin.now(|_| ok("here"));
+        assert_eq!(post(&larder, "/w").await.text(), "here");
+        assert_eq!(api(&larder).breaker, Some("closed"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_learned_limit_is_kept_to_before_the_origin_says_no() {
+    bounded(async {
+        let left = Arc::new(AtomicUsize::new(2));
+        let counted = Arc::clone(&left);
+        let origin = Origin::start(move |_| {
+            let left = counted.load(Ordering::SeqCst).saturating_sub(1);
+            counted.store(left, Ordering::SeqCst);
+            let left = format!("X-RateLimit-Remaining: {left}");
+            let fields = [
+                "X-RateLimit-Limit: 2",
+                &left,
+                "X-RateLimit-Reset-After: 1.500",
+                "X-RateLimit-Bucket: b",
+            ];
+            Answer::new(200, &fields, "here")
+        })
+        .await;
+        let larder =
+            Larder::start(&origin, &yaml("pace: { learn: true, max_wait: 2s }", &[])).await;
+        for path in ["/things?n=1", "/things?n=2"] {
+            assert_eq!(larder.get(path).await.status, 200);
+        }
+        let third = asking(&larder, "/things?n=3", &[]).await;
+        left.store(2, Ordering::SeqCst);
+        let wait = Duration::from_millis(1500);
+        next_call(&larder, &origin, wait, wait).await;
+        let answer = third.await.unwrap();
+        assert!(answer.cache_status().contains("detail=\"waited/pace\""), "{answer:?}");
+        assert!(api(&larder).limits.iter().any(|limit| limit.limit == 2), "{:?}", api(&larder));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_spent_quota_is_believed_for_longer_than_max_hold() {
+    bounded(async {
+        let origin = nowhere().await;
+        let larder = warm(&origin, &yaml("", &["stale_if_error: { max_hold: 10m }"])).await;
+        let reset = larder.clock.now() + 2 * HOUR;
+        let reset = reset.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let reset = format!("X-RateLimit-Reset: {reset}");
+        origin.now(move |_| Answer::new(403, &["X-RateLimit-Remaining: 0", &reset], "no more"));
+        let first = larder.get("/x").await;
+        assert!(
+            first
+                .cache_status()
+                .contains("fwd-status=403; ttl=-1; detail=\"stale-if-error/quota\""),
+            "{first:?}"
+        );
+        assert_eq!(class(&larder.get("/cold").await), "quota_spent");
+        larder.clock.advance(HOUR);
+        let cold = larder.get("/cold").await;
+        assert_eq!(
+            (class(&cold).as_str(), cold.field("retry-after")),
+            ("quota_spent", Some("3600"))
+        );
+        assert_eq!(origin.calls(), 2);
+        larder.clock.advance(HOUR);
+        origin.now(|_| ok("new"));
+        assert_eq!(larder.get("/cold").await.text(), "new");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_that_others_used_up_holds_its_key_alone_and_leads_to_no_ban() {
+    bounded(async {
+        let guard = "invalid_requests: { statuses: [429], limit: 4/10m, trip_at: 0.5 }";
+        let origin = Origin::start(|seen| match seen.target.as_str() {
+            "/shared" => limited(&["Retry-After: 30", "X-RateLimit-Scope: shared"]),
+            _ => ok("here"),
+        })
+        .await;
+        let larder = Larder::start(&origin, &yaml(guard, &["retry: off"])).await;
+        assert_eq!(larder.get("/shared").await.text(), "slow down");
+        assert_eq!(class(&larder.get("/shared").await), "rate_limited");
+        assert_eq!(larder.get("/other").await.text(), "here");
+        assert_eq!(holds(&larder), [("key", "held-shared-limit", true)]);
+        assert_eq!(api(&larder).invalid_requests, Some((0, 2)));
     })
     .await;
 }
