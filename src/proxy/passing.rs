@@ -28,28 +28,43 @@ const INTERIM: u32 = 16;
 
 impl Handler {
     pub(super) async fn peer(&self, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        let Some(asked) = ctx.asked.take() else {
+            return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
+        };
+        let reached = self.reached(session, ctx, &asked).await;
+        let streams = streams(&asked);
+        ctx.asked = Some(asked);
+        match reached {
+            Ok(mut peer) => {
+                if streams {
+                    // An event stream or a WebSocket may be silent for long.
+                    peer.options.read_timeout = None;
+                }
+                Ok(Box::new(peer))
+            }
+            Err(failure) => {
+                ctx.failure = Some(failure);
+                Err(Error::new_up(ErrorType::ConnectError))
+            }
+        }
+    }
+
+    /// Passes the gate and finds the way, as often as the call's plan allows.
+    async fn reached(
+        &self,
+        session: &Session,
+        ctx: &mut Ctx,
+        asked: &Asked,
+    ) -> Result<HttpPeer, Failure> {
+        let place = self.network.upstreams.place(&asked.target);
         loop {
-            let Some(asked) = ctx.asked.clone() else {
-                return Error::e_explain(ErrorType::InternalError, "the head was not handed over");
-            };
-            let place = self.network.upstreams.place(&asked.target);
-            let reached = match self.passed(ctx, &asked, &place).await {
+            let reached = match self.passed(ctx, asked, &place).await {
                 Ok(()) => self.network.peer(&place, asked.listener).await,
                 Err(failure) => Err(failure),
             };
             match reached {
-                Ok(mut peer) => {
-                    if streams(&asked) {
-                        // An event stream or a WebSocket may be silent for long.
-                        peer.options.read_timeout = None;
-                    }
-                    return Ok(Box::new(peer));
-                }
                 Err(failure) if self.fails(session, ctx, failure) => {}
-                Err(failure) => {
-                    ctx.failure = Some(failure);
-                    return Err(Error::new_up(ErrorType::ConnectError));
-                }
+                reached => return reached,
             }
         }
     }

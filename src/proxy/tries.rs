@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -28,9 +28,9 @@ use crate::upstream::verdict::Verdict;
 pub(super) struct Tries {
     /// `None`: there is but one.
     plan: Option<Plan>,
-    /// When the first began, and at which gate.
+    /// When the first began, and what the last one said at the gate.
     began: Option<Instant>,
-    knock: Option<Knock>,
+    knock: Option<(Place, Knock)>,
     /// How long to wait before the next.
     wait: Option<Duration>,
     /// Why the last one that failed did.
@@ -78,7 +78,7 @@ impl Handler {
         ctx.tries.began.get_or_insert_with(|| gate.instant());
         let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
         ctx.tries.waited = pass.waited().map(crate::upstream::held::Cause::token);
-        (ctx.pass, ctx.tries.knock) = (Some(pass), Some(knock));
+        (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
         ctx.sent.get_or_insert_with(|| self.engine.sent());
         Ok(())
     }
@@ -171,29 +171,26 @@ impl Handler {
         status: StatusCode,
         cause: &'static str,
     ) -> bool {
-        let policy = self.policy(ctx);
-        let (hold, target) = (policy.hold, ctx.asked.as_ref().map(|asked| asked.target.clone()));
+        let hold = self.policy(ctx).hold;
         let gate = &self.network.gate;
-        let (Some(plan), Some(began), Some(target)) =
-            (ctx.tries.plan.as_mut(), ctx.tries.began, target)
+        let Tries { plan: Some(plan), began: Some(began), knock: Some((place, knock)), .. } =
+            &mut ctx.tries
         else {
             return false;
         };
         if !whole(session) {
             return false;
         }
-        let elapsed = gate.instant().saturating_duration_since(began);
+        let elapsed = gate.instant().saturating_duration_since(*began);
         let kind: Kind = verdict.as_error(status);
         let next = plan.next(kind, verdict.heard(&hold), elapsed, rand::random());
         let Next::After(wait) = next else { return false };
-        let place = self.network.upstreams.place(&target);
-        let Some(knock) = &ctx.tries.knock else { return false };
         // What nobody would let through takes the place of no answer.
         let until = wait.saturating_add(plan.left());
-        if gate.held(&place, knock).is_some_and(|held| held.left > until) {
+        if gate.held(place, knock).is_some_and(|held| held.left > until) {
             return false;
         }
-        if !gate.spare(&place, knock, cause, wait) {
+        if !gate.spare(place, knock, cause, wait) {
             return false;
         }
         (ctx.tries.wait, ctx.tries.cause) = (Some(wait), Some(cause));
@@ -203,6 +200,5 @@ impl Handler {
 
 /// Whether pingora still holds all that the client has sent.
 fn whole(session: &Session) -> bool {
-    let bodiless = matches!(session.req_header().method, Method::GET | Method::HEAD);
-    bodiless || !session.as_downstream().retry_buffer_truncated()
+    !session.as_downstream().retry_buffer_truncated()
 }
