@@ -36,10 +36,13 @@ impl Ctx {
         }
         if !end {
             self.copy = Some(copy);
-        } else if let (Some(json), Some(pass)) =
-            (json::parse(copy.coding, &copy.body), self.pass.as_mut())
-        {
-            pass.read(copy.status, &copy.headers, &json);
+            return;
+        }
+        let Some(json) = json::parse(copy.coding, &copy.body) else { return };
+        let Some(pass) = &mut self.pass else { return };
+        if !pass.read(copy.status, &copy.headers, &json) {
+            // An error that only its body tells of is kept for nobody.
+            self.recording = None;
         }
     }
 }

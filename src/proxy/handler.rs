@@ -177,8 +177,9 @@ impl ProxyHttp for Handler {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        self.copied(body.as_ref(), end, ctx);
+        // First: what the body says may be that it is not to be kept.
         ctx.read(body.as_ref(), end);
+        self.copied(body.as_ref(), end, ctx);
         Ok(None)
     }
 

@@ -286,6 +286,24 @@ async fn a_body_that_passes_through_is_not_held_up_and_holds_the_next_calls() {
     .await;
 }
 
+/// RFC 9110 §9.3.3: such an answer to a `POST` is one to a later `GET`; an error is not.
+#[tokio::test]
+async fn an_error_in_a_200_to_a_post_is_not_kept_for_later_gets() {
+    bounded(async {
+        for (body, kept) in [(GOOD, true), (BAD, false)] {
+            let location = format!("Content-Location: {API}/x");
+            let fields = [JSON, "Cache-Control: max-age=60", &location];
+            let origin = Origin::always(Answer::new(200, &fields, body)).await;
+            let larder = Larder::start(&origin, &yaml(RULES, &["ttl: origin", "retry: off"])).await;
+            assert_eq!(post(&larder, "/x").await.text(), body);
+            let get = larder.get("/x").await;
+            assert_eq!(get.cache_status().contains("hit"), kept, "{body}: {}", get.cache_status());
+            assert_eq!(origin.calls(), if kept { 1 } else { 2 });
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn bodies_that_rules_cannot_read_are_what_their_head_says() {
     bounded(async {

@@ -65,8 +65,9 @@ impl Pass {
         verdict
     }
 
-    /// The body of an answer that has passed on already: it may say more than its head did.
-    pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) {
+    /// The body of an answer that has passed on already: it may say more than its head did. Whether it
+    /// is an answer to use.
+    pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
         let verdict = self.judge(status, headers, Some(json));
         let cost = conduct(&self.place).cost.as_ref();
         if cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_))) {
@@ -75,6 +76,7 @@ impl Pass {
         if self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok() {
             self.find_out(&verdict);
         }
+        verdict.is_ok()
     }
 
     /// No head came.
