@@ -119,6 +119,7 @@ impl Fill {
         headers.append(VIA, self.engine.via.clone());
         let mut knock = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
         knock.yields = self.yields;
+        knock.in_line = Arc::clone(&self.flight.in_line);
         if self.trigger.is_some() {
             knock.who = Who::Background;
         }

@@ -5,6 +5,7 @@
 //! it (`share`).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -113,6 +114,8 @@ pub(crate) struct Flight {
     state: Mutex<Option<Published>>,
     trouble: Mutex<Option<Trouble>>,
     changed: Notify,
+    /// Its call has to wait for its turn: another one would have to as well.
+    pub(crate) in_line: Arc<AtomicBool>,
     /// Taken before the origin was asked.
     pub(crate) mark: Mark,
     /// Bounds how many of its waiters ask for themselves at once.
@@ -127,6 +130,7 @@ impl Flight {
             state: Mutex::new(None),
             trouble: Mutex::new(None),
             changed: Notify::new(),
+            in_line: Arc::default(),
             mark,
             own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
             body,

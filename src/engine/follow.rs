@@ -4,6 +4,7 @@
 //! Never touches: fetching.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
@@ -143,6 +144,9 @@ impl Engine {
         let cause = "coalesce-wait";
         if let Some(reply) = self.stale(plan, decide::Failure::Timeout, None, cause) {
             return Err(Followed::reply(reply));
+        }
+        if flight.in_line.load(Ordering::Relaxed) {
+            return Ok(flight.published().await);
         }
         tokio::select! {
             published = flight.published() => Ok(published),

@@ -13,6 +13,7 @@ mod traffic;
 mod traffics;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -179,6 +180,7 @@ impl Gate {
                     if !due && (patience.is_zero() || hopeless) {
                         return Err(Held { cause, left: outlook });
                     }
+                    knock.in_line.store(true, Ordering::Relaxed);
                     let patience = if due { AT_ONCE } else { patience };
                     turned(&self.clock, &woken, time.unwrap_or(patience).min(patience)).await;
                 }

@@ -621,6 +621,29 @@ async fn a_pace_lets_calls_wait_for_their_turn_and_refuses_those_that_would_wait
 }
 
 #[tokio::test]
+async fn who_waits_for_an_answer_stands_in_no_line_for_another() {
+    bounded(async {
+        const WAIT: Duration = Duration::from_millis(50);
+        let origin = Origin::always(ok("here")).await;
+        let pace = "pace: { limit: 1/10s, max_wait: 15s }";
+        let policy = ["retry: off", "coalesce: { wait: 50ms }"];
+        let larder = Larder::start(&origin, &yaml(pace, &policy)).await;
+        larder.get("/a").await;
+        let crowd = Crowd::plain(&larder, 10, "/x").await;
+        larder.waiting(10).await;
+        // The patience of waiters is real time, and this test is about its end.
+        tokio::time::sleep(4 * WAIT).await;
+        assert_eq!(api(&larder).waiting, 1, "the one call");
+        larder.clock.advance(10 * SECOND);
+        for answer in crowd.answers().await {
+            assert_eq!((answer.status, answer.text().as_str()), (200, "here"));
+        }
+        assert_eq!(origin.calls(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_has_something_stale_does_not_wait_for_a_turn_in_vain() {
     bounded(async {
         let origin = nowhere().await;

@@ -2,6 +2,8 @@
 //!
 //! Owns: which limits and holds a call is subject to. Never touches: whether it passes.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::Method;
@@ -40,6 +42,8 @@ pub struct Knock {
     pub yields: bool,
     /// Whether it is the first for its request.
     pub attempt: Attempt,
+    /// Becomes true once it has to wait for its turn, for those who wait for its answer.
+    pub in_line: Arc<AtomicBool>,
 }
 
 /// Which of several calls for one request it is.
@@ -85,6 +89,7 @@ impl Knock {
             patience: Duration::ZERO,
             yields: false,
             attempt: Attempt::First,
+            in_line: Arc::default(),
         }
     }
 }
