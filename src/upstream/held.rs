@@ -57,6 +57,21 @@ impl Cause {
             Self::InFlight => "in-flight",
         }
     }
+
+    /// The same where it is plain that something is held.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Failed(class @ (Class::RateLimited(_) | Class::Network | Class::Timeout)) => {
+                class.token()
+            }
+            Self::Failed(Class::Ok | Class::Auth | Class::Server) => Class::Server.token(),
+            Self::Breaker
+            | Self::InvalidRequests
+            | Self::Budget { .. }
+            | Self::Pace
+            | Self::InFlight => self.token(),
+        }
+    }
 }
 
 impl Held {

@@ -251,7 +251,7 @@ async fn a_quota_that_the_body_tells_of_holds_until_midnight() {
         let next = larder.get("/other").await;
         assert_eq!((next.status, class(&next).as_str()), (429, "quota_spent"));
         assert_eq!(next.field("retry-after"), Some(TO_MIDNIGHT));
-        assert_eq!(holds(&larder), [("credential", "held-quota", true)]);
+        assert_eq!(holds(&larder), [("credential", "quota", true)]);
         larder.clock.advance(61 * SECOND);
         let stale = larder.get("/x").await;
         assert!(stale.cache_status().ends_with("\"stale-if-error/held-quota\""), "{stale:?}");

@@ -29,7 +29,7 @@ impl Gate {
             };
             report.holds.extend(self.over_budget(upstream).map(|held| Held {
                 reach: Reach::Upstream.token(),
-                cause: held.cause.token(),
+                cause: held.cause.word(),
                 firm: true,
                 left: held.left,
                 probing: false,
@@ -93,7 +93,7 @@ fn holds(state: &State, now: Instant) -> Vec<Held> {
         if left.is_zero() && !hold.probing && matches!(reach, Reach::Key(_)) {
             continue;
         }
-        let (reach, cause) = (reach.token(), hold.cause.token());
+        let (reach, cause) = (reach.token(), hold.cause.word());
         let held = alike.entry((reach, cause, hold.firm)).or_insert(Held {
             reach,
             cause,

@@ -457,9 +457,9 @@ async fn the_report_shows_what_is_held_and_until_when() {
         .map(|held| (held.reach, held.cause, held.firm, held.left.as_secs(), held.count))
         .collect();
     let expected = [
-        ("credential", "held-rate-limited", true, 7, 1),
-        ("key", "held-server-error", false, 30, 2),
-        ("origin", "held-server-error", false, 30, 1),
+        ("credential", "rate-limited", true, 7, 1),
+        ("key", "server-error", false, 30, 2),
+        ("origin", "server-error", false, 30, 1),
     ];
     assert_eq!(shown, expected);
 }
