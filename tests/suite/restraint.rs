@@ -19,7 +19,7 @@ use crate::crowd::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::{House, Process, larder, text};
-use crate::storm::{SECOND, asking, class, holds, in_order, limited, next_call, yaml};
+use crate::storm::{SECOND, asking, class, holds, in_order, limited, next_call, settled, yaml};
 
 const JSON: &str = "Content-Type: application/json";
 
@@ -299,6 +299,34 @@ async fn an_error_in_a_200_to_a_post_is_not_kept_for_later_gets() {
             let get = larder.get("/x").await;
             assert_eq!(get.cache_status().contains("hit"), kept, "{body}: {}", get.cache_status());
             assert_eq!(origin.calls(), if kept { 1 } else { 2 });
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_is_counted_once_whether_head_or_body_tells_of_it_or_both() {
+    bounded(async {
+        let wait = "Retry-After: 1";
+        let cases = [
+            (Answer::new(429, &[JSON, wait], MINUTE), [1.0, 0.0]),
+            (Answer::new(200, &[JSON], MINUTE), [1.0, 0.0]),
+            (Answer::new(429, &[JSON, wait], GOOD), [1.0, 0.0]),
+            (Answer::new(429, &[JSON, wait], QUOTA), [1.0, 1.0]),
+        ];
+        for (answer, expected) in cases {
+            let origin = Origin::always(answer).await;
+            let rules = format!("{RULES}, cost: {{ credits: \"$.code\" }}");
+            let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
+            post(&larder, "/w").await;
+            larder.until("it is read", |larder| spending(larder).today.calls == 1).await;
+            settled(&larder).await;
+            for (class, expected) in ["rate-limited", "quota"].into_iter().zip(expected) {
+                let series = "larder_upstream_rate_limited_total";
+                larder
+                    .counts(&format!("{series}{{class=\"{class}\",upstream=\"api\"}}"), expected)
+                    .await;
+            }
         }
     })
     .await;

@@ -59,6 +59,7 @@ impl Pass {
     ) -> Verdict {
         self.record.answered(status);
         let verdict = self.judge(status, headers, json);
+        self.count(&verdict);
         self.settle(&verdict, End::Answered(status));
         self.charge(status, &verdict, headers, json);
         self.verdict = Some(verdict.clone());
@@ -72,6 +73,9 @@ impl Pass {
         let cost = conduct(&self.place).cost.as_ref();
         if cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_))) {
             self.charge(status, &verdict, headers, Some(json));
+        }
+        if self.verdict.as_ref().is_none_or(|known| known.class != verdict.class) {
+            self.count(&verdict);
         }
         if self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok() {
             self.find_out(&verdict);
@@ -103,12 +107,13 @@ impl Pass {
 
     fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> Verdict {
         let conduct: &Conduct = conduct(&self.place);
-        let verdict =
-            classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now());
+        classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now())
+    }
+
+    fn count(&self, verdict: &Verdict) {
         if let Class::RateLimited(limit) = verdict.class {
             self.gate.account.rate_limited(self.place.index, limit.token());
         }
-        verdict
     }
 
     fn charge(
