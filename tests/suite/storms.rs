@@ -459,6 +459,40 @@ async fn in_an_outage_a_head_too_is_answered_from_what_is_stale() {
 }
 
 #[tokio::test]
+async fn in_an_outage_every_kind_of_get_of_a_warm_key_is_answered() {
+    bounded(async {
+        let cases: [(&[&str], u16, &str); 7] = [
+            (&[], 200, "old"),
+            (&["If-None-Match: \"v1\""], 304, ""),
+            (&["If-None-Match: \"v2\""], 200, "old"),
+            (&["Range: bytes=0-1"], 206, "ol"),
+            (&["Cache-Control: no-cache"], 200, "old"),
+            (&["Cache-Control: max-age=0"], 200, "old"),
+            (&["Pragma: no-cache"], 200, "old"),
+        ];
+        for held in [false, true] {
+            for (fields, status, body) in &cases {
+                let origin = Origin::always(Answer::new(200, &["ETag: \"v1\""], "old")).await;
+                let larder = Larder::start(&origin, &yaml("", &[])).await;
+                larder.get("/x").await;
+                larder.clock.advance(61 * SECOND);
+                origin.now(|_| limited(&["Retry-After: 60"]));
+                if held {
+                    larder.get("/x").await;
+                }
+                let answer = larder.get_with("/x", fields).await;
+                assert_eq!((answer.status, answer.text().as_str()), (*status, *body), "{fields:?}");
+                let told = answer.cache_status();
+                assert!(told.contains("stale-if-error") && told.contains("rate-limited"), "{told}");
+                assert_eq!(told.contains("; hit"), held, "{told}");
+                assert_eq!(origin.calls(), 2);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn waiters_share_the_last_429_whatever_may_be_stale() {
     bounded(async {
         let on_5xx = "stale_if_error: { on: [5xx] }";
