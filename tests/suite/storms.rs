@@ -390,6 +390,9 @@ async fn outage(how: Outage) {
         }
         larder.clock.advance(MINUTE);
     }
+    // A call that hangs still would begin another hold when it ends.
+    larder.until("no call is under way", |larder| api(larder).in_flight == 0).await;
+    larder.clock.advance(MINUTE);
     let calls = origin.calls() - KEYS;
     assert!(calls <= 60, "{how:?}: {calls} calls for {} requests", 10 * KEYS);
     let fetched: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
