@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::crowd::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin};
+use crate::process::Process;
 use crate::storm::{
     SECOND, api, asking, class, gets, holds, in_order, limited, next_call, settled, since, turned,
     yaml,
@@ -728,6 +729,66 @@ async fn calls_in_flight_are_capped_on_both_ways_out() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn when_a_hold_ends_one_call_goes_ahead_and_the_others_follow_it() {
+    bounded(async {
+        let origin = Origin::always(limited(&["Retry-After: 5"])).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let first = asking(&larder, "/a", &[]).await;
+        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        let crowds = [Crowd::plain(&larder, 10, "/b").await, Crowd::plain(&larder, 10, "/c").await];
+        larder.until("all wait", |larder| larder.clock.sleepers() == 3).await;
+        larder.waiting(21).await;
+        // The probe fails: nobody else has asked.
+        next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
+        larder.until("all wait", |larder| larder.clock.sleepers() == 3).await;
+        assert_eq!(origin.calls(), 2);
+        let gate = Gate::new();
+        let answer = ok("here").after(&gate);
+        origin.now(move |_| answer.clone());
+        next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
+        settled(&larder).await;
+        assert_eq!(origin.calls(), 3, "the others wait for its answer");
+        gate.open();
+        assert_eq!(first.await.unwrap().text(), "here");
+        for crowd in crowds {
+            assert!(crowd.answers().await.iter().all(|answer| answer.text() == "here"));
+        }
+        assert_eq!(origin.calls(), 5);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_log_tells_of_every_retry_and_every_stale_answer_and_why() {
+    let limits = AtomicUsize::new(1);
+    let origin = Origin::start(move |seen| match seen.field("cache-control") {
+        Some(_) => Answer::new(503, &[], "down"),
+        None if limits.fetch_sub(1, Ordering::SeqCst) == 1 => limited(&[]),
+        None => ok("here"),
+    })
+    .await;
+    let free = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
+    let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
+    let fast = "retry: { backoff: { initial: 10ms } }";
+    let file = format!("{free}log: {{ format: json }}\n{resolve}{}", yaml("", &[fast]));
+    let (larder, _house) = Process::run(&file).await;
+    let mut client = Client::connect(larder.addr().await).await;
+    let url = format!("{API}/x");
+    assert_eq!(client.get(&url, &[]).await.text(), "here");
+    let retried = larder.err.line("Call to origin retried").await;
+    for part in
+        ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"cause\":\"rate-limited\"", "\"wait\":0.0"]
+    {
+        assert!(retried.contains(part), "{part}: {retried}");
+    }
+    assert_eq!(client.get(&url, &["Cache-Control: no-cache"]).await.text(), "here");
+    let stale = larder.err.line("Stale answer served").await;
+    for part in ["\"route\":\"api\"", "\"cause\":\"server-error\""] {
+        assert!(stale.contains(part), "{part}: {stale}");
+    }
 }
 
 #[tokio::test]
