@@ -31,21 +31,8 @@ impl Fill {
         let mut call = self.call();
         let began = engine.clock.instant();
         let mut plan = Plan::new(policy.retry.clone(), engine.origin.total(&call.target));
+        let mut tried = self.first(&mut call, &mut plan).await;
         let repeats = policy.retry.repeats(&Method::GET);
-        // Who has something to show meanwhile does not wait for a hold to end.
-        let patient = repeats && !self.yields;
-        call.knock.patience = if patient { plan.left() } else { Duration::ZERO };
-        self.foresee(&call);
-        let mut tried = Tried { answer: self.tried(&call, &mut plan).await, detail: None };
-        if call.knock.yields && self.has_nothing_to_show(&tried.answer) {
-            // It was kept back for the sake of a stale answer that policy does not let stand in.
-            call.knock.yields = false;
-            call.knock.patience = if repeats { plan.left() } else { Duration::ZERO };
-            tried.answer = self.tried(&call, &mut plan).await;
-        }
-        if let Some(cause) = tried.answer.as_ref().ok().and_then(|answer| answer.waited) {
-            tried.detail = Some(("waited", cause.token()));
-        }
         while let Some((trouble, verdict)) = trouble(&tried.answer).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
             let word = verdict.heard(&policy.hold);
@@ -72,6 +59,22 @@ impl Fill {
             }
         }
         tried
+    }
+
+    /// The first try. Who has something to show meanwhile does not wait for a hold to end.
+    async fn first(&self, call: &mut Call, plan: &mut Plan) -> Tried {
+        let repeats = self.policy.retry.repeats(&Method::GET);
+        let patience = if repeats { plan.left() } else { Duration::ZERO };
+        call.knock.patience = if self.yields { Duration::ZERO } else { patience };
+        self.foresee(call);
+        let mut answer = self.tried(call, plan).await;
+        if call.knock.yields && self.has_nothing_to_show(&answer) {
+            // It was kept back for the sake of a stale answer that policy does not let stand in.
+            (call.knock.yields, call.knock.patience) = (false, patience);
+            answer = self.tried(call, plan).await;
+        }
+        let waited = answer.as_ref().ok().and_then(|answer| answer.waited);
+        Tried { answer, detail: waited.map(|cause| ("waited", cause.token())) }
     }
 
     async fn tried(&self, call: &Call, plan: &mut Plan) -> Result<Answer, Failure> {

@@ -16,8 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
 use crate::account::{Account, Retry};
 use crate::clock::Clock;
 use crate::config::Upstream;
@@ -156,33 +154,19 @@ impl Gate {
             match admit {
                 Admit::Go(ticket) => return Ok((ticket, waiting.cause)),
                 Admit::Hold(held) => {
-                    waiting.leave();
-                    let patience = waiting.patience(knock.patience, held.cause);
-                    if patience.is_zero() || held.left > patience {
-                        return Err(held);
-                    }
-                    // A probe tells when it is answered; other holds end with time or with an answer.
-                    let time = if held.left.is_zero() { patience } else { held.left };
+                    let time = waiting.for_hold(held, knock.patience)?;
                     tokio::select! {
                         () = eased => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
                 Admit::Line(station, woken, time) => {
-                    waiting.stand(station);
-                    let cause = no_turn(station);
-                    let patience = waiting.patience(subject.conduct.pace.max_wait, cause);
-                    let outlook = traffic.state.lock().outlook(station, turn, self.clock.instant());
-                    let hopeless = time.is_some_and(|time| time > patience)
-                        || (cause == Cause::Pace && outlook > patience);
-                    // There is room for it, and for who is before it and about to wake.
-                    let due = outlook.is_zero();
-                    if !due && (patience.is_zero() || hopeless) {
-                        return Err(Held { cause, left: outlook });
-                    }
+                    let time = waiting.in_line(station, time, subject.conduct.pace.max_wait)?;
                     knock.in_line.store(true, Ordering::Relaxed);
-                    let patience = if due { AT_ONCE } else { patience };
-                    turned(&self.clock, &woken, time.unwrap_or(patience).min(patience)).await;
+                    tokio::select! {
+                        () = woken.notified() => {}
+                        () = self.clock.sleep(time) => {}
+                    }
                 }
             }
         }
@@ -191,14 +175,6 @@ impl Gate {
 
 /// How long it may take to wake those who may go.
 const AT_ONCE: Duration = Duration::from_millis(10);
-
-/// Woken, or the time is over.
-async fn turned(clock: &Clock, woken: &Notify, time: Duration) {
-    tokio::select! {
-        () = woken.notified() => {}
-        () = clock.sleep(time) => {}
-    }
-}
 
 /// How an upstream is treated; what none names is left alone but for holds.
 fn conduct(place: &Place) -> &Conduct {
@@ -221,6 +197,42 @@ impl<'a> Waiting<'a> {
     fn new(gate: &'a Gate, traffic: &'a Traffic, place: &Place, turn: Turn) -> Self {
         let since = gate.clock.instant();
         Self { gate, traffic, upstream: place.index, turn, since, station: None, cause: None }
+    }
+
+    /// How long to wait for this hold to end, at most; an error: it is not worth it.
+    fn for_hold(&mut self, held: Held, patience: Duration) -> Result<Duration, Held> {
+        self.leave();
+        let patience = self.patience(patience, held.cause);
+        if patience.is_zero() || held.left > patience {
+            return Err(held);
+        }
+        // A probe tells when it is answered; other holds end with time or with an answer.
+        Ok(if held.left.is_zero() { patience } else { held.left })
+    }
+
+    /// How long to wait in this line, at most, before looking again; `time`: when it is the first one's
+    /// turn. An error: it is not worth it.
+    fn in_line(
+        &mut self,
+        station: Station,
+        time: Option<Duration>,
+        max_wait: Duration,
+    ) -> Result<Duration, Held> {
+        self.stand(station);
+        let cause = no_turn(station);
+        let patience = self.patience(max_wait, cause);
+        let now = self.gate.clock.instant();
+        let outlook = self.traffic.state.lock().outlook(station, self.turn, now);
+        if outlook.is_zero() {
+            // There is room for it, and for who is before it and about to wake.
+            return Ok(AT_ONCE);
+        }
+        let hopeless = time.is_some_and(|time| time > patience)
+            || (cause == Cause::Pace && outlook > patience);
+        if patience.is_zero() || hopeless {
+            return Err(Held { cause, left: outlook });
+        }
+        Ok(time.unwrap_or(patience).min(patience))
     }
 
     fn stand(&mut self, station: Station) {

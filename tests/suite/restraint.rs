@@ -1,5 +1,5 @@
 //! What passes through is held and repeated too; bodies that say no, larder's own credential, what
-//! calls cost (issue D).
+//! calls cost.
 
 use std::ffi::OsStr;
 use std::fs;
