@@ -54,14 +54,17 @@ impl Ctx {
     pub(super) fn read(&mut self, piece: Option<&Bytes>, end: bool) {
         let Some(mut copy) = self.copy.take() else { return };
         if piece.is_some_and(|piece| !copy.push(piece, MOST)) {
+            if let Some(pass) = &mut self.pass {
+                pass.unreadable();
+            }
             return;
         }
         if !end {
             self.copy = Some(copy);
             return;
         }
-        let Some(json) = json::parse(copy.coding, &copy.body) else { return };
         let Some(pass) = &mut self.pass else { return };
+        let Some(json) = json::parse(copy.coding, &copy.body) else { return pass.unreadable() };
         if !pass.read(copy.status, &copy.headers, &json) {
             // An error that only its body tells of is kept for nobody.
             self.recording = None;

@@ -115,10 +115,14 @@ impl Handler {
     ) -> bool {
         let Some(pass) = &mut ctx.pass else { return false };
         let status = response.status;
-        let verdict = pass.answered(status, &response.headers, None);
+        ctx.copy = None;
         if pass.reads_bodies() {
             ctx.copy = Copied::of(status, &response.headers);
         }
+        let verdict = match ctx.copy {
+            Some(_) => pass.answered_so_far(status, &response.headers),
+            None => pass.answered(status, &response.headers, None),
+        };
         let error = !verdict.is_ok() || status.as_u16() >= 400;
         error && self.tries_again(session, ctx, &verdict, status, verdict.class.token())
     }

@@ -19,7 +19,9 @@ use crate::crowd::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::{House, Process, larder, text};
-use crate::storm::{SECOND, asking, class, holds, in_order, limited, next_call, settled, yaml};
+use crate::storm::{
+    SECOND, api, asking, class, holds, in_order, limited, next_call, settled, yaml,
+};
 
 const JSON: &str = "Content-Type: application/json";
 
@@ -282,6 +284,34 @@ async fn a_body_that_passes_through_is_not_held_up_and_holds_the_next_calls() {
             }
             assert_eq!(origin.calls(), 1);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn errors_in_bodies_that_pass_through_open_the_breaker_and_a_good_one_closes_it() {
+    bounded(async {
+        let origin = Origin::always(told(BAD)).await;
+        let rules = format!("{RULES}, breaker: {{ failures: 3, within: 30s, open_for: 30s }}");
+        let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
+        let breaker = |is: &'static str| move |larder: &Larder| api(larder).breaker == Some(is);
+        for _ in 0..3 {
+            assert_eq!(post(&larder, "/w").await.text(), BAD);
+            settled(&larder).await;
+        }
+        larder.until("it is open", breaker("open")).await;
+        let open = post(&larder, "/w").await;
+        assert_eq!((open.status, class(&open).as_str()), (503, "breaker_open"));
+        larder.clock.advance(30 * SECOND);
+        assert_eq!(post(&larder, "/w").await.text(), BAD);
+        larder.until("it is open again", breaker("open")).await;
+        larder.clock.advance(30 * SECOND);
+        for body in ["{\"ok\":true}", "{\"ok\":true} and what nobody can read"] {
+            origin.now(move |_| told(body));
+            assert_eq!(post(&larder, "/w").await.text(), body);
+            larder.until("it is closed", breaker("closed")).await;
+        }
+        assert_eq!((api(&larder).in_flight, origin.calls()), (0, 6));
     })
     .await;
 }

@@ -29,6 +29,8 @@ pub struct Pass {
     /// `None` once it is settled, or where nothing is ever kept back.
     out: Option<Out>,
     verdict: Option<Verdict>,
+    /// Its head is one to use, and its body may yet say otherwise.
+    unread: Option<Out>,
     /// What it waited for, if it did.
     pub(super) waited: Option<Cause>,
 }
@@ -47,7 +49,7 @@ impl Pass {
         record: Record,
         out: Option<Out>,
     ) -> Self {
-        Self { gate, place, knock, record, out, verdict: None, waited: None }
+        Self { gate, place, knock, record, out, verdict: None, unread: None, waited: None }
     }
 
     /// The head of the final answer came, and its body as far as rules read it.
@@ -66,6 +68,21 @@ impl Pass {
         verdict
     }
 
+    /// The same of an answer whose body is read while it passes: whether it is one to use is known
+    /// then, and so whether calls like it go well.
+    pub fn answered_so_far(&mut self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        let verdict = self.judge(status, headers, None);
+        if verdict.is_ok() && conduct(&self.place).rules.read_bodies() {
+            self.unread = self.out.take();
+        }
+        if let Some(Out { traffic, ticket }) = &self.unread {
+            let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+            let (end, now) = (End::Answered(status), self.gate.clock.instant());
+            traffic.state.lock().heard(&subject, ticket, &verdict, end, now);
+        }
+        self.answered(status, headers, None)
+    }
+
     /// The body of an answer that has passed on already: it may say more than its head did. Whether it
     /// is an answer to use.
     pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
@@ -77,8 +94,15 @@ impl Pass {
         if self.verdict.as_ref().is_none_or(|known| known.class != verdict.class) {
             self.count(&verdict);
         }
-        if self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok() {
-            self.find_out(&verdict);
+        let more = self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok();
+        match self.unread.take() {
+            Some(out) => self.find_out(&out, &verdict),
+            None if more => {
+                if let Some(traffic) = self.gate.traffic(&self.place, &self.knock) {
+                    self.find_out(&Out { traffic, ticket: Ticket::default() }, &verdict);
+                }
+            }
+            None => {}
         }
         verdict.is_ok()
     }
@@ -92,6 +116,13 @@ impl Pass {
             }
             Some(verdict) => self.settle(&verdict, End::Broken),
             None => self.abandon(),
+        }
+    }
+
+    /// Its body is not one that rules can read: its head is all there is.
+    pub fn unreadable(&mut self) {
+        if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
+            self.find_out(&out, verdict);
         }
     }
 
@@ -142,11 +173,11 @@ impl Pass {
         traffic.eased.notify_waiters();
     }
 
-    fn find_out(&self, verdict: &Verdict) {
-        let Some(traffic) = self.gate.traffic(&self.place, &self.knock) else { return };
+    fn find_out(&self, Out { traffic, ticket }: &Out, verdict: &Verdict) {
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        traffic.state.lock().found_out(&subject, &Ticket::default(), verdict, now);
+        traffic.state.lock().found_out(&subject, ticket, verdict, now);
+        traffic.eased.notify_waiters();
     }
 
     fn abandon(&mut self) {
@@ -158,6 +189,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
+        self.unreadable();
         self.abandon();
     }
 }

@@ -36,16 +36,28 @@ impl State {
         end: End,
         now: Instant,
     ) {
-        self.ended();
-        self.learn(subject, ticket, verdict, now);
-        if let End::Answered(status) = end {
-            self.count(subject, verdict, status, now);
-        }
+        self.heard(subject, ticket, verdict, end, now);
         if end == End::Unreached {
             self.hold_origin(subject, ticket, verdict, now);
             self.trip(subject, ticket, now);
         } else {
             self.found_out(subject, ticket, verdict, now);
+        }
+    }
+
+    /// A call is no longer under way; what it comes to is found out now or once its body was read.
+    pub(super) fn heard(
+        &mut self,
+        subject: &Subject<'_>,
+        ticket: &Ticket,
+        verdict: &Verdict,
+        end: End,
+        now: Instant,
+    ) {
+        self.ended();
+        self.learn(subject, ticket, verdict, now);
+        if let End::Answered(status) = end {
+            self.count(subject, verdict, status, now);
         }
     }
 
