@@ -53,6 +53,16 @@ routes: [{{ name: api, match: {{ host: {HOST} }}, ttl: 1h }}]
         Ok(Self { child, proxy, directory })
     }
 
+    /// The processor time that it has taken so far, in hundredths of a second.
+    pub(crate) fn cpu(&self) -> Result<u32, Failure> {
+        let pid = self.child.id().ok_or("it has ended already")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may hold spaces: user and system time are the 12th and 13th.
+        let (_, fields) = stat.rsplit_once(')').ok_or("an odd /proc")?;
+        let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        Ok(times.sum::<Result<u32, _>>()?)
+    }
+
     /// How many lines it has logged.
     pub(crate) fn lines(&self) -> Result<usize, Failure> {
         let log = std::fs::read_to_string(self.directory.path().join("log"))?;
