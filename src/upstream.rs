@@ -115,7 +115,7 @@ pub trait Origin: Send + Sync {
     }
 
     /// Takes a retry of such a call to `target`, after this wait because of `cause`, from the budget of
-    /// all; false: there is none left.
+    /// all; false: there is none left, or a hold outlasts its patience.
     fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
         let (_, _, _, _) = (target, knock, cause, wait);
         true

@@ -39,6 +39,7 @@ impl Fill {
             let next = plan.next(trouble.failure, word, elapsed, rand::random());
             let Next::After(wait) = next else { break };
             self.flight.trouble(trouble);
+            (call.knock.attempt, call.knock.patience) = (Attempt::Again, plan.left());
             if !engine.origin.spare(&call.target, &call.knock, trouble.cause, wait) {
                 break;
             }
@@ -48,8 +49,6 @@ impl Fill {
             if engine.switch.mode() == Mode::Offline {
                 break;
             }
-            call.knock.attempt = Attempt::Again;
-            call.knock.patience = plan.left();
             match self.tried(&call, &mut plan).await {
                 Err(Failure::Held(_)) => break,
                 answer => {

@@ -1,6 +1,7 @@
 //! The body of an answer that passes through, copied for the rules that read it.
 //!
-//! Owns: how much is copied, of one body and of all. Never touches: the body as its client gets it, which is not held up.
+//! Owns: how much is copied, of one body and of all. Never touches: the body as its client gets it, which
+//! is not held up.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,9 +31,7 @@ impl Copied {
         let coding = json::coding(headers)?;
         Some(Self { status, headers: headers.clone(), coding, body: BytesMut::new() })
     }
-}
 
-impl Copied {
     /// Adds a piece; false once it is too much, or all copies are: give this one up.
     fn push(&mut self, piece: &Bytes, most: usize) -> bool {
         if self.body.len() + piece.len() > json::LARGEST {

@@ -19,6 +19,7 @@ use crate::semantics::asked::Asked;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::{Attempt, Knock};
+use crate::upstream::held::Cause;
 use crate::upstream::place::Place;
 use crate::upstream::retry::{Next, Plan};
 use crate::upstream::verdict::Verdict;
@@ -77,7 +78,7 @@ impl Handler {
         let knock = self.knock(ctx, asked, place);
         ctx.tries.began.get_or_insert_with(|| gate.instant());
         let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
-        ctx.tries.waited = pass.waited().map(crate::upstream::held::Cause::token);
+        ctx.tries.waited = pass.waited().map(Cause::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
         ctx.sent.get_or_insert_with(|| self.engine.sent());
         Ok(())
@@ -189,11 +190,7 @@ impl Handler {
         let kind: Kind = verdict.as_error(status);
         let next = plan.next(kind, verdict.heard(&hold), elapsed, rand::random());
         let Next::After(wait) = next else { return false };
-        // What nobody would let through takes the place of no answer.
-        let until = wait.saturating_add(plan.left());
-        if gate.held(place, knock).is_some_and(|held| held.left > until) {
-            return false;
-        }
+        (knock.attempt, knock.patience) = (Attempt::Again, plan.left());
         if !gate.spare(place, knock, cause, wait) {
             return false;
         }

@@ -79,9 +79,14 @@ impl Gate {
     }
 
     /// Takes a retry, which comes after this wait because of `cause`, from the budget that all calls of
-    /// an upstream share; false: there is none left.
+    /// an upstream share; false: there is none left, or it would not be let through for longer than it
+    /// may wait (`patience`).
     pub fn spare(&self, place: &Place, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
         let Some(traffic) = self.traffic(place, knock) else { return true };
+        let until = wait.saturating_add(knock.patience);
+        if self.held(place, knock).is_some_and(|held| held.left > until) {
+            return false;
+        }
         let spare = traffic.state.lock().retries.spend(self.clock.instant());
         if spare {
             let (upstream, route) = (place.index, knock.route);

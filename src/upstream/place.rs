@@ -9,7 +9,7 @@ use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName};
 use pingora_http::RequestHeader;
 
-use crate::config::{Timeouts, Upstream};
+use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::json;
 
@@ -72,21 +72,13 @@ impl Upstreams {
         let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
         // Most larders have none: nothing is looked up then.
         shows.next()?;
-        let place = |upstream: &&Arc<Upstream>| {
-            upstream.hosts.iter().any(|host| host.host.matches(target.host(), target.port()))
-        };
-        let upstream = self.named.iter().find(place)?;
+        let (_, upstream, _) = self.naming(target)?;
         upstream.credential.as_ref().map(|credential| &credential.header)
     }
 
     /// Where a call to `target` goes.
     pub fn place(&self, target: &Target) -> Place {
-        for (index, upstream) in self.named.iter().enumerate() {
-            let Some(host) =
-                upstream.hosts.iter().find(|h| h.host.matches(target.host(), target.port()))
-            else {
-                continue;
-            };
+        if let Some((index, upstream, host)) = self.naming(target) {
             let scheme = host.scheme.unwrap_or(target.scheme());
             let port = host.port.unwrap_or_else(|| moved_port(target, scheme));
             return Place {
@@ -106,6 +98,17 @@ impl Upstreams {
             port: target.port(),
             timeouts: self.timeouts,
         }
+    }
+}
+
+impl Upstreams {
+    /// The first upstream that names the host of `target`, its index, and how it names it.
+    fn naming(&self, target: &Target) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
+        let (host, port) = (target.host(), target.port());
+        self.named.iter().enumerate().find_map(|(index, upstream)| {
+            let named = upstream.hosts.iter().find(|named| named.host.matches(host, port))?;
+            Some((index, upstream, named))
+        })
     }
 }
 

@@ -1038,3 +1038,20 @@ async fn who_may_not_be_shown_what_is_stale_is_not_kept_back_for_its_sake() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_retry_that_nobody_would_let_through_is_not_waited_for() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(503, &[], "down")).await;
+        let breaker = "breaker: { failures: 1, within: 30s, open_for: 60s }";
+        let larder = Larder::start(&origin, &yaml(breaker, &[])).await;
+        let answer = larder.get("/cold").await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (503, "down"),
+            "the origin's own, at once"
+        );
+        assert_eq!((origin.calls(), api(&larder).retries.0), (1, 0), "and none is counted");
+    })
+    .await;
+}

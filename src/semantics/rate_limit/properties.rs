@@ -1,3 +1,5 @@
+//! What holds of limits whatever an origin says of them.
+
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};

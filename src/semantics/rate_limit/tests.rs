@@ -1,3 +1,5 @@
+//! The fields of real origins, and of the draft in its versions.
+
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -1,3 +1,5 @@
+//! Verdicts on heads and bodies, in tables and as properties.
+
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};

@@ -9,9 +9,10 @@ use http::StatusCode;
 
 use crate::policy::conduct::{Class, Limit};
 use crate::semantics::rate_limit::Whose;
-use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id};
+use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry};
 use crate::upstream::held::Cause;
 use crate::upstream::hold::Reach;
+use crate::upstream::pace::Learned;
 use crate::upstream::retry::backoff;
 use crate::upstream::verdict::Verdict;
 
@@ -113,7 +114,7 @@ impl State {
             limit.unheard();
             line.wake();
         }
-        let (limit, line) = self.learned.entry(told).or_default();
+        let (limit, line) = entry(&mut self.learned, told, Learned::default);
         if told != asked {
             limit.send();
         }

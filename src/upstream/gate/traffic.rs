@@ -259,7 +259,7 @@ impl State {
 }
 
 /// The entry of `id`; when there are too many, those are forgotten at which nobody waits.
-fn entry<T>(
+pub(super) fn entry<T>(
     all: &mut HashMap<u128, (T, Line)>,
     id: u128,
     new: impl FnOnce() -> T,

@@ -1,3 +1,5 @@
+//! Bodies that rules read, those that they cannot, and those that would exhaust them.
+
 use std::collections::VecDeque;
 use std::io::Write as _;
 
