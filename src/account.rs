@@ -102,6 +102,11 @@ impl Account {
         &self.ledger
     }
 
+    /// A hit was answered as soon as its head was read.
+    pub fn fast_hit(&self) {
+        self.metrics.fast_hit();
+    }
+
     /// A finished exchange with a client: metrics, and one line at `debug`.
     pub fn record(&self, exchange: &Exchange<'_>) {
         self.metrics.record(exchange);

@@ -13,6 +13,7 @@ pub mod listen;
 pub mod mount;
 mod multiplex;
 mod refuse;
+pub mod session;
 pub mod stage;
 pub mod tls;
 pub mod tunnel;
@@ -24,11 +25,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
-/// A stream of HTTP/2: one request and its answer (RFC 9113 §5).
-pub use pingora_core::protocols::http::v2::server::HttpSession as Stream;
 
 use crate::front::door::Door;
-use crate::front::io::ClientIo;
+use crate::front::session::Session;
 use crate::semantics::asked::Asked;
 
 /// An answer that is at hand: it is written as it is, and the connection goes on.
@@ -61,12 +60,17 @@ pub trait Service: Send + Sync + 'static {
     /// answered like the rest.
     fn names(&self, host: &str, port: u16) -> bool;
 
-    /// Answers `asked`. `bytes` are its normalised head and whatever of its body was read with it;
-    /// the rest follows on `io`. Returns the connection if another request may follow on it.
-    async fn serve(&self, asked: Asked, bytes: BytesMut, io: ClientIo) -> Option<ClientIo>;
+    /// Answers `asked` on `session`. Returns it back, unless it has become something else, and whether
+    /// its client stayed to the end.
+    async fn serve(&self, asked: Asked, session: Session) -> Served;
+}
 
-    /// Answers `asked`, a request on a stream of HTTP/2. Returns false when its client gave it up.
-    async fn serve_stream(&self, asked: Asked, stream: Stream) -> bool;
+/// What has come of an exchange.
+pub struct Served {
+    /// The client's side; `None`: its connection speaks another protocol now, and has ended.
+    pub session: Option<Session>,
+    /// The client gave the exchange up.
+    pub given_up: bool,
 }
 
 /// Which door is in force: a reload puts another in its place.

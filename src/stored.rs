@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AGE, RETRY_AFTER};
+use http::header::{AGE, CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::semantics::freshness;
@@ -134,6 +134,14 @@ impl Stored {
         Self { outdated: Some(at), ..self.clone() }
     }
 
+    /// Whether the body is as long as the origin announced. Nothing else may be kept: it would be
+    /// taken for whole.
+    pub fn is_whole(&self) -> bool {
+        let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
+        bodiless || lengths.all(|length| says(length, self.body.len()))
+    }
+
     /// Whether it is a part, good for nothing but as a [`part::Part`].
     pub fn is_part(&self) -> bool {
         self.status == StatusCode::PARTIAL_CONTENT
@@ -223,6 +231,17 @@ impl fmt::Debug for Stored {
             .field("initial_age", &self.initial_age)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether each member of a `Content-Length` is this number (RFC 9110 §8.6).
+fn says(length: &HeaderValue, bytes: usize) -> bool {
+    let mut members = length.as_bytes().split(|byte| *byte == b',');
+    members.all(|member| {
+        let digits = member.trim_ascii();
+        let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<usize>().ok());
+        plain && number == Some(bytes)
+    })
 }
 
 /// The same fields in one piece of memory of their own: as received their values are slices of a

@@ -7,7 +7,7 @@ pub mod begun;
 pub mod bill;
 mod breaker;
 pub mod classify;
-pub mod clear;
+pub mod connect;
 pub mod destination;
 pub mod dial;
 pub mod failure;
@@ -26,6 +26,7 @@ pub mod profile;
 pub mod report;
 pub mod resolve;
 pub mod retry;
+pub mod session;
 pub mod tls;
 pub mod verdict;
 
@@ -119,6 +120,12 @@ pub trait Origin: Send + Sync {
     fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
         let (_, _, _, _) = (target, knock, cause, wait);
         true
+    }
+
+    /// How long a call to `target` that has no retries may wait for its turn, or for a hold to end.
+    fn patience(&self, target: &Target) -> Duration {
+        let _ = target;
+        Duration::ZERO
     }
 
     /// How long a call to `target` and its retries may take in all.

@@ -75,7 +75,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("subtle", &["admin/access"]),
     ("rcgen", &["front/authority", "config/client_cert", "config/resolve/upstreams"]),
     ("tokio_rustls", &["front"]),
-    ("h2", &["front/multiplex"]),
+    ("h2", &["front/multiplex", "front/session", "upstream/connect", "upstream/session"]),
     ("p12_keystore", &["launch"]),
 ];
 

@@ -39,6 +39,7 @@ pub(super) struct Metrics {
     restraint: Restraint,
     costs: Costs,
     accept_errors: IntCounter,
+    fast_hits: IntCounter,
     client_bytes: IntCounter,
     upstream_bytes: IntCounter,
 }
@@ -73,6 +74,11 @@ impl Metrics {
                 "larder_accept_errors_total",
                 "Connections that could not be accepted.",
             ),
+            fast_hits: counter(
+                r,
+                "larder_fast_hits_total",
+                "Hits that were answered as soon as their head was read.",
+            ),
             client_bytes: counter(r, "larder_client_bytes_total", "Bytes sent to clients."),
             upstream_bytes: counter(
                 r,
@@ -95,10 +101,15 @@ impl Metrics {
             restraint: self.restraint.clone(),
             costs: self.costs.clone(),
             accept_errors: self.accept_errors.clone(),
+            fast_hits: self.fast_hits.clone(),
             client_bytes: self.client_bytes.clone(),
             upstream_bytes: self.upstream_bytes.clone(),
             registry: self.registry.clone(),
         }
+    }
+
+    pub(super) fn fast_hit(&self) {
+        self.fast_hits.inc();
     }
 
     pub(super) fn record(&self, exchange: &Exchange<'_>) {

@@ -303,7 +303,7 @@ pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
         .get_all(ACCEPT)
         .iter()
         .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (asked.body != Framing::None || asked.upgrade || streams).then_some(Forward::Bypass)
+    (asked.body != Framing::None || asked.upgrade.is_some() || streams).then_some(Forward::Bypass)
 }
 
 fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {

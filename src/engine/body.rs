@@ -193,9 +193,9 @@ impl Growing {
     }
 
     /// The whole body with `last` behind it, if it was kept and is not too large with it.
-    pub(crate) fn whole(&self, last: Option<&Bytes>) -> Option<Bytes> {
+    pub(crate) fn whole(&self, last: &Bytes) -> Option<Bytes> {
         let inner = self.inner.lock();
-        let length = inner.held + last.map_or(0, Bytes::len);
+        let length = inner.held + last.len();
         (inner.kept && length <= self.largest).then(|| inner.whole(last))
     }
 
@@ -237,15 +237,17 @@ impl Inner {
         self.let_go(budget);
     }
 
-    fn whole(&self, last: Option<&Bytes>) -> Bytes {
-        let mut pieces = self.pieces.iter().chain(last);
-        let (Some(first), second) = (pieces.next(), pieces.next()) else { return Bytes::new() };
-        if second.is_none() {
-            return first.clone();
+    fn whole(&self, last: &Bytes) -> Bytes {
+        match (self.pieces.front(), self.pieces.len()) {
+            (None, _) => last.clone(),
+            (Some(only), 1) if last.is_empty() => only.clone(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(self.held + last.len());
+                self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+                whole.extend_from_slice(last);
+                whole.freeze()
+            }
         }
-        let mut whole = BytesMut::with_capacity(self.held + last.map_or(0, Bytes::len));
-        self.pieces.iter().chain(last).for_each(|piece| whole.extend_from_slice(piece));
-        whole.freeze()
     }
 }
 
@@ -321,7 +323,7 @@ mod tests {
         body.push(Bytes::from_static(b"one ")).await;
         let late = tokio::spawn(read_all(body.reader().unwrap()));
         body.push(Bytes::from_static(b"two")).await;
-        assert_eq!(body.whole(None).unwrap(), "one two");
+        assert_eq!(body.whole(&Bytes::new()).unwrap(), "one two");
         body.finish(Ok(()));
         let after = read_all(body.reader().unwrap()).await;
         for seen in [early.await.unwrap(), late.await.unwrap(), after] {
@@ -346,7 +348,7 @@ mod tests {
         assert!(body.is_kept());
         body.push(Bytes::from_static(b"6")).await;
         assert!(!body.is_kept());
-        assert_eq!(body.whole(None), None);
+        assert_eq!(body.whole(&Bytes::new()), None);
         body.finish(Ok(()));
         assert_eq!(reader.await.unwrap().unwrap(), b"123456");
         assert!(body.reader().is_none(), "a newcomer would miss the beginning");

@@ -20,6 +20,7 @@ use crate::engine::tries::Tried;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::Asked;
+use crate::semantics::date;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
 use crate::semantics::said::Said;
@@ -156,6 +157,7 @@ impl Fill {
     async fn confirmed(&mut self, mut answer: Answer) -> Outcome {
         let Some(stored) = self.confirm.take() else { return Outcome::Failed };
         while let Ok(Some(_)) = answer.body.next().await {}
+        date::add_where_missing(&mut answer.headers, answer.response_time);
         let mut fresh =
             stored.freshened(&answer.headers, answer.request_time, answer.response_time);
         if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
@@ -243,6 +245,7 @@ impl Fill {
     fn head(&self, answer: &Answer) -> Head {
         let mut own = answer.headers.clone();
         hop_by_hop::strip_response(&mut own);
+        date::add_where_missing(&mut own, answer.response_time);
         let said = Said::of(answer.status, &own);
         let vary = Vary::chosen_by(&own);
         let variant = match &vary {
@@ -312,7 +315,8 @@ impl Fill {
         tokio::pin!(deadline);
         let body = &self.flight.body;
         let mut read: u64 = 0;
-        let mut last = None;
+        // The last piece so far: readers get it once it is known that the body is whole, and stored.
+        let mut last = Bytes::new();
         let end = loop {
             let piece = tokio::select! {
                 piece = answer.body.next() => piece,
@@ -324,13 +328,23 @@ impl Fill {
                     }
                     Err(Failure::Abandoned)
                 }
-                () = &mut deadline, if storing && body.is_kept() => Err(Failure::TotalTimeout),
+                () = &mut deadline, if storing && body.is_kept() => {
+                    // Too late to be kept; whoever reads it gets all of it (UPS-03).
+                    self.leave();
+                    body.stop_keeping();
+                    continue;
+                }
             };
             match piece {
+                Ok(Some(piece)) if piece.is_empty() => {}
                 Ok(Some(piece)) => {
                     read += piece.len() as u64;
-                    if storing && answer.framing == BodyFraming::Length(read) {
-                        last = Some(piece);
+                    if is_too_much(answer.framing, read) {
+                        break Err(Failure::Cut);
+                    }
+                    let ended = answer.framing == BodyFraming::Length(read);
+                    if storing && body.is_kept() && ended {
+                        last = piece;
                     } else {
                         body.push(piece).await;
                     }
@@ -341,14 +355,14 @@ impl Fill {
         };
         self.engine.account.upstream_bytes(read);
         end?;
-        match body.whole(last.as_ref()) {
-            Some(whole) if storing => keep(whole),
+        match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
+            Some(whole) => keep(whole),
             None if storing => {
                 self.engine.account.not_stored(self.route, body.why_not_kept().token());
             }
-            Some(_) | None => {}
+            None => {}
         }
-        if let Some(last) = last {
+        if !last.is_empty() {
             body.push(last).await;
         }
         Ok(())
@@ -394,6 +408,11 @@ fn cause(answer: &Answer) -> &'static str {
 struct Times {
     request: std::time::SystemTime,
     response: std::time::SystemTime,
+}
+
+/// More than was announced is not the body that was announced.
+fn is_too_much(framing: BodyFraming, read: u64) -> bool {
+    matches!(framing, BodyFraming::Length(announced) if read > announced)
 }
 
 /// An announced length that was not reached is a cut body, whatever the connection says.

@@ -22,7 +22,7 @@ use crate::store::generations::Mark;
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
 
-/// How many clients of one key may ask for themselves at once while they wait for a head.
+/// How many clients of one key may ask for themselves at once while no head has come.
 const OWN_HEADS: usize = 4;
 
 /// What a fill has come to so far.

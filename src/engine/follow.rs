@@ -89,10 +89,9 @@ impl Engine {
             Published::Confirmed(Confirmed { shared: Ok(stored), .. }) => {
                 Followed::reply(self.confirmed(plan, &stored, true, Role::Waiter))
             }
-            Published::Confirmed(Confirmed { shared: Err(_), .. }) => {
-                self.for_itself(plan, flight).await
-            }
-            Published::Head(head) => self.shared(plan, &head, reader, flight).await,
+            // Nothing may be shared: every waiter asks for itself, and none waits for another.
+            Published::Confirmed(Confirmed { shared: Err(_), .. }) => Followed::Alone(None),
+            Published::Head(head) => self.shared(plan, &head, reader),
         }
     }
 
@@ -188,19 +187,12 @@ impl Engine {
     }
 
     /// What a waiter makes of a head: stale instead of an error, a share of the body, or neither.
-    async fn shared(
-        &self,
-        plan: &Plan<'_>,
-        head: &Head,
-        reader: Reader,
-        flight: &Flight,
-    ) -> Followed {
+    fn shared(&self, plan: &Plan<'_>, head: &Head, reader: Reader) -> Followed {
         if let Some(reply) = self.instead_of(plan, head) {
             return Followed::reply(reply);
         }
         if head.shared.is_err() && !head.is_shared_error(plan.policy, plan.cache) {
-            drop(reader);
-            return self.for_itself(plan, flight).await;
+            return Followed::Alone(None);
         }
         match self.other_variant(plan, head) {
             Some(other) => Followed::OtherVariant(other),
@@ -211,14 +203,6 @@ impl Engine {
     /// The stored response in place of the error that this head is.
     fn instead_of(&self, plan: &Plan<'_>, head: &Head) -> Option<Reply> {
         self.stale(plan, head.failure, Some(head.status), head.cause)
-    }
-
-    /// This client asks for itself, as soon as few enough others do.
-    async fn for_itself(&self, plan: &Plan<'_>, flight: &Flight) -> Followed {
-        let permit =
-            timeout(plan.policy.coalesce_wait, Arc::clone(&flight.own_heads).acquire_owned());
-        // Without a permit in time it asks all the same: the origin does answer.
-        Followed::Alone(permit.await.ok().and_then(Result::ok))
     }
 
     /// The variant of this client, if it is not the one that was fetched.

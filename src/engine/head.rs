@@ -9,10 +9,14 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::account::ResultKind;
+use crate::decide::{Decision, Found, stand_in};
 use crate::engine::Engine;
-use crate::policy::Mode;
+use crate::engine::reply::Reply;
+use crate::policy::{self, Mode};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
+use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::validation::{self, HeadSays};
 use crate::store::Lookup;
 use crate::store::generations::{Kind, Mark, Reach};
@@ -28,6 +32,36 @@ impl Engine {
     /// A request is about to pass through.
     pub fn sent(&self) -> Sent {
         Sent { mark: self.store.mark(), time: self.clock.now() }
+    }
+
+    /// What is stored, stale, in the place of an error to a `HEAD`, as a `GET` would get it.
+    pub async fn stale_head(
+        &self,
+        asked: &Asked,
+        route: &Route,
+        error: policy::Failure,
+        answered: Option<StatusCode>,
+        cause: &'static str,
+    ) -> Option<Reply> {
+        if asked.method != Method::HEAD || self.switch.mode() != Mode::Cache {
+            return None;
+        }
+        let key = self.keyring.key(asked, &route.policy);
+        let found = self.look_deep(asked, &key, &route.policy).await;
+        let Lookup::Found(stored) = found else { return None };
+        let (cache, now) = (key.scope().cache_kind(), self.clock.now());
+        let seen = Found::Stored(&stored);
+        let decision = self.decide(asked, &route.policy, cache, seen, now);
+        let Decision::Forward { why, fallback: true, .. } = decision else { return None };
+        let ttl = stand_in(asked, &route.policy, cache, &stored, error, now)?;
+        let mut status = CacheStatus::forwarded(why.token()).ttl(ttl);
+        if let Some(answered) = answered {
+            status = status.status(answered);
+        }
+        let status = status.detail("stale-if-error", cause);
+        self.account.stale_served(route.index, cause);
+        let reply = Reply::from_stored(asked, &stored, now, &status, ResultKind::Stale);
+        Some(reply.because(why.token()))
     }
 
     /// A `HEAD` was answered: equal validators freshen what is stored, others make it unusable.

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, TRANSFER_ENCODING,
-};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
@@ -47,8 +45,8 @@ impl Recording {
 }
 
 impl Engine {
-    /// The head of the answer to a `POST` that was `sent`: a recording, if the answer may
-    /// serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
+    /// The head of the answer to a `POST` that was `sent`, whose body's end is told: a recording, if
+    /// the answer may serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
     /// is the target.
     pub fn record(
         &self,
@@ -58,14 +56,12 @@ impl Engine {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Recording> {
-        let whole_is_told =
-            headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         // The client's own Accept-Encoding went out, not the reduced one that variants go by.
         let encoded = headers.contains_key(CONTENT_ENCODING);
         let eligible = asked.method == Method::POST
             && status == StatusCode::OK
             && self.switch.mode() != Mode::Bypass;
-        if !eligible || !whole_is_told || encoded || !is_the_target(asked, headers) {
+        if !eligible || encoded || !is_the_target(asked, headers) {
             return None;
         }
         let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };

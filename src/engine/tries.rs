@@ -63,7 +63,8 @@ impl Fill {
     /// The first try. Who has something to show meanwhile does not wait for a hold to end.
     async fn first(&self, call: &mut Call, plan: &mut Plan) -> Tried {
         let repeats = self.policy.retry.repeats(&Method::GET);
-        let patience = if repeats { plan.left() } else { Duration::ZERO };
+        let patience =
+            if repeats { plan.left() } else { self.engine.origin.patience(&call.target) };
         call.knock.patience = if self.yields { Duration::ZERO } else { patience };
         self.foresee(call);
         let mut answer = self.tried(call, plan).await;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::VIA;
+use http::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -20,6 +20,7 @@ use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
 use crate::front::mount::Mounts;
+use crate::front::session::{Http1, Session};
 use crate::front::tls::{Intercepted, Interception, Named, Terms};
 use crate::front::tunnel::{Inspected, Tunnels};
 use crate::front::way::Way;
@@ -105,7 +106,7 @@ impl Door {
             return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
         }
         match way.target(&head, &self.mounts, listener) {
-            Ok(target) => self.serve(io, head, target, &raw, rest, listener).await,
+            Ok(target) => self.serve(io, head, target, raw, rest, listener).await,
             Err(problem) => self.turn_away(io, &problem).await,
         }
     }
@@ -116,14 +117,15 @@ impl Door {
         mut io: ClientIo,
         head: Head,
         target: Target,
-        raw: &[u8],
+        raw: Bytes,
         rest: BytesMut,
         listener: Listener,
     ) -> Option<Next> {
-        let persists = head.persists;
+        let (persists, plain) = (head.persists, head.plain);
         let mut asked = asked(head, target, io.peer(), listener);
         // What is sent ahead of the answer needs the session's order.
-        if persists && asked.body == Framing::None && rest.is_empty() {
+        let plain = plain && persists && asked.version == Version::HTTP_11;
+        if plain && asked.body == Framing::None && rest.is_empty() {
             let since = clock::monotonic();
             if let Some(ready) = self.service.at_hand(&mut asked) {
                 let sent = io.send(&ready.head, &ready.body).await;
@@ -131,11 +133,13 @@ impl Door {
                 return sent.whole.then_some((io, rest));
             }
         }
-        let mut bytes = head::normalised(&asked.method, asked.version, &asked.target, raw);
-        bytes.unsplit(rest);
+        let session = Http1::new(io, rest, asked.body, asked.version, persists, raw);
         // Boxed: an idle connection must not carry the room a request needs.
-        let io = Box::pin(self.service.serve(asked, bytes, io)).await?;
-        Some((io, BytesMut::new()))
+        let served = Box::pin(self.service.serve(asked, Session::Http1(Box::new(session)))).await;
+        match served.session {
+            Some(Session::Http1(session)) => session.finish().await,
+            Some(Session::Http2(_)) | None => None,
+        }
     }
 
     /// Opens a tunnel; the connection with its first bytes if what is inside is larder's to answer:
@@ -256,6 +260,7 @@ fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Lis
         listener,
         body: head.framing,
         upgrade: head.upgrade,
+        trailers: head.trailers,
     }
 }
 

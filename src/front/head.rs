@@ -1,15 +1,17 @@
-//! A request head: from raw bytes to a clean [`Asked`](crate::semantics::asked::Asked) and the normalised bytes behind it, or a
-//! refusal.
+//! A request head: from raw bytes to a clean [`Asked`](crate::semantics::asked::Asked) or a refusal.
 //!
 //! Owns: strict reading (RFC 9112 §2-6): what is ambiguous is refused, because two readers would
 //! read it in two ways. Never touches: sockets, time, policy.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::account::problem::Problem;
 use crate::semantics::asked::Framing;
+use crate::semantics::field_list;
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::{Target, TargetError, authority};
 
@@ -28,10 +30,14 @@ pub struct Head {
     pub host: Option<HeaderValue>,
     /// How the body is framed.
     pub framing: Framing,
-    /// Whether the client asks to switch protocols.
-    pub upgrade: bool,
-    /// Whether the connection goes on after the answer, as HTTP/1.1 has it without a word.
+    /// The protocols that the client asks to switch to, if it does.
+    pub upgrade: Option<HeaderValue>,
+    /// Whether the client reads trailer fields.
+    pub trailers: bool,
+    /// Whether the connection goes on after the answer.
     pub persists: bool,
+    /// Whether that is all that `Connection` says.
+    pub plain: bool,
 }
 
 /// The forms of target (RFC 9112 §3.2).
@@ -57,7 +63,8 @@ pub const NOT_PROXY: Problem = bad(
     "not_a_proxy_request",
     "larder is a forward proxy: set HTTP_PROXY to it, or ask below a path that an upstream mounts",
 );
-const BAD_HOST: Problem = bad("malformed_host", "HTTP/1.1 needs exactly one Host");
+const BAD_HOST: Problem =
+    bad("malformed_host", "HTTP/1.1 needs exactly one Host, which names a host");
 const BAD_FRAMING: Problem =
     bad("ambiguous_framing", "the body's length is missing, malformed or contradictory");
 const BAD_CONNECTION: Problem =
@@ -134,7 +141,7 @@ impl Scan {
 
 /// Reads a complete head (blank line included) of at most `most` fields.
 pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
-    // The parser skips empty lines in front; `normalised` takes the first line for the request's.
+    // The parser skips empty lines in front; the door has skipped the one that may be there.
     if matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
         return Err(MALFORMED);
     }
@@ -192,14 +199,30 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
     protected(&fields)?;
     let framing = framing(&method, version, &fields)?;
     let target = target(&method, path)?;
-    let upgrade = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
-    let persists = version == Version::HTTP_11 && persists(&fields);
-    Ok(Head { method, target, version, fields, host, framing, upgrade, persists })
+    if host.as_ref().is_some_and(|host| !is_host(host)) {
+        return Err(BAD_HOST);
+    }
+    let switches = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
+    let upgrade = switches.then(|| fields.get(UPGRADE).cloned()).flatten();
+    let trailers = version == Version::HTTP_11 && hop_by_hop::takes_trailers(&fields);
+    let persists = persists(version, &fields);
+    let keeps = |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    let plain = fields.get_all(CONNECTION).iter().all(keeps);
+    Ok(Head { method, target, version, fields, host, framing, upgrade, trailers, persists, plain })
 }
 
-/// RFC 9112 §9.3; any word that is not known may be one that ends the connection.
-fn persists(fields: &HeaderMap) -> bool {
-    fields.get_all(CONNECTION).iter().all(|v| v.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
+/// RFC 9112 §3.2: what is no authority is refused, also where the target has one of its own.
+fn is_host(value: &HeaderValue) -> bool {
+    value.is_empty() || value.to_str().is_ok_and(|host| authority::split(host).is_ok())
+}
+
+/// RFC 9112 §9.3.
+fn persists(version: Version, fields: &HeaderMap) -> bool {
+    let says = |wanted: &[u8]| {
+        field_list::members(fields.get_all(CONNECTION))
+            .any(|option| option.eq_ignore_ascii_case(wanted))
+    };
+    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
 }
 
 fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
@@ -210,13 +233,24 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     // What follows carries the target in this type: what it cannot hold is refused here, in
     // larder's own words.
     let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
-    if path.starts_with('/') || path == "*" {
+    // RFC 9112 §3.2.4: the asterisk is for OPTIONS alone.
+    if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
         fits(path)?;
         return Ok(HeadTarget::Origin(path.to_owned()));
     }
     let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
     fits(target.path_and_query())?;
+    if *method == Method::OPTIONS && names_no_path(path) {
+        let authority = target.authority();
+        let whole = Target::with_authority(target.scheme(), &authority, "*");
+        return whole.map(HeadTarget::Absolute).map_err(|_: TargetError| BAD_TARGET);
+    }
     Ok(HeadTarget::Absolute(target))
+}
+
+/// `http://host` and nothing behind it: an `OPTIONS` of the server as a whole (RFC 9112 §3.2.4).
+fn names_no_path(absolute: &str) -> bool {
+    absolute.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#']))
 }
 
 /// RFC 9112 §6.3, without its lenient branches.
@@ -275,28 +309,6 @@ fn protected(fields: &HeaderMap) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// The head as the rest of larder reads it: origin-form, `Host` from the target (RFC 9112 §3.2.2).
-pub fn normalised(method: &Method, version: Version, target: &Target, raw: &[u8]) -> BytesMut {
-    let mut out = BytesMut::with_capacity(raw.len() + 64);
-    out.put_slice(method.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(target.path_and_query().as_bytes());
-    out.put_slice(if version == Version::HTTP_11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
-    out.put_slice(b"Host: ");
-    out.put_slice(target.authority().as_bytes());
-    out.put_slice(b"\r\n");
-    // Line by line from the original, so that the spelling of names survives.
-    let mut lines = raw.split_inclusive(|c| *c == b'\n');
-    lines.next();
-    for line in lines {
-        let is_host = line.len() > 5 && line[..5].eq_ignore_ascii_case(b"host:");
-        if !is_host {
-            out.put_slice(line);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -10,20 +10,13 @@ mod transport;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
 use rustls::ServerConfig;
 use rustls::server::Accepted;
 use socket2::SockRef;
@@ -160,7 +153,7 @@ impl ClientIo {
 
 /// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
 /// timer is made.
-async fn patiently<T>(taken: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn patiently<T>(taken: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let mut taken = std::pin::pin!(taken);
     let at_once = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
     match at_once {
@@ -233,44 +226,5 @@ impl AsyncWrite for ClientIo {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-#[async_trait]
-impl Shutdown for ClientIo {
-    async fn shutdown(&mut self) {
-        // pingora closes a connection in order only after a complete answer; everything else drops it.
-        self.answered();
-        // A failed shutdown means that the client is gone already.
-        let _gone = self.stream.shutdown().await;
-    }
-}
-
-impl UniqueID for ClientIo {
-    fn id(&self) -> UniqueIDType {
-        // -1 as of pingora's own streams without a socket.
-        self.stream.get_ref().socket().map_or(-1, AsRawFd::as_raw_fd)
-    }
-}
-
-impl Ssl for ClientIo {}
-
-impl Peek for ClientIo {}
-
-impl GetTimingDigest for ClientIo {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for ClientIo {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for ClientIo {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
     }
 }

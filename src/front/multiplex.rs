@@ -1,7 +1,7 @@
 //! HTTP/2 with a client, inside intercepted TLS: each request on a stream of its own.
 //!
 //! Owns: one connection's streams until they are clean requests, and what a client may make larder do
-//! with them (RFC 9113 §10.5). Never touches: frames (`h2`, through pingora), what is answered.
+//! with them (RFC 9113 §10.5). Never touches: frames (`h2`), what is answered.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -9,28 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Reason;
-use h2::server::Connection;
-use http::header::{COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Method};
-use pingora_core::protocols::http::v2::server::{H2Accept, default_h2_options, handshake};
-use pingora_core::protocols::{Digest, IO};
-use pingora_http::ResponseHeader;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::account::Refusal;
 use crate::account::problem::Problem;
+use crate::front::Doors;
 use crate::front::access::CLIENT_DENIED;
 use crate::front::door::{Door, LOOP, passed_before};
-use crate::front::head::TOO_MANY_FIELDS;
+use crate::front::head::{BAD_TARGET, TOO_MANY_FIELDS};
 use crate::front::io::{ClientIo, FAREWELL};
+use crate::front::session::{ClientError, Http2, Length, Session};
 use crate::front::stage::Stage;
 use crate::front::way::{NESTED, Way};
-use crate::front::{Doors, Stream};
 use crate::semantics::asked::{Asked, Framing, Listener};
+use crate::semantics::date;
 use crate::semantics::hop_by_hop;
+use crate::semantics::spelling::Spelling;
 
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
@@ -54,13 +55,13 @@ pub(super) async fn receive(
     let peer = io.peer();
     let overdue = overdue(io.watch_frames(), limits.head_timeout);
     tokio::pin!(overdue);
-    let mut options = default_h2_options();
-    options.max_concurrent_streams(STREAMS);
-    options.max_local_error_reset_streams(Some(MALFORMED));
-    options.max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
-    let shaken = timeout(limits.head_timeout, handshake(Box::new(io), Some(options))).await;
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .max_local_error_reset_streams(Some(MALFORMED))
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
+    let shaken = timeout(limits.head_timeout, builder.handshake(io)).await;
     let Ok(Ok(mut connection)) = shaken else { return };
-    let digest = Arc::new(Digest::default());
     let way = Arc::new(way);
     let mut tally = Tally::default();
     let mut streams = JoinSet::new();
@@ -79,17 +80,21 @@ pub(super) async fn receive(
                 tally.ended(ended.unwrap_or(true));
                 continue;
             }
-            accepted = Stream::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            accepted = connection.accept() => accepted,
             () = &mut overdue => break None,
             () = sleep(idle), if streams.is_empty() => break Some(Reason::NO_ERROR),
         };
         match accepted {
-            Ok(Some(H2Accept::Session(stream))) => {
+            Some(Ok((request, mut respond))) if is_malformed(&request) => {
+                respond.send_reset(Reason::PROTOCOL_ERROR);
+                tally.malformed += 1;
+            }
+            Some(Ok((request, respond))) => {
                 let (door, way) = (doors.current(), Arc::clone(&way));
+                let stream = Stream { request, respond };
                 streams.spawn(async move { door.stream(stream, &way, peer, listener).await });
             }
-            Ok(Some(H2Accept::Rejected)) => tally.malformed += 1,
-            Ok(None) | Err(_) => break None,
+            None | Some(Err(_)) => break None,
         }
         if tally.is_exhausted() || streams.len() > 2 * STREAMS as usize {
             tracing::debug!(%peer, "A client makes HTTP/2 streams for nothing");
@@ -101,8 +106,30 @@ pub(super) async fn receive(
     }
 }
 
+/// A request whose head has come, and the way to answer it.
+struct Stream {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+/// Whether a head could be read in two ways: its stream is reset, as RFC 9113 §8.1.1 says.
+fn is_malformed(request: &Request<RecvStream>) -> bool {
+    let path = path_of(request.uri());
+    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+    let (length, more) = (lengths.next(), lengths.next().is_some());
+    let plain = |length: &HeaderValue| {
+        !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
+    };
+    path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ')
+        || more
+        || length.is_some_and(|length| !plain(length))
+        // RFC 9113 §8.3.1: no user's name has a place there.
+        || authority.contains('@')
+}
+
 /// Ends a connection and says why.
-async fn part(mut connection: Connection<Box<dyn IO>, Bytes>, why: Reason) {
+async fn part(mut connection: Connection<ClientIo, Bytes>, why: Reason) {
     connection.abrupt_shutdown(why);
     let told = poll_fn(|cx| connection.poll_closed(cx));
     // A client that does not listen is not waited for.
@@ -146,23 +173,28 @@ impl Door {
     /// Serves one request; false when its client gave it up.
     async fn stream(
         &self,
-        mut stream: Stream,
+        stream: Stream,
         way: &Way,
         peer: SocketAddr,
         listener: Listener,
     ) -> bool {
-        match self.asked_on(&mut stream, way, peer, listener) {
-            Ok(asked) => self.service.serve_stream(asked, stream).await,
+        let Stream { request, respond } = stream;
+        let (head, body) = request.into_parts();
+        let ends_here = body.is_end_stream();
+        let session = Session::Http2(Box::new(Http2::new(body, respond)));
+        match self.asked_on(head, ends_here, way, peer, listener) {
+            Ok(asked) => !self.service.serve(asked, session).await.given_up,
             Err(problem) => {
                 self.account.refused(&Refusal { class: problem.class, client: Some(peer) });
-                answer(&mut stream, &problem).await.is_ok()
+                self.answer(session, &problem).await.is_ok()
             }
         }
     }
 
     fn asked_on(
         &self,
-        stream: &mut Stream,
+        mut head: Parts,
+        ends_here: bool,
         way: &Way,
         peer: SocketAddr,
         listener: Listener,
@@ -171,8 +203,6 @@ impl Door {
         if !self.gatekeeper.admits(peer) {
             return Err(CLIENT_DENIED);
         }
-        let ends_here = stream.is_body_empty();
-        let head = stream.req_header_mut();
         if head.method == Method::CONNECT {
             return Err(NESTED);
         }
@@ -182,18 +212,20 @@ impl Door {
         if passed_before(&head.headers, &self.name) {
             return Err(LOOP);
         }
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let authority = head.uri.authority().map(http::uri::Authority::as_str).or(host);
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let target = way.stream_target(authority, path)?;
-        if let Some(cookie) = joined_cookies(&head.headers) {
-            // Its parts were valid, and so is what joins them.
-            let _valid = head.insert_header(COOKIE, cookie);
+        // RFC 9110 §7.1: the asterisk is for OPTIONS alone.
+        let path = path_of(&head.uri);
+        if path == "*" && head.method != Method::OPTIONS {
+            return Err(BAD_TARGET);
         }
-        let mut headers = head.headers.clone();
+        let target = way.stream_target(authority(&head)?, path)?;
+        if let Some(cookie) = joined_cookies(&head.headers) {
+            head.headers.insert(COOKIE, cookie);
+        }
+        let mut headers = head.headers;
         headers.remove(HOST);
+        let trailers = hop_by_hop::takes_trailers(&headers);
         hop_by_hop::strip_request(&mut headers);
-        let length = headers.get(http::header::CONTENT_LENGTH);
+        let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = match (ends_here, length) {
             (true, _) | (false, Some(0)) => Framing::None,
@@ -201,19 +233,48 @@ impl Door {
             (false, None) => Framing::Chunked,
         };
         if body == Framing::None {
-            headers.remove(http::header::CONTENT_LENGTH);
+            headers.remove(CONTENT_LENGTH);
         }
         Ok(Asked {
-            method: head.method.clone(),
+            method: head.method,
             target,
             headers,
             version: head.version,
             client: Some(peer),
             listener,
             body,
-            upgrade: false,
+            upgrade: None,
+            trailers,
         })
     }
+
+    /// Answers with larder's own error.
+    async fn answer(&self, mut session: Session, problem: &Problem) -> Result<(), ClientError> {
+        let (mut headers, body) = problem.response();
+        date::add_where_missing(&mut headers, self.clock.now());
+        let length = Length::Known(body.len() as u64);
+        session.write_head(problem.status, headers, length, &Spelling::default()).await?;
+        session.write_body(body).await?;
+        session.end(None).await
+    }
+}
+
+/// What a request is for: its `:authority`, or its `Host`, which must not say something else
+/// (RFC 9113 §8.3.1).
+fn authority(head: &Parts) -> Result<Option<&str>, Problem> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next().is_some());
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.map(|host| host.to_str().map_err(|_| BAD_TARGET)).transpose()?;
+    match (authority, host) {
+        _ if more => Err(BAD_TARGET),
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => Err(BAD_TARGET),
+        (authority, host) => Ok(authority.or(host)),
+    }
+}
+
+fn path_of(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
 /// A client may send its cookies in several fields; elsewhere they are one (RFC 9113 §8.2.3).
@@ -221,16 +282,6 @@ fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get_all(COOKIE).iter().nth(1)?;
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
-}
-
-/// Answers with larder's own error.
-async fn answer(stream: &mut Stream, problem: &Problem) -> pingora_error::Result<()> {
-    let (headers, body) = problem.response();
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = problem.status;
-    parts.headers = headers;
-    stream.write_response_header(Box::new(ResponseHeader::from(parts)), false)?;
-    stream.write_body(body, true).await
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::{DATE, PROXY_AUTHENTICATE};
+use http::header::PROXY_AUTHENTICATE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -15,6 +15,7 @@ use crate::account::problem::Problem;
 use crate::front::access::USER_REQUIRED;
 use crate::front::door::{Door, Next};
 use crate::front::io::ClientIo;
+use crate::semantics::date;
 
 /// After a refusal the client may still be sending: what comes within these bounds is read and
 /// dropped, so that the refusal is not lost to a reset.
@@ -52,9 +53,7 @@ impl Door {
         if problem.class == USER_REQUIRED.class {
             headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
         }
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.clock.now())) {
-            headers.insert(DATE, date);
-        }
+        date::add_where_missing(&mut headers, self.clock.now());
         let reason = problem.status.canonical_reason().unwrap_or("Error");
         let mut out = format!("HTTP/1.1 {} {reason}\r\n", problem.status.as_u16()).into_bytes();
         for (name, value) in &headers {

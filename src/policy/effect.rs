@@ -281,11 +281,14 @@ impl Policy {
 /// RFC 9111 §3, §4.2.2: without a stated lifetime some codes may be kept, for a guessed time or to
 /// be validated at every use.
 fn guess(said: &Said, status: StatusCode, response_time: SystemTime) -> Option<Duration> {
-    if status::is_momentary(status) {
+    let public = said.cache_control.has(Directive::Public);
+    // RFC 9110 §15.6.2: what an origin cannot do it will not learn in a moment; of other failures of
+    // its own it must say that they may be kept.
+    let lasts = status == StatusCode::NOT_IMPLEMENTED || (status.is_server_error() && public);
+    if status::is_momentary(status) && !lasts {
         return None;
     }
-    let may_be_kept =
-        status::is_heuristically_cacheable(status) || said.cache_control.has(Directive::Public);
+    let may_be_kept = status::is_heuristically_cacheable(status) || public;
     freshness::heuristic_lifetime(said, status, response_time)
         .or(may_be_kept.then_some(Duration::ZERO))
 }

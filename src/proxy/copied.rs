@@ -49,20 +49,20 @@ impl Drop for Copied {
 }
 
 impl Ctx {
-    /// A piece of the body has passed; with `end`, the last one: now rules can read it.
-    pub(super) fn read(&mut self, piece: Option<&Bytes>, end: bool) {
-        let Some(mut copy) = self.copy.take() else { return };
-        if piece.is_some_and(|piece| !copy.push(piece, MOST)) {
+    /// A piece of the body has passed.
+    pub(super) fn read(&mut self, piece: &Bytes) {
+        let Some(copy) = &mut self.copy else { return };
+        if !copy.push(piece, MOST) {
+            self.copy = None;
             if let Some(pass) = &mut self.pass {
                 pass.unreadable();
             }
-            return;
         }
-        if !end {
-            self.copy = Some(copy);
-            return;
-        }
-        let Some(pass) = &mut self.pass else { return };
+    }
+
+    /// All of the body has passed: now rules can read it.
+    pub(super) fn read_all(&mut self) {
+        let (Some(copy), Some(pass)) = (self.copy.take(), &mut self.pass) else { return };
         let Some(json) = json::parse(copy.coding, &copy.body) else { return pass.unreadable() };
         if !pass.read(copy.status, &copy.headers, &json) {
             // An error that only its body tells of is kept for nobody.

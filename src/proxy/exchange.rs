@@ -1,14 +1,18 @@
 //! What is known about one exchange while it lasts.
 //!
-//! Owns: the facts that pingora's callbacks hand from one to the next. Never touches: acting on them.
+//! Owns: the facts that its steps hand from one to the next, and its record at the end. Never touches:
+//! acting on them.
 
 use std::time::Instant;
 
-use crate::account::ResultKind;
+use http::HeaderValue;
+
+use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
 use crate::decide::Forward;
 use crate::engine::head::Sent;
 use crate::engine::recorded::Recording;
+use crate::front::session::{ClientError, Session};
 use crate::proxy::copied::Copied;
 use crate::proxy::tries::Tries;
 use crate::semantics::asked::Asked;
@@ -17,7 +21,6 @@ use crate::upstream::gate::Pass;
 
 /// One exchange.
 pub(super) struct Ctx {
-    pub(super) asked: Option<Asked>,
     pub(super) route: usize,
     pub(super) since: Instant,
     pub(super) result: ResultKind,
@@ -26,8 +29,8 @@ pub(super) struct Ctx {
     /// The token recorded as the reason of a miss.
     pub(super) miss: Option<&'static str>,
     pub(super) error: Option<&'static str>,
-    /// A failure that is known more exactly than pingora's error says.
-    pub(super) failure: Option<Failure>,
+    /// The last member of `Cache-Status` that the client got.
+    pub(super) cache_status: Option<HeaderValue>,
     /// When it was passed through: its answer may bear on what is stored.
     pub(super) sent: Option<Sent>,
     /// The answer to a `POST` that is stored for later `GET`s.
@@ -38,27 +41,71 @@ pub(super) struct Ctx {
     pub(super) tries: Tries,
     /// The answer's body, where a rule reads it as it passes.
     pub(super) copy: Option<Copied>,
-    pub(super) interim: u32,
+    /// Bytes of the answer's body that came for this client alone.
+    pub(super) upstream_bytes: u64,
+}
+
+/// How an exchange ended, if not with a whole answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// By its client.
+    Client(ClientError),
+    /// The answer was cut on its way to larder.
+    Answer(Failure),
+}
+
+impl From<ClientError> for Broken {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
 }
 
 impl Ctx {
     /// An exchange that begins now; `route` is the index that stands for no route.
     pub(super) fn new(route: usize) -> Self {
         Self {
-            asked: None,
             route,
             since: clock::monotonic(),
             result: ResultKind::Bypass,
             why: Forward::Bypass,
             miss: None,
             error: None,
-            failure: None,
+            cache_status: None,
             sent: None,
             recording: None,
             pass: None,
             tries: Tries::default(),
             copy: None,
-            interim: 0,
+            upstream_bytes: 0,
         }
+    }
+
+    /// The exchange was broken off.
+    pub(super) fn broken(&mut self, why: Broken) {
+        self.result = ResultKind::Error;
+        self.error = Some(match why {
+            Broken::Client(ClientError::Malformed) => "malformed_body",
+            Broken::Client(ClientError::Gone | ClientError::Stalled) => "client_gone",
+            Broken::Answer(failure) => failure.token(),
+        });
+    }
+
+    /// Records the exchange, which is over.
+    pub(super) fn record(&self, asked: &Asked, client: Option<&Session>, account: &Account) {
+        account.record(&Exchange {
+            route: self.route,
+            result: self.result,
+            why: self.miss,
+            method: &asked.method,
+            host: asked.target.host(),
+            port: asked.target.port(),
+            path: asked.target.path(),
+            status: client.map_or(Some(http::StatusCode::SWITCHING_PROTOCOLS), Session::status),
+            cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
+            error: self.error,
+            duration: clock::monotonic().saturating_duration_since(self.since),
+            client_bytes: client.map_or(self.upstream_bytes, Session::body_bytes),
+            upstream_bytes: self.upstream_bytes,
+        });
     }
 }

@@ -1,13 +1,13 @@
 //! A hit at the door: the head of a fresh stored response, written without a session.
 //!
-//! Owns: that it is byte for byte what `write` and pingora make of the same response. Never touches:
+//! Owns: that it is byte for byte what `write` and `front::session` make of the same response. Never touches:
 //! which responses may go this way (`engine::hit`), the connection.
 
 use std::cell::RefCell;
 use std::time::{Instant, SystemTime};
 
 use bytes::{BufMut, BytesMut};
-use http::header::{self, AGE, CONNECTION, CONTENT_LENGTH, DATE, VIA};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE, VIA};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::account::{Exchange, ResultKind};
@@ -17,6 +17,7 @@ use crate::front::Ready;
 use crate::proxy::handler::Handler;
 use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CACHE_STATUS;
+use crate::semantics::spelling::usual;
 
 /// Room for the head of most answers.
 const ROOM: usize = 512;
@@ -41,6 +42,7 @@ impl Handler {
 
     /// Records an answer that was at hand.
     pub(super) fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant) {
+        self.account.fast_hit();
         self.account.record(&Exchange {
             route: ready.route,
             result: ResultKind::Hit,
@@ -115,7 +117,7 @@ impl Field {
 
     /// Whether it stands in place of stored ones; else it is a member behind theirs.
     fn replaces(self) -> bool {
-        matches!(self, Self::Length | Self::Date)
+        matches!(self, Self::Length)
     }
 }
 
@@ -140,33 +142,18 @@ impl Own<'_> {
                 put(out, &CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
             Field::Via => put(out, &VIA, self.via.as_bytes()),
+            // RFC 9110 §6.6.1: the origin's, as it came; larder's only where there is none.
+            Field::Date if self.hit.stored.headers.contains_key(DATE) => {}
             Field::Date => date(self.hit.now, |text| put(out, &DATE, text)),
         }
     }
 }
 
 fn put(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.put_slice(spelled(name).as_bytes());
+    out.put_slice(usual(name).as_bytes());
     out.put_slice(b": ");
     out.put_slice(value);
     out.put_slice(b"\r\n");
-}
-
-/// The capitals that pingora gives to some names.
-fn spelled(name: &HeaderName) -> &str {
-    match *name {
-        header::ACCEPT_RANGES => "Accept-Ranges",
-        AGE => "Age",
-        header::CACHE_CONTROL => "Cache-Control",
-        CONNECTION => "Connection",
-        header::CONTENT_TYPE => "Content-Type",
-        header::CONTENT_ENCODING => "Content-Encoding",
-        CONTENT_LENGTH => "Content-Length",
-        DATE => "Date",
-        header::SERVER => "Server",
-        header::SET_COOKIE => "Set-Cookie",
-        _ => name.as_str(),
-    }
 }
 
 /// `now` as a `Date`, made once a second by each thread.
@@ -182,57 +169,4 @@ fn date(now: SystemTime, then: impl FnOnce(&[u8])) {
         }
         then(text.as_bytes());
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-    use http::header;
-    use pingora_http::ResponseHeader;
-
-    use super::*;
-
-    #[test]
-    fn names_are_spelled_as_pingora_spells_them() {
-        let names = [
-            header::ACCEPT_RANGES,
-            AGE,
-            header::CACHE_CONTROL,
-            CONNECTION,
-            header::CONTENT_TYPE,
-            header::CONTENT_ENCODING,
-            CONTENT_LENGTH,
-            DATE,
-            header::SERVER,
-            header::SET_COOKIE,
-            VIA,
-            CACHE_STATUS,
-            header::ETAG,
-            header::LAST_MODIFIED,
-            header::EXPIRES,
-            header::VARY,
-            header::LOCATION,
-            header::CONTENT_LANGUAGE,
-            header::CONTENT_LOCATION,
-            header::LINK,
-            header::CONTENT_DISPOSITION,
-            header::CONTENT_RANGE,
-            header::ALLOW,
-            header::PRAGMA,
-            header::STRICT_TRANSPORT_SECURITY,
-            header::ACCESS_CONTROL_ALLOW_ORIGIN,
-            header::CONTENT_SECURITY_POLICY,
-            header::RETRY_AFTER,
-            header::WWW_AUTHENTICATE,
-            HeaderName::from_static("x-request-id"),
-        ];
-        for name in names {
-            let mut head = ResponseHeader::build_no_case(200, None).unwrap();
-            head.insert_header(name.clone(), HeaderValue::from_static("v")).unwrap();
-            let (mut theirs, mut ours) = (Vec::new(), BytesMut::new());
-            head.header_to_h1_wire(&mut theirs);
-            put(&mut ours, &name, b"v");
-            assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
-        }
-    }
 }

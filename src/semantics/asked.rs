@@ -6,7 +6,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use http::{HeaderMap, Method, Version};
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::target::Target;
@@ -29,8 +30,10 @@ pub struct Asked {
     pub listener: Listener,
     /// What body follows the head.
     pub body: Framing,
-    /// Whether the client asks to switch protocols (`Connection: upgrade`).
-    pub upgrade: bool,
+    /// The protocols that the client asks to switch to (`Connection: upgrade`), if it does.
+    pub upgrade: Option<HeaderValue>,
+    /// Whether the client reads trailer fields (`TE: trailers`, RFC 9110 §10.1.4).
+    pub trailers: bool,
 }
 
 /// How a request's body is framed (RFC 9112 §6.3).
@@ -66,8 +69,16 @@ impl Asked {
             client: None,
             listener: Listener::Reachable,
             body: Framing::None,
-            upgrade: false,
+            upgrade: None,
+            trailers: false,
         }
+    }
+
+    /// Whether the client waits for leave before it sends its body (RFC 9110 §10.1.1).
+    pub fn expects_continue(&self) -> bool {
+        self.headers.get(EXPECT).is_some_and(|expected| {
+            expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue")
+        })
     }
 
     /// The request's own cache directives (RFC 9111 §5.2.1).
@@ -87,7 +98,8 @@ impl fmt::Debug for Asked {
             .field("client", &self.client)
             .field("listener", &self.listener)
             .field("body", &self.body)
-            .field("upgrade", &self.upgrade)
+            .field("upgrade", &self.upgrade.is_some())
+            .field("trailers", &self.trailers)
             .finish()
     }
 }

@@ -5,12 +5,24 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::header::DATE;
+use http::{HeaderMap, HeaderValue};
+
 const MONTHS: [&[u8]; 12] = [
     b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec",
 ];
 const DAYS: [&[u8]; 7] =
     [b"monday", b"tuesday", b"wednesday", b"thursday", b"friday", b"saturday", b"sunday"];
 const DAY: i64 = 86_400;
+
+/// Says when a message was received where its sender did not say when it was made (RFC 9110 §6.6.1).
+pub fn add_where_missing(headers: &mut HeaderMap, received: SystemTime) {
+    if !headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
+    {
+        headers.insert(DATE, date);
+    }
+}
 
 /// Reads an HTTP-date. The two-digit year of the RFC 850 form is the latest one that is not more
 /// than 50 years after `near`.

@@ -44,6 +44,11 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
             .any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
+/// Whether the sender reads trailer fields (RFC 9110 §10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    field_list::members(headers.get_all(TE)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Whether the field is one of a connection, nominated or not.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)

@@ -7,12 +7,13 @@ use http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use http::{HeaderMap, StatusCode};
 
 use crate::semantics::asked::Asked;
+use crate::semantics::method;
 use crate::semantics::target::Target;
 
 /// The targets whose stored answers the exchange makes useless. A method nobody knows may have
 /// changed anything; an error changed nothing; another origin's answers are not this one's to drop.
 pub fn targets(asked: &Asked, status: StatusCode, headers: &HeaderMap) -> Vec<Target> {
-    if asked.method.is_safe() || !(status.is_success() || status.is_redirection()) {
+    if method::is_safe(&asked.method) || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
     let mut targets = vec![asked.target.clone()];

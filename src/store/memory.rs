@@ -219,6 +219,13 @@ impl Memory {
         if self.generations.validity(key.target_id(), mark) == Validity::Gone {
             return false;
         }
+        if !stored.is_whole() {
+            tracing::error!(
+                status = stored.status.as_u16(),
+                "A body that is not whole is not kept"
+            );
+            return false;
+        }
         let varies = !stored.vary.names().is_empty();
         let entry = Arc::new(Entry { key: key.clone(), mark, stored });
         let _writing = self.writing.lock();

@@ -61,6 +61,7 @@ pub fn failure(failure: Failure) -> Option<Verdict> {
         | Failure::Refused
         | Failure::Tls(_)
         | Failure::Closed
+        | Failure::NotProcessed
         | Failure::Cut
         | Failure::Protocol => Class::Network,
     };

@@ -43,6 +43,9 @@ pub enum Failure {
     /// The connection closed before a head came.
     #[error("the origin closed the connection without an answer")]
     Closed,
+    /// The origin refused to process the request, more often than it was asked again.
+    #[error("the origin did not process the request")]
+    NotProcessed,
     /// The connection closed inside a body.
     #[error("the answer's body was cut")]
     Cut,
@@ -73,6 +76,7 @@ impl Failure {
             | Self::BodyTimeout
             | Self::TotalTimeout
             | Self::Closed
+            | Self::NotProcessed
             | Self::Cut
             | Self::Protocol
             | Self::Abandoned
@@ -97,6 +101,7 @@ impl Failure {
             Self::BodyTimeout => "between-bytes-timeout",
             Self::TotalTimeout => "total-timeout",
             Self::Closed => "closed",
+            Self::NotProcessed => "not-processed",
             Self::Cut => "cut",
             Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
@@ -118,6 +123,7 @@ impl Failure {
             | Self::Refused
             | Self::Tls(_)
             | Self::Closed
+            | Self::NotProcessed
             | Self::Cut
             | Self::Protocol
             | Self::Internal => Some(decide::Failure::Connect),
@@ -171,6 +177,11 @@ impl Failure {
                 StatusCode::BAD_GATEWAY,
                 "connection_terminated",
                 "the origin closed the connection without an answer",
+            ),
+            Self::NotProcessed => (
+                StatusCode::BAD_GATEWAY,
+                "connection_terminated",
+                "the origin refused the request unprocessed, again and again",
             ),
             Self::Cut => {
                 (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's answer was cut")

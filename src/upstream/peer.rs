@@ -21,10 +21,10 @@ use crate::upstream::profile::Profiles;
 use crate::upstream::tls::TlsFault;
 
 /// How long an idle connection to an origin is kept.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// How many requests share one HTTP/2 connection.
-const H2_STREAMS: usize = 100;
+pub(super) const H2_STREAMS: usize = 100;
 
 /// The peer for `place` at `addresses` (never empty), which have passed the guard.
 pub fn peer(
@@ -46,10 +46,7 @@ pub fn peer(
     let timeouts = &place.timeouts;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);
-    options.read_timeout = Some(timeouts.first_byte.max(timeouts.between_bytes));
-    options.write_timeout = Some(timeouts.between_bytes);
     options.idle_timeout = Some(IDLE);
-    options.max_h2_streams = H2_STREAMS;
     let http2 = place.upstream.as_ref().is_none_or(|u| u.tls.http2);
     options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
     let profile = profiles.of(place.index);

@@ -4,10 +4,9 @@
 //! Never touches: names and addresses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName};
-use pingora_http::RequestHeader;
 
 use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
@@ -38,26 +37,30 @@ pub struct Place {
 }
 
 impl Place {
+    /// How long a call that has no retries may wait for its turn, or for a hold to end.
+    pub fn patience(&self) -> Duration {
+        self.upstream.as_ref().map(|upstream| upstream.conduct.pace.max_wait).unwrap_or_default()
+    }
+
+    /// The value of `Host`: the port is left out where it is the scheme's default.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
     /// What a request to this place carries beyond what its client sent: larder's own credential in
     /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
-    pub fn dress(&self, request: &mut RequestHeader) -> pingora_error::Result<()> {
-        let Some(upstream) = &self.upstream else { return Ok(()) };
+    pub fn dress(&self, headers: &mut HeaderMap) {
+        let Some(upstream) = &self.upstream else { return };
         if upstream.conduct.reads_bodies() {
-            let mut accepted = HeaderMap::new();
-            for value in request.headers.get_all(ACCEPT_ENCODING) {
-                accepted.append(ACCEPT_ENCODING, value.clone());
-            }
-            json::accept_encoding(&mut accepted);
-            request.remove_header(&ACCEPT_ENCODING);
-            for value in accepted.get_all(ACCEPT_ENCODING) {
-                request.append_header(ACCEPT_ENCODING, value.clone())?;
-            }
+            json::accept_encoding(headers);
         }
         if let Some(credential) = &upstream.credential {
-            request.remove_header(&credential.header);
-            request.insert_header(credential.header.clone(), credential.reveal().clone())?;
+            headers.insert(credential.header.clone(), credential.reveal().clone());
         }
-        Ok(())
     }
 }
 

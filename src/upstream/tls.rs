@@ -3,6 +3,8 @@
 //! Owns: the kinds of fault, what they mean to a client, and how they are read from pingora's
 //! errors. Never touches: handshakes.
 
+use std::io;
+
 use pingora_error::{Error, ErrorType};
 
 /// What was wrong.
@@ -129,10 +131,15 @@ impl TlsFault {
                 let said = text.split_once(MARK).map_or("", |(_, said)| said);
                 Some(Self::said(said))
             }
-            // In TLS 1.3 an origin looks at a client's certificate when larder is done, and says so
-            // where its answer is awaited.
-            _ => error.root_cause().to_string().strip_prefix(ALERT).map(Self::alert),
+            _ => None,
         }
+    }
+
+    /// The fault that a connection's end tells of; `None` when it tells of none. In TLS 1.3 an origin
+    /// looks at a client's certificate when larder is done, and says so where its answer is awaited.
+    pub(crate) fn of_end(error: &io::Error) -> Option<Self> {
+        let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        cause.to_string().strip_prefix(ALERT).map(Self::alert)
     }
 
     fn said(text: &str) -> Self {

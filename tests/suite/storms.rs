@@ -559,7 +559,10 @@ async fn an_open_breaker_is_told_everywhere_survives_a_reload_and_one_call_close
         origin.now(move |_| answer.clone());
         let probe = asking(&larder, "/e", &[]).await;
         origin.reached(5).await;
-        assert_eq!(class(&larder.get("/f").await), "breaker_open", "one call tries");
+        let refused = asking(&larder, "/f", &[]).await;
+        larder.until("it waits for the probe", |larder| larder.clock.sleepers() > 0).await;
+        larder.clock.advance(2 * SECOND);
+        assert_eq!(class(&refused.await.unwrap()), "breaker_open", "one call tries");
         gate.open();
         assert_eq!(probe.await.unwrap().text(), "new");
         assert_eq!(api(&larder).breaker, Some("closed"));

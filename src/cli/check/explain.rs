@@ -13,6 +13,7 @@ use crate::config::words;
 use crate::policy::Policy;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
+use crate::semantics::method;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::place::Upstreams;
 
@@ -99,7 +100,7 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     } else if !stored {
         notes.push("only answers to GET and HEAD are stored: passed through");
     }
-    if !stored && !asked.method.is_safe() {
+    if !stored && !method::is_safe(&asked.method) {
         notes.push("a success makes what is stored of this URL unusable");
     }
     let cached = route.filter(|_| stored);

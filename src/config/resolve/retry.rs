@@ -15,6 +15,7 @@ use crate::config::number::{between, share};
 use crate::config::reader::{At, Reader, Section, count, word};
 use crate::config::resolve::{routes, status};
 use crate::policy::{Backoff, HoldRule, Retry};
+use crate::semantics::method;
 
 /// More calls than this do not help an origin, nor anybody who waits for it.
 const MOST_RETRIES: usize = 10;
@@ -31,7 +32,9 @@ struct Written {
 /// `defaults.retry`.
 pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> Retry {
     let written = read(defaults, &Retry::default(), reader);
-    for At { value, place, path } in written.methods.iter().filter(|at| !at.value.is_idempotent()) {
+    for At { value, place, path } in
+        written.methods.iter().filter(|at| !method::is_idempotent(&at.value))
+    {
         let what =
             format!("a {value} of every route would be sent again, and may take effect twice");
         let fix = "name it on the routes whose API takes such a call twice as once";
@@ -60,7 +63,7 @@ pub(super) fn of_route(
         let fix = "name them in `retry.methods` if a repeated call does no harm, or remove `retry`";
         reader.problem(route.key_place("retry"), &route.at("retry"), what, fix);
     }
-    for at in written.iter().filter(|at| !at.value.is_idempotent() && takes(&at.value)) {
+    for at in written.iter().filter(|at| !method::is_idempotent(&at.value) && takes(&at.value)) {
         let text = format!(
             "a {} whose answer is lost or an error is sent again, as said here: it may take effect \
              twice, unless the API tells a repeated call by a key in it",

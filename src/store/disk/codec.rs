@@ -90,6 +90,9 @@ impl Writing<'_> {
 
     /// The entry; `None` where it is too large to be one.
     pub(super) fn encode(&self, body_in: BodyIn) -> Option<Vec<u8>> {
+        if !self.stored.is_whole() {
+            return None;
+        }
         let headers = self.stored.all_headers();
         let count = u16::try_from(headers.len()).ok()?;
         let body = match body_in {
@@ -176,7 +179,8 @@ impl<'a> Entry<'a> {
     pub(super) fn with_own_body(&self) -> Option<Stored> {
         let (headers, body) = self.fields()?;
         let whole = self.head.body_in == BodyIn::Entry && body.len() as u64 == self.head.body_len;
-        whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))
+        let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
+        stored.is_whole().then_some(stored)
     }
 
     /// The response with this body; `None` where it is not the one it was stored with.
@@ -184,7 +188,8 @@ impl<'a> Entry<'a> {
         let same =
             body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
         let (headers, _inline) = self.fields().filter(|_| same)?;
-        Some(self.stored(&headers, body))
+        let stored = self.stored(&headers, body);
+        stored.is_whole().then_some(stored)
     }
 
     /// The response with an empty body in place of its own.

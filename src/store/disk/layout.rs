@@ -1,4 +1,4 @@
-//! Where the disk tier's files lie: `cache/v1/db` (the database), `cache/v1/body` (large bodies), and
+//! Where the disk tier's files lie: `cache/v2/db` (the database), `cache/v2/body` (large bodies), and
 //! beside `cache` at most one `quarantine-TIME` with what could not be read.
 //!
 //! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
@@ -12,7 +12,9 @@ use std::thread;
 use std::time::SystemTime;
 
 /// The version of everything below: keys, values, body files.
-const VERSION: &str = "v1";
+///
+/// v1: bodies over HTTP/2 might be stored cut.
+const VERSION: &str = "v2";
 /// What is put aside to be removed is named so until it is gone.
 const DOOMED: &str = "doomed-";
 const QUARANTINE: &str = "quarantine-";

@@ -1,0 +1,163 @@
+//! The client's side of one exchange: its request's body is read, its answer is written.
+//!
+//! Owns: what both versions of HTTP have in common, and that a cut answer never looks whole.
+//! Never touches: which answer is given.
+
+mod http1;
+mod http2;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+pub use crate::front::session::http1::Http1;
+pub use crate::front::session::http2::Http2;
+use crate::semantics::spelling::Spelling;
+
+/// Why a client's side of an exchange cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The client has closed, or reset its stream.
+    #[error("the client is gone")]
+    Gone,
+    /// The client neither sent nor took anything for too long.
+    #[error("the client has stalled")]
+    Stalled,
+    /// The request's body is not framed as its head says.
+    #[error("the request's body is malformed")]
+    Malformed,
+}
+
+/// How long the body of an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// There is none; `Content-Length`, if it is among the fields, tells of another body.
+    None,
+    /// So many bytes.
+    Known(u64),
+    /// Its end is marked when it has come.
+    Unknown,
+}
+
+/// One exchange with a client.
+pub enum Session {
+    /// On a connection of HTTP/1.
+    Http1(Box<Http1>),
+    /// On a stream of HTTP/2.
+    Http2(Box<Http2>),
+}
+
+impl Session {
+    /// The next piece of the request's body; `None` at its end. May be dropped while it waits.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientError> {
+        match self {
+            Self::Http1(session) => session.read_body().await,
+            Self::Http2(session) => session.read_body().await,
+        }
+    }
+
+    /// Whether all of the request's body has been read.
+    pub fn has_read_body(&self) -> bool {
+        match self {
+            Self::Http1(session) => session.has_read_body(),
+            Self::Http2(session) => session.has_read_body(),
+        }
+    }
+
+    /// Resolves when the client is gone. For when nothing of the request's body is left to read; may
+    /// be dropped while it waits. A half-close counts as gone.
+    pub async fn gone(&mut self) -> ClientError {
+        match self {
+            Self::Http1(session) => session.gone().await,
+            Self::Http2(session) => session.gone().await,
+        }
+    }
+
+    /// Nobody wants the rest of the request's body. What has not come yet is not waited for: the
+    /// connection then ends with the answer.
+    pub fn skip_body(&mut self) {
+        if let Self::Http1(session) = self {
+            session.skip_body();
+        }
+    }
+
+    /// The answer that begins next is the last of its connection.
+    pub fn close_after(&mut self) {
+        if let Self::Http1(session) = self {
+            session.close_after();
+        }
+    }
+
+    /// Writes an interim answer (RFC 9110 §15.2), where the client's version knows such.
+    pub async fn write_interim(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.write_interim(status, headers).await,
+            Self::Http2(session) => session.write_interim(status, headers),
+        }
+    }
+
+    /// Writes the head of the answer. `spelling`: how names are written where that can be seen.
+    pub async fn write_head(
+        &mut self,
+        status: StatusCode,
+        headers: HeaderMap,
+        length: Length,
+        spelling: &Spelling,
+    ) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.write_head(status, headers, length, spelling).await,
+            Self::Http2(session) => session.write_head(status, headers, length),
+        }
+    }
+
+    /// Writes a piece of the answer's body.
+    pub async fn write_body(&mut self, piece: Bytes) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.write_body(&piece).await,
+            Self::Http2(session) => session.write_body(piece).await,
+        }
+    }
+
+    /// Ends the answer, which is whole. Without this the client sees that it is not.
+    pub async fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.end().await,
+            Self::Http2(session) => session.end(trailers),
+        }
+    }
+
+    /// Sends what has been written so far.
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.flush().await,
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// The status of the answer, once its head has been written.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Http1(session) => session.status(),
+            Self::Http2(session) => session.status(),
+        }
+    }
+
+    /// Bytes of the answer's body that have been written.
+    pub fn body_bytes(&self) -> u64 {
+        match self {
+            Self::Http1(session) => session.body_bytes(),
+            Self::Http2(session) => session.body_bytes(),
+        }
+    }
+
+    /// How the request's field names were spelled.
+    pub fn spelling(&self) -> Spelling {
+        match self {
+            Self::Http1(session) => session.spelling(),
+            Self::Http2(_) => Spelling::default(),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! One exchange on a connection of HTTP/1 (RFC 9112).
+//!
+//! Owns: the framing of both bodies, whether the connection goes on. Never touches: request heads,
+//! which the door has read.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::front::io::{ClientIo, patiently};
+use crate::front::session::{ClientError, Length};
+use crate::semantics::asked::Framing;
+use crate::semantics::chunked::{Decoder, Piece, Strictness};
+use crate::semantics::spelling::Spelling;
+
+/// What is read at once.
+const READ: usize = 16 * 1024;
+
+/// What of a next request is read ahead while this one is answered.
+const AHEAD: usize = 8 * 1024;
+
+/// How long what is left of a request's body may take once its answer is written.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How much of it is read.
+const DRAIN_BYTES: u64 = 256 * 1024;
+
+/// One exchange.
+pub struct Http1 {
+    io: ClientIo,
+    /// What has been read and not used.
+    rest: BytesMut,
+    incoming: Incoming,
+    spelling: Spelling,
+    version: Version,
+    /// Whether another request may follow.
+    persists: bool,
+    status: Option<StatusCode>,
+    outgoing: Outgoing,
+    sent: u64,
+}
+
+/// What of the request's body is still to come.
+enum Incoming {
+    Length(u64),
+    Chunked(Decoder),
+    Ended,
+}
+
+/// What of a body has been read and not used.
+enum Buffered {
+    Data(Bytes),
+    /// The body has ended.
+    End,
+    Nothing,
+}
+
+/// How the answer's end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outgoing {
+    /// Its head has not been written.
+    Unwritten,
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked,
+    /// By the end of the connection.
+    Close,
+    Ended,
+}
+
+impl Http1 {
+    /// The exchange whose request had this head; `rest` was read behind it.
+    pub fn new(
+        io: ClientIo,
+        rest: BytesMut,
+        framing: Framing,
+        version: Version,
+        persists: bool,
+        head: Bytes,
+    ) -> Self {
+        let incoming = match framing {
+            Framing::None => Incoming::Ended,
+            Framing::Length(length) => Incoming::Length(length),
+            Framing::Chunked => Incoming::Chunked(Decoder::new(Strictness::Request)),
+        };
+        // A second request that came with the first is not answered: the first answer says so.
+        let pipelined = framing == Framing::None && !rest.is_empty();
+        Self {
+            io,
+            rest,
+            incoming,
+            spelling: Spelling::of(head),
+            version,
+            persists: persists && !pipelined,
+            status: None,
+            outgoing: Outgoing::Unwritten,
+            sent: 0,
+        }
+    }
+
+    pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.buffered_body()? {
+                Buffered::Data(data) => return Ok(Some(data)),
+                Buffered::End => return Ok(None),
+                Buffered::Nothing => self.read().await?,
+            }
+        }
+    }
+
+    /// What of the body has been read already.
+    fn buffered_body(&mut self) -> Result<Buffered, ClientError> {
+        match &mut self.incoming {
+            Incoming::Ended => Ok(Buffered::End),
+            Incoming::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.rest.len());
+                if here == 0 {
+                    return Ok(Buffered::Nothing);
+                }
+                *left -= here as u64;
+                if *left == 0 {
+                    self.incoming = Incoming::Ended;
+                }
+                Ok(Buffered::Data(self.rest.split_to(here).freeze()))
+            }
+            Incoming::Chunked(decoder) => match decoder.decode(&mut self.rest) {
+                Ok(Some(Piece::Data(data))) => Ok(Buffered::Data(data)),
+                // Trailers of requests end here: nothing behind larder expects them.
+                Ok(Some(Piece::End(_trailers))) => {
+                    self.incoming = Incoming::Ended;
+                    Ok(Buffered::End)
+                }
+                Ok(None) => Ok(Buffered::Nothing),
+                Err(_malformed) => {
+                    self.persists = false;
+                    Err(ClientError::Malformed)
+                }
+            },
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), ClientError> {
+        self.rest.reserve(READ);
+        match patiently(self.io.read_buf(&mut self.rest)).await {
+            Ok(0) => Err(ClientError::Gone),
+            Ok(_) => Ok(()),
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    pub(super) fn has_read_body(&self) -> bool {
+        matches!(self.incoming, Incoming::Ended)
+    }
+
+    pub(super) async fn gone(&mut self) -> ClientError {
+        while self.rest.len() < AHEAD {
+            self.rest.reserve(AHEAD);
+            match self.io.read_buf(&mut self.rest).await {
+                Ok(0) | Err(_) => return ClientError::Gone,
+                // A next request: it waits if this answer has promised to take it.
+                Ok(_) if self.status.is_none() => self.persists = false,
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    pub(super) fn skip_body(&mut self) {
+        while matches!(self.buffered_body(), Ok(Buffered::Data(_))) {}
+        self.persists &= self.has_read_body();
+    }
+
+    pub(super) fn close_after(&mut self) {
+        if self.status.is_none() {
+            self.persists = false;
+        }
+    }
+
+    pub(super) async fn write_interim(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<(), ClientError> {
+        // HTTP/1.0 knows none, and none follows the final answer.
+        if self.version != Version::HTTP_11 || self.status.is_some() {
+            return Ok(());
+        }
+        let mut head = start_line(status);
+        Spelling::default().write(headers, &mut head);
+        head.put_slice(b"\r\n");
+        self.write(&head).await?;
+        self.flush().await
+    }
+
+    pub(super) async fn write_head(
+        &mut self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        length: Length,
+        spelling: &Spelling,
+    ) -> Result<(), ClientError> {
+        self.status = Some(status);
+        headers.remove(TRANSFER_ENCODING);
+        // RFC 9110 §8.6: these never have a length.
+        if status == StatusCode::NO_CONTENT || status.is_informational() {
+            headers.remove(CONTENT_LENGTH);
+        }
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        self.outgoing = match length {
+            Length::None => Outgoing::Length(0),
+            Length::Known(length) => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                Outgoing::Length(length)
+            }
+            Length::Unknown => self.unknown(&mut headers),
+        };
+        if !switches {
+            self.persists &= self.has_read_body();
+            let goes_on = if self.persists { "keep-alive" } else { "close" };
+            headers.insert(CONNECTION, HeaderValue::from_static(goes_on));
+        }
+        let mut head = start_line(status);
+        spelling.write(&headers, &mut head);
+        head.put_slice(b"\r\n");
+        self.write(&head).await
+    }
+
+    /// A body whose end is marked, which HTTP/1.0 cannot do.
+    fn unknown(&mut self, headers: &mut HeaderMap) -> Outgoing {
+        headers.remove(CONTENT_LENGTH);
+        if self.version == Version::HTTP_11 {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            return Outgoing::Chunked;
+        }
+        self.persists = false;
+        // Cut off, it must not look like its end.
+        self.io.answering();
+        Outgoing::Close
+    }
+
+    pub(super) async fn write_body(&mut self, piece: &[u8]) -> Result<(), ClientError> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        match &mut self.outgoing {
+            Outgoing::Chunked => {
+                let size = format!("{:x}\r\n", piece.len());
+                self.write(size.as_bytes()).await?;
+                self.write(piece).await?;
+                self.write(b"\r\n").await?;
+            }
+            Outgoing::Close => self.write(piece).await?,
+            Outgoing::Length(left) => {
+                // More than was announced would be taken for the next answer.
+                *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
+                self.write(piece).await?;
+            }
+            Outgoing::Unwritten | Outgoing::Ended => return Err(ClientError::Gone),
+        }
+        self.sent += piece.len() as u64;
+        Ok(())
+    }
+
+    pub(super) async fn end(&mut self) -> Result<(), ClientError> {
+        match self.outgoing {
+            Outgoing::Chunked => self.write(b"0\r\n\r\n").await?,
+            Outgoing::Close | Outgoing::Length(0) => {}
+            Outgoing::Length(_) | Outgoing::Unwritten | Outgoing::Ended => {
+                return Err(ClientError::Gone);
+            }
+        }
+        self.outgoing = Outgoing::Ended;
+        self.flush().await?;
+        self.io.answered();
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.sent
+    }
+
+    pub(super) fn spelling(&self) -> Spelling {
+        self.spelling.clone()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        patiently(self.io.write_all(bytes)).await.map_err(|error| broken(&error))
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), ClientError> {
+        patiently(self.io.flush()).await.map_err(|error| broken(&error))
+    }
+
+    /// The connection as it is, and what was read from it already: the protocol is another now.
+    pub fn raw(&mut self) -> (&mut ClientIo, &[u8]) {
+        (&mut self.io, &self.rest)
+    }
+
+    /// The connection, with what came of a next request, if another may follow. A connection that
+    /// ends after a whole answer is closed in order; one with a cut answer is just let go.
+    pub async fn finish(mut self) -> Option<(ClientIo, BytesMut)> {
+        if self.outgoing != Outgoing::Ended {
+            return None;
+        }
+        if self.persists {
+            return Some((self.io, self.rest));
+        }
+        // The client may still be sending: a reset would take its answer away.
+        let closed = async {
+            let shut = self.io.shutdown().await.is_ok();
+            let mut left = DRAIN_BYTES;
+            let mut sink = vec![0; READ];
+            while let (true, Ok(read @ 1..)) = (shut, self.io.read(&mut sink).await) {
+                left = left.saturating_sub(read as u64);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // Past the time the client has had its chance to read it.
+        let _late = timeout(DRAIN, closed).await;
+        None
+    }
+}
+
+fn broken(error: &io::Error) -> ClientError {
+    if error.kind() == io::ErrorKind::TimedOut { ClientError::Stalled } else { ClientError::Gone }
+}
+
+fn start_line(status: StatusCode) -> BytesMut {
+    let mut head = BytesMut::with_capacity(512);
+    head.put_slice(b"HTTP/1.1 ");
+    head.put_slice(status.as_str().as_bytes());
+    head.put_u8(b' ');
+    head.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    head.put_slice(b"\r\n");
+    head
+}

@@ -1,0 +1,152 @@
+//! What is changed in a message that passes through (RFC 9110 §7.6), and what larder learns from it.
+//!
+//! Owns: fields added and taken away, in both directions. Never touches: bodies on their way (`relay`).
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_LENGTH};
+use http::{HeaderMap, Method, StatusCode, Version};
+
+use crate::account::problem::{PROXY_STATUS, received_error};
+use crate::engine::recorded::Recording;
+use crate::front::session::{Length, Session};
+use crate::proxy::exchange::Ctx;
+use crate::proxy::handler::Handler;
+use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::hop_by_hop;
+use crate::upstream::BodyFraming;
+use crate::upstream::place::Place;
+use crate::upstream::session::Outgoing;
+
+/// The request as it goes out.
+pub(super) fn outgoing(
+    handler: &Handler,
+    asked: &Asked,
+    client: &Session,
+    place: &Place,
+) -> Outgoing {
+    let mut headers = asked.headers.clone();
+    headers.append(http::header::VIA, handler.via.clone());
+    for name in handler.routes.scope_headers(&asked.target) {
+        headers.remove(name);
+    }
+    place.dress(&mut headers);
+    Outgoing {
+        method: asked.method.clone(),
+        scheme: place.scheme.as_str(),
+        authority: place.authority(),
+        path: asked.target.path_and_query().to_owned(),
+        headers,
+        spelling: client.spelling(),
+        body: asked.body,
+        upgrade: asked.upgrade.clone(),
+        trailers: asked.trailers,
+    }
+}
+
+/// Takes the origin's connection out of its answer.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    hop_by_hop::strip_response(headers);
+}
+
+/// What the client is told of how its answer came about.
+pub(super) fn incoming(ctx: &Ctx, status: StatusCode, headers: &mut HeaderMap) {
+    let mut said = CacheStatus::forwarded(ctx.why.token()).status(status);
+    if let Some((act, cause)) = ctx.tries.detail() {
+        said = said.detail(act, cause);
+    }
+    said.append_to(headers);
+    if let Some(received) = received_error(status) {
+        headers.append(PROXY_STATUS, received);
+    }
+}
+
+/// How long the body is that the client gets.
+pub(super) fn length(
+    asked: &Asked,
+    status: StatusCode,
+    headers: &HeaderMap,
+    framing: BodyFraming,
+    ended: bool,
+) -> Length {
+    let bodiless = asked.method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    match framing {
+        _ if bodiless => Length::None,
+        // In HTTP/2 a head may be the end, which tells more than an empty body (gRPC's trailers).
+        BodyFraming::Length(0)
+            if ended
+                && asked.version == Version::HTTP_2
+                && !headers.contains_key(CONTENT_LENGTH) =>
+        {
+            Length::None
+        }
+        BodyFraming::Length(length) => Length::Known(length),
+        BodyFraming::Marked | BodyFraming::Close => Length::Unknown,
+    }
+}
+
+/// Whether silence is no sign that something is wrong.
+pub(super) fn streams(asked: &Asked) -> bool {
+    asked.upgrade.is_some()
+        || asked.headers.get_all(ACCEPT).iter().any(|accept| {
+            accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
+        })
+}
+
+/// A piece of an answer's body passes.
+pub(super) fn copied(piece: &Bytes, ctx: &mut Ctx) {
+    // First: what the body says may be that it is not to be kept.
+    ctx.read(piece);
+    if let Some(mut recording) = ctx.recording.take()
+        && recording.push(piece)
+    {
+        ctx.recording = Some(recording);
+    }
+}
+
+impl Handler {
+    /// The head of an answer that is passed on: what it says about what is stored.
+    pub(super) async fn heard(
+        &self,
+        asked: &Asked,
+        ctx: &mut Ctx,
+        status: StatusCode,
+        headers: &HeaderMap,
+        framing: BodyFraming,
+    ) {
+        self.engine
+            .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
+            .await;
+        if let (Some(sent), Some(route)) = (ctx.sent, self.route(ctx)) {
+            self.engine.head_answered(asked, route, sent, status, headers).await;
+        }
+        if framing != BodyFraming::Close {
+            ctx.recording = self.recording(asked, ctx, status, headers);
+        }
+    }
+
+    /// A `POST` answer that may serve later `GET`s is copied while it passes.
+    fn recording(
+        &self,
+        asked: &Asked,
+        ctx: &Ctx,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Recording> {
+        if asked.method != Method::POST {
+            return None;
+        }
+        let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
+        let route = self.routes.find(&get)?;
+        self.engine.record(asked, route, ctx.sent?, status, headers)
+    }
+
+    /// The whole body has passed.
+    pub(super) fn ended(&self, ctx: &mut Ctx) {
+        ctx.read_all();
+        if let Some(recording) = ctx.recording.take() {
+            self.engine.recorded(recording);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The body of a request that passes through, and what of it can be sent once more.
+//!
+//! Owns: the bytes that are kept for a repeat. Never touches: when a call is repeated.
+
+use bytes::Bytes;
+
+use crate::front::session::{ClientError, Session};
+use crate::upstream::session::Part;
+
+/// The longest body that is kept.
+const KEPT: usize = 64 * 1024;
+
+/// A body on its way.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    kept: Vec<Bytes>,
+    bytes: usize,
+    /// More has passed than is kept: it cannot be sent once more.
+    outgrown: bool,
+    /// All of it has been read from the client.
+    ended: bool,
+    /// How many of the kept pieces this call has had, and whether it was told of the end.
+    sent: usize,
+    told: bool,
+}
+
+impl Upload {
+    /// A call begins.
+    pub(super) fn begin(&mut self) {
+        (self.sent, self.told) = (0, false);
+    }
+
+    /// Whether a call that begins now can be sent all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.outgrown
+    }
+
+    /// Whether the client is to be asked for more.
+    pub(super) fn needs_more(&self) -> bool {
+        !self.ended && self.sent == self.kept.len()
+    }
+
+    /// What can be sent without asking the client: a piece, or the end.
+    pub(super) fn at_hand(&mut self) -> Option<Part> {
+        if let Some(piece) = self.kept.get(self.sent) {
+            self.sent += 1;
+            return Some(Part::Data(piece.clone()));
+        }
+        let tells = self.ended && !self.told;
+        self.told |= tells;
+        tells.then_some(Part::End)
+    }
+
+    /// Waits for the client: for more of the body if that is `wanted`, else only for its end.
+    /// [`Upload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be dropped
+    /// while it waits.
+    pub(super) async fn news(
+        &mut self,
+        client: &mut Session,
+        wanted: bool,
+    ) -> Result<Option<Bytes>, ClientError> {
+        if wanted {
+            self.read(client).await
+        } else if client.has_read_body() {
+            Err(client.gone().await)
+        } else {
+            // It may go on sending; that is looked at when there is room for it.
+            std::future::pending().await
+        }
+    }
+
+    async fn read(&mut self, client: &mut Session) -> Result<Option<Bytes>, ClientError> {
+        let Some(piece) = client.read_body().await? else {
+            self.ended = true;
+            return Ok(None);
+        };
+        self.ended = client.has_read_body();
+        self.bytes += piece.len();
+        if self.bytes <= KEPT && !self.outgrown {
+            self.kept.push(piece);
+            return Ok(None);
+        }
+        self.outgrown = true;
+        // What was kept has been sent: nobody reads on before.
+        self.kept.clear();
+        self.sent = 0;
+        Ok(Some(piece))
+    }
+}

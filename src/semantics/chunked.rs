@@ -1,0 +1,213 @@
+//! The chunked transfer coding (RFC 9112 §7.1), read piece by piece and written.
+//!
+//! Owns: where a chunked body ends, and which encodings are refused because two parsers could read
+//! them in two ways. Never touches: sockets, what a body means.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The bytes of a chunk-size line, extensions included.
+const LINE: usize = 4 * 1024;
+
+/// The bytes of all trailer fields.
+const TRAILER_BYTES: usize = 16 * 1024;
+
+/// How many trailer fields there may be.
+const TRAILERS: usize = 100;
+
+/// Hexadecimal digits of a size: 60 bits, so that no arithmetic overflows.
+const DIGITS: usize = 15;
+
+/// Which encodings are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// A request: nothing but the grammar of RFC 9112 §7.1, extensions included.
+    Request,
+    /// A response: blanks behind a size, and extensions of any form without control characters.
+    Response,
+}
+
+/// The encoding is broken, or two parsers could read it in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not encoded as RFC 9112 §7.1 says")]
+pub struct Malformed;
+
+/// What came next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of the body, never none.
+    Data(Bytes),
+    /// The last chunk and the trailer section have come.
+    End(HeaderMap),
+}
+
+/// A reader of one chunked body.
+#[derive(Debug)]
+pub struct Decoder {
+    strictness: Strictness,
+    state: State,
+    trailers: HeaderMap,
+    trailer_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A chunk-size line comes next.
+    Size,
+    /// So many bytes of a chunk are still to come.
+    Data(u64),
+    /// The line end behind a chunk's data comes next.
+    DataEnd,
+    /// A trailer field or the last empty line comes next.
+    Trailer,
+    Ended,
+}
+
+impl Decoder {
+    /// A reader at the beginning of a body.
+    pub fn new(strictness: Strictness) -> Self {
+        Self { strictness, state: State::Size, trailers: HeaderMap::new(), trailer_bytes: 0 }
+    }
+
+    /// Whether the end of the body has been read.
+    pub fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Takes the next piece from the front of `input`; `None`: more bytes are needed. Behind the end
+    /// nothing is taken.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
+        loop {
+            match self.state {
+                State::Size => {
+                    let Some(line) = take_line(input, LINE)? else { return Ok(None) };
+                    self.state = match size(&line, self.strictness)? {
+                        0 => State::Trailer,
+                        size => State::Data(size),
+                    };
+                }
+                State::Data(left) => {
+                    let here = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+                    if here == 0 {
+                        return Ok(None);
+                    }
+                    self.state = match left - here as u64 {
+                        0 => State::DataEnd,
+                        left => State::Data(left),
+                    };
+                    return Ok(Some(Piece::Data(input.split_to(here).freeze())));
+                }
+                State::DataEnd => {
+                    if !b"\r\n".starts_with(input.get(..input.len().min(2)).unwrap_or_default()) {
+                        return Err(Malformed);
+                    }
+                    if input.len() < 2 {
+                        return Ok(None);
+                    }
+                    input.advance(2);
+                    self.state = State::Size;
+                }
+                State::Trailer => {
+                    let room = TRAILER_BYTES - self.trailer_bytes;
+                    let Some(line) = take_line(input, room)? else { return Ok(None) };
+                    if line.is_empty() {
+                        self.state = State::Ended;
+                        return Ok(Some(Piece::End(std::mem::take(&mut self.trailers))));
+                    }
+                    self.trailer_bytes += line.len() + 2;
+                    self.add_trailer(&line)?;
+                }
+                State::Ended => return Ok(None),
+            }
+        }
+    }
+
+    fn add_trailer(&mut self, line: &[u8]) -> Result<(), Malformed> {
+        let colon = line.iter().position(|byte| *byte == b':').ok_or(Malformed)?;
+        let (name, value) = line.split_at(colon);
+        let name = HeaderName::from_bytes(name).map_err(|_invalid| Malformed)?;
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let value = HeaderValue::from_bytes(value).map_err(|_invalid| Malformed)?;
+        self.trailers.append(name, value);
+        if self.trailers.len() > TRAILERS { Err(Malformed) } else { Ok(()) }
+    }
+}
+
+/// The next line without its CRLF. A line feed alone ends no line.
+fn take_line(input: &mut BytesMut, most: usize) -> Result<Option<BytesMut>, Malformed> {
+    let window = input.get(..input.len().min(most)).unwrap_or_default();
+    let Some(feed) = window.iter().position(|byte| *byte == b'\n') else {
+        return if input.len() < most { Ok(None) } else { Err(Malformed) };
+    };
+    let end = feed.checked_sub(1).filter(|end| window.get(*end) == Some(&b'\r'));
+    let mut line = input.split_to(feed + 1);
+    line.truncate(end.ok_or(Malformed)?);
+    if line.contains(&b'\r') { Err(Malformed) } else { Ok(Some(line)) }
+}
+
+/// The size that a line says.
+fn size(line: &[u8], strictness: Strictness) -> Result<u64, Malformed> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, extensions) = line.split_at(digits);
+    if digits == 0 || digits > DIGITS {
+        return Err(Malformed);
+    }
+    let fine = match strictness {
+        Strictness::Request => are_extensions(extensions),
+        Strictness::Response => {
+            let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+            let begins = extensions.iter().find(|byte| !blank(byte)).is_none_or(|b| *b == b';');
+            begins && !extensions.iter().any(|byte| byte.is_ascii_control() && !blank(byte))
+        }
+    };
+    let text = std::str::from_utf8(size).map_err(|_invalid| Malformed)?;
+    if fine { u64::from_str_radix(text, 16).map_err(|_invalid| Malformed) } else { Err(Malformed) }
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112 §7.1.1.
+fn are_extensions(mut text: &[u8]) -> bool {
+    while !text.is_empty() {
+        let Some(rest) = after_blanks(text).strip_prefix(b";") else { return false };
+        let Some(rest) = after_token(after_blanks(rest)) else { return false };
+        text = match after_blanks(rest).strip_prefix(b"=") {
+            None => rest,
+            Some(value) => match after_value(after_blanks(value)) {
+                Some(rest) => rest,
+                None => return false,
+            },
+        };
+    }
+    true
+}
+
+fn after_blanks(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    text.get(blanks..).unwrap_or_default()
+}
+
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let length = text.iter().take_while(|byte| is_token(byte)).count();
+    (length > 0).then(|| text.get(length..).unwrap_or_default())
+}
+
+fn after_value(text: &[u8]) -> Option<&[u8]> {
+    let Some(mut quoted) = text.strip_prefix(b"\"") else { return after_token(text) };
+    loop {
+        let (byte, rest) = quoted.split_first()?;
+        quoted = match byte {
+            b'"' => return Some(rest),
+            b'\\' => rest.split_first().filter(|(byte, _)| is_text(**byte))?.1,
+            byte if is_text(*byte) => rest,
+            _ => return None,
+        };
+    }
+}
+
+/// What may stand in a quoted string: no control character but the tab.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Tables and properties of the chunked coding.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use proptest::prelude::{any, proptest};
+
+use super::{Decoder, Malformed, Piece, Strictness};
+
+/// The whole body and its trailers; `None`: it has not ended.
+fn read(
+    strictness: Strictness,
+    input: &[u8],
+    step: usize,
+) -> Result<(Vec<u8>, Option<HeaderMap>), Malformed> {
+    let mut decoder = Decoder::new(strictness);
+    let (mut body, mut buffer) = (Vec::new(), BytesMut::new());
+    for part in input.chunks(step.max(1)) {
+        buffer.extend_from_slice(part);
+        while let Some(piece) = decoder.decode(&mut buffer)? {
+            match piece {
+                Piece::Data(data) => body.extend_from_slice(&data),
+                Piece::End(trailers) => return Ok((body, Some(trailers))),
+            }
+        }
+    }
+    Ok((body, None))
+}
+
+fn is_read(strictness: Strictness, input: &str) -> bool {
+    let whole = read(strictness, input.as_bytes(), usize::MAX);
+    assert_eq!(whole, read(strictness, input.as_bytes(), 1), "{input:?} in single bytes");
+    whole.is_ok_and(|(_, trailers)| trailers.is_some())
+}
+
+#[test]
+fn what_is_refused_in_requests_and_in_responses() {
+    for (input, request, response) in [
+        ("5\r\nhello\r\n0\r\n\r\n", true, true),
+        ("05\r\nhello\r\n00\r\n\r\n", true, true),
+        ("a\r\n0123456789\r\n0\r\n\r\n", true, true),
+        ("5;a=b\r\nhello\r\n0;a\r\n\r\n", true, true),
+        ("5 ; a = \"b;\\\"c\"\r\nhello\r\n0\r\n\r\n", true, true),
+        // Blanks behind a size: two readings in a request, a habit of some servers.
+        ("5 \r\nhello\r\n0\r\n\r\n", false, true),
+        ("5;\r\nhello\r\n0\r\n\r\n", false, true),
+        ("5;a=\"x\r\nhello\r\n0\r\n\r\n", false, true),
+        ("\r\nhello\r\n0\r\n\r\n", false, false),
+        ("5\r\nhello\r\n\r\n\r\n", false, false),
+        ("5\r\nhello\r\n;a=b\r\n\r\n", false, false),
+        ("5\r\nhello\r\n\n\n", false, false),
+        ("5\nhello\r\n0\r\n\r\n", false, false),
+        ("5\r\nhello\n0\r\n\r\n", false, false),
+        ("2;\nxx\r\nhello\r\n0\r\n\r\n", false, false),
+        ("5;a=\u{b}\r\nhello\r\n0\r\n\r\n", false, false),
+        ("5;a\rb\r\nhello\r\n0\r\n\r\n", false, false),
+        ("5 5\r\nhello\r\n0\r\n\r\n", false, false),
+        ("0x5\r\nhello\r\n0\r\n\r\n", false, false),
+        ("-5\r\nhello\r\n0\r\n\r\n", false, false),
+        ("+5\r\nhello\r\n0\r\n\r\n", false, false),
+        (" 5\r\nhello\r\n0\r\n\r\n", false, false),
+        ("5\r\nhelloXX0\r\n\r\n", false, false),
+        ("FFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n", false, false),
+        ("0\r\nX-A: 1\r\n\r\n", true, true),
+        ("0\r\nno field\r\n\r\n", false, false),
+        ("0\r\n: no name\r\n\r\n", false, false),
+        ("0\r\nX-A : 1\r\n\r\n", false, false),
+        ("0\r\nX-A: 1\nX-B: 2\r\n\r\n", false, false),
+    ] {
+        assert_eq!(is_read(Strictness::Request, input), request, "request {input:?}");
+        assert_eq!(is_read(Strictness::Response, input), response, "response {input:?}");
+    }
+}
+
+#[test]
+fn a_body_without_its_last_chunk_has_not_ended() {
+    for input in
+        ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nA: 1\r\n"]
+    {
+        let read = read(Strictness::Response, input.as_bytes(), 1).unwrap();
+        assert_eq!(read.1, None, "{input:?}");
+    }
+}
+
+#[test]
+fn trailers_are_read_and_bounded() {
+    let input = "5\r\nhello\r\n0\r\nX-Sum: 1\r\nx-sum:2 \r\n\r\nnext";
+    let (body, trailers) = read(Strictness::Response, input.as_bytes(), 3).unwrap();
+    assert_eq!(body, b"hello");
+    let sums: Vec<_> = trailers.as_ref().unwrap().get_all("x-sum").iter().collect();
+    assert_eq!(sums, ["1", "2"]);
+    let many = format!("0\r\n{}\r\n", "X: 1\r\n".repeat(101));
+    assert!(!is_read(Strictness::Response, &many));
+    let long = format!("0\r\nX: {}\r\n\r\n", "a".repeat(17_000));
+    assert!(!is_read(Strictness::Response, &long));
+}
+
+#[test]
+fn a_line_without_an_end_is_refused_before_it_grows() {
+    let mut decoder = Decoder::new(Strictness::Response);
+    let mut buffer = BytesMut::from(format!("5;{}", "a".repeat(5000)).as_bytes());
+    assert_eq!(decoder.decode(&mut buffer), Err(Malformed));
+}
+
+#[test]
+fn nothing_is_taken_behind_the_end() {
+    let mut decoder = Decoder::new(Strictness::Request);
+    let mut buffer = BytesMut::from(&b"0\r\n\r\nGET / HTTP/1.1\r\n"[..]);
+    assert_eq!(decoder.decode(&mut buffer), Ok(Some(Piece::End(HeaderMap::new()))));
+    assert_eq!(decoder.decode(&mut buffer), Ok(None));
+    assert_eq!(buffer, Bytes::from_static(b"GET / HTTP/1.1\r\n"));
+    assert!(decoder.has_ended());
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_encoded_is_decoded_however_it_arrives(
+        chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..10),
+        step in 1_usize..50,
+    ) {
+        let mut input = Vec::new();
+        for chunk in &chunks {
+            input.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            input.extend_from_slice(chunk);
+            input.extend_from_slice(b"\r\n");
+        }
+        input.extend_from_slice(b"0\r\n\r\n");
+        for strictness in [Strictness::Request, Strictness::Response] {
+            let (body, end) = read(strictness, &input, step).unwrap();
+            assert_eq!(body, chunks.concat());
+            assert!(end.is_some());
+        }
+    }
+
+    #[test]
+    fn no_input_panics(input in any::<Vec<u8>>(), step in 1_usize..20) {
+        let _result = read(Strictness::Response, &input, step).is_ok();
+        let _result = read(Strictness::Request, &input, step).is_ok();
+    }
+}

@@ -1,0 +1,267 @@
+//! Connections to origins: new ones, and those that wait for their next call.
+//!
+//! Owns: which connection a call gets, what becomes of it afterwards. Both ways out share them.
+//! Never touches: which origin is meant (`peer`), what is said on a connection (`session`).
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_error::{Error, ErrorType};
+use tokio::time::{sleep, timeout};
+
+use crate::upstream::failure::Failure;
+use crate::upstream::peer::{H2_STREAMS, IDLE};
+use crate::upstream::session::http1::{Http1, Raw};
+use crate::upstream::session::http2::{Connection, Http2};
+use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
+use crate::upstream::tls::TlsFault;
+
+/// How much of a body may come ahead of who reads it, on a stream and on a connection.
+const WINDOW: u32 = 8 * 1024 * 1024;
+
+/// The largest head that is decoded: more than is taken, so that it can be refused.
+const HEAD: u32 = 512 * 1024;
+
+/// The largest frame that is read.
+const FRAME: u32 = 64 * 1024;
+
+/// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
+/// shares them.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    transport: TransportConnector,
+    /// Connections of HTTP/2, by the hash of the peer that they lead to.
+    shared: Mutex<HashMap<u64, Vec<Arc<Connection>>>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let (transport, shared) = (TransportConnector::new(None), Mutex::default());
+        Self(Arc::new(Inner { transport, shared }))
+    }
+}
+
+/// A call under way, and where its connection goes when it is over.
+pub struct Channel {
+    session: Option<Session>,
+    pool: Pool,
+    key: u64,
+    idle: Option<Duration>,
+    /// Whether the connection has been used before.
+    reused: bool,
+}
+
+/// Why a call could not be begun.
+pub enum NotBegun {
+    /// No connection.
+    Failed(Failure),
+    /// A connection, and nothing of the request was sent.
+    NotProcessed,
+}
+
+/// What a call goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// One of the pool, if it has one.
+    Pooled,
+    /// A new one: a network that forgets idle connections has forgotten all of them.
+    New,
+}
+
+impl Pool {
+    /// Begins a call.
+    pub async fn begin(
+        &self,
+        peer: &HttpPeer,
+        request: &Outgoing,
+        over: Over,
+    ) -> Result<Channel, NotBegun> {
+        let key = peer.reuse_hash();
+        let channel = |session, reused| Channel {
+            session: Some(session),
+            pool: self.clone(),
+            key,
+            idle: peer.idle_timeout(),
+            reused,
+        };
+        if over == Over::Pooled
+            && let Some(session) = self.reused(peer, key, request).await
+        {
+            return Ok(channel(session, true));
+        }
+        let stream = self.0.transport.new_stream(peer).await;
+        let stream = stream.map_err(|error| NotBegun::Failed(failure(&error)))?;
+        if stream.selected_alpn_proto() != Some(ALPN::H2) {
+            let session = Http1::new(stream, request);
+            return Ok(channel(Session::Http1(Box::new(session)), false));
+        }
+        let within = peer.connection_timeout().unwrap_or(IDLE);
+        let begun = async {
+            let connection = self.share(stream, key).await.ok_or(Broken::Protocol)?;
+            Http2::new(connection, request).await
+        };
+        match timeout(within, begun).await {
+            Ok(Ok(session)) => Ok(channel(Session::Http2(Box::new(session)), false)),
+            Ok(Err(Broken::NotProcessed)) => Err(NotBegun::NotProcessed),
+            Ok(Err(_broken)) => Err(NotBegun::Failed(Failure::Protocol)),
+            Err(_elapsed) => Err(NotBegun::Failed(Failure::ConnectTimeout)),
+        }
+    }
+
+    async fn reused(&self, peer: &HttpPeer, key: u64, request: &Outgoing) -> Option<Session> {
+        // A connection of HTTP/2 that turns out to be closing leads to the next one.
+        while let Some(connection) = self.shared(key) {
+            let begun = timeout(IDLE, Http2::new(connection, request));
+            if let Ok(Ok(session)) = begun.await {
+                return Some(Session::Http2(Box::new(session)));
+            }
+        }
+        let stream = self.0.transport.reused_stream(peer).await?;
+        Some(Session::Http1(Box::new(Http1::new(stream, request))))
+    }
+
+    /// A connection of HTTP/2 with room for one more call, which is counted.
+    fn shared(&self, key: u64) -> Option<Arc<Connection>> {
+        let mut shared = self.0.shared.lock();
+        let connections = shared.get_mut(&key)?;
+        connections.retain(|connection| !connection.closing.load(Ordering::Relaxed));
+        let roomy = connections.iter().find(|connection| is_roomy(connection)).map(Arc::clone);
+        if connections.is_empty() {
+            shared.remove(&key);
+        }
+        let roomy = roomy?;
+        roomy.calls.fetch_add(1, Ordering::Relaxed);
+        Some(roomy)
+    }
+
+    /// Makes a connection of HTTP/2 that others find too; its first call is counted.
+    async fn share(&self, stream: Stream, key: u64) -> Option<Arc<Connection>> {
+        let shaken = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_max_send_streams(H2_STREAMS)
+            .max_frame_size(FRAME)
+            .max_header_list_size(HEAD)
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake::<_, Bytes>(stream)
+            .await;
+        let (send, driver) = shaken.ok()?;
+        let connection = Arc::new(Connection::new(send));
+        connection.calls.fetch_add(1, Ordering::Relaxed);
+        let ours = Arc::downgrade(&connection);
+        self.0.shared.lock().entry(key).or_default().push(Arc::clone(&connection));
+        tokio::spawn(drive(driver, ours, Arc::downgrade(&self.0), key));
+        Some(connection)
+    }
+}
+
+fn is_roomy(connection: &Connection) -> bool {
+    connection.calls.load(Ordering::Relaxed) < H2_STREAMS
+}
+
+/// Moves a connection's frames until it ends. One that nobody has used for a while is let go.
+async fn drive(
+    mut driver: h2::client::Connection<Stream, Bytes>,
+    connection: Weak<Connection>,
+    pool: Weak<Inner>,
+    key: u64,
+) {
+    let mut was_idle = false;
+    loop {
+        tokio::select! {
+            _ended = &mut driver => break,
+            () = sleep(IDLE / 2) => {
+                let calls = connection.upgrade().map_or(0, |c| c.calls.load(Ordering::Relaxed));
+                if was_idle && calls == 0 {
+                    forget(&pool, key, &connection);
+                }
+                was_idle = calls == 0;
+            }
+        }
+    }
+    forget(&pool, key, &connection);
+}
+
+fn forget(pool: &Weak<Inner>, key: u64, connection: &Weak<Connection>) {
+    let (Some(pool), Some(connection)) = (pool.upgrade(), connection.upgrade()) else { return };
+    connection.closing.store(true, Ordering::Relaxed);
+    let mut shared = pool.shared.lock();
+    if let Some(connections) = shared.get_mut(&key) {
+        connections.retain(|known| !Arc::ptr_eq(known, &connection));
+        if connections.is_empty() {
+            shared.remove(&key);
+        }
+    }
+}
+
+impl Channel {
+    /// What comes next; once the answer is whole the connection is free for others.
+    pub async fn next(&mut self) -> Result<Event, Broken> {
+        let Some(session) = &mut self.session else { return Ok(Event::End(None)) };
+        let event = session.next().await;
+        if matches!(event, Ok(Event::End(_))) {
+            self.release();
+        }
+        event
+    }
+
+    /// Whether [`Channel::send`] may be called.
+    pub fn has_room(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::has_room)
+    }
+
+    /// Takes the next part of the request's body.
+    pub fn send(&mut self, part: Part) {
+        if let Some(session) = &mut self.session {
+            session.send(part);
+        }
+    }
+
+    /// Whether the connection had been used before this call.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether larder has to answer an `Expect` in the place of the origin.
+    pub fn goes_on_unasked(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::goes_on_unasked)
+    }
+
+    /// The connection as it is, once it speaks another protocol.
+    pub fn into_raw(mut self) -> Option<Raw> {
+        match self.session.take()? {
+            Session::Http1(session) => Some(session.into_raw()),
+            Session::Http2(_) => None,
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(Session::Http1(session)) = self.session.take()
+            && let Some(stream) = session.into_reusable()
+        {
+            self.pool.0.transport.release_stream(stream, self.key, self.idle);
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
+fn failure(error: &Error) -> Failure {
+    use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
+    if let Some(fault) = TlsFault::of(error) {
+        return Failure::Tls(fault);
+    }
+    match error.etype() {
+        ConnectTimedout | TLSHandshakeTimedout => Failure::ConnectTimeout,
+        HandshakeError | H2Error => Failure::Protocol,
+        _ => Failure::Refused,
+    }
+}

@@ -1,0 +1,191 @@
+//! One call on one connection to an origin: a request goes out, while what comes back is read.
+//!
+//! Owns: what both versions of HTTP have in common, and the bounds on what an origin may send. Both
+//! ways out, fills and what passes through, use it: what is refused here is refused on both.
+//! Never touches: clients, the store; when a call is made again (`fetch`).
+
+pub mod http1;
+pub mod http2;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+
+use crate::semantics::asked::Framing;
+use crate::semantics::spelling::Spelling;
+use crate::upstream::BodyFraming;
+use crate::upstream::session::http1::Http1;
+use crate::upstream::session::http2::Http2;
+use crate::upstream::tls::TlsFault;
+
+/// The bytes of an answer's head, names and values.
+pub(super) const HEAD_BYTES: usize = 256 * 1024;
+
+/// How many fields an answer's head may have.
+pub(super) const HEAD_FIELDS: usize = 256;
+
+/// How many interim (1xx) answers may precede the final one.
+const INTERIM: usize = 16;
+
+/// What a call asks, ready to be written.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The method.
+    pub method: Method,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The authority: `Host`, or `:authority`.
+    pub authority: String,
+    /// Path and query.
+    pub path: String,
+    /// End-to-end fields.
+    pub headers: HeaderMap,
+    /// How their names are spelled where that can be seen.
+    pub spelling: Spelling,
+    /// What body follows.
+    pub body: Framing,
+    /// The protocols that the client asks to switch to.
+    pub upgrade: Option<HeaderValue>,
+    /// Whether trailer fields will be read.
+    pub trailers: bool,
+}
+
+/// The head of an answer.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// The version it came in.
+    pub version: Version,
+    /// The fields as received, hop-by-hop ones included.
+    pub headers: HeaderMap,
+    /// How their names were spelled.
+    pub spelling: Spelling,
+    /// How the body's end is known.
+    pub framing: BodyFraming,
+    /// Nothing follows: the head was the end.
+    pub ended: bool,
+}
+
+/// What is sent next of a request's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes of it.
+    Data(Bytes),
+    /// There is no more.
+    End,
+}
+
+/// What comes next of a call.
+#[derive(Debug)]
+pub enum Event {
+    /// What was to be sent has been taken: there is room for more.
+    Room,
+    /// The head of an answer, interim ones included.
+    Head(Box<Head>),
+    /// A piece of the answer's body, never empty.
+    Data(Bytes),
+    /// The answer is whole. Its trailer fields, if there were any.
+    End(Option<HeaderMap>),
+}
+
+/// Why a call cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The origin has not acted on the request, and said so (RFC 9113 §8.7), or nothing was sent.
+    #[error("the origin has not processed the request")]
+    NotProcessed,
+    /// The origin ended the connection for what TLS told it.
+    #[error("the origin ended TLS")]
+    Tls(TlsFault),
+    /// The connection ended before a head came.
+    #[error("the connection ended before an answer")]
+    Closed,
+    /// The connection ended, or the stream was reset, inside an answer.
+    #[error("the answer was cut")]
+    Cut,
+    /// What came is not HTTP, can be read in two ways, or breaks a bound.
+    #[error("the answer is not valid HTTP")]
+    Protocol,
+}
+
+/// A call on a connection.
+pub enum Session {
+    /// HTTP/1.
+    Http1(Box<Http1>),
+    /// HTTP/2.
+    Http2(Box<Http2>),
+}
+
+impl Session {
+    /// What comes next. May be dropped while it waits; what is to be sent goes out meanwhile.
+    pub async fn next(&mut self) -> Result<Event, Broken> {
+        match self {
+            Self::Http1(session) => session.next().await,
+            Self::Http2(session) => session.next().await,
+        }
+    }
+
+    /// Whether [`Session::send`] may be called.
+    pub fn has_room(&self) -> bool {
+        match self {
+            Self::Http1(session) => session.has_room(),
+            Self::Http2(session) => session.has_room(),
+        }
+    }
+
+    /// Takes the next part of the request's body, which is sent while [`Session::next`] is awaited.
+    pub fn send(&mut self, part: Part) {
+        match self {
+            Self::Http1(session) => session.send(part),
+            Self::Http2(session) => session.send(part),
+        }
+    }
+
+    /// Whether the origin is told to go on by larder itself: its own word for it does not come.
+    pub fn goes_on_unasked(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+}
+
+/// Bounds the interim answers of one call.
+#[derive(Debug, Default)]
+struct Interims(usize);
+
+impl Interims {
+    fn one_more(&mut self) -> Result<(), Broken> {
+        self.0 += 1;
+        if self.0 > INTERIM { Err(Broken::Protocol) } else { Ok(()) }
+    }
+}
+
+/// Whether an answer with this status to this method never has a body (RFC 9112 §6.3).
+fn has_no_body(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The one length that all `Content-Length` members agree on; `Err`: they do not, or are none.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Broken> {
+    let mut found = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for member in value.as_bytes().split(|byte| *byte == b',') {
+            let digits = member.trim_ascii();
+            let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let text = std::str::from_utf8(digits).ok().filter(|_| plain);
+            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(Broken::Protocol)?;
+            if found.is_some_and(|found| found != length) {
+                return Err(Broken::Protocol);
+            }
+            found = Some(length);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the head stays within the bounds of both versions.
+fn is_within_bounds(headers: &HeaderMap) -> bool {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    headers.len() <= HEAD_FIELDS && bytes <= HEAD_BYTES
+}

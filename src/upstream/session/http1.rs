@@ -1,0 +1,384 @@
+//! One call on a connection of HTTP/1 (RFC 9112).
+//!
+//! Owns: the framing of both messages, strictly: what two parsers could read in two ways is no answer.
+//! Never touches: how the connection was made, where it goes afterwards (`connect`).
+
+use std::collections::VecDeque;
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+
+use crate::semantics::asked::Framing;
+use crate::semantics::chunked::{Decoder, Piece, Strictness};
+use crate::semantics::field_list;
+use crate::semantics::spelling::Spelling;
+use crate::upstream::BodyFraming;
+use crate::upstream::session::{
+    Broken, Event, HEAD_BYTES, HEAD_FIELDS, Head, Interims, Outgoing, Part, has_no_body,
+    is_within_bounds, length,
+};
+use crate::upstream::tls::TlsFault;
+
+/// What is read at once while a head is awaited, and of a body.
+const READ_HEAD: usize = 8 * 1024;
+const READ_BODY: usize = 32 * 1024;
+
+/// One call.
+pub struct Http1 {
+    stream: Stream,
+    method: Method,
+    upgrades: bool,
+    /// What is to be sent.
+    out: VecDeque<Bytes>,
+    body: Framing,
+    upload: Upload,
+    input: BytesMut,
+    incoming: Incoming,
+    interims: Interims,
+    /// Whether the connection may be used again once this call is over.
+    persists: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    /// There may be more.
+    Open,
+    /// Written, and not yet pushed through the stream's own buffer.
+    Unflushed {
+        ended: bool,
+    },
+    Ended,
+    /// The origin takes no more.
+    Refused,
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Head,
+    Length(u64),
+    Chunked(Decoder),
+    Close,
+    Ended,
+}
+
+/// The connection once both sides have switched to another protocol.
+pub struct Raw {
+    /// The connection.
+    pub stream: Stream,
+    /// What was read from it already.
+    pub early: BytesMut,
+}
+
+impl Http1 {
+    /// Begins a call.
+    pub(in crate::upstream) fn new(stream: Stream, request: &Outgoing) -> Self {
+        let ends = request.body == Framing::None;
+        Self {
+            stream,
+            method: request.method.clone(),
+            upgrades: request.upgrade.is_some(),
+            out: VecDeque::from([head(request)]),
+            body: request.body,
+            upload: Upload::Unflushed { ended: ends },
+            input: BytesMut::new(),
+            incoming: Incoming::Head,
+            interims: Interims::default(),
+            persists: true,
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.out.is_empty() && self.upload == Upload::Open
+    }
+
+    pub(super) fn send(&mut self, part: Part) {
+        let ended = part == Part::End;
+        match (self.body, part) {
+            (Framing::Chunked, Part::Data(data)) if data.is_empty() => return,
+            (Framing::Chunked, Part::Data(data)) => {
+                self.out.push_back(Bytes::from(format!("{:x}\r\n", data.len())));
+                self.out.push_back(data);
+                self.out.push_back(Bytes::from_static(b"\r\n"));
+            }
+            (Framing::Chunked, Part::End) => self.out.push_back(Bytes::from_static(b"0\r\n\r\n")),
+            (Framing::None | Framing::Length(_), Part::Data(data)) => self.out.push_back(data),
+            (Framing::None | Framing::Length(_), Part::End) => {}
+        }
+        if self.upload == Upload::Open {
+            self.upload = Upload::Unflushed { ended };
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Event, Broken> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        let had_room = self.has_room();
+        if self.poll_send(cx).is_err() {
+            // It may have answered before it closed its side: that is read.
+            self.out.clear();
+            self.upload = Upload::Refused;
+            self.persists = false;
+        }
+        if !had_room && self.has_room() {
+            return Poll::Ready(Ok(Event::Room));
+        }
+        loop {
+            if let Some(event) = self.parsed()? {
+                return Poll::Ready(Ok(event));
+            }
+            let read = ready!(self.poll_read(cx));
+            match read {
+                Ok(1..) => {}
+                Ok(0) => return Poll::Ready(self.closed()),
+                Err(error) => {
+                    let fault = TlsFault::of_end(&error).filter(|_| self.awaits_head());
+                    return Poll::Ready(Err(fault.map_or_else(|| self.cut(), Broken::Tls)));
+                }
+            }
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Some(front) = self.out.front_mut() {
+            match Pin::new(&mut self.stream).poll_write(cx, front) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => front.advance(written),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+            if front.is_empty() {
+                self.out.pop_front();
+            }
+        }
+        if let Upload::Unflushed { ended } = self.upload {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+            self.upload = if ended { Upload::Ended } else { Upload::Open };
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = if self.awaits_head() { READ_HEAD } else { READ_BODY };
+        self.input.reserve(room);
+        let read = self.stream.read_buf(&mut self.input);
+        std::pin::pin!(read).poll(cx)
+    }
+
+    /// What the bytes that are there come to.
+    fn parsed(&mut self) -> Result<Option<Event>, Broken> {
+        match &mut self.incoming {
+            Incoming::Head => self.parsed_head(),
+            Incoming::Length(0) => {
+                self.incoming = Incoming::Ended;
+                Ok(Some(Event::End(None)))
+            }
+            Incoming::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left -= here as u64;
+                Ok((here > 0).then(|| Event::Data(self.input.split_to(here).freeze())))
+            }
+            Incoming::Chunked(decoder) => {
+                match decoder.decode(&mut self.input).map_err(|_malformed| Broken::Cut)? {
+                    None => Ok(None),
+                    Some(Piece::Data(data)) => Ok(Some(Event::Data(data))),
+                    Some(Piece::End(trailers)) => {
+                        self.incoming = Incoming::Ended;
+                        Ok(Some(Event::End((!trailers.is_empty()).then_some(trailers))))
+                    }
+                }
+            }
+            Incoming::Close if self.input.is_empty() => Ok(None),
+            Incoming::Close => Ok(Some(Event::Data(self.input.split().freeze()))),
+            Incoming::Ended => Ok(Some(Event::End(None))),
+        }
+    }
+
+    fn parsed_head(&mut self) -> Result<Option<Event>, Broken> {
+        let Some(end) = head_end(&self.input)? else { return Ok(None) };
+        let raw = self.input.split_to(end).freeze();
+        let mut head = read_head(&raw)?;
+        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            self.interims.one_more()?;
+            return Ok(Some(Event::Head(Box::new(head))));
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
+            if !self.upgrades {
+                return Err(Broken::Protocol);
+            }
+            self.persists = false;
+        }
+        self.persists &= persists(&head);
+        head.framing = framing(&head, &self.method)?;
+        self.incoming = match head.framing {
+            BodyFraming::Length(length) => Incoming::Length(length),
+            BodyFraming::Marked => Incoming::Chunked(Decoder::new(Strictness::Response)),
+            BodyFraming::Close => Incoming::Close,
+        };
+        head.ended = head.framing == BodyFraming::Length(0);
+        Ok(Some(Event::Head(Box::new(head))))
+    }
+
+    /// The origin has closed its side.
+    fn closed(&mut self) -> Result<Event, Broken> {
+        self.persists = false;
+        if matches!(self.incoming, Incoming::Close) {
+            self.incoming = Incoming::Ended;
+            return Ok(Event::End(None));
+        }
+        Err(self.cut())
+    }
+
+    fn cut(&self) -> Broken {
+        if self.awaits_head() { Broken::Closed } else { Broken::Cut }
+    }
+
+    fn awaits_head(&self) -> bool {
+        matches!(self.incoming, Incoming::Head)
+    }
+
+    /// The connection, if another call may be made on it.
+    pub(in crate::upstream) fn into_reusable(self) -> Option<Stream> {
+        // What came behind the answer is nobody's (response queue poisoning).
+        let clean = self.input.is_empty() && matches!(self.incoming, Incoming::Ended);
+        (self.persists && clean && self.upload == Upload::Ended).then_some(self.stream)
+    }
+
+    /// The connection as it is, once it speaks another protocol.
+    pub fn into_raw(self) -> Raw {
+        Raw { stream: self.stream, early: self.input }
+    }
+}
+
+/// The head of a request.
+fn head(request: &Outgoing) -> Bytes {
+    let mut out = BytesMut::with_capacity(512);
+    out.put_slice(request.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(request.path.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\nHost: ");
+    out.put_slice(request.authority.as_bytes());
+    out.put_slice(b"\r\n");
+    let mut headers = request.headers.clone();
+    headers.remove(CONTENT_LENGTH);
+    match request.body {
+        Framing::None if expects_a_body(&request.method) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        Framing::None => {}
+        Framing::Length(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Framing::Chunked => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    if let Some(protocols) = &request.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(http::header::UPGRADE, protocols.clone());
+    }
+    request.spelling.write(&headers, &mut out);
+    out.put_slice(b"\r\n");
+    out.freeze()
+}
+
+/// Methods whose request says that it has no body (RFC 9110 §8.6).
+fn expects_a_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// Where the head ends; `None`: it has not all come.
+fn head_end(input: &[u8]) -> Result<Option<usize>, Broken> {
+    let mut from = 0;
+    while let Some(feed) = input.get(from..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
+        let line = input.get(from..from + feed).unwrap_or_default();
+        from += feed + 1;
+        // An empty line in front is no end of a head.
+        if (line.is_empty() || line == b"\r") && from > 2 {
+            return Ok(Some(from));
+        }
+    }
+    if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(Broken::Protocol) } else { Ok(None) }
+}
+
+fn read_head(raw: &Bytes) -> Result<Head, Broken> {
+    let mut slots = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+    let mut response = httparse::Response::new(&mut slots);
+    let mut parser = httparse::ParserConfig::default();
+    parser.allow_spaces_after_header_name_in_responses(true);
+    let parsed = parser.parse_response(&mut response, raw);
+    if !matches!(parsed, Ok(httparse::Status::Complete(_))) {
+        return Err(Broken::Protocol);
+    }
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.filter(|status| status.as_u16() < 600).ok_or(Broken::Protocol)?;
+    let version = match response.version {
+        Some(1) => Version::HTTP_11,
+        Some(0) => Version::HTTP_10,
+        _ => return Err(Broken::Protocol),
+    };
+    let mut headers = HeaderMap::with_capacity(response.headers.len());
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Broken::Protocol)?;
+        let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));
+        headers.append(name, value.map_err(|_invalid| Broken::Protocol)?);
+    }
+    if !is_within_bounds(&headers) {
+        return Err(Broken::Protocol);
+    }
+    let spelling = Spelling::of(raw.clone());
+    let framing = BodyFraming::Length(0);
+    Ok(Head { status, version, headers, spelling, framing, ended: false })
+}
+
+/// RFC 9112 §6.3. Larder announces no coding (`TE`), so chunked alone may come, and to HTTP/1.1
+/// alone; a length beside it is two readings.
+fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broken> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let (coding, more) = (codings.next(), codings.next().is_some());
+    let length = length(&head.headers)?;
+    let chunked = match coding {
+        None => false,
+        Some(coding) => {
+            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if !chunked || more || length.is_some() || head.version != Version::HTTP_11 {
+                return Err(Broken::Protocol);
+            }
+            true
+        }
+    };
+    if has_no_body(method, head.status) {
+        return Ok(BodyFraming::Length(0));
+    }
+    Ok(match length {
+        _ if chunked => BodyFraming::Marked,
+        Some(length) => BodyFraming::Length(length),
+        None => BodyFraming::Close,
+    })
+}
+
+/// RFC 9112 §9.3.
+fn persists(head: &Head) -> bool {
+    let mut options = field_list::members(head.headers.get_all(CONNECTION)).peekable();
+    let named = options.peek().is_some();
+    let mut keeps = head.version == Version::HTTP_11 || named;
+    for option in options {
+        let keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
+        keeps &= !option.eq_ignore_ascii_case(b"close");
+        keeps &= head.version == Version::HTTP_11 || keep_alive;
+    }
+    keeps
+}

@@ -1,0 +1,277 @@
+//! One call on a stream of HTTP/2 (RFC 9113), and the connection below it.
+//!
+//! Owns: flow control of both bodies, what a reset or a GOAWAY says about a call.
+//! Never touches: how the connection was made, which calls share it (`connect`).
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{EXPECT, TE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+
+use crate::semantics::asked::Framing;
+use crate::semantics::spelling::Spelling;
+use crate::upstream::BodyFraming;
+use crate::upstream::session::{
+    Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length,
+};
+use crate::upstream::tls::TlsFault;
+
+/// A connection that calls share.
+pub struct Connection {
+    send: SendRequest<Bytes>,
+    /// Calls under way.
+    pub(in crate::upstream) calls: AtomicUsize,
+    /// No further call may begin on it: it has ended, or the origin has said so.
+    pub(in crate::upstream) closing: AtomicBool,
+}
+
+impl Connection {
+    pub(in crate::upstream) fn new(send: SendRequest<Bytes>) -> Self {
+        Self { send, calls: AtomicUsize::new(0), closing: AtomicBool::new(false) }
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A call's share of its connection.
+struct Share(Arc<Connection>);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One call.
+pub struct Http2 {
+    share: Share,
+    method: Method,
+    upload: Option<SendStream<Bytes>>,
+    pending: Bytes,
+    /// The request's body ends behind `pending`.
+    ends: bool,
+    response: ResponseFuture,
+    incoming: Incoming,
+    interims: Interims,
+}
+
+enum Incoming {
+    Head,
+    Body { stream: RecvStream, left: Option<u64> },
+    Ended,
+}
+
+impl Http2 {
+    /// Begins a call. The share of `connection` must have been counted.
+    pub(in crate::upstream) async fn new(
+        connection: Arc<Connection>,
+        request: &Outgoing,
+    ) -> Result<Self, Broken> {
+        let share = Share(connection);
+        let ends = request.body == Framing::None;
+        let send = share.0.send.clone();
+        let begun = async {
+            let mut send = send.ready().await?;
+            send.send_request(message(request), ends)
+        };
+        let Ok((response, upload)) = begun.await else {
+            share.0.close();
+            return Err(Broken::NotProcessed);
+        };
+        Ok(Self {
+            share,
+            method: request.method.clone(),
+            upload: (!ends).then_some(upload),
+            pending: Bytes::new(),
+            ends,
+            response,
+            incoming: Incoming::Head,
+            interims: Interims::default(),
+        })
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.upload.is_some() && self.pending.is_empty() && !self.ends
+    }
+
+    pub(super) fn send(&mut self, part: Part) {
+        match part {
+            Part::Data(data) => self.pending = data,
+            Part::End => self.ends = true,
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Event, Broken> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        let had_room = self.has_room();
+        if self.poll_upload(cx).is_err() {
+            // What the origin has to say to that comes as its answer.
+            (self.upload, self.pending) = (None, Bytes::new());
+        }
+        if !had_room && self.has_room() {
+            return Poll::Ready(Ok(Event::Room));
+        }
+        match &mut self.incoming {
+            Incoming::Head => self.poll_head(cx),
+            Incoming::Body { .. } => self.poll_body(cx),
+            Incoming::Ended => Poll::Ready(Ok(Event::End(None))),
+        }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        while !self.pending.is_empty() {
+            upload.reserve_capacity(self.pending.len());
+            match upload.poll_capacity(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => return Err(Reason::CANCEL.into()),
+                Poll::Ready(Some(granted)) => {
+                    let part = self.pending.split_to(granted?.min(self.pending.len()));
+                    upload.send_data(part, false)?;
+                }
+            }
+        }
+        if self.ends
+            && let Some(mut upload) = self.upload.take()
+        {
+            upload.send_data(Bytes::new(), true)?;
+        }
+        Ok(())
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            let (parts, ()) = interim.into_parts();
+            self.interims.one_more()?;
+            let framing = BodyFraming::Length(0);
+            let head = head(parts.status, parts.headers, framing, false);
+            return Poll::Ready(Ok(Event::Head(Box::new(head))));
+        }
+        let response = match ready!(Pin::new(&mut self.response).poll(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(self.unanswered(&error))),
+        };
+        let (parts, stream) = response.into_parts();
+        if !is_within_bounds(&parts.headers) {
+            return Poll::Ready(Err(Broken::Protocol));
+        }
+        let left = length(&parts.headers)?;
+        let bodiless = has_no_body(&self.method, parts.status);
+        let ended = stream.is_end_stream();
+        let framing = match left {
+            _ if bodiless || ended => BodyFraming::Length(0),
+            Some(length) => BodyFraming::Length(length),
+            None => BodyFraming::Marked,
+        };
+        if ended && !bodiless && left.is_some_and(|left| left > 0) {
+            return Poll::Ready(Err(Broken::Protocol));
+        }
+        self.incoming = Incoming::Body { stream, left: left.filter(|_| !bodiless) };
+        let head = head(parts.status, parts.headers, framing, ended);
+        Poll::Ready(Ok(Event::Head(Box::new(head))))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        let Incoming::Body { stream, left } = &mut self.incoming else {
+            return Poll::Ready(Err(Broken::Cut));
+        };
+        loop {
+            match ready!(stream.poll_data(cx)) {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) => {
+                    // A stream that has ended needs no more room.
+                    let _freed = stream.flow_control().release_capacity(piece.len());
+                    if let Some(left) = left {
+                        let rest = left.checked_sub(piece.len() as u64);
+                        *left = rest.ok_or(Broken::Cut)?;
+                    }
+                    return Poll::Ready(Ok(Event::Data(piece)));
+                }
+                // A whole answer may be followed by a reset that only says "send no more" (§8.1).
+                Some(Err(error)) if is_no_error(&error) && *left == Some(0) => break,
+                Some(Err(_reset)) => return Poll::Ready(Err(Broken::Cut)),
+                None if left.is_some_and(|left| left > 0) => {
+                    return Poll::Ready(Err(Broken::Cut));
+                }
+                None => {
+                    let trailers = match ready!(stream.poll_trailers(cx)) {
+                        Ok(trailers) => trailers,
+                        Err(error) if is_no_error(&error) => None,
+                        Err(_reset) => return Poll::Ready(Err(Broken::Cut)),
+                    };
+                    self.incoming = Incoming::Ended;
+                    return Poll::Ready(Ok(Event::End(trailers)));
+                }
+            }
+        }
+        self.incoming = Incoming::Ended;
+        Poll::Ready(Ok(Event::End(None)))
+    }
+
+    /// What a failure before the head says (RFC 9113 §6.8, §8.7).
+    fn unanswered(&self, error: &h2::Error) -> Broken {
+        if error.is_go_away() || error.is_io() {
+            self.share.0.close();
+        }
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        if error.is_remote() && (refused || error.is_go_away()) {
+            // Whatever made it refuse this one, a connection of its own is the surest way.
+            self.share.0.close();
+            return Broken::NotProcessed;
+        }
+        if let Some(fault) = error.get_io().and_then(TlsFault::of_end) {
+            return Broken::Tls(fault);
+        }
+        if error.is_io() || (error.is_remote() && error.is_reset()) {
+            return Broken::Closed;
+        }
+        Broken::Protocol
+    }
+}
+
+fn is_no_error(error: &h2::Error) -> bool {
+    error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
+}
+
+fn head(status: StatusCode, headers: HeaderMap, framing: BodyFraming, ended: bool) -> Head {
+    let (version, spelling) = (Version::HTTP_2, Spelling::default());
+    Head { status, version, headers, spelling, framing, ended }
+}
+
+/// The request as HTTP/2 has it: `:authority` in place of `Host`, no connection's own fields
+/// (RFC 9113 §8.2.2, §8.3.1).
+fn message(request: &Outgoing) -> Request<()> {
+    let mut message = Request::new(());
+    let uri = Uri::builder()
+        .scheme(request.scheme)
+        .authority(request.authority.as_str())
+        .path_and_query(request.path.as_str())
+        .build();
+    *message.method_mut() = request.method.clone();
+    *message.version_mut() = Version::HTTP_2;
+    // The door has refused what no target is.
+    *message.uri_mut() = uri.unwrap_or_default();
+    let mut headers = request.headers.clone();
+    // Larder tells its client to go on: what the origin says to that may never come.
+    headers.remove(EXPECT);
+    if let Framing::Length(length) = request.body {
+        headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if request.trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    *message.headers_mut() = headers;
+    message
+}
