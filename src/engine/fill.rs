@@ -20,7 +20,6 @@ use crate::engine::tries::Tried;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::Asked;
-use crate::semantics::date;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
 use crate::semantics::said::Said;
@@ -157,7 +156,6 @@ impl Fill {
     async fn confirmed(&mut self, mut answer: Answer) -> Outcome {
         let Some(stored) = self.confirm.take() else { return Outcome::Failed };
         while let Ok(Some(_)) = answer.body.next().await {}
-        date::add_where_missing(&mut answer.headers, answer.response_time);
         let mut fresh =
             stored.freshened(&answer.headers, answer.request_time, answer.response_time);
         if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
@@ -245,7 +243,6 @@ impl Fill {
     fn head(&self, answer: &Answer) -> Head {
         let mut own = answer.headers.clone();
         hop_by_hop::strip_response(&mut own);
-        date::add_where_missing(&mut own, answer.response_time);
         let said = Said::of(answer.status, &own);
         let vary = Vary::chosen_by(&own);
         let variant = match &vary {

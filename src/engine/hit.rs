@@ -5,7 +5,7 @@
 //! both could the answers are the same. Never touches: how the answer is written.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::Method;
 use http::header::RANGE;
@@ -28,8 +28,6 @@ pub struct Hit {
     pub stored: Arc<Stored>,
     /// Its age now (RFC 9111 §5.1).
     pub age: Duration,
-    /// Now.
-    pub now: SystemTime,
     /// What larder did.
     pub status: CacheStatus,
 }
@@ -48,7 +46,7 @@ impl Engine {
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
         match decide(asked, &route.policy, cache, Found::Stored(&stored), now) {
             Decision::Serve { ttl, stale: None, refresh: false } => {
-                Some(Hit { age: stored.age(now), stored, now, status: CacheStatus::hit(ttl) })
+                Some(Hit { age: stored.age(now), stored, status: CacheStatus::hit(ttl) })
             }
             Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
         }

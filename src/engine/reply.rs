@@ -19,6 +19,7 @@ use crate::engine::body::Reader;
 use crate::semantics::asked::Asked;
 use crate::semantics::byteranges;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
+use crate::semantics::date;
 use crate::semantics::ranges::{self, Cut, Span};
 use crate::semantics::said::Said;
 use crate::semantics::validation::{self, Outcome};
@@ -100,6 +101,7 @@ impl Reply {
         result: ResultKind,
     ) -> Self {
         let mut headers = stored.hit_headers();
+        date::add_where_missing(&mut headers, stored.response_time);
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
         let length = stored.body.len() as u64;
@@ -126,6 +128,7 @@ impl Reply {
     ) -> Option<Self> {
         let body = ReplyBody::Whole(part.cut(wanted)?);
         let mut headers = part.hit_headers();
+        date::add_where_missing(&mut headers, part.received());
         headers.remove(TRANSFER_ENCODING);
         describe(&mut headers, wanted, part.total());
         headers.insert(AGE, HeaderValue::from(part.age(now).as_secs()));

@@ -82,8 +82,9 @@ fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
             own.put(field, &mut out);
         }
     }
+    own.put(Field::Date, &mut out);
     put(&mut out, &AGE, itoa::Buffer::new().format(hit.age.as_secs()).as_bytes());
-    for field in [Field::CacheStatus, Field::Length, Field::Via, Field::Date] {
+    for field in [Field::CacheStatus, Field::Length, Field::Via] {
         own.put(field, &mut out);
     }
     put(&mut out, &CONNECTION, b"keep-alive");
@@ -142,9 +143,11 @@ impl Own<'_> {
                 put(out, &CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
             Field::Via => put(out, &VIA, self.via.as_bytes()),
-            // RFC 9110 §6.6.1: the origin's, as it came; larder's only where there is none.
+            // RFC 9110 §6.6.1: the origin's, as it came; where there is none, when it was received.
             Field::Date if self.hit.stored.headers.contains_key(DATE) => {}
-            Field::Date => date(self.hit.now, |text| put(out, &DATE, text)),
+            Field::Date => {
+                date(self.hit.stored.response_time, |text| put(out, &DATE, text));
+            }
         }
     }
 }
@@ -156,7 +159,7 @@ fn put(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// `now` as a `Date`, made once a second by each thread.
+/// A time as a `Date`, made once for hits of the same second.
 fn date(now: SystemTime, then: impl FnOnce(&[u8])) {
     thread_local! {
         static MADE: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };

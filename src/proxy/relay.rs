@@ -16,7 +16,6 @@ use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::Asked;
-use crate::semantics::date;
 use crate::semantics::storing::is_event_stream;
 use crate::upstream::connect::{Channel, Over};
 use crate::upstream::failure::Failure;
@@ -179,7 +178,6 @@ impl Handler {
         let patience = (!message::streams(asked) && !is_event_stream(&headers))
             .then_some(place.timeouts.between_bytes);
         message::strip(&mut headers);
-        date::add_where_missing(&mut headers, self.engine.now());
         self.heard(asked, ctx, status, &headers, framing).await;
         message::incoming(ctx, status, &mut headers);
         self.finish_head(client, ctx, &mut headers);

@@ -71,6 +71,11 @@ impl Part {
         Head::of_either(&self.stored)
     }
 
+    /// When it was received.
+    pub fn received(&self) -> SystemTime {
+        self.stored.response_time
+    }
+
     /// The age now (RFC 9111 §4.2.3).
     pub fn age(&self, now: SystemTime) -> Duration {
         self.stored.age(now)

@@ -112,6 +112,7 @@ impl Pool {
         match timeout(within, begun).await {
             Ok(Ok(session)) => Ok(channel(Session::Http2(Box::new(session)), false)),
             Ok(Err(Broken::NotProcessed)) => Err(NotBegun::NotProcessed),
+            Ok(Err(Broken::Tls(fault))) => Err(NotBegun::Failed(Failure::Tls(fault))),
             Ok(Err(_broken)) => Err(NotBegun::Failed(Failure::Protocol)),
             Err(_elapsed) => Err(NotBegun::Failed(Failure::ConnectTimeout)),
         }

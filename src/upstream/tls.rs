@@ -138,8 +138,7 @@ impl TlsFault {
     /// The fault that a connection's end tells of; `None` when it tells of none. In TLS 1.3 an origin
     /// looks at a client's certificate when larder is done, and says so where its answer is awaited.
     pub(crate) fn of_end(error: &io::Error) -> Option<Self> {
-        let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-        cause.to_string().strip_prefix(ALERT).map(Self::alert)
+        error.to_string().strip_prefix(ALERT).map(Self::alert)
     }
 
     fn said(text: &str) -> Self {

@@ -34,6 +34,7 @@ mod tls_client;
 mod tls_origin;
 
 mod admin;
+mod alike;
 mod authority;
 mod both_ways;
 mod caching;
@@ -44,6 +45,8 @@ mod cost;
 mod exec;
 mod first_day;
 mod forwarding;
+mod framing;
+mod h2_origin;
 mod interception;
 mod launch;
 mod limits;

@@ -279,6 +279,34 @@ impl TlsOrigin {
         Self { addr, seen: Arc::default(), accepting }
     }
 
+    /// HTTP/2, frame by frame: what `script` makes of the call of this number, on the connection of that
+    /// number, both from 0, on this stream.
+    pub async fn scripted(
+        authority: &Authority,
+        script: impl Fn(usize, usize, u32) -> Vec<Act> + Send + Sync + 'static,
+    ) -> Self {
+        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let (seen, script): (Arc<Seen>, _) = (Arc::default(), Arc::new(script));
+        let shared = Arc::clone(&seen);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                let script = Arc::clone(&script);
+                tokio::spawn(async move {
+                    let stream = accepted(&acceptor, stream).await?;
+                    let connection = seen.clients.lock().len();
+                    seen.clients.lock().push(None);
+                    let act = |call, stream| script(call, connection, stream);
+                    framed(stream, &seen.calls, act).await
+                });
+            }
+        });
+        Self { addr, seen, accepting }
+    }
+
     /// How many handshakes were completed.
     pub fn connections(&self) -> usize {
         self.seen.clients.lock().len()
@@ -329,14 +357,76 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// What a scripted origin does next.
+#[derive(Debug, Clone)]
+pub enum Act {
+    Frame {
+        kind: u8,
+        flags: u8,
+        id: u32,
+        payload: Vec<u8>,
+    },
+    /// Ends the connection.
+    Close,
+}
+
+impl Act {
+    /// A head with this status, of the few that HPACK's static table has, and a length.
+    pub fn head(id: u32, status: u16, length: Option<usize>, ends: bool) -> Self {
+        let place = [(200, 0x88), (204, 0x89), (404, 0x8d), (500, 0x8e)];
+        let known = place.iter().find(|(known, _)| *known == status).map(|(_, byte)| *byte);
+        let mut payload = match known {
+            Some(byte) => vec![byte],
+            // A literal value behind the name that entry 8 has.
+            None => [&[0x08, 3][..], status.to_string().as_bytes()].concat(),
+        };
+        if let Some(length) = length {
+            // `content-length` is entry 28.
+            let digits = length.to_string();
+            payload.extend_from_slice(&[0x0f, 0x0d, u8::try_from(digits.len()).expect("short")]);
+            payload.extend_from_slice(digits.as_bytes());
+        }
+        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+        Self::Frame { kind: HEADERS, flags, id, payload }
+    }
+
+    pub fn data(id: u32, payload: &[u8], ends: bool) -> Self {
+        let flags = if ends { END_STREAM } else { 0 };
+        Self::Frame { kind: DATA, flags, id, payload: payload.to_vec() }
+    }
+
+    pub fn reset(id: u32, reason: h2::Reason) -> Self {
+        let payload = u32::from(reason).to_be_bytes().to_vec();
+        Self::Frame { kind: RST_STREAM, flags: 0, id, payload }
+    }
+
+    pub fn goaway(last: u32, reason: h2::Reason) -> Self {
+        let payload = [last.to_be_bytes(), u32::from(reason).to_be_bytes()].concat();
+        Self::Frame { kind: GOAWAY, flags: 0, id: 0, payload }
+    }
+}
+
 /// Serves until the client is gone.
-async fn h2(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+async fn h2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+    let act =
+        |_call, id| vec![Act::head(id, 200, None, false), Act::data(id, body.as_bytes(), true)];
+    framed(stream, calls, act).await
+}
+
+/// Answers each request as `script` says, until the client is gone.
+async fn framed(
+    mut stream: TlsStream<TcpStream>,
+    calls: &AtomicUsize,
+    script: impl Fn(usize, u32) -> Vec<Act>,
+) -> Option<()> {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.ok()?;
     write_frame(&mut stream, SETTINGS, 0, 0, &[]).await?;
@@ -355,10 +445,12 @@ async fn h2(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
                 write_frame(&mut stream, PING, ACK, 0, &payload).await?;
             }
             (HEADERS, _) => {
-                calls.fetch_add(1, Ordering::SeqCst);
-                // `:status: 200` is entry 8 of HPACK's static table.
-                write_frame(&mut stream, HEADERS, END_HEADERS, id, &[0x88]).await?;
-                write_frame(&mut stream, DATA, END_STREAM, id, body.as_bytes()).await?;
+                for act in script(calls.fetch_add(1, Ordering::SeqCst), id) {
+                    let Act::Frame { kind, flags, id, payload } = act else {
+                        return stream.shutdown().await.ok();
+                    };
+                    write_frame(&mut stream, kind, flags, id, &payload).await?;
+                }
             }
             _ => {}
         }

@@ -118,6 +118,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         "larder_denied_total",
         "larder_entries",
         "larder_evictions_total",
+        "larder_fast_hits_total",
         "larder_invalidations_total",
         "larder_misses_total",
         "larder_mode",

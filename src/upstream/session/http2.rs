@@ -83,10 +83,10 @@ impl Http2 {
             let mut send = send.ready().await?;
             send.send_request(message(request), ends)
         };
-        let Ok((response, upload)) = begun.await else {
+        let (response, upload) = begun.await.map_err(|error: h2::Error| {
             share.0.close();
-            return Err(Broken::NotProcessed);
-        };
+            error.get_io().and_then(TlsFault::of_end).map_or(Broken::NotProcessed, Broken::Tls)
+        })?;
         Ok(Self {
             share,
             method: request.method.clone(),

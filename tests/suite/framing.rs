@@ -1,0 +1,241 @@
+//! HTTP/1 between clients, larder and origins: what can be read in two ways is refused in both
+//! directions, and every body ends as its head says.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::End;
+use crate::crowd::bounded;
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Origin, Step};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// One route below `/kept`; the pass-through for all else.
+async fn larder_before(origin: &Origin) -> Larder {
+    Larder::start(origin, &route(&["ttl: 30m"]).replace("/**", "/kept/**")).await
+}
+
+/// What larder says to these bytes until it closes or is silent for a while.
+async fn said(larder: &Larder, bytes: &str) -> String {
+    let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    // An answer that has come is not followed by anything: silence is its end.
+    while let Ok(Ok(1..)) = timeout(Duration::from_millis(300), stream.read_buf(&mut all)).await {}
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// RFC 9112 §7.1: no other line than a zero is the last chunk.
+#[tokio::test]
+async fn a_chunked_answer_without_its_last_chunk_is_cut_and_never_stored() {
+    bounded(async {
+        for line in [
+            "\r\n",
+            "\n",
+            ";\r\n",
+            ";a=b\r\n",
+            " \r\n",
+            "x\r\n",
+            "0x0\r\n",
+            "-0\r\n",
+            "0\n",
+            "2;\nxx\r\n",
+            "5;a=\u{1}\r\nhello\r\n",
+            "0\r\nno field\r\n",
+        ] {
+            let bytes = format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{line}\r\n"
+            );
+            for together in [true, false] {
+                let (head, tail) = bytes.split_at(if together { bytes.len() } else { 50 });
+                let steps = [head, tail].map(|part| Step::Write(part.as_bytes().to_vec()));
+                let origin = Origin::always(Answer(steps.into()).then([Step::Close])).await;
+                let larder = larder_before(&origin).await;
+                for path in ["/kept/x", "/passed"] {
+                    for call in 1..3 {
+                        let answer = larder.get(path).await;
+                        let whole = answer.status == 200 && answer.end == End::Whole;
+                        assert!(!whole, "{line:?} {path} {call}: {answer:?}");
+                        assert!(!answer.cache_status().contains("hit"), "{line:?} {path} {call}");
+                    }
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn blanks_behind_a_size_are_tolerated_in_answers_and_extensions_are_dropped() {
+    bounded(async {
+        for size in ["5 ", "5\t", "5;a=b", "5 ; a=\"b\"", "5;", "00005"] {
+            let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n");
+            let origin = Origin::always(Answer::raw(bytes)).await;
+            let larder = larder_before(&origin).await;
+            for path in ["/kept/x", "/kept/x", "/passed"] {
+                let answer = larder.get(path).await;
+                assert_eq!((answer.text().as_str(), answer.end), ("hello", End::Whole), "{size}");
+                assert_eq!(answer.field("x-sum"), None, "a trailer is no field");
+            }
+            assert_eq!(origin.calls(), 2, "{size}");
+        }
+    })
+    .await;
+}
+
+/// RFC 9112 §6.1: HTTP/1.0 knows no chunks.
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_the_bare_body_whichever_way_it_comes() {
+    bounded(async {
+        let origin = Origin::always(Answer::chunked(200, &[], &[b"{\"a\":", b"1}"])).await;
+        let larder = larder_before(&origin).await;
+        for path in ["/kept/x", "/kept/x", "/passed"] {
+            for keep in ["", "Connection: keep-alive\r\n"] {
+                let request = format!("GET {API}{path} HTTP/1.0\r\n{keep}\r\n");
+                let answer = said(&larder, &request).await;
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert_eq!(body, "{\"a\":1}", "{path} {keep}");
+                assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_answer_to_a_client_of_http_1_0_ends_in_a_reset() {
+    bounded(async {
+        let cut = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
+        let origin = Origin::always(cut).await;
+        let larder = larder_before(&origin).await;
+        for path in ["/kept/x", "/passed"] {
+            let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
+            stream.write_all(format!("GET {API}{path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+            let mut all = Vec::new();
+            let ended = timeout(SOON, stream.read_to_end(&mut all)).await.unwrap();
+            assert!(ended.is_err(), "{path}: {}", String::from_utf8_lossy(&all));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_that_come_with_the_first_are_not_answered_and_its_answer_says_so() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "x")).await;
+        let larder = larder_before(&origin).await;
+        larder.get("/kept/x").await;
+        for path in ["/kept/x", "/kept/y", "/passed"] {
+            let one = format!("GET {API}{path} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let answer = said(&larder, &format!("{one}{one}{one}")).await;
+            assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{path}: {answer}");
+            assert!(
+                answer.to_lowercase().contains("\r\nconnection: close\r\n"),
+                "{path}: {answer}"
+            );
+        }
+    })
+    .await;
+}
+
+/// What comes while an answer is written that promised to take it is answered.
+#[tokio::test]
+async fn a_request_that_comes_while_the_first_is_answered_waits_for_its_turn() {
+    bounded(async {
+        let gate = crate::origin::Gate::new();
+        let half = Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        let slow = half.then([Step::Wait(gate.clone()), Step::Write(b"lf".to_vec())]);
+        let origin = Origin::always(slow).await;
+        let larder = larder_before(&origin).await;
+        for path in ["/kept/x", "/passed"] {
+            let mut client = larder.client().await;
+            client.ask("GET", &format!("{API}{path}"), &[]).await;
+            let mut begun = [0; 300];
+            let read = client.stream.peek(&mut begun).await.unwrap();
+            assert!(read > 0);
+            client.ask("GET", &format!("{API}{path}"), &[]).await;
+            gate.open();
+            assert_eq!(client.answer("GET").await.unwrap().text(), "half", "{path}");
+            assert_eq!(client.answer("GET").await.unwrap().text(), "half", "{path}");
+        }
+    })
+    .await;
+}
+
+/// RFC 9112 §3.2: also where the target names the host itself.
+#[tokio::test]
+async fn a_host_that_is_none_is_refused() {
+    let origin = Origin::always(Answer::new(200, &[], "x")).await;
+    let larder = larder_before(&origin).await;
+    for host in ["a b", "a,b", "user@h", "http://h", "h/x", "h:x", "h:99999", "[::1", "\u{e9}"] {
+        let answer = said(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{host}: {answer}");
+        assert!(answer.contains("\"malformed_host\""), "{host}: {answer}");
+    }
+    for host in ["", "h", "h:80", "[::1]:80", "other.example"] {
+        let answer = said(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+    }
+    assert_eq!(origin.calls(), 5);
+}
+
+/// RFC 9112 §3.2.4.
+#[tokio::test]
+async fn the_asterisk_is_for_options_alone_and_a_server_is_asked_by_it() {
+    bounded(async {
+        let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+        let larder = larder_before(&origin).await;
+        let host = API.trim_start_matches("http://");
+        for (line, target) in [
+            (format!("OPTIONS {API} HTTP/1.1"), "*"),
+            (format!("OPTIONS {API}/ HTTP/1.1"), "/"),
+            (format!("OPTIONS {API}?a HTTP/1.1"), "/?a"),
+            (format!("GET {API} HTTP/1.1"), "/"),
+        ] {
+            let answer = said(&larder, &format!("{line}\r\nHost: {host}\r\n\r\n")).await;
+            assert!(answer.ends_with(&format!("\r\n\r\n{target}")), "{line}: {answer}");
+        }
+        for (method, right) in [("OPTIONS", true), ("GET", false), ("POST", false)] {
+            let tunnel = format!("CONNECT {host}:80 HTTP/1.1\r\nHost: {host}:80\r\n\r\n");
+            let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
+            stream.write_all(tunnel.as_bytes()).await.unwrap();
+            let mut all = Vec::new();
+            while !all.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut all).await.unwrap() > 0);
+            }
+            all.clear();
+            let inside =
+                format!("{method} * HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(inside.as_bytes()).await.unwrap();
+            assert!(timeout(SOON, stream.read_buf(&mut all)).await.unwrap().unwrap() > 0);
+            let answer = String::from_utf8_lossy(&all);
+            let status = if right { "HTTP/1.1 200 " } else { "HTTP/1.1 400 " };
+            assert!(answer.starts_with(status), "{method}: {answer}");
+        }
+    })
+    .await;
+}
+
+/// RFC 9110 §8.6, RFC 9112 §6.1.
+#[tokio::test]
+async fn a_204_has_neither_length_nor_coding() {
+    bounded(async {
+        for field in ["Content-Length: 5", "Content-Length: 0", "Transfer-Encoding: chunked"] {
+            let bytes = format!("HTTP/1.1 204 No Content\r\n{field}\r\nX-A: 1\r\n\r\n");
+            let origin = Origin::always(Answer::raw(bytes)).await;
+            let larder = larder_before(&origin).await;
+            for path in ["/kept/x", "/kept/x", "/passed"] {
+                let mut client = larder.client().await;
+                let answer = client.get(&format!("{API}{path}"), &[]).await;
+                assert_eq!((answer.status, answer.field("x-a")), (204, Some("1")), "{field}");
+                assert_eq!(answer.field("content-length"), None, "{field} {path}");
+                assert_eq!(answer.field("transfer-encoding"), None, "{field} {path}");
+            }
+        }
+    })
+    .await;
+}
