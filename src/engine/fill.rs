@@ -3,14 +3,14 @@
 //! Owns: one call from plan to stored response. Nothing a client does shapes what is fetched or
 //! stored. Never touches: who reads it and what they make of it.
 
+mod intake;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::sleep;
 
 use crate::engine::Engine;
 use crate::engine::collapse::FlightKey;
@@ -28,7 +28,6 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::stored::part;
-use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Who;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, BodyFraming, Call};
@@ -220,7 +219,7 @@ impl Fill {
         }
         self.flight.publish(Published::Head(Arc::clone(&head)));
         let times = Times { request: answer.request_time, response: answer.response_time };
-        let end = self.body(answer, head.shared.is_ok(), |body| {
+        let end = self.take_in(answer, head.shared.is_ok(), |body| {
             if let Ok(headers) = &head.shared {
                 self.keep(&head, headers, body, &times);
             }
@@ -299,72 +298,6 @@ impl Fill {
         }
     }
 
-    /// Reads the body to its end. A whole body that was kept is handed to `keep` before any reader
-    /// can have all of it: who has read it to the end finds it in the store.
-    async fn body(
-        &self,
-        mut answer: Answer,
-        storing: bool,
-        keep: impl FnOnce(Bytes),
-    ) -> Result<(), Failure> {
-        let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
-        let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
-        tokio::pin!(deadline);
-        let body = &self.flight.body;
-        let mut read: u64 = 0;
-        // The last piece so far: readers get it once it is known that the body is whole, and stored.
-        let mut last = Bytes::new();
-        let end = loop {
-            let piece = tokio::select! {
-                piece = answer.body.next() => piece,
-                () = body.abandoned(storing) => {
-                    // First nobody can join any more, then the last look.
-                    self.leave();
-                    if !body.is_abandoned(storing) {
-                        continue;
-                    }
-                    Err(Failure::Abandoned)
-                }
-                () = &mut deadline, if storing && body.is_kept() => {
-                    // Too late to be kept; whoever reads it gets all of it (UPS-03).
-                    self.leave();
-                    body.stop_keeping();
-                    continue;
-                }
-            };
-            match piece {
-                Ok(Some(piece)) if piece.is_empty() => {}
-                Ok(Some(piece)) => {
-                    read += piece.len() as u64;
-                    if is_too_much(answer.framing, read) {
-                        break Err(Failure::Cut);
-                    }
-                    let ended = answer.framing == BodyFraming::Length(read);
-                    if storing && body.is_kept() && ended {
-                        last = piece;
-                    } else {
-                        body.push(piece).await;
-                    }
-                }
-                Ok(None) => break whole(answer.framing, read),
-                Err(failure) => break Err(failure),
-            }
-        };
-        self.engine.account.upstream_bytes(read);
-        end?;
-        match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
-            Some(whole) => keep(whole),
-            None if storing => {
-                self.engine.account.not_stored(self.route, body.why_not_kept().token());
-            }
-            None => {}
-        }
-        if !last.is_empty() {
-            body.push(last).await;
-        }
-        Ok(())
-    }
-
     fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) {
         if let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) {
             let said = Said::of(head.status, headers);
@@ -405,17 +338,4 @@ fn cause(answer: &Answer) -> &'static str {
 struct Times {
     request: std::time::SystemTime,
     response: std::time::SystemTime,
-}
-
-/// More than was announced is not the body that was announced.
-fn is_too_much(framing: BodyFraming, read: u64) -> bool {
-    matches!(framing, BodyFraming::Length(announced) if read > announced)
-}
-
-/// An announced length that was not reached is a cut body, whatever the connection says.
-fn whole(framing: BodyFraming, read: u64) -> Result<(), Failure> {
-    match framing {
-        BodyFraming::Length(announced) if announced != read => Err(Failure::Cut),
-        BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),
-    }
 }

@@ -237,7 +237,7 @@ async fn an_early_answer_leaves_no_connection_announced_and_then_closed() {
 /// Java's client waits for it without end.
 #[tokio::test]
 async fn a_client_that_waits_for_leave_is_told_to_go_on_whichever_side_speaks_http_2() {
-    bounded(async {
+    bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::with_trailers(&authority).await;
         let spare = Origin::always(Answer::closed()).await;
@@ -253,7 +253,7 @@ async fn a_client_that_waits_for_leave_is_told_to_go_on_whichever_side_speaks_ht
         assert_eq!(client.answer("POST").await.unwrap().text(), "body");
         // HTTP/2 to HTTP/2.
         assert_eq!(expecting(&scene.larder).await, b"body");
-    })
+    }))
     .await;
     bounded(async {
         // HTTP/2 to HTTP/1.1, whose origin says it itself.
@@ -307,7 +307,7 @@ async fn expecting(larder: &Larder) -> Vec<u8> {
 
 #[tokio::test]
 async fn early_hints_of_an_origin_of_http_2_reach_clients_of_both_versions() {
-    bounded(async {
+    bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::scripted(&authority, |_, _, id| {
             vec![
@@ -340,7 +340,7 @@ async fn early_hints_of_an_origin_of_http_2_reach_clients_of_both_versions() {
             assert_eq!(hint.unwrap().unwrap().status().as_u16(), 103, "{path}");
             assert_eq!(answer.await.unwrap().status(), 200, "{path}");
         }
-    })
+    }))
     .await;
 }
 

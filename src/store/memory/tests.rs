@@ -166,3 +166,28 @@ fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
     assert_eq!((found.outdated, &found.body[..]), (None, &b"new"[..]));
 }
+
+/// A fill that went wrong must not become a hit.
+#[test]
+fn nothing_but_whole_bodies_is_kept() {
+    for (length, body, whole) in [
+        ("7", "a whole", true),
+        ("7, 7", "a whole", true),
+        ("8", "a whole", false),
+        ("0", "a whole", false),
+        ("7, 8", "a whole", false),
+        ("x", "a whole", false),
+        ("0", "", true),
+        ("7", "", false),
+    ] {
+        let memory = memory(MIB, MIB);
+        let mut headers = HeaderMap::new();
+        headers.insert("content-length", HeaderValue::from_static(length));
+        let time = SystemTime::UNIX_EPOCH;
+        let chosen = (VaryFields::default(), VariantId::SOLE);
+        let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
+        let stored = Stored::new(status, &headers, body, chosen, (time, time), Duration::ZERO);
+        let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.mark());
+        assert_eq!(kept, whole, "{length}");
+    }
+}

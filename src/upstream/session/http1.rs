@@ -3,27 +3,24 @@
 //! Owns: the framing of both messages, strictly: what two parsers could read in two ways is no answer.
 //! Never touches: how the connection was made, where it goes afterwards (`connect`).
 
+mod head;
+
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, StatusCode};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
-use crate::semantics::field_list;
-use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
-use crate::upstream::session::{
-    Broken, Event, HEAD_BYTES, HEAD_FIELDS, Head, Interims, Outgoing, Part, has_no_body,
-    is_within_bounds, length,
-};
+use crate::upstream::session::http1::head::{framing, head, head_end, persists, read_head};
+use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part};
 use crate::upstream::tls::TlsFault;
 
 /// What is read at once while a head is awaited, and of a body.
@@ -261,124 +258,4 @@ impl Http1 {
     pub fn into_raw(self) -> Raw {
         Raw { stream: self.stream, early: self.input }
     }
-}
-
-/// The head of a request.
-fn head(request: &Outgoing) -> Bytes {
-    let mut out = BytesMut::with_capacity(512);
-    out.put_slice(request.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(request.path.as_bytes());
-    out.put_slice(b" HTTP/1.1\r\nHost: ");
-    out.put_slice(request.authority.as_bytes());
-    out.put_slice(b"\r\n");
-    let mut headers = request.headers.clone();
-    headers.remove(CONTENT_LENGTH);
-    match request.body {
-        Framing::None if expects_a_body(&request.method) => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-        }
-        Framing::None => {}
-        Framing::Length(length) => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        Framing::Chunked => {
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-    }
-    if let Some(protocols) = &request.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(http::header::UPGRADE, protocols.clone());
-    }
-    request.spelling.write(&headers, &mut out);
-    out.put_slice(b"\r\n");
-    out.freeze()
-}
-
-/// Methods whose request says that it has no body (RFC 9110 §8.6).
-fn expects_a_body(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
-}
-
-/// Where the head ends; `None`: it has not all come.
-fn head_end(input: &[u8]) -> Result<Option<usize>, Broken> {
-    let mut from = 0;
-    while let Some(feed) = input.get(from..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
-        let line = input.get(from..from + feed).unwrap_or_default();
-        from += feed + 1;
-        // An empty line in front is no end of a head.
-        if (line.is_empty() || line == b"\r") && from > 2 {
-            return Ok(Some(from));
-        }
-    }
-    if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(Broken::Protocol) } else { Ok(None) }
-}
-
-fn read_head(raw: &Bytes) -> Result<Head, Broken> {
-    let mut slots = [httparse::EMPTY_HEADER; HEAD_FIELDS];
-    let mut response = httparse::Response::new(&mut slots);
-    let mut parser = httparse::ParserConfig::default();
-    parser.allow_spaces_after_header_name_in_responses(true);
-    let parsed = parser.parse_response(&mut response, raw);
-    if !matches!(parsed, Ok(httparse::Status::Complete(_))) {
-        return Err(Broken::Protocol);
-    }
-    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.filter(|status| status.as_u16() < 600).ok_or(Broken::Protocol)?;
-    let version = match response.version {
-        Some(1) => Version::HTTP_11,
-        Some(0) => Version::HTTP_10,
-        _ => return Err(Broken::Protocol),
-    };
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Broken::Protocol)?;
-        let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));
-        headers.append(name, value.map_err(|_invalid| Broken::Protocol)?);
-    }
-    if !is_within_bounds(&headers) {
-        return Err(Broken::Protocol);
-    }
-    let spelling = Spelling::of(raw.clone());
-    let framing = BodyFraming::Length(0);
-    Ok(Head { status, version, headers, spelling, framing, ended: false })
-}
-
-/// RFC 9112 §6.3. Larder announces no coding (`TE`), so chunked alone may come, and to HTTP/1.1
-/// alone; a length beside it is two readings.
-fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broken> {
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let (coding, more) = (codings.next(), codings.next().is_some());
-    let length = length(&head.headers)?;
-    let chunked = match coding {
-        None => false,
-        Some(coding) => {
-            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !chunked || more || length.is_some() || head.version != Version::HTTP_11 {
-                return Err(Broken::Protocol);
-            }
-            true
-        }
-    };
-    if has_no_body(method, head.status) {
-        return Ok(BodyFraming::Length(0));
-    }
-    Ok(match length {
-        _ if chunked => BodyFraming::Marked,
-        Some(length) => BodyFraming::Length(length),
-        None => BodyFraming::Close,
-    })
-}
-
-/// RFC 9112 §9.3.
-fn persists(head: &Head) -> bool {
-    let mut options = field_list::members(head.headers.get_all(CONNECTION)).peekable();
-    let named = options.peek().is_some();
-    let mut keeps = head.version == Version::HTTP_11 || named;
-    for option in options {
-        let keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
-        keeps &= !option.eq_ignore_ascii_case(b"close");
-        keeps &= head.version == Version::HTTP_11 || keep_alive;
-    }
-    keeps
 }

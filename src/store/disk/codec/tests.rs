@@ -168,3 +168,17 @@ fn what_no_value_may_hold_is_not_encoded() {
     assert!(writing(b"key", &long(64 * 1024)).encode(BodyIn::File(1)).is_none());
     assert!(writing(&vec![0; LARGEST], &long(0)).encode(BodyIn::File(1)).is_none());
 }
+
+/// A body that is not as long as was announced is no entry, neither to write nor to read.
+#[test]
+fn a_body_that_is_not_whole_is_neither_written_nor_read() {
+    let length = |length: &str| [("content-length".to_owned(), length.as_bytes().to_vec())];
+    // A seed whose status is 200.
+    let whole = stored(&length("6"), &[], b"a body", 300);
+    let entry = writing(b"a key", &whole).encode(BodyIn::Entry).unwrap();
+    assert!(Entry::decode(&entry).unwrap().with_own_body().is_some());
+    for cut in [stored(&length("7"), &[], b"a body", 300), stored(&length("6"), &[], b"", 300)] {
+        assert_eq!(writing(b"a key", &cut).encode(BodyIn::Entry), None);
+        assert_eq!(writing(b"a key", &cut).encode(BodyIn::File(1)), None);
+    }
+}

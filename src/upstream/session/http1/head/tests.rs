@@ -1,0 +1,149 @@
+//! Heads of answers as tables of exact bytes.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
+use proptest::prelude::{any, proptest};
+
+use super::{framing, head, head_end, persists, read_head};
+use crate::semantics::asked::Framing;
+use crate::semantics::spelling::Spelling;
+use crate::upstream::BodyFraming;
+use crate::upstream::session::{Broken, Outgoing};
+
+fn read(text: &str) -> Result<super::Head, Broken> {
+    read_head(&Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// How the body of a 200 with these lines to a GET is framed.
+fn framed(version: &str, lines: &str) -> Result<BodyFraming, Broken> {
+    framing(&read(&format!("HTTP/{version} 200 OK\r\n{lines}\r\n"))?, &Method::GET)
+}
+
+#[test]
+fn a_body_is_framed_in_one_way_or_its_answer_is_none() {
+    let refused = Err(Broken::Protocol);
+    for (version, lines, expected) in [
+        ("1.1", "", Ok(BodyFraming::Close)),
+        ("1.0", "", Ok(BodyFraming::Close)),
+        ("1.1", "Content-Length: 5\r\n", Ok(BodyFraming::Length(5))),
+        ("1.0", "Content-Length: 5\r\n", Ok(BodyFraming::Length(5))),
+        ("1.1", "Content-Length: 5\r\nContent-Length: 5\r\n", Ok(BodyFraming::Length(5))),
+        ("1.1", "Content-Length: 5, 5\r\n", Ok(BodyFraming::Length(5))),
+        ("1.1", "Content-Length: 5, 6\r\n", refused),
+        ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", refused),
+        ("1.1", "Content-Length: +5\r\n", refused),
+        ("1.1", "Content-Length: -5\r\n", refused),
+        ("1.1", "Content-Length:\r\n", refused),
+        ("1.1", "Content-Length: 5,\r\n", refused),
+        ("1.1", "Content-Length: 99999999999999999999\r\n", refused),
+        ("1.1", "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Marked)),
+        ("1.1", "Transfer-Encoding: CHUNKED\r\n", Ok(BodyFraming::Marked)),
+        ("1.0", "Transfer-Encoding: chunked\r\n", refused),
+        ("1.1", "Transfer-Encoding: gzip\r\n", refused),
+        ("1.1", "Transfer-Encoding: gzip, chunked\r\n", refused),
+        ("1.1", "Transfer-Encoding: xchunked\r\n", refused),
+        ("1.1", "Transfer-Encoding:\r\n", refused),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", refused),
+        ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", refused),
+        ("1.1", "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n", Ok(BodyFraming::Marked)),
+    ] {
+        assert_eq!(framed(version, lines), expected, "{version} {lines:?}");
+    }
+}
+
+#[test]
+fn some_answers_have_no_body_whatever_they_say() {
+    for (method, status) in [("HEAD", 200), ("GET", 204), ("GET", 304)] {
+        let text = format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n\r\n");
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        assert_eq!(framing(&read(&text).unwrap(), &method), Ok(BodyFraming::Length(0)), "{status}");
+    }
+}
+
+#[test]
+fn what_is_no_head_is_refused() {
+    for text in [
+        "HTTP/1.1 2OO OK\r\n\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "HTTP/1.1 99 OK\r\n\r\n",
+        "HTTP/1.1 600 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+    ] {
+        assert_eq!(read(text).map(|head| head.status), Err(Broken::Protocol), "{text:?}");
+    }
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(257));
+    assert!(read(&many).is_err());
+    let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300 * 1024));
+    assert!(read(&large).is_err());
+    assert_eq!(head_end(&vec![b'a'; 300 * 1024]), Err(Broken::Protocol));
+}
+
+#[test]
+fn a_connection_goes_on_as_its_version_and_options_say() {
+    for (version, field, goes_on) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: close\r\n", false),
+        ("1.1", "Connection: x, Close\r\n", false),
+        ("1.1", "Connection: x-own\r\n", true),
+        ("1.0", "", false),
+        ("1.0", "Connection: keep-alive\r\n", true),
+        ("1.0", "Connection: x-own\r\n", false),
+    ] {
+        let head = read(&format!("HTTP/{version} 200 OK\r\n{field}\r\n")).unwrap();
+        assert_eq!(persists(&head), goes_on, "{version} {field:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_head_is_found_however_it_is_cut() {
+    let head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
+    for cut in 0..head.len() {
+        let end = head_end(&head[..cut]).unwrap();
+        assert_eq!(end, (cut >= 25).then_some(25), "{cut}");
+    }
+}
+
+fn outgoing(body: Framing, upgrade: bool) -> String {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-key", HeaderValue::from_static("1"));
+    let written = head(&Outgoing {
+        method: Method::POST,
+        scheme: "http",
+        authority: "api.example:81".to_owned(),
+        path: "/a?b".to_owned(),
+        headers,
+        spelling: Spelling::of(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
+        body,
+        upgrade: upgrade.then(|| HeaderValue::from_static("websocket")),
+        trailers: true,
+    });
+    String::from_utf8(written.to_vec()).unwrap()
+}
+
+#[test]
+fn a_request_says_where_it_goes_and_how_its_body_ends() {
+    let head = "POST /a?b HTTP/1.1\r\nHost: api.example:81\r\nX-KEY: 1\r\n";
+    for (body, upgrade, fields) in [
+        (Framing::None, false, "Content-Length: 0\r\n"),
+        (Framing::Length(5), false, "Content-Length: 5\r\n"),
+        (Framing::Chunked, false, "Transfer-Encoding: chunked\r\n"),
+        (
+            Framing::Length(5),
+            true,
+            "Content-Length: 5\r\nConnection: Upgrade\r\nupgrade: websocket\r\n",
+        ),
+    ] {
+        assert_eq!(outgoing(body, upgrade), format!("{head}{fields}\r\n"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+        let _either = head_end(&bytes).is_ok();
+        let _either = read_head(&Bytes::from(bytes)).is_ok();
+    }
+}
