@@ -32,6 +32,8 @@ mod resident;
 mod storm;
 #[path = "../support/strict.rs"]
 mod strict;
+#[path = "../support/strict_h1.rs"]
+mod strict_h1;
 #[path = "../support/strict_h2.rs"]
 mod strict_h2;
 #[path = "../support/tls_client.rs"]

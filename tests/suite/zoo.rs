@@ -7,6 +7,7 @@
 mod caller;
 mod cases;
 mod compare;
+mod way;
 mod ways;
 
 use std::collections::BTreeSet;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use crate::origin::{Answer, Origin, Step};
 use crate::real_origin::{Kind, RealOrigin, missing};
 use crate::tls_origin::Authority;
-use crate::zoo::ways::{Speaks, gone};
+use crate::zoo::way::Speaks;
+use crate::zoo::ways::gone;
 use crate::zoo_files::body;
 
 /// No origin is asked in fewer exchanges: more than 2,000 with all of them.
@@ -46,7 +48,7 @@ const APACHE: Holes = &["unsized-0", "unsized-1"];
 /// Trailers of the server behind end there.
 const APACHE_H1: Holes = &["trailers"];
 const APACHE_H2: Holes = &["early-hints", "empty-last-frame"];
-/// HAProxy ends a stream in order where the server behind breaks off.
+/// `HAProxy` ends a stream in order where the server behind breaks off.
 const HAPROXY_H2: Holes = &["empty-last-frame", "cut-unsized"];
 /// A handler reaches no connection of HTTP/2.
 const GO_H2: Holes = &["cut-connection"];

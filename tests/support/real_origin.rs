@@ -119,7 +119,9 @@ pub fn missing(kind: Kind) -> Option<&'static str> {
                 Path::new("/usr/lib/lighttpd/mod_openssl.so").exists(),
             ),
         ],
-        Kind::Apache => [("apache2 is missing (apt install apache2)", has("apache2")), ("", true)],
+        Kind::Apache => {
+            [("apache2 is missing (apt install apache2-bin)", has("apache2")), ("", true)]
+        }
         Kind::Haproxy(_) => [
             ("haproxy is missing (apt install haproxy)", has("haproxy")),
             ("node is missing (apt install nodejs)", has("node")),

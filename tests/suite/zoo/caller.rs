@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::real_origin::HOST;
-use crate::strict::{Fault, H1, PATIENCE, Received};
+use crate::strict::{Fault, PATIENCE, Received};
+use crate::strict_h1::H1;
 use crate::strict_h2::H2;
 use crate::tls_client::TlsClient;
 use crate::tls_origin::Authority;

@@ -25,12 +25,12 @@ const APART: [&str; 13] = [
 /// What a 304 must say if the 200 would have said it (RFC 9110 §15.4.5), but `Date`.
 const OF_304: [&str; 5] = ["cache-control", "content-location", "etag", "expires", "vary"];
 
-/// How a response came about.
+/// Whose response it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Came {
-    /// The origin was asked, and its head had to be passed on.
-    Forwarded,
-    /// Larder may have answered by itself.
+pub enum By {
+    /// The origin's, passed on.
+    Origin,
+    /// The origin's or, from what is stored, larder's.
     Either,
 }
 
@@ -42,7 +42,7 @@ pub fn differences(
     whole: &Received,
     through: &Result<Received, Fault>,
     version: Version,
-    came: Came,
+    by: By,
 ) -> Vec<String> {
     if case.expect == Expect::Cut {
         return of_cut(direct, through);
@@ -57,7 +57,7 @@ pub fn differences(
         found.push(format!("status {} for {}: {said}", through.status, direct.status));
         return found;
     }
-    if direct.status == 416 && came == Came::Either {
+    if direct.status == 416 && by == By::Either {
         of_416(whole, through, &mut found);
         return found;
     }
@@ -70,7 +70,7 @@ pub fn differences(
         of_304(direct, whole, through, &mut found);
     } else {
         // A part of what is stored may say all that the whole says.
-        let whole = (direct.status == 206 && came == Came::Either).then_some(whole);
+        let whole = (direct.status == 206 && by == By::Either).then_some(whole);
         of_fields(direct, whole, through, &mut found);
     }
     of_length(case, direct, whole, through, &mut found);
@@ -79,7 +79,7 @@ pub fn differences(
     }
     // docs/decisions/0022: interim responses are lost where one side speaks HTTP/2.
     let is_h1 = version == Version::H1 && !matches!(direct.framing, Framing::Stream { .. });
-    if came == Came::Forwarded && is_h1 && through.interim != direct.interim {
+    if by == By::Origin && is_h1 && through.interim != direct.interim {
         found.push(format!("interim {:?} for {:?}", through.interim, direct.interim));
     }
     found

@@ -11,50 +11,11 @@ use crate::tls_client::TlsClient;
 use crate::tls_origin::Authority;
 use crate::zoo::caller::{Caller, Dial, protocol};
 use crate::zoo::cases::{self, Case, ETAG, Expect, MODIFIED, Version};
-use crate::zoo::compare::{Came, differences};
+use crate::zoo::compare::{By, differences};
+use crate::zoo::way::{Speaks, Way};
 
 /// Longer than the route keeps anything.
 const PAST_TTL: Duration = Duration::from_secs(61);
-
-/// How an origin is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
-    /// HTTP/1.1 in the clear.
-    Plain,
-    /// HTTP/1.1 over TLS.
-    Tls,
-    /// HTTP/2 over TLS.
-    H2,
-}
-
-impl Speaks {
-    fn version(self) -> Version {
-        match self {
-            Self::Plain | Self::Tls => Version::H1,
-            Self::H2 => Version::H2,
-        }
-    }
-
-    /// The versions of larder's clients.
-    fn clients(self) -> &'static [Version] {
-        match self {
-            Self::Plain => &[Version::H1],
-            Self::Tls | Self::H2 => &[Version::H1, Version::H2],
-        }
-    }
-}
-
-/// How a request goes through larder, and what is stored by then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Miss,
-    Hit,
-    Restarted,
-    Revalidated,
-    HitAgain,
-    RestartedAgain,
-    Passed,
-}
 
 /// A request with its fields filled in, and what the origin said to it.
 struct Asked {
@@ -139,8 +100,7 @@ impl Ways<'_> {
             };
             let whole = whole.unwrap_or(&direct).clone();
             let again = self.once(&mut caller, case.method, &case.path, &fields).await;
-            let came = Came::Forwarded;
-            let unsteady = differences(&case, &direct, &whole, &again, version, came);
+            let unsteady = differences(&case, &direct, &whole, &again, version, By::Origin);
             assert_eq!(unsteady, Vec::<String>::new(), "{}: not the same twice", case.name);
             let if_unchanged = self.if_unchanged(&mut caller, &case, &fields, &direct).await;
             asked.push(Asked { case, fields, direct, whole, if_unchanged });
@@ -211,7 +171,7 @@ impl Ways<'_> {
             for way in ways {
                 for asked in asked {
                     let is_first = version == &self.speaks.version();
-                    if is_gone(&asked.case, *way, is_first) {
+                    if way.is_gone(&asked.case, is_first) {
                         self.compared(&mut caller, asked, *way, *version).await;
                     }
                 }
@@ -222,21 +182,14 @@ impl Ways<'_> {
     /// One request through larder, compared with what the origin said.
     async fn compared(&mut self, caller: &mut Caller, asked: &Asked, way: Way, version: Version) {
         let Asked { case, fields, direct, whole, .. } = asked;
-        let path = match way {
-            Way::Passed => format!("{}?passed={version:?}", case.path),
-            _ => format!("{}?kept={version:?}-{}", case.path, case.url_of),
-        };
+        let path = way.path(case, version);
         let through = self.once(caller, case.method, &path, fields).await;
-        let came = match way {
-            Way::Passed => Came::Forwarded,
-            Way::Miss if case.url_of == case.name => Came::Forwarded,
-            _ => Came::Either,
-        };
-        let mut found = differences(case, direct, whole, &through, version, came);
+        let mut found = differences(case, direct, whole, &through, version, way.by(case));
         if let Ok(through) = &through
             && found.is_empty()
         {
-            found.extend(of_way(asked, way, through.cache_status()));
+            let said = through.cache_status();
+            found.extend(way.contradicts(case, asked.if_unchanged, said));
         }
         if case.expect == Expect::Cut && way == Way::Hit {
             let mut fields = fields.clone();
@@ -255,59 +208,33 @@ impl Ways<'_> {
     /// Connections that the origin closes while they are idle cost no request.
     async fn closed_when_idle(&mut self, larder: &Larder, asked: &[Asked]) {
         let mut direct = self.direct();
-        let case = asked.iter().find(|asked| asked.case.name == "sized-16384");
-        let asked = case.expect("every origin can send it");
-        let version = self.speaks.version();
+        let asked = asked.iter().find(|asked| asked.case.name == "sized-16384");
+        let asked = asked.expect("every origin can send it");
         for round in 0..3 {
-            for before_or_after in ["before", "after"] {
-                for (route, came) in [("kept", "idle"), ("passed", "idle")] {
-                    let mut caller = self.through(larder, version);
-                    let path =
-                        format!("{}?{route}={came}-{round}-{before_or_after}", asked.case.path);
-                    let through = self.once(&mut caller, "GET", &path, &[]).await;
-                    let Asked { case, direct, whole, .. } = asked;
-                    let came = Came::Forwarded;
-                    for found in differences(case, direct, whole, &through, version, came) {
-                        let what = format!("idle, {before_or_after}, {route}: {found}");
-                        self.tally.differences.push(what);
-                    }
-                }
-                if before_or_after == "before" {
-                    let last = self.once(&mut direct, "GET", &asked.case.path, &[]).await;
-                    if last.is_err() || !direct.is_closed_when_idle().await {
-                        self.tally.holes.push("idle-close".into());
-                        return;
-                    }
-                }
+            self.idle(larder, asked, &format!("before-{round}")).await;
+            // Its connection is younger than those of larder, which are closed before it.
+            let last = self.once(&mut direct, "GET", &asked.case.path, &[]).await;
+            if last.is_err() || !direct.is_closed_when_idle().await {
+                self.tally.holes.push("idle-close".into());
+                return;
+            }
+            self.idle(larder, asked, &format!("after-{round}")).await;
+        }
+    }
+
+    /// One call of either kind.
+    async fn idle(&mut self, larder: &Larder, asked: &Asked, name: &str) {
+        let Asked { case, direct, whole, .. } = asked;
+        let version = self.speaks.version();
+        for route in ["kept", "passed"] {
+            let mut caller = self.through(larder, version);
+            let path = format!("{}?{route}=idle-{name}", case.path);
+            let through = self.once(&mut caller, "GET", &path, &[]).await;
+            for found in differences(case, direct, whole, &through, version, By::Origin) {
+                self.tally.differences.push(format!("idle, {name}, {route}: {found}"));
             }
         }
     }
-}
-
-/// What is large, or what its origin takes seconds to cut (lighttpd: two), does not go every way. For
-/// what is cut and never stored, all ways but one are the same.
-fn is_gone(case: &Case, way: Way, is_first: bool) -> bool {
-    let is_short = matches!(way, Way::Miss | Way::Hit | Way::Passed);
-    let is_heavy = case.is_heavy() || case.expect == Expect::Cut;
-    !is_heavy || (is_short && is_first) || (case.expect == Expect::Cut && way == Way::Passed)
-}
-
-/// Whether larder answered as the way is called.
-fn of_way(asked: &Asked, way: Way, said: &str) -> Option<String> {
-    let is_stored = asked.case.expect == Expect::Stored;
-    let is_cut = asked.case.expect == Expect::Cut;
-    let is_right = match way {
-        Way::Passed => !said.contains("; hit"),
-        _ if is_cut => !said.contains("; hit"),
-        _ if !is_stored => true,
-        Way::Miss => said.contains("fwd=") && said.contains("stored"),
-        Way::Hit | Way::Restarted | Way::HitAgain | Way::RestartedAgain => said.contains("; hit"),
-        Way::Revalidated => {
-            let status = asked.if_unchanged.unwrap_or(200);
-            said.contains("fwd=stale") && said.contains(&format!("fwd-status={status}"))
-        }
-    };
-    (!is_right).then(|| format!("Cache-Status is {said:?}"))
 }
 
 /// The fields of a request for all of a response.
