@@ -167,16 +167,19 @@ fn spawn(kind: Kind, setting: &Setting<'_>) -> Child {
     let mut command = command(kind, setting);
     let said = fs::File::create(setting.directory.join("said")).expect("a file");
     command.env("ZOO_ROOT", setting.directory.join("root"));
-    command.process_group(0).stdin(Stdio::null());
+    command.process_group(0).stdin(Stdio::piped());
     command.stdout(said.try_clone().expect("a descriptor")).stderr(said);
     command.spawn().expect("the server starts")
 }
 
-/// What starts a server in the foreground. `setpriv` ends it should the test be killed.
+/// Becomes a server, and ends all of its processes when standard input ends: should the test be killed.
+const LEASH: &str = "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
+
+/// What starts a server in the foreground.
 fn command(kind: Kind, setting: &Setting<'_>) -> Command {
     let Setting { plain, tls, h2, directory, .. } = setting;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).current_dir(directory);
+    let mut command = Command::new("sh");
+    command.args(["-c", LEASH, "sh"]).current_dir(directory);
     match kind {
         Kind::Nginx => {
             command
@@ -234,6 +237,8 @@ fn filled(name: &str, setting: &Setting<'_>) -> PathBuf {
         ("PEM", format!("{directory}/both.pem")),
         ("HERE", here().display().to_string()),
         ("H2", if setting.h2 { "h2 " } else { "" }.to_owned()),
+        // hypercorn breaks off the response to the last request of an HTTP/2 connection.
+        ("REQUESTS", if setting.h2 { "1000" } else { "7" }.to_owned()),
         ("ALPN", if setting.h2 { "'h2', 'http/1.1'" } else { "'http/1.1'" }.to_owned()),
     ] {
         text = text.replace(&format!("@{placeholder}@"), &value);
