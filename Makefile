@@ -8,12 +8,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LARDER := $(TARGET)/$(PROFILE)/larder
 CLIENTS := target/clients
 
-.PHONY: help run demo test setup clients matrix runtimes
+.PHONY: help run demo test setup clients origins zoo matrix runtimes
 
 help:
 	@echo "make run     build larder and serve $(CONFIG)"
 	@echo "make demo    in a second terminal: a fake API, and what larder makes of it"
-	@echo "make test    run all tests, real curl, requests and httpx among them"
+	@echo "make test    run all tests, real clients and real web servers among them"
+	@echo "make zoo     run the tests with real web servers alone, and count what is different"
 	@echo "make matrix  run the real clients of many languages through larder exec"
 	@echo
 	@echo "PROFILE=release builds what is installed: faster to run, minutes longer to build."
@@ -36,7 +37,7 @@ demo:
 	echo "... now the API fails ..." && \
 	sleep 16 && ask "an error that you do not see:"
 
-test: setup clients
+test: setup clients origins
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run && cargo test --doc; \
 	else \
@@ -66,6 +67,32 @@ clients:
 	} || echo "$(PYTHON_CLIENTS) could not be installed: their tests will be skipped"
 
 PYTHON_CLIENTS := requests, httpx, aiohttp, urllib3
+
+# The web servers of the tests. What Debian starts as a service when it is installed is stopped again.
+origins: clients
+	@PATH="$$PATH:/usr/sbin"; missing=; services=; \
+	command -v nginx >/dev/null || { missing="$$missing nginx"; services="$$services nginx"; }; \
+	command -v lighttpd >/dev/null || \
+	    { missing="$$missing lighttpd"; services="$$services lighttpd"; }; \
+	[ -e /usr/lib/lighttpd/mod_openssl.so ] || missing="$$missing lighttpd-mod-openssl"; \
+	command -v apache2 >/dev/null || missing="$$missing apache2-bin"; \
+	command -v haproxy >/dev/null || \
+	    { missing="$$missing haproxy"; services="$$services haproxy"; }; \
+	command -v node >/dev/null || missing="$$missing nodejs"; \
+	command -v go >/dev/null || missing="$$missing golang-go"; \
+	( $(INSTALL_MISSING); \
+	  [ -z "$$services" ] || $$sudo systemctl disable --now $$services >/dev/null 2>&1 ) || true
+	@missing=; \
+	[ -e /usr/lib/nginx/modules/ngx_http_brotli_filter_module.so ] || \
+	    missing=libnginx-mod-http-brotli-filter; \
+	( $(INSTALL_MISSING) ) || true
+	@[ -x $(CLIENTS)/bin/hypercorn ] || \
+	    $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check hypercorn || \
+	    echo "hypercorn could not be installed: its tests will be skipped"
+
+# Its last line is how many exchanges there were with how many origins, and how many were different.
+zoo: setup origins
+	@cargo test --test suite zoo:: 2>&1 | awk -f tests/zoo/sum.awk
 
 # The runtimes that .ci/run covers besides.
 runtimes: clients

@@ -24,14 +24,24 @@ mod larder_under_test;
 mod origin;
 #[path = "../support/process.rs"]
 mod process;
+#[path = "../support/real_origin.rs"]
+mod real_origin;
 #[path = "../support/resident.rs"]
 mod resident;
 #[path = "../support/storm.rs"]
 mod storm;
+#[path = "../support/strict.rs"]
+mod strict;
+#[path = "../support/strict_h1.rs"]
+mod strict_h1;
+#[path = "../support/strict_h2.rs"]
+mod strict_h2;
 #[path = "../support/tls_client.rs"]
 mod tls_client;
 #[path = "../support/tls_origin.rs"]
 mod tls_origin;
+#[path = "../support/zoo_files.rs"]
+mod zoo_files;
 
 mod admin;
 mod alike;
@@ -70,3 +80,4 @@ mod tunnel;
 mod upstream_faults;
 mod upstream_tls;
 mod ways_in;
+mod zoo;

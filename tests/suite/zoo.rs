@@ -1,0 +1,226 @@
+//! A zoo of real origins: each is asked directly, through larder where a route keeps responses, and
+//! through larder where none does, and every response must be the same.
+//!
+//! `make test` installs them. One that is missing is named and skipped, unless `CI` is set. What an
+//! origin cannot send is its *hole*, listed here: a hole that is not listed, or is none, fails.
+
+mod caller;
+mod cases;
+mod compare;
+mod way;
+mod ways;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::time::Duration;
+
+use crate::origin::{Answer, Origin, Step};
+use crate::real_origin::{Kind, RealOrigin, missing};
+use crate::tls_origin::Authority;
+use crate::zoo::way::Speaks;
+use crate::zoo::ways::gone;
+use crate::zoo_files::body;
+
+/// No origin is asked in fewer exchanges: more than 2,000 with all of them.
+const LEAST: usize = 300;
+
+/// Names of cases that an origin cannot send.
+type Holes = &'static [&'static str];
+
+const NONE: Holes = &[];
+/// The body is passed on in chunks, or the server has no such way to end one.
+const NO_CLOSE: Holes = &["until-close"];
+/// nginx gives an empty file its length and knows no 103.
+const NGINX: Holes = &["unsized-0", "early-hints"];
+/// lighttpd gives what it has in one piece a length, and encodes nothing itself.
+const LIGHTTPD: Holes = &[
+    "unsized-0",
+    "unsized-1",
+    "unsized-16383",
+    "unsized-16384",
+    "unsized-16385",
+    "identity-variant",
+];
+/// It resets a stream for a 103, and ends it in order where the server behind breaks off.
+const LIGHTTPD_H2: Holes = &["early-hints", "empty-last-frame", "cut-unsized"];
+/// Apache gives what it has in one buffer a length.
+const APACHE: Holes = &["unsized-0", "unsized-1"];
+/// Trailers of the server behind end there.
+const APACHE_H1: Holes = &["trailers"];
+const APACHE_H2: Holes = &["early-hints", "empty-last-frame"];
+/// `HAProxy` ends a stream in order where the server behind breaks off.
+const HAPROXY_H2: Holes = &["empty-last-frame", "cut-unsized"];
+/// A handler reaches no connection of HTTP/2.
+const GO_H2: Holes = &["cut-connection"];
+/// hypercorn leaves ranges and dates to its application, and shows it no connection.
+const HYPERCORN: Holes = &[
+    "not-modified-since",
+    "range-first",
+    "range-middle",
+    "range-open",
+    "range-suffix",
+    "range-beyond",
+    "range-if",
+    "range-unstored",
+    "cut-connection",
+];
+/// It has these for HTTP/2 alone.
+const HYPERCORN_H1: Holes = &["trailers", "early-hints"];
+
+/// Asks an origin on all ways; `holes` is what it cannot send.
+async fn visit(name: &str, kind: Kind, speaks: Speaks, holes: &[Holes]) {
+    if let Some(missing) = missing(kind) {
+        assert!(std::env::var_os("CI").is_none(), "{missing}");
+        return tell(&format!("SKIPPED zoo: {missing}"));
+    }
+    let authority = Authority::new();
+    let behind = behind().await;
+    let h2 = speaks == Speaks::H2;
+    let node = match kind {
+        Kind::Haproxy(_) => {
+            Some(RealOrigin::start(Kind::Node, &authority, behind.addr, false).await)
+        }
+        Kind::Nginx | Kind::Lighttpd | Kind::Apache | Kind::Node | Kind::Go | Kind::Hypercorn => {
+            None
+        }
+    };
+    let kind = node.as_ref().map_or(kind, |node| Kind::Haproxy(node.plain.port()));
+    let origin = RealOrigin::start(kind, &authority, behind.addr, h2).await;
+    let tally = gone(&origin, &authority, speaks).await;
+    let different = tally.differences.len();
+    tell(&format!("zoo: {} exchanges with {name}, {different} differences", tally.exchanges));
+    let all = tally.differences.join("\n");
+    let listed: BTreeSet<&str> = holes.concat().into_iter().collect();
+    let found: BTreeSet<&str> = tally.holes.iter().map(String::as_str).collect();
+    assert_eq!(found, listed, "{name}: what it cannot send; differences:\n{all}");
+    assert!(tally.exchanges >= LEAST, "{name}: only {} exchanges", tally.exchanges);
+    assert!(different == 0, "{name}:\n{all}");
+}
+
+/// Not println: this line is to be seen although the test passes.
+fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
+/// The server behind those that only pass on what they cannot make themselves.
+async fn behind() -> Origin {
+    Origin::start(|seen| {
+        let etag = "\"behind\"";
+        if seen.field("if-none-match") == Some(etag) {
+            return Answer::raw(format!("HTTP/1.1 304 Not Modified\r\nETag: {etag}\r\n\r\n"));
+        }
+        let path = seen.target.split('?').next().unwrap_or_default();
+        let (kind, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let whole = body(name.parse().unwrap_or(16_384));
+        let fields = ["Content-Type: application/octet-stream", &format!("ETag: {etag}")];
+        let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", fields.join("\r\n"));
+        let of_length = |bytes: &[u8]| {
+            let head = format!("{head}Content-Length: {}\r\n\r\n", whole.len());
+            Answer::raw([head.as_bytes(), bytes].concat())
+        };
+        let chunked = |bytes: &[u8]| Answer::chunked_open(200, &fields, &[bytes]);
+        let end = |bytes: &str| Step::Write(bytes.as_bytes().to_vec());
+        let soon = Step::Pause(Duration::from_millis(20));
+        match (kind, name) {
+            ("unsized", _) => chunked(&whole).then([end("0\r\n\r\n")]),
+            ("trailers", _) => chunked(&whole).then([end("0\r\nX-After: behind\r\n\r\n")]),
+            ("cut", "sized") => of_length(&whole[..10_000]).then([soon, Step::Close]),
+            ("cut", "connection") => of_length(&whole[..10_000]).then([soon, Step::Reset]),
+            ("cut", "unsized") => chunked(&whole[..10_000]).then([soon, Step::Close]),
+            ("early", _) => {
+                let early = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
+                Answer::raw(early).then(of_length(&whole).0)
+            }
+            ("eof", _) => {
+                Answer::raw([head.as_bytes(), b"\r\n", &whole].concat()).then([Step::Close])
+            }
+            ("lastempty", _) => {
+                let last = Step::Write(whole[10_000..].to_vec());
+                of_length(&whole[..10_000]).then([soon, last])
+            }
+            _ => Answer::new(404, &[], "no such thing\n"),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_h1() {
+    visit("nginx_h1", Kind::Nginx, Speaks::Plain, &[NGINX]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_h2() {
+    visit("nginx_h2", Kind::Nginx, Speaks::H2, &[NGINX]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lighttpd_h1() {
+    visit("lighttpd_h1", Kind::Lighttpd, Speaks::Plain, &[LIGHTTPD, NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lighttpd_h1_tls() {
+    visit("lighttpd_h1_tls", Kind::Lighttpd, Speaks::Tls, &[LIGHTTPD, NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lighttpd_h2() {
+    visit("lighttpd_h2", Kind::Lighttpd, Speaks::H2, &[LIGHTTPD, LIGHTTPD_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apache_h1() {
+    visit("apache_h1", Kind::Apache, Speaks::Plain, &[APACHE, APACHE_H1, NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apache_h2() {
+    visit("apache_h2", Kind::Apache, Speaks::H2, &[APACHE, APACHE_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_h1() {
+    visit("haproxy_h1", Kind::Haproxy(0), Speaks::Plain, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_h2() {
+    visit("haproxy_h2", Kind::Haproxy(0), Speaks::H2, &[HAPROXY_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_h1() {
+    visit("node_h1", Kind::Node, Speaks::Plain, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_h2() {
+    visit("node_h2", Kind::Node, Speaks::H2, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h1() {
+    visit("go_h1", Kind::Go, Speaks::Plain, &[NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h1_tls() {
+    visit("go_h1_tls", Kind::Go, Speaks::Tls, &[NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h2() {
+    visit("go_h2", Kind::Go, Speaks::H2, &[GO_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hypercorn_h1() {
+    visit("hypercorn_h1", Kind::Hypercorn, Speaks::Plain, &[HYPERCORN, HYPERCORN_H1, NO_CLOSE])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hypercorn_h2() {
+    visit("hypercorn_h2", Kind::Hypercorn, Speaks::H2, &[HYPERCORN]).await;
+}

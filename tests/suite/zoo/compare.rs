@@ -1,0 +1,181 @@
+//! Whether a response through larder is the one that the origin gives to who asks it directly.
+
+use crate::client::End;
+use crate::strict::{Fault, Fields, Framing, Received};
+use crate::zoo::cases::{Case, Expect, Version};
+
+/// Fields that are for one connection, or that a cache says for itself (RFC 9110 §7.6, RFC 9111 §5.1).
+/// `Trailer` announces what an intermediary may discard (RFC 9110 §6.5.1).
+const APART: [&str; 13] = [
+    "age",
+    "cache-status",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-status",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// What a 304 must say if the 200 would have said it (RFC 9110 §15.4.5), but `Date`.
+const OF_304: [&str; 5] = ["cache-control", "content-location", "etag", "expires", "vary"];
+
+/// Whose response it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The origin's, passed on.
+    Origin,
+    /// The origin's or, from what is stored, larder's.
+    Either,
+}
+
+/// All that is different, in words; `direct` is the origin's own response, `whole` that to a `GET` of
+/// the same path without conditions.
+pub fn differences(
+    case: &Case,
+    direct: &Received,
+    whole: &Received,
+    through: &Result<Received, Fault>,
+    version: Version,
+    by: By,
+) -> Vec<String> {
+    if case.expect == Expect::Cut {
+        return of_cut(direct, through);
+    }
+    let through = match through {
+        Ok(through) => through,
+        Err(fault) => return vec![format!("no response: {fault:?}")],
+    };
+    let mut found = Vec::new();
+    if through.status != direct.status {
+        let said = String::from_utf8_lossy(&through.body[..through.body.len().min(200)]);
+        found.push(format!("status {} for {}: {said}", through.status, direct.status));
+        return found;
+    }
+    if direct.status == 416 && by == By::Either {
+        of_416(whole, through, &mut found);
+        return found;
+    }
+    if through.end == End::Cut {
+        found.push(format!("cut after {} of {} bytes", through.body.len(), direct.body.len()));
+    } else if through.body != direct.body {
+        found.push(body_difference(&direct.body, &through.body));
+    }
+    if direct.status == 304 {
+        of_304(direct, whole, through, &mut found);
+    } else {
+        // A part of what is stored may say all that the whole says.
+        let whole = (direct.status == 206 && by == By::Either).then_some(whole);
+        of_fields(direct, whole, through, &mut found);
+    }
+    of_length(case, direct, whole, through, &mut found);
+    if !through.trailers.is_empty() && through.trailers != direct.trailers {
+        found.push(format!("trailers {:?} for {:?}", through.trailers, direct.trailers));
+    }
+    // docs/decisions/0022: interim responses are lost where one side speaks HTTP/2.
+    let is_h1 = version == Version::H1 && !matches!(direct.framing, Framing::Stream { .. });
+    if by == By::Origin && is_h1 && through.interim != direct.interim {
+        found.push(format!("interim {:?} for {:?}", through.interim, direct.interim));
+    }
+    found
+}
+
+fn body_difference(direct: &[u8], through: &[u8]) -> String {
+    let at = direct.iter().zip(through).position(|(one, other)| one != other);
+    let at = at.unwrap_or(direct.len().min(through.len()));
+    format!("body of {} bytes for {}, other from byte {at}", through.len(), direct.len())
+}
+
+fn of_fields(
+    direct: &Received,
+    whole: Option<&Received>,
+    through: &Received,
+    found: &mut Vec<String>,
+) {
+    let mut names: Vec<&String> = direct.fields.keys().chain(through.fields.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let (expected, got) = (direct.fields.get(name), through.fields.get(name));
+        let of_whole = whole.and_then(|whole| whole.fields.get(name));
+        let is_of_whole = expected.is_none() && got == of_whole;
+        if !APART.contains(&name.as_str()) && expected != got && !is_of_whole {
+            found.push(format!("{name}: {got:?} for {expected:?}"));
+        }
+    }
+}
+
+/// Larder's own words for a range that is beyond what it has (RFC 9110 §15.5.17).
+fn of_416(whole: &Received, through: &Received, found: &mut Vec<String>) {
+    let (expected, got) = (format!("bytes */{}", length(whole)), through.field("content-range"));
+    if got != Some(&expected) || through.end == End::Cut {
+        found.push(format!("content-range of a 416: {got:?} for {expected}"));
+    }
+}
+
+/// A 304 of larder's own may say what the 200 said and the origin's 304 leaves out.
+fn of_304(direct: &Received, whole: &Received, through: &Received, found: &mut Vec<String>) {
+    for name in OF_304 {
+        let of = |fields: &Fields| fields.get(name).cloned();
+        let (expected, got) = (of(&direct.fields), of(&through.fields));
+        let is_of_200 = expected.is_none() && got == of(&whole.fields);
+        if expected != got && !is_of_200 {
+            found.push(format!("{name} of a 304: {got:?} for {expected:?}"));
+        }
+    }
+}
+
+/// What the origin gave is passed on; larder may say the length where the origin did not, if it is that
+/// of the body that a `GET` gets (RFC 9110 §8.6).
+fn of_length(
+    case: &Case,
+    direct: &Received,
+    whole: &Received,
+    through: &Received,
+    found: &mut Vec<String>,
+) {
+    let of = |r: &Received| r.fields.get("content-length").cloned();
+    let (expected, got) = (of(direct), of(through));
+    let right = match direct.status {
+        304 => got.is_none() || got == of(whole) || got == Some(vec![length(whole)]),
+        204 => got.is_none(),
+        _ if expected.is_some() => got == expected,
+        _ if case.method == "HEAD" => got.is_none() || got == Some(vec![length(whole)]),
+        _ => got.is_none() || got == Some(vec![length(direct)]),
+    };
+    if !right {
+        found.push(format!("content-length: {got:?} for {expected:?}"));
+    }
+}
+
+fn length(response: &Received) -> String {
+    response.body.len().to_string()
+}
+
+/// What the origin cut must be seen as cut, or as larder's own error.
+fn of_cut(direct: &Received, through: &Result<Received, Fault>) -> Vec<String> {
+    match through {
+        // Closed or reset where the head should be.
+        Err(Fault::Closed | Fault::Gone | Fault::Reset(_)) => Vec::new(),
+        Err(Fault::Violation(what)) => vec![format!("no response: {what}")],
+        Ok(through) if through.status == 502 && through.fields.contains_key("proxy-status") => {
+            Vec::new()
+        }
+        Ok(through) if through.end == End::Whole => {
+            vec![format!("{} bytes shown as whole: {}", through.body.len(), through.status)]
+        }
+        Ok(through) if through.status != direct.status => {
+            vec![format!("status {} for {}", through.status, direct.status)]
+        }
+        Ok(through) => {
+            let known = crate::zoo_files::body(16_384);
+            let other = !known.starts_with(&through.body);
+            other.then(|| "other bytes before the cut".to_owned()).into_iter().collect()
+        }
+    }
+}
