@@ -133,6 +133,11 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE] {
         update.remove(name);
     }
+    // nginx confirms what it encoded, `W/"a"`, by the tag of what it encoded it from, `"a"`. Taken for
+    // strong, ranges of the two would be joined.
+    if opaque(stored.get(ETAG)).is_some_and(|tag| opaque(update.get(ETAG)) == Some(tag)) {
+        update.remove(ETAG);
+    }
     let mut fields = stored.clone();
     for name in [&AGE, &DATE].into_iter().chain(update.keys()) {
         fields.remove(name);
@@ -141,6 +146,12 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
         fields.append(name.clone(), value.clone());
     }
     fields
+}
+
+/// A tag without the mark of a weak one.
+fn opaque(tag: Option<&HeaderValue>) -> Option<&[u8]> {
+    let tag = tag?.as_bytes().trim_ascii();
+    Some(tag.strip_prefix(b"W/").unwrap_or(tag))
 }
 
 /// Whether `If-None-Match` names the stored response: `*`, or its tag by weak comparison

@@ -250,3 +250,19 @@ proptest! {
         assert_eq!(evaluate(&asked, &said, StatusCode::OK), Outcome::NotModified);
     }
 }
+
+/// A range under `If-Range` needs a strong tag (RFC 9110 §13.1.5): confirming makes none of a weak one.
+#[test]
+fn a_304_makes_no_weak_tag_strong() {
+    for (stored, confirmed, kept) in [
+        ("W/\"a\"", "\"a\"", "W/\"a\""),
+        ("W/\"a\"", "W/\"a\"", "W/\"a\""),
+        ("\"a\"", "W/\"a\"", "\"a\""),
+        ("\"a\"", "\"a\"", "\"a\""),
+        ("W/\"a\"", "W/\"b\"", "W/\"b\""),
+        ("W/\"a\"", "\"b\"", "\"b\""),
+    ] {
+        let fresh = freshen(&map(&[("etag", stored)]), &map(&[("etag", confirmed)]));
+        assert_eq!(fresh["etag"], kept, "{stored} confirmed by {confirmed}");
+    }
+}

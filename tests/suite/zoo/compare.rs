@@ -1,8 +1,8 @@
 //! Whether a response through larder is the one that the origin gives to who asks it directly.
 
 use crate::client::End;
-use crate::strict::{Fault, Fields, Framing, Received};
-use crate::zoo::cases::{Case, Expect, Version};
+use crate::strict::{Fault, Fields, Received};
+use crate::zoo::cases::{Case, Expect};
 
 /// Fields that are for one connection, or that a cache says for itself (RFC 9110 §7.6, RFC 9111 §5.1).
 /// `Trailer` announces what an intermediary may discard (RFC 9110 §6.5.1).
@@ -41,7 +41,6 @@ pub fn differences(
     direct: &Received,
     whole: &Received,
     through: &Result<Received, Fault>,
-    version: Version,
     by: By,
 ) -> Vec<String> {
     if case.expect == Expect::Cut {
@@ -77,9 +76,8 @@ pub fn differences(
     if !through.trailers.is_empty() && through.trailers != direct.trailers {
         found.push(format!("trailers {:?} for {:?}", through.trailers, direct.trailers));
     }
-    // docs/decisions/0022: interim responses are lost where one side speaks HTTP/2.
-    let is_h1 = version == Version::H1 && !matches!(direct.framing, Framing::Stream { .. });
-    if by == By::Origin && is_h1 && through.interim != direct.interim {
+    // RFC 9110 §15.2: interim responses are forwarded.
+    if by == By::Origin && through.interim != direct.interim {
         found.push(format!("interim {:?} for {:?}", through.interim, direct.interim));
     }
     found

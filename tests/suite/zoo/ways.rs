@@ -100,7 +100,7 @@ impl Ways<'_> {
             };
             let whole = whole.unwrap_or(&direct).clone();
             let again = self.once(&mut caller, case.method, &case.path, &fields).await;
-            let unsteady = differences(&case, &direct, &whole, &again, version, By::Origin);
+            let unsteady = differences(&case, &direct, &whole, &again, By::Origin);
             assert_eq!(unsteady, Vec::<String>::new(), "{}: not the same twice", case.name);
             let if_unchanged = self.if_unchanged(&mut caller, &case, &fields, &direct).await;
             asked.push(Asked { case, fields, direct, whole, if_unchanged });
@@ -184,7 +184,7 @@ impl Ways<'_> {
         let Asked { case, fields, direct, whole, .. } = asked;
         let path = way.path(case, version);
         let through = self.once(caller, case.method, &path, fields).await;
-        let mut found = differences(case, direct, whole, &through, version, way.by(case));
+        let mut found = differences(case, direct, whole, &through, way.by(case));
         if let Ok(through) = &through
             && found.is_empty()
         {
@@ -230,7 +230,7 @@ impl Ways<'_> {
             let mut caller = self.through(larder, version);
             let path = format!("{}?{route}=idle-{name}", case.path);
             let through = self.once(&mut caller, "GET", &path, &[]).await;
-            for found in differences(case, direct, whole, &through, version, By::Origin) {
+            for found in differences(case, direct, whole, &through, By::Origin) {
                 self.tally.differences.push(format!("idle, {name}, {route}: {found}"));
             }
         }
