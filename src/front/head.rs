@@ -213,11 +213,19 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
 
 /// RFC 9112 §3.2: what is no authority is refused, also where the target has one of its own.
 fn is_host(value: &HeaderValue) -> bool {
-    value.is_empty() || value.to_str().is_ok_and(|host| authority::split(host).is_ok())
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    // Most are plain names, for which nothing need be copied.
+    let labels = value.as_bytes().split(|byte| *byte == b'.');
+    let is_name = value.len() < 254
+        && labels.into_iter().all(|label| !label.is_empty() && label.iter().all(plain));
+    is_name || value.is_empty() || value.to_str().is_ok_and(|host| authority::split(host).is_ok())
 }
 
 /// RFC 9112 §9.3.
 fn persists(version: Version, fields: &HeaderMap) -> bool {
+    if !fields.contains_key(CONNECTION) {
+        return version == Version::HTTP_11;
+    }
     let says = |wanted: &[u8]| {
         field_list::members(fields.get_all(CONNECTION))
             .any(|option| option.eq_ignore_ascii_case(wanted))
