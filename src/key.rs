@@ -7,6 +7,7 @@
 mod canonical;
 mod credential;
 mod explain;
+mod harmless;
 pub mod named;
 mod query;
 
@@ -129,6 +130,16 @@ impl fmt::Debug for CacheKey {
     }
 }
 
+/// Whether a field is a credential by its name alone, whatever the configuration adds.
+pub fn is_credential_by_name(name: &HeaderName) -> bool {
+    credential::is_built_in(name)
+}
+
+/// Whether a field may make an origin answer for another resource than the one that was asked for.
+pub fn rewrites_the_target(name: &HeaderName) -> bool {
+    harmless::rewrites_the_target(name)
+}
+
 /// What makes keys: the secret of the HMACs and what counts as secret.
 #[derive(Clone)]
 pub struct Keyring {
@@ -174,6 +185,31 @@ impl Keyring {
                 .scope_of_name(&asked.headers, name)
                 .unwrap_or_else(|| self.scope_of_credentials(&asked.headers)),
         }
+    }
+
+    /// The fields of `asked` that tell its answer apart under `policy` beyond its target, its scope and
+    /// what the route counts: all that are not known to be harmless; in a shared scope only those by
+    /// which an origin may answer for another resource. Sorted by name.
+    pub fn separators<'a>(
+        &self,
+        asked: &'a Asked,
+        policy: &Policy,
+    ) -> Vec<(&'a HeaderName, &'a http::HeaderValue)> {
+        let counts = |name: &HeaderName| match &policy.scope {
+            ScopeRule::Shared => harmless::rewrites_the_target(name),
+            ScopeRule::Credential => !harmless::is_harmless(name) && !self.is_credential(name),
+            ScopeRule::Header(own) => {
+                !harmless::is_harmless(name) && !self.is_credential(name) && name != own
+            }
+        };
+        let mut found: Vec<_> = asked
+            .headers
+            .iter()
+            .filter(|(name, _)| counts(name) && !policy.key.ignored.contains(name))
+            .collect();
+        // Stable: the lines of one field keep their order, the order of fields does not matter.
+        found.sort_by_key(|(name, _)| name.as_str());
+        found
     }
 
     /// The key of `asked` under `policy`. The method is no part of it: HEAD shares GET's answer.
@@ -272,6 +308,7 @@ enum Purpose {
     Value = 3,
     Query = 4,
     Asker = 5,
+    Separators = 6,
 }
 
 #[cfg(test)]

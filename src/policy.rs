@@ -193,6 +193,8 @@ pub struct KeyRule {
     pub query: QueryRule,
     /// Request fields that count besides what `Vary` names.
     pub headers: Vec<HeaderName>,
+    /// Fields that do not count although they are not known to be harmless.
+    pub ignored: Vec<HeaderName>,
 }
 
 /// Which query parameters are part of the key. Order is kept.

@@ -172,11 +172,14 @@ fn key(rule: &KeyRule) -> String {
         QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
         QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
     };
-    if rule.headers.is_empty() {
-        said
-    } else {
-        format!("{said}; the fields {}", list(&rule.headers))
+    let mut said = said;
+    if !rule.headers.is_empty() {
+        said = format!("{said}; the fields {}", list(&rule.headers));
     }
+    if !rule.ignored.is_empty() {
+        said = format!("{said}; not the fields {}", list(&rule.ignored));
+    }
+    said
 }
 
 fn error(on: ErrorMatch) -> String {

@@ -24,6 +24,7 @@ use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::invalidation;
+use crate::semantics::method;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -296,6 +297,10 @@ fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
 pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
         return Some(Forward::Method);
+    }
+    // Another method, or a path that an origin may read as another than the one a route matched.
+    if method::is_overridden(&asked.headers) || asked.target.is_ambiguous() {
+        return Some(Forward::Bypass);
     }
     // A body may change what a GET means (search APIs), an event stream never ends.
     let streams = asked

@@ -13,7 +13,7 @@ use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::target::{Scheme, Target};
 
 /// The version of this form; the first byte of each key.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 
 /// The first byte of the keys of parts.
 pub(super) const PARTS: u8 = FORMAT | 0x80;
@@ -23,7 +23,7 @@ pub(super) const PLAIN: u8 = 1;
 pub(super) const MASKED: u8 = 2;
 pub(super) const END: u8 = 0;
 
-/// `target | listener | [query by rule] | fields | scope`
+/// `target | listener | [query by rule] | separators | fields | scope`
 pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     let scope = ring.scope(asked, &policy.scope);
     let target = &asked.target;
@@ -35,6 +35,7 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
         Listener::Loopback => 0,
         Listener::Reachable => 1,
     });
+    put_separators(&mut bytes, ring, asked, policy);
     put_fields(&mut bytes, ring, asked, &policy.key);
     put_scope(&mut bytes, scope);
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
@@ -82,6 +83,18 @@ fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &Qu
             bytes.push(PLAIN);
             put(bytes, param.as_bytes());
         }
+    }
+    bytes.push(END);
+}
+
+/// One HMAC for all of them: their values are nobody's to see.
+fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Policy) {
+    let found = ring.separators(asked, policy);
+    if !found.is_empty() {
+        let parts =
+            found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        bytes.push(MASKED);
+        bytes.extend_from_slice(&ring.hmac(Purpose::Separators, parts));
     }
     bytes.push(END);
 }

@@ -25,6 +25,12 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
         ("query".to_owned(), query_shown(ring, asked, policy)),
         ("listener".to_owned(), listener.to_owned()),
     ];
+    let mut separators: Vec<&str> =
+        ring.separators(asked, policy).into_iter().map(|(name, _)| name.as_str()).collect();
+    separators.dedup();
+    if !separators.is_empty() {
+        parts.push(("fields that tell it apart".to_owned(), separators.join(", ")));
+    }
     for name in &policy.key.headers {
         let values = asked.headers.get_all(name).iter();
         let shown: Vec<_> = if ring.is_credential(name) {

@@ -38,6 +38,8 @@ impl Named {
             [1] => Listener::Reachable,
             _ => return None,
         };
+        // The fields that tell it apart: hashed, or none.
+        let _separators = self::query(&mut rest)?;
         let scope = scope(rest)?;
         let port = u16::from_le_bytes([low, high]);
         let base = Target::with_authority(scheme, &host, &path).ok()?;

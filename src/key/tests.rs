@@ -19,7 +19,7 @@ fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
 }
 
 fn of_query(query: QueryRule) -> Policy {
-    policy(ScopeRule::Shared, KeyRule { query, headers: Vec::new() })
+    policy(ScopeRule::Shared, KeyRule { query, ..KeyRule::default() })
 }
 
 fn asked(url: &str, fields: &[(&str, &str)]) -> Asked {
@@ -203,6 +203,7 @@ fn key_fields_tell_requests_apart() {
     let rule = KeyRule {
         query: QueryRule::All,
         headers: vec![HeaderName::from_static("accept-language"), HeaderName::from_static("x-a")],
+        ..KeyRule::default()
     };
     let policy = policy(ScopeRule::Shared, rule);
     let key = |fields: &[(&str, &str)]| ring().key(&asked("http://h/", fields), &policy);
@@ -330,6 +331,7 @@ proptest! {
         let rule = KeyRule {
             query: QueryRule::All,
             headers: vec![HeaderName::from_static("authorization")],
+            ..KeyRule::default()
         };
         for scope in [ScopeRule::Credential, ScopeRule::Shared, ScopeRule::Header(name.parse().unwrap())] {
             let policy = policy(scope, rule.clone());

@@ -13,7 +13,7 @@ use crate::semantics::target::Target;
 /// The targets whose stored answers the exchange makes useless. A method nobody knows may have
 /// changed anything; an error changed nothing; another origin's answers are not this one's to drop.
 pub fn targets(asked: &Asked, status: StatusCode, headers: &HeaderMap) -> Vec<Target> {
-    if method::is_safe(&asked.method) || !(status.is_success() || status.is_redirection()) {
+    if is_safe(asked) || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
     let mut targets = vec![asked.target.clone()];
@@ -24,6 +24,11 @@ pub fn targets(asked: &Asked, status: StatusCode, headers: &HeaderMap) -> Vec<Ta
         }
     }
     targets
+}
+
+/// A method that only asks, and that no field replaces by another.
+fn is_safe(asked: &Asked) -> bool {
+    method::is_safe(&asked.method) && !method::is_overridden(&asked.headers)
 }
 
 fn reference(asked: &Asked, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {

@@ -3,7 +3,7 @@
 //! Owns: which methods are safe and which may be repeated. What is not registered is neither.
 //! Never touches: what a route says about methods.
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 /// Registered as safe (RFC 9110 §9.2.1). `QUERY` is on its way into the registry.
 const SAFE: [&str; 9] =
@@ -48,6 +48,15 @@ pub fn is_safe(method: &Method) -> bool {
 /// Whether making the request twice is meant to do what making it once does.
 pub fn is_idempotent(method: &Method) -> bool {
     is_safe(method) || IDEMPOTENT.contains(&method.as_str())
+}
+
+/// Fields by which some frameworks let a client name another method than the one it uses.
+const OVERRIDES: [&str; 4] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-method"];
+
+/// Whether a request names another method than its own.
+pub fn is_overridden(headers: &HeaderMap) -> bool {
+    OVERRIDES.iter().any(|name| headers.contains_key(*name))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Never touches: routes and keys, which read targets; names and addresses on the network.
 
 pub mod authority;
+mod dots;
 
 use std::fmt;
 
@@ -142,6 +143,13 @@ impl Target {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+
+    /// Whether the path has segments that say "here" or "up", in one of the spellings that origins read so:
+    /// plain, encoded once or twice, with `\\` for `/`, or with parameters behind them (`..;`). Such a path
+    /// may lead elsewhere than it seems.
+    pub fn is_ambiguous(&self) -> bool {
+        dots::leads_elsewhere(self.path())
     }
 
     /// Whether scheme, host and port are equal (RFC 9110 §4.3.1).

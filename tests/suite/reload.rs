@@ -125,7 +125,8 @@ async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
 async fn a_field_that_becomes_a_credential_divides_what_is_stored() {
     let origin =
         Origin::start(|seen| Answer::new(200, &[], seen.field("x-who").unwrap_or_default())).await;
-    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let ignoring = ["ttl: 1h", "key: { ignore_headers: [X-Who] }"];
+    let larder = Larder::with_policy(&origin, &ignoring).await;
     assert_eq!(larder.get_with("/x", &["X-Who: ann"]).await.text(), "ann");
     assert_eq!(larder.get_with("/x", &["X-Who: bob"]).await.text(), "ann", "as configured");
     let yaml = format!("credential_headers: [X-Who]\n{}", route(&["ttl: 1h"]));

@@ -9,6 +9,7 @@ use http::HeaderName;
 use crate::config::defaults::SECRET_QUERY;
 use crate::config::diagnostics::Wrong;
 use crate::config::reader::{Reader, Section};
+use crate::key;
 use crate::semantics::targeted::is_targeted;
 
 /// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
@@ -60,6 +61,22 @@ pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
     if NEVER_SEEN.contains(&name.as_str()) {
         let fix = "it is about one connection or body, not about the request: remove it";
         return Err(Wrong::new(wanted, "never reaches a route or key", fix));
+    }
+    Ok(name)
+}
+
+/// A field's name, of those that a key may leave out: no credential, and none by which an origin may
+/// answer for another resource.
+pub(super) fn ignored(text: &str) -> Result<HeaderName, Wrong> {
+    let name = name(text)?;
+    if key::is_credential_by_name(&name) {
+        let what = "is a credential: one user would be shown another's answer";
+        let fix = "leave it out here; `scope: shared` says that all may share the answers";
+        return Err(Wrong::new("the name of a request field", what, fix));
+    }
+    if key::rewrites_the_target(&name) {
+        let what = "may make the origin answer for another host or path, for everybody";
+        return Err(Wrong::new("the name of a request field", what, "leave it out here"));
     }
     Ok(name)
 }

@@ -263,8 +263,10 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyRule {
         rule
     });
     let headers = section.scalars(reader, "headers", fields::name).unwrap_or_default();
+    let ignored = section.scalars(reader, "ignore_headers", fields::ignored).unwrap_or_default();
     section.finish(reader);
-    KeyRule { query, headers: headers.into_iter().map(|at| at.value).collect() }
+    let names = |list: Vec<At<HeaderName>>| list.into_iter().map(|at| at.value).collect();
+    KeyRule { query, headers: names(headers), ignored: names(ignored) }
 }
 
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {

@@ -116,7 +116,7 @@ proptest! {
 fn each_query_rule_that_may_count_for_a_target_is_named_once() {
     let ruled = |path: &str, rule: QueryRule| {
         let mut route = route("r", "api.example", path);
-        let key = KeyRule { query: rule, headers: Vec::new() };
+        let key = KeyRule { query: rule, ..KeyRule::default() };
         route.policy = Arc::new(Policy { key, ..(*policy()).clone() });
         route
     };

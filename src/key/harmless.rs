@@ -1,0 +1,261 @@
+//! Which request fields tell no two answers apart: the one list of all that is harmless.
+//!
+//! Owns: the list, and what it means: in every scope but `shared` a field that is *not* on it is part
+//! of the key, hashed. A name that is missing here costs hits; one too many could show a user's answer
+//! to another. So the list holds what RFC 9110 and its kin define for the message itself, what tells of
+//! the client's software, what traces a request, and what SDKs change with each call. What `Vary` names
+//! counts all the same. Never touches: credentials, which no list makes harmless (`credential`).
+
+use http::HeaderName;
+
+/// Whole names, sorted.
+const NAMES: [&str; 117] = [
+    // RFC 9110, 9111, 9112 and their kin, client hints, user agents, tracing, what SDKs change per call.
+    // `Authorization`, `Cookie`, `From` and `Origin` are not among them.
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "age",
+    "b3",
+    "baggage",
+    "cache-control",
+    "cdn-loop",
+    "cf-ray",
+    "client-request-id",
+    "connection",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "correlation-context",
+    "date",
+    "device-memory",
+    "dnt",
+    "downlink",
+    "dpr",
+    "early-data",
+    "ect",
+    "elastic-apm-traceparent",
+    "expect",
+    "expires",
+    "fly-request-id",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "grpc-trace-bin",
+    "host",
+    "http2-settings",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "jaeger-baggage",
+    "jaeger-debug-id",
+    "keep-alive",
+    "last-modified",
+    "max-forwards",
+    "newrelic",
+    "pragma",
+    "priority",
+    "proxy-authorization",
+    "proxy-connection",
+    "purpose",
+    "range",
+    "referer",
+    "request-context",
+    "request-id",
+    "rtt",
+    "save-data",
+    "sec-gpc",
+    "sec-purpose",
+    "sentry-trace",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "uber-trace-id",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "viewport-width",
+    "width",
+    "x-amz-user-agent",
+    "x-amzn-trace-id",
+    "x-api-client",
+    "x-client-request-id",
+    "x-client-trace-id",
+    "x-client-user-agent",
+    "x-client-version",
+    "x-cloud-trace-context",
+    "x-correlation-id",
+    "x-device-user-agent",
+    "x-dynatrace",
+    "x-github-request-id",
+    "x-goog-api-client",
+    "x-goog-gcs-idempotency-token",
+    "x-goog-request-reason",
+    "x-honeycomb-trace",
+    "x-idempotency-key",
+    "x-instana-l",
+    "x-instana-s",
+    "x-instana-t",
+    "x-ms-client-request-id",
+    "x-ms-request-id",
+    "x-ms-return-client-request-id",
+    "x-ms-useragent",
+    "x-newrelic-id",
+    "x-newrelic-transaction",
+    "x-ot-span-context",
+    "x-queue-start",
+    "x-request-attempt",
+    "x-request-id",
+    "x-request-start",
+    "x-requestid",
+    "x-retry-attempt",
+    "x-retry-count",
+    "x-sdk-version",
+    "x-sentry-trace",
+    "x-span-id",
+    "x-trace",
+    "x-trace-id",
+    "x-traceid",
+    "x-transaction-id",
+    "x-user-agent",
+    "x-vercel-id",
+];
+
+/// What whole families of names begin with.
+const FAMILIES: [&str; 8] = [
+    "amz-sdk-",
+    "ot-tracer-",
+    "sec-ch-",
+    "sec-fetch-",
+    "x-b3-",
+    "x-datadog-",
+    "x-stainless-",
+    "x-stripe-client-",
+];
+
+/// Whether a field of this name tells no two answers apart.
+pub(super) fn is_harmless(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    NAMES.binary_search(&name).is_ok() || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+/// Fields by which an origin's framework answers for another host or path than the one that was asked
+/// for: part of the key in every scope, or one client would poison the answers of all.
+const REWRITES: [&str; 12] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-path",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-host",
+];
+
+/// Whether the field may change which resource is answered for.
+pub(super) fn rewrites_the_target(name: &HeaderName) -> bool {
+    REWRITES.contains(&name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::{NAMES, is_harmless, rewrites_the_target};
+
+    fn name(text: &str) -> HeaderName {
+        HeaderName::from_bytes(text.to_ascii_lowercase().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_list_is_sorted() {
+        for pair in NAMES.windows(2) {
+            assert!(pair[0] < pair[1], "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn what_tells_accounts_or_users_apart_is_never_harmless() {
+        for text in [
+            "Authorization",
+            "Cookie",
+            "From",
+            "Origin",
+            "DPoP",
+            "Stripe-Account",
+            "OpenAI-Organization",
+            "OpenAI-Project",
+            "Sudo",
+            "Harvest-Account-Id",
+            "X-Account-Id",
+            "X-Org-Id",
+            "X-Scope-OrgID",
+            "X-On-Behalf-Of",
+            "X-Impersonate",
+            "X-Customer",
+            "X-Workspace",
+            "X-Ms-Client-Principal",
+            "X-Forwarded-Email",
+            "X-Forwarded-For",
+            "X-Client-Id",
+            "X-Client-Cert",
+            "X-Api-Version",
+            "X-Requested-With",
+            "X-Zanzibar",
+        ] {
+            assert!(!is_harmless(&name(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_describes_the_message_the_client_or_the_call_is_harmless() {
+        for text in [
+            "Accept",
+            "User-Agent",
+            "Accept-Language",
+            "traceparent",
+            "X-Request-Id",
+            "X-Amzn-Trace-Id",
+            "Sec-Fetch-Mode",
+            "Sec-Fetch-User",
+            "Sec-CH-UA",
+            "Referer",
+            "X-B3-TraceId",
+            "sentry-trace",
+            "baggage",
+            "Accept-Charset",
+            "X-Stainless-Retry-Count",
+            "amz-sdk-invocation-id",
+            "X-Ms-Client-Request-Id",
+            "X-Amz-User-Agent",
+            "X-Stripe-Client-User-Agent",
+            "Idempotency-Key",
+            "Range",
+            "If-None-Match",
+            "Cache-Control",
+        ] {
+            assert!(is_harmless(&name(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_rewrites_the_target_is_not_harmless() {
+        for text in ["X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "Forwarded"] {
+            assert!(rewrites_the_target(&name(text)) && !is_harmless(&name(text)), "{text}");
+        }
+    }
+}
