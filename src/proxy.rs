@@ -10,6 +10,8 @@ mod handler;
 mod hit;
 mod message;
 mod relay;
+mod silence;
+mod switched;
 mod tries;
 mod upload;
 mod write;

@@ -16,6 +16,7 @@ pub mod freshness;
 pub mod hop_by_hop;
 pub mod invalidation;
 pub mod json_path;
+pub mod max_forwards;
 pub mod method;
 pub mod ranges;
 pub mod rate_limit;

@@ -48,7 +48,10 @@ pub fn set_level(level: config::LogLevel) {
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 fn filter(level: config::LogLevel) -> Targets {
-    Targets::new().with_default(foreign_level(level)).with_target(OWN, own_level(level))
+    Targets::new()
+        .with_default(foreign_level(level))
+        .with_target(DIALLING, dialling_level(level))
+        .with_target(OWN, own_level(level))
 }
 
 /// What [`install`] installs, writing to `writer`, at one level for good.
@@ -67,6 +70,9 @@ fn bridge(level: config::LogLevel) {
         tracing::warn!(%error, "Log bridge not installed");
     }
 }
+
+/// What pingora says of connections names no origin; larder itself says what comes of a call.
+const DIALLING: &str = "pingora_core::connectors";
 
 /// The target of larder's own events.
 const OWN: &str = "larder";
@@ -89,6 +95,13 @@ fn foreign_level(level: config::LogLevel) -> LevelFilter {
         config::LogLevel::Error => LevelFilter::OFF,
         config::LogLevel::Warn | config::LogLevel::Info => LevelFilter::ERROR,
         config::LogLevel::Debug | config::LogLevel::Trace => LevelFilter::INFO,
+    }
+}
+
+fn dialling_level(level: config::LogLevel) -> LevelFilter {
+    match foreign_level(level) {
+        LevelFilter::ERROR => LevelFilter::OFF,
+        shown => shown,
     }
 }
 

@@ -238,16 +238,11 @@ impl Inner {
     }
 
     fn whole(&self, last: &Bytes) -> Bytes {
-        match (self.pieces.front(), self.pieces.len()) {
-            (None, _) => last.clone(),
-            (Some(only), 1) if last.is_empty() => only.clone(),
-            _ => {
-                let mut whole = BytesMut::with_capacity(self.held + last.len());
-                self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-                whole.extend_from_slice(last);
-                whole.freeze()
-            }
-        }
+        // Copied even if it is one: a piece holds the whole buffer that it was read into.
+        let mut whole = BytesMut::with_capacity(self.held + last.len());
+        self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+        whole.extend_from_slice(last);
+        whole.freeze()
     }
 }
 

@@ -36,14 +36,18 @@ pub async fn receive(
     let mut way = Way::Straight;
     let mut early = BytesMut::new();
     loop {
-        let first = if early.is_empty() {
-            let Some(first) = wait(&mut io, idle, &mut stage).await else {
+        let mut first = early;
+        // RFC 9112 §2.2: an empty line that old clients send behind a body is no request.
+        while first.is_empty() || &first[..] == b"\r\n" {
+            let Some(more) = wait(&mut io, idle, &mut stage).await else {
                 return io.close().await;
             };
-            first
-        } else {
-            early
-        };
+            let stray = !first.is_empty();
+            first = more;
+            if stray && &first[..] == b"\r\n" {
+                return;
+            }
+        }
         let door = doors.current();
         idle = door.limits.idle;
         let Some(next) = door.request(io, first, &mut way, listener).await else { return };

@@ -20,7 +20,7 @@ use bytes::BytesMut;
 use rustls::ServerConfig;
 use rustls::server::Accepted;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -89,6 +89,17 @@ impl ClientIo {
     pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
         self.stream.get_mut().secure(hello, config).await?;
         Ok(self)
+    }
+
+    /// Whether the client has closed, as far as that shows without reading on.
+    pub(super) fn has_closed(&self) -> bool {
+        let Some(socket) = self.stream.get_ref().socket() else { return true };
+        let ready = std::pin::pin!(socket.ready(Interest::READABLE));
+        match ready.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_gone)) => true,
+            Poll::Pending => false,
+        }
     }
 
     /// Ends a connection on which nothing is open. Inside TLS the end is said: what is just cut off

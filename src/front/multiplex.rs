@@ -36,6 +36,10 @@ use crate::semantics::spelling::Spelling;
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
+/// How much of the bodies of all requests may come ahead of who reads them: as much for each as the
+/// 64 KiB that a stream has, or one that is not read would take the others' room.
+const WINDOW: u32 = 64 * 1024 * STREAMS;
+
 /// Requests that a connection may give up beyond those it waited for: a client that goes on so makes
 /// larder work for nothing ("rapid reset").
 const GIVEN_UP: usize = 100;
@@ -58,6 +62,7 @@ pub(super) async fn receive(
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(WINDOW)
         .max_local_error_reset_streams(Some(MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
     let shaken = timeout(limits.head_timeout, builder.handshake(io)).await;
@@ -121,7 +126,10 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
     let plain = |length: &HeaderValue| {
         !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
     };
-    path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ')
+    // RFC 9113 §8.2.1: no blanks around a value, no control characters in it.
+    let blank = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
+    request.headers().values().any(blank)
+        || path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ')
         || more
         || length.is_some_and(|length| !plain(length))
         // RFC 9113 §8.3.1: no user's name has a place there.
@@ -183,7 +191,13 @@ impl Door {
         let ends_here = body.is_end_stream();
         let session = Session::Http2(Box::new(Http2::new(body, respond)));
         match self.asked_on(head, ends_here, way, peer, listener) {
-            Ok(asked) => !self.service.serve(asked, session).await.given_up,
+            Ok(asked) => {
+                let served = self.service.serve(asked, session).await;
+                if let Some(Session::Http2(session)) = served.session {
+                    session.finish().await;
+                }
+                !served.given_up
+            }
             Err(problem) => {
                 self.account.refused(&Refusal { class: problem.class, client: Some(peer) });
                 self.answer(session, &problem).await.is_ok()
@@ -268,9 +282,15 @@ fn authority(head: &Parts) -> Result<Option<&str>, Problem> {
     let host = host.map(|host| host.to_str().map_err(|_| BAD_TARGET)).transpose()?;
     match (authority, host) {
         _ if more => Err(BAD_TARGET),
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => Err(BAD_TARGET),
+        (Some(authority), Some(host)) if !is_same(authority, host) => Err(BAD_TARGET),
         (authority, host) => Ok(authority.or(host)),
     }
+}
+
+/// With or without the port that goes without saying: HTTP/2 is spoken inside TLS alone.
+fn is_same(authority: &str, host: &str) -> bool {
+    let bare = |name: &str| name.strip_suffix(":443").unwrap_or(name).to_owned();
+    bare(authority).eq_ignore_ascii_case(&bare(host))
 }
 
 fn path_of(uri: &Uri) -> &str {

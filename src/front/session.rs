@@ -5,6 +5,7 @@
 
 mod http1;
 mod http2;
+mod stall;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -27,6 +28,15 @@ pub enum ClientError {
     Malformed,
 }
 
+/// What comes of waiting for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// What was queued is written: there is room for more.
+    Room,
+    /// A piece of the request's body; `None` at its end.
+    Body(Option<Bytes>),
+}
+
 /// How long the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
@@ -47,11 +57,13 @@ pub enum Session {
 }
 
 impl Session {
-    /// The next piece of the request's body; `None` at its end. May be dropped while it waits.
-    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientError> {
+    /// What comes next: room for more of the answer, if there was none, and with `reads` the next piece
+    /// of the request's body; else only that the client is gone. What was queued is written
+    /// meanwhile. May be dropped while it waits.
+    pub async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
         match self {
-            Self::Http1(session) => session.read_body().await,
-            Self::Http2(session) => session.read_body().await,
+            Self::Http1(session) => session.news(reads).await,
+            Self::Http2(session) => session.news(reads).await,
         }
     }
 
@@ -63,8 +75,8 @@ impl Session {
         }
     }
 
-    /// Resolves when the client is gone. For when nothing of the request's body is left to read; may
-    /// be dropped while it waits. A half-close counts as gone.
+    /// Resolves when the client is gone, whatever of the request's body has been read. May be dropped
+    /// while it waits. A half-close counts as gone.
     pub async fn gone(&mut self) -> ClientError {
         match self {
             Self::Http1(session) => session.gone().await,
@@ -91,10 +103,12 @@ impl Session {
     pub async fn write_interim(
         &mut self,
         status: StatusCode,
-        headers: &HeaderMap,
+        mut headers: HeaderMap,
     ) -> Result<(), ClientError> {
+        // RFC 9110 §8.6: it has no body of any length.
+        headers.remove(http::header::CONTENT_LENGTH);
         match self {
-            Self::Http1(session) => session.write_interim(status, headers).await,
+            Self::Http1(session) => session.write_interim(status, &headers).await,
             Self::Http2(session) => session.write_interim(status, headers),
         }
     }
@@ -113,16 +127,41 @@ impl Session {
         }
     }
 
-    /// Writes a piece of the answer's body.
-    pub async fn write_body(&mut self, piece: Bytes) -> Result<(), ClientError> {
+    /// Whether [`Session::queue`] may be called.
+    pub fn has_room(&self) -> bool {
         match self {
-            Self::Http1(session) => session.write_body(&piece).await,
-            Self::Http2(session) => session.write_body(piece).await,
+            Self::Http1(session) => session.has_room(),
+            Self::Http2(session) => session.has_room(),
+        }
+    }
+
+    /// Takes a piece of the answer's body, which is written while [`Session::news`] is awaited.
+    pub fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.queue(piece),
+            Self::Http2(session) => {
+                session.queue(piece);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes a piece of the answer's body, and waits until the client has taken it.
+    pub async fn write_body(&mut self, piece: Bytes) -> Result<(), ClientError> {
+        self.queue(piece)?;
+        self.drained().await
+    }
+
+    async fn drained(&mut self) -> Result<(), ClientError> {
+        match self {
+            Self::Http1(session) => session.drained().await,
+            Self::Http2(session) => session.drained().await,
         }
     }
 
     /// Ends the answer, which is whole. Without this the client sees that it is not.
     pub async fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
+        self.drained().await?;
         match self {
             Self::Http1(session) => session.end().await,
             Self::Http2(session) => session.end(trailers),

@@ -1,8 +1,8 @@
-//! A pass-through that failed: what the client is told.
+//! A pass-through that failed, or may go no further: what the client is told.
 //!
 //! Owns: larder's own answer in the place of one that did not come. Never touches: retrying.
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use crate::account::problem::Problem;
 use crate::account::{Refusal, ResultKind};
@@ -21,7 +21,42 @@ const BAD_BODY: Problem = Problem::new(
     "http_request_error",
 );
 
+const SLOW_BODY: Problem = Problem::new(
+    http::StatusCode::REQUEST_TIMEOUT,
+    "request_body_timeout",
+    "the request body did not arrive in time",
+    "http_request_error",
+);
+
+const NO_TRACE: Problem = Problem::new(
+    http::StatusCode::NOT_IMPLEMENTED,
+    "trace_ended",
+    "Max-Forwards ends this request here, and larder itself answers no TRACE",
+    "http_request_error",
+);
+
 impl Handler {
+    /// The request asks to go no further than here (RFC 9110 §7.6.2).
+    pub(super) async fn last_hop(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+    ) -> Result<End, Broken> {
+        if asked.method == Method::TRACE {
+            let status = CacheStatus::forwarded(ctx.why.token());
+            self.tell(asked, client, ctx, &NO_TRACE, &status).await?;
+            return Ok(End::Answered);
+        }
+        let mut headers = HeaderMap::new();
+        client.skip_body();
+        self.finish_head(client, ctx, &mut headers);
+        let (status, length) = (http::StatusCode::OK, Length::Known(0));
+        client.write_head(status, headers, length, &Spelling::default()).await?;
+        client.end(None).await?;
+        Ok(End::Answered)
+    }
+
     /// There is no answer, and there will be none.
     pub(super) async fn failed(
         &self,
@@ -46,11 +81,16 @@ impl Handler {
         ctx: &mut Ctx,
         error: ClientError,
     ) -> Broken {
-        if error == ClientError::Malformed && client.status().is_none() {
-            self.account.refused(&Refusal { class: BAD_BODY.class, client: asked.client });
+        let problem = match error {
+            ClientError::Malformed => Some(BAD_BODY),
+            ClientError::Stalled => Some(SLOW_BODY),
+            ClientError::Gone => None,
+        };
+        if let Some(problem) = problem.filter(|_| client.status().is_none()) {
+            self.account.refused(&Refusal { class: problem.class, client: asked.client });
             let status = CacheStatus::forwarded(ctx.why.token());
             // Who does not take it has made its mistake all the same.
-            let _told = self.tell(asked, client, ctx, &BAD_BODY, &status).await;
+            let _told = self.tell(asked, client, ctx, &problem, &status).await;
         }
         Broken::Client(error)
     }

@@ -79,14 +79,14 @@ impl Handler {
                     biased;
                     answered = &mut answer => break answered,
                     interim = interims.next() => {
-                        client.write_interim(interim.status, &interim.headers).await?;
+                        client.write_interim(interim.status, interim.headers).await?;
                     }
-                    gone = client.gone(), if client.has_read_body() => return Err(gone.into()),
+                    gone = client.gone() => return Err(gone.into()),
                 }
             }
         };
         while let Some(interim) = interims.pop() {
-            client.write_interim(interim.status, &interim.headers).await?;
+            client.write_interim(interim.status, interim.headers).await?;
         }
         match answered {
             Answered::Pass(why) => {

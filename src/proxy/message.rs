@@ -14,6 +14,7 @@ use crate::proxy::handler::Handler;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
+use crate::semantics::max_forwards;
 use crate::upstream::BodyFraming;
 use crate::upstream::place::Place;
 use crate::upstream::session::Outgoing;
@@ -30,6 +31,7 @@ pub(super) fn outgoing(
     for name in handler.routes.scope_headers(&asked.target) {
         headers.remove(name);
     }
+    max_forwards::count_down(&asked.method, &mut headers);
     place.dress(&mut headers);
     Outgoing {
         method: asked.method.clone(),

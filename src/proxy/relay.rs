@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
-use tokio::time::sleep;
 
-use crate::front::session::{ClientError, Http1, Length, Session};
+use crate::front::io::STALLED;
+use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
+use crate::proxy::silence::{Of, Silence};
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::Asked;
+use crate::semantics::hop_by_hop;
+use crate::semantics::max_forwards;
 use crate::semantics::storing::is_event_stream;
 use crate::upstream::connect::{Channel, Over};
 use crate::upstream::failure::Failure;
@@ -50,6 +52,9 @@ impl Handler {
         client: &mut Session,
         ctx: &mut Ctx,
     ) -> Result<End, Broken> {
+        if max_forwards::left(&asked.method, &asked.headers) == Some(0) {
+            return self.last_hop(asked, client, ctx).await;
+        }
         let place = self.network.upstreams.place(&asked.target);
         let mut upload = Upload::default();
         let (head, channel) = loop {
@@ -90,17 +95,20 @@ impl Handler {
         place: &Place,
         upload: &mut Upload,
     ) -> Tried {
-        if let Err(failure) = self.passed(ctx, asked, place).await {
-            return Tried::Failed(failure);
+        match while_there(client, self.passed(ctx, asked, place)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return Tried::Failed(failure),
+            Err(gone) => return Tried::Client(gone),
         }
         let request = message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
         loop {
             upload.begin();
-            let begun = self.network.begin(place, asked.listener, &request, over).await;
-            let attempt = match begun {
-                Err(attempt) => attempt,
-                Ok(mut channel) => {
+            let begun = self.network.begin(place, asked.listener, &request, over);
+            let attempt = match while_there(client, begun).await {
+                Err(gone) => return Tried::Client(gone),
+                Ok(Err(attempt)) => attempt,
+                Ok(Ok(mut channel)) => {
                     match self.head(asked, client, &mut channel, upload, place).await {
                         Ok(head) => return Tried::Answered(head, channel),
                         Err(NoHead::Client(error)) => return Tried::Client(error),
@@ -125,27 +133,33 @@ impl Handler {
         upload: &mut Upload,
         place: &Place,
     ) -> Result<Box<Head>, NoHead> {
-        if asked.expects_continue() && channel.goes_on_unasked() && !client.has_read_body() {
-            client.write_interim(StatusCode::CONTINUE, &HeaderMap::new()).await?;
+        // A client that waits for leave to send is waited for by nobody until it has it.
+        let mut awaits_leave = asked.expects_continue() && !client.has_read_body();
+        if awaits_leave && channel.goes_on_unasked() {
+            client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
+            awaits_leave = false;
         }
-        // An event stream or a WebSocket may be silent for long.
-        let patience = (!message::streams(asked)).then_some(place.timeouts.first_byte);
-        let silence = sleep(patience.unwrap_or_default());
-        tokio::pin!(silence);
+        let mut silence = Silence::new(
+            // An event stream or a WebSocket may be silent for long.
+            (!message::streams(asked)).then_some(place.timeouts.first_byte),
+            Some(STALLED),
+        );
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
+            silence.is_of(if waits_for_client && !awaits_leave { Of::Client } else { Of::Origin });
             tokio::select! {
                 biased;
-                event = channel.next() => match event {
+                event = channel.next(true) => match event {
                     Ok(Event::Head(head)) if is_interim(head.status) => {
+                        awaits_leave &= head.status != StatusCode::CONTINUE;
                         let mut headers = head.headers;
                         message::strip(&mut headers);
-                        client.write_interim(head.status, &headers).await?;
+                        client.write_interim(head.status, headers).await?;
                     }
                     Ok(Event::Head(head)) => return Ok(head),
-                    Ok(Event::Room) => silence.set(sleep(patience.unwrap_or_default())),
+                    Ok(Event::Room) => silence.broken(),
                     Ok(Event::Data(_) | Event::End(_)) => {
                         return Err(NoHead::Origin(Attempt::Failed(Failure::Protocol)));
                     }
@@ -155,9 +169,14 @@ impl Handler {
                     if let Some(piece) = piece? {
                         channel.send(Part::Data(piece));
                     }
-                    silence.set(sleep(patience.unwrap_or_default()));
+                    awaits_leave = false;
+                    silence.broken();
                 }
-                () = &mut silence, if patience.is_some() && !waits_for_client => {
+                whose = silence.lasted() => {
+                    if whose == Of::Client {
+                        return Err(NoHead::Client(ClientError::Stalled));
+                    }
+                    channel.distrust();
                     return Err(NoHead::Origin(Attempt::Failed(Failure::FirstByteTimeout)));
                 }
             }
@@ -187,63 +206,19 @@ impl Handler {
         if asked.method == Method::HEAD || ended {
             self.ended(ctx);
         }
-        let trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
+        let mut trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
             message::copied(piece, ctx);
             has_body
         })
         .await?;
         self.ended(ctx);
+        if let Some(trailers) = &mut trailers {
+            hop_by_hop::strip_trailers(trailers);
+        }
         client.end(trailers).await?;
         Ok(End::Answered)
     }
-
-    /// Both sides speak another protocol from here on (RFC 9110 §7.8).
-    async fn switched(
-        &self,
-        client: &mut Session,
-        ctx: &mut Ctx,
-        head: Head,
-        channel: Channel,
-    ) -> Result<End, Broken> {
-        let mut headers = head.headers;
-        let protocol = headers.get(http::header::UPGRADE).cloned();
-        message::strip(&mut headers);
-        message::incoming(ctx, head.status, &mut headers);
-        self.finish_head(client, ctx, &mut headers);
-        headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
-        if let Some(protocol) = protocol {
-            headers.insert(http::header::UPGRADE, protocol);
-        }
-        client.write_head(head.status, headers, Length::None, &head.spelling).await?;
-        client.flush().await?;
-        let (Some(origin), Session::Http1(session)) = (channel.into_raw(), client) else {
-            return Err(Broken::Answer(Failure::Protocol));
-        };
-        ctx.upstream_bytes = switch(session, origin.stream, &origin.early).await;
-        Ok(End::Switched)
-    }
-}
-
-/// Passes bytes both ways until both sides have ended; how many went to the client.
-async fn switch(
-    client: &mut Http1,
-    mut origin: pingora_core::protocols::Stream,
-    early: &[u8],
-) -> u64 {
-    let (io, from_client) = client.raw();
-    let sent = async {
-        origin.write_all(from_client).await?;
-        origin.flush().await?;
-        io.write_all(early).await?;
-        io.flush().await
-    };
-    if sent.await.is_err() {
-        return 0;
-    }
-    // One side broke off: how much went through before is not known.
-    let (_up, down) = copy_bidirectional(io.transport(), &mut origin).await.unwrap_or_default();
-    down + early.len() as u64
 }
 
 /// Moves both bodies to the end of the answer; its trailers. `passes` sees each piece, and says whether
@@ -256,34 +231,50 @@ async fn pump(
     patience: Option<Duration>,
     passes: impl Fn(&mut Ctx, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, Broken> {
-    let silence = sleep(patience.unwrap_or_default());
-    tokio::pin!(silence);
+    // An answer that has begun may last as long as its client sends (gRPC).
+    let mut silence = Silence::new(patience, None);
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
         let waits_for_client = channel.has_room() && upload.needs_more();
+        // What the client has not taken bounds what is read, and never what it sends.
+        let reads = client.has_room();
+        silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
         tokio::select! {
             biased;
-            event = channel.next() => match event {
+            event = channel.next(reads) => match event {
                 Ok(Event::Data(piece)) => {
                     if passes(ctx, &piece) {
-                        client.write_body(piece).await?;
+                        client.queue(piece)?;
                     }
-                    silence.set(sleep(patience.unwrap_or_default()));
+                    silence.broken();
                 }
                 Ok(Event::End(trailers)) => return Ok(trailers),
-                Ok(Event::Room) => silence.set(sleep(patience.unwrap_or_default())),
+                Ok(Event::Room) => silence.broken(),
                 Ok(Event::Head(_)) | Err(_) => return Err(Broken::Answer(Failure::Cut)),
             },
             piece = upload.news(client, waits_for_client) => {
                 if let Some(piece) = piece? {
                     channel.send(Part::Data(piece));
                 }
-                silence.set(sleep(patience.unwrap_or_default()));
+                silence.broken();
             }
-            () = &mut silence, if patience.is_some() && !waits_for_client => {
+            _whose = silence.lasted() => {
+                channel.distrust();
                 return Err(Broken::Answer(Failure::BodyTimeout));
             }
         }
+    }
+}
+
+/// What `work` comes to, unless the client is gone before.
+async fn while_there<T>(
+    client: &mut Session,
+    work: impl Future<Output = T>,
+) -> Result<T, ClientError> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        gone = client.gone() => Err(gone),
     }
 }
 

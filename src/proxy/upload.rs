@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::front::session::{ClientError, Session};
+use crate::front::session::{ClientError, News, Session};
 use crate::upstream::session::Part;
 
 /// The longest body that is kept.
@@ -51,39 +51,35 @@ impl Upload {
         tells.then_some(Part::End)
     }
 
-    /// Waits for the client: for more of the body if that is `wanted`, else only for its end.
-    /// [`Upload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be dropped
-    /// while it waits.
+    /// Waits for the client: for more of the body if that is `wanted`, for room for the answer, for its
+    /// end. [`Upload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be
+    /// dropped while it waits.
     pub(super) async fn news(
         &mut self,
         client: &mut Session,
         wanted: bool,
     ) -> Result<Option<Bytes>, ClientError> {
-        if wanted {
-            self.read(client).await
-        } else if client.has_read_body() {
-            Err(client.gone().await)
-        } else {
-            // It may go on sending; that is looked at when there is room for it.
-            std::future::pending().await
-        }
+        Ok(match client.news(wanted).await? {
+            News::Room => None,
+            News::Body(None) => {
+                self.ended = true;
+                None
+            }
+            News::Body(Some(piece)) => self.came(piece, client.has_read_body()),
+        })
     }
 
-    async fn read(&mut self, client: &mut Session) -> Result<Option<Bytes>, ClientError> {
-        let Some(piece) = client.read_body().await? else {
-            self.ended = true;
-            return Ok(None);
-        };
-        self.ended = client.has_read_body();
+    fn came(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
+        self.ended = last;
         self.bytes += piece.len();
         if self.bytes <= KEPT && !self.outgrown {
             self.kept.push(piece);
-            return Ok(None);
+            return None;
         }
         self.outgrown = true;
         // What was kept has been sent: nobody reads on before.
         self.kept.clear();
         self.sent = 0;
-        Ok(Some(piece))
+        Some(piece)
     }
 }

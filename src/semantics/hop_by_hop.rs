@@ -34,6 +34,17 @@ pub fn strip_response(headers: &mut HeaderMap) {
     strip(headers);
 }
 
+/// Removes what has no place behind a body (RFC 9110 §6.5.1): what says how a message is framed, where
+/// it goes, who sent it, how it is cached. Such a field could not be believed any more.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers);
+    let unfit: Vec<HeaderName> =
+        trailers.keys().filter(|name| !may_be_nominated(name)).cloned().collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+}
+
 /// Whether the message asks to switch protocols (RFC 9110 §7.8). An offer of HTTP/2 in the clear is
 /// none: it may be ignored, RFC 9113 §3.1 has given it up, and Java's client makes it with every
 /// request, which is no reason not to store the answer.
@@ -82,6 +93,7 @@ fn may_be_nominated(name: &HeaderName) -> bool {
                 | "authorization"
                 | "cookie"
                 | "set-cookie"
+                | "www-authenticate"
                 | "cache-control"
                 | "pragma"
                 | "age"

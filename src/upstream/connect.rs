@@ -3,12 +3,13 @@
 //! Owns: which connection a call gets, what becomes of it afterwards. Both ways out share them.
 //! Never touches: which origin is meant (`peer`), what is said on a connection (`session`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Ping;
 use parking_lot::Mutex;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::{ALPN, Stream};
@@ -23,8 +24,13 @@ use crate::upstream::session::http2::{Connection, Http2};
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
 use crate::upstream::tls::TlsFault;
 
-/// How much of a body may come ahead of who reads it, on a stream and on a connection.
-const WINDOW: u32 = 8 * 1024 * 1024;
+/// How much of a body may come ahead of who reads it, on a stream; on a connection as much for each:
+/// who does not read must not take the others' room.
+const WINDOW: u32 = 512 * 1024;
+const WINDOWS: u32 = WINDOW * H2_STREAMS as u32;
+
+/// How many origins are remembered that speak HTTP/1 only for some of what they are asked.
+const HTTP1_ONLY: usize = 1024;
 
 /// The largest head that is decoded: more than is taken, so that it can be refused.
 const HEAD: u32 = 512 * 1024;
@@ -41,12 +47,14 @@ struct Inner {
     transport: TransportConnector,
     /// Connections of HTTP/2, by the hash of the peer that they lead to.
     shared: Mutex<HashMap<u64, Vec<Arc<Connection>>>>,
+    /// Those that have said they speak HTTP/1 only.
+    http1_only: Mutex<HashSet<u64>>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
         let (transport, shared) = (TransportConnector::new(None), Mutex::default());
-        Self(Arc::new(Inner { transport, shared }))
+        Self(Arc::new(Inner { transport, shared, http1_only: Mutex::default() }))
     }
 }
 
@@ -86,6 +94,8 @@ impl Pool {
         over: Over,
     ) -> Result<Channel, NotBegun> {
         let key = peer.reuse_hash();
+        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol.
+        let http1 = request.upgrade.is_some() || self.0.http1_only.lock().contains(&key);
         let channel = |session, reused| Channel {
             session: Some(session),
             pool: self.clone(),
@@ -94,11 +104,17 @@ impl Pool {
             reused,
         };
         if over == Over::Pooled
-            && let Some(session) = self.reused(peer, key, request).await
+            && let Some(session) = self.reused(peer, key, request, http1).await
         {
             return Ok(channel(session, true));
         }
-        let stream = self.0.transport.new_stream(peer).await;
+        let stream = if http1 {
+            let mut peer = peer.clone();
+            peer.options.alpn = ALPN::H1;
+            self.0.transport.new_stream(&peer).await
+        } else {
+            self.0.transport.new_stream(peer).await
+        };
         let stream = stream.map_err(|error| NotBegun::Failed(failure(&error)))?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             let session = Http1::new(stream, request);
@@ -118,9 +134,15 @@ impl Pool {
         }
     }
 
-    async fn reused(&self, peer: &HttpPeer, key: u64, request: &Outgoing) -> Option<Session> {
+    async fn reused(
+        &self,
+        peer: &HttpPeer,
+        key: u64,
+        request: &Outgoing,
+        http1: bool,
+    ) -> Option<Session> {
         // A connection of HTTP/2 that turns out to be closing leads to the next one.
-        while let Some(connection) = self.shared(key) {
+        while let Some(connection) = (!http1).then(|| self.shared(key)).flatten() {
             let begun = timeout(IDLE, Http2::new(connection, request));
             if let Ok(Ok(session)) = begun.await {
                 return Some(Session::Http2(Box::new(session)));
@@ -130,12 +152,21 @@ impl Pool {
         Some(Session::Http1(Box::new(Http1::new(stream, request))))
     }
 
+    fn remember_http1(&self, key: u64) {
+        let mut http1_only = self.0.http1_only.lock();
+        if http1_only.len() >= HTTP1_ONLY {
+            http1_only.clear();
+        }
+        http1_only.insert(key);
+    }
+
     /// A connection of HTTP/2 with room for one more call, which is counted.
     fn shared(&self, key: u64) -> Option<Arc<Connection>> {
         let mut shared = self.0.shared.lock();
         let connections = shared.get_mut(&key)?;
         connections.retain(|connection| !connection.closing.load(Ordering::Relaxed));
-        let roomy = connections.iter().find(|connection| is_roomy(connection)).map(Arc::clone);
+        let roomy =
+            connections.iter().find(|connection| connection.has_room(H2_STREAMS)).map(Arc::clone);
         if connections.is_empty() {
             shared.remove(&key);
         }
@@ -144,7 +175,8 @@ impl Pool {
         Some(roomy)
     }
 
-    /// Makes a connection of HTTP/2 that others find too; its first call is counted.
+    /// Makes a connection of HTTP/2 that others find too once the origin has been heard on it; its first
+    /// call is counted.
     async fn share(&self, stream: Stream, key: u64) -> Option<Arc<Connection>> {
         let shaken = h2::client::Builder::new()
             .enable_push(false)
@@ -152,7 +184,7 @@ impl Pool {
             .max_frame_size(FRAME)
             .max_header_list_size(HEAD)
             .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_connection_window_size(WINDOWS)
             .handshake::<_, Bytes>(stream)
             .await;
         let (send, driver) = shaken.ok()?;
@@ -165,10 +197,6 @@ impl Pool {
     }
 }
 
-fn is_roomy(connection: &Connection) -> bool {
-    connection.calls.load(Ordering::Relaxed) < H2_STREAMS
-}
-
 /// Moves a connection's frames until it ends. One that nobody has used for a while is let go.
 async fn drive(
     mut driver: h2::client::Connection<Stream, Bytes>,
@@ -177,9 +205,24 @@ async fn drive(
     key: u64,
 ) {
     let mut was_idle = false;
+    let mut pings = driver.ping_pong();
+    let heard = async {
+        match &mut pings {
+            Some(pings) => pings.ping(Ping::opaque()).await.is_ok(),
+            None => false,
+        }
+    };
+    tokio::pin!(heard);
+    let mut asks = true;
     loop {
         tokio::select! {
             _ended = &mut driver => break,
+            heard = &mut heard, if asks => {
+                asks = false;
+                if let (true, Some(connection)) = (heard, connection.upgrade()) {
+                    connection.proven.store(true, Ordering::Relaxed);
+                }
+            }
             () = sleep(IDLE / 2) => {
                 let calls = connection.upgrade().map_or(0, |c| c.calls.load(Ordering::Relaxed));
                 if was_idle && calls == 0 {
@@ -205,14 +248,25 @@ fn forget(pool: &Weak<Inner>, key: u64, connection: &Weak<Connection>) {
 }
 
 impl Channel {
-    /// What comes next; once the answer is whole the connection is free for others.
-    pub async fn next(&mut self) -> Result<Event, Broken> {
+    /// What comes next; without `reads` only whether there is room for more of the request. Once the
+    /// answer is whole the connection is free for others.
+    pub async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
         let Some(session) = &mut self.session else { return Ok(Event::End(None)) };
-        let event = session.next().await;
+        let event = session.next(reads).await;
+        if matches!(event, Err(Broken::NotProcessed)) && session.requires_http1() {
+            self.pool.remember_http1(self.key);
+        }
         if matches!(event, Ok(Event::End(_))) {
             self.release();
         }
         event
+    }
+
+    /// The origin has been silent for too long: no other call is to wait on its connection.
+    pub fn distrust(&self) {
+        if let Some(session) = &self.session {
+            session.distrust();
+        }
     }
 
     /// Whether [`Channel::send`] may be called.

@@ -86,7 +86,7 @@ impl Network {
             self.resolver.addresses(&place.host, place.port, listener),
         );
         let addresses = found.await.map_err(|_elapsed| Failure::Dns)??;
-        peer(place, addresses, self.resolver.preferred(), &self.profiles)
+        peer(place, listener, addresses, self.resolver.preferred(), &self.profiles)
     }
 
     async fn attempt(&self, call: &Call, place: &Place, over: Over) -> Result<Answer, Attempt> {
@@ -97,7 +97,10 @@ impl Network {
         let head = match timeout(place.timeouts.first_byte, exchanged).await {
             Ok(Ok(head)) => head,
             Ok(Err(broken)) => return Err(Attempt::after(broken, &channel)),
-            Err(_elapsed) => return Err(Attempt::Failed(Failure::FirstByteTimeout)),
+            Err(_elapsed) => {
+                channel.distrust();
+                return Err(Attempt::Failed(Failure::FirstByteTimeout));
+            }
         };
         // An event stream may be silent for as long as nothing happens.
         let between_bytes =
@@ -247,7 +250,7 @@ fn outgoing(call: &Call, place: &Place) -> Outgoing {
 /// The head of the final answer; interim ones are passed on.
 async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Result<Head, Broken> {
     loop {
-        let head = match channel.next().await? {
+        let head = match channel.next(true).await? {
             Event::Head(head) => head,
             Event::Room => continue,
             Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
@@ -280,7 +283,7 @@ impl Body for NetworkBody {
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             let Some(channel) = self.channel.as_mut() else { return Ok(None) };
-            let next = channel.next();
+            let next = channel.next(true);
             let next = match self.between_bytes {
                 Some(patience) => timeout(patience, next).await,
                 None => Ok(next.await),
@@ -294,6 +297,7 @@ impl Body for NetworkBody {
                     return Err(Failure::Cut);
                 }
                 Err(_elapsed) => {
+                    channel.distrust();
                     self.channel = None;
                     return Err(Failure::BodyTimeout);
                 }

@@ -13,6 +13,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::semantics::asked::Listener;
 use crate::semantics::target::Scheme;
 use crate::upstream::dial::{Dialer, Preferred};
 use crate::upstream::failure::Failure;
@@ -29,6 +30,7 @@ pub(super) const H2_STREAMS: usize = 100;
 /// The peer for `place` at `addresses` (never empty), which have passed the guard.
 pub fn peer(
     place: &Place,
+    listener: Listener,
     addresses: Vec<SocketAddr>,
     preferred: Arc<Preferred>,
     profiles: &Profiles,
@@ -41,7 +43,7 @@ pub fn peer(
         return Err(Failure::Tls(TlsFault::NoName));
     }
     let mut peer = HttpPeer::new(first, tls, sni.to_owned());
-    peer.group_key = group_key(place);
+    peer.group_key = group_key(place, listener);
     let options = &mut peer.options;
     let timeouts = &place.timeouts;
     options.connection_timeout = Some(timeouts.connect);
@@ -65,10 +67,11 @@ pub fn peer(
 }
 
 /// Connections are shared only between calls to the same host, port, scheme and upstream, and so to
-/// one profile: pingora's pool does not look at roots, ALPN or dialer.
-fn group_key(place: &Place) -> u64 {
+/// one profile: pingora's pool does not look at roots, ALPN or dialer. What one listener may reach
+/// another may not: a connection is its listener's.
+fn group_key(place: &Place, listener: Listener) -> u64 {
     let mut hasher = Xxh3::new();
-    (place.index, place.scheme, &place.host, place.port).hash(&mut hasher);
+    (place.index, place.scheme, &place.host, place.port, listener).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -87,7 +90,13 @@ mod tests {
             timeouts: Timeouts::default(),
         };
         let address = "192.0.2.1:443".parse().unwrap();
-        peer(&place, vec![address], Arc::default(), &Profiles::load(&[]).unwrap())
+        peer(
+            &place,
+            Listener::Loopback,
+            vec![address],
+            Arc::default(),
+            &Profiles::load(&[]).unwrap(),
+        )
     }
 
     /// pingora verifies nothing where it has no server name.

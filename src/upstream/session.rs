@@ -98,7 +98,7 @@ pub enum Broken {
     /// The origin ended the connection for what TLS told it.
     #[error("the origin ended TLS")]
     Tls(TlsFault),
-    /// The connection ended before a head came.
+    /// The connection ended before anything of an answer came.
     #[error("the connection ended before an answer")]
     Closed,
     /// The connection ended, or the stream was reset, inside an answer.
@@ -118,12 +118,25 @@ pub enum Session {
 }
 
 impl Session {
-    /// What comes next. May be dropped while it waits; what is to be sent goes out meanwhile.
-    pub async fn next(&mut self) -> Result<Event, Broken> {
+    /// What comes next; without `reads` only whether there is room for more of the request. May be
+    /// dropped while it waits; what is to be sent goes out meanwhile.
+    pub async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
         match self {
-            Self::Http1(session) => session.next().await,
-            Self::Http2(session) => session.next().await,
+            Self::Http1(session) => session.next(reads).await,
+            Self::Http2(session) => session.next(reads).await,
         }
+    }
+
+    /// The origin has been silent for too long: if others share its connection, no more do.
+    pub fn distrust(&self) {
+        if let Self::Http2(session) = self {
+            session.distrust();
+        }
+    }
+
+    /// Whether the origin has said that it speaks HTTP/1 only for this (RFC 9113 §7).
+    pub fn requires_http1(&self) -> bool {
+        matches!(self, Self::Http2(session) if session.requires_http1())
     }
 
     /// Whether [`Session::send`] may be called.
@@ -153,6 +166,10 @@ impl Session {
 struct Interims(usize);
 
 impl Interims {
+    fn are_none(&self) -> bool {
+        self.0 == 0
+    }
+
     fn one_more(&mut self) -> Result<(), Broken> {
         self.0 += 1;
         if self.0 > INTERIM { Err(Broken::Protocol) } else { Ok(()) }
@@ -182,6 +199,15 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, Broken> {
         }
     }
     Ok(found)
+}
+
+/// Says a length that came more than once only once.
+fn say_once(headers: &mut HeaderMap, length: Option<u64>) {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let plain = values.next().is_some_and(|value| !value.as_bytes().contains(&b','));
+    if let (Some(length), true) = (length, values.next().is_some() || !plain) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 /// Whether the head stays within the bounds of both versions.

@@ -943,7 +943,7 @@ async fn request_directives_are_honoured() {
             ("Cache-Control: max-age=20", "call 0"),
             ("Cache-Control: min-fresh=40", "call 0"),
             ("Cache-Control: no-store", "call 1"),
-            ("X-Nothing: 1", "call 0"), // no-store did not write either
+            ("X-Request-Id: 1", "call 0"), // no-store did not write either
             ("Cache-Control: max-age=19", "call 2"),
             ("Cache-Control: min-fresh=61", "call 3"),
             ("Cache-Control: no-cache", "call 4"),

@@ -52,6 +52,7 @@ mod cli;
 mod clients;
 mod config;
 mod cost;
+mod duplex;
 mod exec;
 mod first_day;
 mod forwarding;

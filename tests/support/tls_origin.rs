@@ -26,6 +26,8 @@ use tokio_rustls::server::TlsStream;
 pub enum Speaks {
     H1,
     H2,
+    /// What the client likes better.
+    Both,
 }
 
 /// What is wrong with its certificate.
@@ -149,6 +151,7 @@ impl Authority {
         config.alpn_protocols = match speaks {
             Speaks::H1 => vec![b"http/1.1".to_vec()],
             Speaks::H2 => vec![b"h2".to_vec()],
+            Speaks::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         };
         config
     }
@@ -220,7 +223,7 @@ impl TlsOrigin {
                     seen.clients.lock().push(client);
                     match speaks {
                         Speaks::H1 => h1(stream, body, &seen.calls).await,
-                        Speaks::H2 => h2(stream, body, &seen.calls).await,
+                        Speaks::H2 | Speaks::Both => h2(stream, body, &seen.calls).await,
                     };
                 });
             }
@@ -280,12 +283,13 @@ impl TlsOrigin {
     }
 
     /// HTTP/2, frame by frame: what `script` makes of the call of this number, on the connection of that
-    /// number, both from 0, on this stream.
+    /// number, both from 0, on this stream. Who wants HTTP/1.1 alone is answered `http/1.1`, or gets
+    /// its bytes back behind a 101 if it asks for another protocol.
     pub async fn scripted(
         authority: &Authority,
         script: impl Fn(usize, usize, u32) -> Vec<Act> + Send + Sync + 'static,
     ) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+        let config = authority.config(Certificate::Good, Speaks::Both, Asks::NOTHING);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
@@ -299,8 +303,47 @@ impl TlsOrigin {
                     let stream = accepted(&acceptor, stream).await?;
                     let connection = seen.clients.lock().len();
                     seen.clients.lock().push(None);
+                    if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
+                        return plain(stream).await;
+                    }
                     let act = |call, stream| script(call, connection, stream);
                     framed(stream, &seen.calls, act).await
+                });
+            }
+        });
+        Self { addr, seen, accepting }
+    }
+
+    /// HTTP/2 with room for one call at a time. The path `/held` is answered when told to, all others at
+    /// once.
+    pub async fn narrow(authority: &Authority, told: Arc<tokio::sync::Notify>) -> Self {
+        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let seen: Arc<Seen> = Arc::default();
+        let shared = Arc::clone(&seen);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, told) = (acceptor.clone(), Arc::clone(&told));
+                let seen = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    let stream = accepted(&acceptor, stream).await?;
+                    let mut narrow = h2::server::Builder::new();
+                    narrow.max_concurrent_streams(1);
+                    let shaken = narrow.handshake::<_, bytes::Bytes>(stream).await;
+                    let mut connection = shaken.ok()?;
+                    while let Some(Ok((request, mut answer))) = connection.accept().await {
+                        seen.calls.fetch_add(1, Ordering::SeqCst);
+                        let told = Arc::clone(&told);
+                        tokio::spawn(async move {
+                            if request.uri().path() == "/held" {
+                                told.notified().await;
+                            }
+                            answer.send_response(http::Response::new(()), true)
+                        });
+                    }
+                    Some(())
                 });
             }
         });
@@ -352,6 +395,25 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
         if head.contains("\r\nconnection: close\r\n") {
             return stream.shutdown().await.ok();
         }
+    }
+}
+
+/// Answers calls of HTTP/1.1 until the client is gone, or speaks another protocol with it.
+async fn plain(mut stream: TlsStream<TcpStream>) -> Option<()> {
+    loop {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
+        }
+        let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if head.contains("\r\nupgrade: ") {
+            let switch = "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(switch.as_bytes()).await.ok()?;
+            let (mut read, mut write) = tokio::io::split(stream);
+            return tokio::io::copy(&mut read, &mut write).await.ok().map(|_bytes| ());
+        }
+        stream.write_all(b"HTTP/1.1 200 x\r\nContent-Length: 8\r\n\r\nhttp/1.1").await.ok()?;
+        stream.flush().await.ok()?;
     }
 }
 

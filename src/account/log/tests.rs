@@ -207,6 +207,9 @@ fn what_pingora_warns_of_is_shown_at_debug_only() {
     let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
     for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
         assert_eq!(logged(LogFormat::Json, level, act), "");
+        let fails =
+            || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
+        assert_eq!(logged(LogFormat::Json, level, fails), "", "it names neither origin nor cause");
     }
     let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
     assert_eq!(line["level"], "debug");

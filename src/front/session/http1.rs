@@ -3,17 +3,21 @@
 //! Owns: the framing of both bodies, whether the connection goes on. Never touches: request heads,
 //! which the door has read.
 
-use std::io;
+use std::collections::VecDeque;
+use std::future::{Future as _, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::front::io::{ClientIo, patiently};
-use crate::front::session::{ClientError, Length};
+use crate::front::session::stall::{Look, Stall};
+use crate::front::session::{ClientError, Length, News};
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::semantics::spelling::Spelling;
@@ -21,8 +25,12 @@ use crate::semantics::spelling::Spelling;
 /// What is read at once.
 const READ: usize = 16 * 1024;
 
-/// What of a next request is read ahead while this one is answered.
-const AHEAD: usize = 8 * 1024;
+/// Less room than this is worth a new buffer: smaller reads share the one there is, or many small
+/// pieces of a body would each hold a whole buffer.
+const ROOM: usize = READ / 4;
+
+/// What is read ahead of what is wanted, to notice that the client is gone.
+const AHEAD: usize = 64 * 1024;
 
 /// How long what is left of a request's body may take once its answer is written.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -42,6 +50,10 @@ pub struct Http1 {
     persists: bool,
     status: Option<StatusCode>,
     outgoing: Outgoing,
+    /// What is to be written.
+    queue: VecDeque<Bytes>,
+    stall: Stall,
+    look: Look,
     sent: u64,
 }
 
@@ -99,16 +111,29 @@ impl Http1 {
             persists: persists && !pipelined,
             status: None,
             outgoing: Outgoing::Unwritten,
+            queue: VecDeque::new(),
+            stall: Stall::default(),
+            look: Look::default(),
             sent: 0,
         }
     }
 
-    pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>, ClientError> {
+    pub(super) async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
+        poll_fn(|cx| self.poll_news(cx, reads)).await
+    }
+
+    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
+        if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
+            return Poll::Ready(Ok(News::Room));
+        }
+        if !reads {
+            return self.poll_gone(cx).map(|()| Err(ClientError::Gone));
+        }
         loop {
             match self.buffered_body()? {
-                Buffered::Data(data) => return Ok(Some(data)),
-                Buffered::End => return Ok(None),
-                Buffered::Nothing => self.read().await?,
+                Buffered::Data(data) => return Poll::Ready(Ok(News::Body(Some(data)))),
+                Buffered::End => return Poll::Ready(Ok(News::Body(None))),
+                Buffered::Nothing => ready!(self.poll_read(cx))?,
             }
         }
     }
@@ -144,13 +169,12 @@ impl Http1 {
         }
     }
 
-    async fn read(&mut self) -> Result<(), ClientError> {
-        self.rest.reserve(READ);
-        match patiently(self.io.read_buf(&mut self.rest)).await {
-            Ok(0) => Err(ClientError::Gone),
-            Ok(_) => Ok(()),
-            Err(error) => Err(broken(&error)),
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        if self.rest.capacity() - self.rest.len() < ROOM {
+            self.rest.reserve(READ);
         }
+        let read = ready!(pin!(self.io.read_buf(&mut self.rest)).poll(cx));
+        Poll::Ready(if matches!(read, Ok(1..)) { Ok(()) } else { Err(ClientError::Gone) })
     }
 
     pub(super) fn has_read_body(&self) -> bool {
@@ -158,16 +182,24 @@ impl Http1 {
     }
 
     pub(super) async fn gone(&mut self) -> ClientError {
+        poll_fn(|cx| self.poll_gone(cx)).await;
+        ClientError::Gone
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.rest.len() < AHEAD {
-            self.rest.reserve(AHEAD);
-            match self.io.read_buf(&mut self.rest).await {
-                Ok(0) | Err(_) => return ClientError::Gone,
-                // A next request: it waits if this answer has promised to take it.
-                Ok(_) if self.status.is_none() => self.persists = false,
-                Ok(_) => {}
+            if ready!(self.poll_read(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            // A next request: it waits if this answer has promised to take it.
+            if self.has_read_body() && self.status.is_none() {
+                self.persists = false;
             }
         }
-        std::future::pending().await
+        if let Poll::Ready(Err(_broken)) = Pin::new(&mut self.io).poll_flush(cx) {
+            return Poll::Ready(());
+        }
+        self.look.poll(cx, || self.io.has_closed())
     }
 
     pub(super) fn skip_body(&mut self) {
@@ -193,7 +225,8 @@ impl Http1 {
         let mut head = start_line(status);
         Spelling::default().write(headers, &mut head);
         head.put_slice(b"\r\n");
-        self.write(&head).await?;
+        self.queue.push_back(head.freeze());
+        self.drained().await?;
         self.flush().await
     }
 
@@ -227,7 +260,8 @@ impl Http1 {
         let mut head = start_line(status);
         spelling.write(&headers, &mut head);
         head.put_slice(b"\r\n");
-        self.write(&head).await
+        self.queue.push_back(head.freeze());
+        self.drained().await
     }
 
     /// A body whose end is marked, which HTTP/1.0 cannot do.
@@ -243,37 +277,60 @@ impl Http1 {
         Outgoing::Close
     }
 
-    pub(super) async fn write_body(&mut self, piece: &[u8]) -> Result<(), ClientError> {
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
         if piece.is_empty() {
             return Ok(());
         }
+        self.sent += piece.len() as u64;
         match &mut self.outgoing {
             Outgoing::Chunked => {
-                let size = format!("{:x}\r\n", piece.len());
-                self.write(size.as_bytes()).await?;
-                self.write(piece).await?;
-                self.write(b"\r\n").await?;
+                self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
+                self.queue.push_back(piece);
+                self.queue.push_back(Bytes::from_static(b"\r\n"));
             }
-            Outgoing::Close => self.write(piece).await?,
+            Outgoing::Close => self.queue.push_back(piece),
             Outgoing::Length(left) => {
                 // More than was announced would be taken for the next answer.
                 *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
-                self.write(piece).await?;
+                self.queue.push_back(piece);
             }
             Outgoing::Unwritten | Outgoing::Ended => return Err(ClientError::Gone),
         }
-        self.sent += piece.len() as u64;
         Ok(())
+    }
+
+    pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
+        poll_fn(|cx| self.poll_queue(cx)).await
+    }
+
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        while let Some(front) = self.queue.front_mut() {
+            match Pin::new(&mut self.io).poll_write(cx, front) {
+                Poll::Pending => return self.stall.poll(cx).map(Err),
+                Poll::Ready(Ok(written @ 1..)) => front.advance(written),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ClientError::Gone)),
+            }
+            self.stall.moved();
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) async fn end(&mut self) -> Result<(), ClientError> {
         match self.outgoing {
-            Outgoing::Chunked => self.write(b"0\r\n\r\n").await?,
+            Outgoing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
             Outgoing::Close | Outgoing::Length(0) => {}
             Outgoing::Length(_) | Outgoing::Unwritten | Outgoing::Ended => {
                 return Err(ClientError::Gone);
             }
         }
+        self.drained().await?;
         self.outgoing = Outgoing::Ended;
         self.flush().await?;
         self.io.answered();
@@ -292,12 +349,8 @@ impl Http1 {
         self.spelling.clone()
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        patiently(self.io.write_all(bytes)).await.map_err(|error| broken(&error))
-    }
-
     pub(super) async fn flush(&mut self) -> Result<(), ClientError> {
-        patiently(self.io.flush()).await.map_err(|error| broken(&error))
+        patiently(self.io.flush()).await.map_err(|_broken| ClientError::Gone)
     }
 
     /// The connection as it is, and what was read from it already: the protocol is another now.
@@ -330,10 +383,6 @@ impl Http1 {
         let _late = timeout(DRAIN, closed).await;
         None
     }
-}
-
-fn broken(error: &io::Error) -> ClientError {
-    if error.kind() == io::ErrorKind::TimedOut { ClientError::Stalled } else { ClientError::Gone }
 }
 
 fn start_line(status: StatusCode) -> BytesMut {

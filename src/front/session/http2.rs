@@ -4,7 +4,8 @@
 //! heads (`multiplex`).
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -13,8 +14,12 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UP
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::front::io::STALLED;
-use crate::front::session::{ClientError, Length};
+use crate::front::session::stall::Stall;
+use crate::front::session::{ClientError, Length, News};
+
+/// How long what is left of a request's body is read once its answer is written, and how much.
+const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// One exchange.
 pub struct Http2 {
@@ -24,6 +29,9 @@ pub struct Http2 {
     outgoing: Option<SendStream<Bytes>>,
     status: Option<StatusCode>,
     ended: bool,
+    /// What is to be written.
+    queue: Bytes,
+    stall: Stall,
     sent: u64,
 }
 
@@ -31,30 +39,43 @@ impl Http2 {
     /// The exchange on the stream that these are the two sides of.
     pub fn new(incoming: RecvStream, respond: SendResponse<Bytes>) -> Self {
         let has_read = incoming.is_end_stream();
-        Self { incoming, has_read, respond, outgoing: None, status: None, ended: false, sent: 0 }
+        Self {
+            incoming,
+            has_read,
+            respond,
+            outgoing: None,
+            status: None,
+            ended: false,
+            queue: Bytes::new(),
+            stall: Stall::default(),
+            sent: 0,
+        }
     }
 
-    pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>, ClientError> {
+    pub(super) async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
+        poll_fn(|cx| self.poll_news(cx, reads)).await
+    }
+
+    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
+        if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
+            return Poll::Ready(Ok(News::Room));
+        }
+        if !reads {
+            return self.poll_gone(cx).map(|()| Err(ClientError::Gone));
+        }
         if self.has_read {
-            return Ok(None);
+            return Poll::Ready(Ok(News::Body(None)));
         }
-        match timeout(STALLED, self.incoming.data()).await {
-            Err(_elapsed) => Err(ClientError::Stalled),
-            Ok(None) => {
-                self.has_read = true;
-                Ok(None)
-            }
-            Ok(Some(Err(error))) if error.reason() == Some(Reason::PROTOCOL_ERROR) => {
-                Err(ClientError::Malformed)
-            }
-            Ok(Some(Err(_reset))) => Err(ClientError::Gone),
-            Ok(Some(Ok(piece))) => {
-                let freed = self.incoming.flow_control().release_capacity(piece.len());
-                freed.map_err(|_closed| ClientError::Gone)?;
-                self.has_read = self.incoming.is_end_stream();
-                Ok(Some(piece))
-            }
+        let piece = ready!(self.incoming.poll_data(cx)).transpose().map_err(|error| {
+            let malformed = error.reason() == Some(Reason::PROTOCOL_ERROR);
+            if malformed { ClientError::Malformed } else { ClientError::Gone }
+        })?;
+        self.has_read = piece.is_none() || self.incoming.is_end_stream();
+        if let Some(piece) = &piece {
+            let freed = self.incoming.flow_control().release_capacity(piece.len());
+            freed.map_err(|_closed| ClientError::Gone)?;
         }
+        Poll::Ready(Ok(News::Body(piece)))
     }
 
     pub(super) fn has_read_body(&self) -> bool {
@@ -62,26 +83,29 @@ impl Http2 {
     }
 
     pub(super) async fn gone(&mut self) -> ClientError {
-        poll_fn(|cx| match &mut self.outgoing {
+        poll_fn(|cx| self.poll_gone(cx)).await;
+        ClientError::Gone
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.outgoing {
             Some(_) if self.ended => Poll::Pending,
             Some(outgoing) => outgoing.poll_reset(cx).map(|_why| ()),
             None => self.respond.poll_reset(cx).map(|_why| ()),
-        })
-        .await;
-        ClientError::Gone
+        }
     }
 
     pub(super) fn write_interim(
         &mut self,
         status: StatusCode,
-        headers: &HeaderMap,
+        headers: HeaderMap,
     ) -> Result<(), ClientError> {
         if self.status.is_some() {
             return Ok(());
         }
         let mut interim = Response::new(());
         *interim.status_mut() = status;
-        *interim.headers_mut() = headers.clone();
+        *interim.headers_mut() = headers;
         self.respond.send_informational(interim).map_err(|_reset| ClientError::Gone)
     }
 
@@ -123,21 +147,35 @@ impl Http2 {
         Ok(())
     }
 
-    pub(super) async fn write_body(&mut self, mut piece: Bytes) -> Result<(), ClientError> {
-        let outgoing = self.outgoing.as_mut().filter(|_| !self.ended).ok_or(ClientError::Gone)?;
-        while !piece.is_empty() {
-            outgoing.reserve_capacity(piece.len());
-            let granted = poll_fn(|cx| outgoing.poll_capacity(cx));
-            let granted = match timeout(STALLED, granted).await {
-                Err(_elapsed) => return Err(ClientError::Stalled),
-                Ok(Some(Ok(granted))) => granted,
-                Ok(None | Some(Err(_))) => return Err(ClientError::Gone),
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn queue(&mut self, piece: Bytes) {
+        self.queue = piece;
+    }
+
+    pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
+        poll_fn(|cx| self.poll_queue(cx)).await
+    }
+
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        while !self.queue.is_empty() {
+            let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.ended) else {
+                return Poll::Ready(Err(ClientError::Gone));
             };
-            let part = piece.split_to(granted.min(piece.len()));
+            outgoing.reserve_capacity(self.queue.len());
+            let granted = match outgoing.poll_capacity(cx) {
+                Poll::Pending => return self.stall.poll(cx).map(Err),
+                Poll::Ready(Some(Ok(granted))) => granted,
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Err(ClientError::Gone)),
+            };
+            let part = self.queue.split_to(granted.min(self.queue.len()));
             self.sent += part.len() as u64;
+            self.stall.moved();
             outgoing.send_data(part, false).map_err(|_reset| ClientError::Gone)?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
@@ -145,12 +183,34 @@ impl Http2 {
             return Ok(());
         }
         let outgoing = self.outgoing.as_mut().ok_or(ClientError::Gone)?;
-        let ended = match trailers {
-            Some(trailers) => outgoing.send_trailers(trailers),
-            None => outgoing.send_data(Bytes::new(), true),
-        };
+        let trailed = trailers.map(|trailers| outgoing.send_trailers(trailers));
         self.ended = true;
-        ended.map_err(|_reset| ClientError::Gone)
+        match trailed {
+            Some(Ok(())) => Ok(()),
+            // The answer is whole all the same where its trailers cannot be sent.
+            None | Some(Err(_)) => {
+                outgoing.send_data(Bytes::new(), true).map_err(|_reset| ClientError::Gone)
+            }
+        }
+    }
+
+    /// Reads on for a moment where the answer came before the request's end: a stream that is closed
+    /// under its client's hands costs some clients the answer that they have.
+    pub async fn finish(mut self) {
+        if !self.ended {
+            return;
+        }
+        let rest = async {
+            let mut left = DRAIN_BYTES;
+            while let Ok(News::Body(Some(piece))) = self.news(true).await {
+                left = left.saturating_sub(piece.len());
+                if left == 0 {
+                    // It gets no more room, and still a moment to read its answer.
+                    return std::future::pending().await;
+                }
+            }
+        };
+        let _read = timeout(DRAIN, rest).await;
     }
 
     pub(super) fn status(&self) -> Option<StatusCode> {

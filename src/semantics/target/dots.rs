@@ -35,16 +35,8 @@ fn decoded(path: &str) -> String {
             "25" => Some('%'),
             _ => None,
         });
-        match plain {
-            Some(plain) => {
-                out.push(plain);
-                rest = behind.get(2..).unwrap_or_default();
-            }
-            None => {
-                out.push('%');
-                rest = behind;
-            }
-        }
+        out.push(plain.unwrap_or('%'));
+        rest = behind.get(if plain.is_some() { 2 } else { 0 }..).unwrap_or_default();
     }
     out.push_str(rest);
     out

@@ -19,8 +19,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::upstream::BodyFraming;
-use crate::upstream::session::http1::head::{framing, head, head_end, persists, read_head};
-use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part};
+use crate::upstream::session::http1::head::{
+    framing, head, head_end, is_misframed, persists, read_head,
+};
+use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part, length, say_once};
 use crate::upstream::tls::TlsFault;
 
 /// What is read at once while a head is awaited, and of a body.
@@ -37,6 +39,8 @@ pub struct Http1 {
     body: Framing,
     upload: Upload,
     input: BytesMut,
+    /// How far the end of a head has been looked for.
+    scanned: usize,
     incoming: Incoming,
     interims: Interims,
     /// Whether the connection may be used again once this call is over.
@@ -85,6 +89,7 @@ impl Http1 {
             body: request.body,
             upload: Upload::Unflushed { ended: ends },
             input: BytesMut::new(),
+            scanned: 0,
             incoming: Incoming::Head,
             interims: Interims::default(),
             persists: true,
@@ -97,8 +102,11 @@ impl Http1 {
 
     pub(super) fn send(&mut self, part: Part) {
         let ended = part == Part::End;
+        // In chunks it would be the end.
+        if matches!(&part, Part::Data(data) if data.is_empty()) {
+            return;
+        }
         match (self.body, part) {
-            (Framing::Chunked, Part::Data(data)) if data.is_empty() => return,
             (Framing::Chunked, Part::Data(data)) => {
                 self.out.push_back(Bytes::from(format!("{:x}\r\n", data.len())));
                 self.out.push_back(data);
@@ -113,11 +121,11 @@ impl Http1 {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Event, Broken> {
-        poll_fn(|cx| self.poll_next(cx)).await
+    pub(super) async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
+        poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<Event, Broken>> {
         let had_room = self.has_room();
         if self.poll_send(cx).is_err() {
             // It may have answered before it closed its side: that is read.
@@ -127,6 +135,9 @@ impl Http1 {
         }
         if !had_room && self.has_room() {
             return Poll::Ready(Ok(Event::Room));
+        }
+        if !reads {
+            return Poll::Pending;
         }
         loop {
             if let Some(event) = self.parsed()? {
@@ -169,7 +180,10 @@ impl Http1 {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = if self.awaits_head() { READ_HEAD } else { READ_BODY };
-        self.input.reserve(room);
+        // Small reads share a buffer, or many small pieces of a body would each hold a whole one.
+        if self.input.capacity() - self.input.len() < room / 4 {
+            self.input.reserve(room);
+        }
         let read = self.stream.read_buf(&mut self.input);
         std::pin::pin!(read).poll(cx)
     }
@@ -204,7 +218,8 @@ impl Http1 {
     }
 
     fn parsed_head(&mut self) -> Result<Option<Event>, Broken> {
-        let Some(end) = head_end(&self.input)? else { return Ok(None) };
+        let Some(end) = head_end(&self.input, &mut self.scanned)? else { return Ok(None) };
+        self.scanned = 0;
         let raw = self.input.split_to(end).freeze();
         let mut head = read_head(&raw)?;
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
@@ -218,7 +233,9 @@ impl Http1 {
             }
             self.persists = false;
         }
-        self.persists &= persists(&head);
+        self.persists &= persists(&head) && !is_misframed(&head);
+        let announced = length(&head.headers)?;
+        say_once(&mut head.headers, announced);
         head.framing = framing(&head, &self.method)?;
         self.incoming = match head.framing {
             BodyFraming::Length(length) => Incoming::Length(length),
@@ -240,7 +257,8 @@ impl Http1 {
     }
 
     fn cut(&self) -> Broken {
-        if self.awaits_head() { Broken::Closed } else { Broken::Cut }
+        let untouched = self.awaits_head() && self.input.is_empty() && self.interims.are_none();
+        if untouched { Broken::Closed } else { Broken::Cut }
     }
 
     fn awaits_head(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::semantics::asked::Framing;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length,
+    Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length, say_once,
 };
 use crate::upstream::tls::TlsFault;
 
@@ -30,11 +30,23 @@ pub struct Connection {
     pub(in crate::upstream) calls: AtomicUsize,
     /// No further call may begin on it: it has ended, or the origin has said so.
     pub(in crate::upstream) closing: AtomicBool,
+    /// The origin has been heard on it. Until then it is for one call.
+    pub(in crate::upstream) proven: AtomicBool,
+    /// The origin speaks HTTP/1 only for some of what was asked.
+    http1: AtomicBool,
 }
 
 impl Connection {
     pub(in crate::upstream) fn new(send: SendRequest<Bytes>) -> Self {
-        Self { send, calls: AtomicUsize::new(0), closing: AtomicBool::new(false) }
+        let (closing, proven, http1) = Default::default();
+        Self { send, calls: AtomicUsize::new(0), closing, proven, http1 }
+    }
+
+    /// Whether one more call may begin: none is to wait in line for others to end.
+    pub(in crate::upstream) fn has_room(&self, most: usize) -> bool {
+        let proven = self.proven.load(Ordering::Relaxed);
+        let most = if proven { most.min(self.send.current_max_send_streams()) } else { 1 };
+        self.calls.load(Ordering::Relaxed) < most
     }
 
     fn close(&self) {
@@ -53,7 +65,6 @@ impl Drop for Share {
 
 /// One call.
 pub struct Http2 {
-    share: Share,
     method: Method,
     upload: Option<SendStream<Bytes>>,
     pending: Bytes,
@@ -62,6 +73,8 @@ pub struct Http2 {
     response: ResponseFuture,
     incoming: Incoming,
     interims: Interims,
+    /// Last: the stream is given up before its place is.
+    share: Share,
 }
 
 enum Incoming {
@@ -99,6 +112,14 @@ impl Http2 {
         })
     }
 
+    pub(super) fn distrust(&self) {
+        self.share.0.close();
+    }
+
+    pub(super) fn requires_http1(&self) -> bool {
+        self.share.0.http1.load(Ordering::Relaxed)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.upload.is_some() && self.pending.is_empty() && !self.ends
     }
@@ -110,11 +131,11 @@ impl Http2 {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Event, Broken> {
-        poll_fn(|cx| self.poll_next(cx)).await
+    pub(super) async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
+        poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<Event, Broken>> {
         let had_room = self.has_room();
         if self.poll_upload(cx).is_err() {
             // What the origin has to say to that comes as its answer.
@@ -122,6 +143,9 @@ impl Http2 {
         }
         if !had_room && self.has_room() {
             return Poll::Ready(Ok(Event::Room));
+        }
+        if !reads {
+            return Poll::Pending;
         }
         match &mut self.incoming {
             Incoming::Head => self.poll_head(cx),
@@ -163,11 +187,13 @@ impl Http2 {
             Ok(response) => response,
             Err(error) => return Poll::Ready(Err(self.unanswered(&error))),
         };
-        let (parts, stream) = response.into_parts();
+        self.share.0.proven.store(true, Ordering::Relaxed);
+        let (mut parts, stream) = response.into_parts();
         if !is_within_bounds(&parts.headers) {
             return Poll::Ready(Err(Broken::Protocol));
         }
         let left = length(&parts.headers)?;
+        say_once(&mut parts.headers, left);
         let bodiless = has_no_body(&self.method, parts.status);
         let ended = stream.is_end_stream();
         let framing = match left {
@@ -231,11 +257,19 @@ impl Http2 {
             self.share.0.close();
             return Broken::NotProcessed;
         }
+        if error.is_remote() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED) {
+            self.share.0.http1.store(true, Ordering::Relaxed);
+            return Broken::NotProcessed;
+        }
         if let Some(fault) = error.get_io().and_then(TlsFault::of_end) {
             return Broken::Tls(fault);
         }
-        if error.is_io() || (error.is_remote() && error.is_reset()) {
+        if error.is_io() && self.interims.are_none() {
             return Broken::Closed;
+        }
+        // A reset of this call alone says that the origin lives, and has seen it.
+        if error.is_io() || (error.is_remote() && error.is_reset()) {
+            return Broken::Cut;
         }
         Broken::Protocol
     }

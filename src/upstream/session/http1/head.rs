@@ -52,15 +52,15 @@ fn expects_a_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Where the head ends; `None`: it has not all come.
-pub(super) fn head_end(input: &[u8]) -> Result<Option<usize>, Broken> {
-    let mut from = 0;
-    while let Some(feed) = input.get(from..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
-        let line = input.get(from..from + feed).unwrap_or_default();
-        from += feed + 1;
+/// Where the head ends; `None`: it has not all come. `scanned`: where the first line begins that has
+/// not been looked at, for the next time.
+pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, Broken> {
+    while let Some(feed) = input.get(*scanned..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
+        let line = input.get(*scanned..*scanned + feed).unwrap_or_default();
+        *scanned += feed + 1;
         // An empty line in front is no end of a head.
-        if (line.is_empty() || line == b"\r") && from > 2 {
-            return Ok(Some(from));
+        if (line.is_empty() || line == b"\r") && *scanned > 2 {
+            return Ok(Some(*scanned));
         }
     }
     if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(Broken::Protocol) } else { Ok(None) }
@@ -120,6 +120,18 @@ pub(super) fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broke
         Some(length) => BodyFraming::Length(length),
         None => BodyFraming::Close,
     })
+}
+
+/// Whether the head says that a body follows where none may (RFC 9112 §6.1, §6.2): the answer ends with
+/// it, and what an origin that means it sends behind it is not taken for the next answer.
+pub(super) fn is_misframed(head: &Head) -> bool {
+    let coded = head.headers.contains_key(TRANSFER_ENCODING);
+    let long = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    match head.status {
+        StatusCode::NO_CONTENT => coded || long,
+        StatusCode::NOT_MODIFIED => coded,
+        _ => false,
+    }
 }
 
 /// RFC 9112 §9.3.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::{any, proptest};
 
-use super::{framing, head, head_end, persists, read_head};
+use super::{framing, head, head_end, is_misframed, persists, read_head};
 use crate::semantics::asked::Framing;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
@@ -78,7 +78,7 @@ fn what_is_no_head_is_refused() {
     assert!(read(&many).is_err());
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300 * 1024));
     assert!(read(&large).is_err());
-    assert_eq!(head_end(&vec![b'a'; 300 * 1024]), Err(Broken::Protocol));
+    assert_eq!(head_end(&vec![b'a'; 300 * 1024], &mut 0), Err(Broken::Protocol));
 }
 
 #[test]
@@ -98,11 +98,29 @@ fn a_connection_goes_on_as_its_version_and_options_say() {
 }
 
 #[test]
+fn a_body_where_none_may_be_ends_the_connection() {
+    for (status, field, misframed) in [
+        (204, "Content-Length: 5", true),
+        (204, "Content-Length: 0", false),
+        (204, "Transfer-Encoding: chunked", true),
+        (304, "Content-Length: 5", false),
+        (304, "Transfer-Encoding: chunked", true),
+        (200, "Transfer-Encoding: chunked", false),
+    ] {
+        let head = read(&format!("HTTP/1.1 {status} X\r\n{field}\r\n\r\n")).unwrap();
+        assert_eq!(is_misframed(&head), misframed, "{status} {field}");
+    }
+}
+
+#[test]
 fn the_end_of_a_head_is_found_however_it_is_cut() {
     let head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
     for cut in 0..head.len() {
-        let end = head_end(&head[..cut]).unwrap();
-        assert_eq!(end, (cut >= 25).then_some(25), "{cut}");
+        let mut scanned = 0;
+        let first = head_end(&head[..cut], &mut scanned).unwrap();
+        assert_eq!(first, (cut >= 25).then_some(25), "{cut}");
+        let then = first.or_else(|| head_end(head, &mut scanned).unwrap());
+        assert_eq!(then, Some(25), "{cut}");
     }
 }
 
@@ -143,7 +161,7 @@ fn a_request_says_where_it_goes_and_how_its_body_ends() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
-        let _either = head_end(&bytes).is_ok();
+        let _either = head_end(&bytes, &mut 0).is_ok();
         let _either = read_head(&Bytes::from(bytes)).is_ok();
     }
 }

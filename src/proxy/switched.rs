@@ -1,0 +1,64 @@
+//! A connection that speaks another protocol from here on (RFC 9110 §7.8): WebSockets and their like.
+//!
+//! Owns: the answer that says so, and the bytes behind it. Never touches: what the bytes mean.
+
+use http::HeaderValue;
+use http::header::{CONNECTION, UPGRADE};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+
+use crate::front::session::{Http1, Length, Session};
+use crate::proxy::exchange::{Broken, Ctx};
+use crate::proxy::handler::{End, Handler};
+use crate::proxy::message;
+use crate::upstream::connect::Channel;
+use crate::upstream::failure::Failure;
+use crate::upstream::session::Head;
+
+impl Handler {
+    /// Both sides speak another protocol from here on (RFC 9110 §7.8).
+    pub(super) async fn switched(
+        &self,
+        client: &mut Session,
+        ctx: &mut Ctx,
+        head: Head,
+        channel: Channel,
+    ) -> Result<End, Broken> {
+        let mut headers = head.headers;
+        let protocol = headers.get(UPGRADE).cloned();
+        message::strip(&mut headers);
+        message::incoming(ctx, head.status, &mut headers);
+        self.finish_head(client, ctx, &mut headers);
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        if let Some(protocol) = protocol {
+            headers.insert(UPGRADE, protocol);
+        }
+        client.write_head(head.status, headers, Length::None, &head.spelling).await?;
+        client.flush().await?;
+        let (Some(origin), Session::Http1(session)) = (channel.into_raw(), client) else {
+            return Err(Broken::Answer(Failure::Protocol));
+        };
+        ctx.upstream_bytes = switch(session, origin.stream, &origin.early).await;
+        Ok(End::Switched)
+    }
+}
+
+/// Passes bytes both ways until both sides have ended; how many went to the client.
+async fn switch(
+    client: &mut Http1,
+    mut origin: pingora_core::protocols::Stream,
+    early: &[u8],
+) -> u64 {
+    let (io, from_client) = client.raw();
+    let sent = async {
+        origin.write_all(from_client).await?;
+        origin.flush().await?;
+        io.write_all(early).await?;
+        io.flush().await
+    };
+    if sent.await.is_err() {
+        return 0;
+    }
+    // One side broke off: how much went through before is not known.
+    let (_up, down) = copy_bidirectional(io.transport(), &mut origin).await.unwrap_or_default();
+    down + early.len() as u64
+}

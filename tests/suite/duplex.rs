@@ -1,0 +1,304 @@
+//! Both sides of an exchange at once: bodies that cross, answers that come early, clients that leave
+//! before they have sent all; and what must go over a connection of its own.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use h2::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::crowd::bounded;
+use crate::intercepted::{API, Scene, get};
+use crate::larder_under_test::Larder;
+use crate::origin::{Answer, Origin};
+use crate::tls_origin::{Act, Authority, TlsOrigin};
+
+/// More than the sockets between take.
+const LONG: usize = 48 * 1024 * 1024;
+
+/// A larder that passes everything to `origin`.
+async fn larder_before(origin: SocketAddr, more: &str) -> Larder {
+    Larder::bare(&format!("resolve: {{ '{API}': '{origin}' }}\n{more}")).await
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// The next connection, once a head has come on it.
+async fn with_head(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+    }
+    stream
+}
+
+fn post(path: &str, fields: &str) -> String {
+    format!("POST http://{API}{path} HTTP/1.1\r\nHost: {API}\r\n{fields}\r\n")
+}
+
+/// A client may first send all and then read; an origin may do both at once.
+#[tokio::test]
+async fn an_upload_goes_on_while_its_answer_is_not_taken() {
+    bounded(async {
+        let (listener, addr) = listener().await;
+        let origin = tokio::spawn(async move {
+            let (mut read, mut write) = with_head(&listener).await.into_split();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+            let written = async {
+                write.write_all(head.as_bytes()).await.unwrap();
+                write.write_all(&vec![b'x'; LONG]).await.unwrap();
+            };
+            let mut sink = tokio::io::sink();
+            let received = tokio::io::copy(&mut read, &mut sink);
+            // The end of the upload is the end of the connection.
+            tokio::join!(written, received).1
+        });
+        let larder = larder_before(addr, "").await;
+        let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
+        let head = post("/", &format!("Content-Length: {LONG}\r\n"));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'y'; LONG]).await.unwrap();
+        let mut read = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        while read < LONG {
+            let piece = stream.read(&mut buffer).await.unwrap();
+            assert!(piece > 0, "after {read} bytes");
+            read += piece;
+        }
+        drop(stream);
+        drop(larder);
+        origin.abort();
+    })
+    .await;
+}
+
+/// An origin that reads nothing leaves a body unread; its client is missed all the same, once that
+/// shows: an end in order stays behind what was sent before.
+#[tokio::test]
+async fn a_client_that_leaves_is_noticed_while_its_body_is_unread() {
+    bounded(async {
+        let (listener, addr) = listener().await;
+        let larder = larder_before(addr, "").await;
+        let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
+        let head = post("/", &format!("Content-Length: {LONG}\r\n"));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let sends = async { while stream.write(&[b'x'; 65536]).await.is_ok() {} };
+        let held = async {
+            let stream = with_head(&listener).await;
+            // Nothing more fits once nobody has read for a while.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream
+        };
+        let held = tokio::select! {
+            () = sends => panic!("larder went away"),
+            held = held => held,
+        };
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        larder.counts(r#"larder_requests_total{result="error",route="none"}"#, 1.0).await;
+        drop(held);
+    })
+    .await;
+}
+
+/// The origin owes the next word to a client that waits for leave.
+#[tokio::test]
+async fn an_origin_that_neither_answers_nor_gives_leave_is_a_timeout() {
+    bounded(async {
+        let (listener, addr) = listener().await;
+        let more = format!(
+            "upstreams: {{ api: {{ hosts: [{API}], timeouts: {{ first_byte: 200ms }} }} }}\n"
+        );
+        let larder = larder_before(addr, &more).await;
+        let mut client = larder.client().await;
+        client.send(post("/", "Content-Length: 4\r\nExpect: 100-continue\r\n")).await;
+        let held = with_head(&listener).await;
+        assert_eq!(client.answer("POST").await.unwrap().status, 504);
+        drop(held);
+    })
+    .await;
+}
+
+/// RFC 9113 §8.6: HTTP/2 has no upgrade, and most origins speak both.
+#[tokio::test]
+async fn a_web_socket_goes_over_http_1_to_an_origin_that_speaks_both() {
+    bounded(Box::pin(async {
+        let authority = Authority::new();
+        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 200, None, true)]);
+        let tls = tls.await;
+        let spare = Origin::always(Answer::closed()).await;
+        let route = format!("routes: [{{ name: api, match: {{ host: {API} }}, ttl: 1h }}]\n");
+        let scene = Scene::at(tls, authority, spare, &route).await;
+        // A connection of HTTP/2 is there already.
+        assert_eq!(get(&mut scene.h2().await, &format!("https://{API}/")).await.0, 200);
+        let mut client = scene.client(&["http/1.1"]).http1(API).await;
+        client
+            .send(format!(
+                "GET /ws HTTP/1.1\r\nHost: {API}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            ))
+            .await;
+        let switched = client.one_answer("GET").await.unwrap();
+        assert_eq!((switched.status, switched.field("upgrade")), (101, Some("websocket")));
+        client.send("there and back").await;
+        let mut back = [0; 14];
+        client.stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"there and back");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn what_http_2_is_refused_for_is_asked_over_http_1_from_then_on() {
+    bounded(async {
+        let authority = Authority::new();
+        let origin = TlsOrigin::scripted(&authority, |_, _, id| {
+            vec![Act::reset(id, Reason::HTTP_1_1_REQUIRED)]
+        })
+        .await;
+        let yaml = format!(
+            "resolve: {{ '{API}:443': '{}' }}\n\
+             upstreams: {{ api: {{ hosts: ['https://{API}'], tls: {{ extra_roots: ['{}'] }} }} }}\n\
+             routes: [{{ name: api, match: {{ host: {API}, path: '/kept/**' }}, ttl: 30m }}]\n",
+            origin.addr,
+            authority.root().display(),
+        );
+        let larder = Larder::bare(&yaml).await;
+        for path in ["/passed", "/kept/x", "/passed"] {
+            let answer = larder.get(path).await;
+            assert_eq!((answer.status, answer.text()), (200, "http/1.1".to_owned()), "{path}");
+        }
+        assert_eq!(origin.calls(), 1, "of HTTP/2");
+    })
+    .await;
+}
+
+/// A call that the origin has no room for would wait for others' answers.
+#[tokio::test]
+async fn no_call_waits_in_line_on_a_connection_without_room() {
+    bounded(Box::pin(async {
+        let authority = Authority::new();
+        let told = Arc::new(Notify::new());
+        let tls = TlsOrigin::narrow(&authority, Arc::clone(&told)).await;
+        let spare = Origin::always(Answer::closed()).await;
+        let intercept = format!("tls: {{ intercept: [{API}] }}\n");
+        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let mut client = scene.h2().await;
+        assert_eq!(get(&mut client, &format!("https://{API}/first")).await.0, 200);
+        let held = tokio::spawn(get(&mut client, &format!("https://{API}/held")));
+        assert_eq!(get(&mut client, &format!("https://{API}/free")).await.0, 200);
+        told.notify_one();
+        assert_eq!(held.await.unwrap().0, 200);
+    }))
+    .await;
+}
+
+/// Some clients lose the answer that they have when their stream is closed while they still send.
+#[tokio::test]
+async fn an_early_answer_over_http_2_leaves_its_client_time_to_finish() {
+    bounded(Box::pin(async {
+        let (listener, addr) = listener().await;
+        let authority = Authority::new();
+        let tls = TlsOrigin::before(&authority, addr).await;
+        tokio::spawn(async move {
+            loop {
+                let mut stream = with_head(&listener).await;
+                let answer = b"HTTP/1.1 401 x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        let spare = Origin::always(Answer::closed()).await;
+        let intercept = format!("tls: {{ intercept: [{API}] }}\n");
+        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let mut client = scene.h2().await;
+        let request = http::Request::post(format!("https://{API}/up")).body(()).unwrap();
+        let (answer, mut upload) = client.send_request(request, false).unwrap();
+        upload.send_data("begun".into(), false).unwrap();
+        let mut answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 401);
+        let mut body = Vec::new();
+        while let Some(piece) = answer.body_mut().data().await {
+            body.extend_from_slice(&piece.unwrap());
+        }
+        assert_eq!(body, b"no");
+        // Whatever was sent with the answer's end has come once another has been answered.
+        assert_eq!(get(&mut client, &format!("https://{API}/next")).await.0, 401);
+        let reset = poll_fn(|cx| Poll::Ready(upload.poll_reset(cx).is_ready())).await;
+        assert!(!reset, "the stream was closed under its client's hands");
+        upload.send_data("and ended".into(), true).unwrap();
+    }))
+    .await;
+}
+
+/// RFC 9112 §2.2: old clients send an empty line behind a body.
+#[tokio::test]
+async fn an_empty_line_between_requests_begins_none() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let larder = larder_before(origin.addr, "limits: { head_timeout: 100ms }\n").await;
+        let mut client = larder.client().await;
+        for call in 0..3 {
+            client.send(format!("GET http://{API}/ HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
+            assert_eq!(client.answer("GET").await.unwrap().text(), "ok", "{call}");
+            client.send("\r\n").await;
+            let unasked = timeout(Duration::from_millis(300), client.stream.read_u8()).await;
+            assert!(unasked.is_err(), "{call}");
+        }
+    })
+    .await;
+}
+
+/// RFC 9110 §7.6.2.
+#[tokio::test]
+async fn a_request_that_may_go_no_further_is_answered_here() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "from the origin")).await;
+        let larder = larder_before(origin.addr, "").await;
+        for (method, left, status, calls) in [
+            ("OPTIONS", 0, 200, 0),
+            ("TRACE", 0, 501, 0),
+            ("OPTIONS", 1, 200, 1),
+            ("GET", 0, 200, 2),
+        ] {
+            let mut client = larder.client().await;
+            let field = format!("Max-Forwards: {left}");
+            client.ask(method, &format!("http://{API}/"), &[&field]).await;
+            let answer = client.answer(method).await.unwrap();
+            assert_eq!((answer.status, origin.calls()), (status, calls), "{method} {left}");
+        }
+        let passed = origin.seen();
+        let left: Vec<_> = passed.iter().map(|request| request.field("max-forwards")).collect();
+        assert_eq!(left, [Some("0"), Some("0")]);
+    })
+    .await;
+}
+
+/// An interim answer has no body, and a length that is said twice is said once.
+#[tokio::test]
+async fn lengths_are_said_once_and_only_where_there_is_a_body() {
+    bounded(async {
+        let origin = Origin::always(Answer::raw(
+            "HTTP/1.1 103 x\r\nContent-Length: 9\r\nLink: </a>\r\n\r\n\
+             HTTP/1.1 200 x\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n",
+        ))
+        .await;
+        let larder = larder_before(origin.addr, "").await;
+        let mut client = larder.client().await;
+        client.ask("HEAD", &format!("http://{API}/"), &[]).await;
+        let hint = client.one_answer("HEAD").await.unwrap();
+        assert_eq!((hint.status, hint.field("content-length")), (103, None));
+        let answer = client.one_answer("HEAD").await.unwrap();
+        assert_eq!((answer.status, answer.field("content-length")), (200, Some("2")));
+    })
+    .await;
+}
