@@ -1,4 +1,4 @@
-//! A connection that speaks another protocol from here on (RFC 9110 §7.8): WebSockets and their like.
+//! A connection that speaks another protocol from here on (RFC 9110 §7.8): a `WebSocket` or its like.
 //!
 //! Owns: the answer that says so, and the bytes behind it. Never touches: what the bytes mean.
 

@@ -27,7 +27,8 @@ use crate::upstream::tls::TlsFault;
 /// How much of a body may come ahead of who reads it, on a stream; on a connection as much for each:
 /// who does not read must not take the others' room.
 const WINDOW: u32 = 512 * 1024;
-const WINDOWS: u32 = WINDOW * H2_STREAMS as u32;
+const WINDOWS: u32 = WINDOW * 100;
+const _: () = assert!(H2_STREAMS == 100, "one window for each");
 
 /// How many origins are remembered that speak HTTP/1 only for some of what they are asked.
 const HTTP1_ONLY: usize = 1024;
@@ -108,13 +109,8 @@ impl Pool {
         {
             return Ok(channel(session, true));
         }
-        let stream = if http1 {
-            let mut peer = peer.clone();
-            peer.options.alpn = ALPN::H1;
-            self.0.transport.new_stream(&peer).await
-        } else {
-            self.0.transport.new_stream(peer).await
-        };
+        // Boxed: a call on a connection that is there must not carry the room that dialling needs.
+        let stream = Box::pin(self.dial(peer, http1)).await;
         let stream = stream.map_err(|error| NotBegun::Failed(failure(&error)))?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             let session = Http1::new(stream, request);
@@ -132,6 +128,15 @@ impl Pool {
             Ok(Err(_broken)) => Err(NotBegun::Failed(Failure::Protocol)),
             Err(_elapsed) => Err(NotBegun::Failed(Failure::ConnectTimeout)),
         }
+    }
+
+    async fn dial(&self, peer: &HttpPeer, http1: bool) -> pingora_error::Result<Stream> {
+        if !http1 {
+            return self.0.transport.new_stream(peer).await;
+        }
+        let mut peer = peer.clone();
+        peer.options.alpn = ALPN::H1;
+        self.0.transport.new_stream(&peer).await
     }
 
     async fn reused(

@@ -93,21 +93,21 @@ async fn a_client_that_leaves_is_noticed_while_its_body_is_unread() {
         let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
         let head = post("/", &format!("Content-Length: {LONG}\r\n"));
         stream.write_all(head.as_bytes()).await.unwrap();
-        let sends = async { while stream.write(&[b'x'; 65536]).await.is_ok() {} };
-        let held = async {
+        let sending = async { while stream.write(&[b'x'; 8192]).await.is_ok() {} };
+        let holding = async {
             let stream = with_head(&listener).await;
             // Nothing more fits once nobody has read for a while.
             tokio::time::sleep(Duration::from_millis(300)).await;
             stream
         };
-        let held = tokio::select! {
-            () = sends => panic!("larder went away"),
-            held = held => held,
+        let reached = tokio::select! {
+            () = sending => panic!("larder went away"),
+            stream = holding => stream,
         };
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(stream);
         larder.counts(r#"larder_requests_total{result="error",route="none"}"#, 1.0).await;
-        drop(held);
+        drop(reached);
     })
     .await;
 }
