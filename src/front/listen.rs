@@ -10,6 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -33,6 +35,11 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// How long larder may have had no place to spare until those who come are turned away: a burst is
 /// worth waiting for, and nobody waits for what may never come (OVL-11).
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What may wait in the kernel for a client that reads slowly; half of it must go within
+/// [`STALLED`](crate::front::io::STALLED).
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 256 * 1024;
 
 /// How many are told so at once, over all listeners; each takes a descriptor until it has read it.
 pub const TURNED_AWAY: usize = 8;
@@ -196,5 +203,11 @@ fn prepare(stream: &TcpStream) {
     // Best effort: without it small answers may wait for an acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::trace!(%error, "Could not switch Nagle's algorithm off");
+    }
+    // Best effort: without it the kernel takes megabytes at once, and a client that reads slowly but
+    // steadily looks like one that reads nothing.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
+        tracing::trace!(%error, "Could not bound what waits to be sent");
     }
 }

@@ -216,7 +216,7 @@ impl Handler {
         if let Some(trailers) = &mut trailers {
             hop_by_hop::strip_trailers(trailers);
         }
-        client.end(trailers).await?;
+        client.end(trailers.filter(|trailers| !trailers.is_empty())).await?;
         Ok(End::Answered)
     }
 }

@@ -4,6 +4,7 @@
 //! Never touches: names (`resolve`), connections (`dial`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
@@ -15,11 +16,21 @@ use crate::semantics::asked::Listener;
 const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata"];
 
 /// The addresses at which clouds answer with credentials.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+const METADATA: [&str; 14] = [
+    "169.254.169.254/32",  // most of them
+    "169.254.170.2/32",    // ECS
+    "169.254.170.23/32",   // EKS
+    "fd00:ec2::254/128",   // EC2
+    "fd00:ec2::23/128",    // EKS
+    "168.63.129.16/32",    // Azure
+    "fd20:ce::254/128",    // Google
+    "100.100.100.200/32",  // Alibaba
+    "192.0.0.192/32",      // Oracle
+    "169.254.42.42/32",    // Scaleway
+    "fd00:42::42/128",     // Scaleway
+    "169.254.0.23/32",     // Tencent
+    "fe80::a9fe:a9fe/128", // the first one, as a link's own address
+    "64:ff9b:1::/48",      // any of them behind a NAT64 whose spelling only its network knows
 ];
 
 /// Why a destination is refused.
@@ -72,20 +83,20 @@ impl Guard {
     pub fn check(&self, host: &str, address: SocketAddr, listener: Listener) -> Result<(), Denied> {
         let ip = embedded(address.ip());
         let port = address.port();
-        if METADATA.contains(&ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
+        if is_metadata(ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
             return Err(Denied::Metadata);
         }
         if self.is_own(ip, port) {
             return Err(Denied::Own);
         }
-        if names(&self.rules.deny, host, ip, port) {
+        if names(&self.rules.deny, host, reached(ip), port) {
             return Err(Denied::Rule);
         }
         if !self.port_is_allowed(port, listener) {
             return Err(Denied::Port);
         }
         let private = listener == Listener::Reachable && !is_public(ip);
-        if private && !names_address(&self.rules.allow, ip, port) {
+        if private && !names_address(&self.rules.allow, reached(ip), port) {
             return Err(Denied::Private);
         }
         Ok(())
@@ -127,9 +138,23 @@ fn names(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
 fn names_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
     rules.iter().any(|rule| match rule {
         DestinationRule::Net(net) => net.contains(&ip),
-        DestinationRule::Socket(addr, p) => *addr == ip && *p == port,
+        DestinationRule::Socket(addr, p) => reached(*addr) == ip && *p == port,
         DestinationRule::Host(_) => false,
     })
+}
+
+fn is_metadata(ip: IpAddr) -> bool {
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&METADATA));
+    NETS.iter().any(|net| net.contains(&ip))
+}
+
+/// Where a connection ends that is dialled to `ip`: the unspecified address leads to this host.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
 }
 
 /// The address that a v6 spelling of a v4 address really reaches (mapped, NAT64, 6to4).
@@ -165,10 +190,12 @@ fn is_public(ip: IpAddr) -> bool {
         "fec0::/10",
         "ff00::/8",
     ];
-    static NETS: std::sync::LazyLock<Vec<IpNet>> = std::sync::LazyLock::new(|| {
-        PRIVATE.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
-    });
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&PRIVATE));
     !NETS.iter().any(|net| net.contains(&ip))
+}
+
+fn parsed(networks: &[&str]) -> Vec<IpNet> {
+    networks.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
 }
 
 #[cfg(test)]
@@ -224,7 +251,24 @@ mod tests {
     #[test]
     fn fwd_04_metadata_is_refused_whatever_allow_says() {
         let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
-        for address in ["169.254.169.254:80", "[fd00:ec2::254]:80", "[::ffff:169.254.169.254]:80"] {
+        for address in [
+            "169.254.169.254:80",
+            "[fd00:ec2::254]:80",
+            "[fd00:ec2::23]:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[64:ff9b:1::a9fe:a9fe]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[fe80::a9fe:a9fe]:80",
+            "[fd20:ce::254]:80",
+            "168.63.129.16:80",
+            "169.254.170.2:80",
+            "169.254.170.23:80",
+            "192.0.0.192:80",
+            "169.254.42.42:80",
+            "169.254.0.23:80",
+            "100.100.100.200:80",
+        ] {
             for listener in [Listener::Loopback, Listener::Reachable] {
                 assert_eq!(check(&guard, address, listener), Err(Denied::Metadata), "{address}");
             }
@@ -243,6 +287,23 @@ mod tests {
         assert_eq!(check(&open, "10.0.0.1:80", Listener::Reachable), Ok(()));
         assert_eq!(check(&open, "10.1.0.1:80", Listener::Reachable), Err(Denied::Rule));
         assert_eq!(check(&open, "10.1.0.1:80", Listener::Loopback), Err(Denied::Rule));
+    }
+
+    /// Dialled, the unspecified address is this host.
+    #[test]
+    fn what_is_denied_or_allowed_of_loopback_is_so_of_the_unspecified_address() {
+        let closed = guard(&[], &["127.0.0.0/8", "::1/128"]);
+        let open = guard(&["127.0.0.1/32", "::1/128"], &[]);
+        for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
+            assert_eq!(check(&closed, address, Listener::Loopback), Err(Denied::Rule), "{address}");
+            assert_eq!(check(&open, address, Listener::Reachable), Ok(()), "{address}");
+        }
+        let by_name = Guard::new(Destinations {
+            allow: vec![],
+            deny: vec![DestinationRule::Socket("0.0.0.0".parse().unwrap(), 80)],
+            ports: None,
+        });
+        assert_eq!(check(&by_name, "127.0.0.1:80", Listener::Loopback), Err(Denied::Rule));
     }
 
     #[test]
