@@ -397,6 +397,10 @@ pub struct Mount {
     pub host: Box<str>,
     /// The origin's port; `None`: the scheme's.
     pub port: Option<u16>,
+    /// Names by which clients on this host may ask, besides addresses and `localhost`.
+    pub allow_hosts: Vec<Box<str>>,
+    /// Origins of web pages that may ask, as a browser writes them.
+    pub allow_origins: Vec<Box<str>>,
 }
 
 /// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which

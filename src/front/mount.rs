@@ -1,23 +1,24 @@
 //! Mounts: requests that clients send to larder itself, below an upstream's path, instead of through
 //! a proxy.
 //!
-//! Owns: which path leads to which origin, and that no web page gets there by a name of its own.
-//! Never touches: what is asked there.
+//! Owns: which path leads to which origin. Never touches: what is asked there; what tells a web page
+//! from a program (`page`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 
 use crate::account::problem::Problem;
 use crate::config::{Mount, Upstream};
+use crate::front::page::{Asking, FOREIGN_PAGE};
 use crate::semantics::asked::Listener;
-use crate::semantics::target::{Target, authority};
+use crate::semantics::target::Target;
 
 const NOT_LARDERS: Problem = Problem::new(
     StatusCode::MISDIRECTED_REQUEST,
     "misdirected",
-    "ask a mount on this host by larder's address or as localhost",
+    "ask a mount on this host by larder's address, as localhost, or by one of mount.allow_hosts",
     "http_request_denied",
 );
 
@@ -36,21 +37,26 @@ impl Mounts {
         Self { mounts }
     }
 
-    /// What a request in origin form means; `None`: it is below no mount. A listener that only this
-    /// host reaches is also reached by the pages in its browsers: they may not bring a `Host` that
-    /// somebody else's DNS answers with 127.0.0.1.
+    /// What a request in origin form means; `None`: it is below no mount. What this host reaches is
+    /// also reached by the pages in its browsers: they may not bring a `Host` that somebody else's DNS
+    /// answers with its address, and no page of another site may ask at all unless it is named.
     pub fn find(
         &self,
         path_and_query: &str,
-        host: Option<&HeaderValue>,
+        asking: Asking<'_>,
         listener: Listener,
+        peer: IpAddr,
     ) -> Option<Result<Target, Problem>> {
         let (mount, rest) = self.mounts.iter().find_map(|mount| {
             let rest = path_and_query.strip_prefix(&*mount.path)?;
             (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((mount, rest))
         })?;
-        if listener == Listener::Loopback && !host.is_some_and(names_this_host) {
+        let local = listener == Listener::Loopback || peer.to_canonical().is_loopback();
+        if local && !asking.names_this_host(&mount.allow_hosts) {
             return Some(Err(NOT_LARDERS));
+        }
+        if asking.is_foreign_page(&mount.allow_origins) {
+            return Some(Err(FOREIGN_PAGE));
         }
         let base = Target::with_authority(mount.scheme, &mount.host, rest).ok()?;
         let port = mount.port.unwrap_or_else(|| mount.scheme.default_port());
@@ -58,16 +64,10 @@ impl Mounts {
     }
 }
 
-fn names_this_host(host: &HeaderValue) -> bool {
-    let Some((host, _)) = host.to_str().ok().and_then(|host| authority::split(host).ok()) else {
-        return false;
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue};
+
     use super::*;
     use crate::semantics::target::Scheme;
 
@@ -77,6 +77,8 @@ mod tests {
             scheme: Scheme::Https,
             host: host.into(),
             port: None,
+            allow_hosts: vec![],
+            allow_origins: vec![],
         };
         let mut mounts = vec![mount("/a", "a.example"), mount("/a/b", "b.example")];
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
@@ -85,7 +87,9 @@ mod tests {
 
     fn found(path: &str, host: &str, listener: Listener) -> Option<String> {
         let host = HeaderValue::from_str(host).unwrap();
-        let found = mounts().find(path, Some(&host), listener)?;
+        let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
+        let peer = if listener == Listener::Loopback { "127.0.0.1" } else { "192.0.2.1" };
+        let found = mounts().find(path, asking, listener, peer.parse().unwrap())?;
         Some(found.map_or_else(|problem| problem.class.to_owned(), |target| target.to_string()))
     }
 
@@ -115,19 +119,18 @@ mod tests {
 
     #[test]
     fn no_page_reaches_a_mount_of_this_host_by_a_name_of_its_own() {
-        for host in ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example:8080", "a@b", ""] {
-            assert_eq!(
-                found("/a", host, Listener::Loopback).as_deref(),
-                Some("misdirected"),
-                "{host}"
-            );
-        }
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"] {
-            let target = found("/a", host, Listener::Loopback);
-            assert_eq!(target.as_deref(), Some("https://a.example/"), "{host}");
-        }
+        assert_eq!(found("/a", "evil.example", Listener::Loopback).as_deref(), Some("misdirected"));
+        let target = found("/a", "localhost", Listener::Loopback);
+        assert_eq!(target.as_deref(), Some("https://a.example/"));
         // Other hosts name it as they like: `access` says who they are.
         let target = found("/a", "larder:8080", Listener::Reachable);
         assert_eq!(target.as_deref(), Some("https://a.example/"));
+        // A page in a browser on this host finds the other listeners too.
+        let (fields, host) = (HeaderMap::new(), HeaderValue::from_static("evil.example"));
+        let asking = Asking { fields: &fields, host: Some(&host) };
+        for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            let found = mounts().find("/a", asking, Listener::Reachable, peer.parse().unwrap());
+            assert!(found.unwrap().is_err(), "{peer}");
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! Owns: from the form of a request's target and the way it came to the one target that is meant
 //! (RFC 9112 §3.3). Never touches: connections.
 
+use std::net::IpAddr;
+
 use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
 use crate::front::head::{BAD_TARGET, Head, HeadTarget, NOT_PROXY};
 use crate::front::mount::Mounts;
+use crate::front::page::Asking;
 use crate::semantics::asked::Listener;
 use crate::semantics::target::{Scheme, Target, authority};
 
@@ -60,13 +63,15 @@ impl Way {
         head: &Head,
         mounts: &Mounts,
         listener: Listener,
+        peer: IpAddr,
     ) -> Result<Target, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
             (Self::Astray, _) => Err(ANOTHER_ORIGIN),
             (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone()),
             (Self::Straight, HeadTarget::Origin(path)) => {
-                mounts.find(path, head.host.as_ref(), listener).unwrap_or(Err(NOT_PROXY))
+                let asking = Asking { fields: &head.fields, host: head.host.as_ref() };
+                mounts.find(path, asking, listener, peer).unwrap_or(Err(NOT_PROXY))
             }
             (Self::Tunnel(origin), HeadTarget::Absolute(target)) => {
                 if target.same_origin(origin) {

@@ -152,12 +152,21 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 const FORMS: [(&str, &[&str], &[&str]); 30] = [
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
-        &["/a", "/a/b-c/", "{ path: /a }", "{ path: /a, to: \"http://a.example\" }"],
+        &[
+            "/a",
+            "/a/b-c/",
+            "{ path: /a }",
+            "{ path: /a, to: \"http://a.example\" }",
+            "{ path: /a, allow_hosts: host.docker.internal, allow_origins: [\"http://localhost:3000\"] }",
+        ],
         &[
             "a",
             "/",
             "/a//b",
             "/a?b",
+            "{ path: /a, allow_hosts: [\"h:1\"] }",
+            "{ path: /a, allow_origins: [localhost] }",
+            "{ path: /a, allow_origins: [\"http://localhost:3000/\"] }",
             "[/a]",
             "{ to: \"https://a.example\" }",
             "{ path: /a, to: a.example }",

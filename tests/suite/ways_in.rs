@@ -85,6 +85,43 @@ async fn a_page_with_a_name_of_its_own_reaches_no_mount() {
     assert_eq!(origin.calls(), 0);
 }
 
+/// A page's script may send to any address; what the browser says of it gives it away.
+#[tokio::test]
+async fn a_page_of_another_site_reaches_a_mount_only_if_it_is_named() {
+    let origin = Origin::always(Answer::new(200, &[], "secret")).await;
+    let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
+                 mount: { path: /api, to: \"http://api.example.test\", \
+                 allow_origins: \"http://localhost:3000\", allow_hosts: host.docker.internal }\n";
+    let larder = Larder::start(&origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await;
+    let own = "127.0.0.1:8080";
+    for (method, host, fields, status) in [
+        ("GET", own, "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", 403),
+        ("POST", own, "Origin: https://evil.example\r\nContent-Length: 0\r\n", 403),
+        (
+            "OPTIONS",
+            own,
+            "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n",
+            403,
+        ),
+        ("GET", own, "Origin: null\r\nSec-Fetch-Site: cross-site\r\n", 403),
+        ("GET", own, "Origin: http://localhost:3000\r\nSec-Fetch-Site: cross-site\r\n", 200),
+        ("GET", own, "Sec-Fetch-Site: none\r\n", 200),
+        ("GET", "host.docker.internal:8080", "", 200),
+        ("GET", "other.docker.internal:8080", "", 421),
+        ("GET", own, "", 200),
+    ] {
+        let calls = origin.calls();
+        let mut client = larder.client().await;
+        client.send(format!("{method} /api/x HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")).await;
+        let answer = timeout(SOON, client.answer(method)).await.expect("in time").expect("one");
+        assert_eq!(answer.status, status, "{method} {host} {fields}");
+        if status != 200 {
+            assert!(!answer.text().contains("secret"));
+            assert_eq!(origin.calls(), calls, "{method} {host} {fields}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn http_inside_connect_is_kept_like_the_rest() {
     let origin = Origin::always(Answer::new(200, &[], "kept")).await;

@@ -86,9 +86,9 @@ pub fn differences(
 /// The interim answers without their `Date`: they were made for two calls.
 fn undated(received: &Received) -> Vec<(u16, Fields)> {
     let mut interim = received.interim.clone();
-    interim.iter_mut().for_each(|(_, fields)| {
+    for (_, fields) in &mut interim {
         fields.remove("date");
-    });
+    }
     interim
 }
 

@@ -9,10 +9,10 @@ use crate::config::diagnostics::Wrong;
 use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section};
 use crate::config::{Mount, Upstream, UpstreamHost};
-use crate::semantics::target::{Scheme, Target};
+use crate::semantics::target::{Scheme, Target, authority};
 
 /// `mount: /cmc` leads to the upstream's first host by https; `mount: { path: /cmc, to: URL }` to
-/// this origin.
+/// this origin. `allow_hosts` and `allow_origins` name who may ask besides this host's programs.
 pub(super) fn read(
     one: &mut Section<'_>,
     hosts: &[UpstreamHost],
@@ -36,9 +36,26 @@ pub(super) fn read(
     let known = reader.problems.len();
     let to = section.scalar(reader, "to", origin);
     let is_wrong = reader.problems.len() > known;
+    let allow_hosts = values(section.scalars(reader, "allow_hosts", name));
+    let allow_origins = values(section.scalars(reader, "allow_origins", page));
     section.finish(reader);
     let path = path?;
     unique(&path, earlier, reader);
+    let mount = leading(path, to, is_wrong, hosts, reader)?;
+    Some(Mount { allow_hosts, allow_origins, ..mount })
+}
+
+fn values(read: Option<Vec<At<Box<str>>>>) -> Vec<Box<str>> {
+    read.unwrap_or_default().into_iter().map(|at| at.value).collect()
+}
+
+fn leading(
+    path: At<Box<str>>,
+    to: Option<At<Target>>,
+    is_wrong: bool,
+    hosts: &[UpstreamHost],
+    reader: &mut Reader<'_>,
+) -> Option<Mount> {
     let Some(At { value: target, place, path: at }) = to else {
         return if is_wrong { None } else { first_host(path, hosts, reader) };
     };
@@ -48,7 +65,12 @@ pub(super) fn read(
         return None;
     }
     let (host, port) = (target.host().into(), Some(target.port()));
-    Some(Mount { path: path.value, scheme: target.scheme(), host, port })
+    Some(mount(path, target.scheme(), host, port))
+}
+
+fn mount(path: At<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) -> Mount {
+    let path = path.value;
+    Mount { path, scheme, host, port, allow_hosts: Vec::new(), allow_origins: Vec::new() }
 }
 
 /// One that several mounts have leads nowhere in particular.
@@ -75,7 +97,7 @@ fn first_host(
         return None;
     };
     let port = first.port.or(first.host.port());
-    Some(Mount { path: path.value, scheme: Scheme::Https, host: host.into(), port })
+    Some(mount(path, Scheme::Https, host.into(), port))
 }
 
 fn path(text: &str) -> Result<Box<str>, Wrong> {
@@ -103,4 +125,25 @@ fn origin(text: &str) -> Result<Target, Wrong> {
         return Err(Wrong::new(wanted, "has a path", fix));
     }
     Ok(target)
+}
+
+fn name(text: &str) -> Result<Box<str>, Wrong> {
+    let wanted = "a name such as `host.docker.internal`";
+    let (host, port) = authority::split(text).map_err(|_| Wrong::is_not(wanted))?;
+    if port.is_some() {
+        return Err(Wrong::new(wanted, "has a port", "leave it out: any port is meant"));
+    }
+    Ok(host.into())
+}
+
+fn page(text: &str) -> Result<Box<str>, Wrong> {
+    let wanted = "the origin of a page such as `http://localhost:3000`";
+    let target = origin(text)?;
+    let written = text.to_ascii_lowercase();
+    if written.ends_with('/') {
+        let fix = "leave the slash out: a browser writes none";
+        return Err(Wrong::new(wanted, "ends in a slash", fix));
+    }
+    let default = format!(":{}", target.scheme().default_port());
+    Ok(written.strip_suffix(&default).unwrap_or(&written).into())
 }
