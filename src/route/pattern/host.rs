@@ -6,8 +6,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Which hosts (and port). Case does not matter; a trailing dot does, because it is another name to
-/// the origin.
+/// Which hosts (and port). Neither case nor a trailing dot matters: targets have neither.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPattern {
     name: Name,
@@ -97,7 +96,8 @@ impl HostPattern {
             return Err(HostError::Brackets);
         }
         let (name, port) = split_port(text)?;
-        Ok(Self { name: Name::parse(&name.to_ascii_lowercase())?, port })
+        let bare = name.strip_suffix('.').filter(|bare| !matches!(*bare, "" | "*")).unwrap_or(name);
+        Ok(Self { name: Name::parse(&bare.to_ascii_lowercase())?, port })
     }
 
     /// Whether `host` (as a target has it: IPv6 in brackets) at `port` is meant.

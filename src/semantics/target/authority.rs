@@ -3,7 +3,7 @@
 //! Owns: which texts are a host and a port, and their one written form.
 //! Never touches: what a name resolves to, whether larder may go there.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::semantics::target::TargetError;
 
@@ -37,8 +37,8 @@ pub fn split(text: &str) -> Result<(String, Option<u16>), TargetError> {
     }
 }
 
-/// A name or an IPv4 address. A trailing dot is kept: with it, a resolver looks at no search list,
-/// and an origin can tell the two apart.
+/// A name or an IPv4 address, without the dot that may end it: larder looks names up as absolute ones
+/// anyway, and a rule that names a host must not be passed by another spelling of it.
 fn parse_name(text: &str) -> Result<String, TargetError> {
     let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let malformed = text.is_empty()
@@ -46,7 +46,18 @@ fn parse_name(text: &str) -> Result<String, TargetError> {
         || text.starts_with('.')
         || text.contains("..")
         || !text.bytes().all(known);
-    if malformed { Err(TargetError::Host) } else { Ok(text.to_ascii_lowercase()) }
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    let ambiguous = ends_in_number(bare) && bare.parse::<Ipv4Addr>().is_err();
+    if malformed || ambiguous { Err(TargetError::Host) } else { Ok(bare.to_ascii_lowercase()) }
+}
+
+/// No name ends so: some readers take it for an address (`0`, `0x7f.1`, `127.1`, `010.0.0.1`), each
+/// for another one.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let hexadecimal = hexadecimal.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    hexadecimal || (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn parse_port(text: &str) -> Result<Option<u16>, TargetError> {
@@ -79,7 +90,7 @@ mod tests {
             ("[::1]:8443", Ok(("[::1]", 8443))),
             ("[0:0::0:1]:1", Ok(("[::1]", 1))),
             ("10.0.0.1:65535", Ok(("10.0.0.1", 65535))),
-            ("api.example.:443", Ok(("api.example.", 443))),
+            ("api.example.:443", Ok(("api.example", 443))),
             ("api.example", Err(TargetError::Port)),
             ("api.example:", Err(TargetError::Port)),
             ("api.example:0", Err(TargetError::Port)),
@@ -93,6 +104,14 @@ mod tests {
             ("a b:443", Err(TargetError::Host)),
             ("a\r\nb:443", Err(TargetError::Host)),
             ("a..b:443", Err(TargetError::Host)),
+            ("0:80", Err(TargetError::Host)),
+            ("0x0:80", Err(TargetError::Host)),
+            ("0X7F.1:80", Err(TargetError::Host)),
+            ("127.1:80", Err(TargetError::Host)),
+            ("000.0.0.0:80", Err(TargetError::Host)),
+            ("2130706433:80", Err(TargetError::Host)),
+            ("1.2.3.256:80", Err(TargetError::Host)),
+            ("web.1a:80", Ok(("web.1a", 80))),
             (".:443", Err(TargetError::Host)),
             ("bücher.example:443", Err(TargetError::Host)),
             ("a%2eb:443", Err(TargetError::Host)),

@@ -29,7 +29,6 @@ fn only_what_rfc_3986_calls_equivalent_is_made_equal() {
         "http://h/b",
         "https://h/b",
         "http://h:443/b",
-        "http://h./b",
         "http://h/a/../b",
         "http://h/a/%2e%2e/b",
         "http://h//b",
@@ -130,7 +129,8 @@ fn references_resolve_as_in_rfc_3986_section_5_4() {
 fn an_origin_is_scheme_host_and_port() {
     let one = target("http://h/a");
     assert!(one.same_origin(&target("http://H:80/b?c")));
-    for other in ["https://h/a", "http://h:81/a", "http://h2/a", "http://h./a"] {
+    assert!(one.same_origin(&target("http://h./a")));
+    for other in ["https://h/a", "http://h:81/a", "http://h2/a"] {
         assert!(!one.same_origin(&target(other)), "{other}");
     }
     let moved = one.with_origin(Scheme::Https, "api.example", 443);
