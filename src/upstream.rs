@@ -27,6 +27,7 @@ pub mod report;
 pub mod resolve;
 pub mod retry;
 pub mod session;
+mod shared;
 pub mod tls;
 pub mod verdict;
 

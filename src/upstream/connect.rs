@@ -3,41 +3,22 @@
 //! Owns: which connection a call gets, what becomes of it afterwards. Both ways out share them.
 //! Never touches: which origin is meant (`peer`), what is said on a connection (`session`).
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::Ping;
-use parking_lot::Mutex;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error, ErrorType};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::upstream::failure::Failure;
-use crate::upstream::peer::{H2_STREAMS, IDLE};
+use crate::upstream::peer::IDLE;
 use crate::upstream::session::http1::{Http1, Raw};
-use crate::upstream::session::http2::{Connection, Http2};
+use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
+use crate::upstream::shared::Shared;
 use crate::upstream::tls::TlsFault;
-
-/// How much of a body may come ahead of who reads it, on a stream; on a connection as much for each:
-/// who does not read must not take the others' room.
-const WINDOW: u32 = 512 * 1024;
-const WINDOWS: u32 = WINDOW * 100;
-const _: () = assert!(H2_STREAMS == 100, "one window for each");
-
-/// How many origins are remembered that speak HTTP/1 only for some of what they are asked.
-const HTTP1_ONLY: usize = 1024;
-
-/// The largest head that is decoded: more than is taken, so that it can be refused.
-const HEAD: u32 = 512 * 1024;
-
-/// The largest frame that is read.
-const FRAME: u32 = 64 * 1024;
 
 /// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
 /// shares them.
@@ -46,16 +27,13 @@ pub struct Pool(Arc<Inner>);
 
 struct Inner {
     transport: TransportConnector,
-    /// Connections of HTTP/2, by the hash of the peer that they lead to.
-    shared: Mutex<HashMap<u64, Vec<Arc<Connection>>>>,
-    /// Those that have said they speak HTTP/1 only.
-    http1_only: Mutex<HashSet<u64>>,
+    shared: Shared,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        let (transport, shared) = (TransportConnector::new(None), Mutex::default());
-        Self(Arc::new(Inner { transport, shared, http1_only: Mutex::default() }))
+        let (transport, shared) = (TransportConnector::new(None), Shared::default());
+        Self(Arc::new(Inner { transport, shared }))
     }
 }
 
@@ -96,7 +74,7 @@ impl Pool {
     ) -> Result<Channel, NotBegun> {
         let key = peer.reuse_hash();
         // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol.
-        let http1 = request.upgrade.is_some() || self.0.http1_only.lock().contains(&key);
+        let http1 = request.upgrade.is_some() || self.0.shared.is_http1_only(key);
         let channel = |session, reused| Channel {
             session: Some(session),
             pool: self.clone(),
@@ -118,7 +96,7 @@ impl Pool {
         }
         let within = peer.connection_timeout().unwrap_or(IDLE);
         let begun = async {
-            let connection = self.share(stream, key).await.ok_or(Broken::Protocol)?;
+            let connection = self.0.shared.add(stream, key).await.ok_or(Broken::Protocol)?;
             Http2::new(connection, request).await
         };
         match timeout(within, begun).await {
@@ -147,7 +125,7 @@ impl Pool {
         http1: bool,
     ) -> Option<Session> {
         // A connection of HTTP/2 that turns out to be closing leads to the next one.
-        while let Some(connection) = (!http1).then(|| self.shared(key)).flatten() {
+        while let Some(connection) = (!http1).then(|| self.0.shared.find(key)).flatten() {
             let begun = timeout(IDLE, Http2::new(connection, request));
             if let Ok(Ok(session)) = begun.await {
                 return Some(Session::Http2(Box::new(session)));
@@ -155,100 +133,6 @@ impl Pool {
         }
         let stream = self.0.transport.reused_stream(peer).await?;
         Some(Session::Http1(Box::new(Http1::new(stream, request))))
-    }
-
-    fn remember_http1(&self, key: u64) {
-        let mut http1_only = self.0.http1_only.lock();
-        if http1_only.len() >= HTTP1_ONLY {
-            http1_only.clear();
-        }
-        http1_only.insert(key);
-    }
-
-    /// A connection of HTTP/2 with room for one more call, which is counted.
-    fn shared(&self, key: u64) -> Option<Arc<Connection>> {
-        let mut shared = self.0.shared.lock();
-        let connections = shared.get_mut(&key)?;
-        connections.retain(|connection| !connection.closing.load(Ordering::Relaxed));
-        let roomy =
-            connections.iter().find(|connection| connection.has_room(H2_STREAMS)).map(Arc::clone);
-        if connections.is_empty() {
-            shared.remove(&key);
-        }
-        let roomy = roomy?;
-        roomy.calls.fetch_add(1, Ordering::Relaxed);
-        Some(roomy)
-    }
-
-    /// Makes a connection of HTTP/2 that others find too once the origin has been heard on it; its first
-    /// call is counted.
-    async fn share(&self, stream: Stream, key: u64) -> Option<Arc<Connection>> {
-        let shaken = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_max_send_streams(H2_STREAMS)
-            .max_frame_size(FRAME)
-            .max_header_list_size(HEAD)
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOWS)
-            .handshake::<_, Bytes>(stream)
-            .await;
-        let (send, driver) = shaken.ok()?;
-        let connection = Arc::new(Connection::new(send));
-        connection.calls.fetch_add(1, Ordering::Relaxed);
-        let ours = Arc::downgrade(&connection);
-        self.0.shared.lock().entry(key).or_default().push(Arc::clone(&connection));
-        tokio::spawn(drive(driver, ours, Arc::downgrade(&self.0), key));
-        Some(connection)
-    }
-}
-
-/// Moves a connection's frames until it ends. One that nobody has used for a while is let go.
-async fn drive(
-    mut driver: h2::client::Connection<Stream, Bytes>,
-    connection: Weak<Connection>,
-    pool: Weak<Inner>,
-    key: u64,
-) {
-    let mut was_idle = false;
-    let mut pings = driver.ping_pong();
-    let heard = async {
-        match &mut pings {
-            Some(pings) => pings.ping(Ping::opaque()).await.is_ok(),
-            None => false,
-        }
-    };
-    tokio::pin!(heard);
-    let mut asks = true;
-    loop {
-        tokio::select! {
-            _ended = &mut driver => break,
-            heard = &mut heard, if asks => {
-                asks = false;
-                if let (true, Some(connection)) = (heard, connection.upgrade()) {
-                    connection.proven.store(true, Ordering::Relaxed);
-                }
-            }
-            () = sleep(IDLE / 2) => {
-                let calls = connection.upgrade().map_or(0, |c| c.calls.load(Ordering::Relaxed));
-                if was_idle && calls == 0 {
-                    forget(&pool, key, &connection);
-                }
-                was_idle = calls == 0;
-            }
-        }
-    }
-    forget(&pool, key, &connection);
-}
-
-fn forget(pool: &Weak<Inner>, key: u64, connection: &Weak<Connection>) {
-    let (Some(pool), Some(connection)) = (pool.upgrade(), connection.upgrade()) else { return };
-    connection.closing.store(true, Ordering::Relaxed);
-    let mut shared = pool.shared.lock();
-    if let Some(connections) = shared.get_mut(&key) {
-        connections.retain(|known| !Arc::ptr_eq(known, &connection));
-        if connections.is_empty() {
-            shared.remove(&key);
-        }
     }
 }
 
@@ -259,7 +143,7 @@ impl Channel {
         let Some(session) = &mut self.session else { return Ok(Event::End(None)) };
         let event = session.next(reads).await;
         if matches!(event, Err(Broken::NotProcessed)) && session.requires_http1() {
-            self.pool.remember_http1(self.key);
+            self.pool.0.shared.remember_http1_only(self.key);
         }
         if matches!(event, Ok(Event::End(_))) {
             self.release();

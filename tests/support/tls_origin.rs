@@ -263,23 +263,14 @@ impl TlsOrigin {
     /// HTTP/2 whose every answer ends with the trailer `grpc-status: 0`, once its request has ended.
     pub async fn with_trailers(authority: &Authority) -> Self {
         let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let accepting = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let stream = accepted(&acceptor, stream).await?;
-                    let mut connection = h2::server::handshake(stream).await.ok()?;
-                    while let Some(Ok((request, answer))) = connection.accept().await {
-                        tokio::spawn(answered_with_trailers(request.into_body(), answer));
-                    }
-                    Some(())
-                });
+        Self::serving(config, |stream, _seen| async {
+            let mut connection = h2::server::handshake(stream).await.ok()?;
+            while let Some(Ok((request, answer))) = connection.accept().await {
+                tokio::spawn(answered_with_trailers(request.into_body(), answer));
             }
-        });
-        Self { addr, seen: Arc::default(), accepting }
+            Some(())
+        })
+        .await
     }
 
     /// HTTP/2, frame by frame: what `script` makes of the call of this number, on the connection of that
@@ -290,60 +281,72 @@ impl TlsOrigin {
         script: impl Fn(usize, usize, u32) -> Vec<Act> + Send + Sync + 'static,
     ) -> Self {
         let config = authority.config(Certificate::Good, Speaks::Both, Asks::NOTHING);
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let (seen, script): (Arc<Seen>, _) = (Arc::default(), Arc::new(script));
-        let shared = Arc::clone(&seen);
-        let accepting = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
-                let script = Arc::clone(&script);
-                tokio::spawn(async move {
-                    let stream = accepted(&acceptor, stream).await?;
-                    let connection = seen.clients.lock().len();
-                    seen.clients.lock().push(None);
-                    if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
-                        return plain(stream).await;
-                    }
-                    let act = |call, stream| script(call, connection, stream);
-                    framed(stream, &seen.calls, act).await
-                });
+        let script = Arc::new(script);
+        Self::serving(config, move |stream, seen| {
+            let script = Arc::clone(&script);
+            let connection = seen.clients.lock().len() - 1;
+            async move {
+                if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
+                    return plain(stream).await;
+                }
+                let act = |call, stream| script(call, connection, stream);
+                framed(stream, &seen.calls, act).await
             }
-        });
-        Self { addr, seen, accepting }
+        })
+        .await
     }
 
     /// HTTP/2 with room for one call at a time. The path `/held` is answered when told to, all others at
     /// once.
     pub async fn narrow(authority: &Authority, told: Arc<tokio::sync::Notify>) -> Self {
         let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+        Self::serving(config, move |stream, seen| {
+            let told = Arc::clone(&told);
+            async move {
+                let mut narrow = h2::server::Builder::new();
+                narrow.max_concurrent_streams(1);
+                let mut connection = narrow.handshake::<_, bytes::Bytes>(stream).await.ok()?;
+                while let Some(Ok((request, mut answer))) = connection.accept().await {
+                    seen.calls.fetch_add(1, Ordering::SeqCst);
+                    let told = Arc::clone(&told);
+                    tokio::spawn(async move {
+                        if request.uri().path() == "/held" {
+                            told.notified().await;
+                        }
+                        answer.send_response(http::Response::new(()), true)
+                    });
+                }
+                Some(())
+            }
+        })
+        .await
+    }
+
+    /// Lets `serve` have each connection whose handshake was completed, and counts them.
+    async fn serving<F>(
+        config: ServerConfig,
+        serve: impl Fn(TlsStream<TcpStream>, Arc<Seen>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Option<()>> + Send + 'static,
+    {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let seen: Arc<Seen> = Arc::default();
-        let shared = Arc::clone(&seen);
+        let (shared, serve) = (Arc::clone(&seen), Arc::new(Mutex::new(serve)));
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, told) = (acceptor.clone(), Arc::clone(&told));
-                let seen = Arc::clone(&shared);
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                let serve = Arc::clone(&serve);
                 tokio::spawn(async move {
                     let stream = accepted(&acceptor, stream).await?;
-                    let mut narrow = h2::server::Builder::new();
-                    narrow.max_concurrent_streams(1);
-                    let shaken = narrow.handshake::<_, bytes::Bytes>(stream).await;
-                    let mut connection = shaken.ok()?;
-                    while let Some(Ok((request, mut answer))) = connection.accept().await {
-                        seen.calls.fetch_add(1, Ordering::SeqCst);
-                        let told = Arc::clone(&told);
-                        tokio::spawn(async move {
-                            if request.uri().path() == "/held" {
-                                told.notified().await;
-                            }
-                            answer.send_response(http::Response::new(()), true)
-                        });
-                    }
-                    Some(())
+                    let served = {
+                        let serve = serve.lock();
+                        seen.clients.lock().push(None);
+                        serve(stream, seen)
+                    };
+                    served.await
                 });
             }
         });

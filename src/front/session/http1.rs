@@ -3,21 +3,22 @@
 //! Owns: the framing of both bodies, whether the connection goes on. Never touches: request heads,
 //! which the door has read.
 
+mod answer;
+
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::front::io::{ClientIo, patiently};
+use crate::front::io::ClientIo;
 use crate::front::session::stall::{Look, Stall};
-use crate::front::session::{ClientError, Length, News};
+use crate::front::session::{ClientError, News};
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::semantics::spelling::Spelling;
@@ -213,130 +214,6 @@ impl Http1 {
         }
     }
 
-    pub(super) async fn write_interim(
-        &mut self,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> Result<(), ClientError> {
-        // HTTP/1.0 knows none, and none follows the final answer.
-        if self.version != Version::HTTP_11 || self.status.is_some() {
-            return Ok(());
-        }
-        let mut head = start_line(status);
-        Spelling::default().write(headers, &mut head);
-        head.put_slice(b"\r\n");
-        self.queue.push_back(head.freeze());
-        self.drained().await?;
-        self.flush().await
-    }
-
-    pub(super) async fn write_head(
-        &mut self,
-        status: StatusCode,
-        mut headers: HeaderMap,
-        length: Length,
-        spelling: &Spelling,
-    ) -> Result<(), ClientError> {
-        self.status = Some(status);
-        headers.remove(TRANSFER_ENCODING);
-        // RFC 9110 §8.6: these never have a length.
-        if status == StatusCode::NO_CONTENT || status.is_informational() {
-            headers.remove(CONTENT_LENGTH);
-        }
-        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-        self.outgoing = match length {
-            Length::None => Outgoing::Length(0),
-            Length::Known(length) => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                Outgoing::Length(length)
-            }
-            Length::Unknown => self.unknown(&mut headers),
-        };
-        if !switches {
-            self.persists &= self.has_read_body();
-            let goes_on = if self.persists { "keep-alive" } else { "close" };
-            headers.insert(CONNECTION, HeaderValue::from_static(goes_on));
-        }
-        let mut head = start_line(status);
-        spelling.write(&headers, &mut head);
-        head.put_slice(b"\r\n");
-        self.queue.push_back(head.freeze());
-        self.drained().await
-    }
-
-    /// A body whose end is marked, which HTTP/1.0 cannot do.
-    fn unknown(&mut self, headers: &mut HeaderMap) -> Outgoing {
-        headers.remove(CONTENT_LENGTH);
-        if self.version == Version::HTTP_11 {
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            return Outgoing::Chunked;
-        }
-        self.persists = false;
-        // Cut off, it must not look like its end.
-        self.io.answering();
-        Outgoing::Close
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    pub(super) fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
-        if piece.is_empty() {
-            return Ok(());
-        }
-        self.sent += piece.len() as u64;
-        match &mut self.outgoing {
-            Outgoing::Chunked => {
-                self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
-                self.queue.push_back(piece);
-                self.queue.push_back(Bytes::from_static(b"\r\n"));
-            }
-            Outgoing::Close => self.queue.push_back(piece),
-            Outgoing::Length(left) => {
-                // More than was announced would be taken for the next answer.
-                *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
-                self.queue.push_back(piece);
-            }
-            Outgoing::Unwritten | Outgoing::Ended => return Err(ClientError::Gone),
-        }
-        Ok(())
-    }
-
-    pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
-        poll_fn(|cx| self.poll_queue(cx)).await
-    }
-
-    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        while let Some(front) = self.queue.front_mut() {
-            match Pin::new(&mut self.io).poll_write(cx, front) {
-                Poll::Pending => return self.stall.poll(cx).map(Err),
-                Poll::Ready(Ok(written @ 1..)) => front.advance(written),
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ClientError::Gone)),
-            }
-            self.stall.moved();
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    pub(super) async fn end(&mut self) -> Result<(), ClientError> {
-        match self.outgoing {
-            Outgoing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
-            Outgoing::Close | Outgoing::Length(0) => {}
-            Outgoing::Length(_) | Outgoing::Unwritten | Outgoing::Ended => {
-                return Err(ClientError::Gone);
-            }
-        }
-        self.drained().await?;
-        self.outgoing = Outgoing::Ended;
-        self.flush().await?;
-        self.io.answered();
-        Ok(())
-    }
-
     pub(super) fn status(&self) -> Option<StatusCode> {
         self.status
     }
@@ -347,10 +224,6 @@ impl Http1 {
 
     pub(super) fn spelling(&self) -> Spelling {
         self.spelling.clone()
-    }
-
-    pub(super) async fn flush(&mut self) -> Result<(), ClientError> {
-        patiently(self.io.flush()).await.map_err(|_broken| ClientError::Gone)
     }
 
     /// The connection as it is, and what was read from it already: the protocol is another now.
@@ -383,14 +256,4 @@ impl Http1 {
         let _late = timeout(DRAIN, closed).await;
         None
     }
-}
-
-fn start_line(status: StatusCode) -> BytesMut {
-    let mut head = BytesMut::with_capacity(512);
-    head.put_slice(b"HTTP/1.1 ");
-    head.put_slice(status.as_str().as_bytes());
-    head.put_u8(b' ');
-    head.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    head.put_slice(b"\r\n");
-    head
 }
