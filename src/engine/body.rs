@@ -23,6 +23,11 @@ const WINDOW: usize = 128 * 1024;
 /// How long such a body waits for a reader that takes nothing.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// Smaller pieces are copied while a body is kept: each holds the whole buffer that it was read into,
+/// which may have held much else. What each costs beside its bytes is charged too.
+const SMALL: usize = 4 * 1024;
+const EACH: usize = 64;
+
 /// The cap on bytes of bodies that are being filled, over all fills (`limits.in_flight`).
 #[derive(Debug)]
 pub struct Budget {
@@ -159,12 +164,15 @@ impl Growing {
 
     /// Adds a piece. While the body is kept this never waits; otherwise it waits for the slowest
     /// reader, and detaches it when it takes nothing for [`STALLED`].
-    pub(crate) async fn push(&self, piece: Bytes) {
+    pub(crate) async fn push(&self, mut piece: Bytes) {
         {
             let mut inner = self.inner.lock();
+            if inner.kept && piece.len() < SMALL {
+                piece = Bytes::copy_from_slice(&piece);
+            }
             inner.written += piece.len();
             inner.held += piece.len();
-            self.budget.take(piece.len());
+            self.budget.take(piece.len() + EACH);
             inner.pieces.push_back(piece);
             if inner.kept && (inner.written > self.largest || self.budget.is_spent()) {
                 inner.stop_keeping(&self.budget);
@@ -208,7 +216,8 @@ impl Growing {
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        self.budget.give_back(self.inner.get_mut().held);
+        let inner = self.inner.get_mut();
+        self.budget.give_back(inner.held + inner.pieces.len() * EACH);
     }
 }
 
@@ -227,7 +236,7 @@ impl Inner {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.gone += 1;
             self.held -= piece.len();
-            budget.give_back(piece.len());
+            budget.give_back(piece.len() + EACH);
         }
     }
 

@@ -105,7 +105,7 @@ impl Door {
         if let (HeadTarget::Authority(host, port), Way::Straight) = (&head.target, &*way) {
             return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
         }
-        match way.target(&head, &self.mounts, listener, io.peer().ip()) {
+        match way.target(&head, &self.mounts, listener, || io.is_local()) {
             Ok(target) => self.serve(io, head, target, raw, rest, listener).await,
             Err(problem) => self.turn_away(io, &problem).await,
         }

@@ -55,6 +55,8 @@ pub struct ClientIo {
     answering: AtomicBool,
     /// Follows what is read, where that is HTTP/2.
     frames: Option<Box<Frames>>,
+    /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
+    unflushed: bool,
 }
 
 impl ClientIo {
@@ -65,6 +67,7 @@ impl ClientIo {
             peer,
             answering: AtomicBool::new(false),
             frames: None,
+            unflushed: false,
         }
     }
 
@@ -89,6 +92,14 @@ impl ClientIo {
     pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
         self.stream.get_mut().secure(hello, config).await?;
         Ok(self)
+    }
+
+    /// Whether the client is on this host, by whichever of its addresses.
+    pub(super) fn is_local(&self) -> bool {
+        let peer = self.peer.ip().to_canonical();
+        let socket = self.stream.get_ref().socket();
+        let ours = socket.and_then(|socket| socket.local_addr().ok());
+        peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
     }
 
     /// Whether the client has closed, as far as that shows without reading on.
@@ -193,14 +204,15 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, frames, .. } = self.get_mut();
+        let this = self.get_mut();
         // Whoever waits for the client has nothing more to gather for now: what was written so far
         // goes out, or a slow body would sit in the buffer until it is full.
-        if !stream.buffer().is_empty()
-            && let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx)
+        if this.unflushed
+            && let Poll::Ready(Err(error)) = Pin::new(&mut *this).poll_flush(cx)
         {
             return Poll::Ready(Err(error));
         }
+        let Self { stream, frames, .. } = this;
         let before = buf.filled().len();
         let read = Pin::new(stream).poll_read(cx, buf);
         if let Some(frames) = frames {
@@ -216,11 +228,16 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.unflushed = true;
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.unflushed &= flushed.is_pending();
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -232,7 +249,9 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.unflushed = true;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,7 +4,6 @@
 //! Owns: which path leads to which origin. Never touches: what is asked there; what tells a web page
 //! from a program (`page`).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -45,13 +44,13 @@ impl Mounts {
         path_and_query: &str,
         asking: Asking<'_>,
         listener: Listener,
-        peer: IpAddr,
+        is_local: impl FnOnce() -> bool,
     ) -> Option<Result<Target, Problem>> {
         let (mount, rest) = self.mounts.iter().find_map(|mount| {
             let rest = path_and_query.strip_prefix(&*mount.path)?;
             (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((mount, rest))
         })?;
-        let local = listener == Listener::Loopback || peer.to_canonical().is_loopback();
+        let local = listener == Listener::Loopback || is_local();
         if local && !asking.names_this_host(&mount.allow_hosts) {
             return Some(Err(NOT_LARDERS));
         }
@@ -88,8 +87,7 @@ mod tests {
     fn found(path: &str, host: &str, listener: Listener) -> Option<String> {
         let host = HeaderValue::from_str(host).unwrap();
         let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
-        let peer = if listener == Listener::Loopback { "127.0.0.1" } else { "192.0.2.1" };
-        let found = mounts().find(path, asking, listener, peer.parse().unwrap())?;
+        let found = mounts().find(path, asking, listener, || false)?;
         Some(found.map_or_else(|problem| problem.class.to_owned(), |target| target.to_string()))
     }
 
@@ -128,9 +126,7 @@ mod tests {
         // A page in a browser on this host finds the other listeners too.
         let (fields, host) = (HeaderMap::new(), HeaderValue::from_static("evil.example"));
         let asking = Asking { fields: &fields, host: Some(&host) };
-        for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
-            let found = mounts().find("/a", asking, Listener::Reachable, peer.parse().unwrap());
-            assert!(found.unwrap().is_err(), "{peer}");
-        }
+        let found = mounts().find("/a", asking, Listener::Reachable, || true);
+        assert!(found.unwrap().is_err());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use http::header::ORIGIN;
+use http::header::{ORIGIN, REFERER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
@@ -37,7 +37,7 @@ impl Asking<'_> {
         let Ok((host, _port)) = authority::split(host) else { return false };
         let address = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost"
-            || address.parse::<IpAddr>().is_ok()
+            || address.parse::<IpAddr>().is_ok_and(|address| !address.is_unspecified())
             || allowed.iter().any(|allowed| **allowed == *host)
     }
 
@@ -58,13 +58,17 @@ impl Asking<'_> {
         let site = self.fields.get_all("sec-fetch-site").iter();
         let other_site =
             site.map(HeaderValue::as_bytes).any(|site| !matches!(site, b"none" | b"same-origin"));
-        other_site || origin.is_some_and(|origin| !self.is_own(origin))
+        // A browser says neither to an address that it does not trust to be this host's (0.0.0.0,
+        // 192.168.0.1): there the page's own address is what is left.
+        let page = origin.or_else(|| self.fields.get(REFERER));
+        other_site || page.is_some_and(|page| !self.is_own(page))
     }
 
     /// Whether a page that larder itself has shown is meant: its origin is this `Host`.
-    fn is_own(&self, origin: &HeaderValue) -> bool {
-        let (Some(host), Ok(origin)) = (self.host, origin.to_str()) else { return false };
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    fn is_own(&self, page: &HeaderValue) -> bool {
+        let (Some(host), Ok(page)) = (self.host, page.to_str()) else { return false };
+        let rest = page.strip_prefix("http://").or_else(|| page.strip_prefix("https://"));
+        let authority = rest.and_then(|rest| rest.split('/').next());
         authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     }
 }
@@ -98,6 +102,8 @@ mod tests {
             (&[("origin", "http://127.0.0.1:3000")], true),
             (&[("origin", "http://localhost:8080")], true),
             (&[("origin", "null")], true),
+            (&[("referer", "https://evil.example/x")], true),
+            (&[("referer", "http://127.0.0.1:8080/x")], false),
             (&[("origin", "http://127.0.0.1:8080"), ("origin", "https://evil.example")], true),
             (&[("sec-fetch-site", "none"), ("origin", "https://evil.example")], true),
         ] {
@@ -126,6 +132,8 @@ mod tests {
             ("127.0.0.1:1", true),
             ("[::1]:8080", true),
             ("host.docker.internal:8080", true),
+            ("0.0.0.0:8080", false),
+            ("[::]:8080", false),
             ("evil.example", false),
             ("127.0.0.1.nip.io", false),
             ("localhost.evil.example:8080", false),

@@ -3,8 +3,6 @@
 //! Owns: from the form of a request's target and the way it came to the one target that is meant
 //! (RFC 9112 §3.3). Never touches: connections.
 
-use std::net::IpAddr;
-
 use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
@@ -63,7 +61,7 @@ impl Way {
         head: &Head,
         mounts: &Mounts,
         listener: Listener,
-        peer: IpAddr,
+        is_local: impl FnOnce() -> bool,
     ) -> Result<Target, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
@@ -71,7 +69,7 @@ impl Way {
             (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone()),
             (Self::Straight, HeadTarget::Origin(path)) => {
                 let asking = Asking { fields: &head.fields, host: head.host.as_ref() };
-                mounts.find(path, asking, listener, peer).unwrap_or(Err(NOT_PROXY))
+                mounts.find(path, asking, listener, is_local).unwrap_or(Err(NOT_PROXY))
             }
             (Self::Tunnel(origin), HeadTarget::Absolute(target)) => {
                 if target.same_origin(origin) {

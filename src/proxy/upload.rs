@@ -10,6 +10,11 @@ use crate::upstream::session::Part;
 /// The longest body that is kept.
 const KEPT: usize = 64 * 1024;
 
+/// Smaller pieces are copied: each holds the whole buffer that it was read into, which may have held
+/// much else. What each costs beside its bytes counts too.
+const SMALL: usize = 4 * 1024;
+const EACH: usize = 128;
+
 /// A body on its way.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
@@ -71,9 +76,10 @@ impl Upload {
 
     fn came(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
         self.ended = last;
-        self.bytes += piece.len();
+        self.bytes += piece.len().max(EACH);
         if self.bytes <= KEPT && !self.outgrown {
-            self.kept.push(piece);
+            let small = piece.len() < SMALL;
+            self.kept.push(if small { Bytes::copy_from_slice(&piece) } else { piece });
             return None;
         }
         self.outgrown = true;

@@ -89,7 +89,8 @@ impl Guard {
         if self.is_own(ip, port) {
             return Err(Denied::Own);
         }
-        if names(&self.rules.deny, host, reached(ip), port) {
+        let denied = |ip| names(&self.rules.deny, host, ip, port);
+        if denied(ip) || denied(reached(ip)) {
             return Err(Denied::Rule);
         }
         if !self.port_is_allowed(port, listener) {
@@ -297,6 +298,10 @@ mod tests {
         for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
             assert_eq!(check(&closed, address, Listener::Loopback), Err(Denied::Rule), "{address}");
             assert_eq!(check(&open, address, Listener::Reachable), Ok(()), "{address}");
+        }
+        let itself = guard(&[], &["0.0.0.0/8", "::/128"]);
+        for address in ["0.0.0.0:80", "[::]:80"] {
+            assert_eq!(check(&itself, address, Listener::Loopback), Err(Denied::Rule), "{address}");
         }
         let by_name = Guard::new(Destinations {
             allow: vec![],

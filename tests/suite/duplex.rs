@@ -302,3 +302,63 @@ async fn lengths_are_said_once_and_only_where_there_is_a_body() {
     })
     .await;
 }
+
+/// Inside TLS the last records may wait for room that the socket had not: they go out as soon as there
+/// is some, not when the origin says more.
+#[tokio::test]
+async fn what_has_come_reaches_a_slow_client_while_its_origin_pauses() {
+    const HALF: usize = 900_000;
+    bounded(Box::pin(async {
+        let (listener, addr) = listener().await;
+        let authority = Authority::new();
+        let tls = TlsOrigin::before(&authority, addr).await;
+        tokio::spawn(async move {
+            loop {
+                let mut stream = with_head(&listener).await;
+                let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", 2 * HALF);
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.write_all(&vec![b'x'; HALF]).await.unwrap();
+                // The rest never comes.
+                tokio::spawn(async move { stream.read_u8().await });
+            }
+        });
+        let spare = Origin::always(Answer::closed()).await;
+        let intercept = format!("tls: {{ intercept: [{API}] }}\n");
+        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        for pause in [0, 5, 20] {
+            let mut client = scene.client(&["http/1.1"]).http1(API).await;
+            client.send(format!("GET /{pause} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
+            // It reads late: by then nothing more fits into the sockets between.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let (mut read, mut buffer) = (0, vec![0; 16 * 1024]);
+            while read < HALF {
+                let piece = client.stream.read(&mut buffer);
+                let piece = timeout(Duration::from_secs(10), piece).await;
+                read += piece.unwrap_or_else(|_| panic!("{read} of {HALF} bytes")).unwrap();
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }))
+    .await;
+}
+
+/// RFC 9113 §8.6.
+#[tokio::test]
+async fn an_origin_of_http_2_switches_nobody_to_another_protocol() {
+    bounded(Box::pin(async {
+        let authority = Authority::new();
+        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 101, None, true)]);
+        let tls = tls.await;
+        let spare = Origin::always(Answer::closed()).await;
+        let route =
+            format!("routes: [{{ name: api, match: {{ host: {API}, path: /kept }}, ttl: 1h }}]\n");
+        let scene = Scene::at(tls, authority, spare, &route).await;
+        for path in ["/kept", "/passed"] {
+            assert_eq!(get(&mut scene.h2().await, &format!("https://{API}{path}")).await.0, 502);
+            let mut client = scene.client(&["http/1.1"]).http1(API).await;
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
+            assert_eq!(client.answer("GET").await.unwrap().status, 502, "{path}");
+        }
+    }))
+    .await;
+}

@@ -179,6 +179,10 @@ impl Http2 {
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
             let (parts, ()) = interim.into_parts();
             self.interims.one_more()?;
+            // RFC 9113 §8.6: nothing can be switched to here.
+            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(Broken::Protocol));
+            }
             let framing = BodyFraming::Length(0);
             let head = head(parts.status, parts.headers, framing, false);
             return Poll::Ready(Ok(Event::Head(Box::new(head))));
@@ -189,7 +193,8 @@ impl Http2 {
         };
         self.share.0.proven.store(true, Ordering::Relaxed);
         let (mut parts, stream) = response.into_parts();
-        if !is_within_bounds(&parts.headers) {
+        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        if switches || !is_within_bounds(&parts.headers) {
             return Poll::Ready(Err(Broken::Protocol));
         }
         let left = length(&parts.headers)?;
