@@ -394,4 +394,25 @@ mod tests {
         drop(reader);
         watcher.await.unwrap();
     }
+
+    /// A chunk of one byte may come in a buffer that four kilobytes of extensions filled.
+    #[tokio::test]
+    async fn a_small_piece_that_is_kept_holds_no_large_buffer() {
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        let body = body(true, 1000);
+        body.push(buffer.slice(..10)).await;
+        assert!(buffer.is_unique());
+    }
+
+    #[tokio::test]
+    async fn many_small_pieces_are_charged_for_more_than_their_bytes() {
+        let budget = Budget::new(1000);
+        let body = Growing::new(true, 1 << 20, Arc::clone(&budget));
+        for _ in 0..100 {
+            body.push(Bytes::from_static(b"x")).await;
+        }
+        assert!(!body.is_kept());
+        drop(body);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
 }

@@ -89,3 +89,24 @@ impl Upload {
         Some(piece)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_a_repeat_holds_no_large_buffers_and_ends_with_its_bound() {
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        let mut upload = Upload::default();
+        assert_eq!(upload.came(buffer.slice(..10), false), None);
+        assert!(buffer.is_unique());
+        let mut pieces = 1;
+        while upload.came(Bytes::from_static(b"x"), false).is_none() {
+            pieces += 1;
+            // It has been sent before more is asked for.
+            while upload.at_hand().is_some() {}
+        }
+        assert!(!upload.is_whole());
+        assert_eq!(pieces, KEPT / EACH);
+    }
+}
