@@ -75,7 +75,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("subtle", &["admin/access"]),
     ("rcgen", &["front/authority", "config/client_cert", "config/resolve/upstreams"]),
     ("tokio_rustls", &["front"]),
-    ("h2", &["front/multiplex", "front/session", "upstream/connect", "upstream/session"]),
+    ("h2", &["front/multiplex", "front/session", "upstream/shared", "upstream/session"]),
     ("p12_keystore", &["launch"]),
 ];
 
