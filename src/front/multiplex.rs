@@ -320,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn host_and_authority_may_differ_in_the_port_that_goes_without_saying() {
+        for (authority, host, same) in [
+            ("api.example", "API.example:443", true),
+            ("api.example:443", "api.example", true),
+            ("api.example:8443", "api.example", false),
+            ("api.example", "api.example:80", false),
+            ("api.example", "other.example", false),
+        ] {
+            assert_eq!(is_same(authority, host), same, "{authority} {host}");
+        }
+    }
+
+    #[test]
     fn a_client_may_give_up_as_often_as_it_waits_and_a_hundred_times_more() {
         let mut tally = Tally::default();
         for _ in 0..1000 {

@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     use crate::semantics::hop_by_hop::{
-        HOP_BY_HOP, is_hop_by_hop, is_upgrade, strip_request, strip_response,
+        HOP_BY_HOP, is_hop_by_hop, is_upgrade, strip_request, strip_response, strip_trailers,
     };
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -125,6 +125,26 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
+    }
+
+    /// RFC 9110 §6.5.1.
+    #[test]
+    fn what_could_not_be_believed_behind_a_body_is_no_trailer() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-checksum", "1"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "evil.example"),
+            ("set-cookie", "a=1"),
+            ("authorization", "x"),
+            ("www-authenticate", "x"),
+            ("cache-control", "max-age=9"),
+            ("connection", "x-checksum"),
+        ]);
+        strip_trailers(&mut trailers);
+        let left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["grpc-status"], "what Connection names ends here too");
     }
 
     fn stripped(fields: &[(&'static str, &'static str)]) -> Vec<String> {
