@@ -123,6 +123,12 @@ pub trait Origin: Send + Sync {
         true
     }
 
+    /// The one target by which larder knows what `target` leads to; `None`: `target` itself.
+    fn moved(&self, target: &Target) -> Option<Target> {
+        let _ = target;
+        None
+    }
+
     /// How long a call to `target` that has no retries may wait for its turn, or for a hold to end.
     fn patience(&self, target: &Target) -> Duration {
         let _ = target;

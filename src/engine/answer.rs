@@ -116,8 +116,10 @@ impl Engine {
         headers: &HeaderMap,
         rules: impl Fn(&Target) -> Vec<&'r QueryRule>,
     ) {
+        let moved = |target: &Target| self.origin.moved(target);
+        let targets = invalidation::targets(asked, status, headers, moved);
         let mut count = 0;
-        for target in &invalidation::targets(asked, status, headers) {
+        for target in &targets {
             let rules = rules(target);
             count += u64::from(!rules.is_empty());
             for rule in rules {

@@ -61,7 +61,7 @@ impl Engine {
         let eligible = asked.method == Method::POST
             && status == StatusCode::OK
             && self.switch.mode() != Mode::Bypass;
-        if !eligible || encoded || !is_the_target(asked, headers) {
+        if !eligible || encoded || !self.is_the_target(asked, headers) {
             return None;
         }
         let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
@@ -95,12 +95,13 @@ impl Engine {
         let stored = Stored::new(StatusCode::OK, &headers, body.freeze(), vary, times, age);
         self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), mark);
     }
-}
 
-fn is_the_target(asked: &Asked, headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_LOCATION)
-        .and_then(|location| location.to_str().ok())
-        .and_then(|location| asked.target.resolve(location))
-        .is_some_and(|location| location == asked.target)
+    fn is_the_target(&self, asked: &Asked, headers: &HeaderMap) -> bool {
+        headers
+            .get(CONTENT_LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .and_then(|location| asked.target.resolve(location))
+            .map(|location| self.origin.moved(&location).unwrap_or(location))
+            .is_some_and(|location| location == asked.target)
+    }
 }

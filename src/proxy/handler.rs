@@ -129,9 +129,13 @@ impl Handler {
         }
     }
 
-    /// The route that caches `asked`, which is then free of the names that apps give their users on
-    /// other routes; larder's own credential takes the place of its client's.
+    /// The route that caches `asked`, whose target is then the one by which larder knows the resource,
+    /// and which is free of the names that apps give their users on other routes; larder's own credential
+    /// takes the place of its client's.
     pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
+        if let Some(moved) = self.network.upstreams.moved(&asked.target) {
+            asked.target = moved;
+        }
         let route = self.routes.find(asked)?;
         for name in self.routes.scope_headers(&asked.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {

@@ -206,6 +206,10 @@ impl Origin for Network {
         self.gate.spare(&self.upstreams.place(target), knock, cause, wait)
     }
 
+    fn moved(&self, target: &Target) -> Option<Target> {
+        self.upstreams.moved(target)
+    }
+
     fn patience(&self, target: &Target) -> Duration {
         self.upstreams.place(target).patience()
     }

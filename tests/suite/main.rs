@@ -66,6 +66,7 @@ mod matrix;
 mod mode;
 mod multiplex;
 mod names;
+mod one_resource;
 mod operating;
 mod overload;
 mod parser;
