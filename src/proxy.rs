@@ -10,6 +10,7 @@ mod handler;
 mod hit;
 mod message;
 mod relay;
+mod sign_in;
 mod silence;
 mod switched;
 mod tries;

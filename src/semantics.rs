@@ -22,6 +22,7 @@ pub mod ranges;
 pub mod rate_limit;
 pub mod retry_after;
 pub mod said;
+pub mod session_auth;
 pub mod spelling;
 pub mod status;
 pub mod storing;

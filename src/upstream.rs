@@ -21,6 +21,7 @@ pub mod json;
 mod lookup;
 mod pace;
 pub mod peer;
+pub mod pinned;
 pub mod place;
 pub mod profile;
 pub mod report;

@@ -25,6 +25,7 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::invalidation;
 use crate::semantics::method;
+use crate::semantics::session_auth;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -302,6 +303,10 @@ pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
     }
     // Another method, or a path that an origin may read as another than the one a route matched.
     if method::is_overridden(&asked.headers) || asked.target.is_ambiguous() {
+        return Some(Forward::Bypass);
+    }
+    // The answer is that of a connection, whatever else the request says.
+    if session_auth::is_sent(&asked.headers) {
         return Some(Forward::Bypass);
     }
     // A body may change what a GET means (search APIs), an event stream never ends.

@@ -125,6 +125,8 @@ impl Door {
         let mut asked = asked(head, target, io.peer(), listener);
         // What is sent ahead of the answer needs the session's order.
         let plain = plain && persists && asked.version == Version::HTTP_11;
+        // On a connection on which its user has signed in, the origin answers.
+        let plain = plain && io.pins().is_none();
         if plain && asked.body == Framing::None && rest.is_empty() {
             let since = clock::monotonic();
             if let Some(ready) = self.service.at_hand(&mut asked) {

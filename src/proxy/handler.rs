@@ -15,7 +15,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, write};
+use crate::proxy::{Parts, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -63,13 +63,11 @@ impl Handler {
         client: &mut Session,
         ctx: &mut Ctx,
     ) -> Result<End, Broken> {
-        let Some(route) = self.prepare(asked) else {
-            return match self.engine.refusal(asked) {
-                Some(reply) => self.reply(client, ctx, reply).await,
-                None => self.relay(asked, client, ctx).await,
-            };
-        };
+        let Some(route) = self.prepare(asked) else { return self.pass(asked, client, ctx).await };
         ctx.route = route.index;
+        if self.has_signed_in(asked, client) {
+            return self.pass(asked, client, ctx).await;
+        }
         let interims = Interims::new();
         let answered = {
             let answer = self.engine.answer(asked, route, &interims);
@@ -94,6 +92,19 @@ impl Handler {
                 self.relay(asked, client, ctx).await
             }
             Answered::Reply(reply) => self.reply(client, ctx, *reply).await,
+        }
+    }
+
+    /// Passes `asked` through, unless the origin may not be asked.
+    async fn pass(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+    ) -> Result<End, Broken> {
+        match self.engine.refusal(asked) {
+            Some(reply) => self.reply(client, ctx, reply).await,
+            None => self.relay(asked, client, ctx).await,
         }
     }
 
@@ -122,6 +133,7 @@ impl Handler {
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
+        sign_in::tell(headers, client);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();
         if self.stage.borrow().is_closing() {

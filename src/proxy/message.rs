@@ -120,6 +120,9 @@ impl Handler {
         self.engine
             .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
             .await;
+        if ctx.signed_in {
+            return;
+        }
         if let (Some(sent), Some(route)) = (ctx.sent, self.route(ctx)) {
             self.engine.head_answered(asked, route, sent, status, headers).await;
         }

@@ -13,13 +13,14 @@ use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
+use crate::proxy::sign_in;
 use crate::proxy::silence::{Of, Silence};
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::Asked;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::storing::is_event_stream;
-use crate::upstream::connect::{Channel, Over};
+use crate::upstream::connect::{Channel, Over, Owner};
 use crate::upstream::failure::Failure;
 use crate::upstream::fetch::{Attempt, Repeats};
 use crate::upstream::place::Place;
@@ -102,15 +103,20 @@ impl Handler {
         }
         let request = message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
+        let owner = sign_in::owner(asked, client, place);
+        ctx.signed_in = !matches!(owner, Owner::Pool);
         loop {
             upload.begin();
-            let begun = self.network.begin(place, asked.listener, &request, over);
+            let begun = self.network.begin(place, asked.listener, &request, over, owner.clone());
             let attempt = match while_there(client, begun).await {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
                     match self.head(asked, client, &mut channel, upload, place).await {
-                        Ok(head) => return Tried::Answered(head, channel),
+                        Ok(head) => {
+                            sign_in::heard(&head.headers, client, &mut channel);
+                            return Tried::Answered(head, channel);
+                        }
                         Err(NoHead::Client(error)) => return Tried::Client(error),
                         Err(NoHead::Origin(attempt)) => attempt,
                     }

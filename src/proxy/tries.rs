@@ -118,7 +118,7 @@ impl Handler {
         ctx: &mut Ctx,
         head: &Head,
     ) -> Option<Reply> {
-        if asked.method != Method::HEAD || head.status.as_u16() < 400 {
+        if asked.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
             return None;
         }
         let (error, status) = (Kind::Status(head.status), Some(head.status));
@@ -137,7 +137,8 @@ impl Handler {
         ctx: &mut Ctx,
         failure: Failure,
     ) -> Option<Reply> {
-        let error = failure.as_error().filter(|_| asked.method == Method::HEAD)?;
+        let is_head = asked.method == Method::HEAD && !ctx.signed_in;
+        let error = failure.as_error().filter(|_| is_head)?;
         let route = self.route(ctx)?;
         let reply = self.engine.stale_head(asked, route, error, None, failure.token()).await?;
         if let Some(pass) = &mut ctx.pass {

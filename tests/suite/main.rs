@@ -75,6 +75,7 @@ mod reload;
 mod restart;
 mod restraint;
 mod schema;
+mod sign_in;
 mod store;
 mod storms;
 mod targeted;

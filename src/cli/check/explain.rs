@@ -14,6 +14,7 @@ use crate::policy::Policy;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
+use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::place::Upstreams;
 
@@ -101,6 +102,11 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
         notes.push("no route matches: passed through unchanged, not stored");
     } else if !stored {
         notes.push("only answers to GET and HEAD are stored: passed through");
+    }
+    if session_auth::is_sent(&asked.headers) {
+        notes.push(
+            "it signs in (NTLM, Negotiate): passed through over a connection that is its client's alone, not stored",
+        );
     }
     if !stored && !method::is_safe(&asked.method) {
         notes.push("a success makes what is stored of this URL unusable");
