@@ -4,6 +4,7 @@
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
 mod copied;
+mod cors;
 mod exchange;
 mod failed;
 mod handler;

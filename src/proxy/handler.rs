@@ -15,7 +15,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, sign_in, write};
+use crate::proxy::{Parts, cors, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -63,6 +63,9 @@ impl Handler {
         client: &mut Session,
         ctx: &mut Ctx,
     ) -> Result<End, Broken> {
+        if cors::is_preflight(asked) {
+            return self.preflight(asked, client, ctx).await;
+        }
         let Some(route) = self.prepare(asked) else { return self.pass(asked, client, ctx).await };
         ctx.route = route.index;
         if self.has_signed_in(asked, client) {
@@ -91,7 +94,7 @@ impl Handler {
                 ctx.why = why;
                 self.relay(asked, client, ctx).await
             }
-            Answered::Reply(reply) => self.reply(client, ctx, *reply).await,
+            Answered::Reply(reply) => self.reply(asked, client, ctx, *reply).await,
         }
     }
 
@@ -103,7 +106,7 @@ impl Handler {
         ctx: &mut Ctx,
     ) -> Result<End, Broken> {
         match self.engine.refusal(asked) {
-            Some(reply) => self.reply(client, ctx, reply).await,
+            Some(reply) => self.reply(asked, client, ctx, reply).await,
             None => self.relay(asked, client, ctx).await,
         }
     }
@@ -111,6 +114,7 @@ impl Handler {
     /// Writes a reply of the engine's.
     pub(super) async fn reply(
         &self,
+        asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
         mut reply: Reply,
@@ -119,7 +123,7 @@ impl Handler {
         ctx.miss = reply.why;
         ctx.error = reply.error;
         client.skip_body();
-        self.finish_head(client, ctx, &mut reply.headers);
+        self.finish_head(asked, client, ctx, &mut reply.headers);
         write::reply(client, reply).await?;
         Ok(End::Answered)
     }
@@ -128,12 +132,14 @@ impl Handler {
     /// an end of the connection once larder is closing.
     pub(super) fn finish_head(
         &self,
+        asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
         sign_in::tell(headers, client);
+        cors::tell(asked, headers);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();
         if self.stage.borrow().is_closing() {
@@ -154,9 +160,9 @@ impl Handler {
                 asked.headers.remove(name);
             }
         }
-        if let Some(shown) = self.network.upstreams.shown(&asked.target) {
+        if let Some(shown) = self.network.upstreams.credential(&asked.target) {
             // The same for all: they share what it brings, and larder is its private cache.
-            asked.headers.insert(shown.clone(), OWN_CREDENTIAL);
+            asked.headers.insert(shown.header.clone(), OWN_CREDENTIAL);
         }
         Some(route)
     }

@@ -62,7 +62,7 @@ impl Handler {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
                     if let Some(reply) = self.stale_head(asked, ctx, &head).await {
-                        return self.reply(client, ctx, reply).await;
+                        return self.reply(asked, client, ctx, reply).await;
                     }
                     if !self.is_asked_again(ctx, &head, upload.is_whole()) {
                         break (head, channel);
@@ -70,7 +70,7 @@ impl Handler {
                 }
                 Tried::Failed(failure) => {
                     if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
-                        return self.reply(client, ctx, reply).await;
+                        return self.reply(asked, client, ctx, reply).await;
                     }
                     if !self.fails(ctx, failure, upload.is_whole()) {
                         return self.failed(asked, client, ctx, failure).await;
@@ -82,7 +82,7 @@ impl Handler {
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switched(client, ctx, *head, channel).await;
+            return self.switched(asked, client, ctx, *head, channel).await;
         }
         self.answered(asked, client, ctx, *head, (channel, upload), &place).await
     }
@@ -205,7 +205,7 @@ impl Handler {
         message::strip(&mut headers);
         self.heard(asked, ctx, status, &headers, framing).await;
         message::incoming(ctx, status, &mut headers);
-        self.finish_head(client, ctx, &mut headers);
+        self.finish_head(asked, client, ctx, &mut headers);
         let length = message::length(asked, status, &headers, framing, ended);
         let has_body = !matches!(length, Length::None | Length::Known(0));
         client.write_head(status, headers, length, &spelling).await?;

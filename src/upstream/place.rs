@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
+use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::json;
@@ -87,13 +88,13 @@ impl Upstreams {
         same.then_some(moved)
     }
 
-    /// The field in which larder shows a credential of its own to the origin of `target`.
-    pub fn shown(&self, target: &Target) -> Option<&HeaderName> {
+    /// The credential of its own that larder shows to the origin of `target`.
+    pub fn credential(&self, target: &Target) -> Option<&Credential> {
         let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
         // Most larders have none: nothing is looked up then.
         shows.next()?;
         let (_, upstream, _) = self.naming(target)?;
-        upstream.credential.as_ref().map(|credential| &credential.header)
+        upstream.credential.as_ref()
     }
 
     /// Where a call to `target` goes.

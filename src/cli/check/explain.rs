@@ -134,8 +134,8 @@ fn as_the_origin_sees_it(config: &Config, asked: &Asked) -> Asked {
     if let Some(moved) = upstreams.moved(&asked.target) {
         asked.target = moved;
     }
-    if let Some(shown) = upstreams.shown(&asked.target) {
-        asked.headers.insert(shown.clone(), HeaderValue::from_static("larder"));
+    if let Some(shown) = upstreams.credential(&asked.target) {
+        asked.headers.insert(shown.header.clone(), HeaderValue::from_static("larder"));
     }
     asked
 }
