@@ -64,7 +64,9 @@ impl Handler {
         let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
         ctx.tries.waited = pass.waited().map(Cause::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
-        ctx.sent.get_or_insert_with(|| self.engine.sent());
+        if ctx.sent.is_none() {
+            ctx.sent = Some(self.engine.sent(asked, self.route(ctx)));
+        }
         Ok(())
     }
 

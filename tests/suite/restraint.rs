@@ -499,7 +499,7 @@ async fn no_page_of_another_site_has_larders_credential_shown_for_it() {
     .await;
 }
 
-async fn client_of(larder: &Larder, url: &str, fields: &[&str]) -> crate::client::Response {
+async fn client_of(larder: &Larder, url: &str, fields: &[&str]) -> Response {
     larder.client().await.get(url, fields).await
 }
 
