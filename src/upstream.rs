@@ -16,6 +16,7 @@ pub mod gate;
 mod guard;
 pub mod held;
 mod hold;
+pub mod in_flight;
 pub mod interim;
 pub mod json;
 mod lookup;

@@ -146,6 +146,7 @@ fn way_out(
         Profiles::load(&config.upstreams)?,
         ground.clock.clone(),
         pool,
+        Arc::clone(&ground.in_flight),
     ));
     Ok(WayOut { resolver, gate, network })
 }
@@ -168,7 +169,7 @@ fn engine(
             max_object: config.store.max_object,
             waiters_per_key: config.limits.waiters_per_key,
         },
-        budget: Arc::clone(&ground.budget),
+        in_flight: Arc::clone(&ground.in_flight),
         switch: Arc::clone(&ground.switch),
         via: via.clone(),
     })
