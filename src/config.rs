@@ -241,6 +241,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Between two requests on a kept-alive connection.
     pub idle: Duration,
+    /// Without a byte in either direction on a tunnel or an upgraded connection.
+    pub tunnel_idle: Duration,
     /// From a stop until what is still in flight is cut.
     pub drain: Duration,
     /// Client connections at once.

@@ -15,6 +15,7 @@ mod multiplex;
 pub mod page;
 mod refuse;
 pub mod session;
+pub mod splice;
 pub mod stage;
 pub mod tls;
 pub mod tunnel;

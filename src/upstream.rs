@@ -18,6 +18,7 @@ pub mod held;
 mod hold;
 pub mod interim;
 pub mod json;
+pub mod keep_alive;
 mod lookup;
 mod pace;
 pub mod peer;

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
+use crate::upstream::keep_alive;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -79,6 +80,14 @@ impl ClientIo {
     /// The bytes on their own, for passing them on; nothing may be left in the write buffer.
     pub fn transport(&mut self) -> &mut Transport {
         self.stream.get_mut()
+    }
+
+    /// From here on both sides may be silent for long: a client that has gone without a word must be
+    /// found out.
+    pub fn keep_alive(&self) {
+        if let Some(socket) = self.stream.get_ref().socket() {
+            keep_alive::probe(socket);
+        }
     }
 
     /// Waits for the first bytes of what comes next, into a buffer with this much room; `None` when

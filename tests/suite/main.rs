@@ -58,6 +58,7 @@ mod first_day;
 mod forwarding;
 mod framing;
 mod h2_origin;
+mod idle_tunnels;
 mod interception;
 mod launch;
 mod limits;
