@@ -187,6 +187,9 @@ pub struct Access {
     pub clients: Vec<IpNet>,
     /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
     pub users: Option<Users>,
+    /// Users of this host by their numbers, whose connections alone are served; `None`: whoever
+    /// connects. No key of `proxy.yaml`: a private larder serves those who started it.
+    pub local_users: Option<Arc<[u32]>>,
 }
 
 /// The users of `users_file`. Prints without its content.

@@ -12,6 +12,7 @@ pub mod io;
 pub mod listen;
 pub mod mount;
 mod multiplex;
+pub mod owner;
 pub mod page;
 mod refuse;
 pub mod session;

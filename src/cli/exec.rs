@@ -3,6 +3,7 @@
 //! Owns: its arguments, the order of starting and ending, what is printed at the end.
 //! Never touches: what each runtime is told (`launch`), how requests are served.
 
+mod caller;
 pub(super) mod child;
 mod guarded;
 pub(super) mod larder;
@@ -165,6 +166,7 @@ pub(super) async fn command(
         Scratch::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
     let launch = Launch {
         proxy: larder.proxy(),
+        password: larder.password(),
         ca: larder.ca(),
         no_proxy,
         directory: scratch.path(),

@@ -77,6 +77,11 @@ impl ClientIo {
         self.peer
     }
 
+    /// Larder's own address, as the client reached it; `None`: the connection is gone.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.stream.get_ref().socket()?.local_addr().ok()
+    }
+
     /// The bytes on their own, for passing them on; nothing may be left in the write buffer.
     pub fn transport(&mut self) -> &mut Transport {
         self.stream.get_mut()
@@ -106,9 +111,7 @@ impl ClientIo {
     /// Whether the client is on this host, by whichever of its addresses.
     pub(super) fn is_local(&self) -> bool {
         let peer = self.peer.ip().to_canonical();
-        let socket = self.stream.get_ref().socket();
-        let ours = socket.and_then(|socket| socket.local_addr().ok());
-        peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
+        peer.is_loopback() || self.local().is_some_and(|ours| ours.ip().to_canonical() == peer)
     }
 
     /// Whether the client has closed, as far as that shows without reading on.

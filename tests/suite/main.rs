@@ -54,6 +54,7 @@ mod config;
 mod cost;
 mod duplex;
 mod exec;
+mod exec_users;
 mod first_day;
 mod forwarding;
 mod framing;
