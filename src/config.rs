@@ -187,8 +187,8 @@ pub struct Access {
     pub clients: Vec<IpNet>,
     /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
     pub users: Option<Users>,
-    /// Users of this host by their numbers, whose connections alone are served; `None`: whoever
-    /// connects. No key of `proxy.yaml`: a private larder serves those who started it.
+    /// Users of this host by their numbers, whose connections alone are served; `None`: all. No key of
+    /// `proxy.yaml`: a private larder serves the user who started it.
     pub local_users: Option<Arc<[u32]>>,
 }
 

@@ -17,7 +17,7 @@ use crate::admin::access::Access;
 use crate::admin::patience::Patience;
 use crate::admin::places::{Kind, Place, Places, Seat};
 
-/// Who is at the other end of a connection, and the place that it has.
+/// The other end of a connection, and the place that it has.
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
@@ -55,8 +55,8 @@ impl Listen {
         }
     }
 
-    /// A place for `client`. For this host's own the next ones wait; from other hosts they are closed,
-    /// so that they hold up nobody who waits behind them.
+    /// A place for `client`. This host's own connections wait for one; those of other hosts are closed
+    /// where there is none, so that none of this host waits behind them.
     async fn place(&self, client: SocketAddr) -> Option<Place> {
         match self.kind(client) {
             Kind::Local => Some(self.places.wait_for(Kind::Local).await),
@@ -103,7 +103,8 @@ mod tests {
     use crate::config::Admin;
 
     #[tokio::test]
-    async fn who_is_not_admitted_takes_no_place_from_who_is_and_no_other_host_from_this_one() {
+    async fn a_host_that_is_not_admitted_takes_no_place_from_one_that_is_and_no_other_host_from_this_one()
+     {
         let rules = Admin { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admin::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let access = Arc::new(Access::new(&rules));

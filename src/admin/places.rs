@@ -1,4 +1,5 @@
-//! Places for admin connections: few, apart for each kind of client, and none for who only sits there.
+//! Places for admin connections: few, apart for each kind of client, and soon lost by a connection that
+//! uses its place for nothing.
 //!
 //! Owns: how many connections of a kind there are at once, and which makes room for the next.
 //! Never touches: sockets; what a connection's turn is (`patience`).
@@ -36,7 +37,7 @@ impl Kind {
     }
 }
 
-/// What a connection does. Those that come first here make room first.
+/// A connection's phase. Connections in a phase that comes first here make room first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// No request has begun, or its answer has been sent.
@@ -45,11 +46,11 @@ pub(super) enum Phase {
     Receiving,
     /// An answer waits for its client to take it.
     Sending,
-    /// A request is being handled: it makes room for nobody.
+    /// A request is being handled: the connection keeps its place.
     Handled,
 }
 
-/// A client sends its request as soon as it is connected: one that has not by then is in no hurry.
+/// A client sends its request as soon as it is connected: one that has not after this time is in no hurry.
 const HURRY: Duration = Duration::from_millis(100);
 
 /// All places.
@@ -99,14 +100,14 @@ impl Places {
             if let Some(place) = self.take(kind) {
                 return place;
             }
-            // Either one leaves, or time passes for those who only sit there.
+            // Either a connection leaves, or time passes for those that only sit there.
             let _left = timeout(HURRY, self.left.notified()).await;
         }
     }
 }
 
 impl Taken {
-    /// Whose place the next one of this kind gets.
+    /// The connection whose place the next one of this kind gets.
     fn makes_room(&self, kind: Kind, now: Instant) -> Option<usize> {
         let sits = |holder: &Holder| {
             holder.kind == kind
@@ -126,14 +127,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What the connection does from now on.
+    /// The connection's phase from now on.
     pub(super) fn turn_to(&self, phase: Phase) {
         self.seat.turn(|before| if before == Phase::Handled { before } else { phase });
     }
 
     /// Whether the place is another's by now; else the task is woken when it is.
     pub(super) fn is_lost(&mut self, context: &mut Context<'_>) -> bool {
-        // What was told once is not asked for again.
+        // The channel may not be asked again once it has told.
         self.lost = self.lost || Pin::new(&mut self.told).poll(context).is_ready();
         self.lost
     }
@@ -206,7 +207,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_only_sits_there_makes_room_the_longest_first_and_who_is_served_never() {
+    async fn a_connection_that_only_sits_there_makes_room_the_longest_first_and_one_that_is_served_never()
+     {
         let places = Arc::new(Places::default());
         let mut all = full(&places, Kind::Refused);
         assert!(places.take(Kind::Refused).is_none(), "all have only just come");
@@ -216,7 +218,7 @@ mod tests {
         all[2].turn_to(Phase::Receiving);
         all[2].turn_to(Phase::Idle);
         advance(HURRY).await;
-        // The silent ones, then who has just been answered, then who is slow to ask.
+        // The silent ones, then the one that was answered last, then the one that is slow to ask.
         let mut later: Vec<_> = (3..8).map(|_| places.take(Kind::Refused).unwrap()).collect();
         assert_eq!(lost(&mut all), [3, 4, 5, 6, 7]);
         later.push(places.take(Kind::Refused).unwrap());
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_place_gets_the_next_that_is_free() {
+    async fn a_client_that_waits_for_a_place_gets_the_next_that_is_free() {
         let places = Arc::new(Places::default());
         let mut all = full(&places, Kind::Local);
         let handled: Vec<_> = all.iter().map(|place| place.seat().handle()).collect();

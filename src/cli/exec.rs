@@ -61,8 +61,8 @@ pub struct Args {
 
 const EXAMPLE: &str = "\
 The larder that runs with this configuration is used; if none does, a private
-one is started for as long as the command runs. What it stores lasts: it lies
-below $XDG_CACHE_HOME/larder (~/.cache/larder).
+one is started for as long as the command runs, for its user and root alone.
+What it stores lasts: it lies below $XDG_CACHE_HOME/larder (~/.cache/larder).
 
 The exit code is the command's: 128+n where signal n ended it, 127 where there
 is no such command, 126 where it cannot be started; 1 and 3 also where larder

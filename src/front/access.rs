@@ -65,12 +65,12 @@ impl Gatekeeper {
         self.access.clients.is_empty() || self.access.clients.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether the connection is of a user of this host who is served. The system is asked once a
-    /// connection, and only where not everybody is.
+    /// Whether the connection is that of a user of this host whom larder serves. The system is asked once a
+    /// connection, and only where not all users are served.
     pub(super) async fn serves(&self, io: &ClientIo) -> bool {
         let Some(users) = &self.access.local_users else { return true };
         let Some(ours) = io.local() else { return false };
-        // Whoever cannot be told is a stranger.
+        // A user whom the system does not tell is a stranger.
         owner(ours, io.peer()).await.is_some_and(|user| users.contains(&user))
     }
 

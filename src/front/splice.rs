@@ -25,7 +25,7 @@ pub enum End {
     Idle,
 }
 
-/// What went between two joined connections.
+/// The bytes that went between two joined connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spliced {
     /// Bytes that were written to the origin.

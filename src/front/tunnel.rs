@@ -282,7 +282,7 @@ async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8], idle: Du
     let mut spliced = splice(io.transport(), origin, idle).await;
     spliced.up += early.len() as u64;
     if spliced.end == End::Idle {
-        // What is cut must not look whole to either side: both see a reset.
+        // A stream that is cut must not look whole to either side: both see a reset.
         io.answering();
         if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");

@@ -66,7 +66,7 @@ async fn switch(
     io.keep_alive();
     let spliced = splice(io.transport(), &mut origin, idle).await;
     if spliced.end == splice::End::Idle {
-        // What is cut must not look whole: the client sees a reset.
+        // A stream that is cut must not look whole: the client sees a reset.
         io.answering();
     }
     tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "Upgraded connection closed");

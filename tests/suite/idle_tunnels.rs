@@ -111,7 +111,8 @@ fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
     table.lines().find_map(|row| {
         let fields: Vec<_> = row.split_whitespace().collect();
         let ends = (port(fields.get(1)?)?, port(fields.get(2)?)?);
-        (ends == (local.port(), remote.port())).then(|| fields.get(5).map(|f| f[..2].to_owned()))?
+        (ends == (local.port(), remote.port()))
+            .then(|| fields.get(5)?.get(..2).map(ToOwned::to_owned))?
     })
 }
 

@@ -1,5 +1,5 @@
-//! For whom a private larder is: whoever may reach its port is any user of this machine, so its clients
-//! show that they are the caller's, by the user whose connection it is or else by a password.
+//! The proof that a client of a private larder is its caller's. Every user of this machine reaches its port,
+//! so the connection must be the caller's, or else the client must know a password.
 //!
 //! Owns: which of the two, and that both processes of a guarded larder agree. Never touches: how the user
 //! is found (`front::owner`), how clients are told the password (`launch`).
@@ -72,7 +72,7 @@ impl Proof {
         }
     }
 
-    /// What stands before the `@` of the proxy's URL.
+    /// The part before the `@` of the proxy's URL.
     pub(super) fn password(&self) -> Option<&str> {
         match self {
             Self::User => None,
