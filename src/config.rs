@@ -187,6 +187,9 @@ pub struct Access {
     pub clients: Vec<IpNet>,
     /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
     pub users: Option<Users>,
+    /// Users of this host by their numbers, whose connections alone are served; `None`: all. No key of
+    /// `proxy.yaml`: a private larder serves the user who started it.
+    pub local_users: Option<Arc<[u32]>>,
 }
 
 /// The users of `users_file`. Prints without its content.
@@ -241,6 +244,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Between two requests on a kept-alive connection.
     pub idle: Duration,
+    /// Without a byte in either direction on a tunnel or an upgraded connection.
+    pub tunnel_idle: Duration,
     /// From a stop until what is still in flight is cut.
     pub drain: Duration,
     /// Client connections at once.

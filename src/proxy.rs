@@ -19,7 +19,7 @@ mod upload;
 mod write;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::HeaderValue;
@@ -52,6 +52,8 @@ pub struct Parts {
     pub via: HeaderValue,
     /// Once larder is closing, answers end with `Connection: close`.
     pub stage: watch::Receiver<Stage>,
+    /// How long no byte may move on an upgraded connection until it ends.
+    pub tunnel_idle: Duration,
 }
 
 /// The proxy.

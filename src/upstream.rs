@@ -19,6 +19,7 @@ mod hold;
 pub mod in_flight;
 pub mod interim;
 pub mod json;
+pub mod keep_alive;
 mod lookup;
 mod pace;
 pub mod peer;

@@ -53,6 +53,7 @@ impl Default for Limits {
             headers: 128,
             head_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(75),
+            tunnel_idle: Duration::from_secs(60 * 60),
             drain: Duration::from_secs(30),
             connections: 10_000,
             waiters_per_key: 2000,

@@ -63,6 +63,7 @@ fn limits(limits: &Limits) -> Value {
         "headers": limits.headers,
         "head_timeout": show(limits.head_timeout),
         "idle": show(limits.idle),
+        "tunnel_idle": show(limits.tunnel_idle),
         "drain": show(limits.drain),
         "connections": limits.connections,
         "waiters_per_key": limits.waiters_per_key,

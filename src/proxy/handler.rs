@@ -3,6 +3,7 @@
 //! Owns: which of the two it is. Never touches: how answers are made (`engine`, `relay`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::watch;
@@ -35,13 +36,15 @@ pub(super) struct Handler {
     pub(super) unrouted: Policy,
     pub(super) via: HeaderValue,
     pub(super) stage: watch::Receiver<Stage>,
+    /// How long no byte may move on an upgraded connection until it ends.
+    pub(super) tunnel_idle: Duration,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, hold, via, stage } = parts;
+        let Parts { engine, routes, network, account, hold, via, stage, tunnel_idle } = parts;
         let unrouted = Policy { hold, ..Policy::origin() };
-        Self { engine, routes, network, account, unrouted, via, stage }
+        Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle }
     }
 
     /// Answers `asked`.

@@ -83,6 +83,7 @@ impl House {
             hold: config.hold,
             via,
             stage: ground.stage.clone(),
+            tunnel_idle: config.limits.tunnel_idle,
         });
         let tunnels = Tunnels {
             resolver,
@@ -91,6 +92,7 @@ impl House {
             switch: Arc::clone(&ground.switch),
             upstream: upstreams.len(),
             route: routes.len(),
+            idle: config.limits.tunnel_idle,
         };
         let door = Door {
             limits: config.limits.clone(),

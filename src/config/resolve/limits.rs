@@ -28,6 +28,7 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
             defaults.head_timeout,
         ),
         idle: section.scalar_or(reader, "idle", parse_positive, defaults.idle),
+        tunnel_idle: section.scalar_or(reader, "tunnel_idle", parse_positive, defaults.tunnel_idle),
         drain: section.scalar_or(reader, "drain", parse_positive, defaults.drain),
         connections: section.scalar_or(
             reader,
