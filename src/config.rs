@@ -246,6 +246,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Without a byte in either direction on a tunnel or an upgraded connection.
     pub tunnel_idle: Duration,
+    /// How slowly a request's body may come.
+    pub body: BodyLimits,
     /// From a stop until what is still in flight is cut.
     pub drain: Duration,
     /// Client connections at once.
@@ -254,6 +256,15 @@ pub struct Limits {
     pub waiters_per_key: usize,
     /// Bytes of bodies being filled, over all fills.
     pub in_flight: usize,
+}
+
+/// `limits.body_idle`, `limits.body_min_rate`: until the head of the answer is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// How long a client may send nothing of it.
+    pub idle: Duration,
+    /// The bytes a second that must come, over each time of that length; 0: no matter how many.
+    pub min_rate: u64,
 }
 
 /// `log`.

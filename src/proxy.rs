@@ -5,6 +5,7 @@
 
 mod copied;
 mod cors;
+mod drip;
 mod exchange;
 mod failed;
 mod handler;
@@ -26,6 +27,7 @@ use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::front::session::Session;
 use crate::front::stage::Stage;
@@ -54,6 +56,8 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// How long no byte may move on an upgraded connection until it ends.
     pub tunnel_idle: Duration,
+    /// How slowly a request's body may come.
+    pub body: BodyLimits,
 }
 
 /// The proxy.

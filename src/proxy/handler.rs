@@ -9,6 +9,7 @@ use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::reply::{Answered, Reply};
 use crate::front::Served;
@@ -38,13 +39,14 @@ pub(super) struct Handler {
     pub(super) stage: watch::Receiver<Stage>,
     /// How long no byte may move on an upgraded connection until it ends.
     pub(super) tunnel_idle: Duration,
+    pub(super) body: BodyLimits,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, hold, via, stage, tunnel_idle } = parts;
+        let Parts { engine, routes, network, account, hold, via, stage, tunnel_idle, body } = parts;
         let unrouted = Policy { hold, ..Policy::origin() };
-        Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle }
+        Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle, body }
     }
 
     /// Answers `asked`.

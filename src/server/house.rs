@@ -84,6 +84,7 @@ impl House {
             via,
             stage: ground.stage.clone(),
             tunnel_idle: config.limits.tunnel_idle,
+            body: config.limits.body,
         });
         let tunnels = Tunnels {
             resolver,
