@@ -40,6 +40,11 @@ impl Upload {
         !self.outgrown
     }
 
+    /// Whether all of it was handed to the call, its end too.
+    pub(super) fn is_sent(&self) -> bool {
+        self.told
+    }
+
     /// Whether the client is to be asked for more.
     pub(super) fn needs_more(&self) -> bool {
         !self.ended && self.sent == self.kept.len()

@@ -221,6 +221,9 @@ async fn understood(mut answer: Answer, pass: &mut Pass) -> Result<Answer, Failu
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
         let reading = json::read(&answer.headers, answer.body);
         let Ok((read, body)) = timeout(answer.total, reading).await else {
+            if answer.status.is_success() {
+                pass.left();
+            }
             pass.failed(Failure::TotalTimeout);
             return Err(Failure::TotalTimeout);
         };

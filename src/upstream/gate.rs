@@ -3,6 +3,7 @@
 //! Owns: what happens before a call (holds, pace, the cap of calls under way, budgets) and after it
 //! (classifying, learning, accounting). Never touches: the call itself.
 
+mod charge;
 pub mod knock;
 mod line;
 mod pass;
@@ -16,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::account::ledger::{Reservation, Shortage};
 use crate::account::{Account, Retry};
 use crate::clock::Clock;
 use crate::config::Upstream;
-use crate::policy::conduct::{AtLimit, Conduct};
+use crate::policy::conduct::{AtLimit, Budget, Conduct};
+use crate::upstream::gate::charge::{Charge, Reserved};
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::line::Turn;
 use crate::upstream::gate::traffic::{Admit, Station, Subject, Ticket, Traffic, no_turn};
@@ -49,16 +52,18 @@ impl Gate {
 
     /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
     pub async fn enter(&self, place: &Place, knock: Knock) -> Result<Pass, Held> {
-        let (mut out, mut waited) = (None, None);
+        let (mut out, mut reserved, mut waited) = (None, None, None);
         if let Some(traffic) = self.traffic(place, &knock) {
             let admitted = self.admitted(&traffic, place, &knock).await;
-            let (ticket, cause) = admitted.inspect_err(|held| {
+            let admitted = admitted.inspect_err(|held| {
                 self.account.refused_call(place.index, held.cause.token());
             })?;
-            (out, waited) = (Some(Out { traffic, ticket }), cause);
+            (reserved, waited) = (admitted.reserved, admitted.waited);
+            out = Some(Out { traffic, ticket: admitted.ticket });
         }
         let record = self.record(place.index, knock.route);
-        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, out);
+        let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
+        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, charge, out);
         pass.waited = waited;
         Ok(pass)
     }
@@ -124,29 +129,48 @@ impl Gate {
         governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
 
+    /// Why the budget of an upstream keeps calls back right now, if it does.
     fn over_budget(&self, upstream: &Upstream) -> Option<Held> {
-        let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
-        let standing = self.account.ledger().standing(&upstream.name, budget, self.clock.now());
-        let stale = match budget.at_limit {
-            AtLimit::Warn => return None,
-            AtLimit::StaleOnly => true,
-            AtLimit::Refuse => false,
-        };
-        let cause = Cause::Budget { stale };
-        standing.spent.then_some(Held { cause, left: standing.ends_in })
+        let (budget, cause) = limiting(upstream)?;
+        let short = self.account.ledger().shortage(&upstream.name, budget, self.clock.now())?;
+        Some(short_of(short, cause))
     }
 
-    /// Waits for holds to end and for its turn, each for as long as the call may: how it went out, and
-    /// what it waited for last.
+    /// Sets aside what a call usually costs; `None`: there is no budget that keeps calls back.
+    fn reserve(&self, place: &Place) -> Result<Option<Reservation>, Held> {
+        let Some(upstream) = &place.upstream else { return Ok(None) };
+        let Some((budget, cause)) = limiting(upstream) else { return Ok(None) };
+        let reserved = self.account.ledger().reserve(&upstream.name, budget, self.clock.now());
+        reserved.map(Some).map_err(|short| short_of(short, cause))
+    }
+
+    /// Lets a call go out if its budget, all holds and its turn allow it. What was set aside for a call
+    /// that has to wait is free again before another call of the upstream looks.
+    fn admit(
+        &self,
+        traffic: &Traffic,
+        place: &Place,
+        subject: &Subject<'_>,
+        turn: Turn,
+    ) -> (Admit, Option<Reservation>) {
+        let mut state = traffic.state.lock();
+        let reservation = match self.reserve(place) {
+            Ok(reservation) => reservation,
+            Err(held) => return (Admit::Hold(held), None),
+        };
+        let admit = state.admit(subject, turn, self.clock.instant());
+        let goes = matches!(admit, Admit::Go(_));
+        (admit, reservation.filter(|_| goes))
+    }
+
+    /// Waits for holds to end, for what calls under way have set aside of the budget, and for its turn,
+    /// each for as long as the call may.
     async fn admitted(
         &self,
         traffic: &Arc<Traffic>,
         place: &Place,
         knock: &Knock,
-    ) -> Result<(Ticket, Option<Cause>), Held> {
-        if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
-            return Err(held);
-        }
+    ) -> Result<Admitted, Held> {
         let subject = Subject::new(knock, conduct(place), place);
         let turn = traffic.state.lock().turn(knock.who);
         let mut waiting = Waiting::new(self, traffic, place, turn);
@@ -155,9 +179,12 @@ impl Gate {
             let eased = traffic.eased.notified();
             tokio::pin!(eased);
             eased.as_mut().enable();
-            let admit = traffic.state.lock().admit(&subject, turn, self.clock.instant());
+            let (admit, reservation) = self.admit(traffic, place, &subject, turn);
             match admit {
-                Admit::Go(ticket) => return Ok((ticket, waiting.cause)),
+                Admit::Go(ticket) => {
+                    let reserved = reservation.map(|one| Reserved::new(one, traffic));
+                    return Ok(Admitted { ticket, reserved, waited: waiting.cause });
+                }
                 Admit::Hold(held) => {
                     let time = waiting.for_hold(held, knock.patience)?;
                     tokio::select! {
@@ -176,6 +203,35 @@ impl Gate {
             }
         }
     }
+}
+
+/// A call that may go out.
+struct Admitted {
+    ticket: Ticket,
+    /// What is set aside for it, where its upstream has a budget.
+    reserved: Option<Reserved>,
+    /// What it waited for last.
+    waited: Option<Cause>,
+}
+
+/// The budget of an upstream, if it keeps calls back, and the cause to name then.
+fn limiting(upstream: &Upstream) -> Option<(&Budget, Cause)> {
+    let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
+    let stale = match budget.at_limit {
+        AtLimit::Warn => return None,
+        AtLimit::StaleOnly => true,
+        AtLimit::Refuse => false,
+    };
+    Some((budget, Cause::Budget { stale }))
+}
+
+/// What is only set aside may be free again with the next answer: as with a probe, no time is known.
+fn short_of(short: Shortage, cause: Cause) -> Held {
+    let left = match short {
+        Shortage::Spent(left) => left,
+        Shortage::Reserved => Duration::ZERO,
+    };
+    Held { cause, left }
 }
 
 /// How long it may take to wake those who may go.

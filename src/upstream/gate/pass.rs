@@ -7,10 +7,10 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::conduct::{Class, Conduct, Credits};
-use crate::upstream::bill;
+use crate::policy::conduct::{Class, Conduct};
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::charge::Charge;
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::record::Record;
 use crate::upstream::gate::settle::End;
@@ -26,6 +26,7 @@ pub struct Pass {
     place: Place,
     knock: Knock,
     record: Record,
+    charge: Charge,
     /// `None` once it is settled, or where nothing is ever kept back.
     out: Option<Out>,
     verdict: Option<Verdict>,
@@ -47,9 +48,11 @@ impl Pass {
         place: Place,
         knock: Knock,
         record: Record,
+        charge: Charge,
         out: Option<Out>,
     ) -> Self {
-        Self { gate, place, knock, record, out, verdict: None, unread: None, waited: None }
+        let (verdict, unread, waited) = (None, None, None);
+        Self { gate, place, knock, record, charge, out, verdict, unread, waited }
     }
 
     /// The head of the final answer came, and its body as far as rules read it.
@@ -59,12 +62,9 @@ impl Pass {
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> Verdict {
-        self.record.answered(status);
         let verdict = self.judge(status, headers, json);
-        self.count(&verdict);
-        self.settle(&verdict, End::Answered(status));
-        self.charge(status, &verdict, headers, json);
-        self.verdict = Some(verdict.clone());
+        self.ended(status, &verdict);
+        self.charge.answered(status, verdict.is_ok(), headers, json);
         verdict
     }
 
@@ -80,17 +80,23 @@ impl Pass {
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
             traffic.state.lock().heard(&subject, ticket, &verdict, end, now);
         }
-        self.answered(status, headers, None)
+        self.ended(status, &verdict);
+        self.charge.begun(status, verdict.is_ok(), headers);
+        verdict
+    }
+
+    fn ended(&mut self, status: StatusCode, verdict: &Verdict) {
+        self.record.answered(status);
+        self.count(verdict);
+        self.settle(verdict, End::Answered(status));
+        self.verdict = Some(verdict.clone());
     }
 
     /// The body of an answer that has passed on already: it may say more than its head did. Whether it
     /// is an answer to use.
     pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
         let verdict = self.judge(status, headers, Some(json));
-        let cost = conduct(&self.place).cost.as_ref();
-        if cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_))) {
-            self.charge(status, &verdict, headers, Some(json));
-        }
+        self.charge.answered(status, verdict.is_ok(), headers, Some(json));
         if self.verdict.as_ref().is_none_or(|known| known.class != verdict.class) {
             self.count(&verdict);
         }
@@ -110,6 +116,7 @@ impl Pass {
     /// No head came.
     pub fn failed(&mut self, failure: Failure) {
         self.record.failed(failure.token());
+        self.charge.failed();
         match classify::failure(failure) {
             Some(verdict) if failure.is_before_the_call() => {
                 self.settle(&verdict, End::Unreached);
@@ -119,8 +126,14 @@ impl Pass {
         }
     }
 
+    /// All of the request was sent, and its answer is not waited for any longer.
+    pub fn left(&mut self) {
+        self.charge.left();
+    }
+
     /// Its body is not one that rules can read: its head is all there is.
     pub fn unreadable(&mut self) {
+        self.charge.unread();
         if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
             self.find_out(&out, verdict);
         }
@@ -144,24 +157,6 @@ impl Pass {
     fn count(&self, verdict: &Verdict) {
         if let Class::RateLimited(limit) = verdict.class {
             self.gate.account.rate_limited(self.place.index, limit.token());
-        }
-    }
-
-    fn charge(
-        &self,
-        status: StatusCode,
-        verdict: &Verdict,
-        headers: &HeaderMap,
-        json: Option<&Value>,
-    ) {
-        let Some(upstream) = &self.place.upstream else { return };
-        let Some(cost) = &upstream.conduct.cost else { return };
-        let (ledger, now) = (self.gate.account.ledger(), self.gate.clock.now());
-        if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
-            ledger.avoided(&upstream.name, ledger.usual(&upstream.name), now);
-        } else if json.is_some() || !matches!(cost.credits, Credits::Body(_)) {
-            let credits = bill::credits(cost, verdict.is_ok(), headers, json);
-            ledger.spend(&upstream.name, credits.unwrap_or_default(), now);
         }
     }
 
