@@ -4,6 +4,7 @@
 //! (classifying, learning, accounting). Never touches: the call itself.
 
 mod charge;
+mod durable;
 pub mod knock;
 mod line;
 mod pass;
@@ -30,6 +31,7 @@ use crate::upstream::held::{Cause, Held};
 use crate::upstream::hold::Look;
 use crate::upstream::place::Place;
 
+pub use crate::upstream::gate::durable::Keeping;
 pub use crate::upstream::gate::pass::Pass;
 pub use crate::upstream::gate::record::Record;
 pub use crate::upstream::gate::traffics::Traffics;
@@ -52,19 +54,24 @@ impl Gate {
 
     /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
     pub async fn enter(&self, place: &Place, knock: Knock) -> Result<Pass, Held> {
-        let (mut out, mut reserved, mut waited) = (None, None, None);
+        let (mut out, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
         if let Some(traffic) = self.traffic(place, &knock) {
             let admitted = self.admitted(&traffic, place, &knock).await;
             let admitted = admitted.inspect_err(|held| {
                 self.account.refused_call(place.index, held.cause.token());
             })?;
             (reserved, waited) = (admitted.reserved, admitted.waited);
+            unsaved = admitted.ticket.unsaved;
             out = Some(Out { traffic, ticket: admitted.ticket });
         }
         let record = self.record(place.index, knock.route);
         let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
         let mut pass = Pass::new(self.clone(), place.clone(), knock, record, charge, out);
         pass.waited = waited;
+        if unsaved {
+            // A larder that is killed now has counted a call that was not made, never the reverse.
+            self.traffics.settle().await;
+        }
         Ok(pass)
     }
 

@@ -58,6 +58,15 @@ impl Cause {
         }
     }
 
+    /// Whether a firm hold because of it outlives the process: the API said so, or bans whoever does not
+    /// keep to it. What larder itself has found out is found out anew.
+    pub(super) fn outlives(self) -> bool {
+        match self {
+            Self::Failed(_) | Self::InvalidRequests => true,
+            Self::Breaker | Self::Budget { .. } | Self::Pace | Self::InFlight => false,
+        }
+    }
+
     /// The same where it is plain that something is held.
     pub fn word(self) -> &'static str {
         match self {

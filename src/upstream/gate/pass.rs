@@ -14,7 +14,7 @@ use crate::upstream::gate::charge::Charge;
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::record::Record;
 use crate::upstream::gate::settle::End;
-use crate::upstream::gate::traffic::{Subject, Ticket, Traffic};
+use crate::upstream::gate::traffic::{State, Subject, Ticket, Traffic};
 use crate::upstream::gate::{Gate, conduct};
 use crate::upstream::held::Cause;
 use crate::upstream::place::Place;
@@ -78,7 +78,7 @@ impl Pass {
         if let Some(Out { traffic, ticket }) = &self.unread {
             let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
-            traffic.state.lock().heard(&subject, ticket, &verdict, end, now);
+            self.learn(traffic, |state| state.heard(&subject, ticket, &verdict, end, now));
         }
         self.ended(status, &verdict);
         self.charge.begun(status, verdict.is_ok(), headers);
@@ -164,15 +164,26 @@ impl Pass {
         let Some(Out { traffic, ticket }) = self.out.take() else { return };
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        traffic.state.lock().settle(&subject, &ticket, verdict, end, now);
+        self.learn(&traffic, |state| state.settle(&subject, &ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
     fn find_out(&self, Out { traffic, ticket }: &Out, verdict: &Verdict) {
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        traffic.state.lock().found_out(&subject, ticket, verdict, now);
+        self.learn(traffic, |state| state.found_out(&subject, ticket, verdict, now));
         traffic.eased.notify_waiters();
+    }
+
+    /// Learns from how the call ended; what must not be forgotten is on disk soon.
+    fn learn(&self, traffic: &Traffic, how: impl FnOnce(&mut State)) {
+        let mut state = traffic.state.lock();
+        how(&mut state);
+        let urgent = std::mem::take(&mut state.urgent);
+        drop(state);
+        if urgent {
+            self.gate.traffics.nudge();
+        }
     }
 
     fn abandon(&mut self) {
