@@ -25,8 +25,10 @@ pub(super) type Changed = Box<dyn Fn() -> Vec<Row> + Send>;
 /// How often it is asked: what a crash may cost of the ledger.
 const ASK_EVERY: Duration = Duration::from_millis(300);
 
-/// How soon after the last time, where something must not be forgotten.
+/// How soon after the last time, where something must not be forgotten. Should answering take long, it
+/// is asked more seldom: it takes a fifth of a processor at most.
 const SOON: Duration = Duration::from_millis(10);
+const SHARE: u32 = 5;
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -57,8 +59,9 @@ impl Keeper {
         ill: Arc<Mutex<Option<String>>>,
     ) -> io::Result<Self> {
         let (commands, incoming) = mpsc::channel();
+        let (nudged, unflushed, took) = (false, false, Duration::ZERO);
         let (targets, watched, asked) = (targets.collect(), Vec::new(), monotonic());
-        let mut kept = Kept { db, targets, watched, asked, nudged: false, unflushed: false };
+        let mut kept = Kept { db, targets, watched, asked, took, nudged, unflushed };
         thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
             let stopped = run(&mut kept, &incoming, &ill);
             drop(kept);
@@ -89,8 +92,9 @@ struct Kept {
     db: sled::Db,
     targets: HashSet<u128>,
     watched: Vec<(&'static [u8], Changed)>,
-    /// When those were asked last, and whether they are to be asked soon.
+    /// When those were asked last, how long that took, and whether they are to be asked soon.
     asked: Instant,
+    took: Duration,
     nudged: bool,
     /// Whether rows were kept that no flush has followed yet.
     unflushed: bool,
@@ -173,13 +177,15 @@ impl Kept {
     }
 
     fn ask_in(&self) -> Duration {
-        let every = if self.nudged { SOON } else { ASK_EVERY };
+        let soon = self.took.saturating_mul(SHARE).clamp(SOON, ASK_EVERY);
+        let every = if self.nudged { soon } else { ASK_EVERY };
         every.saturating_sub(monotonic().saturating_duration_since(self.asked))
     }
 
     /// Keeps what changed. It is flushed before this asks again: who is asked may rely on it.
     fn ask(&mut self) -> sled::Result<()> {
-        (self.asked, self.nudged) = (monotonic(), false);
+        let begun = monotonic();
+        (self.asked, self.nudged) = (begun, false);
         for (kind, changed) in &self.watched {
             for Row { key, value } in changed() {
                 self.unflushed = true;
@@ -190,6 +196,8 @@ impl Kept {
                 }
             }
         }
+        self.asked = monotonic();
+        self.took = self.asked.saturating_duration_since(begun);
         Ok(())
     }
 
