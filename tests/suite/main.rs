@@ -59,6 +59,7 @@ mod forwarding;
 mod framing;
 mod h2_origin;
 mod interception;
+mod lasting;
 mod launch;
 mod limits;
 mod logs;
