@@ -3,6 +3,7 @@
 //! Owns: what happens before a call (holds, pace, the cap of calls under way, budgets) and after it
 //! (classifying, learning, accounting). Never touches: the call itself.
 
+mod budget;
 mod charge;
 mod durable;
 pub mod knock;
@@ -18,11 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::account::ledger::{Reservation, Shortage};
+use crate::account::ledger::Reservation;
 use crate::account::{Account, Retry};
 use crate::clock::Clock;
-use crate::config::Upstream;
-use crate::policy::conduct::{AtLimit, Budget, Conduct};
+use crate::policy::conduct::Conduct;
 use crate::upstream::gate::charge::{Charge, Reserved};
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::line::Turn;
@@ -136,21 +136,6 @@ impl Gate {
         governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
 
-    /// Why the budget of an upstream keeps calls back right now, if it does.
-    fn over_budget(&self, upstream: &Upstream) -> Option<Held> {
-        let (budget, cause) = limiting(upstream)?;
-        let short = self.account.ledger().shortage(&upstream.name, budget, self.clock.now())?;
-        Some(short_of(short, cause))
-    }
-
-    /// Sets aside what a call usually costs; `None`: there is no budget that keeps calls back.
-    fn reserve(&self, place: &Place) -> Result<Option<Reservation>, Held> {
-        let Some(upstream) = &place.upstream else { return Ok(None) };
-        let Some((budget, cause)) = limiting(upstream) else { return Ok(None) };
-        let reserved = self.account.ledger().reserve(&upstream.name, budget, self.clock.now());
-        reserved.map(Some).map_err(|short| short_of(short, cause))
-    }
-
     /// Lets a call go out if its budget, all holds and its turn allow it. What was set aside for a call
     /// that has to wait is free again before another call of the upstream looks.
     fn admit(
@@ -188,10 +173,7 @@ impl Gate {
             eased.as_mut().enable();
             let (admit, reservation) = self.admit(traffic, place, &subject, turn);
             match admit {
-                Admit::Go(ticket) => {
-                    let reserved = reservation.map(|one| Reserved::new(one, traffic));
-                    return Ok(Admitted { ticket, reserved, waited: waiting.cause });
-                }
+                Admit::Go(ticket) => return Ok(waiting.over(ticket, reservation, traffic)),
                 Admit::Hold(held) => {
                     let time = waiting.for_hold(held, knock.patience)?;
                     tokio::select! {
@@ -219,26 +201,6 @@ struct Admitted {
     reserved: Option<Reserved>,
     /// What it waited for last.
     waited: Option<Cause>,
-}
-
-/// The budget of an upstream, if it keeps calls back, and the cause to name then.
-fn limiting(upstream: &Upstream) -> Option<(&Budget, Cause)> {
-    let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
-    let stale = match budget.at_limit {
-        AtLimit::Warn => return None,
-        AtLimit::StaleOnly => true,
-        AtLimit::Refuse => false,
-    };
-    Some((budget, Cause::Budget { stale }))
-}
-
-/// What is only set aside may be free again with the next answer: as with a probe, no time is known.
-fn short_of(short: Shortage, cause: Cause) -> Held {
-    let left = match short {
-        Shortage::Spent(left) => left,
-        Shortage::Reserved => Duration::ZERO,
-    };
-    Held { cause, left }
 }
 
 /// How long it may take to wake those who may go.
@@ -301,6 +263,17 @@ impl<'a> Waiting<'a> {
             return Err(Held { cause, left: outlook });
         }
         Ok(time.unwrap_or(patience).min(patience))
+    }
+
+    /// The call goes out.
+    fn over(
+        &self,
+        ticket: Ticket,
+        reservation: Option<Reservation>,
+        traffic: &Arc<Traffic>,
+    ) -> Admitted {
+        let reserved = reservation.map(|one| Reserved::new(one, traffic));
+        Admitted { ticket, reserved, waited: self.cause }
     }
 
     fn stand(&mut self, station: Station) {

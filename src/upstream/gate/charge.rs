@@ -15,6 +15,10 @@ use crate::upstream::bill;
 use crate::upstream::gate::Gate;
 use crate::upstream::gate::traffic::Traffic;
 
+/// A call that costs one of so many parts of a budget is on disk at once: of a small budget, a crash
+/// forgets none.
+const A_PART: f64 = 64.0;
+
 /// The price of one call. Dropped, it is in the books if an answer to use has begun.
 pub(super) struct Charge {
     gate: Gate,
@@ -137,6 +141,10 @@ impl Charge {
         let Some(upstream) = &self.upstream else { return };
         let now = self.gate.clock.now();
         self.gate.account.ledger().spend(&upstream.name, credits, now);
+        let budget = upstream.conduct.cost.as_ref().and_then(|cost| cost.budget);
+        if budget.is_some_and(|budget| credits * A_PART >= budget.credits) {
+            self.gate.traffics.nudge();
+        }
         self.settled();
     }
 

@@ -6,7 +6,7 @@
 
 mod row;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use crate::account::ledger::Row;
 use crate::upstream::gate::durable::row::{Holds, Key, What};
-use crate::upstream::gate::traffic::{State, Traffic, entry};
+use crate::upstream::gate::line::Line;
+use crate::upstream::gate::traffic::{MOST, State, Traffic, entry};
 use crate::upstream::gate::traffics::Traffics;
 use crate::upstream::hold::Reach;
 use crate::upstream::pace::Window;
@@ -48,6 +49,17 @@ pub(super) struct Unsaved {
     pub(super) holds: bool,
     /// The windows that the last row was written of.
     written: Vec<u128>,
+}
+
+impl Unsaved {
+    /// The window of a credential is to be written. Where no disk ever asks, those of windows that were
+    /// forgotten meanwhile are dropped.
+    pub(super) fn window(&mut self, credential: u128, windows: &HashMap<u128, (Window, Line)>) {
+        if self.windows.len() >= MOST {
+            self.windows.retain(|one| windows.contains_key(one));
+        }
+        self.windows.insert(credential);
+    }
 }
 
 /// What is on disk.
@@ -233,7 +245,18 @@ impl State {
         alive
     }
 
-    /// A held bucket is of use only to who knows which calls belong to it.
+    /// Calls of this shape belong to a bucket that is held.
+    pub(super) fn held_after(&mut self, bucket: u128, shape: u64) {
+        if self.held_shapes.len() >= MOST {
+            let holds = &self.holds;
+            self.held_shapes.retain(|bucket, _| holds.is_firm(Reach::Bucket(*bucket)));
+        }
+        if self.held_shapes.len() < MOST {
+            self.held_shapes.insert(bucket, shape);
+        }
+    }
+
+    /// The holds to be kept. That of a bucket is of use only with the calls that belong to it.
     fn kept_holds(&mut self, now: Instant) -> Holds {
         let all = self.holds.kept(MOST_HOLDS, now);
         let is_held = |bucket: &u128| all.iter().any(|one| one.reach == Reach::Bucket(*bucket));

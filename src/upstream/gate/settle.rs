@@ -221,7 +221,7 @@ impl State {
         if let Reach::Bucket(bucket) = reach
             && time >= WORTH_KEEPING
         {
-            self.held_shapes.insert(bucket, subject.knock.shape);
+            self.held_after(bucket, subject.knock.shape);
         }
         self.hold(reach, time, Cause::Failed(verdict.class), now);
     }

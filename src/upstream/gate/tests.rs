@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
-use crate::policy::conduct::{Breaker, Class, Cost, Credits, InvalidRequests, Limit, Period, Rate};
+use crate::policy::conduct::{
+    AtLimit, Breaker, Budget, Class, Cost, Credits, InvalidRequests, Limit, Period, Rate,
+};
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
 use crate::semantics::target::Target;

@@ -25,7 +25,7 @@ use crate::upstream::place::Place;
 use crate::upstream::retry;
 
 /// How many credentials and buckets are kept apart; beyond it, idle ones are forgotten.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 
 /// What outlives a configuration: one for each upstream.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl State {
         let Some((window, _)) = self.windows.get_mut(&credential) else { return Write::No };
         let write = window.send(now);
         if write != Write::No {
-            self.unsaved.windows.insert(credential);
+            self.unsaved.window(credential, &self.windows);
         }
         write
     }
