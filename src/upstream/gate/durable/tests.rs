@@ -333,6 +333,26 @@ async fn rows_that_cannot_be_read_are_counted_and_cost_nothing_else() {
 }
 
 #[tokio::test]
+async fn where_no_disk_asks_little_is_remembered_for_it() {
+    let (clock, conduct) = (clock(), paced(1, DAY));
+    let bench = Bench::new(&conduct, &Stored::new(), &clock);
+    let gate = Gate::new(Account::new(&[], &["api".into()]), Arc::default(), clock);
+    let bucket =
+        [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
+    let bucket = bucket
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    for credential in 1..3 * MOST as u128 {
+        let knock = Knock { credential, ..knock("/") };
+        let mut pass = gate.enter(&bench.place, knock).await.unwrap();
+        pass.answered(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
+    }
+    let traffic = gate.traffics.known("api").unwrap();
+    let state = traffic.state.lock();
+    assert!(state.unsaved.windows.len() <= 2 * MOST, "{}", state.unsaved.windows.len());
+    assert!(state.held_shapes.len() <= MOST, "{}", state.held_shapes.len());
+}
+
+#[tokio::test]
 async fn a_larder_that_takes_over_adds_what_the_other_let_out() {
     let (clock, conduct) = (clock(), paced(4, DAY));
     let before = Bench::new(&conduct, &Stored::new(), &clock);
