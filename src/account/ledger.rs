@@ -249,7 +249,7 @@ impl Priced {
         }
     }
 
-    /// What is set aside for a call: where prices are learned, a credit at least.
+    /// The credits to set aside for a call: where prices are learned, one at least.
     fn expected(&self) -> Micros {
         match self.cost.credits {
             Credits::PerCall(_) => self.usual(),

@@ -91,7 +91,7 @@ impl Server {
     }
 }
 
-/// What is counted of upstreams is exact in what is written last.
+/// The last rows of upstreams' limits are exact: no call is counted ahead in them.
 async fn release(estate: Arc<Estate>) {
     estate.ground.traffics.close();
     if timeout(LAST, estate.ground.store.release()).await.is_err() {

@@ -1,6 +1,6 @@
 //! The limits of upstreams and the store that keeps them: the two know nothing of each other.
 //!
-//! Owns: handing rows from one to the other, by the clock. Never touches: what stands in them.
+//! Owns: handing rows from one to the other, by the clock. Never touches: their content.
 
 use std::sync::{Arc, Weak};
 
@@ -13,7 +13,7 @@ use crate::store::state::{Limits, Rows};
 use crate::store::tiers::Tiers;
 use crate::upstream::gate::{Keeping, Traffics};
 
-/// What is held and counted of upstreams, as the store sees it.
+/// The limits of upstreams, as the store sees them.
 pub(super) struct Counted {
     pub(super) traffics: Arc<Traffics>,
     pub(super) clock: Clock,

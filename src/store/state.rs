@@ -57,12 +57,12 @@ pub struct State {
 /// Rows of one kind: keys and values.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The limits of upstreams, whoever counts them.
+/// The limits of upstreams, as the state sees them.
 pub trait Limits: Send + Sync {
-    /// Takes over what an earlier larder kept. Returns how many of the rows could not be read.
+    /// Takes over the rows of an earlier larder. Returns how many of them could not be read.
     fn restore(&self, rows: &Rows) -> usize;
 
-    /// The rows that changed since this was asked last; what it told then is on disk.
+    /// The rows that changed since the last call of this; those of the last call are on disk by now.
     fn changed(&self) -> Vec<Row>;
 }
 
@@ -155,12 +155,12 @@ impl State {
         self.keeper.send(Command::Watch(LIMITS, Box::new(changed)));
     }
 
-    /// Has everybody asked soon for what has changed.
+    /// Asks the ledger and the limits soon for the rows that changed.
     pub fn nudge(&self) {
         self.keeper.send(Command::Nudge);
     }
 
-    /// Waits until what was kept before, and what had changed before, is on disk.
+    /// Waits until all that was kept, and all rows that had changed before, are on disk.
     pub async fn settle(&self) -> Result<(), String> {
         let (done, settled) = oneshot::channel();
         self.keeper.send(Command::Settle(done));

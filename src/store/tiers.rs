@@ -86,7 +86,7 @@ impl Tiers {
         tiers
     }
 
-    /// Has the state ask soon for what has changed.
+    /// Has the state ask soon for the rows that changed.
     pub fn nudge(&self) {
         if let Some(deep) = &*self.deep.load() {
             deep.state.nudge();

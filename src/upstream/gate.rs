@@ -197,9 +197,9 @@ impl Gate {
 /// A call that may go out.
 struct Admitted {
     ticket: Ticket,
-    /// What is set aside for it, where its upstream has a budget.
+    /// The credits set aside for it, where its upstream has a budget.
     reserved: Option<Reserved>,
-    /// What it waited for last.
+    /// The cause that it waited for last.
     waited: Option<Cause>,
 }
 

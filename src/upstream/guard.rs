@@ -81,7 +81,7 @@ impl Guard {
         Some(self.kept)
     }
 
-    /// What is to be kept; `None`: nothing counts any more.
+    /// The count as it is kept; `None`: no answer counts any more.
     pub(super) fn kept(&self, now: Instant) -> Option<Kept> {
         let age = |(begun, count): &(Instant, u64)| (now.saturating_duration_since(*begun), *count);
         let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.kept);
@@ -89,7 +89,7 @@ impl Guard {
         (!pieces.is_empty()).then_some(Kept { for_long: self.kept, pieces })
     }
 
-    /// Adds what an earlier larder has counted.
+    /// Adds the count of an earlier larder.
     pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
         self.kept = self.kept.max(kept.for_long);
         for (age, count) in &kept.pieces {

@@ -58,8 +58,8 @@ impl Cause {
         }
     }
 
-    /// Whether a firm hold because of it outlives the process: the API said so, or bans whoever does not
-    /// keep to it. What larder itself has found out is found out anew.
+    /// Whether a firm hold because of it outlives the process: the API asked for it, or a ban follows if
+    /// it is not kept. An open breaker is larder's own guess, and is found out anew.
     pub(super) fn outlives(self) -> bool {
         match self {
             Self::Failed(_) | Self::InvalidRequests => true,

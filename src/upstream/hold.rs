@@ -18,7 +18,7 @@ pub(super) const WORTH_KEEPING: Duration = Duration::from_secs(1);
 /// A firm hold as it outlives the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
-    /// What it is about.
+    /// The calls that it concerns.
     pub(super) reach: Reach,
     /// How long it still lasts.
     pub(super) left: Duration,

@@ -130,7 +130,7 @@ async fn without_a_disk_limits_begin_anew_and_nothing_waits() {
     .await;
 }
 
-// ---- what calls under way are expected to cost
+// ---- budgets and calls under way
 
 fn spending(larder: &Larder) -> Spending {
     larder.server.controls().cost().remove(0)
@@ -179,7 +179,7 @@ async fn one_request_after_another_spends_a_budget_to_its_last_credit() {
             let mut client = larder.client().await;
             for call in 0..7 {
                 let url = format!("{API}/{call}");
-                // Of every kind: what is kept, and what passes through.
+                // Both ways out: a cached route's, and the pass-through.
                 let method = if call % 2 == 0 { "GET" } else { "OPTIONS" };
                 client.ask(method, &url, &[]).await;
                 let status = client.answer(method).await.unwrap().status;

@@ -39,7 +39,7 @@ struct Days {
     all: Sum,
     changed: BTreeSet<Day>,
     told: Option<Told>,
-    /// What the calls under way are expected to cost.
+    /// The credits that calls under way are expected to cost.
     reserved: Micros,
 }
 
@@ -115,13 +115,13 @@ impl Book {
         fits
     }
 
-    /// What was set aside for a call is free again.
+    /// The credits set aside for a call are free again.
     pub(super) fn release(&self, price: Micros) {
         let mut days = self.days.lock();
         days.reserved = Micros(days.reserved.0.saturating_sub(price.0));
     }
 
-    /// What the calls under way are expected to cost.
+    /// The credits that calls under way are expected to cost.
     pub(super) fn reserved(&self) -> Micros {
         self.days.lock().reserved
     }

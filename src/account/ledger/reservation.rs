@@ -1,4 +1,4 @@
-//! What calls under way are expected to cost: set aside from the budget until their bills are known.
+//! Reservations: calls under way set their usual price aside until their bills are known.
 //!
 //! Owns: that a reservation is released once, however its call ends. Never touches: how much a call
 //! costs, what becomes of a call for which nothing is left (`upstream::gate`).

@@ -310,7 +310,7 @@ fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
     );
 }
 
-// ---- what calls under way are expected to cost
+// ---- reservations
 
 #[test]
 fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {

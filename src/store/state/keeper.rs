@@ -1,5 +1,6 @@
-//! The thread that writes the state: what came in together reaches the disk by one flush. What is spent,
-//! held and counted it asks for itself: calls must not wait for it, nor it for a moment without calls.
+//! The thread that writes the state: changes that came in together reach the disk by one flush. It asks the
+//! ledger and the limits for their rows by itself: calls must not wait for it, nor it for a moment without
+//! calls.
 //!
 //! Owns: the open database, the order of writes. Never touches: what they mean.
 
@@ -19,14 +20,14 @@ use crate::clock::monotonic;
 use crate::store::generations::{All, Change, Reach};
 use crate::store::state::{LEAST_KEY, encode, key};
 
-/// Tells which rows changed since it was asked last; what it told then is on disk.
+/// Gives the rows that changed since it was asked last; those of the last time are on disk by then.
 pub(super) type Changed = Box<dyn Fn() -> Vec<Row> + Send>;
 
-/// How often it is asked: what a crash may cost of the ledger.
+/// How often it is asked: a crash loses so much of the ledger at most.
 const ASK_EVERY: Duration = Duration::from_millis(300);
 
-/// How soon after the last time, where something must not be forgotten. Should answering take long, it
-/// is asked more seldom: it takes a fifth of a processor at most.
+/// How soon after the last time it is asked when a nudge came. Where encoding the rows takes long, the
+/// pause grows with it: it takes a fifth of a processor at most.
 const SOON: Duration = Duration::from_millis(10);
 const SHARE: u32 = 5;
 
@@ -182,7 +183,8 @@ impl Kept {
         every.saturating_sub(monotonic().saturating_duration_since(self.asked))
     }
 
-    /// Keeps what changed. It is flushed before this asks again: who is asked may rely on it.
+    /// Writes the rows that changed. They are flushed before this asks again, and their givers rely on
+    /// that.
     fn ask(&mut self) -> sled::Result<()> {
         let begun = monotonic();
         (self.asked, self.nudged) = (begun, false);

@@ -123,7 +123,7 @@ fn keep_ledger(state: &State, account: &Arc<Account>) {
     state.keep_ledger(move || account.ledger().changed());
 }
 
-/// What was held and counted of upstreams before goes on, and is kept from now on.
+/// The limits that an earlier larder kept go on, and their changes are kept from now on.
 fn keep_limits(state: &State, limits: Arc<dyn Limits>) {
     let unread = limits.restore(&state.limits());
     if unread > 0 {

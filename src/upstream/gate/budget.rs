@@ -1,7 +1,7 @@
-//! What the budget of an upstream means for a call that is about to go out.
+//! The budget of an upstream, seen by a call that is about to go out.
 //!
-//! Owns: whether it keeps the call back, and for how long. Never touches: what was spent and is set aside
-//! (`account::ledger`), waiting.
+//! Owns: whether it keeps the call back, and for how long. Never touches: counting (`account::ledger`),
+//! waiting.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn limiting(upstream: &Upstream) -> Option<(&Budget, Cause)> {
     Some((budget, Cause::Budget { stale }))
 }
 
-/// What is only set aside may be free again with the next answer: as with a probe, no time is known.
+/// Reserved credits may be free again with the next answer: as with a probe, no time is known.
 fn short_of(short: Shortage, cause: Cause) -> Held {
     let left = match short {
         Shortage::Spent(left) => left,

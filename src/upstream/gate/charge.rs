@@ -27,7 +27,7 @@ pub(super) struct Charge {
     due: Due,
 }
 
-/// What is known of the price.
+/// How far the price is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// No answer came so far.
@@ -131,7 +131,7 @@ impl Charge {
         }
     }
 
-    /// What calls usually cost; `None`: calls to this upstream are not counted.
+    /// The usual price of a call; `None`: calls to this upstream are not counted.
     fn usual(&self) -> Option<f64> {
         let upstream = self.upstream.as_ref().filter(|one| one.conduct.cost.is_some())?;
         Some(self.gate.account.ledger().usual(&upstream.name))

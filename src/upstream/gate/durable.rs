@@ -1,5 +1,5 @@
-//! What of the limits outlives the process: windows of a minute and more, the counts of the ban guards,
-//! firm holds.
+//! Limits that outlive the process: windows of a minute and more, the counts of the ban guards, firm
+//! holds.
 //!
 //! Owns: which rows change, which are of no more use, and that a call of a long window is on disk before
 //! it goes out. Never touches: the disk; when a call goes out.
@@ -31,7 +31,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long a call waits for the disk: a disk that hangs costs a limit its memory, and no answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where limits are kept. It asks [`Traffics::changed`] for what to keep.
+/// The place where limits are kept. It asks [`Traffics::changed`] for the rows.
 #[async_trait]
 pub trait Keeping: fmt::Debug + Send + Sync {
     /// Returns once all that changed before is on disk, or if it will not get there.
@@ -41,7 +41,7 @@ pub trait Keeping: fmt::Debug + Send + Sync {
     fn nudge(&self);
 }
 
-/// What of an upstream's limits is to be written.
+/// The parts of an upstream's limits that changed since they were written.
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
     pub(super) windows: BTreeSet<u128>,
@@ -62,7 +62,7 @@ impl Unsaved {
     }
 }
 
-/// What is on disk.
+/// The rows on disk.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     rows: BTreeSet<Key>,
@@ -89,14 +89,14 @@ impl Traffics {
         }
     }
 
-    /// What has changed is to be on disk soon.
+    /// Has the changes written soon.
     pub(super) fn nudge(&self) {
         if let Some(keeping) = self.keeping.get() {
             keeping.nudge();
         }
     }
 
-    /// What changes from now on is not kept here: what is kept is exact from now on.
+    /// This larder lets go of the disk: the rows that follow are the last, and count nothing ahead.
     pub fn close(&self) {
         self.disk.lock().last = true;
         for (_, traffic) in self.all() {
@@ -106,7 +106,7 @@ impl Traffics {
         }
     }
 
-    /// The rows that changed since this was asked last. What it gave then is on disk by now.
+    /// The rows that changed since the last call of this; those of the last call are on disk by now.
     pub fn changed(&self, date: SystemTime, now: Instant) -> Vec<Row> {
         let mut disk = self.disk.lock();
         let sweeps =
@@ -136,8 +136,8 @@ impl Traffics {
         rows.into_iter().map(|(key, value)| Row { key: key.encode(), value }).collect()
     }
 
-    /// Adds what an earlier larder kept to what happened since this one started. Returns how many of
-    /// the rows could not be read.
+    /// Adds the rows of an earlier larder to all that happened since this one started. Returns how many
+    /// of them could not be read.
     pub fn restore<'a>(
         &self,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -200,7 +200,7 @@ fn restored(
 }
 
 impl State {
-    /// What was written last is on disk.
+    /// The rows of the last time are on disk.
     fn flushed(&mut self) {
         for credential in std::mem::take(&mut self.unsaved.written) {
             if let Some((window, _)) = self.windows.get_mut(&credential) {
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    /// What is to be written; `None`: it is to go.
+    /// The rows to write; `None`: the row is to go.
     fn written(
         &mut self,
         last: bool,

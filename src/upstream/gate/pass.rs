@@ -175,7 +175,7 @@ impl Pass {
         traffic.eased.notify_waiters();
     }
 
-    /// Learns from how the call ended; what must not be forgotten is on disk soon.
+    /// Learns from how the call ended; urgent changes are on disk soon.
     fn learn(&self, traffic: &Traffic, how: impl FnOnce(&mut State)) {
         let mut state = traffic.state.lock();
         how(&mut state);

@@ -467,7 +467,7 @@ async fn the_report_shows_what_is_held_and_until_when() {
     assert_eq!(shown, expected);
 }
 
-// ---- what calls under way are expected to cost
+// ---- reservations and bills
 
 /// A budget of so many credits a day; each call costs one, or what its answer says.
 fn budgeted(credits: Credits, day: f64) -> Bench {

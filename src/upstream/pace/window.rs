@@ -24,7 +24,7 @@ pub(in crate::upstream) struct Window {
     calls: u64,
     /// How many went out since the window was made: the number of the last one.
     number: u64,
-    /// What the row that is being written covers, and the one that is on disk.
+    /// The calls covered by the row that is being written, and by the one on disk.
     written: Option<Covered>,
     covered: Option<Covered>,
 }
@@ -46,10 +46,10 @@ struct Covered {
     until: Instant,
 }
 
-/// What a call that goes out means for the disk.
+/// Whether a row has to be written because a call goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) enum Write {
-    /// Nothing.
+    /// No.
     No,
     /// The row on disk counts the call already; another is due before long.
     Soon,
@@ -57,7 +57,7 @@ pub(in crate::upstream) enum Write {
     First,
 }
 
-/// A window as it is kept: what a crash may not forget.
+/// A window as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::upstream) struct Kept {
     /// The rate that the calls went out under.
@@ -116,7 +116,7 @@ impl Window {
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
-    /// Another rate, from a reload or a restart: what went out counts under it too.
+    /// Another rate, from a reload or a restart: the calls that went out count under it too.
     pub(in crate::upstream) fn keep_to(&mut self, rate: Rate) {
         if self.rate != rate {
             self.rate = rate;
@@ -130,14 +130,14 @@ impl Window {
         self.rate.per >= LONG
     }
 
-    /// Whether nothing that went out counts any more.
+    /// Whether no call counts any more.
     pub(in crate::upstream) fn is_over(&self, now: Instant) -> bool {
         let last = self.sent.back().map(|piece| piece.last);
         last.is_none_or(|last| now.saturating_duration_since(last) >= self.rate.per)
     }
 
-    /// What is to be kept; `None`: nothing counts any more. `last`: nothing goes out behind it, so
-    /// nothing is counted ahead.
+    /// The window as it is kept; `None`: no call counts any more. `last`: no row follows, so that no call
+    /// is counted ahead.
     pub(in crate::upstream) fn kept(&mut self, last: bool, now: Instant) -> Option<Kept> {
         self.forget(now);
         if self.sent.is_empty() || !self.is_long() {
@@ -159,7 +159,7 @@ impl Window {
         self.covered = self.written.take().or(self.covered);
     }
 
-    /// Adds what an earlier larder has let out.
+    /// Adds the calls that an earlier larder has let out.
     pub(in crate::upstream) fn adopt(&mut self, kept: &Kept, now: Instant) {
         for (age, calls) in kept.sent.iter().copied().filter(|(age, _)| *age < self.rate.per) {
             let at = now.checked_sub(age).unwrap_or(now);

@@ -3,8 +3,8 @@
 //! Owns: their form, and how old a row is by a clock that may have been set. A later larder may add to a
 //! value's end, never change what is before. Never touches: where rows are kept (`store::state`).
 //!
-//! Whatever is kept is told by its age when the row was written, and the row by its date: a clock that
-//! was set back makes a row young, and nothing lasts longer than its own length.
+//! A row has a date, and its content has ages as of that date. A clock that was set back makes a row
+//! young: no limit lasts longer than its own length.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ use crate::upstream::pace;
 /// No hold lasts longer, whatever a row says: the longest that an origin's word is believed.
 const LONGEST_HOLD: Duration = Duration::from_secs(32 * 86_400);
 
-/// Whose row it is, and what stands in it.
+/// The upstream that a row belongs to, and the row's kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// Whether the name is that of a configured upstream; else it is a host and port.
@@ -28,7 +28,7 @@ pub(super) struct Key {
     pub(super) what: What,
 }
 
-/// What stands in a row.
+/// The kind of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     /// The window of a credential.
@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
         Some(u128::from_be_bytes(*number))
     }
 
-    /// How many follow, each of this many bytes at least: what a damaged row says takes no memory.
+    /// How many follow, each of this many bytes at least: the number in a damaged row takes no memory.
     fn count(&mut self, each: usize) -> Option<usize> {
         let count = usize::try_from(self.number()?).ok()?;
         (count.checked_mul(each)? <= self.rest.len()).then_some(count)
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whole milliseconds, less than the time: what is younger counts for longer.
+/// Whole milliseconds, rounded down: a younger call counts for longer, which is the safe side.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

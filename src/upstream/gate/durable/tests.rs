@@ -94,12 +94,12 @@ impl Bench {
         Self { gate, traffics, kept, clock: clock.clone(), place, unread }
     }
 
-    /// What a larder that starts after this one was killed finds.
+    /// A larder that starts after this one was killed.
     fn killed(&self, conduct: &Conduct) -> Self {
         Self::new(conduct, &self.kept.rows.lock(), &self.clock)
     }
 
-    /// What one finds that starts after this one has stopped.
+    /// A larder that starts after this one has stopped.
     fn stopped(&self, conduct: &Conduct) -> Self {
         self.traffics.close();
         self.asked();

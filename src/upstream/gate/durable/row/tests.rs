@@ -49,7 +49,7 @@ fn a_key_is_read_as_it_was_written() {
 fn what_is_kept_grows_older_between_two_larders() {
     let later = date() + HOUR;
     let window = read_window(&window(&kept(), date()), later).unwrap();
-    // What was counted ahead went out within a sixty-fourth of the window, or not at all.
+    // Calls counted ahead went out within a sixty-fourth of the window, or not at all.
     assert_eq!(window.sent, [(3 * HOUR, 3), (HOUR + SECOND, 1), (Duration::ZERO, 100)]);
     assert_eq!((window.rate, window.ahead), (kept().rate, 0));
     let counted =
