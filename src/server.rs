@@ -9,6 +9,7 @@ mod ground;
 pub mod handover;
 pub mod house;
 mod leave;
+mod limits;
 pub mod reload;
 pub mod sockets;
 mod stored;

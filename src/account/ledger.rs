@@ -6,6 +6,7 @@
 
 mod book;
 mod calendar;
+mod reservation;
 mod row;
 mod spending;
 mod sum;
@@ -27,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::Upstream;
 use crate::policy::conduct::{Budget, Cost, Credits};
 
+pub use crate::account::ledger::reservation::{Reservation, Shortage};
 pub use crate::account::ledger::row::Row;
 pub use crate::account::ledger::spending::{Spending, Spent};
 
@@ -103,7 +105,7 @@ impl Ledger {
         self.metrics.used(&used.collect::<Vec<_>>());
     }
 
-    /// A call to an upstream that was answered and cost so many credits, or none.
+    /// A call to an upstream that was made and cost so many credits, or none.
     pub fn spend(&self, upstream: &str, credits: f64, now: SystemTime) {
         let (prices, credits) = (self.prices.load(), Micros::of(credits));
         let Some(one) = prices.find(upstream) else {
@@ -141,6 +143,37 @@ impl Ledger {
         // What an earlier larder spent may be all there is.
         one.tell(budget, standing, now);
         standing
+    }
+
+    /// Sets aside what a call usually costs until its bill is known; an error: the budget has no room
+    /// for it.
+    pub fn reserve(
+        &self,
+        upstream: &str,
+        budget: &Budget,
+        now: SystemTime,
+    ) -> Result<Reservation, Shortage> {
+        let (book, price) = match self.prices.load().find(upstream) {
+            Some(one) => (Arc::clone(&one.book), one.expected()),
+            None => (self.book(&upstream.into()), Micros::CREDIT),
+        };
+        if book.reserve(price, Micros::of(budget.credits), budget.period, now) {
+            return Ok(Reservation::new(&book, price));
+        }
+        let shortage = self.shortage(upstream, budget, now);
+        // A bill that came lower than expected may have made room since: the next look finds it.
+        Err(shortage.unwrap_or(Shortage::Reserved))
+    }
+
+    /// Why a call could not be made right now; `None`: the budget has room for it.
+    pub fn shortage(&self, upstream: &str, budget: &Budget, now: SystemTime) -> Option<Shortage> {
+        let standing = self.standing(upstream, budget, now);
+        if standing.spent {
+            return Some(Shortage::Spent(standing.ends_in));
+        }
+        let reserved = self.book(&upstream.into()).reserved();
+        let taken = Micros::of(standing.used).plus(reserved);
+        (taken >= Micros::of(budget.credits)).then_some(Shortage::Reserved)
     }
 
     /// What each upstream that costs something has cost, in the order of the configuration.
@@ -213,6 +246,14 @@ impl Priced {
         match self.cost.credits {
             Credits::PerCall(credits) => Micros::of(credits),
             Credits::Header(_) | Credits::Body(_) => self.book.usual().unwrap_or(Micros::CREDIT),
+        }
+    }
+
+    /// The credits to set aside for a call: where prices are learned, one at least.
+    fn expected(&self) -> Micros {
+        match self.cost.credits {
+            Credits::PerCall(_) => self.usual(),
+            Credits::Header(_) | Credits::Body(_) => self.usual().max(Micros::CREDIT),
         }
     }
 

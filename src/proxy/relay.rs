@@ -76,6 +76,9 @@ impl Handler {
                     }
                 }
                 Tried::Client(error) => {
+                    if let Some(pass) = ctx.pass.as_mut().filter(|_| upload.is_sent()) {
+                        pass.left();
+                    }
                     return Err(self.broken_by_client(asked, client, ctx, error).await);
                 }
             }

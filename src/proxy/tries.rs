@@ -102,7 +102,8 @@ impl Handler {
         let Some(pass) = &mut ctx.pass else { return false };
         let status = head.status;
         ctx.copy = None;
-        if pass.reads_bodies() {
+        // Behind a 101 comes another protocol, and no body.
+        if pass.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
             ctx.copy = Copied::of(status, &head.headers, &self.network.in_flight);
         }
         let verdict = match ctx.copy {

@@ -47,6 +47,11 @@ impl Upload {
         self.came
     }
 
+    /// Whether all of it was handed to the call, its end too.
+    pub(super) fn is_sent(&self) -> bool {
+        self.told
+    }
+
     /// Whether the client is to be asked for more.
     pub(super) fn needs_more(&self) -> bool {
         !self.ended && self.sent == self.kept.len()

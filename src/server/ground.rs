@@ -15,6 +15,7 @@ use crate::engine::switch::Switch;
 use crate::front::stage::Stage;
 use crate::server::Parts;
 use crate::server::handover::echo::Echoing;
+use crate::server::limits::{Counted, Disk};
 use crate::store::state::{NoSecret, Secret};
 use crate::store::tiers::{self, Tiers};
 use crate::upstream::gate::Traffics;
@@ -52,12 +53,15 @@ impl Ground {
         let switch = Arc::new(Switch::new(config.mode));
         account.mode(switch.mode());
         account.reloaded(true);
+        let traffics = Arc::default();
+        let store = store(config, &account, &traffics, &parts.clock);
+        traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
         Ok(Self {
-            store: Echoing::new(store(config, &account, &parts.clock)),
+            store: Echoing::new(store),
             secret: secret(config)?,
             in_flight: InFlight::new(config.limits.in_flight),
             switch,
-            traffics: Arc::default(),
+            traffics,
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: parts.clock.clone(),
             name_server: parts.name_server,
@@ -69,7 +73,12 @@ impl Ground {
 }
 
 /// The store that this configuration asks for.
-fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<Tiers> {
+fn store(
+    config: &Config,
+    account: &Arc<Account>,
+    traffics: &Arc<Traffics>,
+    clock: &Clock,
+) -> Arc<Tiers> {
     let settings = tiers::Settings {
         path: config.store.path.clone(),
         memory: config.store.memory,
@@ -77,7 +86,8 @@ fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<Tiers> {
         max_object: config.store.max_object,
         sweep_every: config.store.sweep_every,
     };
-    Tiers::open(settings, clock.clone(), account)
+    let counted = Counted { traffics: Arc::clone(traffics), clock: clock.clone() };
+    Tiers::beside(settings, clock.clone(), account, Some(Arc::new(counted)))
 }
 
 /// The secret of all keys: the configured one, or this installation's own. Without a disk nothing

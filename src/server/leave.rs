@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::front::stage::Stage;
 use crate::server::Server;
-use crate::server::handover::echo::Echoing;
+use crate::server::estate::Estate;
 use crate::store::Store;
 
 /// How long a connection without a request may stay when larder stops: a client that asks again
@@ -32,7 +32,7 @@ impl Server {
         self.withdraw().await;
         self.stage.send_replace(Stage::Closing { grace: GRACE.min(drain) });
         let finished = self.finish(drain).await;
-        release(Arc::clone(&self.estate.ground.store)).await;
+        release(Arc::clone(&self.estate)).await;
         // To the very end it said that larder is not ready, and how it went.
         self.admin_stop.send_replace(true);
         self.gone().await;
@@ -45,8 +45,8 @@ impl Server {
         let drain = self.drain();
         self.stage.send_replace(Stage::Closing { grace: drain });
         self.admin_stop.send_replace(true);
-        let store = Arc::clone(&self.estate.ground.store);
-        let (finished, ()) = tokio::join!(self.finish(drain), release(store));
+        let released = release(Arc::clone(&self.estate));
+        let (finished, ()) = tokio::join!(self.finish(drain), released);
         self.gone().await;
         finished
     }
@@ -91,8 +91,10 @@ impl Server {
     }
 }
 
-async fn release(store: Arc<Echoing>) {
-    if timeout(LAST, store.release()).await.is_err() {
+/// The last rows of upstreams' limits are exact: no call is counted ahead in them.
+async fn release(estate: Arc<Estate>) {
+    estate.ground.traffics.close();
+    if timeout(LAST, estate.ground.store.release()).await.is_err() {
         tracing::warn!("The store did not let go in time; what it had not written is lost");
     }
 }

@@ -1,5 +1,5 @@
 //! What is the operator's and outlives everything else: the secret of all keys, what was purged, what
-//! was spent.
+//! was spent, what is held and counted of upstreams.
 //!
 //! Owns: the directory `state/`: small, on disk before it is acknowledged, migrated and never wiped.
 //! Never touches: stored answers, which are disposable (`disk`).
@@ -33,6 +33,9 @@ const FORMAT_KEY: &[u8] = b"format";
 /// Before the rows of the ledger. A larder that knows none of them leaves them alone.
 const LEDGER: &[u8] = b"c";
 
+/// Before the rows of the limits of upstreams. Neither does that.
+const LIMITS: &[u8] = b"u";
+
 /// Where it stands how many targets there are at least: sled may lose some without a word.
 const LEAST_KEY: &[u8] = b"least";
 
@@ -48,10 +51,20 @@ pub struct State {
     keeper: Keeper,
     ill: Arc<Mutex<Option<String>>>,
     ledger: Mutex<Rows>,
+    limits: Mutex<Rows>,
 }
 
-/// The rows of the ledger: keys and values.
+/// Rows of one kind: keys and values.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The limits of upstreams, as the state sees them.
+pub trait Limits: Send + Sync {
+    /// Takes over the rows of an earlier larder. Returns how many of them could not be read.
+    fn restore(&self, rows: &Rows) -> usize;
+
+    /// The rows that changed since the last call of this; those of the last call are on disk by now.
+    fn changed(&self) -> Vec<Row>;
+}
 
 /// Why the state could not be opened. Nothing on disk may then be used: what was purged is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +97,8 @@ impl State {
     /// stored counts as purged: nobody knows what was, nor what was spent.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
         let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
-        let (db, all, ledger) = match read(&dir.join("db"), now) {
-            Ok(Read::Known(db, all, ledger)) => (db, all, ledger),
+        let Known { db, all, ledger, limits } = match read(&dir.join("db"), now) {
+            Ok(Read::Known(known)) => *known,
             Ok(Read::Later(found)) => return Err(Unopened::Later { dir: dir.to_owned(), found }),
             Err(why) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
@@ -94,10 +107,10 @@ impl State {
                     aside = %aside.display(),
                     %why,
                     "The state is damaged and was put aside; everything stored counts as purged, and \
-                     what was spent before is not known"
+                     what was spent and held before is not known"
                 );
                 match read(&dir.join("db"), now).map_err(broken)? {
-                    Read::Known(db, all, ledger) => (db, all, ledger),
+                    Read::Known(known) => *known,
                     Read::Later(found) => {
                         return Err(Unopened::Later { dir: dir.to_owned(), found });
                     }
@@ -107,7 +120,8 @@ impl State {
         let ill = Arc::new(Mutex::new(None));
         let keeper = Keeper::start(db, all.targets.keys().copied(), Arc::clone(&ill))
             .map_err(|error| broken(error.to_string()))?;
-        Ok((Self { keeper, ill, ledger: Mutex::new(ledger) }, all))
+        let (ledger, limits) = (Mutex::new(ledger), Mutex::new(limits));
+        Ok((Self { keeper, ill, ledger, limits }, all))
     }
 
     /// Keeps a change; on disk soon.
@@ -128,10 +142,25 @@ impl State {
     /// Asks the ledger for what has changed, several times a second from now on and once more at the
     /// end, and keeps that.
     pub fn keep_ledger(&self, changed: impl Fn() -> Vec<Row> + Send + 'static) {
-        self.keeper.send(Command::Watch(Box::new(changed)));
+        self.keeper.send(Command::Watch(LEDGER, Box::new(changed)));
     }
 
-    /// Waits until what was kept before is on disk.
+    /// The same of the limits of upstreams.
+    pub fn limits(&self) -> Rows {
+        std::mem::take(&mut self.limits.lock())
+    }
+
+    /// The same of the limits of upstreams.
+    pub fn keep_limits(&self, changed: impl Fn() -> Vec<Row> + Send + 'static) {
+        self.keeper.send(Command::Watch(LIMITS, Box::new(changed)));
+    }
+
+    /// Asks the ledger and the limits soon for the rows that changed.
+    pub fn nudge(&self) {
+        self.keeper.send(Command::Nudge);
+    }
+
+    /// Waits until all that was kept, and all rows that had changed before, are on disk.
     pub async fn settle(&self) -> Result<(), String> {
         let (done, settled) = oneshot::channel();
         self.keeper.send(Command::Settle(done));
@@ -150,8 +179,15 @@ impl State {
 }
 
 enum Read {
-    Known(sled::Db, All, Rows),
+    Known(Box<Known>),
     Later(u32),
+}
+
+struct Known {
+    db: sled::Db,
+    all: All,
+    ledger: Rows,
+    limits: Rows,
 }
 
 /// Opens and reads. A database that was closed a moment ago may still be locked: sled lets go of it
@@ -195,15 +231,17 @@ fn read_once(dir: &Path, now: SystemTime) -> Result<Read, String> {
         if is_new {
             // What a cache beside it holds is of nobody knows when.
             let all = Generation { hard: Mark::at(now), soft: Mark::default() };
-            return Ok(Read::Known(db, All { all, ..All::default() }, Rows::new()));
+            let all = All { all, ..All::default() };
+            let (ledger, limits) = (Rows::new(), Rows::new());
+            return Ok(Read::Known(Box::new(Known { db, all, ledger, limits })));
         }
         let all = generations(&db)?;
         let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
         if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
             return Err(sled::Error::ReportableBug("a part of it is lost".to_owned()));
         }
-        let ledger = ledger(&db)?;
-        Ok(Read::Known(db, all, ledger))
+        let (ledger, limits) = (rows(&db, LEDGER)?, rows(&db, LIMITS)?);
+        Ok(Read::Known(Box::new(Known { db, all, ledger, limits })))
     }));
     match opened {
         Ok(read) => read.map_err(|error| error.to_string()),
@@ -233,11 +271,11 @@ fn generations(db: &sled::Db) -> sled::Result<All> {
     Ok(all)
 }
 
-fn ledger(db: &sled::Db) -> sled::Result<Rows> {
+fn rows(db: &sled::Db, kind: &[u8]) -> sled::Result<Rows> {
     let mut rows = Rows::new();
-    for item in db.scan_prefix(LEDGER) {
+    for item in db.scan_prefix(kind) {
         let (key, value) = item?;
-        let key = key.strip_prefix(LEDGER).unwrap_or_default();
+        let key = key.strip_prefix(kind).unwrap_or_default();
         rows.push((key.to_vec(), value.to_vec()));
     }
     Ok(rows)

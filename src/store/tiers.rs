@@ -22,6 +22,7 @@ use crate::key::CacheKey;
 use crate::store::disk::Find;
 use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity, Watch};
 use crate::store::memory::Memory;
+use crate::store::state::Limits;
 use crate::store::tiers::deep::Deep;
 use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
 use crate::stored::Stored;
@@ -64,6 +65,16 @@ impl Tiers {
     /// Opens a store. What is on disk is there at once, or once another larder lets go of it; until
     /// then memory serves alone.
     pub fn open(settings: Settings, clock: Clock, account: &Arc<Account>) -> Arc<Self> {
+        Self::beside(settings, clock, account, None)
+    }
+
+    /// The same, whose state keeps the limits of upstreams too.
+    pub fn beside(
+        settings: Settings,
+        clock: Clock,
+        account: &Arc<Account>,
+        limits: Option<Arc<dyn Limits>>,
+    ) -> Arc<Self> {
         let generations = Arc::new(Generations::new(clock.now()));
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
         let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
@@ -73,9 +84,16 @@ impl Tiers {
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if outlives {
             tiers.report("disk", account, Self::disk_totals);
-            deep::take_hold(&tiers, settings, account);
+            deep::take_hold(&tiers, settings, account, limits);
         }
         tiers
+    }
+
+    /// Has the state ask soon for the rows that changed.
+    pub fn nudge(&self) {
+        if let Some(deep) = &*self.deep.load() {
+            deep.state.nudge();
+        }
     }
 
     fn report(

@@ -239,6 +239,9 @@ async fn understood(
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
         let reading = json::read(&answer.headers, answer.body, in_flight);
         let Ok((read, body)) = timeout(answer.total, reading).await else {
+            if answer.status.is_success() {
+                pass.left();
+            }
             pass.failed(Failure::TotalTimeout);
             return Err(Failure::TotalTimeout);
         };

@@ -3,6 +3,9 @@
 //! Owns: what happens before a call (holds, pace, the cap of calls under way, budgets) and after it
 //! (classifying, learning, accounting). Never touches: the call itself.
 
+mod budget;
+mod charge;
+mod durable;
 pub mod knock;
 mod line;
 mod pass;
@@ -16,10 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::account::ledger::Reservation;
 use crate::account::{Account, Retry};
 use crate::clock::Clock;
-use crate::config::Upstream;
-use crate::policy::conduct::{AtLimit, Conduct};
+use crate::policy::conduct::Conduct;
+use crate::upstream::gate::charge::{Charge, Reserved};
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::line::Turn;
 use crate::upstream::gate::traffic::{Admit, Station, Subject, Ticket, Traffic, no_turn};
@@ -27,6 +31,7 @@ use crate::upstream::held::{Cause, Held};
 use crate::upstream::hold::Look;
 use crate::upstream::place::Place;
 
+pub use crate::upstream::gate::durable::Keeping;
 pub use crate::upstream::gate::pass::Pass;
 pub use crate::upstream::gate::record::Record;
 pub use crate::upstream::gate::traffics::Traffics;
@@ -49,17 +54,24 @@ impl Gate {
 
     /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
     pub async fn enter(&self, place: &Place, knock: Knock) -> Result<Pass, Held> {
-        let (mut out, mut waited) = (None, None);
+        let (mut out, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
         if let Some(traffic) = self.traffic(place, &knock) {
             let admitted = self.admitted(&traffic, place, &knock).await;
-            let (ticket, cause) = admitted.inspect_err(|held| {
+            let admitted = admitted.inspect_err(|held| {
                 self.account.refused_call(place.index, held.cause.token());
             })?;
-            (out, waited) = (Some(Out { traffic, ticket }), cause);
+            (reserved, waited) = (admitted.reserved, admitted.waited);
+            unsaved = admitted.ticket.unsaved;
+            out = Some(Out { traffic, ticket: admitted.ticket });
         }
         let record = self.record(place.index, knock.route);
-        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, out);
+        let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
+        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, charge, out);
         pass.waited = waited;
+        if unsaved {
+            // A larder that is killed now has counted a call that was not made, never the reverse.
+            self.traffics.settle().await;
+        }
         Ok(pass)
     }
 
@@ -124,29 +136,33 @@ impl Gate {
         governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
 
-    fn over_budget(&self, upstream: &Upstream) -> Option<Held> {
-        let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
-        let standing = self.account.ledger().standing(&upstream.name, budget, self.clock.now());
-        let stale = match budget.at_limit {
-            AtLimit::Warn => return None,
-            AtLimit::StaleOnly => true,
-            AtLimit::Refuse => false,
+    /// Lets a call go out if its budget, all holds and its turn allow it. What was set aside for a call
+    /// that has to wait is free again before another call of the upstream looks.
+    fn admit(
+        &self,
+        traffic: &Traffic,
+        place: &Place,
+        subject: &Subject<'_>,
+        turn: Turn,
+    ) -> (Admit, Option<Reservation>) {
+        let mut state = traffic.state.lock();
+        let reservation = match self.reserve(place) {
+            Ok(reservation) => reservation,
+            Err(held) => return (Admit::Hold(held), None),
         };
-        let cause = Cause::Budget { stale };
-        standing.spent.then_some(Held { cause, left: standing.ends_in })
+        let admit = state.admit(subject, turn, self.clock.instant());
+        let goes = matches!(admit, Admit::Go(_));
+        (admit, reservation.filter(|_| goes))
     }
 
-    /// Waits for holds to end and for its turn, each for as long as the call may: how it went out, and
-    /// what it waited for last.
+    /// Waits for holds to end, for what calls under way have set aside of the budget, and for its turn,
+    /// each for as long as the call may.
     async fn admitted(
         &self,
         traffic: &Arc<Traffic>,
         place: &Place,
         knock: &Knock,
-    ) -> Result<(Ticket, Option<Cause>), Held> {
-        if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
-            return Err(held);
-        }
+    ) -> Result<Admitted, Held> {
         let subject = Subject::new(knock, conduct(place), place);
         let turn = traffic.state.lock().turn(knock.who);
         let mut waiting = Waiting::new(self, traffic, place, turn);
@@ -155,9 +171,9 @@ impl Gate {
             let eased = traffic.eased.notified();
             tokio::pin!(eased);
             eased.as_mut().enable();
-            let admit = traffic.state.lock().admit(&subject, turn, self.clock.instant());
+            let (admit, reservation) = self.admit(traffic, place, &subject, turn);
             match admit {
-                Admit::Go(ticket) => return Ok((ticket, waiting.cause)),
+                Admit::Go(ticket) => return Ok(waiting.over(ticket, reservation, traffic)),
                 Admit::Hold(held) => {
                     let time = waiting.for_hold(held, knock.patience)?;
                     tokio::select! {
@@ -176,6 +192,15 @@ impl Gate {
             }
         }
     }
+}
+
+/// A call that may go out.
+struct Admitted {
+    ticket: Ticket,
+    /// The credits set aside for it, where its upstream has a budget.
+    reserved: Option<Reserved>,
+    /// The cause that it waited for last.
+    waited: Option<Cause>,
 }
 
 /// How long it may take to wake those who may go.
@@ -238,6 +263,17 @@ impl<'a> Waiting<'a> {
             return Err(Held { cause, left: outlook });
         }
         Ok(time.unwrap_or(patience).min(patience))
+    }
+
+    /// The call goes out.
+    fn over(
+        &self,
+        ticket: Ticket,
+        reservation: Option<Reservation>,
+        traffic: &Arc<Traffic>,
+    ) -> Admitted {
+        let reserved = reservation.map(|one| Reserved::new(one, traffic));
+        Admitted { ticket, reserved, waited: self.cause }
     }
 
     fn stand(&mut self, station: Station) {

@@ -18,32 +18,46 @@ const PIECES: u32 = 60;
 pub(super) struct Guard {
     /// When each piece began, and how many fell into it.
     pieces: VecDeque<(Instant, u64)>,
+    /// How long a piece counts, by the rule that was last gone by.
+    kept: Duration,
+}
+
+/// The count as it outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// How long a piece counts.
+    pub(super) for_long: Duration,
+    /// How long ago each piece began, and how many fell into it.
+    pub(super) pieces: Vec<(Duration, u64)>,
 }
 
 impl Guard {
-    /// An answer with this status came. `shared`: because of others (they do not count).
+    /// An answer with this status came; whether it counts. `shared`: because of others (they do not
+    /// count).
     pub(super) fn count(
         &mut self,
         rule: &InvalidRequests,
         status: StatusCode,
         shared: bool,
         now: Instant,
-    ) {
+    ) -> bool {
         if shared || !rule.statuses.iter().any(|matched| matched.matches(status)) {
-            return;
+            return false;
         }
+        self.kept = kept(rule);
         let piece = rule.limit.per / PIECES;
         match self.pieces.back_mut() {
             Some((begun, count)) if now.duration_since(*begun) < piece => *count += 1,
             Some(_) | None => self.pieces.push_back((now, 1)),
         }
+        true
     }
 
     /// How many count now.
     pub(super) fn counted(&mut self, rule: &InvalidRequests, now: Instant) -> u64 {
-        // A piece counts until its last answer is old enough.
-        let kept = rule.limit.per + rule.limit.per / PIECES;
-        while self.pieces.front().is_some_and(|(begun, _)| now.duration_since(*begun) >= kept) {
+        self.kept = kept(rule);
+        while self.pieces.front().is_some_and(|(begun, _)| now.duration_since(*begun) >= self.kept)
+        {
             self.pieces.pop_front();
         }
         self.pieces.iter().map(|(_, count)| count).sum()
@@ -58,15 +72,36 @@ impl Guard {
         }
         // Until so many are forgotten that it counts fewer.
         let mut left = counted;
-        let kept = rule.limit.per + rule.limit.per / PIECES;
         for (begun, count) in &self.pieces {
             left -= count;
             if left < most {
-                return Some(kept.saturating_sub(now.duration_since(*begun)));
+                return Some(self.kept.saturating_sub(now.duration_since(*begun)));
             }
         }
-        Some(kept)
+        Some(self.kept)
     }
+
+    /// The count as it is kept; `None`: no answer counts any more.
+    pub(super) fn kept(&self, now: Instant) -> Option<Kept> {
+        let age = |(begun, count): &(Instant, u64)| (now.saturating_duration_since(*begun), *count);
+        let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.kept);
+        let pieces: Vec<_> = pieces.collect();
+        (!pieces.is_empty()).then_some(Kept { for_long: self.kept, pieces })
+    }
+
+    /// Adds the count of an earlier larder.
+    pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
+        self.kept = self.kept.max(kept.for_long);
+        for (age, count) in &kept.pieces {
+            self.pieces.push_back((now.checked_sub(*age).unwrap_or(now), *count));
+        }
+        self.pieces.make_contiguous().sort_by_key(|(begun, _)| *begun);
+    }
+}
+
+/// How long a piece counts: until its last answer is old enough.
+fn kept(rule: &InvalidRequests) -> Duration {
+    rule.limit.per + rule.limit.per / PIECES
 }
 
 /// At how many answers calls stop: at least one.

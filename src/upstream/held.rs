@@ -58,6 +58,15 @@ impl Cause {
         }
     }
 
+    /// Whether a firm hold because of it outlives the process: the API asked for it, or a ban follows if
+    /// it is not kept. An open breaker is larder's own guess, and is found out anew.
+    pub(super) fn outlives(self) -> bool {
+        match self {
+            Self::Failed(_) | Self::InvalidRequests => true,
+            Self::Breaker | Self::Budget { .. } | Self::Pace | Self::InFlight => false,
+        }
+    }
+
     /// The same where it is plain that something is held.
     pub fn word(self) -> &'static str {
         match self {

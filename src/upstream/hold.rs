@@ -3,6 +3,7 @@
 //! Owns: when a hold begins, whom it keeps back, when it ends. Pure: the time is an argument.
 //! Never touches: waiting, and what an answer means (`classify`).
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,22 @@ use crate::upstream::held::{Cause, Held};
 
 /// How many holds an upstream may have at once; beyond it, those of single keys are not remembered.
 const MOST: usize = 16_384;
+
+/// A hold that is over sooner does not outlive the process.
+pub(super) const WORTH_KEEPING: Duration = Duration::from_secs(1);
+
+/// A firm hold as it outlives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// The calls that it concerns.
+    pub(super) reach: Reach,
+    /// How long it still lasts.
+    pub(super) left: Duration,
+    /// Why.
+    pub(super) cause: Cause,
+    /// How often in a row the origin has given cause for it.
+    pub(super) times: u32,
+}
 
 /// What a hold is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,6 +197,34 @@ impl Holds {
     /// Whether this is held, or its probe is due.
     pub(super) fn is_known(&self, reach: Reach) -> bool {
         self.all.contains_key(&reach)
+    }
+
+    /// Takes over a firm hold of an earlier larder; one that runs for longer stays as it is.
+    pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
+        let until = now.checked_add(kept.left).unwrap_or(now);
+        if self.all.get(&kept.reach).is_none_or(|hold| hold.until < until) {
+            let Kept { reach, cause, times, .. } = *kept;
+            self.all.insert(reach, Hold { until, cause, firm: true, probing: false, times });
+        }
+    }
+
+    /// The firm holds that outlive the process: those that last a while, not more than so many. Those
+    /// of single keys are left out first, then those that are over first.
+    pub(super) fn kept(&self, most: usize, now: Instant) -> Vec<Kept> {
+        let kept = |(reach, hold): (&Reach, &Hold)| {
+            let left = hold.until.saturating_duration_since(now);
+            let Hold { cause, times, .. } = *hold;
+            let is_kept = hold.firm && cause.outlives() && left >= WORTH_KEEPING;
+            is_kept.then_some(Kept { reach: *reach, left, cause, times })
+        };
+        let mut all: Vec<Kept> = self.all.iter().filter_map(kept).collect();
+        if all.len() > most {
+            // Others may have to wait for this: it does not sort what is left out.
+            let is_key = |one: &Kept| matches!(one.reach, Reach::Key(_));
+            all.select_nth_unstable_by_key(most, |one| (is_key(one), Reverse(one.left)));
+            all.truncate(most);
+        }
+        all
     }
 
     /// All of them, those that are over and not yet probed too.

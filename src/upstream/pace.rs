@@ -4,60 +4,13 @@
 //! Owns: when the next call may go out. Pure: the time is an argument. Never touches: who is next
 //! (`line`), waiting.
 
-use std::collections::VecDeque;
+mod window;
+
 use std::time::{Duration, Instant};
 
-use crate::policy::conduct::Rate;
 use crate::semantics::rate_limit::Quota;
 
-/// So many calls in any stretch of a length, counted at the instants at which they go out.
-#[derive(Debug)]
-pub(super) struct Window {
-    rate: Rate,
-    sent: VecDeque<Instant>,
-}
-
-impl Window {
-    /// A window in which nothing went out yet.
-    pub(super) fn new(rate: Rate) -> Self {
-        Self { rate, sent: VecDeque::new() }
-    }
-
-    /// The rate it keeps to.
-    pub(super) fn rate(&self) -> Rate {
-        self.rate
-    }
-
-    /// How long until a call may go out; zero: now.
-    pub(super) fn wait(&mut self, now: Instant) -> Duration {
-        while self.sent.front().is_some_and(|first| now.duration_since(*first) >= self.rate.per) {
-            self.sent.pop_front();
-        }
-        let Some(over) = self.sent.len().checked_sub(self.count()) else { return Duration::ZERO };
-        let first = self.sent.get(over).copied().unwrap_or(now);
-        self.rate.per.saturating_sub(now.duration_since(first))
-    }
-
-    /// A call goes out.
-    pub(super) fn send(&mut self, now: Instant) {
-        self.sent.push_back(now);
-    }
-
-    /// How many may go out now.
-    pub(super) fn left(&mut self, now: Instant) -> usize {
-        let _trimmed = self.wait(now);
-        self.count().saturating_sub(self.sent.len())
-    }
-
-    /// Another rate, from a reload: what went out counts under it too.
-    pub(super) fn keep_to(&mut self, rate: Rate) {
-        self.rate = rate;
-    }
-
-    fn count(&self) -> usize {
-        usize::try_from(self.rate.count).unwrap_or(usize::MAX)
-    }
-}
+pub(super) use crate::upstream::pace::window::{Kept, Window, Write};
 
 /// A limit as the origin's answers tell of it.
 #[derive(Debug, Default)]

@@ -146,7 +146,7 @@ fn is_kept(house: &House, avoided: u64) -> bool {
     rows.iter().any(|(_, value)| value.get(24..32) == Some(&avoided.to_be_bytes()))
 }
 
-fn copied(from: &Path, to: &Path) -> std::io::Result<()> {
+pub fn copied(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

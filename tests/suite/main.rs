@@ -61,6 +61,7 @@ mod framing;
 mod h2_origin;
 mod idle_tunnels;
 mod interception;
+mod lasting;
 mod launch;
 mod limits;
 mod logs;

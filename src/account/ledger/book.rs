@@ -39,6 +39,8 @@ struct Days {
     all: Sum,
     changed: BTreeSet<Day>,
     told: Option<Told>,
+    /// The credits that calls under way are expected to cost.
+    reserved: Micros,
 }
 
 /// What an operator was told of a budget last.
@@ -92,10 +94,36 @@ impl Book {
 
     /// What came together in the window of `now`.
     pub(super) fn window(&self, period: Period, now: SystemTime) -> Sum {
-        let day = Day::of(now);
-        let days = self.settled();
-        let window = days.by_day.range(day.first(period)..day.next(period));
-        window.fold(Sum::default(), |sum, (_, one)| sum.plus(*one))
+        self.settled().window(period, now)
+    }
+
+    /// Sets `price` aside, unless the credits spent in the window of `now` and those set aside leave
+    /// nothing of `all`: then `false`. As long as anything is left a call may go out, even one that is
+    /// expected to cost more: otherwise the last credits of a budget could never be spent.
+    pub(super) fn reserve(
+        &self,
+        price: Micros,
+        all: Micros,
+        period: Period,
+        now: SystemTime,
+    ) -> bool {
+        let mut days = self.settled();
+        let fits = days.window(period, now).credits.plus(days.reserved) < all;
+        if fits {
+            days.reserved = days.reserved.plus(price);
+        }
+        fits
+    }
+
+    /// The credits set aside for a call are free again.
+    pub(super) fn release(&self, price: Micros) {
+        let mut days = self.days.lock();
+        days.reserved = Micros(days.reserved.0.saturating_sub(price.0));
+    }
+
+    /// The credits that calls under way are expected to cost.
+    pub(super) fn reserved(&self) -> Micros {
+        self.days.lock().reserved
     }
 
     /// Takes down what an operator is told; false: it was told before.
@@ -149,6 +177,12 @@ impl Book {
 }
 
 impl Days {
+    fn window(&self, period: Period, now: SystemTime) -> Sum {
+        let day = Day::of(now);
+        let window = self.by_day.range(day.first(period)..day.next(period));
+        window.fold(Sum::default(), |sum, (_, one)| sum.plus(*one))
+    }
+
     fn add(&mut self, day: Day, sum: Sum) {
         self.all = self.all.plus(sum);
         let before = self.by_day.get(&day).copied();

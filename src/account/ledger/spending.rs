@@ -34,7 +34,7 @@ pub struct Spent {
     pub since: SystemTime,
     /// How long it still lasts.
     pub ends_in: Duration,
-    /// Calls that were answered.
+    /// Calls that were made: answered, or left by a client that did not wait for the answer.
     pub calls: u64,
     /// What they cost in credits.
     pub credits: f64,

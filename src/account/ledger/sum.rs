@@ -34,7 +34,7 @@ impl Micros {
 /// What came together in some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sum {
-    /// Calls that were answered.
+    /// Calls that were made: answered, or left by a client that did not wait for the answer.
     pub(super) calls: u64,
     /// Those of them that cost something.
     pub(super) paid: u64,

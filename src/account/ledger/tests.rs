@@ -309,3 +309,77 @@ fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
         (&"coins".into(), &"stale-only".into())
     );
 }
+
+// ---- reservations
+
+#[test]
+fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {
+    let budget = Budget { credits: 5.0, period: Period::Day, ..a_month(5.0) };
+    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(1.0), Some(budget)));
+    let ledger = account.ledger();
+    let reserve = || ledger.reserve("coins", &budget, noon());
+    let under_way: Vec<_> = (0..5).map(|_| reserve().expect("there is room")).collect();
+    assert_eq!(reserve().err(), Some(Shortage::Reserved));
+    assert_eq!(ledger.shortage("coins", &budget, noon()), Some(Shortage::Reserved));
+    for reservation in under_way.into_iter().skip(1) {
+        ledger.spend("coins", 1.0, noon());
+        drop(reservation);
+        assert!(reserve().is_ok(), "the fifth cost nothing, and its reservation is gone");
+    }
+    ledger.spend("coins", 1.0, noon());
+    assert_eq!(reserve().err(), Some(Shortage::Spent(DAY / 2)));
+}
+
+#[test]
+fn one_call_after_another_spends_a_budget_to_its_end_whatever_they_cost() {
+    let budget = a_month(5.0);
+    for (credits, price, calls) in
+        [(Credits::PerCall(1.0), 1.0, 5), (Credits::PerCall(2.0), 2.0, 3), (in_header(), 0.5, 10)]
+    {
+        let account = account(&Clock::by_hand(noon()), cost(credits, Some(budget)));
+        let ledger = account.ledger();
+        let mut made = 0;
+        while let Ok(_reservation) = ledger.reserve("coins", &budget, noon()) {
+            ledger.spend("coins", price, noon());
+            made += 1;
+        }
+        assert_eq!(made, calls, "{price}");
+    }
+}
+
+#[test]
+fn a_learned_price_is_reserved_and_a_credit_at_least() {
+    let budget = a_month(10.0);
+    let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
+    let ledger = account.ledger();
+    let at_once = || {
+        let reserve = |_| ledger.reserve("coins", &budget, noon()).ok();
+        (0..20).map_while(reserve).collect::<Vec<_>>().len()
+    };
+    assert_eq!(at_once(), 10, "nothing is known yet: a credit");
+    ledger.spend("coins", 0.5, noon());
+    assert_eq!(at_once(), 10);
+    ledger.spend("coins", 5.5, noon());
+    assert_eq!(at_once(), 2, "3 each, 4 left");
+}
+
+#[test]
+fn threads_that_reserve_at_once_are_given_no_more_than_there_is() {
+    let budget = a_month(100.0);
+    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(1.0), Some(budget)));
+    let given = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Ok(reservation) = account.ledger().reserve("coins", &budget, noon()) {
+                    account.ledger().spend("coins", 1.0, noon());
+                    drop(reservation);
+                    given.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    // A thread may stop while another's call is both reserved and spent; no thread overspends.
+    let given = given.into_inner();
+    assert!((97..=100).contains(&given), "{given}");
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::clock::monotonic;
 use crate::store::generations::Generations;
 use crate::store::generations::{Kind, Validity};
 
@@ -193,6 +194,33 @@ async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
         state.keep(change(7, 70, 0));
         state.settle().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
+    let (told, asked) = std::sync::mpsc::channel();
+    state.keep_limits(move || {
+        let _gone = told.send(monotonic());
+        vec![row(b"a", Some(b"2"))]
+    });
+    state.settle().await.unwrap();
+    assert!(asked.try_recv().is_ok(), "it was asked before all was on disk");
+    let nudges = monotonic();
+    for _ in 0..20 {
+        while asked.try_recv().is_ok() {}
+        state.nudge();
+        asked.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    // Unasked for, it would have been three times a second.
+    assert!(monotonic() - nudges < Duration::from_secs(4), "{:?}", monotonic() - nudges);
+    state.close();
+    let (state, _) = State::open(dir.path(), at(2)).unwrap();
+    assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
+    assert_eq!(state.limits(), [(b"a".to_vec(), b"2".to_vec())]);
+    assert_eq!(state.limits(), Rows::new(), "they are handed out once");
 }
 
 #[tokio::test]

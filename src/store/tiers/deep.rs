@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::store::disk::{self, Disk};
 use crate::store::generations::{All, Generations, Validity};
 use crate::store::lock::{Lock, NotTaken};
-use crate::store::state::{State, Unopened};
+use crate::store::state::{Limits, State, Unopened};
 use crate::store::tiers::{Settings, Tiers};
 use crate::store::{Condition, Listed, Place};
 
@@ -25,9 +25,14 @@ pub(super) struct Deep {
 }
 
 /// Takes hold of the directory: now, or once another larder lets go of it.
-pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Account>) {
+pub(super) fn take_hold(
+    tiers: &Arc<Tiers>,
+    settings: Settings,
+    account: &Arc<Account>,
+    limits: Option<Arc<dyn Limits>>,
+) {
     match Lock::try_take(&settings.path, tiers.clock.now()) {
-        Ok(lock) => open(tiers, lock, &settings, account),
+        Ok(lock) => open(tiers, lock, &settings, account, limits),
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
             account.store_outlives(false);
@@ -35,7 +40,7 @@ pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Ac
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
                 .name("larder-lock".to_owned())
-                .spawn(move || wait(&weak, &settings, &account));
+                .spawn(move || wait(&weak, &settings, &account, limits));
             if let Err(error) = waiting {
                 tracing::error!(%error, "Cannot wait for the store: memory serves alone");
             }
@@ -48,14 +53,19 @@ pub(super) fn take_hold(tiers: &Arc<Tiers>, settings: Settings, account: &Arc<Ac
     }
 }
 
-fn wait(tiers: &Weak<Tiers>, settings: &Settings, account: &Arc<Account>) {
+fn wait(
+    tiers: &Weak<Tiers>,
+    settings: &Settings,
+    account: &Arc<Account>,
+    limits: Option<Arc<dyn Limits>>,
+) {
     let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
     match Lock::wait(&settings.path, || now().unwrap_or(std::time::UNIX_EPOCH)) {
         Ok(lock) => {
             // The larder may be gone by now: the next one in line takes it.
             let Some(tiers) = tiers.upgrade() else { return };
             tracing::info!("The store is free: what is on disk is used from now on");
-            open(&tiers, lock, settings, account);
+            open(&tiers, lock, settings, account, limits);
         }
         Err(error) => not_held(tiers, &error),
     }
@@ -69,7 +79,13 @@ fn not_held(tiers: &Weak<Tiers>, error: &io::Error) {
 }
 
 /// First what was purged, then what is stored: nothing purged is ever served.
-fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Account>) {
+fn open(
+    tiers: &Arc<Tiers>,
+    lock: Lock,
+    settings: &Settings,
+    account: &Arc<Account>,
+    limits: Option<Arc<dyn Limits>>,
+) {
     let opened = State::open(&settings.path.join("state"), tiers.clock.now());
     let (state, kept): (State, All) = match opened {
         Ok(opened) => opened,
@@ -80,6 +96,9 @@ fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Accou
         }
     };
     keep_ledger(&state, account);
+    if let Some(limits) = limits {
+        keep_limits(&state, limits);
+    }
     let settings = disk::Settings {
         dir: settings.path.join("cache"),
         bytes: settings.disk,
@@ -102,6 +121,18 @@ fn keep_ledger(state: &State, account: &Arc<Account>) {
     }
     let account = Arc::clone(account);
     state.keep_ledger(move || account.ledger().changed());
+}
+
+/// The limits that an earlier larder kept go on, and their changes are kept from now on.
+fn keep_limits(state: &State, limits: Arc<dyn Limits>) {
+    let unread = limits.restore(&state.limits());
+    if unread > 0 {
+        tracing::warn!(
+            unread,
+            "Some of what was held or counted of upstreams is damaged: those limits begin anew"
+        );
+    }
+    state.keep_limits(move || limits.changed());
 }
 
 impl Deep {

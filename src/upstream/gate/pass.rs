@@ -7,14 +7,14 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::conduct::{Class, Conduct, Credits};
-use crate::upstream::bill;
+use crate::policy::conduct::{Class, Conduct};
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::charge::Charge;
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::record::Record;
 use crate::upstream::gate::settle::End;
-use crate::upstream::gate::traffic::{Subject, Ticket, Traffic};
+use crate::upstream::gate::traffic::{State, Subject, Ticket, Traffic};
 use crate::upstream::gate::{Gate, conduct};
 use crate::upstream::held::Cause;
 use crate::upstream::place::Place;
@@ -26,6 +26,7 @@ pub struct Pass {
     place: Place,
     knock: Knock,
     record: Record,
+    charge: Charge,
     /// `None` once it is settled, or where nothing is ever kept back.
     out: Option<Out>,
     verdict: Option<Verdict>,
@@ -47,9 +48,11 @@ impl Pass {
         place: Place,
         knock: Knock,
         record: Record,
+        charge: Charge,
         out: Option<Out>,
     ) -> Self {
-        Self { gate, place, knock, record, out, verdict: None, unread: None, waited: None }
+        let (verdict, unread, waited) = (None, None, None);
+        Self { gate, place, knock, record, charge, out, verdict, unread, waited }
     }
 
     /// The head of the final answer came, and its body as far as rules read it.
@@ -59,12 +62,9 @@ impl Pass {
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> Verdict {
-        self.record.answered(status);
         let verdict = self.judge(status, headers, json);
-        self.count(&verdict);
-        self.settle(&verdict, End::Answered(status));
-        self.charge(status, &verdict, headers, json);
-        self.verdict = Some(verdict.clone());
+        self.ended(status, &verdict);
+        self.charge.answered(status, verdict.is_ok(), headers, json);
         verdict
     }
 
@@ -78,19 +78,25 @@ impl Pass {
         if let Some(Out { traffic, ticket }) = &self.unread {
             let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
-            traffic.state.lock().heard(&subject, ticket, &verdict, end, now);
+            self.learn(traffic, |state| state.heard(&subject, ticket, &verdict, end, now));
         }
-        self.answered(status, headers, None)
+        self.ended(status, &verdict);
+        self.charge.begun(status, verdict.is_ok(), headers);
+        verdict
+    }
+
+    fn ended(&mut self, status: StatusCode, verdict: &Verdict) {
+        self.record.answered(status);
+        self.count(verdict);
+        self.settle(verdict, End::Answered(status));
+        self.verdict = Some(verdict.clone());
     }
 
     /// The body of an answer that has passed on already: it may say more than its head did. Whether it
     /// is an answer to use.
     pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
         let verdict = self.judge(status, headers, Some(json));
-        let cost = conduct(&self.place).cost.as_ref();
-        if cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_))) {
-            self.charge(status, &verdict, headers, Some(json));
-        }
+        self.charge.answered(status, verdict.is_ok(), headers, Some(json));
         if self.verdict.as_ref().is_none_or(|known| known.class != verdict.class) {
             self.count(&verdict);
         }
@@ -110,6 +116,7 @@ impl Pass {
     /// No head came.
     pub fn failed(&mut self, failure: Failure) {
         self.record.failed(failure.token());
+        self.charge.failed();
         match classify::failure(failure) {
             Some(verdict) if failure.is_before_the_call() => {
                 self.settle(&verdict, End::Unreached);
@@ -119,8 +126,14 @@ impl Pass {
         }
     }
 
+    /// All of the request was sent, and its answer is not waited for any longer.
+    pub fn left(&mut self) {
+        self.charge.left();
+    }
+
     /// Its body is not one that rules can read: its head is all there is.
     pub fn unreadable(&mut self) {
+        self.charge.unread();
         if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
             self.find_out(&out, verdict);
         }
@@ -147,37 +160,30 @@ impl Pass {
         }
     }
 
-    fn charge(
-        &self,
-        status: StatusCode,
-        verdict: &Verdict,
-        headers: &HeaderMap,
-        json: Option<&Value>,
-    ) {
-        let Some(upstream) = &self.place.upstream else { return };
-        let Some(cost) = &upstream.conduct.cost else { return };
-        let (ledger, now) = (self.gate.account.ledger(), self.gate.clock.now());
-        if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
-            ledger.avoided(&upstream.name, ledger.usual(&upstream.name), now);
-        } else if json.is_some() || !matches!(cost.credits, Credits::Body(_)) {
-            let credits = bill::credits(cost, verdict.is_ok(), headers, json);
-            ledger.spend(&upstream.name, credits.unwrap_or_default(), now);
-        }
-    }
-
     fn settle(&mut self, verdict: &Verdict, end: End) {
         let Some(Out { traffic, ticket }) = self.out.take() else { return };
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        traffic.state.lock().settle(&subject, &ticket, verdict, end, now);
+        self.learn(&traffic, |state| state.settle(&subject, &ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
     fn find_out(&self, Out { traffic, ticket }: &Out, verdict: &Verdict) {
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        traffic.state.lock().found_out(&subject, ticket, verdict, now);
+        self.learn(traffic, |state| state.found_out(&subject, ticket, verdict, now));
         traffic.eased.notify_waiters();
+    }
+
+    /// Learns from how the call ended; urgent changes are on disk soon.
+    fn learn(&self, traffic: &Traffic, how: impl FnOnce(&mut State)) {
+        let mut state = traffic.state.lock();
+        how(&mut state);
+        let urgent = std::mem::take(&mut state.urgent);
+        drop(state);
+        if urgent {
+            self.gate.traffics.nudge();
+        }
     }
 
     fn abandon(&mut self) {

@@ -27,7 +27,9 @@ impl Gate {
                 Some(traffic) => shown(name, true, conduct, &mut traffic.state.lock(), now),
                 None => shown(name, true, conduct, &mut State::default(), now),
             };
-            report.holds.extend(self.over_budget(upstream).map(|held| Held {
+            // Credits that are only set aside are no hold: they are spent or free with the next answer.
+            let spent = self.over_budget(upstream).filter(|held| !held.left.is_zero());
+            report.holds.extend(spent.map(|held| Held {
                 reach: Reach::Upstream.token(),
                 cause: held.cause.word(),
                 firm: true,

@@ -11,10 +11,13 @@ use crate::policy::conduct::{Class, Limit};
 use crate::semantics::rate_limit::Whose;
 use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry};
 use crate::upstream::held::Cause;
-use crate::upstream::hold::Reach;
+use crate::upstream::hold::{Reach, WORTH_KEEPING};
 use crate::upstream::pace::Learned;
 use crate::upstream::retry::backoff;
 use crate::upstream::verdict::Verdict;
+
+/// Each answer that counts towards a limit of so few is on disk at once.
+const FEW: u32 = 64;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +135,20 @@ impl State {
     ) {
         let Some(rule) = &subject.conduct.invalid_requests else { return };
         let shared = verdict.class == Class::RateLimited(Limit::Shared);
-        self.guard.count(rule, status, shared, now);
+        let counts = self.guard.count(rule, status, shared, now);
+        self.unsaved.guard |= counts;
+        // Of a large count, the answers of a third of a second are no matter.
+        self.urgent |= counts && rule.limit.count <= FEW;
         if let Some(left) = self.guard.tripped(rule, now) {
-            self.holds.begin(Reach::Upstream, left, Cause::InvalidRequests, true, now);
+            self.hold(Reach::Upstream, left, Cause::InvalidRequests, now);
+        }
+    }
+
+    /// Begins a firm hold, which outlives the process if it lasts a while.
+    fn hold(&mut self, reach: Reach, time: Duration, cause: Cause, now: Instant) {
+        self.holds.begin(reach, time, cause, true, now);
+        if cause.outlives() && time >= WORTH_KEEPING {
+            (self.unsaved.holds, self.urgent) = (true, true);
         }
     }
 
@@ -154,7 +168,10 @@ impl State {
         let word = word(subject, verdict);
         if let Some(key) = subject.knock.key {
             let time = word.unwrap_or(rule.hold_down);
-            self.holds.begin(Reach::Key(key), time, cause, word.is_some(), now);
+            match word {
+                Some(_) => self.hold(Reach::Key(key), time, cause, now),
+                None => self.holds.begin(Reach::Key(key), time, cause, false, now),
+            }
         }
         let here = (subject.origin, subject.call());
         let before = self.last_failed.replace(here);
@@ -201,7 +218,12 @@ impl State {
             let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
             wait.min(subject.knock.hold.max_hold)
         });
-        self.holds.begin(reach, time, Cause::Failed(verdict.class), true, now);
+        if let Reach::Bucket(bucket) = reach
+            && time >= WORTH_KEEPING
+        {
+            self.held_after(bucket, subject.knock.shape);
+        }
+        self.hold(reach, time, Cause::Failed(verdict.class), now);
     }
 
     fn limited_reach(&self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit) -> Reach {

@@ -8,8 +8,11 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
-use crate::policy::conduct::{Breaker, Class, InvalidRequests, Limit, Rate};
+use crate::policy::conduct::{
+    AtLimit, Breaker, Budget, Class, Cost, Credits, InvalidRequests, Limit, Period, Rate,
+};
 use crate::policy::{Policy, StatusMatch};
+use crate::semantics::json_path::JsonPath;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Who;
@@ -462,4 +465,98 @@ async fn the_report_shows_what_is_held_and_until_when() {
         ("origin", "server-error", false, 30, 1),
     ];
     assert_eq!(shown, expected);
+}
+
+// ---- reservations and bills
+
+/// A budget of so many credits a day; each call costs one, or what its answer says.
+fn budgeted(credits: Credits, day: f64) -> Bench {
+    let budget =
+        Budget { credits: day, period: Period::Day, warn_at: 0.8, at_limit: AtLimit::Refuse };
+    let (currency, budget) = ("credits".to_owned(), Some(budget));
+    let cost = Cost { currency, credits, per_credit: 1.0, not_modified: false, budget };
+    let bench = Bench::new(Conduct { cost: Some(cost), ..Conduct::default() });
+    bench.gate.account.ledger().price(&[bench.place.upstream.clone().unwrap()]);
+    bench
+}
+
+fn in_body() -> Credits {
+    Credits::Body(JsonPath::parse("$.credits").unwrap())
+}
+
+impl Bench {
+    /// Calls in the books of today, and what they cost.
+    fn spent(&self) -> (u64, u64) {
+        let spent = self.gate.account.ledger().spendings(self.clock.now()).remove(0).today;
+        (spent.calls, format!("{:.0}", spent.credits).parse().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_back() {
+    let bench = budgeted(Credits::PerCall(1.0), 2.0);
+    let spent = Cause::Budget { stale: false };
+    let mut first = bench.enter(knock("/")).await.unwrap();
+    let second = bench.enter(knock("/")).await.unwrap();
+    let held = refused(bench.enter(knock("/")).await);
+    assert_eq!(held, Held { cause: spent, left: Duration::ZERO });
+    assert_eq!(bench.gate.held(&bench.place, &knock("/")), Some(held));
+    let waiting = bench.entering(patient("/", SECOND)).await;
+    drop(second);
+    let mut third = done(waiting).await.expect("the dropped call's credit is free again");
+    answer(&mut first, 500, &[]);
+    let mut fourth = bench.enter(knock("/")).await.expect("so is that of an error, which is free");
+    fourth.failed(Failure::Refused);
+    answer(&mut third, 200, &[]);
+    bench.answered(knock("/"), 200, &[]).await;
+    let held = refused(bench.enter(patient("/", SECOND)).await);
+    assert!(held.cause == spent && held.left > SECOND, "{held:?}");
+    assert_eq!(bench.spent(), (3, 2));
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
+    let mut bench = budgeted(Credits::PerCall(1.0), 2.0);
+    let upstream = Arc::make_mut(bench.place.upstream.as_mut().unwrap());
+    (upstream.conduct.pace.in_flight, upstream.conduct.pace.max_wait) = (1, 5 * SECOND);
+    let mut first = bench.enter(knock("/")).await.unwrap();
+    let waiting = bench.entering(knock("/")).await;
+    assert_eq!(bench.gate.held(&bench.place, &knock("/")), None, "one is under way, of two");
+    answer(&mut first, 200, &[]);
+    done(waiting).await.expect("its turn");
+}
+
+#[tokio::test]
+async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
+    let head = |pass: &mut Pass, status| {
+        pass.answered_so_far(StatusCode::from_u16(status).unwrap(), &http::HeaderMap::new());
+    };
+    let (ok, none) = (StatusCode::OK, http::HeaderMap::new());
+    let bench = budgeted(in_body(), 100.0);
+    let mut read = bench.enter(knock("/")).await.unwrap();
+    head(&mut read, 200);
+    assert_eq!(bench.spent(), (0, 0), "its body tells");
+    read.read(ok, &none, &serde_json::json!({ "credits": 3 }));
+    drop(read);
+    assert_eq!(bench.spent(), (1, 3));
+    let mut left = bench.enter(knock("/")).await.unwrap();
+    head(&mut left, 200);
+    drop(left);
+    assert_eq!(bench.spent(), (2, 6), "the usual price");
+    let mut given_up = bench.enter(knock("/")).await.unwrap();
+    head(&mut given_up, 200);
+    given_up.unreadable();
+    assert_eq!(bench.spent(), (3, 9));
+    drop(given_up);
+    assert_eq!(bench.spent(), (3, 9), "once");
+    let mut error = bench.enter(knock("/")).await.unwrap();
+    head(&mut error, 500);
+    drop(error);
+    assert_eq!(bench.spent(), (4, 9), "an error that says nothing costs nothing");
+    let mut unanswered = bench.enter(knock("/")).await.unwrap();
+    unanswered.left();
+    drop(unanswered);
+    assert_eq!(bench.spent(), (5, 12), "the request was sent");
+    drop(bench.enter(knock("/")).await.unwrap());
+    assert_eq!(bench.spent(), (5, 12), "this one was not");
 }

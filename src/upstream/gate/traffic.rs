@@ -14,17 +14,18 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::conduct::{Conduct, Rate};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::breaker;
+use crate::upstream::gate::durable::Unsaved;
 use crate::upstream::gate::knock::{Attempt, Knock, Who};
 use crate::upstream::gate::line::{Line, Turn};
 use crate::upstream::guard::Guard;
 use crate::upstream::held::{Cause, Held};
 use crate::upstream::hold::{Holds, Look, Reach};
-use crate::upstream::pace::{Learned, Window};
+use crate::upstream::pace::{Learned, Window, Write};
 use crate::upstream::place::Place;
 use crate::upstream::retry;
 
 /// How many credentials and buckets are kept apart; beyond it, idle ones are forgotten.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 
 /// What outlives a configuration: one for each upstream.
 #[derive(Debug)]
@@ -55,6 +56,11 @@ pub(super) struct State {
     turns: u64,
     /// Where, and which call, failed last; forgotten with a success.
     pub(super) last_failed: Option<(u64, u128)>,
+    /// Of each bucket that is held, the shape of the call that it was held after.
+    pub(super) held_shapes: HashMap<u128, u64>,
+    pub(super) unsaved: Unsaved,
+    /// Some of it is not to wait until the disk asks for it.
+    pub(super) urgent: bool,
 }
 
 /// Where a call waits for its turn.
@@ -72,6 +78,8 @@ pub(super) struct Ticket {
     pub(super) probes: Vec<Reach>,
     /// The learned limit that it counts towards.
     pub(super) learned: Option<u128>,
+    /// It is not on disk that it goes out: first that, then the call.
+    pub(super) unsaved: bool,
 }
 
 /// What the gate says to a call.
@@ -138,9 +146,7 @@ impl State {
             return Admit::Line(station, woken, wait.filter(|_| line.is_first(turn)));
         }
         let configured = subject.conduct.pace.limit.map(|_| subject.credential);
-        if let Some((window, _)) = configured.and_then(|id| self.windows.get_mut(&id)) {
-            window.send(now);
-        }
+        let unsaved = configured.is_some_and(|id| self.send(id, now) == Write::First);
         if let Some((limit, _)) = learned.and_then(|id| self.learned.get_mut(&id)) {
             limit.send();
         }
@@ -149,7 +155,17 @@ impl State {
         if subject.knock.attempt == Attempt::First {
             self.retries.called(now);
         }
-        Admit::Go(Ticket { probes, learned })
+        Admit::Go(Ticket { probes, learned, unsaved })
+    }
+
+    /// A call counts towards the configured limit of a credential.
+    fn send(&mut self, credential: u128, now: Instant) -> Write {
+        let Some((window, _)) = self.windows.get_mut(&credential) else { return Write::No };
+        let write = window.send(now);
+        if write != Write::No {
+            self.unsaved.window(credential, &self.windows);
+        }
+        write
     }
 
     /// Leaves the line at a station; the next one there looks again.

@@ -3,12 +3,13 @@
 //! Owns: which of them a call belongs to. Never touches: what is known of each.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::upstream::gate::durable::{Disk, Keeping};
 use crate::upstream::gate::traffic::Traffic;
 use crate::upstream::place::Place;
 
@@ -18,20 +19,23 @@ const UNNAMED: usize = 1024;
 /// The traffic of all upstreams.
 #[derive(Debug, Default)]
 pub struct Traffics {
-    named: Mutex<HashMap<Arc<str>, Arc<Traffic>>>,
-    unnamed: Mutex<HashMap<Box<str>, Arc<Traffic>>>,
+    pub(super) named: Mutex<HashMap<Arc<str>, Arc<Traffic>>>,
+    pub(super) unnamed: Mutex<HashMap<Box<str>, Arc<Traffic>>>,
+    pub(super) keeping: OnceLock<Arc<dyn Keeping>>,
+    pub(super) disk: Mutex<Disk>,
 }
 
 impl Traffics {
     pub(super) fn of(&self, place: &Place, now: Instant) -> Arc<Traffic> {
-        let Some(upstream) = &place.upstream else { return self.unnamed(place, now) };
-        let mut named = self.named.lock();
-        if let Some(traffic) = named.get(&upstream.name) {
-            return Arc::clone(traffic);
-        }
-        let traffic = Traffic::new(Arc::clone(&upstream.name));
-        named.insert(Arc::clone(&upstream.name), Arc::clone(&traffic));
-        traffic
+        let Some(upstream) = &place.upstream else {
+            return self.unnamed(&format!("{}:{}", place.host, place.port), now);
+        };
+        self.named(&upstream.name)
+    }
+
+    /// The traffic of a configured upstream, or of a host and port.
+    pub(super) fn by_name(&self, name: &Arc<str>, configured: bool, now: Instant) -> Arc<Traffic> {
+        if configured { self.named(name) } else { self.unnamed(name, now) }
     }
 
     /// The traffic of an upstream that a call has been made to.
@@ -46,10 +50,19 @@ impl Traffics {
         others
     }
 
-    fn unnamed(&self, place: &Place, now: Instant) -> Arc<Traffic> {
-        let name = format!("{}:{}", place.host, place.port);
+    fn named(&self, name: &Arc<str>) -> Arc<Traffic> {
+        let mut named = self.named.lock();
+        if let Some(traffic) = named.get(name) {
+            return Arc::clone(traffic);
+        }
+        let traffic = Traffic::new(Arc::clone(name));
+        named.insert(Arc::clone(name), Arc::clone(&traffic));
+        traffic
+    }
+
+    fn unnamed(&self, name: &str, now: Instant) -> Arc<Traffic> {
         let mut unnamed = self.unnamed.lock();
-        if let Some(traffic) = unnamed.get(name.as_str()) {
+        if let Some(traffic) = unnamed.get(name) {
             return Arc::clone(traffic);
         }
         if unnamed.len() >= UNNAMED {
@@ -58,7 +71,7 @@ impl Traffics {
         if unnamed.len() >= UNNAMED {
             unnamed.clear();
         }
-        let traffic = Traffic::new(name.as_str().into());
+        let traffic = Traffic::new(name.into());
         unnamed.insert(name.into(), Arc::clone(&traffic));
         traffic
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::policy::conduct::Rate;
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -183,5 +184,123 @@ proptest! {
         let answered = press(&mut model, latency * MILLI, 20 * SECOND);
         prop_assert_eq!(model.refused, 0);
         prop_assert!(answered > 0);
+    }
+}
+
+// ---- windows that outlive the process
+
+/// Lets calls out as fast as the window allows, one each `step` milliseconds at most, and restarts the
+/// larder behind it where `kills` says so: when each call went out. What a row has not counted by then
+/// is forgotten; a row that is due soon may be written or not.
+fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
+    let (mut window, mut now) = (Window::new(rate), start());
+    let (mut row, mut out) = (None::<(Kept, Instant)>, Vec::new());
+    for (step, kill) in steps.iter().zip(kills) {
+        now += Duration::from_millis(*step);
+        if *kill {
+            window = Window::new(rate);
+            if let Some((kept, written)) = &row {
+                window.adopt(&kept.clone().aged(now - *written), now);
+            }
+        }
+        if !window.wait(now).is_zero() {
+            continue;
+        }
+        let write = window.send(now);
+        if write == Write::First || (write == Write::Soon && step % 2 == 0) {
+            row = window.kept(false, now).map(|kept| (kept, now));
+            window.flushed();
+        }
+        out.push(now);
+    }
+    out
+}
+
+proptest! {
+    #[test]
+    fn no_kill_breaks_a_long_limit(
+        count in 1u32..400,
+        steps in proptest::collection::vec(0u64..2_000, 400),
+        kills in proptest::collection::vec(proptest::bool::weighted(0.1), 400),
+    ) {
+        let rate = rate(count, 60 * SECOND);
+        let out = through_kills(rate, &steps, &kills);
+        for (place, first) in out.iter().enumerate() {
+            let within = out[place..].iter().take_while(|at| **at - *first < rate.per).count();
+            prop_assert!(within <= count as usize, "{within} of {count}");
+        }
+        prop_assert!(!out.is_empty());
+    }
+}
+
+#[test]
+fn without_a_kill_a_long_window_lets_as_many_out_as_it_says_and_remembers_few_things() {
+    let (mut window, start) = (Window::new(rate(10_000, 600 * SECOND)), start());
+    let mut out = 0;
+    for step in 0..40_000_u32 {
+        let now = start + step * 30 * MILLI;
+        if window.wait(now).is_zero() {
+            window.send(now);
+            out += 1;
+        }
+    }
+    assert_eq!(out, 20_000, "in twenty minutes");
+    let kept = window.kept(true, start + 1_199 * SECOND).expect("it is not over");
+    assert!((30..=66).contains(&kept.sent.len()), "{}", kept.sent.len());
+}
+
+#[test]
+fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
+    let written = |count: u32, calls: u32| {
+        let (mut window, now) = (Window::new(rate(count, 86_400 * SECOND)), start());
+        let mut first = 0;
+        for call in 0..calls {
+            let now = now + call * MILLI;
+            match window.send(now) {
+                Write::First => first += 1,
+                Write::Soon => {}
+                Write::No => continue,
+            }
+            assert!(window.kept(false, now).is_some());
+            window.flushed();
+        }
+        first
+    };
+    assert_eq!(written(2, 2), 2);
+    assert_eq!(written(64, 64), 64);
+    assert_eq!(written(10_000, 10_000), 1, "the row is renewed before it is used up");
+    let (mut short, now) = (Window::new(rate(2, 59 * SECOND)), start());
+    assert_eq!((short.send(now), short.kept(false, now)), (Write::No, None));
+}
+
+#[test]
+fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
+    let (mut window, now) = (Window::new(rate(6_400, 600 * SECOND)), start());
+    window.send(now);
+    for _ in 0..100 {
+        let kept = window.kept(false, now).expect("a call counts");
+        window = Window::new(kept.rate);
+        window.adopt(&kept.aged(SECOND), now);
+    }
+    assert_eq!(window.left(now), 6_400 - 101, "a call, and what was counted ahead once");
+    assert!(!window.is_over(now) && window.is_over(now + 600 * SECOND));
+}
+
+#[test]
+fn another_rate_after_a_restart_counts_what_is_known_of_the_calls_before() {
+    let (mut window, now) = (Window::new(rate(2, 86_400 * SECOND)), start());
+    window.send(now);
+    window.send(now);
+    let kept = window.kept(true, now).expect("two calls");
+    for (to, left) in [
+        (rate(5, 86_400 * SECOND), 3),
+        (rate(1, 86_400 * SECOND), 0),
+        (rate(2, 3_600 * SECOND), 2),
+        (rate(2, 7 * 86_400 * SECOND), 0),
+    ] {
+        let mut after = Window::new(kept.rate);
+        after.adopt(&kept.clone().aged(2 * 3_600 * SECOND), now);
+        after.keep_to(to);
+        assert_eq!(after.left(now), left, "{to:?}");
     }
 }

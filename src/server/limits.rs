@@ -1,0 +1,51 @@
+//! The limits of upstreams and the store that keeps them: the two know nothing of each other.
+//!
+//! Owns: handing rows from one to the other, by the clock. Never touches: their content.
+
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+
+use crate::account::ledger::Row;
+use crate::clock::Clock;
+use crate::store::Store as _;
+use crate::store::state::{Limits, Rows};
+use crate::store::tiers::Tiers;
+use crate::upstream::gate::{Keeping, Traffics};
+
+/// The limits of upstreams, as the store sees them.
+pub(super) struct Counted {
+    pub(super) traffics: Arc<Traffics>,
+    pub(super) clock: Clock,
+}
+
+impl Limits for Counted {
+    fn restore(&self, rows: &Rows) -> usize {
+        let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
+        self.traffics.restore(rows, self.clock.now(), self.clock.instant())
+    }
+
+    fn changed(&self) -> Vec<Row> {
+        self.traffics.changed(self.clock.now(), self.clock.instant())
+    }
+}
+
+/// The store, as the limits see it. The store holds on to them, not they to it.
+#[derive(Debug)]
+pub(super) struct Disk(pub(super) Weak<Tiers>);
+
+#[async_trait]
+impl Keeping for Disk {
+    async fn settle(&self) {
+        if let Some(store) = self.0.upgrade() {
+            // Its fault is in the log, and costs no answer.
+            let _settled = store.settle().await;
+        }
+    }
+
+    fn nudge(&self) {
+        if let Some(store) = self.0.upgrade() {
+            store.nudge();
+        }
+    }
+}
