@@ -39,6 +39,8 @@ pub(super) struct Ctx {
     pub(super) pass: Option<Pass>,
     /// Its tries.
     pub(super) tries: Tries,
+    /// It is held up by its client, and holds nobody up at the gate.
+    pub(super) aside: bool,
     /// The answer's body, where a rule reads it as it passes.
     pub(super) copy: Option<Copied>,
     /// It goes over a connection on which its client signs in, or has: what is stored is none of its
@@ -78,9 +80,18 @@ impl Ctx {
             recording: None,
             pass: None,
             tries: Tries::default(),
+            aside: false,
             copy: None,
             signed_in: false,
             upstream_bytes: 0,
+        }
+    }
+
+    /// The client is slow: others need not wait for what this call finds out.
+    pub(super) fn step_aside(&mut self) {
+        self.aside = true;
+        if let Some(pass) = &mut self.pass {
+            pass.step_aside();
         }
     }
 

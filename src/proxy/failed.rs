@@ -24,7 +24,7 @@ const BAD_BODY: Problem = Problem::new(
 const SLOW_BODY: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
     "request_body_timeout",
-    "the request body did not arrive in time",
+    "the request body did not arrive in time: limits.body_idle, limits.body_min_rate",
     "http_request_error",
 );
 

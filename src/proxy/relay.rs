@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use tokio::time::{Instant, sleep_until};
 
 use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
@@ -24,6 +25,9 @@ use crate::upstream::failure::Failure;
 use crate::upstream::fetch::{Attempt, Repeats};
 use crate::upstream::place::Place;
 use crate::upstream::session::{Event, Head, Part};
+
+/// How long others wait for what a call that is held up by its own client may find out.
+const ASIDE: Duration = Duration::from_millis(250);
 
 /// How one try went.
 enum Tried {
@@ -114,7 +118,7 @@ impl Handler {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    match self.head(asked, client, &mut channel, upload, place).await {
+                    match self.head(asked, client, ctx, &mut channel, upload, place).await {
                         Ok(head) => {
                             sign_in::heard(&head.headers, client, &mut channel);
                             return Tried::Answered(head, channel);
@@ -137,6 +141,7 @@ impl Handler {
         &self,
         asked: &Asked,
         client: &mut Session,
+        ctx: &mut Ctx,
         channel: &mut Channel,
         upload: &mut Upload,
         place: &Place,
@@ -155,6 +160,7 @@ impl Handler {
         if !message::converses(asked) {
             silence = silence.with(self.body);
         }
+        let aside = Instant::now() + ASIDE;
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
@@ -184,6 +190,7 @@ impl Handler {
                     awaits_leave = false;
                     silence.came(upload.came_so_far() - before);
                 }
+                () = sleep_until(aside), if waits_for_client && !ctx.aside => ctx.step_aside(),
                 whose = silence.lasted() => {
                     if whose == Of::Client {
                         return Err(NoHead::Client(ClientError::Stalled));
@@ -245,11 +252,15 @@ async fn pump(
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
     let mut silence = Silence::new(patience, None);
+    let mut since = Instant::now();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
         let waits_for_client = channel.has_room() && upload.needs_more();
         // What the client has not taken bounds what is read, and never what it sends.
         let reads = client.has_room();
+        if reads && !ctx.aside {
+            since = Instant::now();
+        }
         silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
         tokio::select! {
             biased;
@@ -270,6 +281,7 @@ async fn pump(
                 }
                 silence.broken();
             }
+            () = sleep_until(since + ASIDE), if !reads && !ctx.aside => ctx.step_aside(),
             _whose = silence.lasted() => {
                 channel.distrust();
                 return Err(Broken::Answer(Failure::BodyTimeout));

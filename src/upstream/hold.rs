@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::held::{Cause, Held};
 
-/// How many holds an upstream may have at once; beyond it, those of single keys are not remembered.
+/// How many holds an upstream may have at once; beyond it the oldest make room, but for the one that is about all of
+/// it.
 const MOST: usize = 16_384;
 
 /// A hold that is over sooner does not outlive the process.
@@ -69,6 +70,8 @@ pub(super) struct Hold {
     pub(super) probing: bool,
     /// How often in a row the origin has given cause for it.
     pub(super) times: u32,
+    /// Its place in the order in which holds began, or were renewed.
+    begun: u64,
 }
 
 /// Whether a call may be made.
@@ -86,8 +89,8 @@ pub(super) enum Look {
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     all: HashMap<Reach, Hold>,
-    /// When those that were over were last let go of.
-    tidied: Option<Instant>,
+    /// How many have begun or were renewed.
+    begun: u64,
 }
 
 impl Holds {
@@ -150,31 +153,35 @@ impl Holds {
         if time.is_zero() {
             return;
         }
-        if self.is_full(now) && matches!(reach, Reach::Key(_)) {
-            return;
-        }
+        self.make_room(now);
+        self.begun += 1;
+        let begun = self.begun;
         let until = now.checked_add(time).unwrap_or(now);
         match self.all.get_mut(&reach) {
             Some(hold) if hold.until > until && (hold.firm || !firm) => hold.times += 1,
             Some(hold) => {
                 let times = hold.times.saturating_add(1);
-                *hold = Hold { until, cause, firm, probing: false, times };
+                *hold = Hold { until, cause, firm, probing: false, times, begun };
             }
             None => {
-                let hold = Hold { until, cause, firm, probing: false, times: 1 };
+                let hold = Hold { until, cause, firm, probing: false, times: 1, begun };
                 self.all.insert(reach, hold);
             }
         }
     }
 
-    /// Whether there are too many, once a second without those that are over.
-    fn is_full(&mut self, now: Instant) -> bool {
-        let rested = self.tidied.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1));
-        if self.all.len() >= MOST && rested {
-            self.all.retain(|_, hold| hold.until > now);
-            self.tidied = Some(now);
+    /// Where there are too many, lets go of those that are over, and of the older half of those that are
+    /// left.
+    fn make_room(&mut self, now: Instant) {
+        if self.all.len() < MOST {
+            return;
         }
-        self.all.len() >= MOST
+        self.all.retain(|_, hold| hold.until > now);
+        let mut begun: Vec<u64> = self.all.values().map(|hold| hold.begun).collect();
+        if let Some(oldest) = begun.len().checked_sub(MOST / 2).filter(|oldest| *oldest > 0) {
+            let (_, &mut first, _) = begun.select_nth_unstable(oldest);
+            self.all.retain(|reach, hold| *reach == Reach::Upstream || hold.begun >= first);
+        }
     }
 
     /// The origin answered as it should: the hold is over, unless it is the origin's own word and its
@@ -204,7 +211,9 @@ impl Holds {
         let until = now.checked_add(kept.left).unwrap_or(now);
         if self.all.get(&kept.reach).is_none_or(|hold| hold.until < until) {
             let Kept { reach, cause, times, .. } = *kept;
-            self.all.insert(reach, Hold { until, cause, firm: true, probing: false, times });
+            self.begun += 1;
+            let begun = self.begun;
+            self.all.insert(reach, Hold { until, cause, firm: true, probing: false, times, begun });
         }
     }
 
@@ -309,12 +318,21 @@ mod tests {
     }
 
     #[test]
-    fn holds_of_keys_are_bounded_and_those_of_origins_are_kept() {
+    fn holds_are_bounded_and_the_oldest_make_room() {
         let (mut holds, now) = begun(true);
-        for key in 0..2 * MOST as u128 {
-            holds.begin(Reach::Key(key), SECOND, DOWN, false, now);
+        holds.begin(Reach::Upstream, SECOND, DOWN, true, now);
+        for credential in 0..4 * MOST as u128 {
+            holds.begin(Reach::Credential(credential), SECOND, LIMITED, true, now);
+            holds.begin(Reach::Key(credential), SECOND, DOWN, false, now);
+            if credential % 1000 == 0 {
+                // One that is renewed is not old.
+                holds.begin(ORIGIN, SECOND, DOWN, true, now);
+            }
+            assert!(holds.is_known(Reach::Credential(credential)), "the newest holds");
         }
         assert!(holds.all().count() <= MOST);
+        assert!(holds.is_known(ORIGIN) && holds.is_known(Reach::Upstream));
+        assert!(!holds.is_known(Reach::Credential(0)));
         holds.begin(Reach::Origin(2), SECOND, DOWN, true, now);
         assert!(holds.is_known(Reach::Origin(2)) && holds.is_known(ORIGIN));
         holds.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);

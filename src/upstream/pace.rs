@@ -63,6 +63,14 @@ impl Learned {
         }
     }
 
+    /// When the window ends that the origin speaks of.
+    pub(super) fn resets(&self) -> Option<Instant> {
+        match self {
+            Self::Known(known) => Some(known.resets),
+            Self::Unknown | Self::Asking | Self::Silent => None,
+        }
+    }
+
     /// A call ended without an answer that says anything.
     pub(super) fn unheard(&mut self) {
         match self {

@@ -79,6 +79,7 @@ mod restart;
 mod restraint;
 mod schema;
 mod sign_in;
+mod slow_clients;
 mod store;
 mod storms;
 mod targeted;

@@ -139,6 +139,14 @@ impl Pass {
         }
     }
 
+    /// It is held up by its own client, which is slow to send or to take: others need not wait for it.
+    pub fn step_aside(&mut self) {
+        for Out { traffic, ticket } in [&mut self.out, &mut self.unread].into_iter().flatten() {
+            traffic.state.lock().step_aside(ticket);
+            traffic.eased.notify_waiters();
+        }
+    }
+
     /// What it had to wait for before it went out.
     pub fn waited(&self) -> Option<Cause> {
         self.waited

@@ -58,7 +58,7 @@ impl State {
         end: End,
         now: Instant,
     ) {
-        self.ended();
+        self.ended(ticket);
         self.learn(subject, ticket, verdict, now);
         if let End::Answered(status) = end {
             self.count(subject, verdict, status, now);
@@ -88,7 +88,7 @@ impl State {
 
     /// A call ended without finding anything out.
     pub(super) fn abandoned(&mut self, ticket: &Ticket) {
-        self.ended();
+        self.ended(ticket);
         self.holds.unprobe(&ticket.probes);
         if let Some((limit, line)) = ticket.learned.and_then(|id| self.learned.get_mut(&id)) {
             limit.unheard();
@@ -96,7 +96,10 @@ impl State {
         }
     }
 
-    fn ended(&mut self) {
+    pub(super) fn ended(&mut self, ticket: &Ticket) {
+        if ticket.aside {
+            return;
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.cap.wake();
     }

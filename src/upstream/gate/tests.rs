@@ -195,6 +195,42 @@ async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others() {
+    let mut conduct = Conduct::default();
+    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(conduct);
+    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    bench.clock.advance(2 * SECOND);
+    let mut slow = bench.enter(knock("/")).await.expect("the probe");
+    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    slow.step_aside();
+    let mut probe = done(waiting).await.expect("there is room, and it is the probe");
+    // The one that stepped aside leaves no second place free.
+    answer(&mut slow, 200, &[]);
+    answer(&mut probe, 200, &[]);
+    let _one = bench.enter(knock("/")).await.expect("there is room for one");
+    assert!(!bench.entering(knock("/")).await.is_finished());
+}
+
+/// A client may make up credentials without end.
+#[tokio::test]
+async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
+    let mut conduct = Conduct::default();
+    conduct.pace.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
+    conduct.pace.max_wait = Duration::ZERO;
+    let bench = Bench::new(conduct);
+    let of = |credential| Knock { credential, ..knock("/") };
+    for _ in 0..2 {
+        bench.answered(of(1), 200, &[]).await;
+    }
+    for credential in 2..10_000 {
+        bench.answered(of(credential), 200, &[]).await;
+    }
+    assert_eq!(refused(bench.enter(of(1)).await).cause, Cause::Pace);
+    assert!(bench.enter(of(10_000)).await.is_ok());
+}
+
+#[tokio::test]
 async fn one_failing_key_is_held_alone_and_two_in_a_row_speak_for_their_origin() {
     let bench = Bench::new(Conduct::default());
     bench.answered(keyed(1), 503, &[]).await;

@@ -80,6 +80,8 @@ pub(super) struct Ticket {
     pub(super) learned: Option<u128>,
     /// It is not on disk that it goes out: first that, then the call.
     pub(super) unsaved: bool,
+    /// It holds no place among those under way any more.
+    pub(super) aside: bool,
 }
 
 /// What the gate says to a call.
@@ -155,7 +157,15 @@ impl State {
         if subject.knock.attempt == Attempt::First {
             self.retries.called(now);
         }
-        Admit::Go(Ticket { probes, learned, unsaved })
+        Admit::Go(Ticket { probes, learned, unsaved, aside: false })
+    }
+
+    /// A call is held up by its own client: others take its place, and its probe.
+    pub(super) fn step_aside(&mut self, ticket: &mut Ticket) {
+        self.ended(ticket);
+        self.holds.unprobe(&ticket.probes);
+        ticket.probes.clear();
+        ticket.aside = true;
     }
 
     /// A call counts towards the configured limit of a credential.
@@ -274,14 +284,45 @@ impl State {
     }
 }
 
-/// The entry of `id`; when there are too many, those are forgotten at which nobody waits.
-pub(super) fn entry<T>(
+/// A limit that may be forgotten.
+pub(super) trait Forgettable {
+    /// The smaller, the sooner: what has counted little, then what was last of use long ago.
+    fn worth(&self) -> (u64, Option<Instant>);
+}
+
+impl Forgettable for Window {
+    fn worth(&self) -> (u64, Option<Instant>) {
+        (self.calls(), self.last())
+    }
+}
+
+impl Forgettable for Learned {
+    fn worth(&self) -> (u64, Option<Instant>) {
+        (0, self.resets())
+    }
+}
+
+/// The entry of `id`; when there are too many, half of those at which nobody waits are forgotten: a client
+/// that makes credentials up must not reset the limit of those that are at theirs.
+pub(super) fn entry<T: Forgettable>(
     all: &mut HashMap<u128, (T, Line)>,
     id: u128,
     new: impl FnOnce() -> T,
 ) -> &mut (T, Line) {
     if all.len() >= MOST && !all.contains_key(&id) {
-        all.retain(|_, (_, line)| !line.is_empty());
+        let idle = all.values().filter(|(_, line)| line.is_empty());
+        let mut worth: Vec<_> = idle.map(|(limit, _)| limit.worth()).collect();
+        let middle = worth.len() / 2;
+        if worth.len() > 1 {
+            let (_, middle, _) = worth.select_nth_unstable(middle);
+            let middle = *middle;
+            let mut spare = MOST / 2;
+            all.retain(|_, (limit, line)| {
+                let goes = spare > 0 && line.is_empty() && limit.worth() <= middle;
+                spare -= usize::from(goes);
+                !goes
+            });
+        }
     }
     all.entry(id).or_insert_with(|| (new(), Line::default()))
 }

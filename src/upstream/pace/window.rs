@@ -109,6 +109,16 @@ impl Window {
         self.write(now)
     }
 
+    /// The calls that count, as far as was looked.
+    pub(in crate::upstream) fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    /// When the last of them went out.
+    pub(in crate::upstream) fn last(&self) -> Option<Instant> {
+        self.sent.back().map(|piece| piece.last)
+    }
+
     /// How many may go out now.
     pub(in crate::upstream) fn left(&mut self, now: Instant) -> usize {
         self.forget(now);
