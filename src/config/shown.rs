@@ -31,6 +31,7 @@ pub fn to_json(config: &Config) -> Value {
         "credential_headers":
             config.credential_headers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "secret_query": config.secret_query,
+        "secret_path": config.secret_path.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstreams": config.upstreams.iter().map(|one| upstream(one)).collect::<Vec<_>>(),
         "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
         "notes": config.notes.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -6,12 +6,12 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_
 use crate::key::{CacheKey, Keyring, Scope};
 use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 
 fn ring() -> Keyring {
-    let secret_query = ["api_key", "token", "sig"].map(str::to_owned);
-    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], &secret_query)
+    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
 }
 
 fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
@@ -260,7 +260,7 @@ fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
 
 #[test]
 fn another_secret_makes_other_scopes() {
-    let other = Keyring::new([8; 32], &[], &[]);
+    let other = Keyring::new([8; 32], &[], Redactor::default());
     let request = asked("http://a/", &[("authorization", "a")]);
     let rule = ScopeRule::Credential;
     assert_ne!(ring().scope(&request, &rule), other.scope(&request, &rule));

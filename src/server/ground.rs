@@ -52,9 +52,10 @@ impl Ground {
         let switch = Arc::new(Switch::new(config.mode));
         account.mode(switch.mode());
         account.reloaded(true);
+        let secret = secret(config)?;
         Ok(Self {
-            store: Echoing::new(store(config, &account, &parts.clock)),
-            secret: secret(config)?,
+            store: Echoing::new(store(config, &secret, &account, &parts.clock)),
+            secret: secret.derived("scope"),
             budget: Budget::new(config.limits.in_flight),
             switch,
             traffics: Arc::default(),
@@ -69,33 +70,33 @@ impl Ground {
 }
 
 /// The store that this configuration asks for.
-fn store(config: &Config, account: &Arc<Account>, clock: &Clock) -> Arc<Tiers> {
+fn store(config: &Config, secret: &Secret, account: &Arc<Account>, clock: &Clock) -> Arc<Tiers> {
     let settings = tiers::Settings {
         path: config.store.path.clone(),
         memory: config.store.memory,
         disk: config.store.disk,
         max_object: config.store.max_object,
         sweep_every: config.store.sweep_every,
+        secret: secret.clone(),
     };
     Tiers::open(settings, clock.clone(), account)
 }
 
-/// The secret of all keys: the configured one, or this installation's own. Without a disk nothing
-/// outlives the process, its secret neither.
-fn secret(config: &Config) -> Result<[u8; 32], NoSecret> {
+/// The secret of all keys and of what lies on disk: the configured one, or this installation's own.
+/// Without a disk nothing outlives the process, its secret neither.
+fn secret(config: &Config) -> Result<Secret, NoSecret> {
     if let Some(ScopeSecret(configured)) = config.scope_secret {
-        return Ok(configured);
+        return Ok(Secret::from_bytes(configured));
     }
     if config.store.disk == 0 {
-        return Ok(Secret::for_now().derived("scope"));
+        return Ok(Secret::for_now());
     }
     match Secret::of(&config.store.path.join("state")) {
-        Ok(secret) => Ok(secret.derived("scope")),
         // A directory that cannot be written costs hits after a restart, no answer.
         Err(error @ NoSecret::Io { .. }) => {
             tracing::error!("{error}: what is stored will not be found after a restart");
-            Ok(Secret::for_now().derived("scope"))
+            Ok(Secret::for_now())
         }
-        Err(error @ NoSecret::Open(_)) => Err(error),
+        found @ (Ok(_) | Err(NoSecret::Open(_))) => found,
     }
 }

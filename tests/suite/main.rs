@@ -74,6 +74,7 @@ mod reload;
 mod restart;
 mod restraint;
 mod schema;
+mod secrets;
 mod store;
 mod storms;
 mod targeted;

@@ -179,6 +179,7 @@ fn made_up(number: usize, details: bool) -> controls::Entry {
     headers.append("link", "</b>\t\u{9b}x".parse().unwrap());
     controls::Entry {
         url: format!("{API}/{number}"),
+        key: 0xab,
         scope: if number == 0 { "shared" } else { "credential" },
         route: (number != 1).then(|| "coins".to_owned()),
         status: 200,

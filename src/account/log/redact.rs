@@ -1,15 +1,26 @@
 //! Takes secrets out of a text that is about to be logged, wherever it came from.
 //!
-//! Owns: what a secret looks like in a line: user information, query values, credentials (ADM-07).
+//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07); secrets in
+//! paths as far as they are known by their looks.
 //! Never touches: which texts are logged. It is the second defence: larder's own events name no
 //! secrets in the first place.
 
 use std::borrow::Cow;
 
 use crate::account::log::escape::start_of;
+use crate::semantics::redaction;
 
-/// The start of the text without user information, queries, and what follows a credential's name.
+/// The start of the text without user information, queries, secrets in paths, and what follows a
+/// credential's name.
 pub(super) fn redact(text: &str) -> Cow<'_, str> {
+    match without_marked(text) {
+        Cow::Borrowed(text) => redaction::paths_in(text),
+        Cow::Owned(text) => Cow::Owned(redaction::paths_in(&text).into_owned()),
+    }
+}
+
+/// The start of the text without what a sign or a name before it marks as secret.
+fn without_marked(text: &str) -> Cow<'_, str> {
     let (text, beyond) = start_of(text, LONGEST);
     // Nearly every value is a short word: look before copying.
     let Some(suspect) = first_suspect(text) else { return Cow::Borrowed(text) };
@@ -32,7 +43,8 @@ pub(super) fn redact(text: &str) -> Cow<'_, str> {
 
 /// Whether a field of this name may only hold a secret.
 pub(super) fn is_secret(name: &str) -> bool {
-    SECRET_NAMES.into_iter().any(|secret| find_ignoring_case(name, secret).is_some())
+    let contained = |secret| find_ignoring_case(name, secret).is_some();
+    SECRET_NAMES.into_iter().any(contained) || redaction::is_secret_name(name)
 }
 
 /// What may begin a secret.
@@ -141,6 +153,9 @@ mod tests {
             ("set-cookie", "set-cookie"),
             ("really? yes", "really? yes"),
             ("uri-miss", "uri-miss"),
+            ("at /bot1:AAHdqTcvCH1vGW/getMe", "at /bot(secret)/getMe"),
+            ("GET http://h.test/x/X7kQ2pVd9sLm3RtYw8ZcNa5u?a=b", "GET http://h.test/x/(secret)?…"),
+            ("Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u", "Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u"),
         ];
         for (text, shown) in table {
             assert_eq!(redact(text), shown, "{text}");

@@ -144,7 +144,7 @@ async fn entries_come_in_pages_with_what_was_asked_for() {
     assert_eq!(status, 200);
     assert_eq!(answer["next"], "c2");
     let entry = serde_json::json!({
-        "url": "http://api.example/x", "scope": "shared", "route": "coins", "status": 200,
+        "url": "http://api.example/x", "key": "000000000000000000000000000000ab", "scope": "shared", "route": "coins", "status": 200,
         "stored": "2027-01-15T08:00:00.000Z", "age": 90, "ttl": -30, "bytes": 42,
         "vary": ["accept"], "tiers": ["memory", "disk"],
     });

@@ -106,7 +106,7 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     let cached = route.filter(|_| stored);
     let credentials = ring.credentials(&asked.headers);
     Explained {
-        request: format!("{} {}", asked.method, shown_target(&asked.target)),
+        request: format!("{} {}", asked.method, shown_target(config, &asked.target)),
         route: route.map(|route| (route.name.to_string(), route.pattern.to_string())),
         policy: route.map(|route| policy(&route.policy, &asked.method, stored)).unwrap_or_default(),
         upstream: upstream(config, &asked.target, route.is_some()),
@@ -148,9 +148,11 @@ fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, L
 }
 
 /// Without its query, which the key tells part by part, secrets left out.
-fn shown_target(target: &Target) -> String {
+fn shown_target(config: &Config, target: &Target) -> String {
     let query = if target.query().is_some() { "?…" } else { "" };
-    format!("{}://{}{}{query}", target.scheme().as_str(), target.authority(), target.path())
+    let redactor = config.redactor();
+    let path = redactor.path(target.path());
+    format!("{}://{}{path}{query}", target.scheme().as_str(), target.authority())
 }
 
 impl Explained {

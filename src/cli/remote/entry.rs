@@ -17,6 +17,9 @@ use crate::semantics::target::Target;
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Entry {
     pub(in crate::cli) url: String,
+    /// What `purge --key` takes.
+    #[serde(default)]
+    pub(in crate::cli) key: String,
     pub(in crate::cli) scope: String,
     pub(in crate::cli) route: Option<String>,
     pub(in crate::cli) status: u16,

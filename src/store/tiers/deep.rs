@@ -84,6 +84,7 @@ fn open(tiers: &Arc<Tiers>, lock: Lock, settings: &Settings, account: &Arc<Accou
         dir: settings.path.join("cache"),
         bytes: settings.disk,
         sweep_every: settings.sweep_every,
+        secret: settings.secret.clone(),
     };
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
     let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };

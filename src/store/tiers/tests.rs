@@ -12,6 +12,7 @@ use super::*;
 use crate::key::Keyring;
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 
@@ -24,13 +25,14 @@ fn open(dir: &Path) -> Arc<Tiers> {
         disk: 1 << 30,
         max_object: 8 << 20,
         sweep_every: Duration::from_secs(60),
+        secret: Secret::from_bytes([7; 32]),
     };
     Tiers::open(settings, Clock::by_hand(NOW), &Account::new(&[], &[]))
 }
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
 fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {

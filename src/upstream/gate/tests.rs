@@ -10,6 +10,7 @@ use crate::config::env::Env;
 use crate::config::{self, Upstream};
 use crate::policy::conduct::{Breaker, Class, InvalidRequests, Limit, Rate};
 use crate::policy::{Policy, StatusMatch};
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Who;
@@ -406,7 +407,7 @@ async fn what_is_known_of_an_upstream_outlives_its_configuration() {
     let bench = Bench::new(Conduct::default());
     bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
     let traffics = Arc::clone(&bench.gate.traffics);
-    let account = bench.gate.account.renamed(&[], &["api".into()]);
+    let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
     let reloaded = Gate::new(account, traffics, bench.clock.clone());
     assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
 }
