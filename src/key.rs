@@ -232,6 +232,11 @@ impl Keyring {
             .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
+    /// Whether a field's value holds a secret, such as a URL with a token in it.
+    fn holds_secret(&self, value: &http::HeaderValue) -> bool {
+        value.to_str().is_ok_and(|text| self.redactor.has_secret(text))
+    }
+
     /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, query parameters that are
     /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users.
     pub fn asker(&self, asked: &Asked) -> u128 {

@@ -10,6 +10,7 @@ use crate::config::{
     Admin, Config, Interception, Limits, LogFormat, LogLevel, Store, Upstream, size, words,
 };
 use crate::route::table::Route;
+use crate::semantics::redaction;
 
 /// `config` in the shape of proxy.yaml; policies in the words of `larder check`.
 pub fn to_json(config: &Config) -> Value {
@@ -112,7 +113,7 @@ fn route(route: &Route) -> Value {
         "match": {
             "host": pattern.host.to_string(),
             "method": pattern.methods.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "path": pattern.path.to_string(),
+            "path": redaction::paths_in(&pattern.path.to_string()),
             "headers": pattern.headers.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(),
             "query": pattern.query.iter().map(|param| &param.name).collect::<Vec<_>>(),
         },

@@ -124,9 +124,10 @@ fn put_fields(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, rule: &KeyRule
     for name in &rule.headers {
         put(bytes, name.as_str().as_bytes());
         for value in asked.headers.get_all(name) {
-            if let Some(mask) = ring.mask(name, value.as_bytes()) {
+            if ring.is_credential(name) || ring.holds_secret(value) {
                 bytes.push(MASKED);
-                bytes.extend_from_slice(&mask);
+                let parts = [name.as_str().as_bytes(), value.as_bytes()];
+                bytes.extend_from_slice(&ring.hmac(Purpose::Value, parts));
             } else {
                 bytes.push(PLAIN);
                 put(bytes, value.as_bytes());

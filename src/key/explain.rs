@@ -34,7 +34,11 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
         let shown: Vec<_> = if ring.is_credential(name) {
             values.map(|_| HIDDEN.into()).collect()
         } else {
-            values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect()
+            let text = |value| {
+                let hidden = ring.holds_secret(value);
+                if hidden { HIDDEN.into() } else { String::from_utf8_lossy(value.as_bytes()) }
+            };
+            values.map(text).collect()
         };
         let shown = if shown.is_empty() { "(absent)".to_owned() } else { shown.join(", ") };
         parts.push((format!("field {name}"), shown));

@@ -31,13 +31,15 @@ pub struct Redactor {
 impl Redactor {
     /// What is built in, these names of query parameters (decoded, in whatever case) and these paths.
     pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
-        let params = params.iter().map(|name| name.to_ascii_lowercase()).collect();
+        // What is built in needs no second look.
+        let further = params.iter().filter(|name| !names::is_credential(name));
+        let params = further.map(|name| name.to_ascii_lowercase()).collect();
         Self { params, paths: paths.to_vec() }
     }
 
     /// Whether the value of a query parameter of this (decoded) name is secret.
     pub fn is_secret_name(&self, name: &str) -> bool {
-        self.is_listed(name) || names::is_secret(name)
+        names::is_secret(name) || self.is_listed(name)
     }
 
     /// Whether a raw parameter (`a=b`, or several joined by `;`) holds a secret: by a name, or because
@@ -49,7 +51,7 @@ impl Redactor {
     /// Whether a raw parameter is a user's own credential, the same in all of this user's calls: no
     /// code, signature or page token.
     pub fn is_credential_param(&self, param: &str) -> bool {
-        query::names(param).any(|name| self.is_listed(&name) || names::is_credential(&name))
+        query::names(param).any(|name| names::is_credential(&name) || self.is_listed(&name))
     }
 
     /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
@@ -83,6 +85,12 @@ impl Redactor {
     /// (`token=…`).
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.text_within(text, DEPTH)
+    }
+
+    /// Whether there is anything in the text that [`Redactor::text`] hides, or all of it looks like a
+    /// secret.
+    pub fn has_secret(&self, text: &str) -> bool {
+        shapes::is_secret(text) || matches!(self.text(text), Cow::Owned(_))
     }
 
     fn is_listed(&self, name: &str) -> bool {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::cli::Exit;
 use crate::cli::remote::{Failure, Remote};
 use crate::config::{duration, size};
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 
 /// One stored answer.
@@ -97,6 +98,7 @@ pub(in crate::cli) fn fetch(
 /// A URL that larder can have stored.
 pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
     Target::absolute(url).map_err(|error| {
+        let url = Redactor::default().text(url);
         let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
         Failure::new(Exit::Usage, said)
     })

@@ -43,7 +43,10 @@ pub enum CaptureError {
     /// Not from the root.
     #[error("does not begin with `/`")]
     Slash,
-    /// `/a?b=c`, a space, a letter outside ASCII.
+    /// `/a?b=c`, `/a#b`
+    #[error("has a query or fragment")]
+    Query,
+    /// A control character, a space, or one outside ASCII.
     #[error("has a character that is never sent in a path as it is")]
     Character,
     /// `/a{b`, `/{}`, `/{a}{b}`
@@ -62,9 +65,8 @@ impl CaptureError {
     pub fn fix(self) -> &'static str {
         match self {
             Self::Slash => "write the whole path from the root, such as `/bot{token}/**`",
-            Self::Character => {
-                "write the path percent-encoded, without its query: `secret_query` is for that"
-            }
+            Self::Query => "leave the path only; `secret_query` is for query parameters",
+            Self::Character => "write it percent-encoded, as it is sent",
             Self::Segment => "write one capture or `*` in a segment, such as `/bot{token}/**`",
             Self::Rest => "`**` may only be the whole last segment, as in `/bot{token}/**`",
             Self::NoCapture => "put braces with a name around the secret, such as `/bot{token}/**`",
@@ -76,7 +78,10 @@ impl SecretPath {
     /// Reads one as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, CaptureError> {
         let path = text.strip_prefix('/').ok_or(CaptureError::Slash)?;
-        if path.contains(['?', '#']) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if path.contains(['?', '#']) {
+            return Err(CaptureError::Query);
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CaptureError::Character);
         }
         let (path, rest) = match path.strip_suffix("/**") {
@@ -166,10 +171,11 @@ impl Segment {
 #[cfg(test)]
 mod tests {
     use super::{CaptureError, SecretPath};
+    use crate::semantics::redaction::masked;
 
     fn shown(pattern: &str, path: &str) -> String {
         let secrets = SecretPath::parse(pattern).unwrap().captured(path);
-        super::super::masked(path, &secrets).into_owned()
+        masked(path, &secrets).into_owned()
     }
 
     #[test]
@@ -194,7 +200,7 @@ mod tests {
     fn what_is_no_such_path_is_refused() {
         for (text, error) in [
             ("bot{token}", CaptureError::Slash),
-            ("/bot{token}?a", CaptureError::Character),
+            ("/bot{token}?a", CaptureError::Query),
             ("/bot {token}", CaptureError::Character),
             ("/bot{token", CaptureError::Segment),
             ("/bot{}", CaptureError::Segment),

@@ -4,36 +4,29 @@
 //! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
 //! is then hashed and not shown, which costs nobody an answer. Never touches: values.
 
-/// Whether a value under this (decoded) name is secret.
+/// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
-    has(&WHOLE, name) || words(name).any(is_word) || is_code(name)
+    let mut grants = false;
+    let found = words(name).any(|word| {
+        let word = Lower::of(word);
+        let code = grants && word.bytes() == b"code";
+        grants = is_granting(word.bytes());
+        code || is_word(word.bytes())
+    });
+    found || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
 }
 
 /// Whether it is a credential of a user's: secret, and the same in all calls of this user.
 pub(super) fn is_credential(name: &str) -> bool {
-    is_secret(name) && !is_code(name) && !words(name).any(|word| has(&PASSING, word))
+    is_secret(name) && !words(name).any(|word| is_passing(Lower::of(word).bytes()))
 }
 
 /// Whether the path segment behind one of this name is a secret: `/webhooks/…`, `/token/…`.
 pub(super) fn announces_secret(segment: &str) -> bool {
-    words(segment).any(|word| has(&HOOKS, word) || is_word(word))
-}
-
-fn is_word(word: &str) -> bool {
-    has(&WORDS, word) || ENDINGS.iter().any(|ending| ends_with(word, ending))
-}
-
-/// `code` is a grant where it stands alone (OAuth) or behind such a word; `country_code` is none.
-fn is_code(name: &str) -> bool {
-    let mut before = None;
-    for word in words(name) {
-        let grants = before.is_some_and(|before| has(&GRANTS, before));
-        if word.eq_ignore_ascii_case("code") && grants {
-            return true;
-        }
-        before = Some(word);
-    }
-    name.eq_ignore_ascii_case("code") || name.eq_ignore_ascii_case("authcode")
+    words(segment).any(|word| {
+        let word = Lower::of(word);
+        is_hook(word.bytes()) || is_word(word.bytes())
+    })
 }
 
 /// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
@@ -67,131 +60,175 @@ fn hump(run: &[u8]) -> usize {
     (1..run.len()).find(|at| begins(*at)).unwrap_or(run.len())
 }
 
-fn has(list: &[&str], word: &str) -> bool {
-    list.iter().any(|one| one.eq_ignore_ascii_case(word))
+/// A word in small letters; of a long one the end, which is longer than any word below.
+struct Lower {
+    bytes: [u8; Self::ROOM],
+    length: usize,
 }
 
-fn ends_with(word: &str, ending: &str) -> bool {
-    let start = word.len().checked_sub(ending.len());
-    start.and_then(|at| word.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
+impl Lower {
+    const ROOM: usize = 16;
+
+    fn of(word: &str) -> Self {
+        let word = word.as_bytes();
+        let word = word.get(word.len().saturating_sub(Self::ROOM)..).unwrap_or_default();
+        let mut bytes = [0; Self::ROOM];
+        bytes.iter_mut().zip(word).for_each(|(own, byte)| *own = byte.to_ascii_lowercase());
+        Self { bytes, length: word.len() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
 }
 
-/// Names that are secret though no word of theirs is.
-const WHOLE: [&str; 8] =
-    ["appid", "app_id", "app-id", "appcode", "sign", "ticket", "pass", "key_pair_id"];
+/// Names that are secret though no word of theirs is. `code` alone is a grant (OAuth).
+fn is_whole(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"appid"
+            | b"app_id"
+            | b"app-id"
+            | b"appcode"
+            | b"authcode"
+            | b"code"
+            | b"pass"
+            | b"sign"
+            | b"ticket"
+    )
+}
 
 /// Words that tell of a secret wherever they stand as a word of their own.
-const WORDS: [&str; 35] = [
-    "apikey",
-    "assertion",
-    "auth",
-    "authentication",
-    "authorization",
-    "bearer",
-    "cookie",
-    "credential",
-    "credentials",
-    "csrf",
-    "hmac",
-    "jwt",
-    "key",
-    "oauth",
-    "otp",
-    "passcode",
-    "passphrase",
-    "passwd",
-    "password",
-    "pin",
-    "psk",
-    "pwd",
-    "saml",
-    "samlrequest",
-    "samlresponse",
-    "secret",
-    "sessid",
-    "session",
-    "sid",
-    "sig",
-    "signature",
-    "token",
-    "totp",
-    "verifier",
-    "xsrf",
-];
+fn is_word(word: &[u8]) -> bool {
+    let known = matches!(
+        word,
+        b"apikey"
+            | b"assertion"
+            | b"auth"
+            | b"authentication"
+            | b"authorization"
+            | b"bearer"
+            | b"cookie"
+            | b"credential"
+            | b"credentials"
+            | b"csrf"
+            | b"hmac"
+            | b"jwt"
+            | b"key"
+            | b"oauth"
+            | b"otp"
+            | b"passcode"
+            | b"passphrase"
+            | b"pin"
+            | b"psk"
+            | b"pwd"
+            | b"saml"
+            | b"samlrequest"
+            | b"samlresponse"
+            | b"session"
+            | b"sid"
+            | b"sig"
+            | b"totp"
+            | b"verifier"
+            | b"xsrf"
+    );
+    known || ends_as_one(word)
+}
 
-/// What a longer word ends in that is one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
-const ENDINGS: [&str; 18] = [
-    "accesskey",
-    "accesskeyid",
-    "apikey",
-    "appkey",
-    "authkey",
-    "consumerkey",
-    "licensekey",
-    "masterkey",
-    "passwd",
-    "password",
-    "privatekey",
-    "secret",
-    "secretkey",
-    "sessid",
-    "sessionid",
-    "signature",
-    "token",
-    "userkey",
-];
+/// What is one, or ends in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
+fn ends_as_one(word: &[u8]) -> bool {
+    let endings: &[&[u8]] = match word.last() {
+        Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid"],
+        Some(b'e') => &[b"signature"],
+        Some(b'n') => &[b"token"],
+        Some(b't') => &[b"secret"],
+        Some(b'y') => &[
+            b"accesskey",
+            b"apikey",
+            b"appkey",
+            b"authkey",
+            b"consumerkey",
+            b"licensekey",
+            b"masterkey",
+            b"privatekey",
+            b"secretkey",
+            b"userkey",
+        ],
+        Some(_) | None => &[],
+    };
+    endings.iter().any(|ending| word.ends_with(ending))
+}
 
-/// What makes a `code` behind it a grant.
-const GRANTS: [&str; 14] = [
-    "access",
-    "activation",
-    "backup",
-    "confirmation",
-    "device",
-    "invitation",
-    "invite",
-    "login",
-    "magic",
-    "pairing",
-    "recovery",
-    "reset",
-    "security",
-    "verification",
-];
+/// What makes a `code` behind it a grant; `country_code` is none.
+fn is_granting(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"access"
+            | b"activation"
+            | b"backup"
+            | b"confirmation"
+            | b"device"
+            | b"invitation"
+            | b"invite"
+            | b"login"
+            | b"magic"
+            | b"pairing"
+            | b"recovery"
+            | b"reset"
+            | b"security"
+            | b"verification"
+    )
+}
 
 /// Words of secrets that are for one call, one page or one sign-in.
-const PASSING: [&str; 26] = [
-    "assertion",
-    "captcha",
-    "code",
-    "continuation",
-    "csrf",
-    "cursor",
-    "idempotency",
-    "next",
-    "nonce",
-    "order",
-    "otp",
-    "page",
-    "partition",
-    "prev",
-    "previous",
-    "recaptcha",
-    "saml",
-    "sig",
-    "sign",
-    "signature",
-    "sort",
-    "sync",
-    "ticket",
-    "totp",
-    "verifier",
-    "xsrf",
-];
+fn is_passing(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"assertion"
+            | b"captcha"
+            | b"code"
+            | b"continuation"
+            | b"csrf"
+            | b"cursor"
+            | b"idempotency"
+            | b"next"
+            | b"nonce"
+            | b"order"
+            | b"otp"
+            | b"page"
+            | b"partition"
+            | b"prev"
+            | b"previous"
+            | b"recaptcha"
+            | b"saml"
+            | b"samlrequest"
+            | b"samlresponse"
+            | b"sig"
+            | b"sign"
+            | b"signature"
+            | b"sort"
+            | b"sync"
+            | b"ticket"
+            | b"totp"
+            | b"verifier"
+            | b"xsrf"
+    )
+}
 
 /// Further segments behind which a path holds a secret.
-const HOOKS: [&str; 8] =
-    ["hook", "hooks", "webhook", "webhooks", "tokens", "secrets", "invites", "unsubscribe"];
+fn is_hook(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"hook"
+            | b"hooks"
+            | b"invites"
+            | b"secrets"
+            | b"tokens"
+            | b"unsubscribe"
+            | b"webhook"
+            | b"webhooks"
+    )
+}
 
 #[cfg(test)]
 mod tests {
