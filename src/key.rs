@@ -234,7 +234,7 @@ impl Keyring {
 
     /// Whether a field's value holds a secret, such as a URL with a token in it.
     fn holds_secret(&self, value: &http::HeaderValue) -> bool {
-        value.to_str().is_ok_and(|text| self.redactor.has_secret(text))
+        self.redactor.has_secret(&String::from_utf8_lossy(value.as_bytes()))
     }
 
     /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, query parameters that are

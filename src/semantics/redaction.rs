@@ -252,7 +252,7 @@ fn split_origin(word: &str) -> (&str, &str) {
 }
 
 fn ends_word(c: char) -> bool {
-    c.is_whitespace() || c.is_control() || "\"'<>()[]{},;".contains(c)
+    c.is_whitespace() || c.is_control() || "\"'<>(),;".contains(c)
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ async fn secrets_in_paths_and_locations_are_nowhere_in_clear_and_clients_get_the
         let (bot, hook) = (format!("{API}/bot{BOT}/getMe"), format!("{API}/services/{HOOK}"));
         let traces = larder.traces(&[bot.as_str(), hook.as_str()]).await;
         assert!(traces.contains("/bot(secret)/getMe"), "it is all there");
-        for secret in [&BOT[10..], &HOOK[19..], "L0cationT0ken", "L1nkK3y", "R3fr3sh", "C0nt3nt"] {
+        for secret in ["AAHdqTcv", "X7kQ2pVd", "L0cationT0ken", "L1nkK3y", "R3fr3sh", "C0nt3nt"] {
             assert!(!traces.contains(secret), "{secret} is there in clear");
         }
     })

@@ -1,21 +1,22 @@
 //! Takes secrets out of a text that is about to be logged, wherever it came from.
 //!
-//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07); secrets in
-//! paths as far as they are known by their looks.
+//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07). What is
+//! secret in a URL beyond that, `semantics::redaction` tells by what is built in.
 //! Never touches: which texts are logged. It is the second defence: larder's own events name no
 //! secrets in the first place.
 
 use std::borrow::Cow;
 
 use crate::account::log::escape::start_of;
-use crate::semantics::redaction;
+use crate::semantics::redaction::{self, Redactor};
 
-/// The start of the text without user information, queries, secrets in paths, and what follows a
-/// credential's name.
+/// The start of the text without user information, queries, what follows a credential's name, and
+/// secrets of URLs.
 pub(super) fn redact(text: &str) -> Cow<'_, str> {
+    let redactor = Redactor::default();
     match without_marked(text) {
-        Cow::Borrowed(text) => redaction::paths_in(text),
-        Cow::Owned(text) => Cow::Owned(redaction::paths_in(&text).into_owned()),
+        Cow::Borrowed(text) => redactor.text(text),
+        Cow::Owned(text) => Cow::Owned(redactor.text(&text).into_owned()),
     }
 }
 
@@ -144,7 +145,7 @@ mod tests {
     fn secrets_go_and_their_surroundings_stay() {
         let table = [
             ("/a?token=S3&api_key=S4", "/a?…"),
-            ("GET http://u:S5@h.test/a?x=S3 done", "GET http://…@h.test/a?… done"),
+            ("GET http://u:S5@h.test/a?x=S3 done", "GET http://(secret)@h.test/a?… done"),
             ("http://h.test/a@b", "http://h.test/a@b"),
             ("Authorization: Bearer S1, and more S1", "Authorization: …"),
             ("{\"cookie\": \"S2\"}", "{\"cookie: …"),
@@ -153,6 +154,8 @@ mod tests {
             ("set-cookie", "set-cookie"),
             ("really? yes", "really? yes"),
             ("uri-miss", "uri-miss"),
+            ("to http://h.test/cb#access_token=S3", "to http://h.test/cb#access_token=(secret)"),
+            ("with accessToken=S3 twice", "with accessToken=(secret) twice"),
             ("at /bot1:AAHdqTcvCH1vGW/getMe", "at /bot(secret)/getMe"),
             ("GET http://h.test/x/X7kQ2pVd9sLm3RtYw8ZcNa5u?a=b", "GET http://h.test/x/(secret)?…"),
             ("Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u", "Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u"),

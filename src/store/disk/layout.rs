@@ -59,6 +59,8 @@ impl Layout {
             } else if name != VERSION && is_version(name) {
                 tracing::info!(version = name, "Removing what another version of larder cached");
                 self.doom(&dir.path())?;
+                // Of another version too: what lay in the clear there goes with it.
+                self.remove_quarantines()?;
             }
         }
         Ok(())
