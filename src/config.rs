@@ -164,7 +164,7 @@ impl Config {
         Keyring::new(secret, &headers, self.redactor())
     }
 
-    /// What takes secrets out of URLs.
+    /// The redactor that takes secrets out of URLs.
     pub fn redactor(&self) -> Redactor {
         Redactor::new(&self.secret_query, &self.secret_path)
     }

@@ -115,7 +115,7 @@ impl Engine {
         self.keyring.is_credential(name)
     }
 
-    /// What tells which parts of a URL are secret.
+    /// The redactor of the keys: which parts of a URL are secret.
     pub fn redactor(&self) -> &Redactor {
         self.keyring.redactor()
     }

@@ -161,7 +161,7 @@ impl Keyring {
         }
     }
 
-    /// What tells which parts of a URL are secret.
+    /// The redactor: which parts of a URL are secret.
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }

@@ -138,7 +138,7 @@ pub struct Page {
 pub struct Entry {
     /// Scheme, authority, path and counted query; secret parts are masked.
     pub url: String,
-    /// What all answers of this URL share, for [`Purgeable::Key`].
+    /// The id that all answers of this URL share, for [`Purgeable::Key`].
     pub key: u128,
     /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,

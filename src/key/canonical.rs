@@ -77,7 +77,7 @@ fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &Query
 }
 
 /// Its parts in their order, secret ones hashed. Two paths have the same list only if they are the same:
-/// what is secret follows from the path alone.
+/// the path alone decides which parts are secret.
 fn put_path(bytes: &mut Vec<u8>, ring: &Keyring, path: &str) {
     let mut at = 0;
     for secret in ring.redactor.secrets_of_path(path) {

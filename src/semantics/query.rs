@@ -2,7 +2,7 @@
 //!
 //! Owns: names and values of a parameter. Names are compared decoded and `;` is taken for a second
 //! separator, so that neither an odd spelling nor an origin that splits elsewhere smuggles a parameter
-//! past a rule. Never touches: what a name means.
+//! past a rule. Never touches: the meaning of a name.
 
 use std::borrow::Cow;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the one reading of a path, a query and a text that holds URLs, for keys, logs and listings
 //! alike. Some secrets have no telltale: the operator names them (`secret_query`, `secret_path`).
-//! Never touches: request fields (`key::credential`); what becomes of a secret (`key` hashes it).
+//! Never touches: request fields (`key::credential`); the hash of a secret (`key`).
 
 mod capture;
 mod names;
@@ -15,7 +15,7 @@ use crate::semantics::query;
 
 pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
 
-/// What stands in place of a secret.
+/// The text in place of a secret.
 pub const HIDDEN: &str = "(secret)";
 
 /// How deep a URL within a parameter of a URL is looked into.
@@ -29,9 +29,9 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// What is built in, these names of query parameters (decoded, in whatever case) and these paths.
+    /// The built-in rules, these names of query parameters (decoded, in whatever case) and these paths.
     pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
-        // What is built in needs no second look.
+        // A built-in name needs no second look.
         let further = params.iter().filter(|name| !names::is_credential(name));
         let params = further.map(|name| name.to_ascii_lowercase()).collect();
         Self { params, paths: paths.to_vec() }
@@ -205,7 +205,7 @@ pub fn paths_in(text: &str) -> Cow<'_, str> {
     masked(text, &found)
 }
 
-/// What of a secret parameter may be shown: its name and `=`, where that is all that stands before the
+/// The start of a secret parameter that may be shown: its name and `=`, where that is all that stands before the
 /// secret.
 pub fn shown_start(param: &str) -> &str {
     let end = param.find('=').map_or(0, |at| at + 1);

@@ -92,7 +92,7 @@ pub struct Settings {
     pub bytes: u64,
     /// How often what is of no use any more is removed.
     pub sweep_every: Duration,
-    /// What fields are encrypted with, derived: with another secret nothing that was stored is read.
+    /// The secret from which the key for fields is derived: with another one nothing stored is read.
     pub secret: Secret,
 }
 

@@ -63,7 +63,7 @@ impl Told {
         Client::connect(self.addr).await.get(&format!("{API}{path}"), &[]).await
     }
 
-    /// What a verb prints about this larder.
+    /// The output of a verb about this larder.
     async fn verb(&self, arguments: &[&str]) -> String {
         let admin = ["--admin", self.admin.as_str()];
         let said = larder(&[arguments, &admin].concat()).await;
@@ -96,7 +96,7 @@ impl Told {
     }
 }
 
-/// What `check --explain` says of a `GET`.
+/// The words of `check --explain` for a `GET`.
 async fn explained(config: &Path, url: &str) -> String {
     let config = config.to_str().unwrap();
     let said = larder(&["check", config, "--explain", "GET", url]).await;
@@ -108,7 +108,7 @@ fn secret(name: &str) -> String {
     format!("S3cr3t{}9f31", name.replace(['_', '-'], ""))
 }
 
-/// Whether no call was made for it: stored, or still on its way to somebody else.
+/// Whether no call was made for it: it was stored, or still on its way to another client.
 fn is_shared(answer: &Response) -> bool {
     let said = answer.cache_status();
     said.starts_with("larder; hit") || said.contains("; collapsed")

@@ -1,7 +1,7 @@
 //! Takes secrets out of a text that is about to be logged, wherever it came from.
 //!
-//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07). What is
-//! secret in a URL beyond that, `semantics::redaction` tells by what is built in.
+//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07). Other
+//! secrets in URLs are told by `semantics::redaction`.
 //! Never touches: which texts are logged. It is the second defence: larder's own events name no
 //! secrets in the first place.
 

@@ -18,7 +18,7 @@ use crate::semantics::target::Target;
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Entry {
     pub(in crate::cli) url: String,
-    /// What `purge --key` takes.
+    /// The argument of `purge --key`.
     #[serde(default)]
     pub(in crate::cli) key: String,
     pub(in crate::cli) scope: String,

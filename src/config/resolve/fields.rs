@@ -1,5 +1,5 @@
-//! What is secret in requests (`credential_headers`, `secret_query`, `secret_path`), and names of fields
-//! and query parameters wherever one is taken.
+//! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and names of fields and query
+//! parameters wherever one is taken.
 //!
 //! Owns: which names can be meant at all.
 //! Never touches: what counts as a credential beyond the file (`key`).

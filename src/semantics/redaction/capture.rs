@@ -25,7 +25,7 @@ struct Segment {
     after: String,
 }
 
-/// What stands between the literal parts of a segment.
+/// The part between the literal ones of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Open {
     /// Nothing.
@@ -61,7 +61,7 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
-    /// What to write instead.
+    /// The text to write instead.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Slash => "write the whole path from the root, such as `/bot{token}/**`",
@@ -149,7 +149,7 @@ impl Segment {
         Ok(Self { before: before.to_owned(), open, after: after.to_owned() })
     }
 
-    /// What is secret of this segment; `None`: another segment is meant.
+    /// The secret part of this segment; `None`: another segment is meant.
     fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
         if let Some(within) = self.open_part(segment) {
             let start = self.before.len();

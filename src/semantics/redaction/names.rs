@@ -2,7 +2,7 @@
 //!
 //! Owns: the built-in words and how a name is split into them, so that `accessToken` holds `token` while
 //! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
-//! is then hashed and not shown, which costs nobody an answer. Never touches: values.
+//! is then hashed and not shown, which costs no answer and no hit. Never touches: values.
 
 /// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
@@ -135,7 +135,7 @@ fn is_word(word: &[u8]) -> bool {
     known || ends_as_one(word)
 }
 
-/// What is one, or ends in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
+/// Words that are one, or end in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
 fn ends_as_one(word: &[u8]) -> bool {
     let endings: &[&[u8]] = match word.last() {
         Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid"],
@@ -159,7 +159,7 @@ fn ends_as_one(word: &[u8]) -> bool {
     endings.iter().any(|ending| word.ends_with(ending))
 }
 
-/// What makes a `code` behind it a grant; `country_code` is none.
+/// Words that make a `code` behind them a grant; `country_code` is none.
 fn is_granting(word: &[u8]) -> bool {
     matches!(
         word,

@@ -1,6 +1,6 @@
 //! Texts that look like a secret: a bot's token, the last segment of a webhook, a JWT.
 //!
-//! Owns: telling what was made at random from words, numbers, UUIDs and the hashes by which contents are
+//! Owns: telling random text from words, numbers, UUIDs and the hashes by which contents are
 //! addressed. A secret that is short or made of words is not known by its shape: `secret_path` is for
 //! those. Never touches: names.
 
@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::semantics::redaction::names;
 
-/// The secret parts of a raw path, in its order. Runs over the path of every request: what has neither a
-/// digit nor `=` is passed over.
+/// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
+/// neither a digit nor `=` is passed over.
 pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let (mut start, mut before, mut suspect) = (0, 0..0, false);
@@ -184,7 +184,7 @@ const SHORTEST_OF_ONE_CASE: usize = 28;
 /// Behind a segment that announces a secret.
 const SHORTEST_BEHIND: usize = 8;
 
-/// What keys of well-known services begin with, and how many letters, digits, `-` or `_` follow.
+/// Prefixes of well-known services' keys, and how many letters, digits, `-` or `_` follow.
 const PREFIXES: [(&str, usize); 16] = [
     ("AIza", 30),
     ("AKIA", 16),
@@ -204,7 +204,7 @@ const PREFIXES: [(&str, usize); 16] = [
     ("xox", 17),
 ];
 
-/// What stands before the hash of a content that is addressed by it.
+/// Prefixes of a hash by which a content is addressed.
 const DIGESTS: [&str; 5] = ["sha256:", "sha512:", "sha1:", "md5:", "0x"];
 
 /// Segments behind which a hash is the name of something public.

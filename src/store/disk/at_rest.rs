@@ -2,7 +2,7 @@
 //! good for more than one answer, and only its client gets it in clear.
 //!
 //! Owns: AES-256-GCM (NIST SP 800-38D) under a key derived from the secret of this installation, a
-//! random nonce before each text. What cannot be opened counts as damaged: it costs a hit. Never touches:
+//! random nonce before each text. A text that cannot be opened counts as damaged: it costs a hit. Never touches:
 //! memory, where fields are in clear; bodies, which are stored as they came.
 
 use std::fmt;
@@ -22,8 +22,8 @@ impl AtRest {
         Self(LessSafeKey::new(key))
     }
 
-    /// Nonce, text and tag. It can be opened with the same `context` only: what is one entry's is no
-    /// other's.
+    /// Nonce, text and tag. It can be opened with the same `context` only: the fields of one entry are
+    /// no other's.
     pub(super) fn seal(&self, context: &[u8], text: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut text = text.to_vec();

@@ -59,7 +59,7 @@ impl Layout {
             } else if name != VERSION && is_version(name) {
                 tracing::info!(version = name, "Removing what another version of larder cached");
                 self.doom(&dir.path())?;
-                // Of another version too: what lay in the clear there goes with it.
+                // They may be of that version, and hold secrets in the clear.
                 self.remove_quarantines()?;
             }
         }
