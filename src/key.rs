@@ -91,6 +91,11 @@ impl CacheKey {
         &self.canonical
     }
 
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.canonical.len()
+    }
+
     /// Whose answer it is.
     pub fn scope(&self) -> Scope {
         self.scope

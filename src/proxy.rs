@@ -4,12 +4,14 @@
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
 mod copied;
+mod cors;
 mod exchange;
 mod failed;
 mod handler;
 mod hit;
 mod message;
 mod relay;
+mod sign_in;
 mod silence;
 mod switched;
 mod tries;

@@ -24,6 +24,7 @@ pub mod rate_limit;
 pub mod redaction;
 pub mod retry_after;
 pub mod said;
+pub mod session_auth;
 pub mod spelling;
 pub mod status;
 pub mod storing;

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod generations;
 pub mod lock;
 pub mod memory;
+pub mod presence;
 pub mod private;
 pub mod state;
 pub mod tiers;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Kind, Mark, Reach};
+use crate::store::generations::{Kind, Mark, Reach, Watch};
 use crate::stored::Stored;
 
 /// What is looked for: a key, and the variant that the request selects among those stored under it.
@@ -118,9 +119,9 @@ pub trait Store: Send + Sync {
     /// Looks into the deeper tiers after [`Lookup::Deeper`]; never answers `Deeper` itself.
     async fn load(&self, wanted: Wanted<'_>) -> Lookup;
 
-    /// A mark to take before an answer is asked for: what is invalidated later than the mark will
-    /// not be brought back by [`Store::put`].
-    fn mark(&self) -> Mark;
+    /// To be taken before an answer of `target` is asked for, and held until that is kept: what is
+    /// invalidated later will not be brought back by [`Store::put`] with its mark.
+    fn watch(&self, target: u128) -> Watch;
 
     /// Whether nothing of this target was invalidated since `mark`, not even softly.
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool;

@@ -171,7 +171,8 @@ impl Stored {
         let of = |headers: &HeaderMap| -> usize {
             headers.iter().map(|(n, v)| n.as_str().len() + v.len() + PER_FIELD).sum()
         };
-        size_of::<Self>() + self.body.len() + of(&self.headers) + of(&self.withheld)
+        let fields = of(&self.headers) + of(&self.withheld);
+        size_of::<Self>() + self.body.len() + fields + self.vary.weight()
     }
 
     /// Whether a 304 with these fields speaks of this response (RFC 9111 §4.3.4). Where it does

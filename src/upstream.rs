@@ -21,6 +21,7 @@ pub mod json;
 mod lookup;
 mod pace;
 pub mod peer;
+pub mod pinned;
 pub mod place;
 pub mod profile;
 pub mod report;
@@ -121,6 +122,12 @@ pub trait Origin: Send + Sync {
     fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
         let (_, _, _, _) = (target, knock, cause, wait);
         true
+    }
+
+    /// The one target by which larder knows what `target` leads to; `None`: `target` itself.
+    fn moved(&self, target: &Target) -> Option<Target> {
+        let _ = target;
+        None
     }
 
     /// How long a call to `target` that has no retries may wait for its turn, or for a hold to end.

@@ -11,6 +11,9 @@ use http::{HeaderName, HeaderValue};
 pub struct Credential {
     /// The field that carries it.
     pub header: HeaderName,
+    /// The origins of web pages that may have it shown for them through the proxy, such as
+    /// `http://localhost:3000`; below a mount the mount names them.
+    pub allow_origins: Vec<Box<str>>,
     value: HeaderValue,
 }
 
@@ -18,7 +21,13 @@ impl Credential {
     /// A field with this value. It is marked as sensitive for whoever would print it.
     pub fn new(header: HeaderName, mut value: HeaderValue) -> Self {
         value.set_sensitive(true);
-        Self { header, value }
+        Self { header, allow_origins: Vec::new(), value }
+    }
+
+    /// The same, shown for these pages too.
+    #[must_use]
+    pub fn for_pages(self, allow_origins: Vec<Box<str>>) -> Self {
+        Self { allow_origins, ..self }
     }
 
     /// The value, for the request to the origin alone.

@@ -164,6 +164,8 @@ pub enum NoteKind {
     Repeated,
     /// A credential of larder's that could be sent without TLS.
     InTheClear,
+    /// A host pattern with a trailing dot, which is left out.
+    TrailingDot,
 }
 
 impl NoteKind {
@@ -177,6 +179,7 @@ impl NoteKind {
             Self::Insecure => "insecure-upstream",
             Self::Repeated => "repeated-writes",
             Self::InTheClear => "credential-in-the-clear",
+            Self::TrailingDot => "trailing-dot",
         }
     }
 }

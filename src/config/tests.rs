@@ -420,6 +420,33 @@ fn shared_is_consent_on_a_route_and_an_accident_in_defaults() {
 }
 
 #[test]
+fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
+    let config = valid(
+        "destinations: { deny: [localhost., 10.0.0.0/8, 'h.:81'] }\n\
+         tls: { passthrough: [a.test, 'b.test.'] }\n\
+         upstreams: { a: { hosts: ['https://a.test.', c.test] } }\n\
+         routes:\n- { name: one, match: { host: a.test.:443 } }\n\
+         - { name: two, match: { host: a.test:80 } }\n- { name: three, match: { host: a.test } }\n\
+         - { name: four, match: { host: c.test:80 } }\n",
+    );
+    let noted = |kind| {
+        let notes = config.notes.iter().filter(move |note| note.kind == kind);
+        notes.map(|note| note.path.as_str()).collect::<Vec<_>>()
+    };
+    let dots = [
+        "destinations.deny",
+        "destinations.deny",
+        "tls.passthrough",
+        "upstreams.a.hosts",
+        "routes[one].match.host",
+    ];
+    assert_eq!(noted(NoteKind::TrailingDot), dots);
+    assert_eq!(noted(NoteKind::Shadowed), ["routes[two]"]);
+    let text = config.notes.iter().map(ToString::to_string).collect::<String>();
+    assert!(text.contains("sends those on to https://a.test:443"), "{text}");
+}
+
+#[test]
 fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
     let config = valid(
         "routes:\n- { name: all, match: { host: \"*.a\" }, ttl: 1m }\n\

@@ -25,6 +25,7 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::invalidation;
 use crate::semantics::method;
+use crate::semantics::session_auth;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -116,8 +117,10 @@ impl Engine {
         headers: &HeaderMap,
         rules: impl Fn(&Target) -> Vec<&'r QueryRule>,
     ) {
+        let moved = |target: &Target| self.origin.moved(target);
+        let targets = invalidation::targets(asked, status, headers, moved);
         let mut count = 0;
-        for target in &invalidation::targets(asked, status, headers) {
+        for target in &targets {
             let rules = rules(target);
             count += u64::from(!rules.is_empty());
             for rule in rules {
@@ -300,6 +303,10 @@ pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
     }
     // Another method, or a path that an origin may read as another than the one a route matched.
     if method::is_overridden(&asked.headers) || asked.target.is_ambiguous() {
+        return Some(Forward::Bypass);
+    }
+    // The answer is that of a connection, whatever else the request says.
+    if session_auth::is_sent(&asked.headers) {
         return Some(Forward::Bypass);
     }
     // A body may change what a GET means (search APIs), an event stream never ends.

@@ -168,7 +168,7 @@ impl Fill {
         let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
         let outcome = match &shared {
             Ok(kept) => {
-                self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark);
+                self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark());
                 self.engine.flights.collapse_again(&self.key);
                 Outcome::Confirmed
             }
@@ -313,13 +313,13 @@ impl Fill {
             if head.part {
                 self.keep_part(stored);
             } else {
-                self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark);
+                self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark());
             }
         }
     }
 
     fn keep_part(&self, stored: Stored) {
-        let (engine, mark) = (&self.engine, self.flight.mark);
+        let (engine, mark) = (&self.engine, self.flight.mark());
         if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, mark) {
             engine.account.not_stored(self.route, NotStored::Incomplete.token());
         }

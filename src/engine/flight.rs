@@ -18,7 +18,7 @@ use crate::semantics::cache_control::Directive;
 use crate::semantics::said::Said;
 use crate::semantics::storing::{CacheKind, NotStored};
 use crate::semantics::vary::{VariantId, Vary};
-use crate::store::generations::Mark;
+use crate::store::generations::{Mark, Watch};
 use crate::stored::Stored;
 use crate::upstream::failure::Failure;
 
@@ -117,7 +117,7 @@ pub(crate) struct Flight {
     /// Its call has to wait for its turn: another one would have to as well.
     pub(crate) in_line: Arc<AtomicBool>,
     /// Taken before the origin was asked.
-    pub(crate) mark: Mark,
+    watch: Watch,
     /// Bounds how many of its waiters ask for themselves at once.
     pub(crate) own_heads: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
@@ -125,16 +125,21 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn new(mark: Mark, body: Arc<Growing>) -> Arc<Self> {
+    pub(crate) fn new(watch: Watch, body: Arc<Growing>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
             trouble: Mutex::new(None),
             changed: Notify::new(),
             in_line: Arc::default(),
-            mark,
+            watch,
             own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
             body,
         })
+    }
+
+    /// When it was, in the order of invalidations.
+    pub(crate) fn mark(&self) -> Mark {
+        self.watch.mark
     }
 
     /// Publishes what the fill has come to and wakes everybody. Said once.

@@ -75,16 +75,16 @@ impl Engine {
         self.flights.join(
             &plan.place(),
             self.bounds.waiters_per_key,
-            |flight| self.store.is_current(&plan.key, flight.mark),
+            |flight| self.store.is_current(&plan.key, flight.mark()),
             recheck,
-            || self.flight(),
+            || self.flight(&plan.key),
         )
     }
 
-    fn flight(&self) -> Arc<Flight> {
+    fn flight(&self, key: &CacheKey) -> Arc<Flight> {
         let kept = !self.budget.is_spent();
         let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.budget));
-        Flight::new(self.store.mark(), body)
+        Flight::new(self.store.watch(key.target_id()), body)
     }
 
     /// A fetch that nobody else joins.
@@ -93,7 +93,7 @@ impl Engine {
         plan: &Plan<'_>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Reply {
-        let flight = self.flight();
+        let flight = self.flight(&plan.key);
         let reader = flight.body.first_reader();
         self.fill(plan, &flight, None, permit).spawn();
         self.lead(plan, &flight, reader).await
@@ -142,9 +142,9 @@ impl Engine {
         let turn = self.flights.join(
             &place,
             usize::MAX,
-            |flight| self.store.is_current(&key, flight.mark),
+            |flight| self.store.is_current(&key, flight.mark()),
             || None::<()>,
-            || self.flight(),
+            || self.flight(&key),
         );
         if let Turn::Lead(flight, reader) = turn {
             drop(reader);

@@ -19,19 +19,24 @@ use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::validation::{self, HeadSays};
 use crate::store::Lookup;
-use crate::store::generations::{Kind, Mark, Reach};
+use crate::store::generations::{Kind, Reach, Watch};
 
 /// A request on its way through the pass-through whose answer bears on what is stored.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Sent {
-    pub(crate) mark: Mark,
+    /// Of what is stored of it; `None`: its answer is none to be kept.
+    watch: Option<Watch>,
     pub(crate) time: SystemTime,
 }
 
 impl Engine {
-    /// A request is about to pass through.
-    pub fn sent(&self) -> Sent {
-        Sent { mark: self.store.mark(), time: self.clock.now() }
+    /// A request is about to pass through, which `route` caches.
+    pub fn sent(&self, asked: &Asked, route: Option<&Route>) -> Sent {
+        let route = route.filter(|_| asked.method == Method::HEAD);
+        let watch = route.map(|route| {
+            self.store.watch(self.keyring.target_id(&asked.target, &route.policy.key.query))
+        });
+        Sent { watch, time: self.clock.now() }
     }
 
     /// What is stored, stale, in the place of an error to a `HEAD`, as a `GET` would get it.
@@ -69,10 +74,11 @@ impl Engine {
         &self,
         asked: &Asked,
         route: &Route,
-        sent: Sent,
+        sent: &Sent,
         status: StatusCode,
         headers: &HeaderMap,
     ) {
+        let Some(watch) = &sent.watch else { return };
         let reads = asked.method == Method::HEAD
             && !asked.cache_control().no_store
             && self.switch.mode() != Mode::Bypass;
@@ -96,7 +102,7 @@ impl Engine {
                 let kept = route.policy.storing(&asked, status, &fields, &fresh.said, cache);
                 if let Ok(kept) = kept {
                     let fresh = Arc::new(fresh.keeping(&kept));
-                    self.keep(&key, &route.policy, fresh, sent.mark);
+                    self.keep(&key, &route.policy, fresh, watch.mark);
                 }
             }
         }

@@ -17,7 +17,12 @@ use crate::store::{Listed, Place};
 const COUNTED: usize = 1000;
 
 impl Engine {
-    /// What a purge of `target` reaches; `rules`: by which rules routes count its query.
+    /// The target by which larder knows what `target` leads to.
+    pub fn known_as(&self, target: &Target) -> Target {
+        self.origin.moved(target).unwrap_or_else(|| target.clone())
+    }
+
+    /// What a purge of `target`, as larder knows it, reaches; `rules`: by which rules routes count its query.
     pub fn reach(&self, target: &Target, rules: &[&QueryRule]) -> BTreeSet<Reach> {
         let id = |rule| Reach::Target(self.keyring.target_id(target, rule));
         // Byte for byte too: a route that is gone may have counted it so.

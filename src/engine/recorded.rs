@@ -19,7 +19,7 @@ use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::freshness;
 use crate::semantics::said::Said;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
-use crate::store::generations::Mark;
+use crate::store::generations::Watch;
 use crate::stored::Stored;
 
 /// An answer that is copied while it passes.
@@ -30,7 +30,7 @@ pub struct Recording {
     headers: HeaderMap,
     said: Said,
     vary: (VaryFields, VariantId),
-    mark: Mark,
+    watch: Watch,
     times: (SystemTime, SystemTime),
     body: BytesMut,
     largest: usize,
@@ -52,7 +52,7 @@ impl Engine {
         &self,
         asked: &Asked,
         route: &Route,
-        sent: Sent,
+        sent: &Sent,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Recording> {
@@ -61,7 +61,7 @@ impl Engine {
         let eligible = asked.method == Method::POST
             && status == StatusCode::OK
             && self.switch.mode() != Mode::Bypass;
-        if !eligible || encoded || !is_the_target(asked, headers) {
+        if !eligible || encoded || !self.is_the_target(asked, headers) {
             return None;
         }
         let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
@@ -73,6 +73,7 @@ impl Engine {
         let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
         let Vary::Fields(fields) = Vary::of(&kept) else { return None };
         let variant = self.variant(&get, &fields);
+        let watch = self.store.watch(key.target_id());
         Some(Recording {
             key,
             policy: Arc::clone(&route.policy),
@@ -80,7 +81,7 @@ impl Engine {
             headers: kept,
             said,
             vary: (fields, variant),
-            mark: self.store.mark(),
+            watch,
             times: (sent.time, now),
             body: BytesMut::new(),
             largest: self.bounds.max_object,
@@ -89,18 +90,19 @@ impl Engine {
 
     /// The answer has passed whole: it is stored.
     pub fn recorded(&self, recording: Recording) {
-        let Recording { key, policy, authorized, headers, said, vary, mark, times, body, .. } =
+        let Recording { key, policy, authorized, headers, said, vary, watch, times, body, .. } =
             recording;
         let age = freshness::initial_age(&said, times.0, times.1);
         let stored = Stored::new(StatusCode::OK, &headers, body.freeze(), vary, times, age);
-        self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), mark);
+        self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), watch.mark);
     }
-}
 
-fn is_the_target(asked: &Asked, headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_LOCATION)
-        .and_then(|location| location.to_str().ok())
-        .and_then(|location| asked.target.resolve(location))
-        .is_some_and(|location| location == asked.target)
+    fn is_the_target(&self, asked: &Asked, headers: &HeaderMap) -> bool {
+        headers
+            .get(CONTENT_LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .and_then(|location| asked.target.resolve(location))
+            .map(|location| self.origin.moved(&location).unwrap_or(location))
+            .is_some_and(|location| location == asked.target)
+    }
 }

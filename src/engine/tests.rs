@@ -512,7 +512,7 @@ async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
     );
     let (store, key) =
         (&bench.engine.store, bench.engine.keyring.key(&asked(), &bench.route.policy));
-    store.put(&key, Arc::new(part), store.mark(), None);
+    store.put(&key, Arc::new(part), store.watch(key.target_id()).mark, None);
     assert_eq!(bench.stored().await, None);
     let mut head = asked();
     head.method = Method::HEAD;

@@ -19,14 +19,15 @@ use crate::front::Service;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
 use crate::front::io::ClientIo;
-use crate::front::mount::Mounts;
+use crate::front::mount::{Meant, Mounts};
+use crate::front::page::Spenders;
 use crate::front::session::{Http1, Session};
 use crate::front::tls::{Intercepted, Interception, Named, Terms};
 use crate::front::tunnel::{Inspected, Tunnels};
 use crate::front::way::Way;
 use crate::semantics::asked::{Asked, Framing, Listener};
 use crate::semantics::hop_by_hop;
-use crate::semantics::target::{Scheme, Target};
+use crate::semantics::target::Scheme;
 
 /// What is read at once while a head comes in.
 pub(super) const READ: usize = 8 * 1024;
@@ -59,6 +60,8 @@ pub struct Door {
     pub interception: Interception,
     /// What leads to origins without a proxy.
     pub mounts: Mounts,
+    /// Which pages may have larder's own credentials shown for them through the proxy.
+    pub spenders: Spenders,
     /// Where refusals are recorded.
     pub account: Arc<Account>,
     /// The time, for `Date`.
@@ -105,10 +108,25 @@ impl Door {
         if let (HeadTarget::Authority(host, port), Way::Straight) = (&head.target, &*way) {
             return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
         }
-        match way.target(&head, &self.mounts, listener, || io.is_local()) {
-            Ok(target) => self.serve(io, head, target, raw, rest, listener).await,
+        match self.meant(&head, way, listener, &io) {
+            Ok(meant) => self.serve(io, head, meant, raw, rest, listener).await,
             Err(problem) => self.turn_away(io, &problem).await,
         }
+    }
+
+    /// What `head` is aimed at, if the page that asks may.
+    fn meant(
+        &self,
+        head: &Head,
+        way: &Way,
+        listener: Listener,
+        io: &ClientIo,
+    ) -> Result<Meant, Problem> {
+        let meant = way.target(head, &self.mounts, listener, || io.is_local())?;
+        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(way, Way::Straight) {
+            self.spenders.admit(&meant.target, &head.fields)?;
+        }
+        Ok(meant)
     }
 
     /// Answers a request whose target is clear.
@@ -116,15 +134,17 @@ impl Door {
         &self,
         mut io: ClientIo,
         head: Head,
-        target: Target,
+        meant: Meant,
         raw: Bytes,
         rest: BytesMut,
         listener: Listener,
     ) -> Option<Next> {
         let (persists, plain) = (head.persists, head.plain);
-        let mut asked = asked(head, target, io.peer(), listener);
+        let mut asked = asked(head, meant, io.peer(), listener);
         // What is sent ahead of the answer needs the session's order.
         let plain = plain && persists && asked.version == Version::HTTP_11;
+        // On a connection on which its user has signed in, the origin answers; a page is told more.
+        let plain = plain && io.pins().is_none() && asked.page.is_none();
         if plain && asked.body == Framing::None && rest.is_empty() {
             let since = clock::monotonic();
             if let Some(ready) = self.service.at_hand(&mut asked) {
@@ -245,7 +265,7 @@ impl Door {
     }
 }
 
-fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Listener) -> Asked {
+fn asked(head: Head, meant: Meant, client: std::net::SocketAddr, listener: Listener) -> Asked {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
     if head.framing == Framing::None {
@@ -253,7 +273,7 @@ fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Lis
     }
     Asked {
         method: head.method,
-        target,
+        target: meant.target,
         headers,
         version: head.version,
         client: Some(client),
@@ -261,6 +281,7 @@ fn asked(head: Head, target: Target, client: std::net::SocketAddr, listener: Lis
         body: head.framing,
         upgrade: head.upgrade,
         trailers: head.trailers,
+        page: meant.page,
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
+use crate::upstream::pinned::Pins;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -57,6 +58,8 @@ pub struct ClientIo {
     frames: Option<Box<Frames>>,
     /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
     unflushed: bool,
+    /// The connections to origins on which this client has signed in. Most have none.
+    pins: Option<Pins>,
 }
 
 impl ClientIo {
@@ -68,6 +71,7 @@ impl ClientIo {
             answering: AtomicBool::new(false),
             frames: None,
             unflushed: false,
+            pins: None,
         }
     }
 
@@ -100,6 +104,16 @@ impl ClientIo {
         let socket = self.stream.get_ref().socket();
         let ours = socket.and_then(|socket| socket.local_addr().ok());
         peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
+    }
+
+    /// The connections to origins on which this client has signed in, if it ever has.
+    pub(super) fn pins(&self) -> Option<&Pins> {
+        self.pins.as_ref()
+    }
+
+    /// A place for them.
+    pub(super) fn pins_to_be(&mut self) -> &Pins {
+        self.pins.get_or_insert_default()
     }
 
     /// Whether the client has closed, as far as that shows without reading on.

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
 use crate::config::{Mount, Upstream};
-use crate::front::page::{Asking, FOREIGN_PAGE};
+use crate::front::page::{Asking, FOREIGN_PAGE, Page};
 use crate::semantics::asked::Listener;
 use crate::semantics::target::Target;
 
@@ -20,6 +20,21 @@ const NOT_LARDERS: Problem = Problem::new(
     "ask a mount on this host by larder's address, as localhost, or by one of mount.allow_hosts",
     "http_request_denied",
 );
+
+/// What a request is aimed at, and which page of another site asks, if one does that may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meant {
+    /// The target.
+    pub target: Target,
+    /// The page's origin.
+    pub page: Option<HeaderValue>,
+}
+
+impl From<Target> for Meant {
+    fn from(target: Target) -> Self {
+        Self { target, page: None }
+    }
+}
 
 /// The mounts of all upstreams.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +60,7 @@ impl Mounts {
         asking: Asking<'_>,
         listener: Listener,
         is_local: impl FnOnce() -> bool,
-    ) -> Option<Result<Target, Problem>> {
+    ) -> Option<Result<Meant, Problem>> {
         let (mount, rest) = self.mounts.iter().find_map(|mount| {
             let rest = path_and_query.strip_prefix(&*mount.path)?;
             (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((mount, rest))
@@ -54,18 +69,21 @@ impl Mounts {
         if local && !asking.names_this_host(&mount.allow_hosts) {
             return Some(Err(NOT_LARDERS));
         }
-        if asking.is_foreign_page(&mount.allow_origins) {
-            return Some(Err(FOREIGN_PAGE));
-        }
+        let page = match asking.page(&mount.allow_origins) {
+            Page::None => None,
+            Page::Named(origin) => Some(origin),
+            Page::Foreign => return Some(Err(FOREIGN_PAGE)),
+        };
         let base = Target::with_authority(mount.scheme, &mount.host, rest).ok()?;
         let port = mount.port.unwrap_or_else(|| mount.scheme.default_port());
-        Some(Ok(base.with_origin(mount.scheme, base.host(), port)))
+        let target = base.with_origin(mount.scheme, base.host(), port);
+        Some(Ok(Meant { target, page }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderMap;
 
     use super::*;
     use crate::semantics::target::Scheme;
@@ -88,7 +106,9 @@ mod tests {
         let host = HeaderValue::from_str(host).unwrap();
         let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
         let found = mounts().find(path, asking, listener, || false)?;
-        Some(found.map_or_else(|problem| problem.class.to_owned(), |target| target.to_string()))
+        Some(
+            found.map_or_else(|problem| problem.class.to_owned(), |meant| meant.target.to_string()),
+        )
     }
 
     #[test]

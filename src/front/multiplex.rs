@@ -232,6 +232,7 @@ impl Door {
             return Err(BAD_TARGET);
         }
         let target = way.stream_target(authority(&head)?, path)?;
+        self.spenders.admit(&target, &head.headers)?;
         if let Some(cookie) = joined_cookies(&head.headers) {
             head.headers.insert(COOKIE, cookie);
         }
@@ -259,6 +260,7 @@ impl Door {
             body,
             upgrade: None,
             trailers,
+            page: None,
         })
     }
 

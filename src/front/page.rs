@@ -1,16 +1,20 @@
-//! Web pages that ask a mount: a browser on this host, or on one that may use larder, runs what any
-//! site wrote, and larder would spend its own credential for it.
+//! Web pages that ask a mount, or an origin to which larder shows a credential of its own: a browser on this
+//! host, or on one that may use larder, runs what any site wrote, and larder would spend that credential
+//! for it.
 //!
-//! Owns: who may ask by what a browser says of a page (Fetch Metadata, `Origin`) and by the `Host` it
-//! was led here by. Never touches: which mount is meant.
+//! Owns: who may ask by what a browser says of a page (Fetch Metadata, `Origin`, `Referer`) and by the `Host`
+//! it was led here by. Never touches: which mount is meant; what such a page is told (`proxy::cors`).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{ORIGIN, REFERER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
-use crate::semantics::target::authority;
+use crate::config::Upstream;
+use crate::semantics::target::{Target, authority};
+use crate::upstream::place::Upstreams;
 
 /// A page of another site.
 pub const FOREIGN_PAGE: Problem = Problem::new(
@@ -19,6 +23,47 @@ pub const FOREIGN_PAGE: Problem = Problem::new(
     "a page of another site may not use this mount: mount.allow_origins names those that may",
     "http_request_denied",
 );
+
+/// A page of another site, through the proxy.
+const FOREIGN_SPENDER: Problem = Problem::new(
+    StatusCode::FORBIDDEN,
+    "foreign_page",
+    "a page of another site may not have larder's credential shown for it: credential.allow_origins names those that may",
+    "http_request_denied",
+);
+
+/// Which pages may have larder show its own credentials for them through the proxy.
+#[derive(Debug, Clone)]
+pub struct Spenders(Upstreams);
+
+impl Spenders {
+    /// Those that `upstreams` name.
+    pub fn new(upstreams: &[Arc<Upstream>]) -> Self {
+        Self(Upstreams::new(upstreams.to_vec()))
+    }
+
+    /// Whether a request with these fields may go to `target`.
+    pub fn admit(&self, target: &Target, fields: &HeaderMap) -> Result<(), Problem> {
+        let Some(credential) = self.0.credential(target) else { return Ok(()) };
+        let host = HeaderValue::try_from(target.authority()).ok();
+        let asking = Asking { fields, host: host.as_ref() };
+        match asking.page(&credential.allow_origins) {
+            Page::Foreign => Err(FOREIGN_SPENDER),
+            Page::None | Page::Named(_) => Ok(()),
+        }
+    }
+}
+
+/// What a browser says of the page that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// Nothing, or that it is one of the same origin: a program, the address bar.
+    None,
+    /// It is of another site, and let in: its origin.
+    Named(HeaderValue),
+    /// It is of another site.
+    Foreign,
+}
 
 /// What a request below a mount says of where it comes from.
 #[derive(Debug, Clone, Copy)]
@@ -41,27 +86,30 @@ impl Asking<'_> {
             || allowed.iter().any(|allowed| **allowed == *host)
     }
 
-    /// Whether a browser says that another site's page asks, which is none of `allowed`. Programs that
+    /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
     /// are no browsers say nothing of the kind.
-    pub fn is_foreign_page(&self, allowed: &[Box<str>]) -> bool {
+    pub fn page(&self, allowed: &[Box<str>]) -> Page {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
-        let named = |origin: &HeaderValue| {
-            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-        };
         if more {
-            return true;
+            return Page::Foreign;
         }
-        if origin.is_some_and(named) {
-            return false;
+        // A browser says none for images and links; a page can leave the referrer out, and forge neither.
+        let referrer = self.fields.get(REFERER);
+        if let Some(named) = named(origin, referrer, allowed) {
+            return Page::Named(named);
         }
         let site = self.fields.get_all("sec-fetch-site").iter();
         let other_site =
             site.map(HeaderValue::as_bytes).any(|site| !matches!(site, b"none" | b"same-origin"));
         // A browser says neither to an address that it does not trust to be this host's (0.0.0.0,
         // 192.168.0.1): there the page's own address is what is left.
-        let page = origin.or_else(|| self.fields.get(REFERER));
-        other_site || page.is_some_and(|page| !self.is_own(page))
+        let page = origin.or(referrer);
+        if other_site || page.is_some_and(|page| !self.is_own(page)) {
+            Page::Foreign
+        } else {
+            Page::None
+        }
     }
 
     /// Whether a page that larder itself has shown is meant: its origin is this `Host`.
@@ -71,6 +119,22 @@ impl Asking<'_> {
         let authority = rest.and_then(|rest| rest.split('/').next());
         authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     }
+}
+
+/// Which of `allowed` a page is of, by its `Origin`, or its `Referer` where there is no other word.
+fn named(
+    origin: Option<&HeaderValue>,
+    referrer: Option<&HeaderValue>,
+    allowed: &[Box<str>],
+) -> Option<HeaderValue> {
+    let said = origin.or(referrer)?.to_str().ok()?;
+    let is = |one: &str| {
+        let same = said.get(..one.len()).is_some_and(|start| start.eq_ignore_ascii_case(one));
+        let rest = said.get(one.len()..).unwrap_or_default();
+        same && (rest.is_empty() || (origin.is_none() && rest.starts_with('/')))
+    };
+    let one = allowed.iter().find(|one| is(one))?;
+    HeaderValue::from_str(one).ok()
 }
 
 #[cfg(test)]
@@ -84,7 +148,7 @@ mod tests {
         }
         let host = HeaderValue::from_static("127.0.0.1:8080");
         let allowed: Vec<Box<str>> = allowed.iter().map(|&one| one.into()).collect();
-        Asking { fields: &map, host: Some(&host) }.is_foreign_page(&allowed)
+        Asking { fields: &map, host: Some(&host) }.page(&allowed) == Page::Foreign
     }
 
     #[test]
@@ -120,8 +184,18 @@ mod tests {
         for other in ["http://localhost:3001", "https://localhost:3000", "null"] {
             assert!(from(other), "{other}");
         }
-        // Without an Origin nobody knows which site it is.
-        assert!(foreign(&[("sec-fetch-site", "cross-site")], &named));
+        // Without an Origin its referrer says which site it is, or nothing does.
+        let cross = ("sec-fetch-site", "cross-site");
+        assert!(foreign(&[cross], &named));
+        assert!(!foreign(&[cross, ("referer", "http://localhost:3000/x")], &named));
+        for other in
+            ["http://localhost:30000/", "http://localhost:3000.evil.example/", "https://x/"]
+        {
+            assert!(foreign(&[cross, ("referer", other)], &named), "{other}");
+        }
+        // What an Origin says is not what a referrer may say better.
+        let both = [("origin", "null"), ("referer", "http://localhost:3000/x")];
+        assert!(foreign(&both, &named));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 pub use crate::front::session::http1::Http1;
 pub use crate::front::session::http2::Http2;
 use crate::semantics::spelling::Spelling;
+use crate::upstream::pinned::Pins;
 
 /// Why a client's side of an exchange cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -189,6 +190,23 @@ impl Session {
         match self {
             Self::Http1(session) => session.body_bytes(),
             Self::Http2(session) => session.body_bytes(),
+        }
+    }
+
+    /// The connections to origins on which the client has signed in, if it ever has.
+    pub fn pins(&self) -> Option<&Pins> {
+        match self {
+            Self::Http1(session) => session.pins(),
+            Self::Http2(_) => None,
+        }
+    }
+
+    /// A place for them; `None` where many exchanges share the client's connection, which can be no one
+    /// user's then.
+    pub fn pins_to_be(&mut self) -> Option<&Pins> {
+        match self {
+            Self::Http1(session) => Some(session.pins_to_be()),
+            Self::Http2(_) => None,
         }
     }
 

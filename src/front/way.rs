@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
 use crate::front::head::{BAD_TARGET, Head, HeadTarget, NOT_PROXY};
-use crate::front::mount::Mounts;
+use crate::front::mount::{Meant, Mounts};
 use crate::front::page::Asking;
 use crate::semantics::asked::Listener;
 use crate::semantics::target::{Scheme, Target, authority};
@@ -62,18 +62,18 @@ impl Way {
         mounts: &Mounts,
         listener: Listener,
         is_local: impl FnOnce() -> bool,
-    ) -> Result<Target, Problem> {
+    ) -> Result<Meant, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
             (Self::Astray, _) => Err(ANOTHER_ORIGIN),
-            (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone()),
+            (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone().into()),
             (Self::Straight, HeadTarget::Origin(path)) => {
                 let asking = Asking { fields: &head.fields, host: head.host.as_ref() };
                 mounts.find(path, asking, listener, is_local).unwrap_or(Err(NOT_PROXY))
             }
             (Self::Tunnel(origin), HeadTarget::Absolute(target)) => {
                 if target.same_origin(origin) {
-                    Ok(target.clone())
+                    Ok(target.clone().into())
                 } else {
                     Err(ANOTHER_ORIGIN)
                 }
@@ -82,7 +82,7 @@ impl Way {
                 if !head.host.as_ref().is_none_or(|host| names(host, origin)) {
                     return Err(ANOTHER_ORIGIN);
                 }
-                below(origin, path)
+                below(origin, path).map(Meant::from)
             }
         }
     }

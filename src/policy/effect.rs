@@ -14,6 +14,7 @@ use crate::semantics::asked::Asked;
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
 use crate::semantics::freshness;
 use crate::semantics::said::Said;
+use crate::semantics::session_auth;
 use crate::semantics::status;
 use crate::semantics::storing::{self, CacheKind, NotStored};
 use crate::semantics::vary::Vary;
@@ -180,6 +181,9 @@ impl Policy {
         }
         if Vary::of(headers) == Vary::Any {
             return Err(NotStored::VaryAny);
+        }
+        if session_auth::is_asked_for(headers) {
+            return Err(NotStored::SignIn);
         }
         if said.has_set_cookie && self.set_cookie == SetCookie::Refuse {
             return Err(NotStored::SetCookie);

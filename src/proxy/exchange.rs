@@ -41,6 +41,9 @@ pub(super) struct Ctx {
     pub(super) tries: Tries,
     /// The answer's body, where a rule reads it as it passes.
     pub(super) copy: Option<Copied>,
+    /// It goes over a connection on which its client signs in, or has: what is stored is none of its
+    /// business.
+    pub(super) signed_in: bool,
     /// Bytes of the answer's body that came for this client alone.
     pub(super) upstream_bytes: u64,
 }
@@ -76,6 +79,7 @@ impl Ctx {
             pass: None,
             tries: Tries::default(),
             copy: None,
+            signed_in: false,
             upstream_bytes: 0,
         }
     }

@@ -50,7 +50,7 @@ impl Handler {
         }
         let mut headers = HeaderMap::new();
         client.skip_body();
-        self.finish_head(client, ctx, &mut headers);
+        self.finish_head(asked, client, ctx, &mut headers);
         let (status, length) = (http::StatusCode::OK, Length::Known(0));
         client.write_head(status, headers, length, &Spelling::default()).await?;
         client.end(None).await?;
@@ -109,7 +109,7 @@ impl Handler {
         status.append_to(&mut headers);
         client.skip_body();
         client.close_after();
-        self.finish_head(client, ctx, &mut headers);
+        self.finish_head(asked, client, ctx, &mut headers);
         let empty = asked.method == Method::HEAD;
         let length = if empty { Length::None } else { Length::Known(body.len() as u64) };
         client.write_head(problem.status, headers, length, &Spelling::default()).await?;

@@ -15,7 +15,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, write};
+use crate::proxy::{Parts, cors, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -63,13 +63,14 @@ impl Handler {
         client: &mut Session,
         ctx: &mut Ctx,
     ) -> Result<End, Broken> {
-        let Some(route) = self.prepare(asked) else {
-            return match self.engine.refusal(asked) {
-                Some(reply) => self.reply(client, ctx, reply).await,
-                None => self.relay(asked, client, ctx).await,
-            };
-        };
+        if cors::is_preflight(asked) {
+            return self.preflight(asked, client, ctx).await;
+        }
+        let Some(route) = self.prepare(asked) else { return self.pass(asked, client, ctx).await };
         ctx.route = route.index;
+        if self.has_signed_in(asked, client) {
+            return self.pass(asked, client, ctx).await;
+        }
         let interims = Interims::new();
         let answered = {
             let answer = self.engine.answer(asked, route, &interims);
@@ -93,13 +94,27 @@ impl Handler {
                 ctx.why = why;
                 self.relay(asked, client, ctx).await
             }
-            Answered::Reply(reply) => self.reply(client, ctx, *reply).await,
+            Answered::Reply(reply) => self.reply(asked, client, ctx, *reply).await,
+        }
+    }
+
+    /// Passes `asked` through, unless the origin may not be asked.
+    async fn pass(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+    ) -> Result<End, Broken> {
+        match self.engine.refusal(asked) {
+            Some(reply) => self.reply(asked, client, ctx, reply).await,
+            None => self.relay(asked, client, ctx).await,
         }
     }
 
     /// Writes a reply of the engine's.
     pub(super) async fn reply(
         &self,
+        asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
         mut reply: Reply,
@@ -108,7 +123,7 @@ impl Handler {
         ctx.miss = reply.why;
         ctx.error = reply.error;
         client.skip_body();
-        self.finish_head(client, ctx, &mut reply.headers);
+        self.finish_head(asked, client, ctx, &mut reply.headers);
         write::reply(client, reply).await?;
         Ok(End::Answered)
     }
@@ -117,11 +132,14 @@ impl Handler {
     /// an end of the connection once larder is closing.
     pub(super) fn finish_head(
         &self,
+        asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
+        sign_in::tell(headers, client);
+        cors::tell(asked, headers);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();
         if self.stage.borrow().is_closing() {
@@ -129,18 +147,22 @@ impl Handler {
         }
     }
 
-    /// The route that caches `asked`, which is then free of the names that apps give their users on
-    /// other routes; larder's own credential takes the place of its client's.
+    /// The route that caches `asked`, whose target is then the one by which larder knows the resource,
+    /// and which is free of the names that apps give their users on other routes; larder's own credential
+    /// takes the place of its client's.
     pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
+        if let Some(moved) = self.network.upstreams.moved(&asked.target) {
+            asked.target = moved;
+        }
         let route = self.routes.find(asked)?;
         for name in self.routes.scope_headers(&asked.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
                 asked.headers.remove(name);
             }
         }
-        if let Some(shown) = self.network.upstreams.shown(&asked.target) {
+        if let Some(shown) = self.network.upstreams.credential(&asked.target) {
             // The same for all: they share what it brings, and larder is its private cache.
-            asked.headers.insert(shown.clone(), OWN_CREDENTIAL);
+            asked.headers.insert(shown.header.clone(), OWN_CREDENTIAL);
         }
         Some(route)
     }

@@ -120,7 +120,10 @@ impl Handler {
         self.engine
             .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
             .await;
-        if let (Some(sent), Some(route)) = (ctx.sent, self.route(ctx)) {
+        if ctx.signed_in {
+            return;
+        }
+        if let (Some(sent), Some(route)) = (&ctx.sent, self.route(ctx)) {
             self.engine.head_answered(asked, route, sent, status, headers).await;
         }
         if framing != BodyFraming::Close {
@@ -141,7 +144,7 @@ impl Handler {
         }
         let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
         let route = self.routes.find(&get)?;
-        self.engine.record(asked, route, ctx.sent?, status, headers)
+        self.engine.record(asked, route, ctx.sent.as_ref()?, status, headers)
     }
 
     /// The whole body has passed.

@@ -13,13 +13,14 @@ use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
+use crate::proxy::sign_in;
 use crate::proxy::silence::{Of, Silence};
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::Asked;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::storing::is_event_stream;
-use crate::upstream::connect::{Channel, Over};
+use crate::upstream::connect::{Channel, Over, Owner};
 use crate::upstream::failure::Failure;
 use crate::upstream::fetch::{Attempt, Repeats};
 use crate::upstream::place::Place;
@@ -61,7 +62,7 @@ impl Handler {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
                     if let Some(reply) = self.stale_head(asked, ctx, &head).await {
-                        return self.reply(client, ctx, reply).await;
+                        return self.reply(asked, client, ctx, reply).await;
                     }
                     if !self.is_asked_again(ctx, &head, upload.is_whole()) {
                         break (head, channel);
@@ -69,7 +70,7 @@ impl Handler {
                 }
                 Tried::Failed(failure) => {
                     if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
-                        return self.reply(client, ctx, reply).await;
+                        return self.reply(asked, client, ctx, reply).await;
                     }
                     if !self.fails(ctx, failure, upload.is_whole()) {
                         return self.failed(asked, client, ctx, failure).await;
@@ -81,7 +82,7 @@ impl Handler {
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switched(client, ctx, *head, channel).await;
+            return self.switched(asked, client, ctx, *head, channel).await;
         }
         self.answered(asked, client, ctx, *head, (channel, upload), &place).await
     }
@@ -102,15 +103,20 @@ impl Handler {
         }
         let request = message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
+        let owner = sign_in::owner(asked, client, place);
+        ctx.signed_in = !matches!(owner, Owner::Pool);
         loop {
             upload.begin();
-            let begun = self.network.begin(place, asked.listener, &request, over);
+            let begun = self.network.begin(place, asked.listener, &request, over, owner.clone());
             let attempt = match while_there(client, begun).await {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
                     match self.head(asked, client, &mut channel, upload, place).await {
-                        Ok(head) => return Tried::Answered(head, channel),
+                        Ok(head) => {
+                            sign_in::heard(&head.headers, client, &mut channel);
+                            return Tried::Answered(head, channel);
+                        }
                         Err(NoHead::Client(error)) => return Tried::Client(error),
                         Err(NoHead::Origin(attempt)) => attempt,
                     }
@@ -199,7 +205,7 @@ impl Handler {
         message::strip(&mut headers);
         self.heard(asked, ctx, status, &headers, framing).await;
         message::incoming(ctx, status, &mut headers);
-        self.finish_head(client, ctx, &mut headers);
+        self.finish_head(asked, client, ctx, &mut headers);
         let length = message::length(asked, status, &headers, framing, ended);
         let has_body = !matches!(length, Length::None | Length::Known(0));
         client.write_head(status, headers, length, &spelling).await?;

@@ -10,6 +10,7 @@ use crate::front::session::{Http1, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
+use crate::semantics::asked::Asked;
 use crate::upstream::connect::Channel;
 use crate::upstream::failure::Failure;
 use crate::upstream::session::Head;
@@ -18,6 +19,7 @@ impl Handler {
     /// Both sides speak another protocol from here on (RFC 9110 §7.8).
     pub(super) async fn switched(
         &self,
+        asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
         head: Head,
@@ -27,7 +29,7 @@ impl Handler {
         let protocol = headers.get(UPGRADE).cloned();
         message::strip(&mut headers);
         message::incoming(ctx, head.status, &mut headers);
-        self.finish_head(client, ctx, &mut headers);
+        self.finish_head(asked, client, ctx, &mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {
             headers.insert(UPGRADE, protocol);

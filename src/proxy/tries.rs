@@ -64,7 +64,9 @@ impl Handler {
         let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
         ctx.tries.waited = pass.waited().map(Cause::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
-        ctx.sent.get_or_insert_with(|| self.engine.sent());
+        if ctx.sent.is_none() {
+            ctx.sent = Some(self.engine.sent(asked, self.route(ctx)));
+        }
         Ok(())
     }
 
@@ -118,7 +120,7 @@ impl Handler {
         ctx: &mut Ctx,
         head: &Head,
     ) -> Option<Reply> {
-        if asked.method != Method::HEAD || head.status.as_u16() < 400 {
+        if asked.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
             return None;
         }
         let (error, status) = (Kind::Status(head.status), Some(head.status));
@@ -137,7 +139,8 @@ impl Handler {
         ctx: &mut Ctx,
         failure: Failure,
     ) -> Option<Reply> {
-        let error = failure.as_error().filter(|_| asked.method == Method::HEAD)?;
+        let is_head = asked.method == Method::HEAD && !ctx.signed_in;
+        let error = failure.as_error().filter(|_| is_head)?;
         let route = self.route(ctx)?;
         let reply = self.engine.stale_head(asked, route, error, None, failure.token()).await?;
         if let Some(pass) = &mut ctx.pass {

@@ -34,6 +34,8 @@ pub struct Asked {
     pub upgrade: Option<HeaderValue>,
     /// Whether the client reads trailer fields (`TE: trailers`, RFC 9110 §10.1.4).
     pub trailers: bool,
+    /// The origin of a web page of another site, which asks by a mount that lets it in.
+    pub page: Option<HeaderValue>,
 }
 
 /// How a request's body is framed (RFC 9112 §6.3).
@@ -71,6 +73,7 @@ impl Asked {
             body: Framing::None,
             upgrade: None,
             trailers: false,
+            page: None,
         }
     }
 
@@ -100,6 +103,7 @@ impl fmt::Debug for Asked {
             .field("body", &self.body)
             .field("upgrade", &self.upgrade.is_some())
             .field("trailers", &self.trailers)
+            .field("page", &self.page)
             .finish()
     }
 }

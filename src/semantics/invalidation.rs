@@ -12,13 +12,20 @@ use crate::semantics::target::Target;
 
 /// The targets whose stored answers the exchange makes useless. A method nobody knows may have
 /// changed anything; an error changed nothing; another origin's answers are not this one's to drop.
-pub fn targets(asked: &Asked, status: StatusCode, headers: &HeaderMap) -> Vec<Target> {
+/// `moved` gives the target by which a resource is known, where it is another one.
+pub fn targets(
+    asked: &Asked,
+    status: StatusCode,
+    headers: &HeaderMap,
+    moved: impl Fn(&Target) -> Option<Target>,
+) -> Vec<Target> {
     if is_safe(asked) || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
     let mut targets = vec![asked.target.clone()];
     for name in [LOCATION, CONTENT_LOCATION] {
         let Some(named) = reference(asked, headers, &name) else { continue };
+        let named = moved(&named).unwrap_or(named);
         if named.same_origin(&asked.target) && !targets.contains(&named) {
             targets.push(named);
         }
@@ -63,7 +70,10 @@ mod tests {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
         let status = StatusCode::from_u16(status).unwrap();
-        targets(&asked(method), status, &headers).iter().map(ToString::to_string).collect()
+        targets(&asked(method), status, &headers, |_| None)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -103,7 +113,7 @@ mod tests {
                 let mut headers = HeaderMap::new();
                 headers.insert("location", value);
                 let asked = asked("POST");
-                let found = targets(&asked, StatusCode::OK, &headers);
+                let found = targets(&asked, StatusCode::OK, &headers, |_| None);
                 assert!(found.iter().all(|target| target.same_origin(&asked.target)));
             }
         }

@@ -32,6 +32,8 @@ pub enum NotStored {
     EventStream,
     /// `Vary: *` never matches (RFC 9111 §4.1).
     VaryAny,
+    /// It belongs to a sign-in that counts for a connection (RFC 4559 §6).
+    SignIn,
     /// `Set-Cookie`, and the route does not say what to do with it.
     SetCookie,
     /// The origin said `no-store` (RFC 9111 §5.2.2.5).
@@ -59,6 +61,7 @@ impl NotStored {
             Self::Status => "status",
             Self::EventStream => "event-stream",
             Self::VaryAny => "vary-any",
+            Self::SignIn => "sign-in",
             Self::SetCookie => "set-cookie",
             Self::NoStore => "no-store",
             Self::Private => "private",

@@ -80,6 +80,11 @@ impl VaryFields {
         self.0.as_deref().unwrap_or_default()
     }
 
+    /// About how many bytes of memory they take.
+    pub fn weight(&self) -> usize {
+        self.names().iter().map(|name| size_of::<HeaderName>() + name.as_str().len()).sum()
+    }
+
     /// Which variant this request asks for. What `mask` gives is used in place of the value.
     pub fn variant(&self, request: &HeaderMap, mask: &Mask<'_>) -> VariantId {
         if self.names().is_empty() {

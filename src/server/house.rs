@@ -16,6 +16,7 @@ use crate::front::authority::mint::Mint;
 use crate::front::authority::{Authority, AuthorityError};
 use crate::front::door::Door;
 use crate::front::mount::Mounts;
+use crate::front::page::Spenders;
 use crate::front::tls::Interception;
 use crate::front::tunnel::Tunnels;
 use crate::proxy::{self, Proxy};
@@ -98,6 +99,7 @@ impl House {
             tunnels,
             interception: Interception::new(&config, mint),
             mounts: Mounts::new(&config.upstreams),
+            spenders: Spenders::new(&config.upstreams),
             account,
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),

@@ -30,7 +30,7 @@ pub(super) async fn purge(
     let reach = match &purge.what {
         Purgeable::All => BTreeSet::from([Reach::All]),
         Purgeable::Key(target) => BTreeSet::from([Reach::Target(*target)]),
-        Purgeable::Url(target) => engine.reach(target, &routes.query_rules(target)),
+        Purgeable::Url(target) => reach(engine, routes, target),
     };
     // Before: afterwards nothing of it can be seen.
     let count = engine.count(&reach).await;
@@ -67,8 +67,13 @@ pub(super) async fn entries(engine: &Engine, routes: &Table, asked: &Listing) ->
     Page { entries, next }
 }
 
+fn reach(engine: &Engine, routes: &Table, target: &Target) -> BTreeSet<Reach> {
+    let target = engine.known_as(target);
+    engine.reach(&target, &routes.query_rules(&target))
+}
+
 fn reached(engine: &Engine, routes: &Table, target: &Target) -> BTreeSet<u128> {
-    let reach = engine.reach(target, &routes.query_rules(target));
+    let reach = reach(engine, routes, target);
     let id = |reach: &Reach| match reach {
         Reach::Target(target) => Some(*target),
         Reach::All => None,

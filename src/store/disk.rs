@@ -57,6 +57,7 @@ use crate::store::disk::room::Measure;
 use crate::store::disk::sizes::Sizes;
 use crate::store::disk::thread::{CLOSE_WITHIN, StoreThread};
 use crate::store::generations::Mark;
+use crate::store::presence::Presence;
 use crate::store::state::Secret;
 use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
@@ -216,11 +217,26 @@ impl Disk {
     /// Writes a response behind the caller's back, in place of the same variant unless that was
     /// answered later. Dropped and counted where too much waits already. `until`: when it will be of
     /// no use any more; `None`: never.
-    pub fn put(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
+    pub fn put(
+        &self,
+        key: &CacheKey,
+        stored: &Arc<Stored>,
+        mark: Mark,
+        until: Option<SystemTime>,
+        presence: Presence,
+    ) {
         let until = Until::of(until);
-        let put = Put { key: key.clone(), stored: Arc::clone(stored), mark, until };
+        let (key, stored) = (key.clone(), Arc::clone(stored));
+        let put = Put { key, stored, mark, until, _presence: presence };
         let queued = self.shared.queue.put(put, self.shared.clock.now());
         self.shared.count_dropped(&queued);
+    }
+
+    /// Whether an entry of this target may be here: where that cannot be told, one may.
+    pub fn may_hold(&self, target: u128) -> bool {
+        let Some(database) = self.shared.open.load_full() else { return true };
+        caught(|| database.scan(&keys::of_target(target), None, 1))
+            .map_or(true, |found| !found.is_empty())
     }
 
     /// Removes every entry of a target, behind the caller's back.

@@ -1,14 +1,17 @@
 //! Which targets were invalidated, and when: what is older than its target's generation is unusable,
 //! or outdated where the invalidation was soft.
 //!
-//! Owns: the order of invalidations relative to fetches, over restarts too; it needs no index of
-//! entries and wins over a fill in flight. Never touches: entries, disk (`state` keeps it).
+//! Owns: the order of invalidations relative to fetches, over restarts too; it wins over a fill in
+//! flight. Never touches: entries, disk (`state` keeps it).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
+
+use crate::store::presence::{Presence, Present};
 
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
 /// still or went back. Ordered over restarts and between a larder and its successor.
@@ -107,6 +110,15 @@ pub enum Validity {
     Gone,
 }
 
+/// A point in the order of invalidations, and that something is asked for since: invalidations of its target
+/// are remembered as long as this lives.
+#[derive(Debug)]
+pub struct Watch {
+    /// The point.
+    pub mark: Mark,
+    _presence: Presence,
+}
+
 /// How many targets are remembered one by one.
 const REMEMBERED: usize = 65_536;
 
@@ -115,6 +127,7 @@ const REMEMBERED: usize = 65_536;
 pub struct Generations {
     latest: AtomicU64,
     of: RwLock<All>,
+    present: Arc<Present>,
 }
 
 /// All generations, as they are kept.
@@ -146,6 +159,23 @@ impl Generations {
     /// Now.
     pub fn mark(&self) -> Mark {
         Mark(self.latest.load(Ordering::Acquire))
+    }
+
+    /// Now, for something of `target` that is asked for next.
+    pub fn watch(&self, target: u128) -> Watch {
+        // First: an invalidation behind the mark must find it.
+        let presence = self.enter(target);
+        Watch { mark: self.mark(), _presence: presence }
+    }
+
+    /// Something of `target` is held from now on.
+    pub fn enter(&self, target: u128) -> Presence {
+        self.present.enter(target)
+    }
+
+    /// Whether anything of `target` is held or asked for.
+    pub fn is_present(&self, target: u128) -> bool {
+        self.present.has(target)
     }
 
     /// Invalidates what was marked before now.
@@ -196,21 +226,29 @@ impl Generations {
         of.clone()
     }
 
-    /// Where too many targets are remembered one by one: forgets the older half of them and returns
-    /// all that is left to be kept. The forgotten are covered by the generation of everything, which
-    /// costs hits of targets nobody invalidated but never brings an invalidated one back.
-    pub fn forget(&self) -> Option<All> {
+    /// Whether more targets are remembered one by one than there is room for.
+    pub fn is_full(&self) -> bool {
+        self.of.read().targets.len() > REMEMBERED
+    }
+
+    /// Makes room: forgets the targets that nothing is held of any more, as `is_held` says, and where many
+    /// are left the older half. Those are covered by the generation of everything, which costs hits
+    /// of targets nobody invalidated but never brings an invalidated one back. Returns all that is
+    /// left to be kept. No target may be invalidated meanwhile.
+    pub fn forget(&self, is_held: impl Fn(u128) -> bool) -> All {
+        let known: Vec<u128> = self.of.read().targets.keys().copied().collect();
+        let gone: HashSet<u128> = known.into_iter().filter(|target| !is_held(*target)).collect();
         let mut of = self.of.write();
-        if of.targets.len() <= REMEMBERED {
-            return None;
+        of.targets.retain(|target, _| !gone.contains(target));
+        if of.targets.len() > REMEMBERED / 2 {
+            let mut all: Vec<Mark> = of.targets.values().map(|one| one.newest()).collect();
+            all.sort_unstable();
+            let median = all[all.len() / 2];
+            let forgotten = of.targets.extract_if(|_, one| one.newest() <= median);
+            let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
+            of.join(Reach::All, joined);
         }
-        let mut all: Vec<Mark> = of.targets.values().map(|one| one.newest()).collect();
-        all.sort_unstable();
-        let median = all[all.len() / 2];
-        let forgotten = of.targets.extract_if(|_, one| one.newest() <= median);
-        let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
-        of.join(Reach::All, joined);
-        Some(of.clone())
+        of.clone()
     }
 }
 

@@ -14,14 +14,16 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Mark, Validity};
+use crate::store::presence::Presence;
 use crate::store::{Listed, Lookup, Place, Totals, Wanted};
 use crate::stored::Stored;
 
 /// How many variants of one key are kept; the least recently stored one gives way.
 pub const VARIANTS: usize = 64;
 
-/// What an entry costs besides its fields and body: slot, allocation and reference counts.
-const OVERHEAD: u64 = 256;
+/// What an entry costs besides its key, fields and body: slot, allocations, reference counts, and the count
+/// of its target.
+const OVERHEAD: u64 = 320;
 
 /// Fetches that run at once are answered within this of each other.
 const AT_ONCE: Duration = Duration::from_secs(60 * 60);
@@ -57,6 +59,7 @@ struct Entry {
     key: CacheKey,
     mark: Mark,
     stored: Arc<Stored>,
+    _presence: Presence,
 }
 
 #[derive(Clone)]
@@ -74,8 +77,12 @@ struct Weigh;
 impl Weighter<SlotKey, Slot> for Weigh {
     fn weight(&self, _key: &SlotKey, slot: &Slot) -> u64 {
         match slot {
-            Slot::Entry(entry) => OVERHEAD + entry.stored.weight() as u64,
-            Slot::Variants(variants) => OVERHEAD + 16 * variants.ids.len() as u64,
+            Slot::Entry(entry) => OVERHEAD + (entry.key.weight() + entry.stored.weight()) as u64,
+            Slot::Variants(variants) => {
+                let lists: usize = variants.lists.iter().map(VaryFields::weight).sum();
+                let ids = size_of::<VariantId>() * variants.ids.len();
+                OVERHEAD + (variants.key.weight() + lists + ids) as u64
+            }
         }
     }
 }
@@ -227,7 +234,8 @@ impl Memory {
             return false;
         }
         let varies = !stored.vary.names().is_empty();
-        let entry = Arc::new(Entry { key: key.clone(), mark, stored });
+        let presence = self.generations.enter(key.target_id());
+        let entry = Arc::new(Entry { key: key.clone(), mark, stored, _presence: presence });
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };
         let had_variants = matches!(self.slots.peek(&root), Some(Slot::Variants(_)));
@@ -241,6 +249,19 @@ impl Memory {
             self.slots.insert(root, Slot::Entry(entry));
         }
         true
+    }
+
+    /// Lets go of what was invalidated.
+    pub fn drop_gone(&self) {
+        let is_gone = |slot: &Slot| match slot {
+            Slot::Entry(entry) => self.valid(entry).is_none(),
+            Slot::Variants(_) => false,
+        };
+        let gone: Vec<_> =
+            self.slots.iter().filter(|(_, slot)| is_gone(slot)).map(|(key, _)| key).collect();
+        for key in gone {
+            self.slots.remove_if(&key, is_gone);
+        }
     }
 
     /// All usable responses, of one target or of all, in no order.

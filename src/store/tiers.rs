@@ -20,7 +20,7 @@ use crate::account::{Account, TierTotals};
 use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::store::disk::Find;
-use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity};
+use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity, Watch};
 use crate::store::memory::Memory;
 use crate::store::state::Secret;
 use crate::store::tiers::deep::Deep;
@@ -52,6 +52,8 @@ pub struct Tiers {
     memory: Memory,
     generations: Arc<Generations>,
     clock: Clock,
+    /// Whether there is a disk to open, or to open again.
+    outlives: bool,
     /// Whoever reads a body file holds the one that its key leads to.
     readers: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory alone.
@@ -69,16 +71,17 @@ impl Tiers {
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
         let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
         let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
-        let tiers = Arc::new(Self { memory, generations, clock, readers, deep, alone });
-        tiers.watch("memory", account, |tiers| tiers.memory.totals());
-        if settings.disk > 0 {
-            tiers.watch("disk", account, Self::disk_totals);
+        let outlives = settings.disk > 0;
+        let tiers = Arc::new(Self { memory, generations, clock, outlives, readers, deep, alone });
+        tiers.report("memory", account, |tiers| tiers.memory.totals());
+        if outlives {
+            tiers.report("disk", account, Self::disk_totals);
             deep::take_hold(&tiers, settings, account);
         }
         tiers
     }
 
-    fn watch(
+    fn report(
         self: &Arc<Self>,
         tier: &'static str,
         account: &Account,
@@ -131,6 +134,17 @@ impl Tiers {
         *alone = None;
     }
 
+    /// Whether anything of `target` is kept, waited for, or on a disk that cannot be looked at.
+    fn may_hold(&self, target: u128, deep: Option<&Deep>) -> bool {
+        self.generations.is_present(target)
+            || deep.map_or(self.outlives, |deep| deep.disk.may_hold(target))
+    }
+
+    fn forget(&self, deep: Option<&Deep>) -> All {
+        self.memory.drop_gone();
+        self.generations.forget(|target| self.may_hold(target, deep))
+    }
+
     fn stay_alone(&self, why: String) {
         *self.alone.lock() = Some(why);
     }
@@ -149,6 +163,8 @@ impl Store for Tiers {
     async fn load(&self, wanted: Wanted<'_>) -> Lookup {
         let in_memory = self.memory.get(wanted);
         let Some(deep) = self.deep.load_full() else { return in_memory };
+        // What is read is kept in memory: it must not be invalidated unseen between the two.
+        let _watch = self.generations.watch(wanted.key.target_id());
         deep.disk.opened().await;
         let record = match deep.disk.find(wanted) {
             Find::Found(record) => record,
@@ -175,8 +191,8 @@ impl Store for Tiers {
         self.taken_in(wanted, mark, read.unwrap_or_default())
     }
 
-    fn mark(&self) -> Mark {
-        self.generations.mark()
+    fn watch(&self, target: u128) -> Watch {
+        self.generations.watch(target)
     }
 
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
@@ -186,16 +202,21 @@ impl Store for Tiers {
     fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
         let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
         if let (true, Some(deep)) = (is_newest, &*self.deep.load()) {
-            deep.disk.put(key, &stored, mark, until);
+            let presence = self.generations.enter(key.target_id());
+            deep.disk.put(key, &stored, mark, until, presence);
         }
     }
 
     fn invalidate(&self, reach: Reach, kind: Kind) {
         let _alone = self.alone.lock();
-        let change = self.generations.invalidate(reach, kind, self.clock.now());
-        let forgotten = self.generations.forget();
         let deep = self.deep.load();
-        let Some(deep) = &*deep else { return };
+        let deep = deep.as_deref();
+        if matches!(reach, Reach::Target(target) if !self.may_hold(target, deep)) {
+            return;
+        }
+        let change = self.generations.invalidate(reach, kind, self.clock.now());
+        let forgotten = self.generations.is_full().then(|| self.forget(deep));
+        let Some(deep) = deep else { return };
         match forgotten {
             Some(all) => deep.state.replace(all),
             None => deep.state.keep(change),

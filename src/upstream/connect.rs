@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::upstream::failure::Failure;
 use crate::upstream::peer::IDLE;
+use crate::upstream::pinned::Pins;
 use crate::upstream::session::http1::{Http1, Raw};
 use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
@@ -37,11 +38,26 @@ impl Default for Pool {
     }
 }
 
+/// Whose a connection to an origin is.
+#[derive(Debug, Clone, Default)]
+pub enum Owner {
+    /// Anybody's calls may use it.
+    #[default]
+    Pool,
+    /// One client's connection has it, for a user has signed in on it.
+    Client(Pins),
+    /// The call's alone: it ends with it.
+    Call,
+}
+
 /// A call under way, and where its connection goes when it is over.
 pub struct Channel {
     session: Option<Session>,
     pool: Pool,
+    owner: Owner,
     key: u64,
+    /// The place, as [`Pins`] know it.
+    place: u64,
     idle: Option<Duration>,
     /// Whether the connection has been used before.
     reused: bool,
@@ -65,26 +81,37 @@ pub enum Over {
 }
 
 impl Pool {
-    /// Begins a call.
+    /// Begins a call on a connection of `owner`'s.
     pub async fn begin(
         &self,
         peer: &HttpPeer,
         request: &Outgoing,
         over: Over,
+        owner: Owner,
     ) -> Result<Channel, NotBegun> {
-        let key = peer.reuse_hash();
-        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol.
-        let http1 = request.upgrade.is_some() || self.0.shared.is_http1_only(key);
+        let (key, place) = (peer.reuse_hash(), peer.group_key);
+        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it know sign-ins that count
+        // for a connection.
+        let http1 = request.upgrade.is_some()
+            || !matches!(owner, Owner::Pool)
+            || self.0.shared.is_http1_only(key);
+        let reused = match (&owner, over) {
+            (_, Over::New) | (Owner::Call, _) => None,
+            (Owner::Pool, Over::Pooled) => self.reused(peer, key, request, http1).await,
+            (Owner::Client(pins), Over::Pooled) => {
+                pins.take(place).map(|stream| Session::Http1(Box::new(Http1::new(stream, request))))
+            }
+        };
         let channel = |session, reused| Channel {
             session: Some(session),
             pool: self.clone(),
+            owner,
             key,
+            place,
             idle: peer.idle_timeout(),
             reused,
         };
-        if over == Over::Pooled
-            && let Some(session) = self.reused(peer, key, request, http1).await
-        {
+        if let Some(session) = reused {
             return Ok(channel(session, true));
         }
         // Boxed: a call on a connection that is there must not carry the room that dialling needs.
@@ -158,6 +185,11 @@ impl Channel {
         }
     }
 
+    /// What has been said on the connection makes it `owner`'s: it goes back to no pool.
+    pub fn belongs_to(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
     /// Whether [`Channel::send`] may be called.
     pub fn has_room(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_room)
@@ -192,7 +224,13 @@ impl Channel {
         if let Some(Session::Http1(session)) = self.session.take()
             && let Some(stream) = session.into_reusable()
         {
-            self.pool.0.transport.release_stream(stream, self.key, self.idle);
+            match &self.owner {
+                Owner::Pool => {
+                    self.pool.0.transport.release_stream(stream, self.key, self.idle);
+                }
+                Owner::Client(pins) => pins.put(self.place, stream),
+                Owner::Call => {}
+            }
         }
     }
 }

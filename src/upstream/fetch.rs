@@ -18,10 +18,11 @@ use crate::policy::conduct::Class;
 use crate::semantics::asked::{Framing, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
+use crate::semantics::session_auth;
 use crate::semantics::spelling::Spelling;
 use crate::semantics::storing::is_event_stream;
 use crate::semantics::target::Target;
-use crate::upstream::connect::{Channel, NotBegun, Over, Pool};
+use crate::upstream::connect::{Channel, NotBegun, Over, Owner, Pool};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::{Gate, Pass};
@@ -65,16 +66,17 @@ impl Network {
         Self { pool, upstreams, resolver, gate, profiles, clock }
     }
 
-    /// Begins a call to `place`.
+    /// Begins a call to `place` on a connection of `owner`'s.
     pub async fn begin(
         &self,
         place: &Place,
         listener: Listener,
         request: &Outgoing,
         over: Over,
+        owner: Owner,
     ) -> Result<Channel, Attempt> {
         let peer = self.peer(place, listener).await.map_err(Attempt::Failed)?;
-        self.pool.begin(&peer, request, over).await.map_err(|error| match error {
+        self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
             NotBegun::Failed(failure) => Attempt::Failed(failure),
             NotBegun::NotProcessed => Attempt::NotProcessed,
         })
@@ -91,7 +93,8 @@ impl Network {
 
     async fn attempt(&self, call: &Call, place: &Place, over: Over) -> Result<Answer, Attempt> {
         let request = outgoing(call, place);
-        let mut channel = self.begin(place, call.listener, &request, over).await?;
+        let mut channel =
+            self.begin(place, call.listener, &request, over, Owner::default()).await?;
         let request_time = self.clock.now();
         let exchanged = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(place.timeouts.first_byte, exchanged).await {
@@ -102,6 +105,9 @@ impl Network {
                 return Err(Attempt::Failed(Failure::FirstByteTimeout));
             }
         };
+        if session_auth::is_asked_for(&head.headers) {
+            channel.belongs_to(Owner::Call);
+        }
         // An event stream may be silent for as long as nothing happens.
         let between_bytes =
             (!is_event_stream(&head.headers)).then_some(place.timeouts.between_bytes);
@@ -204,6 +210,10 @@ impl Origin for Network {
 
     fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
         self.gate.spare(&self.upstreams.place(target), knock, cause, wait)
+    }
+
+    fn moved(&self, target: &Target) -> Option<Target> {
+        self.upstreams.moved(target)
     }
 
     fn patience(&self, target: &Target) -> Duration {

@@ -69,7 +69,7 @@ pub fn peer(
 /// Connections are shared only between calls to the same host, port, scheme and upstream, and so to
 /// one profile: pingora's pool does not look at roots, ALPN or dialer. What one listener may reach
 /// another may not: a connection is its listener's.
-fn group_key(place: &Place, listener: Listener) -> u64 {
+pub fn group_key(place: &Place, listener: Listener) -> u64 {
     let mut hasher = Xxh3::new();
     (place.index, place.scheme, &place.host, place.port, listener).hash(&mut hasher);
     hasher.finish()

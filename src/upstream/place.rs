@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
+use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::json;
@@ -17,6 +18,8 @@ use crate::upstream::json;
 pub struct Upstreams {
     named: Vec<Arc<Upstream>>,
     timeouts: Timeouts,
+    /// Whether any of them moves its calls to another scheme or port. Usually none: every request asks.
+    moves: bool,
 }
 
 /// Where a call goes.
@@ -67,16 +70,31 @@ impl Place {
 impl Upstreams {
     /// The look-up over `named`.
     pub fn new(named: Vec<Arc<Upstream>>) -> Self {
-        Self { named, timeouts: Timeouts::default() }
+        let moves = named.iter().flat_map(|upstream| &upstream.hosts);
+        let moves = moves.into_iter().any(|host| host.scheme.is_some() || host.port.is_some());
+        Self { named, timeouts: Timeouts::default(), moves }
     }
 
-    /// The field in which larder shows a credential of its own to the origin of `target`.
-    pub fn shown(&self, target: &Target) -> Option<&HeaderName> {
+    /// The one target by which larder knows what `target` leads to: a call that an upstream moves to
+    /// another scheme or port is for the resource there. `None`: it is that target.
+    pub fn moved(&self, target: &Target) -> Option<Target> {
+        if !self.moves {
+            return None;
+        }
+        let place = self.place(target);
+        let moved = target.with_origin(place.scheme, &place.host, place.port);
+        // Where another upstream has the place moved to for its own, the two are not one.
+        let same = !moved.same_origin(target) && self.place(&moved).index == place.index;
+        same.then_some(moved)
+    }
+
+    /// The credential of its own that larder shows to the origin of `target`.
+    pub fn credential(&self, target: &Target) -> Option<&Credential> {
         let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
         // Most larders have none: nothing is looked up then.
         shows.next()?;
         let (_, upstream, _) = self.naming(target)?;
-        upstream.credential.as_ref().map(|credential| &credential.header)
+        upstream.credential.as_ref()
     }
 
     /// Where a call to `target` goes.
@@ -121,5 +139,46 @@ fn moved_port(target: &Target, scheme: Scheme) -> u16 {
         scheme.default_port()
     } else {
         target.port()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{env::Env, parse};
+
+    fn upstreams(yaml: &str) -> Upstreams {
+        let text = format!("version: 1\nupstreams:\n{yaml}");
+        let config = parse("test.yaml", &text, &Env::default()).unwrap();
+        Upstreams::new(config.upstreams.iter().map(Arc::clone).collect())
+    }
+
+    fn moved(upstreams: &Upstreams, url: &str) -> String {
+        let target = Target::absolute(url).unwrap();
+        upstreams.moved(&target).unwrap_or(target).to_string()
+    }
+
+    #[test]
+    fn what_is_sent_on_elsewhere_is_known_by_where_it_goes() {
+        let upstreams = upstreams(
+            "  a: { hosts: ['https://a.test', 'https://*.a.test:8443'] }\n  \
+             b: { hosts: ['b.test:443'] }\n  c: { hosts: ['https://b.test'] }\n",
+        );
+        for (url, known) in [
+            ("http://a.test/x?y=1", "https://a.test/x?y=1"),
+            ("http://a.test:80/x", "https://a.test/x"),
+            ("https://a.test/x", "https://a.test/x"),
+            ("http://a.test:8080/x", "https://a.test:8080/x"),
+            ("http://w.a.test/x", "https://w.a.test:8443/x"),
+            ("https://w.a.test:8443/x", "https://w.a.test:8443/x"),
+            ("http://other.test/x", "http://other.test/x"),
+            // There it would be another upstream's: with other credentials, limits and prices.
+            ("http://b.test/x", "http://b.test/x"),
+            ("https://b.test/x", "https://b.test/x"),
+        ] {
+            assert_eq!(moved(&upstreams, url), known, "{url}");
+        }
     }
 }

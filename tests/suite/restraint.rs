@@ -451,6 +451,59 @@ async fn the_origin_sees_larders_credential_and_clients_with_none_or_any_share_w
 }
 
 #[tokio::test]
+async fn no_page_of_another_site_has_larders_credential_shown_for_it() {
+    bounded(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (origin, other) = (
+            Origin::always(Answer::new(200, &[], "here")).await,
+            Origin::always(Answer::new(200, &[], "there")).await,
+        );
+        let yaml = two_hosts(&origin, &other, &secret_file(&directory));
+        let named = "prefix: \"Key \", allow_origins: [\"http://localhost:3000\"]";
+        let larder = Larder::bare(&yaml.replace("prefix: \"Key \"", named)).await;
+        larder.get("/x").await;
+        let calls = origin.calls();
+        let cross = "Sec-Fetch-Site: cross-site";
+        for page in [
+            &["Origin: https://page.example"][..],
+            &["Origin: https://page.example", cross],
+            &["Origin: null", "Sec-Fetch-Site: same-site"],
+            &[cross, "Sec-Fetch-Mode: no-cors"],
+            &["Referer: https://page.example/x"],
+        ] {
+            // What is stored was brought by it too.
+            for path in ["/x", "/y"] {
+                let answer = larder.get_with(path, page).await;
+                assert_eq!(answer.status, 403, "{path} {page:?}");
+                assert!(answer.text().contains("credential.allow_origins"), "{}", answer.text());
+            }
+            let mut client = larder.client().await;
+            client.ask("POST", &format!("{API}/w"), &[page, &["Content-Length: 0"]].concat()).await;
+            assert_eq!(client.answer("POST").await.expect("an answer").status, 403, "{page:?}");
+            // Where larder shows nothing of its own there is nothing to spend.
+            let elsewhere = client_of(&larder, &format!("{OTHER}/kept"), page).await;
+            assert_eq!(elsewhere.status, 200, "{page:?}");
+        }
+        assert_eq!(origin.calls(), calls);
+        for page in [
+            &[][..],
+            &["Sec-Fetch-Site: none"],
+            &["Origin: http://api.example.test", "Sec-Fetch-Site: same-origin"],
+            &["Referer: http://api.example.test/docs"],
+            &["Origin: http://localhost:3000", cross],
+            &["Referer: http://localhost:3000/page", cross],
+        ] {
+            assert_eq!(larder.get_with("/x", page).await.text(), "here", "{page:?}");
+        }
+    })
+    .await;
+}
+
+async fn client_of(larder: &Larder, url: &str, fields: &[&str]) -> Response {
+    larder.client().await.get(url, fields).await
+}
+
+#[tokio::test]
 async fn larder_is_the_private_cache_of_its_own_credential() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();

@@ -339,6 +339,7 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
             "{ header: X-Key, from_env: A, file: b }",
             "{ header: \"X Key\", from_env: A }",
             "{ header: X-Key, from_env: A-B }",
+            "{ header: X-Key, from_env: A, allow_origins: [localhost] }",
             "key",
         ],
     ),

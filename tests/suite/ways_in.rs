@@ -122,6 +122,49 @@ async fn a_page_of_another_site_reaches_a_mount_only_if_it_is_named() {
     }
 }
 
+/// A browser lets a page read what it is told it may (Fetch Standard, "CORS protocol").
+#[tokio::test]
+async fn a_page_that_is_let_in_may_read_what_it_asks_for() {
+    let own = ["Access-Control-Allow-Origin: https://api.example.test", "Vary: Accept"];
+    let origin = Origin::always(Answer::new(200, &own, "shown")).await;
+    let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
+                 mount: { path: /api, to: \"http://api.example.test\", \
+                 allow_origins: \"http://localhost:3000\" }\n";
+    let larder = Larder::start(&origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await;
+    let page = "http://localhost:3000";
+    let ask = async |method: &str, fields: &str| {
+        let mut client = larder.client().await;
+        let head = format!("{method} /api/x HTTP/1.1\r\nHost: localhost\r\nOrigin: {page}\r\n");
+        client.send(format!("{head}{fields}\r\n")).await;
+        timeout(SOON, client.answer(method)).await.expect("in time").expect("one")
+    };
+    for hit in [false, true] {
+        let answer = ask("GET", "Sec-Fetch-Site: same-site\r\n").await;
+        assert_eq!(answer.cache_status().contains("; hit"), hit);
+        assert_eq!(answer.all("access-control-allow-origin"), [page]);
+        assert_eq!(answer.field("access-control-expose-headers"), Some("*"));
+        assert_eq!(answer.all("vary").join(","), "Accept,origin");
+    }
+    // Before it asks for more than a form could, a browser asks whether it may.
+    let wished = "Access-Control-Request-Method: PATCH\r\n\
+                  Access-Control-Request-Headers: authorization,x-own\r\n\
+                  Access-Control-Request-Private-Network: true\r\n";
+    let answer = ask("OPTIONS", wished).await;
+    assert_eq!((answer.status, origin.calls()), (204, 1));
+    for (name, value) in [
+        ("access-control-allow-origin", page),
+        ("access-control-allow-methods", "PATCH"),
+        ("access-control-allow-headers", "authorization,x-own"),
+        ("access-control-allow-private-network", "true"),
+    ] {
+        assert_eq!(answer.field(name), Some(value), "{name}");
+    }
+    // An OPTIONS that is none passes, and programs are told nothing of the kind.
+    assert_eq!((ask("OPTIONS", "").await.status, origin.calls()), (200, 2));
+    let plain = larder.get("/x").await;
+    assert_eq!(plain.field("access-control-allow-origin"), Some("https://api.example.test"));
+}
+
 #[tokio::test]
 async fn http_inside_connect_is_kept_like_the_rest() {
     let origin = Origin::always(Answer::new(200, &[], "kept")).await;

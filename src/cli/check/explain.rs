@@ -16,6 +16,7 @@ use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::redaction;
+use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::place::Upstreams;
 
@@ -43,6 +44,8 @@ type Lines = Vec<(&'static str, String)>;
 /// What becomes of it.
 pub(super) struct Explained {
     request: String,
+    /// The URL that an upstream makes of it, by which larder knows the resource.
+    sent_as: Option<String>,
     route: Option<(String, String)>,
     policy: Lines,
     upstream: Option<(String, Lines)>,
@@ -86,12 +89,12 @@ pub(super) fn asked(
 pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     // No HMAC is shown, so no secret is needed to make one.
     let ring = config.keyring([0; 32]);
+    let (request, asked) = (asked, &as_the_origin_sees_it(config, asked));
     let route = config.routes.find(asked);
-    let asked = &shown_to_the_origin(config, asked);
     let stored = asked.method == Method::GET || asked.method == Method::HEAD;
     let mut notes = Vec::new();
-    if asked.target.scheme() == Scheme::Https {
-        notes.push(if config.intercepts_host(asked.target.host(), asked.target.port()) {
+    if request.target.scheme() == Scheme::Https {
+        notes.push(if config.intercepts_host(request.target.host(), request.target.port()) {
             "https to this host is intercepted: the client must trust larder's certificate authority"
         } else {
             "https to this host passes through as a tunnel that larder does not look into: name the host in a route or in tls.intercept, or ask with http:// and let an upstream `https://HOST` upgrade it"
@@ -102,13 +105,20 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     } else if !stored {
         notes.push("only answers to GET and HEAD are stored: passed through");
     }
+    if session_auth::is_sent(&asked.headers) {
+        notes.push(
+            "it signs in (NTLM, Negotiate): passed through over a connection that is its client's alone, not stored",
+        );
+    }
     if !stored && !method::is_safe(&asked.method) {
         notes.push("a success makes what is stored of this URL unusable");
     }
     let cached = route.filter(|_| stored);
     let credentials = ring.credentials(&asked.headers);
+    let moved = asked.target != request.target;
     Explained {
-        request: format!("{} {}", asked.method, shown_target(config, &asked.target)),
+        request: format!("{} {}", asked.method, shown_target(config, &request.target)),
+        sent_as: moved.then(|| shown_target(config, &asked.target)),
         route: route.map(|route| (route.name.to_string(), shown_pattern(&route.pattern))),
         policy: route.map(|route| policy(&route.policy, &asked.method, stored)).unwrap_or_default(),
         upstream: upstream(config, &asked.target, route.is_some()),
@@ -118,12 +128,16 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     }
 }
 
-/// The request with larder's own credential in its client's place, where it shows one.
-fn shown_to_the_origin(config: &Config, asked: &Asked) -> Asked {
+/// The request for the place that its upstream sends it to, with larder's own credential in its client's
+/// place where it shows one.
+fn as_the_origin_sees_it(config: &Config, asked: &Asked) -> Asked {
     let mut asked = asked.clone();
     let upstreams = Upstreams::new(config.upstreams.clone());
-    if let Some(shown) = upstreams.shown(&asked.target) {
-        asked.headers.insert(shown.clone(), HeaderValue::from_static("larder"));
+    if let Some(moved) = upstreams.moved(&asked.target) {
+        asked.target = moved;
+    }
+    if let Some(shown) = upstreams.credential(&asked.target) {
+        asked.headers.insert(shown.header.clone(), HeaderValue::from_static("larder"));
     }
     asked
 }
@@ -166,6 +180,9 @@ impl Explained {
     /// For people.
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.request)?;
+        if let Some(sent_as) = &self.sent_as {
+            writeln!(out, "sent as       {sent_as}  (routes, keys and purges see this URL)")?;
+        }
         match &self.route {
             Some((name, pattern)) => writeln!(out, "\nroute         {name}  ({pattern})")?,
             None => writeln!(out, "\nroute         none")?,
@@ -203,6 +220,7 @@ impl Explained {
         };
         json!({
             "request": self.request,
+            "sent_as": self.sent_as,
             "route": self.route.as_ref().map(|(name, _)| name),
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
             "policy": words::told(&self.policy),

@@ -5,9 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::file::Value;
-use crate::config::reader::{Reader, Section};
+use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::listen::net;
 use crate::config::{DestinationRule, Destinations, Ports, ResolveRule};
 use crate::route::pattern::HostPattern;
@@ -23,6 +23,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
     };
     let allow = rules(&mut section, reader, "allow");
     let deny = rules(&mut section, reader, "deny");
+    note_dots(&mut section, "allow", reader);
+    note_dots(&mut section, "deny", reader);
     let ports = ports(&mut section, reader);
     section.finish(reader);
     Destinations { allow, deny, ports }
@@ -97,6 +99,34 @@ fn rule(text: &str) -> Result<DestinationRule, Wrong> {
 fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
     address.ok_or_else(|| Wrong::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
+}
+
+/// Notes the host patterns under `key` that end in a dot: a name with and without it is one host, so the
+/// dot is left out, in targets too.
+pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &mut Reader<'_>) {
+    let Some(node) = section.get(key) else { return };
+    let path = section.at(key);
+    let nodes = match &node.value {
+        Value::List(nodes) => nodes.as_slice(),
+        Value::Scalar(..) | Value::Map(_) | Value::Null => std::slice::from_ref(node),
+    };
+    for node in nodes {
+        let Value::Scalar(text, _) = &node.value else { continue };
+        if ends_in_dot(text) {
+            let at = At { value: (), place: node.place, path: path.clone() };
+            let text =
+                format!("the dot at the end of `{text}` is left out: hosts are matched without");
+            reader.note(&at, NoteKind::TrailingDot, text);
+        }
+    }
+}
+
+/// Whether `host.`, `host.:port` or `https://host./` is meant.
+fn ends_in_dot(text: &str) -> bool {
+    let text = text.trim_end_matches('/');
+    let (name, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+    (if is_port { name } else { text }).ends_with('.')
 }
 
 /// A host pattern, for every key that takes one.

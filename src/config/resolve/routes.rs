@@ -8,19 +8,26 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::config::Upstream;
 use crate::config::diagnostics::{NoteKind, Place, Wrong};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{At, Reader, Section};
-use crate::config::resolve::destinations::host_pattern;
+use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::policy::{self, Defaults};
 use crate::config::resolve::{fields, upstreams};
 use crate::policy::Ttl;
 use crate::route::pattern::{FieldMatch, ParamMatch, PathPattern, Pattern, ValueMatch};
 use crate::route::table::{Route, Table};
+use crate::semantics::target::Scheme;
 
 /// `routes`, in the order of the file.
-pub(super) fn read(top: &mut Section<'_>, defaults: &Defaults, reader: &mut Reader<'_>) -> Table {
+pub(super) fn read(
+    top: &mut Section<'_>,
+    defaults: &Defaults,
+    upstreams: &[Arc<Upstream>],
+    reader: &mut Reader<'_>,
+) -> Table {
     let Some(node) = top.get("routes") else { return Table::default() };
     let nodes: &[Node] = match &node.value {
         Value::List(nodes) => nodes,
@@ -45,6 +52,7 @@ pub(super) fn read(top: &mut Section<'_>, defaults: &Defaults, reader: &mut Read
     }
     let table = Table::new(routes);
     note_shadowed(&table, &places, reader);
+    note_moved(&table, &places, upstreams, reader);
     table
 }
 
@@ -97,6 +105,7 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
     };
     let mut section = reader.section(node, &route.at("match"))?;
     let host = section.scalar(reader, "host", host_pattern);
+    note_dots(&mut section, "host", reader);
     if !section.has("host") {
         let fix = "add `host: api.example`; `\"*\"` means every host";
         reader.problem(section.place, &section.at("host"), "is missing", fix);
@@ -176,6 +185,39 @@ fn note_set_aside(ttl: &At<Ttl>, reader: &mut Reader<'_>) {
          rule, also against no-store and private"
     );
     reader.note(ttl, NoteKind::SetAside, text);
+}
+
+/// Routes see the URL that a request is sent on as: a port that an upstream moves its requests away from
+/// meets none of them.
+fn note_moved(
+    table: &Table,
+    places: &[Place],
+    upstreams: &[Arc<Upstream>],
+    reader: &mut Reader<'_>,
+) {
+    for (route, place) in table.routes().iter().zip(places) {
+        let pattern = &route.pattern.host;
+        let (Some(host), Some(port)) = (pattern.exact(), pattern.port()) else { continue };
+        let named = |upstream: &&Arc<Upstream>| {
+            upstream.hosts.iter().find(|named| named.host.matches(host, port)).cloned()
+        };
+        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, named(&up)?))) else {
+            continue;
+        };
+        let Some(scheme) = to.scheme else { continue };
+        let plain = port == Scheme::Http.default_port();
+        let moved = to.port.unwrap_or(if plain { scheme.default_port() } else { port });
+        if moved != port {
+            let at = At { value: (), place: *place, path: format!("routes[{}]", route.name) };
+            let text = format!(
+                "matches no request for http://{host}:{port}: upstream `{}` sends those on to \
+                 {}://{host}:{moved}, and routes match that URL; name the host without a port",
+                upstream.name,
+                scheme.as_str()
+            );
+            reader.note(&at, NoteKind::Shadowed, text);
+        }
+    }
 }
 
 fn note_shadowed(table: &Table, places: &[Place], reader: &mut Reader<'_>) {

@@ -9,7 +9,7 @@ use crate::config::constraint::{Constraint, around_all};
 use crate::config::diagnostics::NoteKind;
 use crate::config::file::{Node, Value};
 use crate::config::reader::{At, Reader, Section};
-use crate::config::resolve::destinations::host_pattern;
+use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::{Ca, CaFiles, Interception};
 use crate::route::pattern::HostPattern;
 use crate::route::table::{Route, Table};
@@ -20,6 +20,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Intercepti
     let ca = ca(&mut section, reader);
     let intercept = section.scalars(reader, "intercept", host_pattern).unwrap_or_default();
     let passthrough = section.scalars(reader, "passthrough", host_pattern).unwrap_or_default();
+    note_dots(&mut section, "intercept", reader);
+    note_dots(&mut section, "passthrough", reader);
     section.finish(reader);
     let values = |all: &[At<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
     let tls = Interception { ca, intercept: values(&intercept), passthrough: values(&passthrough) };

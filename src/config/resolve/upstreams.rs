@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::config::diagnostics::Wrong;
 use crate::config::duration::parse_positive;
 use crate::config::reader::{At, Reader, Section};
-use crate::config::resolve::destinations::host_pattern;
+use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::policy::conduct::Conduct;
 use crate::semantics::target::Scheme;
@@ -82,6 +82,7 @@ fn hosts(
 ) -> Vec<UpstreamHost> {
     let known = reader.problems.len();
     let hosts = one.scalars(reader, "hosts", host).unwrap_or_default();
+    note_dots(one, "hosts", reader);
     if hosts.is_empty() && reader.problems.len() == known {
         let fix = "add `hosts: [api.example]`";
         reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);

@@ -22,6 +22,7 @@ use crate::front::session::{ClientError, News};
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::semantics::spelling::Spelling;
+use crate::upstream::pinned::Pins;
 
 /// What is read at once.
 const READ: usize = 16 * 1024;
@@ -224,6 +225,14 @@ impl Http1 {
 
     pub(super) fn spelling(&self) -> Spelling {
         self.spelling.clone()
+    }
+
+    pub(super) fn pins(&self) -> Option<&Pins> {
+        self.io.pins()
+    }
+
+    pub(super) fn pins_to_be(&mut self) -> &Pins {
+        self.io.pins_to_be()
     }
 
     /// The connection as it is, and what was read from it already: the protocol is another now.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::key::CacheKey;
-use crate::store::generations::{Kind, Mark, Reach};
+use crate::store::generations::{Kind, Mark, Reach, Watch};
 use crate::store::tiers::Tiers;
 use crate::store::{Condition, Listed, Lookup, Place, Store, Wanted};
 use crate::stored::Stored;
@@ -179,8 +179,8 @@ impl Store for Echoing {
         self.store.load(wanted).await
     }
 
-    fn mark(&self) -> Mark {
-        self.store.mark()
+    fn watch(&self, target: u128) -> Watch {
+        self.store.watch(target)
     }
 
     fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {

@@ -15,6 +15,7 @@ use crate::key::CacheKey;
 use crate::store::Place;
 use crate::store::disk::keys::{self, Until};
 use crate::store::generations::Mark;
+use crate::store::presence::Presence;
 use crate::stored::Stored;
 
 /// What waits, in bytes.
@@ -28,6 +29,8 @@ pub(super) struct Put {
     pub(super) stored: Arc<Stored>,
     pub(super) mark: Mark,
     pub(super) until: Until,
+    /// Until it is written.
+    pub(super) _presence: Presence,
 }
 
 /// What the store thread can be told.
@@ -92,6 +95,10 @@ impl Put {
         keys::place(&self.key, self.stored.variant)
     }
 
+    fn weight(&self) -> usize {
+        self.key.weight() + self.stored.weight()
+    }
+
     pub(super) fn order(&self) -> (SystemTime, Mark) {
         (self.stored.response_time, self.mark)
     }
@@ -105,12 +112,12 @@ impl Queue {
             return Err(NotQueued::Closed);
         }
         let place = put.place();
-        let bytes = put.stored.weight();
+        let bytes = put.weight();
         if let Some(kept) = waiting.put_of(place) {
             if is_newer(kept.order(), put.order(), now) {
                 return Ok(());
             }
-            let before = kept.stored.weight();
+            let before = kept.weight();
             if waiting.bytes - before + bytes > BYTES {
                 return Err(NotQueued::Full);
             }
@@ -168,7 +175,7 @@ impl Queue {
         let command = waiting.commands.pop_front()?;
         waiting.taken += 1;
         if let Command::Put(put) = &command {
-            waiting.bytes -= put.stored.weight();
+            waiting.bytes -= put.weight();
             let (place, number) = (put.place(), waiting.taken - 1);
             if waiting.puts.get(&place) == Some(&number) {
                 waiting.puts.remove(&place);

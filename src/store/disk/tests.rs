@@ -29,6 +29,7 @@ use crate::store::disk::layout::Layout;
 use crate::store::disk::sizes::Sizes;
 use crate::store::disk::{Disk, Find, Means, Record, Settings, bodies::Bodies};
 use crate::store::generations::Mark;
+use crate::store::presence::{Presence, Present};
 use crate::store::state::Secret;
 use crate::store::{Condition, Wanted};
 use crate::stored::Stored;
@@ -175,8 +176,13 @@ fn stored(body: impl Into<Bytes>) -> Arc<Stored> {
 
 const MARK: Mark = Mark::from_raw(1);
 
+/// Of no target that these tests are about.
+fn presence() -> Presence {
+    Arc::new(Present::default()).enter(0)
+}
+
 fn put(disk: &Disk, path: &str, stored: &Arc<Stored>) {
-    disk.put(&key(path), stored, MARK, None);
+    disk.put(&key(path), stored, MARK, None, presence());
 }
 
 /// What a request finds whose variant is `variant` wherever something varies.

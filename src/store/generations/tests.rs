@@ -89,11 +89,28 @@ fn forgetting_never_brings_an_invalidated_target_back() {
     let before = generations.mark();
     for target in 0..=(REMEMBERED as u128 * 2) {
         generations.invalidate(Reach::Target(target), Kind::Hard, at(10));
-        generations.forget();
+        if generations.is_full() {
+            generations.forget(|_| true);
+        }
     }
     for target in [0, 1, REMEMBERED as u128, REMEMBERED as u128 * 2] {
         assert_eq!(generations.validity(target, before), Validity::Gone, "{target}");
     }
     assert!(generations.of.read().targets.len() <= REMEMBERED);
     assert_eq!(generations.validity(0, generations.mark()), Validity::Current);
+}
+
+#[test]
+fn what_nothing_is_held_of_is_forgotten_first_and_costs_nobody_a_hit() {
+    let generations = Generations::new(at(10));
+    let before = generations.mark();
+    for target in 0..=(REMEMBERED as u128) {
+        generations.invalidate(Reach::Target(target), Kind::Hard, at(10));
+    }
+    assert!(generations.is_full());
+    generations.forget(|target| target < 10);
+    assert_eq!(generations.of.read().targets.len(), 10);
+    for (target, validity) in [(0, Validity::Gone), (9, Validity::Gone), (10, Validity::Current)] {
+        assert_eq!(generations.validity(target, before), validity, "{target}");
+    }
 }

@@ -192,3 +192,24 @@ fn nothing_but_whole_bodies_is_kept() {
         assert_eq!(kept, whole, "{length}");
     }
 }
+
+#[test]
+fn keys_and_what_they_vary_by_take_room_too() {
+    let memory = memory(4 * MIB, 64 * 1024);
+    for n in 0..1000 {
+        put(&memory, &format!("/{n}?q={}", "y".repeat(16_000)), stored("x", &[], 0, n));
+    }
+    let held = |memory: &Memory| memory.slots.iter().count();
+    assert!(held(&memory) < 4 * MIB / 16_000, "{} keys of 16 kB", held(&memory));
+    assert!(memory.totals().bytes > 3 * MIB as u64);
+    let memory = self::memory(4 * MIB, 64 * 1024);
+    let names: Vec<String> = (0..200).map(|n| format!("x-{n}-{}", "n".repeat(60))).collect();
+    for n in 0..1000 {
+        let fields = names.iter().map(|name| name.parse().unwrap()).collect();
+        let mut varied = (*stored("x", &[], n, 0)).clone();
+        varied.vary = VaryFields::new(fields);
+        put(&memory, &format!("/{n}"), Arc::new(varied));
+    }
+    let lists = 200 * (64 + size_of::<HeaderName>());
+    assert!(held(&memory) < 4 * MIB / lists, "{} lists of {lists} bytes", held(&memory));
+}

@@ -19,10 +19,14 @@ use crate::semantics::vary::{VariantId, VaryFields};
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn open(dir: &Path) -> Arc<Tiers> {
+    sized(dir, 1 << 30)
+}
+
+fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 64 << 20,
-        disk: 1 << 30,
+        disk,
         max_object: 8 << 20,
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
@@ -35,12 +39,16 @@ fn key(path: &str) -> CacheKey {
     Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
-fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {
+fn answer(body: impl Into<Bytes>) -> Stored {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let times = (NOW, NOW);
-    let stored =
-        Stored::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO);
-    tiers.put(&key(path), Arc::new(stored), tiers.mark(), None);
+    Stored::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
+}
+
+fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {
+    let stored = answer(body);
+    let key = key(path);
+    tiers.put(&key, Arc::new(stored), tiers.watch(key.target_id()).mark, None);
 }
 
 async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
@@ -66,6 +74,17 @@ async fn opened(tiers: &Tiers, path: &str) -> Arc<Stored> {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     panic!("never found: {path}");
+}
+
+/// The disk is open, and nothing of it is in memory yet.
+async fn opened_disk(tiers: &Tiers) {
+    for _ in 0..5000 {
+        if let Some(deep) = tiers.deep.load_full() {
+            return deep.disk.opened().await;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("it never opened");
 }
 
 async fn paths(tiers: &Tiers, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
@@ -173,4 +192,61 @@ async fn a_soft_purge_outdates_what_is_on_disk() {
     put(&again, "/x", "new");
     assert!(found(&again, "/x").await.unwrap().outdated.is_none());
     again.release().await;
+}
+
+#[tokio::test]
+async fn what_is_invalidated_and_nowhere_is_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiers = open(dir.path());
+    put(&tiers, "/kept", "x");
+    opened(&tiers, "/kept").await;
+    // As many as larder remembers, and more: nobody has any of them.
+    for n in 0..70_000_u128 {
+        tiers.invalidate(Reach::Target(n), Kind::Hard);
+    }
+    assert!(found(&tiers, "/kept").await.is_some());
+    tiers.settle().await.unwrap();
+    tiers.release().await;
+    drop(tiers);
+    let again = open(dir.path());
+    assert_eq!(opened(&again, "/kept").await.body, "x");
+    // On disk alone it is there all the same.
+    again.release().await;
+    drop(again);
+    let again = open(dir.path());
+    let target = key("/kept").target_id();
+    opened_disk(&again).await;
+    again.invalidate(Reach::Target(target), Kind::Hard);
+    assert!(found(&again, "/kept").await.is_none());
+    again.release().await;
+}
+
+#[tokio::test]
+async fn what_is_asked_for_while_it_is_invalidated_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    for disk in [0, 1 << 30] {
+        let tiers = sized(dir.path(), disk);
+        let key = key("/x");
+        let watch = tiers.watch(key.target_id());
+        // Nothing is stored of it, and its answer is on its way.
+        tiers.invalidate(Reach::Target(key.target_id()), Kind::Hard);
+        tiers.put(&key, Arc::new(answer("old")), watch.mark, None);
+        assert!(found(&tiers, "/x").await.is_none(), "{disk}");
+        drop(watch);
+        put(&tiers, "/x", "new");
+        assert!(found(&tiers, "/x").await.is_some(), "{disk}");
+        tiers.release().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() {
+    let tiers = sized(Path::new("unused"), 0);
+    put(&tiers, "/kept", "x");
+    for n in 0..70_000 {
+        let path = format!("/{n}");
+        put(&tiers, &path, "x");
+        tiers.invalidate(Reach::Target(key(&path).target_id()), Kind::Hard);
+    }
+    assert!(found(&tiers, "/kept").await.is_some());
 }

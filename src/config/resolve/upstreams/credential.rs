@@ -9,6 +9,7 @@ use crate::config::UpstreamHost;
 use crate::config::credential::Credential;
 use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::reader::{At, Reader, Section};
+use crate::config::resolve::upstreams::mount;
 use crate::config::resolve::{fields, secret};
 use crate::route::pattern::host::Index;
 
@@ -26,6 +27,7 @@ pub(super) fn read(
     let header = section.scalar(reader, "header", fields::carrier);
     let prefix = section.scalar(reader, "prefix", prefix);
     let secret = secret(&mut section, reader);
+    let allow_origins = mount::pages(&mut section, reader);
     section.finish(reader);
     if header.is_none() && reader.problems.len() == known {
         let fix = "add `header: Authorization`, or the field that the API asks for";
@@ -38,7 +40,7 @@ pub(super) fn read(
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
     let value = field_value(&prefix, &secret.value);
     match value {
-        Ok(value) => Some(Credential::new(header, value)),
+        Ok(value) => Some(Credential::new(header, value).for_pages(allow_origins)),
         Err(what) => {
             let fix = "the secret is one line of ASCII without a space at either end";
             reader.problem(secret.place, &secret.path, what, fix);

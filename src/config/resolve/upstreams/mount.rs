@@ -37,12 +37,17 @@ pub(super) fn read(
     let to = section.scalar(reader, "to", origin);
     let is_wrong = reader.problems.len() > known;
     let allow_hosts = values(section.scalars(reader, "allow_hosts", name));
-    let allow_origins = values(section.scalars(reader, "allow_origins", page));
+    let allow_origins = pages(&mut section, reader);
     section.finish(reader);
     let path = path?;
     unique(&path, earlier, reader);
     let mount = leading(path, to, is_wrong, hosts, reader)?;
     Some(Mount { allow_hosts, allow_origins, ..mount })
+}
+
+/// `allow_origins`: the origins of web pages, as browsers write them.
+pub(super) fn pages(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Box<str>> {
+    values(section.scalars(reader, "allow_origins", page))
 }
 
 fn values(read: Option<Vec<At<Box<str>>>>) -> Vec<Box<str>> {

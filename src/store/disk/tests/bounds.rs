@@ -114,6 +114,7 @@ async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
             &stored(body.clone()),
             MARK,
             Some(until),
+            presence(),
         );
         if n % 500 == 499 {
             disk.flush().await;
@@ -147,7 +148,13 @@ fn the_nearest_death_goes_first_and_what_lives_forever_last() {
     let until = |n: u64| if n == 0 { Until::FOREVER } else { Until::of(Some(at(5000 + n))) };
     for n in 0..10 {
         let stored = stored(bytes(1, 10_000));
-        let put = Put { key: key(&format!("/{n}")), stored, mark: MARK, until: until(n) };
+        let put = Put {
+            key: key(&format!("/{n}")),
+            stored,
+            mark: MARK,
+            until: until(n),
+            _presence: presence(),
+        };
         keeper.put(&put, at(100)).unwrap();
     }
     let each = keeper.sizes.bytes() / 10;

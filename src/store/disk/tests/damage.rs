@@ -44,7 +44,7 @@ async fn template() -> House {
         for n in 0..ENTRIES_OF {
             // Written twice, so that something was replaced.
             let stored = stored_at(content(n), &[], 0, 100 + round);
-            disk.put(&key(&format!("/{n}")), &stored, MARK, Some(at(2_000_000)));
+            disk.put(&key(&format!("/{n}")), &stored, MARK, Some(at(2_000_000)), presence());
         }
         disk.flush().await;
     }

@@ -20,7 +20,13 @@ async fn what_was_put_is_found_whole_after_a_restart() {
     let sizes = [0, 1, 4096, 4097, 100_000, 300_000];
     for (seed, size) in sizes.into_iter().enumerate() {
         let stored = stored(bytes(seed, size));
-        disk.put(&key(&format!("/{size}")), &stored, Mark::from_raw(40 + seed as u64), None);
+        disk.put(
+            &key(&format!("/{size}")),
+            &stored,
+            Mark::from_raw(40 + seed as u64),
+            None,
+            presence(),
+        );
     }
     disk.flush().await;
     let totals = disk.totals();
@@ -112,7 +118,13 @@ async fn an_older_response_does_not_replace_a_newer_one() {
     let house = House::new();
     let disk = house.open().await;
     let put = |body: &'static str, seconds, mark| {
-        disk.put(&key("/x"), &stored_at(body, &[], 0, seconds), Mark::from_raw(mark), None);
+        disk.put(
+            &key("/x"),
+            &stored_at(body, &[], 0, seconds),
+            Mark::from_raw(mark),
+            None,
+            presence(),
+        );
     };
     put("newer", 20, 1);
     disk.flush().await;
@@ -175,7 +187,13 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let house = House::new();
     let mut keeper = house.keeper();
     let (own, other) = (key("/own"), key("/other"));
-    let put = Put { key: own.clone(), stored: stored("own"), mark: MARK, until: Until::FOREVER };
+    let put = Put {
+        key: own.clone(),
+        stored: stored("own"),
+        mark: MARK,
+        until: Until::FOREVER,
+        _presence: presence(),
+    };
     keeper.put(&put, at(100)).unwrap();
     let move_to_other = |from: Vec<u8>, to: Vec<u8>| {
         let value = keeper.database.get(&from).unwrap().unwrap();
@@ -347,7 +365,13 @@ async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
         let variant = vary.variant(&asked.headers, &mask);
         let plain = stored(bytes(n, length));
         let varied = Stored { vary, variant, ..(*plain).clone() };
-        disk.put(&keyring.key(&asked, &Policy::origin()), &Arc::new(varied), MARK, None);
+        disk.put(
+            &keyring.key(&asked, &Policy::origin()),
+            &Arc::new(varied),
+            MARK,
+            None,
+            presence(),
+        );
     }
     disk.flush().await;
     assert_eq!(disk.totals().entries, 2);

@@ -9,7 +9,8 @@ use crate::store::disk::sizes::Weight;
 
 fn put_until(keeper: &mut Keeper, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
     let until = Until::of(until.map(at));
-    let put = Put { key: key(path), stored: stored(body), mark: MARK, until };
+    let put =
+        Put { key: key(path), stored: stored(body), mark: MARK, until, _presence: presence() };
     keeper.put(&put, at(100)).unwrap();
 }
 

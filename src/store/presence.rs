@@ -1,0 +1,72 @@
+//! Which targets an answer is held of in memory, waited for, or about to be written: an invalidation of any
+//! other need not be remembered.
+//!
+//! Owns: the count of each target. Never touches: the disk, which knows its own entries.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The targets, and how many hold on to each.
+#[derive(Debug, Default)]
+pub struct Present(Mutex<HashMap<u128, u32>>);
+
+/// Something of a target: as long as this lives, the target is present.
+pub struct Presence {
+    of: Arc<Present>,
+    target: u128,
+}
+
+impl Present {
+    /// Something of `target` is here from now on.
+    pub fn enter(self: &Arc<Self>, target: u128) -> Presence {
+        *self.0.lock().entry(target).or_default() += 1;
+        Presence { of: Arc::clone(self), target }
+    }
+
+    /// Whether anything of `target` is here.
+    pub fn has(&self, target: u128) -> bool {
+        self.0.lock().contains_key(&target)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut targets = self.of.0.lock();
+        let Some(count) = targets.get_mut(&self.target) else { return };
+        *count -= 1;
+        if *count == 0 {
+            targets.remove(&self.target);
+        }
+        // A burst must not hold its room for ever.
+        if targets.capacity() > 1024 && targets.len() < targets.capacity() / 4 {
+            targets.shrink_to_fit();
+        }
+    }
+}
+
+impl fmt::Debug for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Presence({:032x})", self.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_present_as_long_as_anything_of_it_is() {
+        let present = Arc::new(Present::default());
+        let (one, two) = (present.enter(1), present.enter(1));
+        let other = present.enter(2);
+        drop(one);
+        assert!(present.has(1) && present.has(2) && !present.has(3));
+        drop(two);
+        assert!(!present.has(1) && present.has(2));
+        drop(other);
+        assert!(present.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,157 @@
+//! Sign-ins that count for a connection (NTLM, Negotiate): who signs in on it is the only one it answers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use http::Request;
+use parking_lot::Mutex;
+
+use crate::client::{Client, Response};
+use crate::intercepted::{self, Scene};
+use crate::larder_under_test::{API, Larder, route};
+use crate::origin::{Answer, Origin, Seen, Step};
+
+/// No route leads here.
+const OTHER: &str = "http://other.example.test";
+
+/// Signs users in by connection: a first step, a challenge, and then a name.
+#[derive(Default)]
+struct Windows {
+    begun: HashSet<usize>,
+    users: HashMap<usize, String>,
+}
+
+impl Windows {
+    fn answer(&mut self, seen: &Seen) -> Answer {
+        let given = seen.field("authorization").unwrap_or_default();
+        let connection = seen.connection;
+        if given.ends_with(" one") {
+            self.begun.insert(connection);
+        } else if let Some((_, name)) = given.split_once(" three ")
+            && self.begun.contains(&connection)
+        {
+            self.users.insert(connection, name.to_owned());
+        }
+        if let Some(name) = self.users.get(&connection) {
+            let body = if seen.method == "HEAD" { "" } else { name };
+            return Answer::new(200, &["Cache-Control: public, max-age=600", "ETag: \"1\""], body);
+        }
+        let challenge = match given.split_once(' ') {
+            Some((scheme, _)) => format!("WWW-Authenticate: {scheme} two"),
+            None => "WWW-Authenticate: Negotiate, NTLM".to_owned(),
+        };
+        Answer::new(401, &[&challenge], "who?")
+    }
+}
+
+async fn windows() -> Origin {
+    let state = Arc::new(Mutex::new(Windows::default()));
+    Origin::start(move |seen| state.lock().answer(seen)).await
+}
+
+/// `policy` for the API; nothing for the other host, which the same origin answers.
+async fn larder(origin: &Origin, policy: &[&str]) -> Larder {
+    let to = format!("'{}'", origin.addr);
+    let resolve = format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
+    Larder::bare(&format!("{resolve}{}", route(policy))).await
+}
+
+/// Signs `name` in at `url`, and shows every step.
+async fn sign_in(client: &mut Client, url: &str, scheme: &str, name: &str) {
+    for (step, status) in [("", 401), ("one", 401), (&*format!("three {name}"), 200)] {
+        let field = format!("Authorization: {scheme} {step}");
+        let fields: &[&str] = if step.is_empty() { &[] } else { &[&field] };
+        let answer = client.get(url, fields).await;
+        assert_eq!(answer.status, status, "{url} {step}: {}", answer.text());
+        if status == 401 {
+            let support = answer.field("proxy-support");
+            assert_eq!(support, Some("Session-Based-Authentication"), "{url} {step}");
+        } else {
+            assert_eq!(answer.text(), name, "{url}");
+        }
+    }
+}
+
+async fn is_asked_who(larder: &Larder, url: &str) {
+    let mut client = larder.client().await;
+    for method in ["GET", "HEAD", "POST"] {
+        client.ask(method, url, &["Content-Length: 0"]).await;
+        let answer = client.answer(method).await.expect("an answer");
+        assert_eq!(answer.status, 401, "{method} {url}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_signed_in_is_its_clients_and_nothing_of_it_is_stored() {
+    for policy in [&["ttl: 1h"][..], &["ttl: 1h", "scope: shared", "ttl_by_status: { 401: 1h }"]] {
+        let origin = windows().await;
+        let larder = larder(&origin, policy).await;
+        for (base, scheme) in [(API, "NTLM"), (API, "negotiate"), (OTHER, "NTLM")] {
+            let url = format!("{base}/me");
+            let (mut alice, mut bob) = (larder.client().await, larder.client().await);
+            sign_in(&mut alice, &url, scheme, "alice").await;
+            is_asked_who(&larder, &url).await;
+            sign_in(&mut bob, &url, scheme, "bob").await;
+            // Signed in, they say nothing more, whatever they ask.
+            for (client, name) in [(&mut alice, "alice"), (&mut bob, "bob")] {
+                for path in ["/me", "/me?other", "/me"] {
+                    let answer = client.get(&format!("{base}{path}"), &[]).await;
+                    assert_eq!((answer.status, answer.text().as_str()), (200, name), "{path}");
+                    assert!(!answer.cache_status().contains("; hit"), "{}", answer.cache_status());
+                }
+                client.ask("HEAD", &url, &[]).await;
+                assert_eq!(client.answer("HEAD").await.expect("an answer").status, 200);
+            }
+            is_asked_who(&larder, &url).await;
+            drop((alice, bob));
+            is_asked_who(&larder, &url).await;
+        }
+        assert_eq!(larder.metric("larder_entries{tier=\"memory\"}"), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn where_the_origin_ends_it_the_client_signs_in_again() {
+    let state = Arc::new(Mutex::new(Windows::default()));
+    let origin = Origin::start(move |seen| {
+        let answer = state.lock().answer(seen);
+        if seen.target == "/last" { answer.then([Step::Close]) } else { answer }
+    })
+    .await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let mut alice = larder.client().await;
+    sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
+    assert_eq!(alice.get(&format!("{API}/last"), &[]).await.text(), "alice");
+    // A dead connection is no answer: the call is made anew, as somebody unknown.
+    assert_eq!(alice.get(&format!("{API}/me"), &[]).await.status, 401);
+    sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
+}
+
+#[tokio::test]
+async fn other_schemes_are_kept_as_ever() {
+    let answer = ["Cache-Control: max-age=600", "WWW-Authenticate: Basic realm=\"NTLM\""];
+    let origin = Origin::always(Answer::new(200, &answer, "kept")).await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let mut client = larder.client().await;
+    for hit in [false, true] {
+        let answer: Response =
+            client.get(&format!("{API}/x"), &["Authorization: Basic TlRMTTo="]).await;
+        assert_eq!(answer.cache_status().contains("; hit"), hit);
+        assert_eq!(answer.field("proxy-support"), None);
+    }
+}
+
+#[tokio::test]
+async fn streams_of_one_connection_share_no_sign_in() {
+    let scene = Scene::with(windows().await, &route(&["ttl: 1h", "scope: shared"])).await;
+    let mut h2 = scene.h2().await;
+    let url = format!("https://{}/me", intercepted::API);
+    for step in ["NTLM one", "NTLM three alice"] {
+        let request = Request::get(&url).header("authorization", step);
+        let (status, _, _) = intercepted::send(&mut h2, request, None).await;
+        // Each call has a connection of its own: nobody gets further than the first step.
+        assert_eq!(status, 401, "{step}");
+    }
+    assert_eq!(intercepted::get(&mut h2, &url).await.0, 401);
+    assert_eq!(scene.origin.connections(), 3);
+}
