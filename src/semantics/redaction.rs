@@ -21,6 +21,9 @@ pub const HIDDEN: &str = "(secret)";
 /// How deep a URL within a parameter of a URL is looked into.
 const DEPTH: u8 = 2;
 
+/// Bytes of the longest name of a secret parameter that is shown.
+const LONGEST_NAME: usize = 64;
+
 /// Takes secrets out of URLs. The default knows what is built in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redactor {
@@ -210,8 +213,9 @@ pub fn paths_in(text: &str) -> Cow<'_, str> {
 pub fn shown_start(param: &str) -> &str {
     let end = param.find('=').map_or(0, |at| at + 1);
     let (name, _) = param.split_at(end);
-    let all_secret = param.contains(';') || shapes::is_secret(name.trim_end_matches('='));
-    if all_secret { "" } else { name }
+    // An encoded name may hold a value, an unusually long one too.
+    let odd = param.contains(';') || name.contains('%') || name.len() > LONGEST_NAME;
+    if odd || shapes::is_secret(name.trim_end_matches('=')) { "" } else { name }
 }
 
 /// A text without these parts of it.

@@ -222,6 +222,7 @@ fn is_hook(word: &[u8]) -> bool {
         b"hook"
             | b"hooks"
             | b"invites"
+            | b"keys"
             | b"secrets"
             | b"tokens"
             | b"unsubscribe"

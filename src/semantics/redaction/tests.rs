@@ -13,7 +13,8 @@ fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
     for (param, shown) in [
         ("token=a", "token=(secret)"),
         ("Plain=a", "Plain=(secret)"),
-        ("a%70i_key=a", "a%70i_key=(secret)"),
+        ("a%70i_key=a", "(secret)"),
+        ("key%3DS3cret=1", "(secret)"),
         ("x=1;token=a", "(secret)"),
         ("token", "(secret)"),
         ("X7kQ2pVd9sLm3RtYw8ZcNa5u", "(secret)"),
