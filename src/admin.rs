@@ -12,6 +12,7 @@ mod health;
 mod listen;
 mod pac;
 mod patience;
+mod places;
 mod v1;
 
 use std::future::Future;

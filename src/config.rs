@@ -195,6 +195,9 @@ pub struct Access {
     pub clients: Vec<IpNet>,
     /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
     pub users: Option<Users>,
+    /// Users of this host by their numbers, whose connections alone are served; `None`: all. No key of
+    /// `proxy.yaml`: a private larder serves the user who started it.
+    pub local_users: Option<Arc<[u32]>>,
 }
 
 /// The users of `users_file`. Prints without its content.
@@ -249,6 +252,10 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Between two requests on a kept-alive connection.
     pub idle: Duration,
+    /// Without a byte in either direction on a tunnel or an upgraded connection.
+    pub tunnel_idle: Duration,
+    /// How slowly a request's body may come.
+    pub body: BodyLimits,
     /// From a stop until what is still in flight is cut.
     pub drain: Duration,
     /// Client connections at once.
@@ -257,6 +264,15 @@ pub struct Limits {
     pub waiters_per_key: usize,
     /// Bytes of bodies being filled, over all fills.
     pub in_flight: usize,
+}
+
+/// `limits.body_idle`, `limits.body_min_rate`: until the head of the answer is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// How long a client may send nothing of it.
+    pub idle: Duration,
+    /// The bytes a second that must come, over each time of that length; 0: no matter how many.
+    pub min_rate: u64,
 }
 
 /// `log`.

@@ -30,7 +30,6 @@ use http::{HeaderName, HeaderValue};
 
 use crate::account::Account;
 use crate::clock::Clock;
-use crate::engine::body::Budget;
 use crate::engine::collapse::Flights;
 use crate::engine::switch::Switch;
 use crate::key::{CacheKey, Keyring};
@@ -40,6 +39,7 @@ use crate::semantics::redaction::Redactor;
 use crate::store::Store;
 use crate::upstream::Origin;
 use crate::upstream::gate::knock::Knock;
+use crate::upstream::in_flight::InFlight;
 
 /// The bounds an engine works within.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +64,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What it works within.
     pub bounds: Bounds,
-    /// Bytes of all bodies being filled, over all engines that share it.
-    pub budget: Arc<Budget>,
+    /// Bytes of all bodies that are held on their way, over all engines that share it.
+    pub in_flight: Arc<InFlight>,
     /// The master switch.
     pub switch: Arc<Switch>,
     /// What larder adds to `Via`.
@@ -80,7 +80,7 @@ pub struct Engine {
     keyring: Arc<Keyring>,
     clock: Clock,
     bounds: Bounds,
-    budget: Arc<Budget>,
+    in_flight: Arc<InFlight>,
     switch: Arc<Switch>,
     flights: Flights,
     /// What larder adds to `Via`.
@@ -90,7 +90,8 @@ pub struct Engine {
 impl Engine {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, origin, account, keyring, clock, bounds, budget, switch, via } = parts;
+        let Parts { store, origin, account, keyring, clock, bounds, in_flight, switch, via } =
+            parts;
         Arc::new(Self {
             store,
             origin,
@@ -98,7 +99,7 @@ impl Engine {
             keyring,
             clock,
             bounds,
-            budget,
+            in_flight,
             switch,
             flights: Flights::default(),
             via,

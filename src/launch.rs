@@ -27,6 +27,8 @@ use crate::launch::trust::Trust;
 pub struct Launch<'a> {
     /// Where larder listens for it.
     pub proxy: SocketAddr,
+    /// The user and the password that it asks for, `USER:PASSWORD`, of letters and digits.
+    pub password: Option<&'a str>,
     /// The certificate of larder's authority (PEM).
     pub ca: &'a str,
     /// What it reaches without larder.
@@ -71,7 +73,17 @@ impl Launch<'_> {
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.proxy)
+        match self.password {
+            Some(password) => format!("http://{password}@{}", self.proxy),
+            None => format!("http://{}", self.proxy),
+        }
+    }
+
+    /// The password as a field of requests says it (RFC 7617).
+    fn authorization(&self) -> Option<String> {
+        use base64::Engine as _;
+        let encoder = base64::engine::general_purpose::STANDARD;
+        self.password.map(|password| format!("Basic {}", encoder.encode(password)))
     }
 
     /// What the caller's environment says; an empty variable is as good as none.

@@ -5,6 +5,7 @@
 
 mod copied;
 mod cors;
+mod drip;
 mod exchange;
 mod failed;
 mod handler;
@@ -19,13 +20,14 @@ mod upload;
 mod write;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::front::session::Session;
 use crate::front::stage::Stage;
@@ -52,6 +54,10 @@ pub struct Parts {
     pub via: HeaderValue,
     /// Once larder is closing, answers end with `Connection: close`.
     pub stage: watch::Receiver<Stage>,
+    /// How long no byte may move on an upgraded connection until it ends.
+    pub tunnel_idle: Duration,
+    /// How slowly a request's body may come.
+    pub body: BodyLimits,
 }
 
 /// The proxy.

@@ -36,10 +36,12 @@ pub(super) const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/ca.pem"
 /// Passes a request on if nothing speaks against it.
 pub(super) async fn check(
     State(desk): State<Desk>,
-    ConnectInfo(Client(address)): ConnectInfo<Client>,
+    ConnectInfo(Client { address, seat }): ConnectInfo<Client>,
     request: Request,
     next: Next,
 ) -> Response {
+    // From here on the connection makes room for no other.
+    let _handling = seat.handle();
     let client = address.ip().to_canonical();
     let Err(problem) = may_ask(&desk.access, client, &request) else {
         return next.run(request).await;

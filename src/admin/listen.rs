@@ -1,6 +1,6 @@
 //! Accepts the admin listener's connections: not too many, and none for ever.
 //!
-//! Owns: the number of admin connections at once; what happens when accepting fails.
+//! Owns: which places are for whom; what happens when accepting fails.
 //! Never touches: what is said on a connection.
 
 use std::io;
@@ -11,19 +11,22 @@ use std::time::Duration;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::account::Account;
 use crate::admin::access::Access;
 use crate::admin::patience::Patience;
+use crate::admin::places::{Kind, Place, Places, Seat};
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Client(pub(super) SocketAddr);
+/// The other end of a connection, and the place that it has.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    pub(super) seat: Seat,
+}
 
 impl Connected<IncomingStream<'_, Listen>> for Client {
     fn connect_info(stream: IncomingStream<'_, Listen>) -> Self {
-        Self(*stream.remote_addr())
+        Self { address: *stream.remote_addr(), seat: stream.io().seat() }
     }
 }
 
@@ -32,29 +35,33 @@ pub(super) struct Listen {
     listener: TcpListener,
     account: Arc<Account>,
     access: Arc<Access>,
-    places: Arc<Semaphore>,
-    /// Apart: whoever is not admitted cannot keep those out who are.
-    places_to_refuse: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Listen {
     pub(super) fn new(listener: TcpListener, account: Arc<Account>, access: Arc<Access>) -> Self {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let places_to_refuse = Arc::new(Semaphore::new(REFUSED));
-        Self { listener, account, access, places, places_to_refuse }
+        Self { listener, account, access, places: Arc::default() }
     }
 
-    /// A place for `client`, whom `admitted` is for if it is admitted. `Err`: there is none to
-    /// refuse it from; it is closed at once.
-    fn seat(
-        &self,
-        client: SocketAddr,
-        admitted: OwnedSemaphorePermit,
-    ) -> Result<OwnedSemaphorePermit, OwnedSemaphorePermit> {
-        if self.access.admits(client.ip().to_canonical()) {
-            return Ok(admitted);
+    /// Which places are for `client`.
+    fn kind(&self, client: SocketAddr) -> Kind {
+        let client = client.ip().to_canonical();
+        if client.is_loopback() {
+            Kind::Local
+        } else if self.access.admits(client) {
+            Kind::Remote
+        } else {
+            Kind::Refused
         }
-        Arc::clone(&self.places_to_refuse).try_acquire_owned().map_err(|_| admitted)
+    }
+
+    /// A place for `client`. This host's own connections wait for one; those of other hosts are closed
+    /// where there is none, so that none of this host waits behind them.
+    async fn place(&self, client: SocketAddr) -> Option<Place> {
+        match self.kind(client) {
+            Kind::Local => Some(self.places.wait_for(Kind::Local).await),
+            other @ (Kind::Remote | Kind::Refused) => self.places.take(other),
+        }
     }
 }
 
@@ -63,14 +70,16 @@ impl Listener for Listen {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let mut place = place.expect("the semaphore is never closed");
+        // The one that was accepted before gets to read what it was sent, before others may take its
+        // place.
+        tokio::task::yield_now().await;
         loop {
             match self.listener.accept().await {
-                Ok((stream, client)) => match self.seat(client, place) {
-                    Ok(place) => return (Patience::new(stream, place), client),
-                    Err(unused) => place = unused,
-                },
+                Ok((stream, client)) => {
+                    if let Some(place) = self.place(client).await {
+                        return (Patience::new(stream, place), client);
+                    }
+                }
                 Err(error) => {
                     self.account.accept_error(&error);
                     // Out of descriptors: they come back with time, not with trying.
@@ -85,10 +94,6 @@ impl Listener for Listen {
     }
 }
 
-/// Admin connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// Further ones, of clients that are told that they are not admitted.
-const REFUSED: usize = 8;
 /// Between two failing accepts.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -98,19 +103,29 @@ mod tests {
     use crate::config::Admin;
 
     #[tokio::test]
-    async fn who_is_not_admitted_takes_no_place_from_who_is() {
+    async fn a_host_that_is_not_admitted_takes_no_place_from_one_that_is_and_no_other_host_from_this_one()
+     {
         let rules = Admin { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admin::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let access = Arc::new(Access::new(&rules));
         let listen = Listen::new(listener, Account::new(&[], &[]), access);
-        let mut held = Vec::new();
-        for _ in 0..REFUSED {
-            let admitted = Arc::clone(&listen.places).try_acquire_owned().unwrap();
-            held.push(listen.seat("192.0.2.1:5".parse().unwrap(), admitted).unwrap());
+        for (address, kind) in [
+            ("127.0.0.1:5", Kind::Local),
+            ("[::1]:5", Kind::Local),
+            ("[::ffff:127.0.0.1]:5", Kind::Local),
+            ("10.1.2.3:5", Kind::Remote),
+            ("[::ffff:10.1.2.3]:5", Kind::Remote),
+            ("192.0.2.1:5", Kind::Refused),
+        ] {
+            assert_eq!(listen.kind(address.parse().unwrap()), kind, "{address}");
         }
-        assert_eq!(listen.places.available_permits(), CONNECTIONS);
-        let admitted = Arc::clone(&listen.places).try_acquire_owned().unwrap();
-        let admitted = listen.seat("192.0.2.1:5".parse().unwrap(), admitted).unwrap_err();
-        assert!(listen.seat("[::ffff:10.1.2.3]:5".parse().unwrap(), admitted).is_ok());
+        let stranger = "192.0.2.1:5".parse().unwrap();
+        let mut held = Vec::new();
+        while let Some(place) = listen.place(stranger).await {
+            held.push(place);
+        }
+        assert_eq!(held.len(), Kind::Refused.places());
+        assert!(listen.place("10.1.2.3:5".parse().unwrap()).await.is_some());
+        assert!(listen.place("127.0.0.1:5".parse().unwrap()).await.is_some());
     }
 }

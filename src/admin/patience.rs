@@ -1,7 +1,8 @@
 //! A connection that is closed when the other side takes too long.
 //!
-//! Owns: the deadlines of an admin connection: a request is here soon after its first byte, however
-//! slowly the bytes drip (slowloris); an answer is taken, or the next request begins, soon after.
+//! Owns: the deadlines of an admin connection: a request begins soon after the connection, and is here
+//! soon after its first byte, however slowly the bytes drip (slowloris); an answer is taken, or the next
+//! request begins, soon after. A connection whose place has become another's is over at once.
 //! Never touches: what the bytes mean.
 
 use std::future::Future;
@@ -11,21 +12,23 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
+
+use crate::admin::places::{Phase, Place, Seat};
 
 /// A stream under a deadline that is set anew by each change of direction, not by each byte.
 pub(super) struct Patience<S> {
     stream: S,
     turn: Turn,
     deadline: Pin<Box<Sleep>>,
-    // Its place among the connections is given back when it is dropped.
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
+    /// Nothing has come yet.
+    Silent,
     /// A request is being received.
     Theirs,
     /// An answer is being sent, or nothing has begun since.
@@ -33,30 +36,41 @@ enum Turn {
 }
 
 impl<S> Patience<S> {
-    pub(super) fn new(stream: S, place: OwnedSemaphorePermit) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(Turn::Ours.patience()));
-        Self { stream, turn: Turn::Ours, deadline, _place: place }
+    pub(super) fn new(stream: S, place: Place) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(Turn::Silent.patience()));
+        Self { stream, turn: Turn::Silent, deadline, place }
+    }
+
+    /// Its place, for who handles its requests.
+    pub(super) fn seat(&self) -> Seat {
+        self.place.seat()
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.place.is_lost(context) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         match self.deadline.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
         }
     }
 
-    fn turn_to(&mut self, turn: Turn) {
+    fn turn_to(&mut self, turn: Turn, phase: Phase) {
         if self.turn != turn {
             self.turn = turn;
             // A fresh timer rather than a reset one: `reset` would have to ask for the time.
             self.deadline.set(tokio::time::sleep(turn.patience()));
         }
+        self.place.turn_to(phase);
     }
 }
 
 impl Turn {
     fn patience(self) -> Duration {
         match self {
+            // A client says at once what it came for.
+            Self::Silent => Duration::from_secs(5),
             Self::Theirs => Duration::from_secs(10),
             Self::Ours => Duration::from_secs(75),
         }
@@ -73,7 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             read?;
             if buffer.filled().len() > before {
-                self.turn_to(Turn::Theirs);
+                self.turn_to(Turn::Theirs, Phase::Receiving);
             }
             // Checked here too: a byte that is always ready would never be pending.
             return Poll::Ready(self.check(context));
@@ -89,7 +103,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.turn_to(Turn::Ours);
+        self.turn_to(Turn::Ours, Phase::Sending);
         self.check(context)?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         Poll::Ready(Ok(written))
@@ -97,7 +111,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        if self.turn == Turn::Ours {
+            self.place.turn_to(Phase::Idle);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,13 +129,13 @@ mod tests {
     use std::sync::Arc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::admin::places::{Kind, Places};
 
     fn pair() -> (Patience<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Arc::new(Places::default()).take(Kind::Local).unwrap();
         (Patience::new(ours, place), theirs)
     }
 
@@ -149,7 +167,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_on_which_nothing_begins_is_given_up() {
         let (patient, _client) = pair();
-        assert_eq!(read_all(patient).await, (0, Some(io::ErrorKind::TimedOut)));
+        let given_up = tokio::time::timeout(Duration::from_secs(6), read_all(patient)).await;
+        assert_eq!(given_up, Ok((0, Some(io::ErrorKind::TimedOut))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -163,11 +182,11 @@ mod tests {
     async fn a_scrape_a_minute_keeps_its_connection() {
         let (mut patient, mut client) = pair();
         for _ in 0..5 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
             client.write_all(b"GET").await.unwrap();
             patient.read_exact(&mut [0; 3]).await.unwrap();
             patient.write_all(b"200").await.unwrap();
             client.read_exact(&mut [0; 3]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
     }
 }

@@ -92,6 +92,7 @@ fn variables(
     let no_proxy = NoProxy::of(config, env);
     let launch = Launch {
         proxy: running.proxy,
+        password: None,
         ca: &running.ca,
         no_proxy: &no_proxy,
         directory: &directory,

@@ -3,6 +3,7 @@
 //! Owns: its arguments, the order of starting and ending, what is printed at the end.
 //! Never touches: what each runtime is told (`launch`), how requests are served.
 
+mod caller;
 pub(super) mod child;
 mod guarded;
 pub(super) mod larder;
@@ -60,8 +61,8 @@ pub struct Args {
 
 const EXAMPLE: &str = "\
 The larder that runs with this configuration is used; if none does, a private
-one is started for as long as the command runs. What it stores lasts: it lies
-below $XDG_CACHE_HOME/larder (~/.cache/larder).
+one is started for as long as the command runs, for its user and root alone.
+What it stores lasts: it lies below $XDG_CACHE_HOME/larder (~/.cache/larder).
 
 The exit code is the command's: 128+n where signal n ended it, 127 where there
 is no such command, 126 where it cannot be started; 1 and 3 also where larder
@@ -165,6 +166,7 @@ pub(super) async fn command(
         Scratch::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
     let launch = Launch {
         proxy: larder.proxy(),
+        password: larder.password(),
         ca: larder.ca(),
         no_proxy,
         directory: scratch.path(),

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::config::{Admin, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
+use crate::config::{
+    Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls,
+};
 use crate::policy::{ErrorMatch, StatusMatch};
 
 /// `listen`: only this host.
@@ -54,6 +56,8 @@ impl Default for Limits {
             headers: 128,
             head_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(75),
+            tunnel_idle: Duration::from_secs(60 * 60),
+            body: BodyLimits { idle: Duration::from_secs(30), min_rate: 64 },
             drain: Duration::from_secs(30),
             connections: 10_000,
             waiters_per_key: 2000,

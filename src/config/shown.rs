@@ -65,6 +65,12 @@ fn limits(limits: &Limits) -> Value {
         "headers": limits.headers,
         "head_timeout": show(limits.head_timeout),
         "idle": show(limits.idle),
+        "tunnel_idle": show(limits.tunnel_idle),
+        "body_idle": show(limits.body.idle),
+        "body_min_rate": match limits.body.min_rate {
+            0 => "off".to_owned(),
+            rate => format!("{}/s", size::show(rate)),
+        },
         "drain": show(limits.drain),
         "connections": limits.connections,
         "waiters_per_key": limits.waiters_per_key,

@@ -1,12 +1,11 @@
 //! A body that grows while many read it: one writer, any number of readers, nothing cut ever looks
 //! complete.
 //!
-//! Owns: the pieces, who has read how far, back-pressure once a body is no longer kept, the cap on
-//! bytes of all bodies being filled. Never touches: heads, connections, the store.
+//! Owns: the pieces, who has read how far, back-pressure once a body is no longer kept. Never touches: heads,
+//! connections, the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,44 +15,13 @@ use tokio::time::timeout;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
+use crate::upstream::in_flight::{EACH, InFlight, SMALL};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 128 * 1024;
 
 /// How long such a body waits for a reader that takes nothing.
 const STALLED: Duration = Duration::from_secs(30);
-
-/// Smaller pieces are copied while a body is kept: each holds the whole buffer that it was read into,
-/// which may have held much else. What each costs beside its bytes is charged too.
-const SMALL: usize = 4 * 1024;
-const EACH: usize = 64;
-
-/// The cap on bytes of bodies that are being filled, over all fills (`limits.in_flight`).
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    cap: usize,
-}
-
-impl Budget {
-    /// A budget of `cap` bytes.
-    pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), cap })
-    }
-
-    /// Whether nothing is left.
-    pub fn is_spent(&self) -> bool {
-        self.used.load(Ordering::Relaxed) >= self.cap
-    }
-
-    fn take(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// The shared body.
 pub(crate) struct Growing {
@@ -62,7 +30,7 @@ pub(crate) struct Growing {
     news: Notify,
     /// Something for the writer: a piece was read, a reader left.
     room: Notify,
-    budget: Arc<Budget>,
+    in_flight: Arc<InFlight>,
     largest: usize,
 }
 
@@ -85,7 +53,7 @@ struct Inner {
 impl Growing {
     /// An empty body of which up to `largest` bytes are kept; with `kept == false` none is, and it
     /// flows at the pace of its slowest reader.
-    pub(crate) fn new(kept: bool, largest: usize, budget: Arc<Budget>) -> Arc<Self> {
+    pub(crate) fn new(kept: bool, largest: usize, in_flight: Arc<InFlight>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 pieces: VecDeque::new(),
@@ -99,7 +67,7 @@ impl Growing {
             }),
             news: Notify::new(),
             room: Notify::new(),
-            budget,
+            in_flight,
             largest,
         })
     }
@@ -133,7 +101,7 @@ impl Growing {
 
     /// From now on pieces are let go once all readers have them.
     pub(crate) fn stop_keeping(&self) {
-        self.inner.lock().stop_keeping(&self.budget);
+        self.inner.lock().stop_keeping(&self.in_flight);
     }
 
     /// Why the body is no longer kept.
@@ -172,10 +140,10 @@ impl Growing {
             }
             inner.written += piece.len();
             inner.held += piece.len();
-            self.budget.take(piece.len() + EACH);
+            self.in_flight.take(piece.len() + EACH);
             inner.pieces.push_back(piece);
-            if inner.kept && (inner.written > self.largest || self.budget.is_spent()) {
-                inner.stop_keeping(&self.budget);
+            if inner.kept && (inner.written > self.largest || self.in_flight.is_spent()) {
+                inner.stop_keeping(&self.in_flight);
             }
         }
         self.news.notify_waiters();
@@ -194,7 +162,7 @@ impl Growing {
                 }
             }
             if timeout(STALLED, room).await.is_err() {
-                self.inner.lock().detach_slowest(&self.budget);
+                self.inner.lock().detach_slowest(&self.in_flight);
                 self.news.notify_waiters();
             }
         }
@@ -217,17 +185,17 @@ impl Growing {
 impl Drop for Growing {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        self.budget.give_back(inner.held + inner.pieces.len() * EACH);
+        self.in_flight.give_back(inner.held + inner.pieces.len() * EACH);
     }
 }
 
 impl Inner {
-    fn stop_keeping(&mut self, budget: &Budget) {
+    fn stop_keeping(&mut self, in_flight: &InFlight) {
         self.kept = false;
-        self.let_go(budget);
+        self.let_go(in_flight);
     }
 
-    fn let_go(&mut self, budget: &Budget) {
+    fn let_go(&mut self, in_flight: &InFlight) {
         if self.kept {
             return;
         }
@@ -236,14 +204,14 @@ impl Inner {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.gone += 1;
             self.held -= piece.len();
-            budget.give_back(piece.len() + EACH);
+            in_flight.give_back(piece.len() + EACH);
         }
     }
 
-    fn detach_slowest(&mut self, budget: &Budget) {
+    fn detach_slowest(&mut self, in_flight: &InFlight) {
         let first = self.gone;
         self.readers.retain(|_, next| *next > first);
-        self.let_go(budget);
+        self.let_go(in_flight);
     }
 
     fn whole(&self, last: &Bytes) -> Bytes {
@@ -286,7 +254,7 @@ impl Reader {
         };
         inner.readers.insert(self.id, next + 1);
         if !inner.kept {
-            inner.let_go(&self.body.budget);
+            inner.let_go(&self.body.in_flight);
             self.body.room.notify_one();
         }
         Some(Ok(Some(piece)))
@@ -297,7 +265,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut inner = self.body.inner.lock();
         inner.readers.remove(&self.id);
-        inner.let_go(&self.body.budget);
+        inner.let_go(&self.body.in_flight);
         drop(inner);
         self.body.room.notify_waiters();
         self.body.room.notify_one();
@@ -309,7 +277,7 @@ mod tests {
     use super::*;
 
     fn body(kept: bool, largest: usize) -> Arc<Growing> {
-        Growing::new(kept, largest, Budget::new(1 << 30))
+        Growing::new(kept, largest, InFlight::new(1 << 30))
     }
 
     async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Failure> {
@@ -373,14 +341,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_gets_everything_back() {
-        let budget = Budget::new(10);
+        let budget = InFlight::new(10);
         let body = Growing::new(true, 1000, Arc::clone(&budget));
         let reader = body.reader().unwrap();
         body.push(Bytes::from_static(b"0123456789abc")).await;
         assert!(!body.is_kept(), "over the cap nothing more is kept");
         drop(reader);
         drop(body);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
@@ -406,13 +374,13 @@ mod tests {
 
     #[tokio::test]
     async fn many_small_pieces_are_charged_for_more_than_their_bytes() {
-        let budget = Budget::new(1000);
+        let budget = InFlight::new(1000);
         let body = Growing::new(true, 1 << 20, Arc::clone(&budget));
         for _ in 0..100 {
             body.push(Bytes::from_static(b"x")).await;
         }
         assert!(!body.is_kept());
         drop(body);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -34,7 +34,7 @@ impl Engine {
         // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
         // something larder does not have.
         let insists = plan.why == Forward::Request || plan.asked.cache_control().insists();
-        if insists || conditional || apart || self.budget.is_spent() {
+        if insists || conditional || apart || self.in_flight.is_spent() {
             return Answered::Reply(Box::new(self.alone(&plan, None).await));
         }
         loop {
@@ -82,8 +82,8 @@ impl Engine {
     }
 
     fn flight(&self, key: &CacheKey) -> Arc<Flight> {
-        let kept = !self.budget.is_spent();
-        let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.budget));
+        let kept = !self.in_flight.is_spent();
+        let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
         Flight::new(self.store.watch(key.target_id()), body)
     }
 
@@ -135,7 +135,7 @@ impl Engine {
     ) {
         let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
         (knock.who, knock.yields) = (Who::Background, true);
-        if self.budget.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
+        if self.in_flight.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
             return;
         }
         let place = FlightKey { key: key.clone(), variant };

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -21,6 +21,7 @@ use crate::semantics::said::Said;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::store::generations::Watch;
 use crate::stored::Stored;
+use crate::upstream::in_flight::Gathered;
 
 /// An answer that is copied while it passes.
 pub struct Recording {
@@ -32,15 +33,16 @@ pub struct Recording {
     vary: (VaryFields, VariantId),
     watch: Watch,
     times: (SystemTime, SystemTime),
-    body: BytesMut,
+    body: Gathered,
     largest: usize,
 }
 
 impl Recording {
-    /// Adds a piece; false once the body is larger than what is stored: give the recording up.
+    /// Adds a piece; false once the body is larger than what is stored, or there is no room for it among
+    /// all bodies that are held: give the recording up.
     pub fn push(&mut self, piece: &Bytes) -> bool {
-        self.body.extend_from_slice(piece);
-        self.body.len() <= self.largest
+        let fits = self.body.len() + piece.len() <= self.largest;
+        fits && self.body.push(piece.clone()).is_ok()
     }
 }
 
@@ -83,7 +85,7 @@ impl Engine {
             vary: (fields, variant),
             watch,
             times: (sent.time, now),
-            body: BytesMut::new(),
+            body: Gathered::new(&self.in_flight),
             largest: self.bounds.max_object,
         })
     }
@@ -93,7 +95,7 @@ impl Engine {
         let Recording { key, policy, authorized, headers, said, vary, watch, times, body, .. } =
             recording;
         let age = freshness::initial_age(&said, times.0, times.1);
-        let stored = Stored::new(StatusCode::OK, &headers, body.freeze(), vary, times, age);
+        let stored = Stored::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
         self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), watch.mark);
     }
 

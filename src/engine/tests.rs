@@ -15,7 +15,6 @@ use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::clock::Clock;
-use crate::engine::body::Budget;
 use crate::engine::reply::{Answered, Reply, ReplyBody};
 use crate::engine::switch::Switch;
 use crate::engine::{Bounds, Engine, Parts};
@@ -32,6 +31,7 @@ use crate::store::tiers::{self, Tiers};
 use crate::stored::Stored;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
 
@@ -167,7 +167,7 @@ impl Bench {
             keyring: Arc::new(Keyring::new([7; 32], &[], Redactor::default())),
             clock,
             bounds,
-            budget: Budget::new(in_flight),
+            in_flight: InFlight::new(in_flight),
             switch: Arc::new(Switch::new(Mode::Cache)),
             via: HeaderValue::from_static("1.1 larder"),
         });
@@ -349,7 +349,7 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
     // One whose body nobody reads spends the budget.
     let holding = soon(bench.ask()).await.unwrap();
     first.write(vec![b'x'; 2000]);
-    while !bench.engine.budget.is_spent() {
+    while !bench.engine.in_flight.is_spent() {
         tokio::task::yield_now().await;
     }
     let asking = [bench.ask(), bench.ask()];
@@ -369,7 +369,7 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
     // When there is room again, nothing is left of it: the key collapses as before.
     drop(holding);
     soon(first.let_go()).await;
-    while bench.engine.budget.is_spent() {
+    while bench.engine.in_flight.is_spent() {
         tokio::task::yield_now().await;
     }
     assert!(!bench.engine.flights.are_apart(&key(&bench), bench.engine.clock.now()));

@@ -3,6 +3,7 @@
 //! Owns: which answer of several is the one, and that readers hear of trouble at once. Never touches:
 //! how long a wait is (`upstream::retry`), what becomes of the answer (`fill`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -13,6 +14,7 @@ use crate::policy::Mode;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Attempt;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::retry::{Next, Plan};
 use crate::upstream::verdict::Verdict;
 use crate::upstream::{Answer, Call, begun};
@@ -44,7 +46,7 @@ impl Fill {
                 break;
             }
             // Kept: should nobody let the next try through, it is the answer.
-            tried.answer = kept(tried.answer).await;
+            tried.answer = kept(tried.answer, &self.engine.in_flight).await;
             engine.clock.sleep(wait).await;
             if engine.switch.mode() == Mode::Offline {
                 break;
@@ -124,10 +126,13 @@ fn trouble(answer: &Result<Answer, Failure>) -> Option<(Trouble, Verdict)> {
 }
 
 /// An error whose connection is free for others while it waits whether another try goes better.
-async fn kept(answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
+async fn kept(
+    answer: Result<Answer, Failure>,
+    in_flight: &Arc<InFlight>,
+) -> Result<Answer, Failure> {
     match answer {
         Ok(mut answer) => {
-            answer.body = begun::taken_in(answer.body).await;
+            answer.body = begun::taken_in(answer.body, in_flight).await;
             Ok(answer)
         }
         Err(failure) => Err(failure),

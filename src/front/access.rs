@@ -1,4 +1,4 @@
-//! Who may use larder: client addresses and proxy users.
+//! Who may use larder: client addresses, users of this host, and proxy users.
 //!
 //! Owns: `access`. Never touches: where requests go (`upstream::destination`).
 
@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::account::problem::Problem;
 use crate::config::Access;
+use crate::front::io::ClientIo;
+use crate::front::owner::owner;
 
 /// The client's address is not in `access.clients`.
 pub const CLIENT_DENIED: Problem = Problem::new(
@@ -23,7 +25,17 @@ pub const CLIENT_DENIED: Problem = Problem::new(
 pub const USER_REQUIRED: Problem = Problem::new(
     StatusCode::PROXY_AUTHENTICATION_REQUIRED,
     "user_required",
-    "Proxy-Authorization with a user of access.users_file is needed",
+    "Proxy-Authorization with a user of access.users_file is needed, or below `larder exec` with the one \
+     that http_proxy names",
+    "http_request_denied",
+);
+
+/// The connection is not of a user for whom this larder was started.
+pub const FOREIGN_USER: Problem = Problem::new(
+    StatusCode::FORBIDDEN,
+    "foreign_user",
+    "this larder serves the user who started `larder exec` and root; this connection is another user's, \
+     or closed: run `larder exec` as the user whose command it is, or `larder run` for all users",
     "http_request_denied",
 );
 
@@ -51,6 +63,15 @@ impl Gatekeeper {
     pub fn admits(&self, peer: SocketAddr) -> bool {
         let ip: IpAddr = peer.ip().to_canonical();
         self.access.clients.is_empty() || self.access.clients.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether the connection is that of a user of this host whom larder serves. The system is asked once a
+    /// connection, and only where not all users are served.
+    pub(super) async fn serves(&self, io: &ClientIo) -> bool {
+        let Some(users) = &self.access.local_users else { return true };
+        let Some(ours) = io.local() else { return false };
+        // A user whom the system does not tell is a stranger.
+        owner(ours, io.peer()).await.is_some_and(|user| users.contains(&user))
     }
 
     /// Whether a request with these fields comes from a known user.
@@ -97,6 +118,7 @@ mod tests {
         Gatekeeper::new(Access {
             clients: clients.iter().map(|c| c.parse().unwrap()).collect(),
             users,
+            local_users: None,
         })
     }
 
@@ -110,6 +132,29 @@ mod tests {
         );
         assert!(!some.admits("192.168.0.1:5".parse().unwrap()));
         assert!(gatekeeper(&[], None).admits("192.168.0.1:5".parse().unwrap()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn only_connections_of_the_users_who_are_served_are_served() {
+        use std::os::unix::fs::MetadataExt;
+
+        use tokio::net::{TcpListener, TcpStream};
+
+        let own = std::fs::metadata("/proc/self").unwrap().uid();
+        let of = |users: Option<&[u32]>| {
+            let local_users = users.map(Arc::from);
+            Gatekeeper::new(Access { local_users, ..Access::default() })
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let io = ClientIo::new(accepted, peer);
+        assert!(of(None).serves(&io).await);
+        assert!(of(Some(&[own + 1, own])).serves(&io).await);
+        assert!(!of(Some(&[own + 1])).serves(&io).await);
+        drop(client);
+        assert!(!of(Some(&[own])).serves(&io).await, "it cannot be told whose it was");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::front::access::CLIENT_DENIED;
+use crate::front::access::{CLIENT_DENIED, FOREIGN_USER};
 use crate::front::door::READ;
 use crate::front::io::ClientIo;
 use crate::front::stage::Stage;
@@ -29,6 +29,9 @@ pub async fn receive(
     let door = doors.current();
     if !door.gatekeeper.admits(io.peer()) {
         return door.refuse(io, &CLIENT_DENIED).await;
+    }
+    if !door.gatekeeper.serves(&io).await {
+        return door.refuse(io, &FOREIGN_USER).await;
     }
     let mut idle = door.limits.idle;
     // An idle connection must not keep what a reload has replaced.

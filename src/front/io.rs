@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
+use crate::upstream::keep_alive;
 use crate::upstream::pinned::Pins;
 
 /// A head and a small body fit; larger bodies are written straight through.
@@ -80,9 +81,22 @@ impl ClientIo {
         self.peer
     }
 
+    /// Larder's own address, as the client reached it; `None`: the connection is gone.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.stream.get_ref().socket()?.local_addr().ok()
+    }
+
     /// The bytes on their own, for passing them on; nothing may be left in the write buffer.
     pub fn transport(&mut self) -> &mut Transport {
         self.stream.get_mut()
+    }
+
+    /// From here on both sides may be silent for long: a client that has gone without a word must be
+    /// found out.
+    pub fn keep_alive(&self) {
+        if let Some(socket) = self.stream.get_ref().socket() {
+            keep_alive::probe(socket);
+        }
     }
 
     /// Waits for the first bytes of what comes next, into a buffer with this much room; `None` when
@@ -101,9 +115,7 @@ impl ClientIo {
     /// Whether the client is on this host, by whichever of its addresses.
     pub(super) fn is_local(&self) -> bool {
         let peer = self.peer.ip().to_canonical();
-        let socket = self.stream.get_ref().socket();
-        let ours = socket.and_then(|socket| socket.local_addr().ok());
-        peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
+        peer.is_loopback() || self.local().is_some_and(|ours| ours.ip().to_canonical() == peer)
     }
 
     /// The connections to origins on which this client has signed in, if it ever has.

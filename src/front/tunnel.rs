@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -18,6 +19,7 @@ use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
 use crate::engine::switch::{OFFLINE_PROBLEM, Switch};
 use crate::front::io::ClientIo;
+use crate::front::splice::{End, Spliced, splice};
 use crate::policy::Mode;
 use crate::semantics::asked::Listener;
 use crate::upstream::dial::Dialer;
@@ -88,6 +90,8 @@ pub struct Tunnels {
     pub upstream: usize,
     /// The same for routes.
     pub route: usize,
+    /// How long no byte may move in a tunnel until it ends.
+    pub idle: Duration,
 }
 
 impl Tunnels {
@@ -205,8 +209,12 @@ impl Tunnels {
         host: &str,
         since: Instant,
     ) {
-        let (up, down) = if open { relay(io, origin, early).await } else { (0, 0) };
-        tracing::debug!(first = ?sniff(early), up, down, "Tunnel closed");
+        let Spliced { up, down, end } = if open {
+            relay(io, origin, early, self.idle).await
+        } else {
+            Spliced { up: 0, down: 0, end: End::Broken }
+        };
+        tracing::debug!(first = ?sniff(early), up, down, ?end, "Tunnel closed");
         self.record(host, since, Ok(down));
     }
 
@@ -265,16 +273,22 @@ async fn listen(io: &mut ClientIo, early: &mut BytesMut) {
     }
 }
 
-/// Passes bytes both ways; how many went up and down.
-async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8]) -> (u64, u64) {
+/// Passes bytes both ways, `early` ones first.
+async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8], idle: Duration) -> Spliced {
     if origin.write_all(early).await.is_err() {
-        return (0, 0);
+        return Spliced { up: 0, down: 0, end: End::Broken };
     }
-    match copy_bidirectional(io.transport(), origin).await {
-        Ok((up, down)) => (up + early.len() as u64, down),
-        // One side broke off: how much went through before is not known.
-        Err(_broken) => (early.len() as u64, 0),
+    io.keep_alive();
+    let mut spliced = splice(io.transport(), origin, idle).await;
+    spliced.up += early.len() as u64;
+    if spliced.end == End::Idle {
+        // A stream that is cut must not look whole to either side: both see a reset.
+        io.answering();
+        if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {
+            tracing::trace!(%error, "Could not prepare a reset");
+        }
     }
+    spliced
 }
 
 /// Room for what a client says first.

@@ -21,9 +21,11 @@ pub(super) fn prepare(
         "openssl.cafile = '{bundle}'\n\
          curl.cainfo = '{bundle}'\n\
          auto_prepend_file = '{prepend}'\n\
-         larder.proxy = 'tcp://{proxy}'\n",
+         larder.proxy = 'tcp://{proxy}'\n\
+         larder.authorization = '{authorization}'\n",
         bundle = trust.bundle,
         proxy = launch.proxy,
+        authorization = launch.authorization().unwrap_or_default(),
     );
     let file = files.write("php/larder.ini", settings)?;
     let ours = file.trim_end_matches("/larder.ini");

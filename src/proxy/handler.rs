@@ -3,11 +3,13 @@
 //! Owns: which of the two it is. Never touches: how answers are made (`engine`, `relay`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::reply::{Answered, Reply};
 use crate::front::Served;
@@ -35,13 +37,16 @@ pub(super) struct Handler {
     pub(super) unrouted: Policy,
     pub(super) via: HeaderValue,
     pub(super) stage: watch::Receiver<Stage>,
+    /// How long no byte may move on an upgraded connection until it ends.
+    pub(super) tunnel_idle: Duration,
+    pub(super) body: BodyLimits,
 }
 
 impl Handler {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, hold, via, stage } = parts;
+        let Parts { engine, routes, network, account, hold, via, stage, tunnel_idle, body } = parts;
         let unrouted = Policy { hold, ..Policy::origin() };
-        Self { engine, routes, network, account, unrouted, via, stage }
+        Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle, body }
     }
 
     /// Answers `asked`.

@@ -3,8 +3,8 @@
 //! Owns: fields added and taken away, in both directions. Never touches: bodies on their way (`relay`).
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::account::problem::{PROXY_STATUS, received_error};
 use crate::engine::recorded::Recording;
@@ -94,6 +94,16 @@ pub(super) fn streams(asked: &Asked) -> bool {
         || asked.headers.get_all(ACCEPT).iter().any(|accept| {
             accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
         })
+}
+
+/// How the media types of gRPC begin.
+const GRPC: &[u8] = b"application/grpc";
+
+/// Whether both sides talk at once, each as it likes: how the client sends is no sign of anything.
+pub(super) fn converses(asked: &Asked) -> bool {
+    let kind = asked.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let grpc = kind.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC));
+    asked.upgrade.is_some() || grpc
 }
 
 /// A piece of an answer's body passes.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::front::io::STALLED;
 use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
@@ -148,13 +147,17 @@ impl Handler {
         let mut silence = Silence::new(
             // An event stream or a WebSocket may be silent for long.
             (!message::streams(asked)).then_some(place.timeouts.first_byte),
-            Some(STALLED),
+            None,
         );
+        if !message::converses(asked) {
+            silence = silence.with(self.body);
+        }
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
             silence.is_of(if waits_for_client && !awaits_leave { Of::Client } else { Of::Origin });
+            let before = upload.came_so_far();
             tokio::select! {
                 biased;
                 event = channel.next(true) => match event {
@@ -176,7 +179,7 @@ impl Handler {
                         channel.send(Part::Data(piece));
                     }
                     awaits_leave = false;
-                    silence.broken();
+                    silence.came(upload.came_so_far() - before);
                 }
                 whose = silence.lasted() => {
                     if whose == Of::Client {

@@ -1,11 +1,14 @@
-//! How long nothing may happen in a call, and whose fault it is when nothing does.
+//! How long nothing may happen in a call, or too little of a request's body come, and whose fault it is.
 //!
-//! Owns: the one timer of that. Never touches: what happens.
+//! Owns: the timers of that. Never touches: what happens.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
+
+use crate::config::BodyLimits;
+use crate::proxy::drip::Drip;
 
 /// Who is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +26,22 @@ pub(super) struct Silence {
     client: Option<Duration>,
     of: Of,
     timer: Pin<Box<Sleep>>,
+    /// What a client may not fall short of while it is waited for.
+    drip: Option<Drip>,
+    /// It has.
+    too_slow: bool,
 }
 
 impl Silence {
     /// A silence of the origin's that begins now.
     pub(super) fn new(origin: Option<Duration>, client: Option<Duration>) -> Self {
         let timer = Box::pin(sleep(origin.unwrap_or_default()));
-        Self { origin, client, of: Of::Origin, timer }
+        Self { origin, client, of: Of::Origin, timer, drip: None, too_slow: false }
+    }
+
+    /// The same, while a client's body is awaited that may come no slower than this.
+    pub(super) fn with(self, body: BodyLimits) -> Self {
+        Self { client: Some(body.idle), drip: Some(Drip::new(body)), ..self }
     }
 
     /// From here on it is this one's; another's begins anew.
@@ -37,7 +49,16 @@ impl Silence {
         if self.of != of {
             self.of = of;
             self.broken();
+            if let Some(drip) = &mut self.drip {
+                drip.waits(of == Of::Client);
+            }
         }
+    }
+
+    /// So much of the client's body has come.
+    pub(super) fn came(&mut self, bytes: usize) {
+        self.broken();
+        self.too_slow |= self.drip.as_mut().is_some_and(|drip| drip.came(bytes));
     }
 
     /// Something has happened.
@@ -47,11 +68,21 @@ impl Silence {
 
     /// Resolves when it has lasted too long. May be dropped while it waits.
     pub(super) async fn lasted(&mut self) -> Of {
-        if self.allowed().is_none() {
-            std::future::pending::<()>().await;
+        while !self.too_slow {
+            let (timed, timer) = (self.allowed().is_some(), self.timer.as_mut());
+            let window = async {
+                match &self.drip {
+                    Some(drip) => drip.window_ends().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = timer, if timed => return self.of,
+                () = window => {}
+            }
+            self.too_slow = self.drip.as_mut().is_some_and(Drip::is_too_slow);
         }
-        self.timer.as_mut().await;
-        self.of
+        Of::Client
     }
 
     fn allowed(&self) -> Option<Duration> {

@@ -2,11 +2,14 @@
 //!
 //! Owns: the answer that says so, and the bytes behind it. Never touches: what the bytes mean.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use http::header::{CONNECTION, UPGRADE};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::AsyncWriteExt;
 
 use crate::front::session::{Http1, Length, Session};
+use crate::front::splice::{self, splice};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
@@ -39,16 +42,18 @@ impl Handler {
         let (Some(origin), Session::Http1(session)) = (channel.into_raw(), client) else {
             return Err(Broken::Answer(Failure::Protocol));
         };
-        ctx.upstream_bytes = switch(session, origin.stream, &origin.early).await;
+        ctx.upstream_bytes = switch(session, origin.stream, &origin.early, self.tunnel_idle).await;
         Ok(End::Switched)
     }
 }
 
-/// Passes bytes both ways until both sides have ended; how many went to the client.
+/// Passes bytes both ways until both sides have ended, or no byte has moved for `idle`; how many went to
+/// the client.
 async fn switch(
     client: &mut Http1,
     mut origin: pingora_core::protocols::Stream,
     early: &[u8],
+    idle: Duration,
 ) -> u64 {
     let (io, from_client) = client.raw();
     let sent = async {
@@ -60,7 +65,12 @@ async fn switch(
     if sent.await.is_err() {
         return 0;
     }
-    // One side broke off: how much went through before is not known.
-    let (_up, down) = copy_bidirectional(io.transport(), &mut origin).await.unwrap_or_default();
-    down + early.len() as u64
+    io.keep_alive();
+    let spliced = splice(io.transport(), &mut origin, idle).await;
+    if spliced.end == splice::End::Idle {
+        // A stream that is cut must not look whole: the client sees a reset.
+        io.answering();
+    }
+    tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "Upgraded connection closed");
+    spliced.down + early.len() as u64
 }

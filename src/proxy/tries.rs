@@ -103,7 +103,7 @@ impl Handler {
         let status = head.status;
         ctx.copy = None;
         if pass.reads_bodies() {
-            ctx.copy = Copied::of(status, &head.headers);
+            ctx.copy = Copied::of(status, &head.headers, &self.network.in_flight);
         }
         let verdict = match ctx.copy {
             Some(_) => pass.answered_so_far(status, &head.headers),

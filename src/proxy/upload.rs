@@ -19,6 +19,8 @@ const EACH: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     kept: Vec<Bytes>,
+    /// What has come, and what of it is kept with what that costs.
+    came: usize,
     bytes: usize,
     /// More has passed than is kept: it cannot be sent once more.
     outgrown: bool,
@@ -38,6 +40,11 @@ impl Upload {
     /// Whether a call that begins now can be sent all of it.
     pub(super) fn is_whole(&self) -> bool {
         !self.outgrown
+    }
+
+    /// The bytes that have come from the client.
+    pub(super) fn came_so_far(&self) -> usize {
+        self.came
     }
 
     /// Whether the client is to be asked for more.
@@ -70,12 +77,13 @@ impl Upload {
                 self.ended = true;
                 None
             }
-            News::Body(Some(piece)) => self.came(piece, client.has_read_body()),
+            News::Body(Some(piece)) => self.comes(piece, client.has_read_body()),
         })
     }
 
-    fn came(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
+    fn comes(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
         self.ended = last;
+        self.came += piece.len();
         self.bytes += piece.len().max(EACH);
         if self.bytes <= KEPT && !self.outgrown {
             let small = piece.len() < SMALL;
@@ -98,10 +106,10 @@ mod tests {
     fn what_is_kept_for_a_repeat_holds_no_large_buffers_and_ends_with_its_bound() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
         let mut upload = Upload::default();
-        assert_eq!(upload.came(buffer.slice(..10), false), None);
+        assert_eq!(upload.comes(buffer.slice(..10), false), None);
         assert!(buffer.is_unique());
         let mut pieces = 1;
-        while upload.came(Bytes::from_static(b"x"), false).is_none() {
+        while upload.comes(Bytes::from_static(b"x"), false).is_none() {
             pieces += 1;
             // It has been sent before more is asked for.
             while upload.at_hand().is_some() {}

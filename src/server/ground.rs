@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
-use crate::engine::body::Budget;
 use crate::engine::switch::Switch;
 use crate::front::stage::Stage;
 use crate::server::Parts;
@@ -19,6 +18,7 @@ use crate::server::handover::echo::Echoing;
 use crate::store::state::{NoSecret, Secret};
 use crate::store::tiers::{self, Tiers};
 use crate::upstream::gate::Traffics;
+use crate::upstream::in_flight::InFlight;
 
 /// What all houses share.
 pub(super) struct Ground {
@@ -28,7 +28,7 @@ pub(super) struct Ground {
     pub(super) store: Arc<Echoing>,
     pub(super) secret: [u8; 32],
     /// Bodies on their way, over all houses: a reload does not double them.
-    pub(super) budget: Arc<Budget>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) switch: Arc<Switch>,
     /// What is held, learned and counted of upstreams.
     pub(super) traffics: Arc<Traffics>,
@@ -56,7 +56,7 @@ impl Ground {
         Ok(Self {
             store: Echoing::new(store(config, &secret, &account, &parts.clock)),
             secret: secret.derived("scope"),
-            budget: Budget::new(config.limits.in_flight),
+            in_flight: InFlight::new(config.limits.in_flight),
             switch,
             traffics: Arc::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),

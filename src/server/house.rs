@@ -83,6 +83,8 @@ impl House {
             hold: config.hold,
             via,
             stage: ground.stage.clone(),
+            tunnel_idle: config.limits.tunnel_idle,
+            body: config.limits.body,
         });
         let tunnels = Tunnels {
             resolver,
@@ -91,6 +93,7 @@ impl House {
             switch: Arc::clone(&ground.switch),
             upstream: upstreams.len(),
             route: routes.len(),
+            idle: config.limits.tunnel_idle,
         };
         let door = Door {
             limits: config.limits.clone(),
@@ -146,6 +149,7 @@ fn way_out(
         Profiles::load(&config.upstreams)?,
         ground.clock.clone(),
         pool,
+        Arc::clone(&ground.in_flight),
     ));
     Ok(WayOut { resolver, gate, network })
 }
@@ -168,7 +172,7 @@ fn engine(
             max_object: config.store.max_object,
             waiters_per_key: config.limits.waiters_per_key,
         },
-        budget: Arc::clone(&ground.budget),
+        in_flight: Arc::clone(&ground.in_flight),
         switch: Arc::clone(&ground.switch),
         via: via.clone(),
     })

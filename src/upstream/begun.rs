@@ -3,17 +3,16 @@
 //! Owns: that nothing is lost or changed by looking. Never touches: why somebody looked (`json`, and
 //! fills that try again).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::upstream::Body;
 use crate::upstream::failure::Failure;
-
-/// The pieces in which what was read is handed on.
-const PIECE: usize = 64 * 1024;
+use crate::upstream::in_flight::{Gathered, InFlight};
 
 /// The longest body that is taken in before another try, and how long that may take.
 const SMALL: usize = 64 * 1024;
@@ -21,7 +20,9 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// A body of which the beginning was read.
 pub(super) struct Begun {
-    pub(super) read: Bytes,
+    pub(super) read: Gathered,
+    /// A piece for which there was no room.
+    spilled: Option<Bytes>,
     pub(super) rest: Rest,
 }
 
@@ -33,31 +34,37 @@ pub(super) enum Rest {
 }
 
 impl Begun {
-    /// Reads until the end, or until `enough` has been read.
-    pub(super) async fn until(mut body: Box<dyn Body>, enough: impl Fn(&[u8]) -> bool) -> Self {
-        let mut read = BytesMut::new();
+    /// Reads until the end, or until `enough` has been read, or there is no room for more.
+    pub(super) async fn until(
+        mut body: Box<dyn Body>,
+        in_flight: &Arc<InFlight>,
+        enough: impl Fn(&Gathered) -> bool,
+    ) -> Self {
+        let mut read = Gathered::new(in_flight);
+        let mut spilled = None;
         let rest = loop {
             match body.next().await {
-                Ok(Some(piece)) => read.extend_from_slice(&piece),
+                Ok(Some(piece)) => spilled = read.push(piece).err(),
                 Ok(None) => break Rest::Ended,
                 Err(failure) => break Rest::Failed(failure),
             }
-            if enough(&read) {
+            if spilled.is_some() || enough(&read) {
                 break Rest::Open(body);
             }
         };
-        Self { read: read.freeze(), rest }
+        Self { read, spilled, rest }
     }
 }
 
 /// The same body off its connection, which others can use meanwhile. A long or slow one is lost, and
 /// says so to whoever wants to read it after all: errors are short.
-pub async fn taken_in(body: Box<dyn Body>) -> Box<dyn Body> {
-    let taken = timeout(SOON, Begun::until(body, |read| read.len() > SMALL)).await;
+pub async fn taken_in(body: Box<dyn Body>, in_flight: &Arc<InFlight>) -> Box<dyn Body> {
+    let taken = timeout(SOON, Begun::until(body, in_flight, |read| read.len() > SMALL)).await;
     match taken {
         Ok(begun) => Box::new(begun),
         Err(_elapsed) => {
-            Box::new(Begun { read: Bytes::new(), rest: Rest::Failed(Failure::BodyTimeout) })
+            let rest = Rest::Failed(Failure::BodyTimeout);
+            Box::new(Begun { read: Gathered::new(in_flight), spilled: None, rest })
         }
     }
 }
@@ -65,8 +72,8 @@ pub async fn taken_in(body: Box<dyn Body>) -> Box<dyn Body> {
 #[async_trait]
 impl Body for Begun {
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        if !self.read.is_empty() {
-            return Ok(Some(self.read.split_to(self.read.len().min(PIECE))));
+        if let Some(piece) = self.read.pop().or_else(|| self.spilled.take()) {
+            return Ok(Some(piece));
         }
         match &mut self.rest {
             Rest::Open(body) => body.next().await,

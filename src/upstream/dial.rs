@@ -1,6 +1,7 @@
 //! One TCP connection to whichever of an origin's addresses answers first.
 //!
-//! Owns: trying every address, v6 and v4 in turn, a quarter of a second apart (RFC 8305).
+//! Owns: trying every address, v6 and v4 in turn, a quarter of a second apart (RFC 8305); the options of
+//! the socket.
 //! Never touches: names, rules about where to go (its addresses have passed them), TLS, pooling.
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::upstream::failure::Failure;
+use crate::upstream::keep_alive;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -80,6 +82,7 @@ impl Dialer {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "Could not switch Nagle's algorithm off");
         }
+        keep_alive::probe(&stream);
         Ok(stream)
     }
 

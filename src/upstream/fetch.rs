@@ -27,6 +27,7 @@ use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Knock;
 use crate::upstream::gate::{Gate, Pass};
 use crate::upstream::held::Held;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::json;
 use crate::upstream::peer::peer;
@@ -49,6 +50,8 @@ pub struct Network {
     pub resolver: Arc<Resolver>,
     /// The gate of both ways out.
     pub gate: Gate,
+    /// The bodies that are held on their way, those that rules read among them.
+    pub in_flight: Arc<InFlight>,
     profiles: Profiles,
     clock: Clock,
 }
@@ -62,8 +65,9 @@ impl Network {
         profiles: Profiles,
         clock: Clock,
         pool: Pool,
+        in_flight: Arc<InFlight>,
     ) -> Self {
-        Self { pool, upstreams, resolver, gate, profiles, clock }
+        Self { pool, upstreams, resolver, gate, in_flight, profiles, clock }
     }
 
     /// Begins a call to `place` on a connection of `owner`'s.
@@ -191,7 +195,7 @@ impl Origin for Network {
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
         loop {
             match self.attempt(call, &place, over).await {
-                Ok(answer) => return understood(answer, &mut pass).await,
+                Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
                 Err(attempt) if repeats.again(attempt, &call.method) => {
                     self.gate.redialled(place.index, call.knock.route);
                     over = Over::New;
@@ -226,10 +230,14 @@ impl Origin for Network {
 }
 
 /// What the answer means; where a rule reads bodies, that is known once this one is there.
-async fn understood(mut answer: Answer, pass: &mut Pass) -> Result<Answer, Failure> {
+async fn understood(
+    mut answer: Answer,
+    pass: &mut Pass,
+    in_flight: &Arc<InFlight>,
+) -> Result<Answer, Failure> {
     let mut said = None;
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
-        let reading = json::read(&answer.headers, answer.body);
+        let reading = json::read(&answer.headers, answer.body, in_flight);
         let Ok((read, body)) = timeout(answer.total, reading).await else {
             pass.failed(Failure::TotalTimeout);
             return Err(Failure::TotalTimeout);

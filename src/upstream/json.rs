@@ -4,6 +4,7 @@
 //! away from who gets the body. Never touches: what the rules make of it (`classify`).
 
 use std::io::Read as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::semantics::encoding;
 use crate::upstream::Body;
 use crate::upstream::begun::{Begun, Rest};
+use crate::upstream::in_flight::{Gathered, InFlight, Share};
 
 /// A body that is longer, as it came or inflated, is not readable.
 pub const LARGEST: usize = 8 * 1024 * 1024;
@@ -24,6 +26,9 @@ const RATIO: usize = 100;
 
 /// Nor is one of more values: each takes more memory than it has bytes.
 const MOST_VALUES: usize = 1 << 20;
+
+/// What a value takes beside its bytes, in a list that grows.
+const VALUE: usize = 2 * size_of::<Value>();
 
 /// So much is parsed on the spot; more would keep others waiting.
 const AT_ONCE: usize = 256 * 1024;
@@ -103,41 +108,61 @@ fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
 }
 
 /// Reads a body to its end if it may be JSON, gives what it says, and a body that yields the same bytes
-/// and ends in the same way. Where it turns out not to be readable, the rest flows as it comes.
-pub async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
+/// and ends in the same way. Where it turns out not to be readable, or there is no room for it among all
+/// bodies that are held, the rest flows as it comes.
+pub async fn read(
+    headers: &HeaderMap,
+    body: Box<dyn Body>,
+    in_flight: &Arc<InFlight>,
+) -> (Option<Value>, Box<dyn Body>) {
     let Some(coding) = coding(headers) else { return (None, body) };
-    let enough = |read: &[u8]| {
-        read.len() > LARGEST || read.first().is_some_and(|&first| !coding.begins(first))
+    let enough = |read: &Gathered| {
+        read.len() > LARGEST || read.first().is_some_and(|first| !coding.begins(first))
     };
-    let begun = Begun::until(body, enough).await;
+    let begun = Begun::until(body, in_flight, enough).await;
     let json = match begun.rest {
-        Rest::Ended => parse_apart(coding, begun.read.clone()).await,
+        Rest::Ended => parse_apart(coding, &begun.read).await,
         Rest::Open(_) | Rest::Failed(_) => None,
     };
     (json, Box::new(begun))
 }
 
-/// What a complete body says. `None`: it is not readable.
-pub fn parse(coding: Coding, body: &[u8]) -> Option<Value> {
+/// What a complete body says. `None`: it is not readable, or there is no room to read it.
+pub fn parse(coding: Coding, body: &Gathered) -> Option<Value> {
+    let (body, share) = in_one_piece(coding, body)?;
+    parse_within(coding, &body, share)
+}
+
+/// The body, and room for what it says: that is inflated first.
+fn in_one_piece(coding: Coding, body: &Gathered) -> Option<(Bytes, Share)> {
     if body.len() > LARGEST {
         return None;
     }
+    let inflated = match coding {
+        Coding::Identity => 0,
+        Coding::Gzip => coding.largest(body.len()),
+    };
+    body.joined_within(inflated)
+}
+
+fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Option<Value> {
     match coding {
-        Coding::Identity => parse_text(body),
+        Coding::Identity => parse_text(body, &mut share),
         Coding::Gzip => {
             let (text, most) = (inflate(body)?, coding.largest(body.len()));
-            if text.len() > most { None } else { parse_text(&text) }
+            if text.len() > most { None } else { parse_text(&text, &mut share) }
         }
     }
 }
 
 /// Like [`parse`]; a large body is parsed where nothing else waits for it.
-async fn parse_apart(coding: Coding, body: Bytes) -> Option<Value> {
+async fn parse_apart(coding: Coding, body: &Gathered) -> Option<Value> {
     if coding.largest(body.len()) <= AT_ONCE {
-        return parse(coding, &body);
+        return parse(coding, body);
     }
     let _turn = LARGE_ONES.acquire().await.ok()?;
-    tokio::task::spawn_blocking(move || parse(coding, &body)).await.ok()?
+    let (body, share) = in_one_piece(coding, body)?;
+    tokio::task::spawn_blocking(move || parse_within(coding, &body, share)).await.ok()?
 }
 
 /// The inflated body, or one byte more than it may have.
@@ -149,10 +174,11 @@ fn inflate(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// serde's own bound on nesting (128) keeps the stack small.
-fn parse_text(text: &[u8]) -> Option<Value> {
+fn parse_text(text: &[u8], share: &mut Share) -> Option<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
-    if text.iter().filter(begins_one).count() >= MOST_VALUES {
+    let values = text.iter().filter(begins_one).count();
+    if values >= MOST_VALUES || !share.add(text.len() + values * VALUE) {
         return None;
     }
     serde_json::from_slice(text).ok()

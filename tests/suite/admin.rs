@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin};
-use crate::process::{House, Process, text};
+use crate::process::{House, PATIENCE, Process, text};
 
 /// One request, byte for byte, and everything that comes back.
 async fn ask(larder: &Larder, request: &str) -> String {
@@ -134,6 +137,28 @@ async fn adm_08_a_crowded_admin_listener_leaves_the_proxy_alone() {
     drop(slow);
     let health = ask(&larder, &get("/healthz", "Host: localhost\r\n")).await;
     assert!(health.ends_with("ok\n"), "their places are free again: {health}");
+}
+
+/// An orchestrator that gets no answer kills a larder that is well.
+#[tokio::test]
+async fn a_health_check_is_answered_beside_any_number_of_silent_and_slow_connections() {
+    let larder = Larder::bare("").await;
+    let admin = larder.server.admin_addr().unwrap();
+    for said in ["", "GET /healthz HTTP/1.1\r\nHo"] {
+        let mut sitting = Vec::new();
+        for _ in 0..100 {
+            let mut client = Client::connect(admin).await;
+            client.send(said).await;
+            sitting.push(client);
+        }
+        let check = get("/healthz", "Host: localhost\r\n");
+        let health = timeout(Duration::from_secs(4), ask(&larder, &check)).await;
+        let health = health.expect("well before the others' time is over");
+        assert!(health.ends_with("ok\n"), "{said:?}: {health}");
+        // Those that have made room know it.
+        let mut first = sitting.swap_remove(0);
+        assert!(timeout(PATIENCE, first.is_closed()).await.expect("it is closed"), "{said:?}");
+    }
 }
 
 /// ADM-02, with the real thing: the token of the file opens, and no form of it reaches the log.

@@ -17,14 +17,14 @@ use crate::process::{House, PATIENCE, Process, eventually, program, text};
 use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
 /// A configuration, and a user's directories of their own.
-struct Home {
+pub struct Home {
     house: House,
     cache: tempfile::TempDir,
     session: tempfile::TempDir,
 }
 
 impl Home {
-    fn with(yaml: &str) -> Self {
+    pub fn with(yaml: &str) -> Self {
         let directory = || tempfile::tempdir().unwrap();
         Self { house: House::with(yaml), cache: directory(), session: directory() }
     }
@@ -34,7 +34,7 @@ impl Home {
         Self::with(&yaml(origin, "127.0.0.1:0"))
     }
 
-    fn command(&self, flags: &[&str], command: &[&str]) -> Command {
+    pub fn command(&self, flags: &[&str], command: &[&str]) -> Command {
         let mut exec = Command::new(program());
         exec.args([OsStr::new("exec"), OsStr::new("--config"), self.house.config.as_os_str()]);
         exec.args(flags).arg("--").args(command);
@@ -68,7 +68,7 @@ fn yaml(origin: &Origin, listen: &str) -> String {
 
 const CURL: &str = "curl -sS http://api.example.test/x";
 
-fn has_curl(test: &str) -> bool {
+pub fn has_curl(test: &str) -> bool {
     let found = std::process::Command::new("curl").arg("-V").output();
     if found.is_ok_and(|output| output.status.success()) {
         return true;

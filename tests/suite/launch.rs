@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -31,6 +32,11 @@ struct Told {
 impl Told {
     /// `before` is what the caller has set; `{}` in it is a directory of the caller's own.
     fn new(proxy: SocketAddr, ca: &str, before: &[(&str, &str)]) -> Self {
+        Self::with(proxy, None, ca, before)
+    }
+
+    /// The same for a larder that asks for this user and password.
+    fn with(proxy: SocketAddr, password: Option<&str>, ca: &str, before: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (own, private) = (directory.path().join("own"), directory.path().join("a (private) ü"));
         std::fs::create_dir(&own).unwrap();
@@ -45,7 +51,7 @@ impl Told {
         let caller: Env = env.clone().into_iter().collect();
         let config = config::parse("test.yaml", "version: 1", &caller).unwrap();
         let no_proxy = &NoProxy::of(&config, &caller);
-        let launch = Launch { proxy, ca, no_proxy, directory: &private, env: &caller };
+        let launch = Launch { proxy, password, ca, no_proxy, directory: &private, env: &caller };
         env.extend(launch.prepare().unwrap());
         Self { directory, env }
     }
@@ -103,11 +109,16 @@ const PLAIN: &str = "http://api.example.test/";
 
 impl Both {
     async fn start() -> Self {
+        Self::starting("").await
+    }
+
+    /// The same with these lines in its file.
+    async fn starting(more: &str) -> Self {
         let authority = Authority::new();
         let secure = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "secure").await;
         let plain = Origin::always(Answer::new(200, &[], "plain")).await;
         let yaml = format!(
-            "resolve: {{ api.example.test: \"{}\", secure.example.test: \"{}\" }}\n{}",
+            "{more}resolve: {{ api.example.test: \"{}\", secure.example.test: \"{}\" }}\n{}",
             plain.addr,
             secure.addr,
             route(&["ttl: 1h"])
@@ -284,6 +295,35 @@ async fn wget_comes_through_and_keeps_its_settings() {
         let said = told.run("wget", &arguments).await;
         both.came_through(&said).await;
         assert_eq!(both.plain.seen()[0].field("user-agent"), Some("theirs"));
+    }
+}
+
+/// As where a private larder cannot tell whose a connection is.
+#[tokio::test]
+async fn clients_show_the_password_of_a_larder_that_asks_for_one() {
+    let files = tempfile::tempdir().unwrap();
+    let users = files.path().join("users");
+    std::fs::write(&users, "larder:0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let access = format!("access: {{ users_file: {} }}\n", users.display());
+    let wget = ["--quiet", "--output-document=-", "--save-headers"].map(ToOwned::to_owned);
+    for (program, probe, arguments) in [
+        ("node", "--version", asking("node/http.cjs")),
+        ("node", "--version", asking("node/fetch.mjs")),
+        ("python3", "--version", asking("python/with_urllib.py")),
+        ("php", "--version", asking("php/streams.php")),
+        ("wget", "--version", wget.into_iter().chain(URLS.map(ToOwned::to_owned)).collect()),
+    ] {
+        if !is_there(program, &[probe]).await {
+            continue;
+        }
+        let both = Both::starting(&access).await;
+        let password = Some("larder:0123456789abcdef");
+        let told = Told::with(both.larder.addr(), password, &both.ca, &[]);
+        let said = told.run(program, &arguments).await;
+        both.came_through(&said).await;
+        let seen = both.plain.seen();
+        assert_eq!(seen[0].field("proxy-authorization"), None, "{program}: it ends at larder");
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, End, Response};
 use crate::crowd::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{Answer, Gate, Origin, Step};
 use crate::process::{House, Process, larder, text};
 use crate::storm::{
     SECOND, api, asking, class, holds, in_order, limited, next_call, settled, yaml,
@@ -386,6 +386,52 @@ async fn bodies_that_rules_cannot_read_are_what_their_head_says() {
             let passed = post(&larder, "/w").await;
             assert!(passed.status == 200 && passed.body == body, "{place}");
             assert_eq!((origin.calls(), holds(&larder)), (2, Vec::new()), "{place}");
+        }
+    })
+    .await;
+}
+
+/// `limits.in_flight` holds for what rules read too: what finds no room flows on unread.
+#[tokio::test]
+async fn bodies_that_rules_read_have_no_more_room_than_bodies_have() {
+    bounded(async {
+        let (gate, half) = (Gate::new(), "x".repeat(200_000));
+        let body = format!("{{\"ok\":true,\"a\":\"{half}{half}\"}}");
+        let (first, last) = body.split_at(200_000);
+        let head = format!("{JSON}\r\nContent-Length: {}", body.len());
+        let (step, release) = (format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{first}"), gate.clone());
+        let last = last.as_bytes().to_vec();
+        let origin = Origin::start(move |_| {
+            let waits = Answer::raw(step.clone()).then([Step::Wait(release.clone())]);
+            waits.then([Step::Write(last.clone())])
+        })
+        .await;
+        let rules = "success: { json: { \"$.ok\": [true] } }";
+        let policy = "limits: { in_flight: 1MiB }\n";
+        let larder =
+            Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h"]))).await;
+        let (count, mut begun) = tokio::sync::watch::channel(0);
+        let count = std::sync::Arc::new(count);
+        let ask = |n: usize, method: &'static str| {
+            let (addr, count) = (larder.addr(), std::sync::Arc::clone(&count));
+            tokio::spawn(async move {
+                let mut client = Client::connect(addr).await;
+                let url = format!("{API}/{n}");
+                client.ask(method, &url, &["Content-Length: 0"]).await;
+                client.reads("HTTP/1.1 200").await;
+                count.send_modify(|count| *count += 1);
+                client.answer(method).await.expect("an answer")
+            })
+        };
+        // A fill is told from an error by its body, which is read first; what passes through is not
+        // held up either way.
+        let fills: Vec<_> = (0..12).map(|n| ask(n, "GET")).collect();
+        begun.wait_for(|begun| *begun >= 6).await.expect("they flow");
+        let posts: Vec<_> = (12..24).map(|n| ask(n, "POST")).collect();
+        begun.wait_for(|begun| *begun >= 18).await.expect("they flow");
+        gate.open();
+        for answer in fills.into_iter().chain(posts) {
+            assert_eq!(answer.await.unwrap().body, body.as_bytes());
         }
     })
     .await;

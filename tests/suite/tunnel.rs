@@ -24,10 +24,10 @@ fn any_bytes() -> Vec<u8> {
 }
 
 /// An origin of which the test itself is the other end.
-struct Raw(TcpListener);
+pub struct Raw(TcpListener);
 
 impl Raw {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports"))
     }
 
@@ -35,16 +35,16 @@ impl Raw {
         self.0.local_addr().expect("a bound listener has an address").to_string()
     }
 
-    fn resolve(&self) -> String {
+    pub fn resolve(&self) -> String {
         format!("resolve: {{ api.example.test: \"{}\" }}\n", self.authority())
     }
 
-    async fn accepted(&self) -> TcpStream {
+    pub async fn accepted(&self) -> TcpStream {
         timeout(SOON, self.0.accept()).await.expect("larder connects in time").expect("a socket").0
     }
 }
 
-async fn exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+pub async fn exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     timeout(SOON, stream.read_exact(&mut bytes)).await.expect("in time").expect("all of it");
     bytes
@@ -56,7 +56,7 @@ async fn to_the_end(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-async fn head_of(stream: &mut TcpStream) -> String {
+pub async fn head_of(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.extend(exactly(stream, 1).await);
@@ -77,7 +77,7 @@ async fn ask_for_tunnel(larder: &Larder, authority: &str, early: &[u8]) -> (Clie
 }
 
 /// Both ends of an open tunnel.
-async fn tunnel(larder: &Larder, origin: &Raw, early: &[u8]) -> (TcpStream, TcpStream) {
+pub async fn tunnel(larder: &Larder, origin: &Raw, early: &[u8]) -> (TcpStream, TcpStream) {
     let (client, answer) = ask_for_tunnel(larder, &origin.authority(), early).await;
     assert_eq!((answer.status, answer.field("content-length")), (200, None));
     assert_eq!(answer.field("transfer-encoding"), None);
@@ -178,7 +178,7 @@ async fn a_tunnel_that_cannot_be_opened_says_why_and_counts_as_an_error() {
     larder.counts("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
 }
 
-fn upgrade(path: &str) -> String {
+pub fn upgrade(path: &str) -> String {
     format!(
         "GET {API}{path} HTTP/1.1\r\nHost: api.example.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -186,7 +186,7 @@ fn upgrade(path: &str) -> String {
 }
 
 /// The pass-through and a cached route.
-fn both_ways(origin: &Raw) -> [String; 2] {
+pub fn both_ways(origin: &Raw) -> [String; 2] {
     let resolve = origin.resolve();
     [resolve.clone(), format!("{resolve}{}", route(&["ttl: 1h"]))]
 }

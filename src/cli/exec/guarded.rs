@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::account::Account;
 use crate::cli::World;
+use crate::cli::exec::caller::Proof;
 use crate::cli::exec::private::{self, DRAIN, FREE};
 use crate::cli::exec::scratch::Scratch;
 use crate::clock::{Clock, monotonic};
@@ -47,6 +48,7 @@ const AS_LONG_AS_IT_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A larder in another process, and this one behind it.
 pub(in crate::cli) struct Guarded {
     proxy: SocketAddr,
+    proof: Proof,
     ca: String,
     stop: watch::Sender<bool>,
     guarding: JoinHandle<String>,
@@ -64,7 +66,9 @@ impl Guarded {
     ) -> Result<Self, String> {
         let said = |error: io::Error| error.to_string();
         let scratch = Scratch::new(&world.env, Clock::system().now()).map_err(said)?;
-        let config = adapted(config, file, scratch.path(), world);
+        let proof = Proof::find();
+        proof.leave_in(scratch.path()).map_err(said)?;
+        let config = adapted(config, file, scratch.path(), &proof, world);
         let listener = listen::bind(FREE).map_err(said)?;
         let proxy = listener.local_addr().map_err(said)?;
         let guard = Guard {
@@ -85,12 +89,17 @@ impl Guarded {
             Some(files) if config.intercepts() => fs::read_to_string(&files.cert).map_err(said)?,
             Some(_) | None => String::new(),
         };
-        Ok(Self { proxy, ca, stop, guarding, _scratch: scratch })
+        Ok(Self { proxy, proof, ca, stop, guarding, _scratch: scratch })
     }
 
     /// Where it listens.
     pub(super) fn proxy(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The user and the password that both ask for.
+    pub(super) fn password(&self) -> Option<&str> {
+        self.proof.password()
     }
 
     /// The certificate of its authority; empty where nothing is intercepted.
@@ -107,8 +116,14 @@ impl Guarded {
 
 /// A private configuration whose authority lasts as long as the command at least: the next larder must
 /// be the same one to it.
-pub(super) fn adapted(config: Config, file: &Path, offers: &Path, world: &mut World<'_>) -> Config {
-    let mut config = private::adapted(config, file, world);
+pub(super) fn adapted(
+    config: Config,
+    file: &Path,
+    offers: &Path,
+    proof: &Proof,
+    world: &mut World<'_>,
+) -> Config {
+    let mut config = private::adapted(config, file, proof, world);
     let below = |name: &str| offers.join("ca").join(name);
     let here = || CaFiles { cert: below("ca.pem"), key: below("ca.key") };
     config.tls.ca.files.get_or_insert_with(here);

@@ -62,6 +62,15 @@ impl Larder {
         }
     }
 
+    /// The user and the password that it asks for, `USER:PASSWORD`.
+    pub(super) fn password(&self) -> Option<&str> {
+        match self {
+            Self::Running(_) => None,
+            Self::Private(private) => private.password(),
+            Self::Guarded(guarded) => guarded.password(),
+        }
+    }
+
     /// The certificate of its authority; empty where nothing is intercepted.
     pub(super) fn ca(&self) -> &str {
         match self {

@@ -1,7 +1,7 @@
 //! A larder in this process, for one command.
 //!
-//! Owns: what differs from the configuration: it listens on a free loopback port for whoever is on
-//! this machine, and everything it keeps lies in the user's cache directory.
+//! Owns: what differs from the configuration: it listens on a free loopback port for its caller alone,
+//! and everything it keeps lies in the user's cache directory.
 //! Never touches: the command.
 
 use std::collections::BTreeSet;
@@ -18,12 +18,13 @@ use sha2::{Digest, Sha256};
 
 use crate::account::{self, Account};
 use crate::cli::World;
+use crate::cli::exec::caller::Proof;
 use crate::cli::exec::left::Left;
 use crate::cli::exec::tell;
 use crate::clock::Clock;
 use crate::config::constraint::Constraint;
 use crate::config::env::Env;
-use crate::config::{Access, Ca, CaFiles, Config, Log, LogLevel};
+use crate::config::{Ca, CaFiles, Config, Log, LogLevel};
 use crate::front::authority::Authority;
 use crate::route::pattern::HostPattern;
 use crate::server::{Parts, Server};
@@ -34,6 +35,7 @@ use crate::store::lock::{Lock, NotTaken};
 pub(in crate::cli) struct Private {
     server: Server,
     proxy: SocketAddr,
+    proof: Proof,
     ca: String,
 }
 
@@ -61,17 +63,23 @@ impl Private {
         config: Config,
         world: &mut World<'_>,
     ) -> Result<Self, String> {
-        let config = adapted(config, file, world);
+        let proof = Proof::find();
+        let config = adapted(config, file, &proof, world);
         heal(&config);
         let server = Server::start(config, Parts::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it listens nowhere")?;
         let ca = server.ca().unwrap_or_default();
-        Ok(Self { server, proxy, ca })
+        Ok(Self { server, proxy, proof, ca })
     }
 
     /// Where it listens.
     pub(super) fn proxy(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The user and the password that it asks for.
+    pub(super) fn password(&self) -> Option<&str> {
+        self.proof.password()
     }
 
     /// The certificate of its authority; empty where nothing is intercepted.
@@ -101,12 +109,17 @@ pub(super) fn heal(config: &Config) {
     }
 }
 
-/// The configuration of a private larder: nobody but this machine's user can reach it, so nobody is
-/// asked who it is, and its certificate authority vouches for the hosts of this configuration alone.
-pub(super) fn adapted(mut config: Config, file: &Path, world: &mut World<'_>) -> Config {
+/// The configuration of a private larder: clients show that they are its caller's, whatever `access` says
+/// of others, and its certificate authority vouches for the hosts of this configuration alone.
+pub(super) fn adapted(
+    mut config: Config,
+    file: &Path,
+    proof: &Proof,
+    world: &mut World<'_>,
+) -> Config {
     config.listen = vec![FREE];
     config.admin = None;
-    config.access = Access::default();
+    config.access = proof.access();
     config.tls.ca = Ca { files: None, constrain: hosts(&config) };
     let kept = kept(&world.env, file).and_then(|directory| {
         private(&directory)?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::cli::exec::caller::Proof;
 use crate::cli::exec::private::DRAIN;
 use crate::cli::exec::{guarded, private};
 use crate::cli::{Exit, World};
@@ -43,7 +44,11 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     let (mut out, mut err) = (io::sink(), io::sink());
     let mut quiet = World { env: world.env.clone(), out: &mut out, err: &mut err };
     let offers = args.offer.parent().unwrap_or(&args.offer);
-    let config = guarded::adapted(config, &args.config, offers, &mut quiet);
+    let proof = match Proof::left_in(offers) {
+        Ok(proof) => proof,
+        Err(error) => return said(world, &format!("larder exec: {error}"), Exit::Failed),
+    };
+    let config = guarded::adapted(config, &args.config, offers, &proof, &mut quiet);
     let exit = match runtime.block_on(serve(args, config)) {
         Ok(()) => Exit::Ok,
         Err(error) => said(world, &format!("larder exec: {error}"), Exit::Failed),

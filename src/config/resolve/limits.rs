@@ -6,7 +6,7 @@
 use crate::config::diagnostics::Wrong;
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, count, word};
-use crate::config::{Limits, Log, LogFormat, LogLevel, Store, size};
+use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
 /// `limits`.
 pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
@@ -28,6 +28,11 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
             defaults.head_timeout,
         ),
         idle: section.scalar_or(reader, "idle", parse_positive, defaults.idle),
+        tunnel_idle: section.scalar_or(reader, "tunnel_idle", parse_positive, defaults.tunnel_idle),
+        body: BodyLimits {
+            idle: section.scalar_or(reader, "body_idle", parse_positive, defaults.body.idle),
+            min_rate: section.scalar_or(reader, "body_min_rate", speed, defaults.body.min_rate),
+        },
         drain: section.scalar_or(reader, "drain", parse_positive, defaults.drain),
         connections: section.scalar_or(
             reader,
@@ -45,6 +50,18 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
     };
     section.finish(reader);
     limits
+}
+
+/// Bytes a second, or `off`.
+fn speed(text: &str) -> Result<u64, Wrong> {
+    if text == "off" {
+        return Ok(0);
+    }
+    let wanted = "bytes a second such as `64B/s`, or `off`";
+    let bytes = text.strip_suffix("/s").ok_or_else(|| {
+        Wrong::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`")
+    })?;
+    size::parse(bytes)
 }
 
 /// `log`.

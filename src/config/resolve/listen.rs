@@ -76,7 +76,7 @@ fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
         reader.note(at, NoteKind::Open, "every host that reaches this larder may use it");
     }
-    Access { clients: clients.into_iter().map(|at| at.value).collect(), users }
+    Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
 }
 
 /// `admin`: `None` when it is switched off.

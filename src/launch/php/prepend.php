@@ -8,7 +8,13 @@
     $proxy = get_cfg_var('larder.proxy');
     if (is_string($proxy) && $proxy !== '') {
         // Without the full URI a proxy could not tell which host an http:// URL is of.
-        stream_context_set_default(['http' => ['proxy' => $proxy, 'request_fulluri' => true]]);
+        $http = ['proxy' => $proxy, 'request_fulluri' => true];
+        $authorization = get_cfg_var('larder.authorization');
+        if (is_string($authorization) && $authorization !== '') {
+            // PHP sends this field to the proxy alone.
+            $http['header'] = 'Proxy-Authorization: ' . $authorization;
+        }
+        stream_context_set_default(['http' => $http]);
     }
 })();
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,9 +17,23 @@ use serde_json::{Value, json};
 
 use crate::upstream::Body;
 use crate::upstream::failure::Failure;
-use crate::upstream::json::{
-    Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate, parse, read,
-};
+use crate::upstream::in_flight::{Gathered, InFlight};
+use crate::upstream::json::{self, Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate};
+
+/// Room for everything.
+fn room() -> Arc<InFlight> {
+    InFlight::new(usize::MAX / 2)
+}
+
+fn parse(coding: Coding, body: &[u8]) -> Option<Value> {
+    let mut gathered = Gathered::new(&room());
+    gathered.push(Bytes::copy_from_slice(body)).expect("there is room");
+    json::parse(coding, &gathered)
+}
+
+async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
+    json::read(headers, body, &room()).await
+}
 
 /// A body in these pieces, which nobody asks again once it has ended.
 struct Pieces {
@@ -193,9 +208,26 @@ async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
     let cut = Err(Failure::Cut);
     let (said, mut body) = read(&json_head(), pieces(&[b"[1", b"]"], cut)).await;
     assert_eq!(said, None, "a cut body may be a part of another one");
-    assert_eq!(body.next().await, Ok(Some(Bytes::from_static(b"[1]"))));
+    for piece in [&b"[1"[..], b"]"] {
+        assert_eq!(body.next().await, Ok(Some(Bytes::from_static(piece))));
+    }
     assert_eq!(body.next().await, Err(Failure::Cut));
     assert_eq!(body.next().await, Err(Failure::Cut));
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_room_flows_on_unread() {
+    let text = json!({ "text": "x".repeat(40_000) }).to_string().into_bytes();
+    let parts: Vec<&[u8]> = text.chunks(5000).collect();
+    // Room for some of it; for all, but not for what it says; and for that too.
+    for (bytes, readable) in [(20_000, false), (80_000, false), (200_000, true)] {
+        let room = InFlight::new(bytes);
+        let (said, body) = json::read(&json_head(), pieces(&parts, Ok(())), &room).await;
+        assert_eq!(said.is_some(), readable, "{bytes}");
+        assert!(room.used() <= bytes);
+        assert_eq!(drained(body).await, (text.clone(), Ok(())), "{bytes}");
+        assert_eq!(room.used(), 0);
+    }
 }
 
 /// A body without an end that counts how often it was asked.

@@ -1,0 +1,91 @@
+//! Which user of this host holds the other end of a connection. Linux tells.
+//!
+//! Owns: which of its two ways is asked, whether they can be believed here.
+//! Never touches: who may connect (`access`).
+//!
+//! `sock_diag` looks one socket up and takes microseconds. Where there is none (sandboxes), the tables
+//! in `/proc` say the same in milliseconds. Both speak of this network namespace alone, and both are
+//! asked once a connection.
+
+mod diag;
+mod table;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+/// The user who holds the end at `peer` of a connection whose end at `ours` is this process's. `None`:
+/// that end is closed already, is not on this host, or cannot be seen from here.
+pub async fn owner(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
+    if let Ok(told) = diag::ask(ours, peer) {
+        return told;
+    }
+    // A task that is never run tells nothing either.
+    tokio::task::spawn_blocking(move || table::ask(ours, peer)).await.ok().flatten()
+}
+
+/// Whether the system tells owners at all. It is asked about a connection of this process's own, whose
+/// user is `own`: there is no other way to know (other systems, no `/proc`, sandboxes).
+pub fn can_tell(own: u32) -> bool {
+    let asked = || -> io::Result<bool> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let ours = listener.local_addr()?;
+        let other = TcpStream::connect(ours)?;
+        let peer = other.local_addr()?;
+        Ok(diag::ask(ours, peer).unwrap_or_else(|_none| table::ask(ours, peer)) == Some(own))
+    };
+    asked().unwrap_or(false) && !stands_for_many(own)
+}
+
+/// Whether other users may be shown by the number of this one: in a user namespace all that are not
+/// mapped into it have one number together (`overflowuid`, mostly `nobody`'s).
+fn stands_for_many(user: u32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
+    let map = read("/proc/self/uid_map");
+    let maps_all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    user == overflow && !maps_all
+}
+
+/// The kernel's own choice, which an administrator may change.
+const OVERFLOW: u32 = 65534;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn linux_tells_whose_a_connection_is_and_nothing_of_one_that_is_closed() {
+        use std::os::unix::fs::MetadataExt;
+
+        use socket2::{Domain, Socket, Type};
+
+        let own = std::fs::metadata("/proc/self").unwrap().uid();
+        assert!(can_tell(own));
+        assert!(!can_tell(own + 1));
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let ours = listener.local_addr().unwrap();
+            let client = TcpStream::connect(ours).unwrap();
+            let peer = client.local_addr().unwrap();
+            let accepted = listener.accept().unwrap();
+            assert_eq!(owner(ours, peer).await, Some(own), "{address}");
+            assert_eq!(table::ask(ours, peer), Some(own), "{address}");
+            drop(client);
+            assert_eq!(owner(ours, peer).await, None, "{address}");
+            assert_eq!(table::ask(ours, peer), None, "{address}");
+            drop(accepted);
+        }
+        // A socket for both families, such as Java's, that speaks IPv4.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        both.set_only_v6(false).unwrap();
+        both.connect(&format!("[::ffff:127.0.0.1]:{port}").parse::<SocketAddr>().unwrap().into())
+            .unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        let ours = accepted.local_addr().unwrap();
+        assert_eq!(owner(ours, peer).await, Some(own));
+        assert_eq!(table::ask(ours, peer), Some(own));
+    }
+}

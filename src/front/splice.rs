@@ -1,0 +1,209 @@
+//! Two connections joined: the bytes of each go to the other, unread, until both have ended.
+//!
+//! Owns: how many bytes went each way, and the bound on silence (`limits.tunnel_idle`).
+//! Never touches: what the bytes mean, how the two connections came about.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::time::sleep;
+
+use crate::clock::Clock;
+
+/// How two joined connections ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Each side has said that it ends.
+    Whole,
+    /// One side broke off.
+    Broken,
+    /// No byte moved in either direction for the whole bound.
+    Idle,
+}
+
+/// The bytes that went between two joined connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spliced {
+    /// Bytes that were written to the origin.
+    pub up: u64,
+    /// Bytes that were written to the client.
+    pub down: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// Passes bytes both ways until both sides have ended, one breaks off, or no byte has moved for `idle`.
+/// A side that ends leaves the other direction open.
+pub async fn splice<C, O>(client: &mut C, origin: &mut O, idle: Duration) -> Spliced
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    O: AsyncRead + AsyncWrite + Unpin,
+{
+    let moved = Moved::new();
+    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut client = Watched { stream: client, moved: &moved, written: &down };
+    let mut origin = Watched { stream: origin, moved: &moved, written: &up };
+    let end = tokio::select! {
+        copied = copy_bidirectional(&mut client, &mut origin) => match copied {
+            Ok(_counted) => End::Whole,
+            Err(_broken) => End::Broken,
+        },
+        () = moved.silence(idle) => End::Idle,
+    };
+    Spliced { up: up.load(Relaxed), down: down.load(Relaxed), end }
+}
+
+/// When the last byte moved.
+struct Moved {
+    clock: Clock,
+    begun: Instant,
+    /// Milliseconds since `begun`.
+    last: AtomicU64,
+}
+
+impl Moved {
+    fn new() -> Self {
+        let clock = Clock::system();
+        let begun = clock.instant();
+        Self { clock, begun, last: AtomicU64::new(0) }
+    }
+
+    fn since_begun(&self) -> Duration {
+        self.clock.instant().saturating_duration_since(self.begun)
+    }
+
+    fn note(&self) {
+        let millis = u64::try_from(self.since_begun().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(millis, Relaxed);
+    }
+
+    /// Returns when no byte has moved for `bound`. One timer is set a bound, not one a byte.
+    async fn silence(&self, bound: Duration) {
+        loop {
+            let last = Duration::from_millis(self.last.load(Relaxed));
+            let quiet = self.since_begun().saturating_sub(last);
+            let Some(left) = bound.checked_sub(quiet).filter(|left| !left.is_zero()) else {
+                return;
+            };
+            sleep(left).await;
+        }
+    }
+}
+
+/// One of the two connections.
+struct Watched<'a, S> {
+    stream: &'a mut S,
+    moved: &'a Moved,
+    written: &'a AtomicU64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut *self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.moved.note();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count @ 1..)) = written {
+            self.written.fetch_add(count as u64, Relaxed);
+            self.moved.note();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The far ends of two joined connections, and what comes of them.
+    fn joined(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<Spliced>) {
+        let (client, mut near_client) = duplex(64);
+        let (origin, mut near_origin) = duplex(64);
+        let spliced =
+            tokio::spawn(async move { splice(&mut near_client, &mut near_origin, idle).await });
+        (client, origin, spliced)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn joined_connections_end_when_no_byte_has_moved_for_the_bound() {
+        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+        let clock = Clock::system();
+        let begun = clock.instant();
+        // Each byte, whichever way it goes, wins the whole bound.
+        for round in 0..4 {
+            sleep(9 * SECOND).await;
+            let (from, to) = if round % 2 == 0 {
+                (&mut client, &mut origin)
+            } else {
+                (&mut origin, &mut client)
+            };
+            from.write_all(b"x").await.unwrap();
+            assert_eq!(to.read_u8().await.unwrap(), b'x');
+        }
+        assert_eq!(spliced.await.unwrap(), Spliced { up: 2, down: 2, end: End::Idle });
+        let lasted = clock.instant() - begun;
+        assert!((46 * SECOND..47 * SECOND).contains(&lasted), "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_a_little_now_and_then_is_not_idle() {
+        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+        let sending = tokio::spawn(async move {
+            origin.write_all(&[0; 500]).await.unwrap();
+            origin.shutdown().await.unwrap();
+            origin
+        });
+        let mut taken = [0; 50];
+        for _ in 0..10 {
+            sleep(9 * SECOND).await;
+            client.read_exact(&mut taken).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+        drop(sending.await.unwrap());
+        assert_eq!(spliced.await.unwrap(), Spliced { up: 0, down: 500, end: End::Whole });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_passed_is_known_when_one_side_breaks_off_too() {
+        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+        client.write_all(b"question").await.unwrap();
+        origin.read_exact(&mut [0; 8]).await.unwrap();
+        drop(origin);
+        // Nothing reads what comes now.
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(spliced.await.unwrap(), Spliced { up: 8, down: 0, end: End::Broken });
+    }
+}

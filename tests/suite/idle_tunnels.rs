@@ -1,0 +1,133 @@
+//! Tunnels and upgraded connections on which nothing moves: a dead peer is probed, and silence has an end.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
+
+use crate::client::Client;
+use crate::intercepted::{API, Scene};
+use crate::larder_under_test::{Larder, route};
+use crate::origin::{Answer, Gate, Origin, Step};
+use crate::tunnel::{Raw, both_ways, exactly, head_of, tunnel, upgrade};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Short for a test, long beside the pauses of one that speaks.
+const BOUND: &str = "limits: { tunnel_idle: 1s }\n";
+const PAUSE: Duration = Duration::from_millis(100);
+
+const SWITCHED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// An end that cannot be taken for one in order.
+async fn is_cut<S: AsyncRead + Unpin>(stream: &mut S) -> bool {
+    let read = timeout(SOON, stream.read(&mut [0])).await.expect("it ends in time");
+    matches!(read, Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof))
+}
+
+/// A WebSocket of the two ends.
+async fn websocket(larder: &Larder, origin: &Raw) -> (TcpStream, TcpStream) {
+    let mut client = larder.client().await;
+    client.send(upgrade("/ws")).await;
+    let mut server = origin.accepted().await;
+    head_of(&mut server).await;
+    server.write_all(SWITCHED).await.unwrap();
+    let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+    assert_eq!(answer.status, 101);
+    (client.stream, server)
+}
+
+#[tokio::test]
+async fn a_tunnel_lives_on_while_bytes_move_and_is_reset_on_both_sides_when_none_do() {
+    let origin = Raw::start().await;
+    let larder = Larder::bare(BOUND).await;
+    let (mut client, mut server) = tunnel(&larder, &origin, b"").await;
+    let mut pauses = interval(PAUSE);
+    for round in 0..20 {
+        pauses.tick().await;
+        let (from, to) =
+            if round % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        from.write_all(b"x").await.unwrap();
+        assert_eq!(exactly(to, 1).await, b"x", "after twice the bound bytes still pass");
+    }
+    assert!(is_cut(&mut client).await);
+    assert!(is_cut(&mut server).await);
+    larder.counts("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
+    larder.counts("larder_client_bytes_total", 10.0).await;
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_that_is_silent_ends_too() {
+    let origin = Raw::start().await;
+    for yaml in both_ways(&origin) {
+        let larder = Larder::bare(&format!("{yaml}{BOUND}")).await;
+        let (mut client, mut server) = websocket(&larder, &origin).await;
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(exactly(&mut server, 4).await, b"ping");
+        assert!(is_cut(&mut client).await);
+        let ended = timeout(SOON, server.read(&mut [0])).await.expect("it ends in time");
+        assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_inside_tls_that_is_silent_is_cut_and_not_closed() {
+    let silent = Gate::new();
+    let script = Answer(vec![Step::Write(SWITCHED.to_vec()), Step::Wait(silent.clone())]);
+    let scene = Scene::with(Origin::always(script).await, BOUND).await;
+    scene.reload(&format!("{BOUND}{}", route(&["ttl: 1h"]))).await;
+    let mut client = scene.client(&["http/1.1"]).http1(API).await;
+    let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{fields}")).await;
+    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status, 101);
+    let Client { mut stream, .. } = client;
+    assert!(is_cut(&mut stream).await);
+    silent.open();
+}
+
+#[tokio::test]
+async fn a_reload_bounds_the_tunnels_that_are_opened_from_then_on() {
+    let origin = Raw::start().await;
+    let larder = Larder::bare("").await;
+    let (mut before, mut far_before) = tunnel(&larder, &origin, b"").await;
+    larder.reload_bare(BOUND).await.unwrap();
+    let (mut after, _far_after) = tunnel(&larder, &origin, b"").await;
+    assert!(is_cut(&mut after).await);
+    before.write_all(b"still there").await.unwrap();
+    assert_eq!(exactly(&mut far_before, 11).await, b"still there");
+}
+
+/// What Linux tells of the sockets between these two ends: the timer that runs, 2 for keep-alive.
+#[cfg(target_os = "linux")]
+fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has the table");
+    let port = |field: &str| u16::from_str_radix(field.split_once(':')?.1, 16).ok();
+    table.lines().find_map(|row| {
+        let fields: Vec<_> = row.split_whitespace().collect();
+        let ends = (port(fields.get(1)?)?, port(fields.get(2)?)?);
+        (ends == (local.port(), remote.port()))
+            .then(|| fields.get(5)?.get(..2).map(ToOwned::to_owned))?
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_goes_without_a_word_is_probed_on_both_sides_of_a_tunnel_and_of_an_upgrade() {
+    let origin = Raw::start().await;
+    let larder = Larder::bare(&origin.resolve()).await;
+    let tunnel = tunnel(&larder, &origin, b"").await;
+    let upgraded = websocket(&larder, &origin).await;
+    for (client, server) in [&tunnel, &upgraded] {
+        for (near, what) in [(client, "client"), (server, "origin")] {
+            let (far, near) = (near.peer_addr().unwrap(), near.local_addr().unwrap());
+            let probed = |_: &Larder| timer(far, near).as_deref() == Some("02");
+            larder.until(&format!("the socket to the {what} is probed"), probed).await;
+        }
+    }
+}
