@@ -13,7 +13,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use larder::config::{self, env::Env};
 use larder::decide::{Found, decide};
-use larder::key::Keyring;
 use larder::semantics::asked::Asked;
 use larder::semantics::cache_status::CacheStatus;
 use larder::semantics::encoding;
@@ -50,7 +49,7 @@ fn parts(criterion: &mut Criterion) {
     let config = config::parse("bench.yaml", ROUTES, &Env::default()).expect("valid");
     let plain = asked(&[("user-agent", "bench/1.0"), ("accept", "application/json")]);
     let secret = asked(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
-    let keyring = Keyring::new([7; 32], &config.credential_headers, &config.secret_query);
+    let keyring = config.keyring([7; 32]);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let route = config.routes.find(&plain).expect("the route matches");
     let generations = Arc::new(Generations::default());

@@ -26,6 +26,7 @@ use crate::account::metrics::Metrics;
 use crate::clock::{self, Clock};
 use crate::decide::Stale;
 use crate::policy::Mode;
+use crate::semantics::redaction::Redactor;
 
 pub use crate::account::exchange::{
     Exchange, Refusal, ResultKind, Retry, StoreOp, TierTotals, UpstreamCall,
@@ -41,6 +42,7 @@ pub struct Account {
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
     ledger: Arc<Ledger>,
+    redactor: Redactor,
     tiers: Arc<Mutex<Vec<Tier>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
@@ -70,6 +72,7 @@ impl Account {
             upstreams,
             metrics,
             ledger,
+            redactor: Redactor::default(),
             tiers,
             lines: a_second(LINES),
             accepts: a_second(ACCEPTS),
@@ -78,9 +81,14 @@ impl Account {
         })
     }
 
-    /// The same account under other names, as a reload brings them. Both count in one place: what
-    /// began under the old names still ends under them.
-    pub fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+    /// The same account under other names, as a reload brings them, and with what it says is secret.
+    /// Both count in one place: what began under the old names still ends under them.
+    pub fn renamed(
+        &self,
+        routes: &[Arc<str>],
+        upstreams: &[Arc<str>],
+        redactor: Redactor,
+    ) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.renamed(&routes, &upstreams);
@@ -89,6 +97,7 @@ impl Account {
             upstreams,
             metrics,
             ledger: Arc::clone(&self.ledger),
+            redactor,
             tiers: Arc::clone(&self.tiers),
             lines: Arc::clone(&self.lines),
             accepts: Arc::clone(&self.accepts),
@@ -122,7 +131,7 @@ impl Account {
             why = exchange.why,
             method = exchange.method.as_str(),
             host = exchange.host,
-            path = without_query(exchange.path),
+            path = &*self.redactor.path(without_query(exchange.path)),
             status = exchange.status.map(|status| status.as_u16()),
             cache_status = exchange.cache_status,
             error = exchange.error,
@@ -388,7 +397,7 @@ mod tests {
     fn a_name_goes_on_counting_under_another_index_and_what_began_before_ends_as_it_began() {
         let name = |name: &str| -> Arc<str> { name.into() };
         let before = Account::new(&[name("a"), name("b")], &[]);
-        let after = before.renamed(&[name("b"), name("c")], &[]);
+        let after = before.renamed(&[name("b"), name("c")], &[], Redactor::default());
         before.stale_served(1, "x");
         after.stale_served(0, "x");
         before.stale_served(0, "x");

@@ -44,6 +44,7 @@ use crate::policy::conduct::Conduct;
 use crate::policy::{HoldRule, Mode};
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;
+use crate::semantics::redaction::{Redactor, SecretPath};
 use crate::semantics::target::Scheme;
 
 /// Reads and resolves the file at `path`; relative paths in it start at its directory.
@@ -139,6 +140,8 @@ pub struct Config {
     pub credential_headers: Vec<HeaderName>,
     /// Query parameters whose values are secret: the built-in list and the file's, lower-case.
     pub secret_query: Vec<String>,
+    /// Paths whose captures are secret.
+    pub secret_path: Vec<SecretPath>,
     /// `defaults.mode`: what the master switch says at start.
     pub mode: Mode,
     /// How long an origin that failed is left alone where no route says it.
@@ -158,7 +161,12 @@ impl Config {
         let own = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
         let own = own.map(|credential| credential.header.clone());
         let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(own).collect();
-        Keyring::new(secret, &headers, &self.secret_query)
+        Keyring::new(secret, &headers, self.redactor())
+    }
+
+    /// The redactor that takes secrets out of URLs.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(&self.secret_query, &self.secret_path)
     }
 
     /// Whether any TLS connection could be intercepted: a route names a host, or `tls.intercept`.

@@ -35,6 +35,7 @@ use crate::engine::switch::Switch;
 use crate::key::{CacheKey, Keyring};
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::store::Store;
 use crate::upstream::Origin;
 use crate::upstream::gate::knock::Knock;
@@ -113,6 +114,11 @@ impl Engine {
     /// Whether a field of this name is a credential.
     pub fn is_credential(&self, name: &HeaderName) -> bool {
         self.keyring.is_credential(name)
+    }
+
+    /// The redactor of the keys: which parts of a URL are secret.
+    pub fn redactor(&self) -> &Redactor {
+        self.keyring.redactor()
     }
 
     /// What a call for `asked` says at the gate.

@@ -21,6 +21,7 @@ use sha2::Sha256;
 
 use crate::policy::{Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 
@@ -85,7 +86,7 @@ impl CacheKey {
         self.target_id
     }
 
-    /// All parts, length-framed. Holds no credential and no secret query value.
+    /// All parts, length-framed. Holds no credential and no secret of the URL.
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
     }
@@ -150,23 +151,24 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 pub struct Keyring {
     mac: Hmac<Sha256>,
     credential_headers: Vec<HeaderName>,
-    secret_query: Vec<String>,
+    redactor: Redactor,
 }
 
 impl Keyring {
     /// A keyring whose HMACs nobody else can make. `credential_headers` are further credentials;
-    /// `secret_query` are the names of all secret query parameters.
+    /// `redactor` tells which parts of a URL are secret.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
-    pub fn new(
-        secret: [u8; 32],
-        credential_headers: &[HeaderName],
-        secret_query: &[String],
-    ) -> Self {
+    pub fn new(secret: [u8; 32], credential_headers: &[HeaderName], redactor: Redactor) -> Self {
         Self {
             mac: Hmac::new_from_slice(&secret).expect("an HMAC takes a key of any length"),
             credential_headers: credential_headers.to_vec(),
-            secret_query: secret_query.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            redactor,
         }
+    }
+
+    /// The redactor: which parts of a URL are secret.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// Whether a field of this name is a credential.
@@ -235,12 +237,17 @@ impl Keyring {
             .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
-    /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, secret query parameters
-    /// among them; zero: nobody in particular. For limits that an origin keeps for each of its users.
+    /// Whether a field's value holds a secret, such as a URL with a token in it.
+    fn holds_secret(&self, value: &http::HeaderValue) -> bool {
+        self.redactor.has_secret(&String::from_utf8_lossy(value.as_bytes()))
+    }
+
+    /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, query parameters that are
+    /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users.
     pub fn asker(&self, asked: &Asked) -> u128 {
         let params = query::counted(asked.target.query(), &QueryRule::All);
         let secret: Vec<_> =
-            params.filter(|param| query::is_secret(param, &self.secret_query)).collect();
+            params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of_credentials(&asked.headers), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
             (Scope::Credential(fields), params) => self.asker_with(&fields, params),
@@ -300,7 +307,7 @@ impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyring")
             .field("credential_headers", &self.credential_headers)
-            .field("secret_query", &self.secret_query)
+            .field("redactor", &self.redactor)
             .finish_non_exhaustive()
     }
 }
@@ -314,6 +321,7 @@ enum Purpose {
     Query = 4,
     Asker = 5,
     Separators = 6,
+    Path = 7,
 }
 
 #[cfg(test)]

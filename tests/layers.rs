@@ -72,6 +72,7 @@ const DOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ureq", &["cli/remote"]),
+    ("ring", &["store/disk/at_rest", "front/authority"]),
     ("subtle", &["admin/access"]),
     ("rcgen", &["front/authority", "config/client_cert", "config/resolve/upstreams"]),
     ("tokio_rustls", &["front"]),

@@ -91,6 +91,8 @@ pub struct Purge {
 pub enum Purgeable {
     /// One URL: all variants, all scopes.
     Url(Target),
+    /// The URL of an entry with this [`Entry::key`], which may not be shown whole.
+    Key(u128),
     /// Everything.
     All,
 }
@@ -131,11 +133,13 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// A stored answer as an operator sees it: no credential, no secret query value, no body.
+/// A stored answer as an operator sees it: no credential, no secret of its URL, no body.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Scheme, authority, path and counted query; secret values are masked.
+    /// Scheme, authority, path and counted query; secret parts are masked.
     pub url: String,
+    /// The id that all answers of this URL share, for [`Purgeable::Key`].
+    pub key: u128,
     /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,
     /// The route that the URL belongs to now; `None`: none.

@@ -107,6 +107,7 @@ impl Controls for Played {
         });
         let entry = Entry {
             url: "http://api.example/x".to_owned(),
+            key: 0xab,
             scope: "shared",
             route: Some("coins".to_owned()),
             status: 200,

@@ -14,6 +14,7 @@ use crate::cli::{Exit, World};
 use crate::config::diagnostics::{Note, Report};
 use crate::config::{self, Config, words};
 use crate::route::table::Route;
+use crate::semantics::redaction;
 
 /// The arguments of `larder check`.
 #[derive(Debug, clap::Args)]
@@ -127,7 +128,8 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn print_route(route: &Route, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "\n  {}  {}", route.name, route.pattern)?;
+    let pattern = redaction::paths_in(&route.pattern.to_string()).into_owned();
+    writeln!(out, "\n  {}  {pattern}", route.name)?;
     for (what, says) in words::policy(&route.policy) {
         writeln!(out, "    {what:<10}{says}")?;
     }
@@ -160,7 +162,10 @@ fn to_json(args: &Args, config: &Config) -> Value {
 }
 
 fn route_to_json(route: &Route) -> Value {
-    let mut value = json!({ "name": &*route.name, "match": route.pattern.to_string() });
+    let mut value = json!({
+        "name": &*route.name,
+        "match": redaction::paths_in(&route.pattern.to_string()),
+    });
     for (what, says) in words::policy(&route.policy) {
         value[what] = says.into();
     }

@@ -63,6 +63,7 @@ fn block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
     let lines = [
         ("status", entry.status.to_string()),
         ("scope", entry.scope.clone()),
+        ("key", entry.key.clone()),
         ("route", route),
         ("stored", entry.stored.clone()),
         ("age", entry.age()),

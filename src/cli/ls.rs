@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cli::remote::entry::{self, Entry};
 use crate::cli::remote::{self, Where, table};
 use crate::cli::{Exit, World};
+use crate::semantics::redaction::HIDDEN;
 
 /// The arguments of `larder ls`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +50,9 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
         return Ok(Exit::Ok);
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
+    if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
+        writeln!(out, "a URL that is not shown whole is purged by its key: larder ls --json")?;
+    }
     if !answer["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }

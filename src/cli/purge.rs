@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::remote::{self, Where, entry};
 use crate::cli::{Exit, World};
+use crate::semantics::redaction::Redactor;
 
 /// The arguments of `larder purge`.
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,9 @@ pub struct Args {
     /// The URL: all its variants, of all users. It is no pattern.
     #[arg(group = "what")]
     url: Option<String>,
+    /// The URL of an entry with this `key`, as `larder ls --json` shows it.
+    #[arg(long, group = "what", value_name = "KEY")]
+    key: Option<String>,
     /// Everything that is stored.
     #[arg(long, group = "what")]
     all: bool,
@@ -36,13 +40,15 @@ pub struct Args {
 const EXAMPLE: &str = "\
 Examples:
   larder purge 'http://api.example/v1/coins?limit=10'
+  larder purge --key 0f3c9a62d1b84e7795a1c2d3e4f50617
   larder purge --all --soft --dry-run";
 
 /// Asks for the purge and prints how many answers it reached.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let what = match &args.url {
-        Some(url) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
-        None => Ok(json!({ "all": true })),
+    let what = match (&args.url, &args.key) {
+        (Some(url), _) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
+        (None, Some(key)) => Ok(json!({ "key": key })),
+        (None, None) => Ok(json!({ "all": true })),
     };
     let outcome = what.and_then(|mut body| {
         body["soft"] = args.soft.into();
@@ -61,7 +67,8 @@ fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
         (true, true) => "would make stale:",
     };
     let answers = if count == 1 { "answer" } else { "answers" };
-    let of = args.url.as_deref().map(|url| format!(" of {url}")).unwrap_or_default();
+    let url = args.url.as_deref().map(|url| Redactor::default().text(url).into_owned());
+    let of = url.map(|url| format!(" of {url}")).unwrap_or_default();
     writeln!(out, "{done} {count} stored {answers}{of}")?;
     Ok(Exit::Ok)
 }

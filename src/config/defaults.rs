@@ -26,7 +26,8 @@ pub const COALESCE_WAIT: Duration = Duration::from_secs(10);
 /// `ttl.max` where only `min` is given: RFC 9111 §1.2.2.
 pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
 
-/// Query parameters whose values are secret everywhere; `secret_query` adds to them.
+/// Query parameters whose values are secret by name alone, besides those that a word of their name tells
+/// (`semantics::redaction`); `secret_query` adds to them.
 pub const SECRET_QUERY: [&str; 9] =
     ["api_key", "apikey", "key", "token", "access_token", "secret", "sig", "signature", "password"];
 

@@ -55,6 +55,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let scope_secret = secret::scope_secret(top, reader);
     let credential_headers = fields::credential_headers(top, reader);
     let secret_query = fields::secret_query(top, reader);
+    let secret_path = fields::secret_path(top, reader);
     let defaults = policy::defaults(top, reader);
     let upstreams = upstreams::read(top, reader);
     let routes = routes::read(top, &defaults, &upstreams, reader);
@@ -74,6 +75,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         scope_secret,
         credential_headers,
         secret_query,
+        secret_path,
         mode: defaults.mode,
         hold: defaults.hold,
         upstreams,

@@ -10,6 +10,7 @@ use crate::config::{
     Admin, Config, Interception, Limits, LogFormat, LogLevel, Store, Upstream, size, words,
 };
 use crate::route::table::Route;
+use crate::semantics::redaction;
 
 /// `config` in the shape of proxy.yaml; policies in the words of `larder check`.
 pub fn to_json(config: &Config) -> Value {
@@ -31,6 +32,7 @@ pub fn to_json(config: &Config) -> Value {
         "credential_headers":
             config.credential_headers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "secret_query": config.secret_query,
+        "secret_path": config.secret_path.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstreams": config.upstreams.iter().map(|one| upstream(one)).collect::<Vec<_>>(),
         "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
         "notes": config.notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -117,7 +119,7 @@ fn route(route: &Route) -> Value {
         "match": {
             "host": pattern.host.to_string(),
             "method": pattern.methods.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "path": pattern.path.to_string(),
+            "path": redaction::paths_in(&pattern.path.to_string()),
             "headers": pattern.headers.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(),
             "query": pattern.query.iter().map(|param| &param.name).collect::<Vec<_>>(),
         },

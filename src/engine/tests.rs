@@ -24,6 +24,7 @@ use crate::policy::{Mode, Policy, QueryRule, Retry, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::tiers::{self, Tiers};
@@ -156,13 +157,14 @@ impl Bench {
             disk: 0,
             max_object: bounds.max_object,
             sweep_every: Duration::from_secs(60),
+            secret: crate::store::state::Secret::from_bytes([7; 32]),
         };
         let store = Tiers::open(settings, clock.clone(), &account);
         let engine = Engine::new(Parts {
             store,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
             account: Arc::clone(&account),
-            keyring: Arc::new(Keyring::new([7; 32], &[], &[])),
+            keyring: Arc::new(Keyring::new([7; 32], &[], Redactor::default())),
             clock,
             bounds,
             in_flight: InFlight::new(in_flight),

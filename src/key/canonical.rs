@@ -10,10 +10,11 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
 use crate::policy::{KeyRule, Policy, QueryRule};
 use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::redaction;
 use crate::semantics::target::{Scheme, Target};
 
 /// The version of this form; the first byte of each key.
-pub(super) const FORMAT: u8 = 2;
+pub(super) const FORMAT: u8 = 3;
 
 /// The first byte of the keys of parts.
 pub(super) const PARTS: u8 = FORMAT | 0x80;
@@ -21,6 +22,7 @@ pub(super) const PARTS: u8 = FORMAT | 0x80;
 /// Before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
 pub(super) const MASKED: u8 = 2;
+pub(super) const NAMED: u8 = 3;
 pub(super) const END: u8 = 0;
 
 /// `target | listener | [query by rule] | separators | fields | scope`
@@ -70,14 +72,33 @@ fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &Query
     });
     bytes.extend_from_slice(&target.port().to_le_bytes());
     put(bytes, target.host().as_bytes());
-    put(bytes, target.path().as_bytes());
+    put_path(bytes, ring, target.path());
     put_query(bytes, ring, target.query(), rule);
 }
 
+/// Its parts in their order, secret ones hashed. Two paths have the same list only if they are the same:
+/// the path alone decides which parts are secret.
+fn put_path(bytes: &mut Vec<u8>, ring: &Keyring, path: &str) {
+    let mut at = 0;
+    for secret in ring.redactor.secrets_of_path(path) {
+        bytes.push(PLAIN);
+        put(bytes, path.get(at..secret.start).unwrap_or_default().as_bytes());
+        at = secret.end;
+        bytes.push(MASKED);
+        let secret = path.get(secret).unwrap_or_default();
+        bytes.extend_from_slice(&ring.hmac(Purpose::Path, [secret.as_bytes()]));
+    }
+    bytes.push(PLAIN);
+    put(bytes, path.get(at..).unwrap_or_default().as_bytes());
+    bytes.push(END);
+}
+
+/// Of a secret parameter the hash of all of it, behind what may be shown.
 fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &QueryRule) {
     for param in query::counted(query, rule) {
-        if query::is_secret(param, &ring.secret_query) {
-            bytes.push(MASKED);
+        if ring.redactor.is_secret_param(param) {
+            bytes.push(NAMED);
+            put(bytes, redaction::shown_start(param).as_bytes());
             bytes.extend_from_slice(&ring.hmac(Purpose::Query, [param.as_bytes()]));
         } else {
             bytes.push(PLAIN);
@@ -103,9 +124,10 @@ fn put_fields(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, rule: &KeyRule
     for name in &rule.headers {
         put(bytes, name.as_str().as_bytes());
         for value in asked.headers.get_all(name) {
-            if let Some(mask) = ring.mask(name, value.as_bytes()) {
+            if ring.is_credential(name) || ring.holds_secret(value) {
                 bytes.push(MASKED);
-                bytes.extend_from_slice(&mask);
+                let parts = [name.as_str().as_bytes(), value.as_bytes()];
+                bytes.extend_from_slice(&ring.hmac(Purpose::Value, parts));
             } else {
                 bytes.push(PLAIN);
                 put(bytes, value.as_bytes());

@@ -6,9 +6,7 @@
 use crate::key::{Keyring, Scope, query};
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::asked::{Asked, Listener};
-
-/// What stands in place of a secret.
-pub(super) const HIDDEN: &str = "(secret)";
+use crate::semantics::redaction::HIDDEN;
 
 /// Each part of the key and what of it may be shown, in the key's order.
 pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
@@ -21,7 +19,7 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
         ("scheme".to_owned(), target.scheme().as_str().to_owned()),
         ("host".to_owned(), target.host().to_owned()),
         ("port".to_owned(), target.port().to_string()),
-        ("path".to_owned(), target.path().to_owned()),
+        ("path".to_owned(), ring.redactor.path(target.path()).into_owned()),
         ("query".to_owned(), query_shown(ring, asked, policy)),
         ("listener".to_owned(), listener.to_owned()),
     ];
@@ -36,7 +34,11 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
         let shown: Vec<_> = if ring.is_credential(name) {
             values.map(|_| HIDDEN.into()).collect()
         } else {
-            values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect()
+            let text = |value| {
+                let hidden = ring.holds_secret(value);
+                if hidden { HIDDEN.into() } else { String::from_utf8_lossy(value.as_bytes()) }
+            };
+            values.map(text).collect()
         };
         let shown = if shown.is_empty() { "(absent)".to_owned() } else { shown.join(", ") };
         parts.push((format!("field {name}"), shown));
@@ -47,14 +49,7 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
 
 fn query_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
     let counted = query::counted(asked.target.query(), &policy.key.query);
-    let shown: Vec<_> = counted
-        .map(|param| {
-            // What else stands in such a parameter may be the rest of its value.
-            let secret =
-                query::names(param).find(|name| query::is_secret_name(name, &ring.secret_query));
-            secret.map_or_else(|| param.to_owned(), |name| format!("{name}={HIDDEN}"))
-        })
-        .collect();
+    let shown: Vec<_> = counted.map(|param| ring.redactor.param(param)).collect();
     if shown.is_empty() { "(none)".to_owned() } else { shown.join("&") }
 }
 

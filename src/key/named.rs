@@ -2,17 +2,17 @@
 //!
 //! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
 
-use crate::key::canonical::{END, FORMAT, MASKED, PARTS, PLAIN};
-use crate::key::explain::HIDDEN;
+use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
 use crate::semantics::asked::Listener;
+use crate::semantics::redaction::HIDDEN;
 use crate::semantics::target::{Scheme, Target};
 
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// The URL, its query as far as it counts; secret parameters are hidden.
+    /// The URL, its query as far as it counts; secret parts are hidden.
     pub url: String,
-    /// The target without its query.
+    /// The target without its query; secret parts of its path are hidden.
     pub target: Target,
     /// Which kind of listener it was asked through.
     pub listener: Listener,
@@ -31,15 +31,15 @@ impl Named {
             _ => return None,
         };
         let host = text(&mut rest)?;
-        let path = text(&mut rest)?;
-        let query = query(&mut rest)?;
+        let path = list(&mut rest)?.concat();
+        let query = list(&mut rest)?;
         let listener = match take(&mut rest)? {
             [0] => Listener::Loopback,
             [1] => Listener::Reachable,
             _ => return None,
         };
         // The fields that tell it apart: hashed, or none.
-        let _separators = self::query(&mut rest)?;
+        let _separators = list(&mut rest)?;
         let scope = scope(rest)?;
         let port = u16::from_le_bytes([low, high]);
         let base = Target::with_authority(scheme, &host, &path).ok()?;
@@ -53,15 +53,21 @@ impl Named {
     }
 }
 
-fn query(rest: &mut &[u8]) -> Option<Vec<String>> {
-    let mut query = Vec::new();
+/// The members of a list, secret ones hidden.
+fn list(rest: &mut &[u8]) -> Option<Vec<String>> {
+    let mut members = Vec::new();
     loop {
         match take(rest)? {
-            [END] => return Some(query),
-            [PLAIN] => query.push(text(rest)?),
+            [END] => return Some(members),
+            [PLAIN] => members.push(text(rest)?),
             [MASKED] => {
                 take::<16>(rest)?;
-                query.push(HIDDEN.to_owned());
+                members.push(HIDDEN.to_owned());
+            }
+            [NAMED] => {
+                let name = text(rest)?;
+                take::<16>(rest)?;
+                members.push(format!("{name}{HIDDEN}"));
             }
             _ => return None,
         }
@@ -79,7 +85,7 @@ fn scope(mut rest: &[u8]) -> Option<&'static str> {
             [3, hmac @ ..] if hmac.len() == 16 => return Some("named"),
             _ => {
                 text(&mut rest)?;
-                query(&mut rest)?;
+                list(&mut rest)?;
             }
         }
     }
@@ -106,6 +112,7 @@ mod tests {
     use crate::key::named::Named;
     use crate::policy::{Policy, ScopeRule};
     use crate::semantics::asked::Asked;
+    use crate::semantics::redaction::{Redactor, SecretPath};
     use crate::semantics::target::Target;
 
     fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> Named {
@@ -113,7 +120,7 @@ mod tests {
         for (name, value) in fields {
             asked.headers.append(*name, HeaderValue::from_static(value));
         }
-        let ring = Keyring::new([7; 32], &[], &["token".to_owned()]);
+        let ring = Keyring::new([7; 32], &[], Redactor::default());
         Named::read(ring.key(&asked, policy).canonical()).unwrap()
     }
 
@@ -123,7 +130,7 @@ mod tests {
         policy.key.headers =
             vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
         let shown = named("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
-        assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&(secret)&y");
+        assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&token=(secret)&y");
         assert_eq!(shown.scope, "anonymous");
         let fields = [("te", "trailers"), ("x-api-key", "S4CRET"), ("x-api-key", "")];
         let shown = named("http://[::1]/", &fields, &policy);
@@ -135,9 +142,28 @@ mod tests {
     }
 
     #[test]
+    fn secret_parts_of_a_path_are_hidden_and_tell_keys_apart() {
+        let paths = [SecretPath::parse("/bot{token}/**").unwrap()];
+        let ring = Keyring::new([7; 32], &[], Redactor::new(&[], &paths));
+        let key = |path: &str| {
+            let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
+            ring.key(&Asked::get(target), &Policy::origin())
+        };
+        let token = "/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";
+        let all = ["/botann/getMe", "/botbob/getMe", token, "/bot(secret)/getMe"].map(key);
+        for (at, one) in all.iter().enumerate() {
+            let named = Named::read(one.canonical()).unwrap();
+            assert_eq!(named.url, "http://api.example/bot(secret)/getMe");
+            let others = all.iter().skip(at + 1);
+            assert!(others.clone().all(|other| other != one && other.id() != one.id()));
+            assert!(others.into_iter().all(|other| other.target_id() != one.target_id()));
+        }
+    }
+
+    #[test]
     fn a_key_of_parts_shows_what_its_whole_does() {
         let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = Keyring::new([7; 32], &[], &[]).key(&asked, &Policy::origin());
+        let key = Keyring::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
         let shown = Named::read(key.of_parts().canonical());
         assert!(shown.is_some() && shown == Named::read(key.canonical()));
     }
@@ -145,7 +171,7 @@ mod tests {
     #[test]
     fn a_cut_form_is_none() {
         let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = Keyring::new([7; 32], &[], &[]).key(&asked, &Policy::origin());
+        let key = Keyring::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
         for end in 0..key.canonical().len() {
             assert_eq!(Named::read(&key.canonical()[..end]), None, "{end}");
         }

@@ -6,12 +6,12 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_
 use crate::key::{CacheKey, Keyring, Scope};
 use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 
 fn ring() -> Keyring {
-    let secret_query = ["api_key", "token", "sig"].map(str::to_owned);
-    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], &secret_query)
+    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
 }
 
 fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
@@ -260,7 +260,7 @@ fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
 
 #[test]
 fn another_secret_makes_other_scopes() {
-    let other = Keyring::new([8; 32], &[], &[]);
+    let other = Keyring::new([8; 32], &[], Redactor::default());
     let request = asked("http://a/", &[("authorization", "a")]);
     let rule = ScopeRule::Credential;
     assert_ne!(ring().scope(&request, &rule), other.scope(&request, &rule));
@@ -283,6 +283,31 @@ fn any_credential_name() -> impl Strategy<Value = String> {
 
 fn any_url() -> impl Strategy<Value = String> {
     "http://(a|b|ab)(:8[01])?(/[ab|%]{0,2}){1,2}(\\?[ab=&;|]{0,6})?"
+}
+
+#[test]
+fn a_field_that_holds_a_url_with_a_token_is_hashed_and_counts() {
+    let referer = HeaderName::from_static("referer");
+    let rule = KeyRule { headers: vec![referer], ..KeyRule::default() };
+    let policy = policy(ScopeRule::Shared, rule);
+    let made = |url: &str| ring().key(&asked("http://a/", &[("referer", url)]), &policy);
+    let plain = made("http://b/?page=1");
+    let secret = made("http://b/?accessToken=S3CRET");
+    let holds = |key: &CacheKey, part: &str| {
+        key.canonical().windows(part.len()).any(|window| window == part.as_bytes())
+    };
+    assert!(holds(&plain, "page=1") && !holds(&secret, "S3CRET"));
+    assert_ne!(secret, made("http://b/?accessToken=S4CRET"));
+    assert_eq!(secret, made("http://b/?accessToken=S3CRET"));
+}
+
+#[test]
+fn only_credentials_of_the_query_tell_callers_apart() {
+    let asker = |query: &str| ring().asker(&asked(&format!("http://a/?{query}"), &[]));
+    assert_ne!(asker("CMC_PRO_API_KEY=1"), asker("CMC_PRO_API_KEY=2"));
+    for query in ["code=US", "page_token=1", "limit=5", "q=X7kQ2pVd9sLm3RtYw8ZcNa5u"] {
+        assert_eq!(asker(query), 0, "{query}");
+    }
 }
 
 proptest! {

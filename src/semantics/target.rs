@@ -8,6 +8,8 @@ mod dots;
 
 use std::fmt;
 
+use crate::semantics::redaction;
+
 /// `http` or `https`: the only schemes larder carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
@@ -48,7 +50,8 @@ impl Scheme {
 
 /// Where a request goes. The host is lower-case, the port explicit, path and query untouched
 /// (RFC 3986 §6.2.2.1 and §6.2.3: nothing else is equivalent without knowing the origin).
-/// `Display` writes the absolute form; `Debug` leaves query values out, for they may be secret.
+/// `Display` writes the absolute form; `Debug` leaves query values out, for they may be secret, and what
+/// looks like a secret in the path.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     scheme: Scheme,
@@ -226,7 +229,8 @@ impl fmt::Display for Target {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path())?;
+        let path = redaction::paths_in(self.path());
+        write!(f, "{}://{}{path}", self.scheme.as_str(), self.authority())?;
         let Some(query) = self.query() else { return Ok(()) };
         for (n, parameter) in query.split('&').enumerate() {
             // A parameter without `=` is all value.

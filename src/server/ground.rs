@@ -53,12 +53,13 @@ impl Ground {
         let switch = Arc::new(Switch::new(config.mode));
         account.mode(switch.mode());
         account.reloaded(true);
+        let secret = secret(config)?;
         let traffics = Arc::default();
-        let store = store(config, &account, &traffics, &parts.clock);
+        let store = store(config, &secret, &account, &traffics, &parts.clock);
         traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
         Ok(Self {
             store: Echoing::new(store),
-            secret: secret(config)?,
+            secret: secret.derived("scope"),
             in_flight: InFlight::new(config.limits.in_flight),
             switch,
             traffics,
@@ -75,6 +76,7 @@ impl Ground {
 /// The store that this configuration asks for.
 fn store(
     config: &Config,
+    secret: &Secret,
     account: &Arc<Account>,
     traffics: &Arc<Traffics>,
     clock: &Clock,
@@ -85,27 +87,27 @@ fn store(
         disk: config.store.disk,
         max_object: config.store.max_object,
         sweep_every: config.store.sweep_every,
+        secret: secret.clone(),
     };
     let counted = Counted { traffics: Arc::clone(traffics), clock: clock.clone() };
     Tiers::beside(settings, clock.clone(), account, Some(Arc::new(counted)))
 }
 
-/// The secret of all keys: the configured one, or this installation's own. Without a disk nothing
-/// outlives the process, its secret neither.
-fn secret(config: &Config) -> Result<[u8; 32], NoSecret> {
+/// The secret of all keys and of what lies on disk: the configured one, or this installation's own.
+/// Without a disk nothing outlives the process, its secret neither.
+fn secret(config: &Config) -> Result<Secret, NoSecret> {
     if let Some(ScopeSecret(configured)) = config.scope_secret {
-        return Ok(configured);
+        return Ok(Secret::from_bytes(configured));
     }
     if config.store.disk == 0 {
-        return Ok(Secret::for_now().derived("scope"));
+        return Ok(Secret::for_now());
     }
     match Secret::of(&config.store.path.join("state")) {
-        Ok(secret) => Ok(secret.derived("scope")),
         // A directory that cannot be written costs hits after a restart, no answer.
         Err(error @ NoSecret::Io { .. }) => {
             tracing::error!("{error}: what is stored will not be found after a restart");
-            Ok(Secret::for_now().derived("scope"))
+            Ok(Secret::for_now())
         }
-        Err(error @ NoSecret::Open(_)) => Err(error),
+        found @ (Ok(_) | Err(NoSecret::Open(_))) => found,
     }
 }

@@ -70,7 +70,7 @@ impl House {
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
-        let account = ground.account.renamed(&routes, &upstreams);
+        let account = ground.account.renamed(&routes, &upstreams, config.redactor());
         let WayOut { resolver, gate, network } = way_out(&config, &account, ground, pool.clone())?;
         let via = HeaderValue::try_from(format!("1.1 {}", ground.name))
             .expect("hexadecimal digits are valid");

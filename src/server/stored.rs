@@ -2,6 +2,7 @@
 //!
 //! Owns: from an operator's words to the engine's and back. Never touches: HTTP, the store itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
@@ -11,13 +12,14 @@ use crate::engine::Engine;
 use crate::key::named::Named;
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::HIDDEN;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::store::generations::{Kind, Reach};
 use crate::store::{Listed, Place};
 
 /// What stands in place of a value that may be secret.
-const HIDDEN: HeaderValue = HeaderValue::from_static("(secret)");
+const HIDDEN_VALUE: HeaderValue = HeaderValue::from_static(HIDDEN);
 
 /// Purges, or only counts.
 pub(super) async fn purge(
@@ -27,6 +29,7 @@ pub(super) async fn purge(
 ) -> Result<Purged, NotPurged> {
     let reach = match &purge.what {
         Purgeable::All => BTreeSet::from([Reach::All]),
+        Purgeable::Key(target) => BTreeSet::from([Reach::Target(*target)]),
         Purgeable::Url(target) => reach(engine, routes, target),
     };
     // Before: afterwards nothing of it can be seen.
@@ -89,6 +92,7 @@ fn entry(engine: &Engine, routes: &Table, listed: &Listed, details: bool) -> Ent
     let stored = &listed.stored;
     let tiers = [("memory", listed.in_memory), ("disk", listed.on_disk)];
     Entry {
+        key: listed.place.target,
         url: named.map_or_else(|| "(unreadable)".to_owned(), |named| named.url),
         scope,
         route: route.map(|route| route.name.to_string()),
@@ -114,8 +118,19 @@ fn shown(engine: &Engine, headers: &HeaderMap) -> HeaderMap {
     let mut shown = headers.clone();
     for (name, value) in &mut shown {
         if *name == SET_COOKIE || engine.is_credential(name) {
-            *value = HIDDEN;
+            *value = HIDDEN_VALUE;
+        } else if let Some(safe) = without_secrets(engine, value) {
+            *value = safe;
         }
     }
     shown
+}
+
+/// A value without the secrets of the URLs in it (`Location`, `Link`, `Refresh`); `None`: it has none.
+fn without_secrets(engine: &Engine, value: &HeaderValue) -> Option<HeaderValue> {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    match engine.redactor().text(&text) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(safe) => Some(HeaderValue::try_from(safe).unwrap_or(HIDDEN_VALUE)),
+    }
 }

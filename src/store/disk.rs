@@ -9,6 +9,7 @@
 //! `room` watches the volume; `recovery` climbs the ladder; `codec`, `variants` and `keys`
 //! say what lies in the `database`, `bodies` and `layout` where files lie.
 
+mod at_rest;
 mod bodies;
 mod check;
 mod codec;
@@ -44,6 +45,7 @@ use crate::account::{Account, StoreOp};
 use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
+use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::bodies::Name;
 use crate::store::disk::codec::{BodyIn, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
@@ -56,6 +58,7 @@ use crate::store::disk::sizes::Sizes;
 use crate::store::disk::thread::{CLOSE_WITHIN, StoreThread};
 use crate::store::generations::Mark;
 use crate::store::presence::Presence;
+use crate::store::state::Secret;
 use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
 
@@ -90,6 +93,8 @@ pub struct Settings {
     pub bytes: u64,
     /// How often what is of no use any more is removed.
     pub sweep_every: Duration,
+    /// The secret from which the key for fields is derived: with another one nothing stored is read.
+    pub secret: Secret,
 }
 
 /// What a look-up found.
@@ -131,6 +136,7 @@ struct Shared {
     patience: Instant,
     queue: Queue,
     sizes: Arc<Sizes>,
+    at_rest: Arc<AtRest>,
     condition: Mutex<Condition>,
 }
 
@@ -193,7 +199,7 @@ impl Disk {
     /// and will be removed. Reads a file unless [`Record::is_inline`]: then call it off the workers.
     pub fn read(&self, record: &Record) -> Option<Arc<Stored>> {
         let database = self.shared.open.load_full()?;
-        match caught(|| Ok(read(&database, record)?)) {
+        match caught(|| Ok(read(&database, record, &self.shared.at_rest)?)) {
             Ok(Some(stored)) => Some(Arc::new(stored)),
             Ok(None) => {
                 // Or replaced between finding and reading: then its file is gone by right. Where it
@@ -247,7 +253,8 @@ impl Disk {
     /// Damaged ones are left out. Blocks.
     pub fn page(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Paged> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
-        caught(|| page(&database, after, limit, target)).unwrap_or_else(|fault| {
+        let at_rest = &self.shared.at_rest;
+        caught(|| page(&database, at_rest, after, limit, target)).unwrap_or_else(|fault| {
             self.shared.account.store_error(StoreOp::Read, &fault);
             Vec::new()
         })
@@ -294,6 +301,7 @@ impl Drop for Disk {
 impl Shared {
     fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
         account.store_outlives(true);
+        let at_rest = Arc::new(AtRest::new(&settings.secret));
         Arc::new(Self {
             settings,
             means,
@@ -304,6 +312,7 @@ impl Shared {
             patience: Instant::from_std(clock::monotonic()) + OPENING,
             queue: Queue::default(),
             sizes: Arc::default(),
+            at_rest,
             condition: Mutex::new(Condition::Good),
         })
     }
@@ -317,6 +326,7 @@ impl Shared {
         Keeper {
             database,
             sizes: Arc::clone(&self.sizes),
+            at_rest: Arc::clone(&self.at_rest),
             account: Arc::clone(&self.account),
             bound: self.settings.bytes,
             check: None,
@@ -353,20 +363,21 @@ impl Shared {
 }
 
 /// The response of a record, its body found whole; `None` where it is not.
-fn read(database: &Database, record: &Record) -> io::Result<Option<Stored>> {
+fn read(database: &Database, record: &Record, at_rest: &AtRest) -> io::Result<Option<Stored>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.head.body_in {
-        BodyIn::Entry => Ok(entry.with_own_body()),
+        BodyIn::Entry => Ok(entry.with_own_body(at_rest)),
         BodyIn::File(number) => {
             let name = Name { id: record.place.id, number };
             let body = database.bodies.read(name, entry.head.body_len)?;
-            Ok(body.and_then(|body| entry.with_body(Bytes::from(body))))
+            Ok(body.and_then(|body| entry.with_body(Bytes::from(body), at_rest)))
         }
     }
 }
 
 fn page(
     database: &Database,
+    at_rest: &AtRest,
     after: Option<Place>,
     limit: usize,
     target: Option<u128>,
@@ -379,19 +390,19 @@ fn page(
         let pairs = database.scan(&prefix, after.as_deref(), limit)?;
         let Some((last, _)) = pairs.last() else { break };
         after = Some(last.to_vec());
-        paged.extend(pairs.iter().filter_map(|(key, value)| shown(key, value)));
+        paged.extend(pairs.iter().filter_map(|(key, value)| shown(key, value, at_rest)));
     }
     Ok(paged)
 }
 
 /// An entry as a listing shows it; `None` where it is damaged.
-fn shown(key: &[u8], value: &[u8]) -> Option<Paged> {
+fn shown(key: &[u8], value: &[u8], at_rest: &AtRest) -> Option<Paged> {
     let place = keys::parse_entry(key)?;
     let entry = Entry::decode(value)?;
     let listed = Listed {
         place,
         canonical: entry.canonical.into(),
-        stored: Arc::new(entry.without_body()?),
+        stored: Arc::new(entry.without_body(at_rest)?),
         body: entry.head.body_len,
         in_memory: false,
         on_disk: true,

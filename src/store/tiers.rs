@@ -22,7 +22,7 @@ use crate::key::CacheKey;
 use crate::store::disk::Find;
 use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity, Watch};
 use crate::store::memory::Memory;
-use crate::store::state::Limits;
+use crate::store::state::{Limits, Secret};
 use crate::store::tiers::deep::Deep;
 use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
 use crate::stored::Stored;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub max_object: usize,
     /// How often what is of no more use is swept from the disk.
     pub sweep_every: Duration,
+    /// [`disk::Settings::secret`](crate::store::disk::Settings::secret).
+    pub secret: Secret,
 }
 
 /// How many body files are read at once.

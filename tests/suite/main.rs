@@ -78,6 +78,7 @@ mod reload;
 mod restart;
 mod restraint;
 mod schema;
+mod secrets;
 mod sign_in;
 mod slow_clients;
 mod store;

@@ -179,6 +179,7 @@ fn made_up(number: usize, details: bool) -> controls::Entry {
     headers.append("link", "</b>\t\u{9b}x".parse().unwrap());
     controls::Entry {
         url: format!("{API}/{number}"),
+        key: 0xab,
         scope: if number == 0 { "shared" } else { "credential" },
         route: (number != 1).then(|| "coins".to_owned()),
         status: 200,
@@ -356,7 +357,8 @@ async fn inspect_shows_every_answer_of_a_url_with_its_fields() {
     let (code, out, _) = ask(addr, &["inspect", &format!("{API}/0")]).await;
     assert_eq!(code, 0);
     let first = format!(
-        "{API}/0\n  status  200\n  scope   shared\n  route   coins\n  \
+        "{API}/0\n  status  200\n  scope   shared\n  \
+         key     000000000000000000000000000000ab\n  route   coins\n  \
          stored  2027-01-15T08:00:00.000Z\n  age     1m 30s\n  ttl     28m 30s\n  \
          body    12KiB in memory and disk\n  vary    accept\n    link: </a>\n    \
          link: </b>\u{fffd}\u{fffd}x\n\n{API}/1\n"

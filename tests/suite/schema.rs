@@ -149,7 +149,25 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
 }
 
 /// VALUE in its place: what is right there, and what is not.
-const FORMS: [(&str, &[&str], &[&str]); 30] = [
+const FORMS: [(&str, &[&str], &[&str]); 31] = [
+    (
+        "secret_path: VALUE",
+        &["\"/bot{token}/**\"", "[\"/a/*/{k}.json\", \"/{a}/{b}\"]", "[]"],
+        &[
+            "\"bot{token}\"",
+            "/a",
+            "/a/**",
+            "\"/{a}{b}\"",
+            "\"/{a}*\"",
+            "\"/{}\"",
+            "\"/{a\"",
+            "\"/{a}?b\"",
+            "\"/{a} b\"",
+            "\"/**/{a}\"",
+            "\"/{a}**\"",
+            "{}",
+        ],
+    ),
     (
         "upstreams: { u: { hosts: [a.example], mount: VALUE } }",
         &[

@@ -148,7 +148,7 @@ async fn a_store_that_cannot_be_used_costs_no_answer_and_says_so() {
     larder.server.stop().await;
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -10,6 +10,7 @@ use crate::account::{Account, Exchange, ResultKind};
 use crate::config::{self, LogFormat, LogLevel, Timeouts, UpstreamHost, UpstreamTls};
 use crate::policy::conduct::{AtLimit, Conduct, Period};
 use crate::route::pattern::HostPattern;
+use crate::semantics::redaction::Redactor;
 
 /// Thu, 15 Jan 2026 12:00:00 GMT
 const NOON: u64 = 1_768_478_400;
@@ -231,7 +232,7 @@ fn a_reload_goes_on_in_the_same_books() {
     before.ledger().spend("coins", 5.0, noon());
     let line = "larder_budget_used_ratio{upstream=\"coins\"} 0.5\n";
     assert!(before.render().contains(line));
-    let after = before.renamed(&[], &[]);
+    let after = before.renamed(&[], &[], Redactor::default());
     let dearer = Cost { per_credit: 2.0, ..cost(in_header(), None) };
     after.ledger().price(&[upstream("coins", "coins.example", Some(dearer))]);
     assert!(!before.render().contains("larder_budget_used_ratio{"));

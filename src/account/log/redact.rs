@@ -1,15 +1,27 @@
 //! Takes secrets out of a text that is about to be logged, wherever it came from.
 //!
-//! Owns: what a secret looks like in a line: user information, query values, credentials (ADM-07).
+//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07). Other
+//! secrets in URLs are told by `semantics::redaction`.
 //! Never touches: which texts are logged. It is the second defence: larder's own events name no
 //! secrets in the first place.
 
 use std::borrow::Cow;
 
 use crate::account::log::escape::start_of;
+use crate::semantics::redaction::{self, Redactor};
 
-/// The start of the text without user information, queries, and what follows a credential's name.
+/// The start of the text without user information, queries, what follows a credential's name, and
+/// secrets of URLs.
 pub(super) fn redact(text: &str) -> Cow<'_, str> {
+    let redactor = Redactor::default();
+    match without_marked(text) {
+        Cow::Borrowed(text) => redactor.text(text),
+        Cow::Owned(text) => Cow::Owned(redactor.text(&text).into_owned()),
+    }
+}
+
+/// The start of the text without what a sign or a name before it marks as secret.
+fn without_marked(text: &str) -> Cow<'_, str> {
     let (text, beyond) = start_of(text, LONGEST);
     // Nearly every value is a short word: look before copying.
     let Some(suspect) = first_suspect(text) else { return Cow::Borrowed(text) };
@@ -32,7 +44,8 @@ pub(super) fn redact(text: &str) -> Cow<'_, str> {
 
 /// Whether a field of this name may only hold a secret.
 pub(super) fn is_secret(name: &str) -> bool {
-    SECRET_NAMES.into_iter().any(|secret| find_ignoring_case(name, secret).is_some())
+    let contained = |secret| find_ignoring_case(name, secret).is_some();
+    SECRET_NAMES.into_iter().any(contained) || redaction::is_secret_name(name)
 }
 
 /// What may begin a secret.
@@ -132,7 +145,7 @@ mod tests {
     fn secrets_go_and_their_surroundings_stay() {
         let table = [
             ("/a?token=S3&api_key=S4", "/a?…"),
-            ("GET http://u:S5@h.test/a?x=S3 done", "GET http://…@h.test/a?… done"),
+            ("GET http://u:S5@h.test/a?x=S3 done", "GET http://(secret)@h.test/a?… done"),
             ("http://h.test/a@b", "http://h.test/a@b"),
             ("Authorization: Bearer S1, and more S1", "Authorization: …"),
             ("{\"cookie\": \"S2\"}", "{\"cookie: …"),
@@ -141,6 +154,11 @@ mod tests {
             ("set-cookie", "set-cookie"),
             ("really? yes", "really? yes"),
             ("uri-miss", "uri-miss"),
+            ("to http://h.test/cb#access_token=S3", "to http://h.test/cb#access_token=(secret)"),
+            ("with accessToken=S3 twice", "with accessToken=(secret) twice"),
+            ("at /bot1:AAHdqTcvCH1vGW/getMe", "at /bot(secret)/getMe"),
+            ("GET http://h.test/x/X7kQ2pVd9sLm3RtYw8ZcNa5u?a=b", "GET http://h.test/x/(secret)?…"),
+            ("Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u", "Sec-Token: X7kQ2pVd9sLm3RtYw8ZcNa5u"),
         ];
         for (text, shown) in table {
             assert_eq!(redact(text), shown, "{text}");

@@ -10,6 +10,10 @@ async fn a_purge_names_one_url_or_all_and_is_answered_with_a_count() {
             r#"{"url": "http://API.example:80/x?b=1#f"}"#,
             "Purge { what: Url(http://api.example/x?b=…), soft: false, dry_run: false }",
         ),
+        (
+            r#"{"key": "000000000000000000000000000000fF"}"#,
+            "Purge { what: Key(255), soft: false, dry_run: false }",
+        ),
         (r#"{"all": true}"#, "Purge { what: All, soft: false, dry_run: false }"),
         (
             r#"{"all": true, "soft": true, "dry_run": true}"#,
@@ -43,6 +47,11 @@ async fn adm_08_nothing_is_purged_by_accident() {
         r#"{"url": null}"#,
         r#"{"url": ["http://api.example/x"]}"#,
         r#"{"url": "http://api.example/x", "all": true}"#,
+        r#"{"key": "00000000000000000000000000000001", "all": true}"#,
+        r#"{"key": "00000000000000000000000000000001", "url": "http://api.example/x"}"#,
+        r#"{"key": "1"}"#,
+        r#"{"key": "+0000000000000000000000000000001"}"#,
+        r#"{"key": ""}"#,
         r#"{"all": true, "all": true}"#,
         r#"{"all": true, "dryrun": true}"#,
         r#"{"all": true, "dry-run": true}"#,
@@ -144,7 +153,7 @@ async fn entries_come_in_pages_with_what_was_asked_for() {
     assert_eq!(status, 200);
     assert_eq!(answer["next"], "c2");
     let entry = serde_json::json!({
-        "url": "http://api.example/x", "scope": "shared", "route": "coins", "status": 200,
+        "url": "http://api.example/x", "key": "000000000000000000000000000000ab", "scope": "shared", "route": "coins", "status": 200,
         "stored": "2027-01-15T08:00:00.000Z", "age": 90, "ttl": -30, "bytes": 42,
         "vary": ["accept"], "tiers": ["memory", "disk"],
     });

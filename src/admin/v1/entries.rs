@@ -53,6 +53,7 @@ pub(in crate::admin) async fn list(
 fn shown(entry: &Entry) -> Value {
     let mut value = json!({
         "url": entry.url,
+        "key": format!("{:032x}", entry.key),
         "scope": entry.scope,
         "route": entry.route,
         "status": entry.status,

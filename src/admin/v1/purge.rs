@@ -21,6 +21,7 @@ use crate::semantics::target::Target;
 #[serde(deny_unknown_fields)]
 struct Asked {
     url: Option<String>,
+    key: Option<String>,
     #[serde(default)]
     all: bool,
     #[serde(default)]
@@ -36,10 +37,11 @@ pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Body) -> Res
 
 async fn purged(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
     let asked: Asked = v1::read(body, &WANTED).await?;
-    let what = match (asked.url.as_deref(), asked.all) {
-        (Some(url), false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
-        (None, true) => Purgeable::All,
-        (Some(_), true) | (None, false) => return Err(&WANTED),
+    let what = match (asked.url.as_deref(), asked.key.as_deref(), asked.all) {
+        (Some(url), None, false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
+        (None, Some(key), false) => Purgeable::Key(parse_key(key).ok_or(&WANTED)?),
+        (None, None, true) => Purgeable::All,
+        _ => return Err(&WANTED),
     };
     let purge = Purge { what, soft: asked.soft, dry_run: asked.dry_run };
     let controls = Arc::clone(&desk.controls);
@@ -50,11 +52,17 @@ async fn purged(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
     })
 }
 
+/// The `key` of an entry: 32 hexadecimal digits.
+fn parse_key(text: &str) -> Option<u128> {
+    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| plain)
+}
+
 const WANTED: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
-    "send `{\"url\": \"http://api.example/path\"}` or `{\"all\": true}`, and \"soft\": true or \
-     \"dry_run\": true if you like; nothing was purged",
+    "send `{\"url\": \"http://api.example/path\"}`, `{\"key\": \"…\"}` (of /v1/entries) or \
+     `{\"all\": true}`, and \"soft\": true or \"dry_run\": true if you like; nothing was purged",
     "http_request_error",
 );
 

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::words;
 use crate::policy::Policy;
+use crate::route::pattern::Pattern;
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
+use crate::semantics::redaction;
 use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::place::Upstreams;
@@ -66,8 +68,8 @@ pub(super) fn asked(
     let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| known);
     let method =
         method.ok_or_else(|| Refused::Method(request.first().cloned().unwrap_or_default()))?;
-    let target =
-        Target::absolute(url).map_err(|source| Refused::Url { url: url.to_owned(), source })?;
+    let target = Target::absolute(url)
+        .map_err(|source| Refused::Url { url: config.redactor().text(url).into_owned(), source })?;
     let mut asked = Asked::get(target);
     asked.method = method;
     let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
@@ -115,9 +117,9 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     let credentials = ring.credentials(&asked.headers);
     let moved = asked.target != request.target;
     Explained {
-        request: format!("{} {}", asked.method, shown_target(&request.target)),
-        sent_as: moved.then(|| shown_target(&asked.target)),
-        route: route.map(|route| (route.name.to_string(), route.pattern.to_string())),
+        request: format!("{} {}", asked.method, shown_target(config, &request.target)),
+        sent_as: moved.then(|| shown_target(config, &asked.target)),
+        route: route.map(|route| (route.name.to_string(), shown_pattern(&route.pattern))),
         policy: route.map(|route| policy(&route.policy, &asked.method, stored)).unwrap_or_default(),
         upstream: upstream(config, &asked.target, route.is_some()),
         key: cached.map(|route| ring.explain(asked, &route.policy)).unwrap_or_default(),
@@ -161,10 +163,17 @@ fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, L
     Some((upstream.name.to_string(), says))
 }
 
+/// A route's path may hold a token, too.
+fn shown_pattern(pattern: &Pattern) -> String {
+    redaction::paths_in(&pattern.to_string()).into_owned()
+}
+
 /// Without its query, which the key tells part by part, secrets left out.
-fn shown_target(target: &Target) -> String {
+fn shown_target(config: &Config, target: &Target) -> String {
     let query = if target.query().is_some() { "?…" } else { "" };
-    format!("{}://{}{}{query}", target.scheme().as_str(), target.authority(), target.path())
+    let redactor = config.redactor();
+    let path = redactor.path(target.path());
+    format!("{}://{}{path}{query}", target.scheme().as_str(), target.authority())
 }
 
 impl Explained {

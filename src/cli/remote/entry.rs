@@ -11,12 +11,16 @@ use serde_json::Value;
 use crate::cli::Exit;
 use crate::cli::remote::{Failure, Remote};
 use crate::config::{duration, size};
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 
 /// One stored answer.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Entry {
     pub(in crate::cli) url: String,
+    /// The argument of `purge --key`.
+    #[serde(default)]
+    pub(in crate::cli) key: String,
     pub(in crate::cli) scope: String,
     pub(in crate::cli) route: Option<String>,
     pub(in crate::cli) status: u16,
@@ -94,6 +98,7 @@ pub(in crate::cli) fn fetch(
 /// A URL that larder can have stored.
 pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
     Target::absolute(url).map_err(|error| {
+        let url = Redactor::default().text(url);
         let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
         Failure::new(Exit::Usage, said)
     })

@@ -1,5 +1,5 @@
-//! Names of fields and query parameters: `credential_headers`, `secret_query`, and whoever else
-//! takes one.
+//! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and names of fields and query
+//! parameters wherever one is taken.
 //!
 //! Owns: which names can be meant at all.
 //! Never touches: what counts as a credential beyond the file (`key`).
@@ -10,6 +10,7 @@ use crate::config::defaults::SECRET_QUERY;
 use crate::config::diagnostics::Wrong;
 use crate::config::reader::{Reader, Section};
 use crate::key;
+use crate::semantics::redaction::SecretPath;
 use crate::semantics::targeted::is_targeted;
 
 /// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
@@ -48,6 +49,16 @@ pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Ve
         }
     }
     all
+}
+
+/// `secret_path`.
+pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<SecretPath> {
+    let parse = |text: &str| {
+        let wanted = "a path with a capture";
+        SecretPath::parse(text).map_err(|error| Wrong::new(wanted, error.to_string(), error.fix()))
+    };
+    let paths = top.scalars(reader, "secret_path", parse).unwrap_or_default();
+    paths.into_iter().map(|at| at.value).collect()
 }
 
 /// A field's name, of those that a route or key can see.

@@ -1,12 +1,14 @@
-//! An entry as bytes, version 1: what happened when an answer was fetched, and its body where that is
+//! An entry as bytes, version 2: what happened when an answer was fetched, and its body where that is
 //! small.
 //!
 //! Owns: the layout; that a damaged value is refused. Raise [`VERSION`] when the layout changes: what
 //! is of another version counts as damaged. Never touches: files, the database.
 //!
 //! `flags | status | request, response, age in ns | mark | until | variant | body length, hash, file |
-//! canonical key | Vary names | fields | inline body`; of the request only what `Vary` names, and of
-//! that only the names.
+//! canonical key | Vary names | fields, encrypted | inline body`; of the request only what `Vary` names,
+//! and of that only the names.
+//!
+//! v1: fields in clear.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,13 +17,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::keys::Until;
 use crate::store::disk::seal::{Cursor, Draft};
 use crate::store::generations::Mark;
 use crate::stored::Stored;
 
 /// The version of the layout.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// No larger value goes into the database: past 128 KiB it would never give the space back.
 pub(super) const LARGEST: usize = 100 * 1024;
@@ -64,7 +67,9 @@ pub(super) struct Head {
 pub(super) struct Entry<'a> {
     pub(super) head: Head,
     pub(super) canonical: &'a [u8],
-    fields: Cursor<'a>,
+    /// As [`AtRest`] sealed them.
+    fields: &'a [u8],
+    inline: &'a [u8],
 }
 
 /// What is written about a response.
@@ -89,12 +94,11 @@ impl Writing<'_> {
     }
 
     /// The entry; `None` where it is too large to be one.
-    pub(super) fn encode(&self, body_in: BodyIn) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self, body_in: BodyIn, at_rest: &AtRest) -> Option<Vec<u8>> {
         if !self.stored.is_whole() {
             return None;
         }
-        let headers = self.stored.all_headers();
-        let count = u16::try_from(headers.len()).ok()?;
+        let fields = at_rest.seal(self.canonical, &self.fields()?)?;
         let body = match body_in {
             BodyIn::Entry => &self.stored.body[..],
             BodyIn::File(_) => &[],
@@ -103,14 +107,22 @@ impl Writing<'_> {
         self.put_fixed(&mut draft, body_in);
         draft.put_long(self.canonical)?;
         put_vary(&mut draft, &self.stored.vary)?;
-        draft.put(&count.to_le_bytes());
+        draft.put_long(&fields)?;
+        draft.put(body);
+        let value = draft.sealed(VERSION);
+        (fields_size(self.stored) <= FIELDS && value.len() <= LARGEST).then_some(value)
+    }
+
+    /// All fields, behind their number.
+    fn fields(&self) -> Option<Vec<u8>> {
+        let headers = self.stored.all_headers();
+        let mut draft = Draft::of_part(2 + fields_size(self.stored));
+        draft.put(&u16::try_from(headers.len()).ok()?.to_le_bytes());
         for (name, value) in &headers {
             draft.put_short(name.as_str().as_bytes())?;
             draft.put_long(value.as_bytes())?;
         }
-        draft.put(body);
-        let value = draft.sealed(VERSION);
-        (fields_size(self.stored) <= FIELDS && value.len() <= LARGEST).then_some(value)
+        Some(draft.part())
     }
 
     fn put_fixed(&self, draft: &mut Draft, body_in: BodyIn) {
@@ -158,6 +170,7 @@ impl<'a> Entry<'a> {
         };
         let canonical = cursor.long()?;
         let vary = take_vary(&mut cursor)?;
+        let fields = cursor.long()?;
         let head = Head {
             authorized: flags == AUTHORIZED,
             status,
@@ -172,34 +185,34 @@ impl<'a> Entry<'a> {
             body_in,
             vary,
         };
-        Some(Self { head, canonical, fields: cursor })
+        Some(Self { head, canonical, fields, inline: cursor.rest() })
     }
 
     /// The response with the body that lies in the entry; `None` where none does, or it is damaged.
-    pub(super) fn with_own_body(&self) -> Option<Stored> {
-        let (headers, body) = self.fields()?;
+    pub(super) fn with_own_body(&self, at_rest: &AtRest) -> Option<Stored> {
+        let (headers, body) = (self.fields(at_rest)?, self.inline);
         let whole = self.head.body_in == BodyIn::Entry && body.len() as u64 == self.head.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
 
     /// The response with this body; `None` where it is not the one it was stored with.
-    pub(super) fn with_body(&self, body: Bytes) -> Option<Stored> {
+    pub(super) fn with_body(&self, body: Bytes, at_rest: &AtRest) -> Option<Stored> {
         let same =
             body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
-        let (headers, _inline) = self.fields().filter(|_| same)?;
+        let headers = self.fields(at_rest).filter(|_| same)?;
         let stored = self.stored(&headers, body);
         stored.is_whole().then_some(stored)
     }
 
     /// The response with an empty body in place of its own.
-    pub(super) fn without_body(&self) -> Option<Stored> {
-        let (headers, _inline) = self.fields()?;
-        Some(self.stored(&headers, Bytes::new()))
+    pub(super) fn without_body(&self, at_rest: &AtRest) -> Option<Stored> {
+        Some(self.stored(&self.fields(at_rest)?, Bytes::new()))
     }
 
-    fn fields(&self) -> Option<(HeaderMap, &'a [u8])> {
-        let mut cursor = self.fields;
+    fn fields(&self, at_rest: &AtRest) -> Option<HeaderMap> {
+        let opened = at_rest.open(self.canonical, self.fields)?;
+        let mut cursor = Cursor::of_part(&opened);
         let count = cursor.u16()?;
         let mut headers = HeaderMap::try_with_capacity(count.into()).ok()?;
         for _ in 0..count {
@@ -207,7 +220,7 @@ impl<'a> Entry<'a> {
             let value = HeaderValue::from_bytes(cursor.long()?).ok()?;
             headers.try_append(name, value).ok()?;
         }
-        Some((headers, cursor.rest()))
+        cursor.rest().is_empty().then_some(headers)
     }
 
     fn stored(&self, headers: &HeaderMap, body: Bytes) -> Stored {
@@ -255,8 +268,8 @@ fn time(nanos: u64) -> Option<SystemTime> {
 /// The flag of [`Stored::authorized`]. An entry with another one was written by a later larder.
 const AUTHORIZED: u8 = 1;
 
-/// Seal, fixed fields and the numbers before lists.
-const FIXED: usize = 128;
+/// Seal, fixed fields, the numbers before lists, nonce and tag.
+const FIXED: usize = 160;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use sled::IVec;
 use crate::account::{Account, StoreOp};
 use crate::semantics::vary::VariantId;
 use crate::store::Place;
+use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::bodies::Name;
 use crate::store::disk::check::Check;
 use crate::store::disk::codec::{BodyIn, Entry, Head, Writing, body_hash};
@@ -35,6 +36,7 @@ pub(super) struct Listed {
 pub(super) struct Keeper {
     pub(super) database: Arc<Database>,
     pub(super) sizes: Arc<Sizes>,
+    pub(super) at_rest: Arc<AtRest>,
     pub(super) account: Arc<Account>,
     /// `store.disk`.
     pub(super) bound: u64,
@@ -66,7 +68,8 @@ impl Keeper {
         };
         let variants = self.variants_with(put)?;
         let body_in = self.body_in(&writing, place, kept.as_ref());
-        let (Some(value), Some(variants)) = (writing.encode(body_in), variants) else {
+        let (Some(value), Some(variants)) = (writing.encode(body_in, &self.at_rest), variants)
+        else {
             // Too large to be kept; and what it replaces is not the newest any more.
             return self.remove(&place).map(drop);
         };

@@ -1,4 +1,4 @@
-//! Where the disk tier's files lie: `cache/v2/db` (the database), `cache/v2/body` (large bodies), and
+//! Where the disk tier's files lie: `cache/v3/db` (the database), `cache/v3/body` (large bodies), and
 //! beside `cache` at most one `quarantine-TIME` with what could not be read.
 //!
 //! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
@@ -13,8 +13,9 @@ use std::time::SystemTime;
 
 /// The version of everything below: keys, values, body files.
 ///
-/// v1: bodies over HTTP/2 might be stored cut.
-const VERSION: &str = "v2";
+/// v1: bodies over HTTP/2 might be stored cut. v2: secrets of paths, of many query parameters and of
+/// response fields in clear.
+const VERSION: &str = "v3";
 /// What is put aside to be removed is named so until it is gone.
 const DOOMED: &str = "doomed-";
 const QUARANTINE: &str = "quarantine-";
@@ -58,6 +59,8 @@ impl Layout {
             } else if name != VERSION && is_version(name) {
                 tracing::info!(version = name, "Removing what another version of larder cached");
                 self.doom(&dir.path())?;
+                // They may be of that version, and hold secrets in the clear.
+                self.remove_quarantines()?;
             }
         }
         Ok(())

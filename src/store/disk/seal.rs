@@ -19,6 +19,16 @@ impl Draft {
         Self(value)
     }
 
+    /// One that gets no seal of its own, for a part of another.
+    pub(super) fn of_part(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    /// The bytes of a part.
+    pub(super) fn part(self) -> Vec<u8> {
+        self.0
+    }
+
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
@@ -57,6 +67,11 @@ impl<'a> Cursor<'a> {
         let (own, hash) = seal.split_first()?;
         let whole = *own == version && *hash == xxh3_64(rest).to_le_bytes();
         whole.then_some(Self(rest))
+    }
+
+    /// Opens the part of a value that has no seal of its own.
+    pub(super) fn of_part(part: &'a [u8]) -> Self {
+        Self(part)
     }
 
     pub(super) fn rest(self) -> &'a [u8] {

@@ -18,8 +18,10 @@ use crate::clock::Clock;
 use crate::key::{CacheKey, Keyring};
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::database::Database;
 use crate::store::disk::keeper::Keeper;
 use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
@@ -28,6 +30,7 @@ use crate::store::disk::sizes::Sizes;
 use crate::store::disk::{Disk, Find, Means, Record, Settings, bodies::Bodies};
 use crate::store::generations::Mark;
 use crate::store::presence::{Presence, Present};
+use crate::store::state::Secret;
 use crate::store::{Condition, Wanted};
 use crate::stored::Stored;
 
@@ -69,7 +72,8 @@ impl House {
 
     fn settings(&self) -> Settings {
         let sweep_every = Duration::from_secs(60);
-        Settings { dir: self.cache(), bytes: self.bytes, sweep_every }
+        let secret = Secret::from_bytes([7; 32]);
+        Settings { dir: self.cache(), bytes: self.bytes, sweep_every, secret }
     }
 
     fn start(&self) -> Arc<Disk> {
@@ -93,6 +97,7 @@ impl House {
         Keeper {
             sizes: Arc::new(Sizes::of(&database).unwrap()),
             database: Arc::new(database),
+            at_rest: Arc::new(AtRest::new(&self.settings().secret)),
             account: Arc::clone(&self.account),
             bound: self.bytes,
             check: None,
@@ -136,7 +141,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
 /// Bytes that no other seed gives.

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::key::{CacheKey, Keyring};
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Kind, Reach, Validity};
@@ -20,7 +21,7 @@ const MIB: usize = 1 << 20;
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
 /// A response that arrived `at` seconds after the beginning.

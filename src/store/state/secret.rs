@@ -55,6 +55,11 @@ impl Secret {
         }
     }
 
+    /// A secret that was configured.
+    pub fn from_bytes(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
     /// A secret for this process alone.
     pub fn for_now() -> Self {
         Self(rand::random())

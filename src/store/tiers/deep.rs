@@ -103,6 +103,7 @@ fn open(
         dir: settings.path.join("cache"),
         bytes: settings.disk,
         sweep_every: settings.sweep_every,
+        secret: settings.secret.clone(),
     };
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
     let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };

@@ -12,6 +12,7 @@ use super::*;
 use crate::key::Keyring;
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 
@@ -28,13 +29,14 @@ fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
         disk,
         max_object: 8 << 20,
         sweep_every: Duration::from_secs(60),
+        secret: Secret::from_bytes([7; 32]),
     };
     Tiers::open(settings, Clock::by_hand(NOW), &Account::new(&[], &[]))
 }
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], &[]).key(&Asked::get(target), &Policy::origin())
+    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
 fn answer(body: impl Into<Bytes>) -> Stored {

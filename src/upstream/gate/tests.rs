@@ -13,6 +13,7 @@ use crate::policy::conduct::{
 };
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
+use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::knock::Who;
@@ -445,7 +446,7 @@ async fn what_is_known_of_an_upstream_outlives_its_configuration() {
     let bench = Bench::new(Conduct::default());
     bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
     let traffics = Arc::clone(&bench.gate.traffics);
-    let account = bench.gate.account.renamed(&[], &["api".into()]);
+    let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
     let reloaded = Gate::new(account, traffics, bench.clock.clone());
     assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
 }

@@ -7,6 +7,11 @@ use proptest::collection::vec;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::store::state::Secret;
+
+fn at_rest() -> AtRest {
+    AtRest::new(&Secret::from_bytes([7; 32]))
+}
 
 fn at(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
@@ -55,7 +60,7 @@ fn sample() -> Vec<u8> {
     let fields: Vec<_> =
         fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
     let stored = stored(&fields, &["x-v".to_owned()], b"a body", 1 << 50);
-    writing(b"a key", &stored).encode(BodyIn::Entry).unwrap()
+    writing(b"a key", &stored).encode(BodyIn::Entry, &at_rest()).unwrap()
 }
 
 proptest! {
@@ -70,16 +75,16 @@ proptest! {
         let stored = stored(&fields, &vary, &body, seed);
         let writing = writing(&canonical, &stored);
         for body_in in [BodyIn::Entry, BodyIn::File(file)] {
-            let value = writing.encode(body_in).unwrap();
+            let value = writing.encode(body_in, &at_rest()).unwrap();
             let entry = Entry::decode(&value).unwrap();
             prop_assert_eq!(entry.canonical, &canonical[..]);
             prop_assert_eq!((entry.head.mark, entry.head.until), (Mark::from_raw(7), Until(9)));
             prop_assert_eq!(entry.head.body_in, body_in);
             prop_assert_eq!(entry.head.body_len, body.len() as u64);
-            assert_same(&entry.with_body(stored.body.clone()).unwrap(), &stored);
+            assert_same(&entry.with_body(stored.body.clone(), &at_rest()).unwrap(), &stored);
             match body_in {
-                BodyIn::Entry => assert_same(&entry.with_own_body().unwrap(), &stored),
-                BodyIn::File(_) => prop_assert!(entry.with_own_body().is_none()),
+                BodyIn::Entry => assert_same(&entry.with_own_body(&at_rest()).unwrap(), &stored),
+                BodyIn::File(_) => prop_assert!(entry.with_own_body(&at_rest()).is_none()),
             }
         }
     }
@@ -93,8 +98,8 @@ proptest! {
             value = draft.sealed(VERSION);
         }
         if let Some(entry) = Entry::decode(&value) {
-            prop_assert!(entry.with_own_body().is_none_or(|stored| stored.body.len() < 400));
-            drop(entry.without_body());
+            prop_assert!(entry.with_own_body(&at_rest()).is_none_or(|stored| stored.body.len() < 400));
+            drop(entry.without_body(&at_rest()));
         }
     }
 }
@@ -102,7 +107,7 @@ proptest! {
 #[test]
 fn sto_02_every_flipped_bit_and_every_truncation_is_refused() {
     let value = sample();
-    assert!(Entry::decode(&value).unwrap().with_own_body().is_some());
+    assert!(Entry::decode(&value).unwrap().with_own_body(&at_rest()).is_some());
     for bit in 0..value.len() * 8 {
         let mut flipped = value.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -131,10 +136,10 @@ fn sto_02_an_entry_of_another_version_is_refused_though_it_is_whole() {
 #[test]
 fn sto_02_a_body_that_is_not_the_one_stored_is_refused() {
     let stored = stored(&[], &[], b"the body", 1);
-    let value = writing(b"key", &stored).encode(BodyIn::File(5)).unwrap();
+    let value = writing(b"key", &stored).encode(BodyIn::File(5), &at_rest()).unwrap();
     let entry = Entry::decode(&value).unwrap();
     for other in [&b"the b0dy"[..], b"the bod", b"the body ", b""] {
-        assert!(entry.with_body(Bytes::copy_from_slice(other)).is_none());
+        assert!(entry.with_body(Bytes::copy_from_slice(other), &at_rest()).is_none());
     }
 }
 
@@ -156,7 +161,7 @@ fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
         let writing = writing(b"key", &stored);
         assert_eq!(writing.is_inline(), inline, "{body} bytes and a field of {field}");
         let body_in = if inline { BodyIn::Entry } else { BodyIn::File(1) };
-        let value = writing.encode(body_in).unwrap();
+        let value = writing.encode(body_in, &at_rest()).unwrap();
         assert!(value.len() <= if inline { INLINE_VALUE } else { LARGEST });
     }
 }
@@ -164,9 +169,9 @@ fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
 #[test]
 fn what_no_value_may_hold_is_not_encoded() {
     let long = |field| stored(&[("x-long".to_owned(), vec![b'x'; field])], &[], b"", 1);
-    assert!(writing(b"key", &long(64 * 1024 - 100)).encode(BodyIn::File(1)).is_some());
-    assert!(writing(b"key", &long(64 * 1024)).encode(BodyIn::File(1)).is_none());
-    assert!(writing(&vec![0; LARGEST], &long(0)).encode(BodyIn::File(1)).is_none());
+    assert!(writing(b"key", &long(64 * 1024 - 100)).encode(BodyIn::File(1), &at_rest()).is_some());
+    assert!(writing(b"key", &long(64 * 1024)).encode(BodyIn::File(1), &at_rest()).is_none());
+    assert!(writing(&vec![0; LARGEST], &long(0)).encode(BodyIn::File(1), &at_rest()).is_none());
 }
 
 /// A body that is not as long as was announced is no entry, neither to write nor to read.
@@ -175,10 +180,27 @@ fn a_body_that_is_not_whole_is_neither_written_nor_read() {
     let length = |length: &str| [("content-length".to_owned(), length.as_bytes().to_vec())];
     // A seed whose status is 200.
     let whole = stored(&length("6"), &[], b"a body", 300);
-    let entry = writing(b"a key", &whole).encode(BodyIn::Entry).unwrap();
-    assert!(Entry::decode(&entry).unwrap().with_own_body().is_some());
+    let entry = writing(b"a key", &whole).encode(BodyIn::Entry, &at_rest()).unwrap();
+    assert!(Entry::decode(&entry).unwrap().with_own_body(&at_rest()).is_some());
     for cut in [stored(&length("7"), &[], b"a body", 300), stored(&length("6"), &[], b"", 300)] {
-        assert_eq!(writing(b"a key", &cut).encode(BodyIn::Entry), None);
-        assert_eq!(writing(b"a key", &cut).encode(BodyIn::File(1)), None);
+        assert_eq!(writing(b"a key", &cut).encode(BodyIn::Entry, &at_rest()), None);
+        assert_eq!(writing(b"a key", &cut).encode(BodyIn::File(1), &at_rest()), None);
     }
+}
+
+#[test]
+fn fields_are_encrypted_and_belong_to_their_entry_and_installation() {
+    let location = "https://files.example.test/a?access_token=L0cationT0ken77aa31";
+    let fields = [("location".to_owned(), location.as_bytes().to_vec())];
+    let stored = stored(&fields, &[], b"", 102);
+    let value = writing(b"a key", &stored).encode(BodyIn::Entry, &at_rest()).unwrap();
+    for part in [&b"L0cation"[..], b"access_token", b"files.example"] {
+        assert!(!value.windows(part.len()).any(|window| window == part));
+    }
+    let entry = Entry::decode(&value).unwrap();
+    let read = entry.without_body(&at_rest()).unwrap();
+    assert_eq!(read.headers["location"], location);
+    assert!(entry.without_body(&AtRest::new(&Secret::from_bytes([8; 32]))).is_none());
+    let other = Entry { canonical: b"another key", ..entry };
+    assert!(other.without_body(&at_rest()).is_none());
 }

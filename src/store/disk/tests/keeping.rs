@@ -351,7 +351,7 @@ async fn closing_waits_no_longer_than_it_may() {
 async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
     let house = House::new();
     let disk = house.open().await;
-    let keyring = Keyring::new([7; 32], &[], &["api_key".to_owned()]);
+    let keyring = Keyring::new([7; 32], &[], Redactor::default());
     for (n, length) in [10, 100_000].into_iter().enumerate() {
         let url = format!("http://api.example/{n}?api_key=SECRET2&page=PUBLIC");
         let mut asked = Asked::get(Target::absolute(&url).unwrap());

@@ -13,8 +13,12 @@ use crate::store::disk::sizes::Weight;
 use crate::store::disk::{Means, Settings};
 
 fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
-    let settings =
-        Settings { dir: dir.join("cache"), bytes: 1 << 30, sweep_every: Duration::from_secs(60) };
+    let settings = Settings {
+        dir: dir.join("cache"),
+        bytes: 1 << 30,
+        sweep_every: Duration::from_secs(60),
+        secret: crate::store::state::Secret::from_bytes([7; 32]),
+    };
     let second = Duration::from_secs(20);
     let means = Means { measure, open_within: second, retry_every: second };
     let shared = Shared::new(settings, means, Clock::system(), Account::new(&[], &[]));

@@ -22,6 +22,7 @@ fn beside(dir: &Path, account: &Arc<Account>) -> Arc<Tiers> {
         disk: 1 << 30,
         max_object: 1 << 20,
         sweep_every: Duration::from_secs(60),
+        secret: Secret::from_bytes([7; 32]),
     };
     Tiers::open(settings, Clock::by_hand(noon()), account)
 }

@@ -1,0 +1,263 @@
+//! Which parts of a URL are secret, and the URL without them.
+//!
+//! Owns: the one reading of a path, a query and a text that holds URLs, for keys, logs and listings
+//! alike. Some secrets have no telltale: the operator names them (`secret_query`, `secret_path`).
+//! Never touches: request fields (`key::credential`); the hash of a secret (`key`).
+
+mod capture;
+mod names;
+mod shapes;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::semantics::query;
+
+pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
+
+/// The text in place of a secret.
+pub const HIDDEN: &str = "(secret)";
+
+/// How deep a URL within a parameter of a URL is looked into.
+const DEPTH: u8 = 2;
+
+/// Bytes of the longest name of a secret parameter that is shown.
+const LONGEST_NAME: usize = 64;
+
+/// Takes secrets out of URLs. The default knows what is built in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Redactor {
+    params: Vec<String>,
+    paths: Vec<SecretPath>,
+}
+
+impl Redactor {
+    /// The built-in rules, these names of query parameters (decoded, in whatever case) and these paths.
+    pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
+        // A built-in name needs no second look.
+        let further = params.iter().filter(|name| !names::is_credential(name));
+        let params = further.map(|name| name.to_ascii_lowercase()).collect();
+        Self { params, paths: paths.to_vec() }
+    }
+
+    /// Whether the value of a query parameter of this (decoded) name is secret.
+    pub fn is_secret_name(&self, name: &str) -> bool {
+        names::is_secret(name) || self.is_listed(name)
+    }
+
+    /// Whether a raw parameter (`a=b`, or several joined by `;`) holds a secret: by a name, or because
+    /// a value looks like one.
+    pub fn is_secret_param(&self, param: &str) -> bool {
+        self.is_secret_within(param, DEPTH)
+    }
+
+    /// Whether a raw parameter is a user's own credential, the same in all of this user's calls: no
+    /// code, signature or page token.
+    pub fn is_credential_param(&self, param: &str) -> bool {
+        query::names(param).any(|name| names::is_credential(&name) || self.is_listed(&name))
+    }
+
+    /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
+    /// there are none.
+    pub fn secrets_of_path(&self, path: &str) -> Vec<Range<usize>> {
+        let mut found = shapes::secrets_of_path(path);
+        let captured = self.paths.iter().flat_map(|pattern| pattern.captured(path));
+        let before = found.len();
+        found.extend(captured);
+        if found.len() > before {
+            found = joined(found);
+        }
+        found
+    }
+
+    /// The path without its secrets.
+    pub fn path<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        masked(path, &self.secrets_of_path(path))
+    }
+
+    /// A raw parameter as it may be shown: of a secret one the name at most.
+    pub fn param<'p>(&self, param: &'p str) -> Cow<'p, str> {
+        if self.is_secret_param(param) {
+            Cow::Owned(format!("{}{HIDDEN}", shown_start(param)))
+        } else {
+            Cow::Borrowed(param)
+        }
+    }
+
+    /// A text without the secrets of the URLs in it, and without values that a secret's name precedes
+    /// (`token=…`).
+    pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.text_within(text, DEPTH)
+    }
+
+    /// Whether there is anything in the text that [`Redactor::text`] hides, or all of it looks like a
+    /// secret.
+    pub fn has_secret(&self, text: &str) -> bool {
+        shapes::is_secret(text) || matches!(self.text(text), Cow::Owned(_))
+    }
+
+    fn is_listed(&self, name: &str) -> bool {
+        self.params.iter().any(|listed| listed.eq_ignore_ascii_case(name))
+    }
+
+    fn is_secret_within(&self, param: &str, depth: u8) -> bool {
+        query::pieces(param).any(|(name, value)| {
+            let by_name = self.is_secret_name(&name) || shapes::is_secret(&name);
+            by_name || value.is_some_and(|value| self.is_secret_value(value, depth))
+        })
+    }
+
+    fn is_secret_value(&self, value: &str, depth: u8) -> bool {
+        if shapes::is_secret(value) {
+            return true;
+        }
+        // A URL as a value, as in `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`.
+        let Some(depth) = depth.checked_sub(1) else { return false };
+        if !value.contains('?') && !value.contains("%3F") && !value.contains("%3f") {
+            return false;
+        }
+        matches!(self.text_within(&query::decoded(value), depth), Cow::Owned(_))
+    }
+
+    fn text_within<'t>(&self, text: &'t str, depth: u8) -> Cow<'t, str> {
+        if !text.contains(['/', '?', '=']) {
+            return Cow::Borrowed(text);
+        }
+        let mut out = String::new();
+        let mut hidden = false;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let start = rest.find(|c| !ends_word(c)).unwrap_or(rest.len());
+            let (between, word) = rest.split_at(start);
+            let (word, after) = word.split_at(word.find(ends_word).unwrap_or(word.len()));
+            out.push_str(between);
+            hidden |= self.push_word(word, &mut out, depth);
+            rest = after;
+        }
+        if hidden { Cow::Owned(out) } else { Cow::Borrowed(text) }
+    }
+
+    /// Appends a word of a text, which may be a URL; says whether anything was hidden.
+    fn push_word(&self, word: &str, out: &mut String, depth: u8) -> bool {
+        let (authority, rest) = split_origin(word);
+        let user = authority.rfind('@').filter(|_| authority.contains("://"));
+        let shown = user.and_then(|at| authority.split_at_checked(at));
+        let mut hidden = shown.is_some();
+        match shown {
+            Some((user, host)) => {
+                let scheme = user.find("://").map_or(0, |at| at + 3);
+                out.push_str(user.get(..scheme).unwrap_or_default());
+                out.push_str(HIDDEN);
+                out.push_str(host);
+            }
+            None => out.push_str(authority),
+        }
+        let end = rest.find(['?', '#']).unwrap_or(rest.len());
+        let (path, params) = rest.split_at(end);
+        if path.contains('/') {
+            let path = self.path(path);
+            hidden |= matches!(path, Cow::Owned(_));
+            out.push_str(&path);
+        } else {
+            hidden |= self.push_params(path, out, depth);
+        }
+        hidden | self.push_params(params, out, depth)
+    }
+
+    /// Appends parameters with the signs before and between them; says whether one was hidden.
+    fn push_params(&self, params: &str, out: &mut String, depth: u8) -> bool {
+        let mut hidden = false;
+        for piece in params.split_inclusive(['?', '#', '&']) {
+            let param = piece.trim_end_matches(['?', '#', '&']);
+            let sign = piece.strip_prefix(param).unwrap_or_default();
+            // A word alone is no parameter: an entity tag is as long as a key.
+            if param.contains('=') && self.is_secret_within(param, depth) {
+                hidden = true;
+                out.push_str(shown_start(param));
+                out.push_str(HIDDEN);
+            } else {
+                out.push_str(param);
+            }
+            out.push_str(sign);
+        }
+        hidden
+    }
+}
+
+/// Whether a value under this name is secret by what is built in.
+pub fn is_secret_name(name: &str) -> bool {
+    names::is_secret(name)
+}
+
+/// A text without what looks like a secret in the paths in it.
+pub fn paths_in(text: &str) -> Cow<'_, str> {
+    if !text.contains('/') {
+        return Cow::Borrowed(text);
+    }
+    let (mut found, mut start) = (Vec::new(), 0);
+    for word in text.split_inclusive(|c: char| ends_word(c) || c == '?' || c == '#') {
+        let path = word.trim_end_matches(|c: char| ends_word(c) || c == '?' || c == '#');
+        if let Some(first) = path.find('/') {
+            let (_, path) = path.split_at(first);
+            let secrets = shapes::secrets_of_path(path).into_iter();
+            let offset = start + first;
+            found.extend(secrets.map(|secret| offset + secret.start..offset + secret.end));
+        }
+        start += word.len();
+    }
+    masked(text, &found)
+}
+
+/// The start of a secret parameter that may be shown: its name and `=`, where that is all that stands before the
+/// secret.
+pub fn shown_start(param: &str) -> &str {
+    let end = param.find('=').map_or(0, |at| at + 1);
+    let (name, _) = param.split_at(end);
+    // An encoded name may hold a value, an unusually long one too.
+    let odd = param.contains(';') || name.contains('%') || name.len() > LONGEST_NAME;
+    if odd || shapes::is_secret(name.trim_end_matches('=')) { "" } else { name }
+}
+
+/// A text without these parts of it.
+fn masked<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
+    if secrets.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for secret in secrets {
+        out.push_str(text.get(at..secret.start).unwrap_or_default());
+        out.push_str(HIDDEN);
+        at = secret.end;
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// The same parts sorted, those that overlap made one.
+fn joined(mut parts: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    parts.sort_by_key(|part| part.start);
+    let mut joined: Vec<Range<usize>> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match joined.last_mut() {
+            Some(last) if part.start < last.end => last.end = last.end.max(part.end),
+            Some(_) | None => joined.push(part),
+        }
+    }
+    joined
+}
+
+/// `scheme://authority` (or nothing), and what follows it.
+fn split_origin(word: &str) -> (&str, &str) {
+    let Some(scheme) = word.find("://") else { return ("", word) };
+    let (_, rest) = word.split_at(scheme + 3);
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    word.split_at(scheme + 3 + authority)
+}
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || "\"'<>(),;".contains(c)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Paths with secrets that an operator names: `/bot{token}/**`, `/hooks/{id}/{key}`.
+//!
+//! Owns: how such a path is written and which parts of a raw path its captures mean. In doubt more is
+//! secret: empty segments are skipped, and where a segment is percent-encoded all of it is.
+//! Never touches: which paths a route means (`route::pattern`).
+
+use std::fmt;
+use std::ops::Range;
+
+/// A path whose captures are secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretPath {
+    /// As written.
+    text: String,
+    segments: Vec<Segment>,
+    /// Whether it ends in `/**`: anything further, also nothing.
+    rest: bool,
+}
+
+/// `before{name}after`, `before*after`, or a literal alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Segment {
+    before: String,
+    open: Open,
+    after: String,
+}
+
+/// The part between the literal ones of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    /// Nothing.
+    Closed,
+    /// `{name}`: a secret.
+    Secret,
+    /// `*`: anything, shown.
+    Shown,
+}
+
+/// Why such a path was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// Not from the root.
+    #[error("does not begin with `/`")]
+    Slash,
+    /// `/a?b=c`, `/a#b`
+    #[error("has a query or fragment")]
+    Query,
+    /// A control character, a space, or one outside ASCII.
+    #[error("has a character that is never sent in a path as it is")]
+    Character,
+    /// `/a{b`, `/{}`, `/{a}{b}`
+    #[error("has a segment that is not literal text around one `{{name}}` or one `*`")]
+    Segment,
+    /// `/**/a`
+    #[error("has a `**` that is not its last segment")]
+    Rest,
+    /// `/a/b`
+    #[error("has no `{{name}}`, so nothing in it is secret")]
+    NoCapture,
+}
+
+impl CaptureError {
+    /// The text to write instead.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Slash => "write the whole path from the root, such as `/bot{token}/**`",
+            Self::Query => "leave the path only; `secret_query` is for query parameters",
+            Self::Character => "write it percent-encoded, as it is sent",
+            Self::Segment => "write one capture or `*` in a segment, such as `/bot{token}/**`",
+            Self::Rest => "`**` may only be the whole last segment, as in `/bot{token}/**`",
+            Self::NoCapture => "put braces with a name around the secret, such as `/bot{token}/**`",
+        }
+    }
+}
+
+impl SecretPath {
+    /// Reads one as it stands in the configuration.
+    pub fn parse(text: &str) -> Result<Self, CaptureError> {
+        let path = text.strip_prefix('/').ok_or(CaptureError::Slash)?;
+        if path.contains(['?', '#']) {
+            return Err(CaptureError::Query);
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CaptureError::Character);
+        }
+        let (path, rest) = match path.strip_suffix("/**") {
+            Some(path) => (path, true),
+            None => (path, false),
+        };
+        if path.contains("**") {
+            return Err(CaptureError::Rest);
+        }
+        let segments = path.split('/').filter(|segment| !segment.is_empty());
+        let segments: Vec<_> = segments.map(Segment::parse).collect::<Result<_, _>>()?;
+        let captures = segments.iter().any(|segment| segment.open == Open::Secret);
+        let own = Self { text: text.to_owned(), segments, rest };
+        if captures { Ok(own) } else { Err(CaptureError::NoCapture) }
+    }
+
+    /// The parts of a raw path that are captured; none where the path is not meant.
+    pub(super) fn captured(&self, path: &str) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut patterns = self.segments.iter();
+        let mut start = 0;
+        for segment in path.split('/') {
+            let at = start;
+            start += segment.len() + 1;
+            if segment.is_empty() {
+                continue;
+            }
+            let Some(pattern) = patterns.next() else {
+                return if self.rest { found } else { Vec::new() };
+            };
+            match pattern.secret_of(segment) {
+                None => return Vec::new(),
+                Some(secret) if secret.is_empty() => {}
+                Some(secret) => found.push(at + secret.start..at + secret.end),
+            }
+        }
+        if patterns.next().is_none() { found } else { Vec::new() }
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for SecretPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, CaptureError> {
+        let (before, open, after) = match (text.split_once('{'), text.split_once('*')) {
+            (None, None) => (text, Open::Closed, ""),
+            (Some((before, rest)), None) => {
+                let (name, after) = rest.split_once('}').ok_or(CaptureError::Segment)?;
+                if name.is_empty() {
+                    return Err(CaptureError::Segment);
+                }
+                (before, Open::Secret, after)
+            }
+            (None, Some((before, after))) => (before, Open::Shown, after),
+            (Some(_), Some(_)) => return Err(CaptureError::Segment),
+        };
+        if [before, after].iter().any(|literal| literal.contains(['{', '}', '*'])) {
+            return Err(CaptureError::Segment);
+        }
+        Ok(Self { before: before.to_owned(), open, after: after.to_owned() })
+    }
+
+    /// The secret part of this segment; `None`: another segment is meant.
+    fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
+        if let Some(within) = self.open_part(segment) {
+            let start = self.before.len();
+            return Some(if self.open == Open::Secret { start..start + within } else { 0..0 });
+        }
+        let decoded = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+        self.open_part(&decoded)?;
+        Some(if self.open == Open::Secret { 0..segment.len() } else { 0..0 })
+    }
+
+    /// How much stands between the literal parts.
+    fn open_part(&self, segment: &str) -> Option<usize> {
+        let rest = segment.strip_prefix(self.before.as_str())?;
+        let open = rest.strip_suffix(self.after.as_str())?;
+        (open.is_empty() == (self.open == Open::Closed)).then_some(open.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CaptureError, SecretPath};
+    use crate::semantics::redaction::masked;
+
+    fn shown(pattern: &str, path: &str) -> String {
+        let secrets = SecretPath::parse(pattern).unwrap().captured(path);
+        masked(path, &secrets).into_owned()
+    }
+
+    #[test]
+    fn captures_are_secret_and_the_rest_is_shown() {
+        for (pattern, path, safe) in [
+            ("/bot{token}/**", "/botplainword/getMe", "/bot(secret)/getMe"),
+            ("/bot{token}/**", "/botx", "/bot(secret)"),
+            ("/bot{token}/**", "/bot/getMe", "/bot/getMe"),
+            ("/bot{token}/**", "//botx//a", "//bot(secret)//a"),
+            ("/bot{token}/**", "/%62otx/a", "/(secret)/a"),
+            ("/bot{token}", "/botx/a", "/botx/a"),
+            ("/hooks/{id}/{key}", "/hooks/1/x", "/hooks/(secret)/(secret)"),
+            ("/hooks/*/{key}.json", "/hooks/1/x.json", "/hooks/1/(secret).json"),
+            ("/hooks/*/{key}", "/hooks/1", "/hooks/1"),
+            ("/hooks/*/{key}", "/other/1/x", "/other/1/x"),
+        ] {
+            assert_eq!(shown(pattern, path), safe, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_such_path_is_refused() {
+        for (text, error) in [
+            ("bot{token}", CaptureError::Slash),
+            ("/bot{token}?a", CaptureError::Query),
+            ("/bot {token}", CaptureError::Character),
+            ("/bot{token", CaptureError::Segment),
+            ("/bot{}", CaptureError::Segment),
+            ("/{a}{b}", CaptureError::Segment),
+            ("/{a}*", CaptureError::Segment),
+            ("/**/{a}", CaptureError::Rest),
+            ("/{a}**", CaptureError::Rest),
+            ("/a/**", CaptureError::NoCapture),
+            ("/", CaptureError::NoCapture),
+        ] {
+            assert_eq!(SecretPath::parse(text), Err(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Names that tell of a secret: `x_cg_pro_api_key`, `accessToken`, `X-Amz-Signature`.
+//!
+//! Owns: the built-in words and how a name is split into them, so that `accessToken` holds `token` while
+//! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
+//! is then hashed and not shown, which costs no answer and no hit. Never touches: values.
+
+/// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
+pub(super) fn is_secret(name: &str) -> bool {
+    let mut grants = false;
+    let found = words(name).any(|word| {
+        let word = Lower::of(word);
+        let code = grants && word.bytes() == b"code";
+        grants = is_granting(word.bytes());
+        code || is_word(word.bytes())
+    });
+    found || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
+}
+
+/// Whether it is a credential of a user's: secret, and the same in all calls of this user.
+pub(super) fn is_credential(name: &str) -> bool {
+    is_secret(name) && !words(name).any(|word| is_passing(Lower::of(word).bytes()))
+}
+
+/// Whether the path segment behind one of this name is a secret: `/webhooks/…`, `/token/…`.
+pub(super) fn announces_secret(segment: &str) -> bool {
+    words(segment).any(|word| {
+        let word = Lower::of(word);
+        is_hook(word.bytes()) || is_word(word.bytes())
+    })
+}
+
+/// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
+fn words(name: &str) -> impl Iterator<Item = &str> {
+    let runs = name.split(|c: char| !c.is_ascii_alphabetic());
+    runs.flat_map(humps).filter(|word| !word.is_empty())
+}
+
+/// The words of a run of letters; a run in one case is one word.
+fn humps(run: &str) -> impl Iterator<Item = &str> {
+    let mut rest = run;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (word, after) = rest.split_at(hump(rest.as_bytes()));
+        rest = after;
+        Some(word)
+    })
+}
+
+/// How long the first word is: up to a capital behind a small letter, or up to the last of several
+/// capitals before a small one.
+fn hump(run: &[u8]) -> usize {
+    let begins = |at: usize| {
+        let (before, own, next) = (run.get(at - 1), run.get(at), run.get(at + 1));
+        let capital = own.is_some_and(u8::is_ascii_uppercase);
+        let behind_small = before.is_some_and(u8::is_ascii_lowercase);
+        capital && (behind_small || next.is_some_and(u8::is_ascii_lowercase))
+    };
+    (1..run.len()).find(|at| begins(*at)).unwrap_or(run.len())
+}
+
+/// A word in small letters; of a long one the end, which is longer than any word below.
+struct Lower {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Lower {
+    const ROOM: usize = 16;
+
+    fn of(word: &str) -> Self {
+        let word = word.as_bytes();
+        let word = word.get(word.len().saturating_sub(Self::ROOM)..).unwrap_or_default();
+        let mut bytes = [0; Self::ROOM];
+        bytes.iter_mut().zip(word).for_each(|(own, byte)| *own = byte.to_ascii_lowercase());
+        Self { bytes, length: word.len() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Names that are secret though no word of theirs is. `code` alone is a grant (OAuth).
+fn is_whole(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"appid"
+            | b"app_id"
+            | b"app-id"
+            | b"appcode"
+            | b"authcode"
+            | b"code"
+            | b"pass"
+            | b"sign"
+            | b"ticket"
+    )
+}
+
+/// Words that tell of a secret wherever they stand as a word of their own.
+fn is_word(word: &[u8]) -> bool {
+    let known = matches!(
+        word,
+        b"apikey"
+            | b"assertion"
+            | b"auth"
+            | b"authentication"
+            | b"authorization"
+            | b"bearer"
+            | b"cookie"
+            | b"credential"
+            | b"credentials"
+            | b"csrf"
+            | b"hmac"
+            | b"jwt"
+            | b"key"
+            | b"oauth"
+            | b"otp"
+            | b"passcode"
+            | b"passphrase"
+            | b"pin"
+            | b"psk"
+            | b"pwd"
+            | b"saml"
+            | b"samlrequest"
+            | b"samlresponse"
+            | b"session"
+            | b"sid"
+            | b"sig"
+            | b"totp"
+            | b"verifier"
+            | b"xsrf"
+    );
+    known || ends_as_one(word)
+}
+
+/// Words that are one, or end in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
+fn ends_as_one(word: &[u8]) -> bool {
+    let endings: &[&[u8]] = match word.last() {
+        Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid"],
+        Some(b'e') => &[b"signature"],
+        Some(b'n') => &[b"token"],
+        Some(b't') => &[b"secret"],
+        Some(b'y') => &[
+            b"accesskey",
+            b"apikey",
+            b"appkey",
+            b"authkey",
+            b"consumerkey",
+            b"licensekey",
+            b"masterkey",
+            b"privatekey",
+            b"secretkey",
+            b"userkey",
+        ],
+        Some(_) | None => &[],
+    };
+    endings.iter().any(|ending| word.ends_with(ending))
+}
+
+/// Words that make a `code` behind them a grant; `country_code` is none.
+fn is_granting(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"access"
+            | b"activation"
+            | b"backup"
+            | b"confirmation"
+            | b"device"
+            | b"invitation"
+            | b"invite"
+            | b"login"
+            | b"magic"
+            | b"pairing"
+            | b"recovery"
+            | b"reset"
+            | b"security"
+            | b"verification"
+    )
+}
+
+/// Words of secrets that are for one call, one page or one sign-in.
+fn is_passing(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"assertion"
+            | b"captcha"
+            | b"code"
+            | b"continuation"
+            | b"csrf"
+            | b"cursor"
+            | b"idempotency"
+            | b"next"
+            | b"nonce"
+            | b"order"
+            | b"otp"
+            | b"page"
+            | b"partition"
+            | b"prev"
+            | b"previous"
+            | b"recaptcha"
+            | b"saml"
+            | b"samlrequest"
+            | b"samlresponse"
+            | b"sig"
+            | b"sign"
+            | b"signature"
+            | b"sort"
+            | b"sync"
+            | b"ticket"
+            | b"totp"
+            | b"verifier"
+            | b"xsrf"
+    )
+}
+
+/// Further segments behind which a path holds a secret.
+fn is_hook(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"hook"
+            | b"hooks"
+            | b"invites"
+            | b"keys"
+            | b"secrets"
+            | b"tokens"
+            | b"unsubscribe"
+            | b"webhook"
+            | b"webhooks"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{announces_secret, is_credential, is_secret, words};
+
+    #[test]
+    fn words_are_parted_by_signs_digits_and_capitals() {
+        for (name, parted) in [
+            ("CMC_PRO_API_KEY", "CMC PRO API KEY"),
+            ("accessToken", "access Token"),
+            ("myAPIKey", "my API Key"),
+            ("X-Amz-Signature", "X Amz Signature"),
+            ("oauth2token", "oauth token"),
+            ("filter[token]", "filter token"),
+            ("keyword", "keyword"),
+            ("ÄKey", "Key"),
+            ("", ""),
+        ] {
+            assert_eq!(words(name).collect::<Vec<_>>().join(" "), parted, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_are_known_by_a_word() {
+        let names = "CMC_PRO_API_KEY x_cg_pro_api_key private_token client_secret refresh_token \
+            accessToken X-Amz-Signature X-Amz-Credential X-Amz-Security-Token subscription-key appid \
+            hapikey jwt code key apikey APIKEY token sig password auth_code authorization_code \
+            code_verifier oauth_signature sessionid JSESSIONID PHPSESSID sid AWSAccessKeyId \
+            awsaccesskeyid Key-Pair-Id SAMLResponse user[password] client_assertion authtoken idtoken \
+            sign device_code invite_code";
+        for name in names.split_whitespace() {
+            assert!(is_secret(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn words_that_only_contain_such_a_word_are_not() {
+        let names = "keyword keywords monkey postcode country_code currency_code countryCode zip_code \
+            codec author authority tokenize signal design pinned spin secretary passage side residence \
+            hockey turkey page limit offset symbol convert sort fields q id user_id client_id \
+            statuscode codes";
+        for name in names.split_whitespace().chain([""]) {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_changes_from_call_to_call_tells_no_user() {
+        for name in ["api_key", "x_cg_pro_api_key", "access_token", "appid", "jwt", "hapikey"] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in
+            ["page_token", "nextToken", "code", "auth_code", "X-Amz-Signature", "sort_key", "limit"]
+        {
+            assert!(!is_credential(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn segments_that_announce_a_secret() {
+        for (segment, announces) in [
+            ("webhooks", true),
+            ("token", true),
+            ("api-key", true),
+            ("hooks", true),
+            ("users", false),
+            ("keywords", false),
+            ("guilds", false),
+        ] {
+            assert_eq!(announces_secret(segment), announces, "{segment}");
+        }
+    }
+}

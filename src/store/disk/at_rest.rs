@@ -1,0 +1,70 @@
+//! Encryption of a response's fields on disk: a `Location`, a `Link` or a cookie may hold a token that is
+//! good for more than one answer, and only its client gets it in clear.
+//!
+//! Owns: AES-256-GCM (NIST SP 800-38D) under a key derived from the secret of this installation, a
+//! random nonce before each text. A text that cannot be opened counts as damaged: it costs a hit. Never touches:
+//! memory, where fields are in clear; bodies, which are stored as they came.
+
+use std::fmt;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::store::state::Secret;
+
+/// The key.
+pub(super) struct AtRest(LessSafeKey);
+
+impl AtRest {
+    /// The key of this installation. Random nonces are good for 2^32 texts under one key.
+    pub(super) fn new(secret: &Secret) -> Self {
+        let key = secret.derived("fields at rest");
+        let key = UnboundKey::new(&AES_256_GCM, &key).expect("AES-256 takes a key of 32 bytes");
+        Self(LessSafeKey::new(key))
+    }
+
+    /// Nonce, text and tag. It can be opened with the same `context` only: the fields of one entry are
+    /// no other's.
+    pub(super) fn seal(&self, context: &[u8], text: &[u8]) -> Option<Vec<u8>> {
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let mut text = text.to_vec();
+        let unique = Nonce::assume_unique_for_key(nonce);
+        let tag = self.0.seal_in_place_separate_tag(unique, Aad::from(context), &mut text).ok()?;
+        Some([&nonce[..], &text, tag.as_ref()].concat())
+    }
+
+    /// The text; `None` where it was sealed with another key or context, or changed since.
+    pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = text.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let length = self.0.open_in_place(nonce, Aad::from(context), &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
+    }
+}
+
+/// Prints nothing of it.
+impl fmt::Debug for AtRest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AtRest(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_opened_with_the_same_key_and_context_alone() {
+        let own = AtRest::new(&Secret::from_bytes([7; 32]));
+        let sealed = own.seal(b"a", b"location: /x?token=S3").unwrap();
+        assert!(!sealed.windows(2).any(|window| window == b"S3"));
+        assert_eq!(own.open(b"a", &sealed).unwrap(), b"location: /x?token=S3");
+        assert_ne!(own.seal(b"a", b"location: /x?token=S3").unwrap(), sealed, "another nonce");
+        assert_eq!(own.open(b"b", &sealed), None);
+        assert_eq!(AtRest::new(&Secret::from_bytes([8; 32])).open(b"a", &sealed), None);
+        for length in 0..sealed.len() {
+            assert_eq!(own.open(b"a", &sealed[..length]), None, "{length} bytes");
+        }
+    }
+}

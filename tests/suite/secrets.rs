@@ -1,0 +1,250 @@
+//! Secrets in URLs: the origin and the client see them, and nothing that larder keeps or shows does.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::client::{Client, Response};
+use crate::crowd::bounded;
+use crate::larder_under_test::{API, route};
+use crate::origin::{Answer, Origin};
+use crate::process::{House, PATIENCE, Process, larder, text};
+use crate::store::files_below;
+
+/// Parameters that APIs take their keys in.
+const NAMES: [&str; 12] = [
+    "CMC_PRO_API_KEY",
+    "x_cg_pro_api_key",
+    "private_token",
+    "client_secret",
+    "refresh_token",
+    "accessToken",
+    "X-Amz-Signature",
+    "subscription-key",
+    "appid",
+    "hapikey",
+    "jwt",
+    "code",
+];
+
+const BOT: &str = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw";
+const HOOK: &str = "T024BE7LD/B024BE7LH/X7kQ2pVd9sLm3RtYw8ZcNa5u";
+const LOCATION: &str = "https://files.example.test/a?access_token=L0cationT0ken77aa31";
+
+/// A larder with a disk and a log of everything.
+struct Told {
+    process: Process,
+    house: House,
+    store: tempfile::TempDir,
+    addr: SocketAddr,
+    admin: String,
+}
+
+impl Told {
+    async fn start(origin: &Origin, more: &str) -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let (process, house) = Process::run(&format!(
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+             log: {{ level: trace }}\nresolve: {{ api.example.test: \"{}\" }}\n\
+             store: {{ path: \"{}\" }}\n{more}{}",
+            origin.addr,
+            store.path().join("store").display(),
+            route(&["ttl: 30m", "ttl_by_status: { 302: 30m }"]),
+        ))
+        .await;
+        let (addr, admin) = (process.addr().await, process.admin().await.to_string());
+        Self { process, house, store, addr, admin }
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        Client::connect(self.addr).await.get(&format!("{API}{path}"), &[]).await
+    }
+
+    /// The output of a verb about this larder.
+    async fn verb(&self, arguments: &[&str]) -> String {
+        let admin = ["--admin", self.admin.as_str()];
+        let said = larder(&[arguments, &admin].concat()).await;
+        assert!(said.status.success(), "{arguments:?}: {}", text(&said.stderr));
+        text(&said.stdout)
+    }
+
+    async fn entries(&self) -> Vec<Value> {
+        let said: Value = serde_json::from_str(&self.verb(&["ls", "--json"]).await).unwrap();
+        said["entries"].as_array().unwrap().clone()
+    }
+
+    /// Everything that it wrote and shows: entries with their fields, metrics, the log, all files.
+    async fn traces(mut self, urls: &[&str]) -> String {
+        let mut all = self.verb(&["ls", "--json"]).await;
+        for url in urls {
+            all.push_str(&self.verb(&["inspect", url]).await);
+            all.push_str(&self.verb(&["purge", "--dry-run", url]).await);
+        }
+        let mut client = Client::connect(self.admin.parse().unwrap()).await;
+        client.send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+        all.push_str(&text(&timeout(PATIENCE, client.rest()).await.unwrap()));
+        self.process.signal("TERM");
+        assert!(self.process.ended().await.success());
+        all.push_str(&self.process.err.text());
+        for file in files_below(self.store.path()) {
+            all.push_str(&String::from_utf8_lossy(&fs::read(file).unwrap()));
+        }
+        all
+    }
+}
+
+/// The words of `check --explain` for a `GET`.
+async fn explained(config: &Path, url: &str) -> String {
+    let config = config.to_str().unwrap();
+    let said = larder(&["check", config, "--explain", "GET", url]).await;
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    text(&said.stdout)
+}
+
+fn secret(name: &str) -> String {
+    format!("S3cr3t{}9f31", name.replace(['_', '-'], ""))
+}
+
+/// Whether no call was made for it: it was stored, or still on its way to another client.
+fn is_shared(answer: &Response) -> bool {
+    let said = answer.cache_status();
+    said.starts_with("larder; hit") || said.contains("; collapsed")
+}
+
+async fn echo() -> Origin {
+    Origin::start(|seen| Answer::new(200, &[], seen.index.to_string())).await
+}
+
+#[tokio::test]
+async fn secret_parameters_tell_users_apart_and_are_nowhere_in_clear() {
+    bounded(async {
+        let origin = echo().await;
+        let larder = Told::start(&origin, "").await;
+        let mut urls = Vec::new();
+        for name in NAMES {
+            let path = |user: u8| format!("/v1/prices?{name}={}{user}&limit=10", secret(name));
+            for (user, hit) in [(1, false), (2, false), (1, true)] {
+                assert_eq!(is_shared(&larder.get(&path(user)).await), hit, "{name}");
+            }
+            urls.push(format!("{API}{}", path(1)));
+        }
+        assert_eq!(origin.calls(), 2 * NAMES.len());
+        assert!(origin.seen().iter().all(|seen| seen.target.contains("S3cr3t")), "as it was sent");
+        let entries = larder.entries().await;
+        let shown: Vec<_> = entries.iter().filter_map(|entry| entry["url"].as_str()).collect();
+        let expected = format!("{API}/v1/prices?x_cg_pro_api_key=(secret)&limit=10");
+        assert_eq!(shown.iter().filter(|url| **url == expected).count(), 2, "{shown:?}");
+        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+        let traces = larder.traces(&urls).await;
+        assert!(traces.contains("/v1/prices") && traces.contains("Answered"), "it is all there");
+        for name in NAMES {
+            assert!(!traces.contains(&secret(name)), "{name} is there in clear");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_in_paths_and_locations_are_nowhere_in_clear_and_clients_get_them() {
+    bounded(async {
+        let links = [
+            format!("Location: {LOCATION}"),
+            "Link: </next?cursor=5&api_key=L1nkK3y>; rel=next".to_owned(),
+            "Refresh: 5; url=/b?session=R3fr3sh".to_owned(),
+            "Content-Location: /c/bot7:C0nt3ntL0cation/x".to_owned(),
+        ];
+        let origin = Origin::start(move |seen| {
+            let fields: Vec<&str> = links.iter().map(String::as_str).collect();
+            let redirects = seen.target.contains("getFile");
+            Answer::new(
+                if redirects { 302 } else { 200 },
+                if redirects { &fields } else { &[] },
+                "",
+            )
+        })
+        .await;
+        let larder = Told::start(&origin, "").await;
+        larder.get(&format!("/bot{BOT}/getMe")).await;
+        larder.get(&format!("/services/{HOOK}")).await;
+        for hit in [false, true] {
+            let answer = larder.get("/getFile").await;
+            assert_eq!(
+                (answer.status, is_shared(&answer)),
+                (302, hit),
+                "{}",
+                answer.cache_status()
+            );
+            assert_eq!(answer.field("location"), Some(LOCATION), "verbatim");
+            assert_eq!(answer.field("refresh"), Some("5; url=/b?session=R3fr3sh"));
+        }
+        let inspected = larder.verb(&["inspect", &format!("{API}/getFile")]).await;
+        for shown in [
+            "location: https://files.example.test/a?access_token=(secret)",
+            "link: </next?cursor=5&api_key=(secret)>; rel=next",
+            "refresh: 5; url=/b?session=(secret)",
+            "content-location: /c/bot(secret)/x",
+        ] {
+            assert!(inspected.contains(shown), "{shown} in {inspected}");
+        }
+        let (bot, hook) = (format!("{API}/bot{BOT}/getMe"), format!("{API}/services/{HOOK}"));
+        let traces = larder.traces(&[bot.as_str(), hook.as_str()]).await;
+        assert!(traces.contains("/bot(secret)/getMe"), "it is all there");
+        for secret in ["AAHdqTcv", "X7kQ2pVd", "L0cationT0ken", "L1nkK3y", "R3fr3sh", "C0nt3nt"] {
+            assert!(!traces.contains(secret), "{secret} is there in clear");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_secret_path_captures_tells_users_apart_and_is_nowhere_in_clear() {
+    bounded(async {
+        let origin = echo().await;
+        let larder = Told::start(&origin, "secret_path: [\"/bot{token}/**\"]\n").await;
+        for (word, hit) in [("plainword", false), ("otherword", false), ("plainword", true)] {
+            assert_eq!(is_shared(&larder.get(&format!("/bot{word}/getMe")).await), hit, "{word}");
+        }
+        assert_eq!(origin.calls(), 2);
+        let url = format!("{API}/botplainword/getMe");
+        let said = larder.verb(&["ls"]).await;
+        assert!(said.contains("/bot(secret)/getMe") && said.contains("api"), "{said}");
+        let explained = explained(&larder.house.config, &url).await;
+        assert!(explained.contains("/bot(secret)/getMe"), "{explained}");
+        let mut traces = larder.traces(&[]).await;
+        traces.push_str(&explained);
+        for word in ["plainword", "otherword"] {
+            assert!(!traces.contains(word), "{word} is there in clear");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_shown_masked_is_purged_by_its_url_or_by_its_key() {
+    bounded(async {
+        let origin = echo().await;
+        let larder = Told::start(&origin, "").await;
+        let path = |user: &str| format!("/bot{user}:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe");
+        for user in ["1", "2", "3"] {
+            larder.get(&path(user)).await;
+        }
+        let entries = larder.entries().await;
+        assert_eq!(entries.len(), 3);
+        let url = format!("{API}{}", path("1"));
+        let said = larder.verb(&["purge", &url]).await;
+        assert!(said.starts_with("purged 1 stored answer of "), "{said}");
+        let key = larder.entries().await[0]["key"].as_str().unwrap().to_owned();
+        let said = larder.verb(&["purge", "--key", &key]).await;
+        assert_eq!(said, "purged 1 stored answer\n");
+        let mut hits = Vec::new();
+        for user in ["1", "2", "3"] {
+            hits.push(is_shared(&larder.get(&path(user)).await));
+        }
+        assert_eq!(hits.iter().filter(|hit| **hit).count(), 1, "{hits:?}");
+        assert!(!hits[0], "the URL that was purged");
+    })
+    .await;
+}
