@@ -115,9 +115,14 @@ pub fn monotonic() -> Instant {
 }
 
 /// The same, or what a test's paused runtime takes for it.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn runtime_time() -> Instant {
-    tokio::time::Instant::now().into_std()
+    of_timers().into_std()
+}
+
+/// The same, as timers go by it: for deadlines of something that is under way.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn of_timers() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]

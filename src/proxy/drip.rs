@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock;
 use crate::config::BodyLimits;
 
 /// How a body comes, window after window.
@@ -25,14 +26,15 @@ pub(super) struct Drip {
 impl Drip {
     /// A window that begins now. It is as long as a client may be silent.
     pub(super) fn new(limits: BodyLimits) -> Self {
-        let least = limits.min_rate.saturating_mul(limits.idle.as_millis() as u64) / 1000;
+        let millis = u64::try_from(limits.idle.as_millis()).unwrap_or(u64::MAX);
+        let least = limits.min_rate.saturating_mul(millis) / 1000;
         Self { least, window: limits.idle, bytes: 0, waited: Duration::ZERO, since: None }
     }
 
     /// Whether it is the client that is waited for from here on.
     pub(super) fn waits(&mut self, is_waited_for: bool) {
         self.count();
-        self.since = is_waited_for.then(Instant::now);
+        self.since = is_waited_for.then(clock::of_timers);
     }
 
     /// So much has come; whether it is too little.
@@ -65,7 +67,7 @@ impl Drip {
 
     fn count(&mut self) {
         if let Some(since) = &mut self.since {
-            let now = Instant::now();
+            let now = clock::of_timers();
             self.waited += now.duration_since(*since);
             *since = now;
         }

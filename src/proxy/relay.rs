@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
+use crate::clock;
 use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
@@ -160,7 +161,7 @@ impl Handler {
         if !message::converses(asked) {
             silence = silence.with(self.body);
         }
-        let aside = Instant::now() + ASIDE;
+        let aside = clock::of_timers() + ASIDE;
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
@@ -252,14 +253,14 @@ async fn pump(
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
     let mut silence = Silence::new(patience, None);
-    let mut since = Instant::now();
+    let mut since = clock::of_timers();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
         let waits_for_client = channel.has_room() && upload.needs_more();
         // What the client has not taken bounds what is read, and never what it sends.
         let reads = client.has_room();
         if reads && !ctx.aside {
-            since = Instant::now();
+            since = clock::of_timers();
         }
         silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
         tokio::select! {

@@ -69,7 +69,7 @@ impl Silence {
     /// Resolves when it has lasted too long. May be dropped while it waits.
     pub(super) async fn lasted(&mut self) -> Of {
         while !self.too_slow {
-            let (timed, timer) = (self.allowed().is_some(), self.timer.as_mut());
+            let (is_bounded, timer) = (self.allowed().is_some(), self.timer.as_mut());
             let window = async {
                 match &self.drip {
                     Some(drip) => drip.window_ends().await,
@@ -77,7 +77,7 @@ impl Silence {
                 }
             };
             tokio::select! {
-                () = timer, if timed => return self.of,
+                () = timer, if is_bounded => return self.of,
                 () = window => {}
             }
             self.too_slow = self.drip.as_mut().is_some_and(Drip::is_too_slow);

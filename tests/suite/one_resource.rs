@@ -129,7 +129,7 @@ async fn a_purge_of_any_of_its_urls_reaches_it() {
             ))
             .await;
         let purged = client.answer("POST").await.expect("an answer");
-        assert_eq!((purged.status, purged.text().contains("1")), (200, true), "{}", purged.text());
+        assert_eq!((purged.status, purged.text().contains('1')), (200, true), "{}", purged.text());
         assert_eq!(
             scene.ask("GET", "/api/x").await.text(),
             now,

@@ -106,7 +106,7 @@ async fn a_connection_that_signed_in_is_its_clients_and_nothing_of_it_is_stored(
             drop((alice, bob));
             is_asked_who(&larder, &url).await;
         }
-        assert_eq!(larder.metric("larder_entries{tier=\"memory\"}"), 0.0);
+        assert!(larder.metric("larder_entries{tier=\"memory\"}") < 0.5);
     }
 }
 
