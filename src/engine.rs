@@ -13,6 +13,7 @@ pub mod recorded;
 pub mod reply;
 pub mod switch;
 
+mod apart;
 mod collapse;
 mod ending;
 mod fill;
@@ -30,6 +31,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::account::Account;
 use crate::clock::Clock;
+use crate::engine::apart::Apart;
 use crate::engine::collapse::Flights;
 use crate::engine::switch::Switch;
 use crate::key::{CacheKey, Keyring};
@@ -83,6 +85,7 @@ pub struct Engine {
     in_flight: Arc<InFlight>,
     switch: Arc<Switch>,
     flights: Flights,
+    apart: Apart,
     /// What larder adds to `Via`.
     via: HeaderValue,
 }
@@ -102,6 +105,7 @@ impl Engine {
             in_flight,
             switch,
             flights: Flights::default(),
+            apart: Apart::default(),
             via,
         })
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use hmac::{Hmac, Mac};
 use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::policy::{Policy, QueryRule, ScopeRule};
 use crate::semantics::asked::Asked;
@@ -94,6 +95,21 @@ impl CacheKey {
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.canonical.len()
+    }
+
+    /// A hash of target and scope: the same for requests that fields alone tell apart.
+    pub fn without_separators(&self) -> u128 {
+        let (kind, who) = match self.scope {
+            Scope::Shared => (0, [0; 16]),
+            Scope::Anonymous => (1, [0; 16]),
+            Scope::Credential(who) => (2, who),
+            Scope::Named(who) => (3, who),
+        };
+        let mut hash = Xxh3::new();
+        hash.update(&self.target_id.to_be_bytes());
+        hash.update(&[kind]);
+        hash.update(&who);
+        hash.digest128()
     }
 
     /// Whose answer it is.

@@ -28,6 +28,9 @@ use crate::upstream::gate::knock::Who;
 
 impl Engine {
     pub(super) async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
+        if plan.why == Forward::UriMiss {
+            self.tell_what_kept_apart(&plan);
+        }
         let apart = self.flights.are_apart(&plan.key, self.clock.now());
         let conditional =
             plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
@@ -56,6 +59,23 @@ impl Engine {
                     }
                 },
             }
+        }
+    }
+
+    /// A request that is equal to another but for one field may have been meant to share its answer.
+    fn tell_what_kept_apart(&self, plan: &Plan<'_>) {
+        let fields = self.keyring.separators(plan.asked, plan.policy);
+        let rest = plan.key.without_separators();
+        let Some(separator) = self.apart.missed(plan.route.index, rest, &fields) else { return };
+        let (route, field) = (&*plan.route.name, separator.name.as_str());
+        tracing::debug!(route, field, "Kept apart from an equal request by a field");
+        if separator.is_news {
+            tracing::warn!(
+                route,
+                field,
+                "A field keeps apart requests that are otherwise equal: where answers do not depend on it, \
+                 name it in the route's key.ignore_headers"
+            );
         }
     }
 

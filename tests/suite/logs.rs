@@ -185,6 +185,38 @@ async fn adm_06_no_request_forges_a_line_reaches_a_terminal_or_fills_the_log() {
     }
 }
 
+/// A field that changes with every call costs every hit: the operator hears of it once.
+#[tokio::test]
+async fn a_field_that_keeps_equal_requests_apart_is_named_once_and_never_its_values() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let yaml = format!(
+        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         log: {{ format: json, level: debug }}\n\
+         resolve: {{ api.example.test: \"{}\" }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr
+    );
+    let (mut larder, _house) = Process::run(&yaml).await;
+    let mut client = Client::connect(larder.addr().await).await;
+    for n in 0..40 {
+        let field = format!("X-Correlation-Thing: once-{n}");
+        let url = "http://api.example.test/x";
+        assert_eq!(client.get(url, &[&field, "X-Account: same"]).await.status, 200);
+    }
+    larder.signal("TERM");
+    larder.ended().await;
+    let lines = larder.err.all();
+    let of = |level: &str| {
+        let named = |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
+        lines.iter().filter(named).count()
+    };
+    assert_eq!((of("\"warn\""), of("\"debug\"")), (1, 39));
+    let is_it = |line: &&String| line.contains("warn") && line.contains("x-correlation-thing");
+    let warning = lines.iter().find(is_it).expect("one");
+    assert!(warning.contains("key.ignore_headers") && warning.contains("api"), "{warning}");
+    assert!(!lines.iter().any(|line| line.contains("x-account") || line.contains("once-")));
+}
+
 /// What ADM-06 names, each in every place that is given to a client.
 fn hostile_requests() -> Vec<String> {
     let get = |target: &str, fields: &str| {
