@@ -7,6 +7,7 @@
 mod canonical;
 mod credential;
 mod explain;
+mod fields;
 mod harmless;
 pub mod named;
 mod query;
@@ -20,7 +21,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::policy::{Policy, QueryRule, ScopeRule};
+use crate::policy::{Policy, QueryRule};
 use crate::semantics::asked::Asked;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
@@ -199,42 +200,6 @@ impl Keyring {
         names
     }
 
-    /// Whose answer the answer to `asked` is.
-    pub fn scope(&self, asked: &Asked, rule: &ScopeRule) -> Scope {
-        match rule {
-            ScopeRule::Shared => Scope::Shared,
-            ScopeRule::Credential => self.scope_of_credentials(&asked.headers),
-            ScopeRule::Header(name) => self
-                .scope_of_name(&asked.headers, name)
-                .unwrap_or_else(|| self.scope_of_credentials(&asked.headers)),
-        }
-    }
-
-    /// The fields of `asked` that tell its answer apart under `policy` beyond its target, its scope and
-    /// what the route counts: all that are not known to be harmless; in a shared scope only those by
-    /// which an origin may answer for another resource. Sorted by name.
-    pub fn separators<'a>(
-        &self,
-        asked: &'a Asked,
-        policy: &Policy,
-    ) -> Vec<(&'a HeaderName, &'a http::HeaderValue)> {
-        let counts = |name: &HeaderName| match &policy.scope {
-            ScopeRule::Shared => harmless::rewrites_the_target(name),
-            ScopeRule::Credential => !harmless::is_harmless(name) && !self.is_credential(name),
-            ScopeRule::Header(own) => {
-                !harmless::is_harmless(name) && !self.is_credential(name) && name != own
-            }
-        };
-        let mut found: Vec<_> = asked
-            .headers
-            .iter()
-            .filter(|(name, _)| counts(name) && !policy.key.ignored.contains(name))
-            .collect();
-        // Stable: the lines of one field keep their order, the order of fields does not matter.
-        found.sort_by_key(|(name, _)| name.as_str());
-        found
-    }
-
     /// The key of `asked` under `policy`. The method is no part of it: HEAD shares GET's answer.
     pub fn key(&self, asked: &Asked, policy: &Policy) -> CacheKey {
         canonical::key(self, asked, policy)
@@ -264,7 +229,7 @@ impl Keyring {
         let params = query::counted(asked.target.query(), &QueryRule::All);
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
-        match (self.scope_of_credentials(&asked.headers), secret.as_slice()) {
+        match (self.scope_of(fields::credentials(self, &asked.headers)), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
             (Scope::Credential(fields), params) => self.asker_with(&fields, params),
             (_, []) => 0,
@@ -280,26 +245,6 @@ impl Keyring {
     /// What the key of `asked` is made of, part by part. Secrets are named, never shown.
     pub fn explain(&self, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
         explain::parts(self, asked, policy)
-    }
-
-    fn scope_of_credentials(&self, headers: &HeaderMap) -> Scope {
-        let mut found: Vec<_> =
-            headers.iter().filter(|(name, _)| self.is_credential(name)).collect();
-        if found.is_empty() {
-            return Scope::Anonymous;
-        }
-        // Stable: the lines of one field keep their order, the order of fields does not matter.
-        found.sort_by_key(|(name, _)| name.as_str());
-        let parts =
-            found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        Scope::Credential(self.hmac(Purpose::Credentials, parts))
-    }
-
-    /// `None` when the app named nobody: an empty name would put all such requests into one scope.
-    fn scope_of_name(&self, headers: &HeaderMap, name: &HeaderName) -> Option<Scope> {
-        let values = || headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
-        let named = values().any(|value| !value.trim_ascii().is_empty());
-        named.then(|| Scope::Named(self.hmac(Purpose::Name, values())))
     }
 
     /// HMAC-SHA256 over length-framed parts, cut to 128 bits. The purpose keeps a user's name from

@@ -7,6 +7,7 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::key::fields::{self, Field};
 use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
 use crate::policy::{KeyRule, Policy, QueryRule};
 use crate::semantics::asked::{Asked, Listener};
@@ -27,7 +28,7 @@ pub(super) const END: u8 = 0;
 
 /// `target | listener | [query by rule] | separators | fields | scope`
 pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
-    let scope = ring.scope(asked, &policy.scope);
+    let (scope, separators) = fields::told_apart(ring, asked, policy);
     let target = &asked.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, ring, target, &policy.key.query);
@@ -37,7 +38,7 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
         Listener::Loopback => 0,
         Listener::Reachable => 1,
     });
-    put_separators(&mut bytes, ring, asked, policy);
+    put_separators(&mut bytes, ring, &separators);
     put_fields(&mut bytes, ring, asked, &policy.key);
     put_scope(&mut bytes, scope);
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
@@ -109,8 +110,7 @@ fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &Qu
 }
 
 /// One HMAC for all of them: their values are nobody's to see.
-fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Policy) {
-    let found = ring.separators(asked, policy);
+fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, found: &[Field<'_>]) {
     if !found.is_empty() {
         let parts =
             found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);

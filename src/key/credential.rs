@@ -12,9 +12,11 @@ use crate::key::harmless::is_harmless;
 /// Whether a field of this name is a credential wherever it appears. What is on the list of harmless
 /// fields never is.
 pub(super) fn is_built_in(name: &HeaderName) -> bool {
-    if is_harmless(name) {
-        return false;
-    }
+    !is_harmless(name) && has_telling_name(name)
+}
+
+/// The same of a name that is not on that list.
+pub(super) fn has_telling_name(name: &HeaderName) -> bool {
     *name == COOKIE || has_telling_word(name.as_str())
 }
 
