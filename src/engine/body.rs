@@ -18,7 +18,7 @@ use crate::upstream::failure::Failure;
 use crate::upstream::in_flight::{EACH, InFlight, SMALL};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
-const WINDOW: usize = 128 * 1024;
+const WINDOW: usize = 64 * 1024;
 
 /// How long such a body waits for a reader that takes nothing.
 const STALLED: Duration = Duration::from_secs(30);

@@ -1,0 +1,163 @@
+//! The attacks: what is asked, what the API answers, and the bound that is meant to hold.
+//!
+//! Owns: both sides of the traffic. Never touches: how much memory is too much.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::MIB;
+use crate::client::{Connection, Failure};
+use crate::process::{HOST, Larder};
+
+/// How many large answers come at once, and how large they are.
+const ANSWERS: usize = 60;
+const LARGE: usize = 7 * MIB;
+
+/// How many small answers with long names come, one after the other.
+const SMALL_ONES: usize = 8000;
+
+/// One way to fill a cache's memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attack {
+    BodiesThatRulesRead,
+    RecordedAnswers,
+    LongUrls,
+    LongVaryLists,
+}
+
+impl Attack {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::BodiesThatRulesRead, Self::RecordedAnswers, Self::LongUrls, Self::LongVaryLists];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BodiesThatRulesRead => "60 JSON bodies of 7 MiB at once, read by rules",
+            Self::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded",
+            Self::LongUrls => "8000 URLs of 16 kB",
+            Self::LongVaryLists => "8000 answers that vary by 200 fields of 64 bytes",
+        }
+    }
+
+    /// What all that it makes larder hold may take.
+    pub(crate) fn bound(self) -> usize {
+        match self {
+            Self::BodiesThatRulesRead | Self::LongUrls | Self::LongVaryLists => 32 * MIB,
+            // On their way, and then stored.
+            Self::RecordedAnswers => 64 * MIB,
+        }
+    }
+
+    fn yaml(self) -> String {
+        let upstream = match self {
+            Self::BodiesThatRulesRead => {
+                format!(
+                    "upstreams: {{ api: {{ hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }} }} }}\n"
+                )
+            }
+            Self::RecordedAnswers | Self::LongUrls | Self::LongVaryLists => String::new(),
+        };
+        format!(
+            "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, disk: off, max_object: 8MiB }}\n\
+             {upstream}routes: [{{ name: api, match: {{ host: {HOST} }}, retry: off }}]\n"
+        )
+    }
+
+    /// The bytes that larder has grown by at most.
+    pub(crate) async fn run(self) -> Result<usize, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let larder = Larder::start(listener.local_addr()?, &self.yaml()).await?;
+        let together = Arc::new(Barrier::new(ANSWERS));
+        let api = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(self.answers(stream, Arc::clone(&together)));
+            }
+        });
+        Connection::open(larder.proxy).await?.get(&url("/first"), HOST, "").await?;
+        let idle = larder.memory(false)?;
+        match self {
+            Self::BodiesThatRulesRead => at_once(larder.proxy, "GET").await?,
+            Self::RecordedAnswers => at_once(larder.proxy, "POST").await?,
+            Self::LongUrls | Self::LongVaryLists => self.one_by_one(larder.proxy).await?,
+        }
+        api.abort();
+        Ok(larder.memory(true)?.saturating_sub(idle))
+    }
+
+    async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
+        let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
+        let mut connection = Connection::open(proxy).await?;
+        for number in 0..SMALL_ONES {
+            connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
+        }
+        Ok(())
+    }
+
+    /// The API: large answers wait for each other before their last byte, so that all are held at once.
+    async fn answers(self, stream: TcpStream, together: Arc<Barrier>) -> Option<()> {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                (stream.read_line(&mut head).await.ok()? > 0).then_some(())?;
+            }
+            let path = head.split(' ').nth(1)?.to_owned();
+            let large = path.starts_with("/large");
+            let body = if large { large_body() } else { "{\"ok\":true}".to_owned() };
+            let (length, vary) = (body.len(), self.vary());
+            let told = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: max-age=600\r\n\
+                 Content-Location: {path}\r\n{vary}Content-Length: {length}\r\n\r\n"
+            );
+            let (most, last) = body.split_at(length - 1);
+            stream.get_mut().write_all(told.as_bytes()).await.ok()?;
+            stream.get_mut().write_all(most.as_bytes()).await.ok()?;
+            if large {
+                together.wait().await;
+            }
+            stream.get_mut().write_all(last.as_bytes()).await.ok()?;
+        }
+    }
+
+    fn vary(self) -> String {
+        if self != Self::LongVaryLists {
+            return String::new();
+        }
+        let names: Vec<_> = (0..200).map(|n| format!("x-{n:03}-{}", "v".repeat(58))).collect();
+        format!("Vary: {}\r\n", names.join(", "))
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("http://{HOST}{path}")
+}
+
+fn large_body() -> String {
+    format!("{{\"ok\":true,\"a\":\"{}\"}}", "x".repeat(LARGE))
+}
+
+/// All large answers at once, each taken to its end.
+async fn at_once(proxy: SocketAddr, method: &'static str) -> Result<(), Failure> {
+    let mut clients = JoinSet::new();
+    for number in 0..ANSWERS {
+        clients.spawn(async move {
+            let mut stream = BufReader::new(TcpStream::connect(proxy).await?);
+            let target = url(&format!("/large/{number}"));
+            let head = format!(
+                "{method} {target} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            stream.get_mut().write_all(head.as_bytes()).await?;
+            let taken = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+            let whole = taken >= u64::try_from(LARGE)?;
+            if whole { Ok::<_, Failure>(()) } else { Err("an answer was cut".into()) }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client??;
+    }
+    Ok(())
+}
