@@ -39,6 +39,8 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
         Listener::Reachable => 1,
     });
     put_separators(&mut bytes, ring, &separators);
+    put_left_out(&mut bytes, ring, asked, policy, scope);
+    bytes.push(END);
     put_fields(&mut bytes, ring, asked, &policy.key);
     put_scope(&mut bytes, scope);
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
@@ -117,7 +119,21 @@ fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, found: &[Field<'_>]) {
         bytes.push(MASKED);
         bytes.extend_from_slice(&ring.hmac(Purpose::Separators, parts));
     }
-    bytes.push(END);
+}
+
+/// What a rule leaves out of a query tells no answers apart, but for credentials: as fields that are, they
+/// count unless the operator has said that all share the answers, or the app has named its user.
+fn put_left_out(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Policy, scope: Scope) {
+    if matches!(scope, Scope::Shared | Scope::Named(_)) {
+        return;
+    }
+    let mut left_out = query::left_out(asked.target.query(), &policy.key.query)
+        .filter(|param| ring.redactor.is_credential_param(param))
+        .peekable();
+    if left_out.peek().is_some() {
+        bytes.push(MASKED);
+        bytes.extend_from_slice(&ring.hmac(Purpose::Query, left_out.map(str::as_bytes)));
+    }
 }
 
 fn put_fields(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, rule: &KeyRule) {

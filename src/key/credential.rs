@@ -62,7 +62,7 @@ const BEGINNINGS: [&str; 5] = ["auth0", "session", "tenant", "token", "userid"];
 
 /// Whether one of the words in the (lower-case) name tells of a credential. This runs over every field
 /// that is not on the list of harmless ones.
-fn has_telling_word(name: &str) -> bool {
+pub(super) fn has_telling_word(name: &str) -> bool {
     let mut words = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).peekable();
     while let Some(word) = words.next() {
         let describes_software = word == "user" && words.peek() == Some(&"agent");

@@ -27,7 +27,19 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
         ring.separators(asked, policy).into_iter().map(|(name, _)| name.as_str()).collect();
     separators.dedup();
     if !separators.is_empty() {
-        parts.push(("fields that tell it apart".to_owned(), separators.join(", ")));
+        parts.push(("apart by".to_owned(), separators.join(", ")));
+    }
+    let scope = ring.scope(asked, &policy.scope);
+    if matches!(scope, Scope::Anonymous | Scope::Credential(_)) {
+        let left_out = query::left_out(asked.target.query(), &policy.key.query);
+        let secret = left_out.filter(|param| ring.redactor.is_credential_param(param));
+        let shown: Vec<_> = secret.map(|param| ring.redactor.param(param)).collect();
+        if !shown.is_empty() {
+            parts.push((
+                "credentials".to_owned(),
+                format!("{}, whatever key.query says", shown.join("&")),
+            ));
+        }
     }
     for name in &policy.key.headers {
         let values = asked.headers.get_all(name).iter();

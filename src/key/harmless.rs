@@ -10,8 +10,11 @@ use std::sync::LazyLock;
 
 use http::HeaderName;
 
+use crate::key::credential::has_telling_word;
+use crate::semantics::spelling;
+
 /// Whole names, sorted.
-const NAMES: [&str; 117] = [
+const NAMES: [&str; 165] = [
     // RFC 9110, 9111, 9112 and their kin, client hints, user agents, tracing, what SDKs change per call.
     // `Authorization`, `Cookie`, `From` and `Origin` are not among them.
     "accept",
@@ -20,6 +23,9 @@ const NAMES: [&str; 117] = [
     "accept-language",
     "accept-ranges",
     "age",
+    "amz-sdk-invocation-id",
+    "amz-sdk-request",
+    "amz-sdk-retry",
     "b3",
     "baggage",
     "cache-control",
@@ -39,6 +45,8 @@ const NAMES: [&str; 117] = [
     "dnt",
     "downlink",
     "dpr",
+    "eagleeye-rpcid",
+    "eagleeye-traceid",
     "early-data",
     "ect",
     "elastic-apm-traceparent",
@@ -59,9 +67,16 @@ const NAMES: [&str; 117] = [
     "jaeger-baggage",
     "jaeger-debug-id",
     "keep-alive",
+    "l5d-ctx-deadline",
+    "l5d-ctx-trace",
     "last-modified",
     "max-forwards",
     "newrelic",
+    "pinpoint-flags",
+    "pinpoint-pspanid",
+    "pinpoint-sampled",
+    "pinpoint-spanid",
+    "pinpoint-traceid",
     "pragma",
     "priority",
     "proxy-authorization",
@@ -73,9 +88,14 @@ const NAMES: [&str; 117] = [
     "request-id",
     "rtt",
     "save-data",
+    "sec-fetch-user",
     "sec-gpc",
     "sec-purpose",
     "sentry-trace",
+    "singularityheader",
+    "sw8",
+    "sw8-correlation",
+    "sw8-x",
     "te",
     "traceparent",
     "tracestate",
@@ -89,16 +109,26 @@ const NAMES: [&str; 117] = [
     "viewport-width",
     "width",
     "x-amz-user-agent",
+    "x-amzn-requestid",
     "x-amzn-trace-id",
     "x-api-client",
+    "x-appengine-request-log-id",
     "x-client-request-id",
     "x-client-trace-id",
     "x-client-user-agent",
     "x-client-version",
     "x-cloud-trace-context",
     "x-correlation-id",
+    "x-datadog-origin",
+    "x-datadog-parent-id",
+    "x-datadog-sampling-priority",
+    "x-datadog-tags",
+    "x-datadog-trace-id",
     "x-device-user-agent",
+    "x-dtc",
     "x-dynatrace",
+    "x-envoy-attempt-count",
+    "x-envoy-expected-rq-timeout-ms",
     "x-github-request-id",
     "x-goog-api-client",
     "x-goog-gcs-idempotency-token",
@@ -108,6 +138,7 @@ const NAMES: [&str; 117] = [
     "x-instana-l",
     "x-instana-s",
     "x-instana-t",
+    "x-kong-request-id",
     "x-ms-client-request-id",
     "x-ms-request-id",
     "x-ms-return-client-request-id",
@@ -125,25 +156,36 @@ const NAMES: [&str; 117] = [
     "x-sdk-version",
     "x-sentry-trace",
     "x-span-id",
+    "x-stainless-arch",
+    "x-stainless-async",
+    "x-stainless-custom-poll-interval",
+    "x-stainless-helper",
+    "x-stainless-helper-method",
+    "x-stainless-lang",
+    "x-stainless-os",
+    "x-stainless-package-version",
+    "x-stainless-poll-helper",
+    "x-stainless-raw-response",
+    "x-stainless-read-timeout",
+    "x-stainless-retry-count",
+    "x-stainless-runtime",
+    "x-stainless-runtime-version",
+    "x-stainless-stream-helper",
+    "x-stainless-timeout",
+    "x-stripe-client-telemetry",
+    "x-stripe-client-user-agent",
     "x-trace",
     "x-trace-id",
     "x-traceid",
+    "x-tracelens",
     "x-transaction-id",
+    "x-tt-logid",
     "x-user-agent",
     "x-vercel-id",
 ];
 
-/// What whole families of names begin with.
-const FAMILIES: [&str; 8] = [
-    "amz-sdk-",
-    "ot-tracer-",
-    "sec-ch-",
-    "sec-fetch-",
-    "x-b3-",
-    "x-datadog-",
-    "x-stainless-",
-    "x-stripe-client-",
-];
+/// What whole families of names begin with; one that names a credential all the same is none of the family.
+const FAMILIES: [&str; 4] = ["ot-tracer-", "sec-ch-", "sec-fetch-", "x-b3-"];
 
 /// Those of each length: every request asks for each of its fields.
 static BY_LENGTH: LazyLock<Vec<Vec<&'static [u8]>>> = LazyLock::new(|| {
@@ -160,13 +202,14 @@ pub(super) fn is_harmless(name: &HeaderName) -> bool {
     let ends = |name: &[u8]| (name.first().copied(), name.last().copied());
     let own = ends(name.as_bytes());
     alike.iter().any(|one| ends(one) == own && *one == name.as_bytes())
-        || FAMILIES.iter().any(|family| name.starts_with(family))
+        || (FAMILIES.iter().any(|family| name.starts_with(family)) && !has_telling_word(name))
 }
 
 /// Fields by which an origin's framework answers for another host or path than the one that was asked
 /// for: part of the key in every scope, or one client would poison the answers of all.
-const REWRITES: [&str; 12] = [
+const REWRITES: [&str; 22] = [
     "forwarded",
+    "front-end-https",
     "x-forwarded-host",
     "x-forwarded-path",
     "x-forwarded-port",
@@ -174,15 +217,24 @@ const REWRITES: [&str; 12] = [
     "x-forwarded-proto",
     "x-forwarded-scheme",
     "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    "x-forwarded-url",
     "x-host",
-    "x-original-url",
-    "x-rewrite-url",
+    "x-http-host-override",
     "x-original-host",
+    "x-original-path",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-rewrite-uri",
+    "x-rewrite-url",
+    "x-script-name",
 ];
 
 /// Whether the field may change which resource is answered for.
 pub(super) fn rewrites_the_target(name: &HeaderName) -> bool {
-    REWRITES.contains(&name.as_str())
+    spelling::names_one_of(name, &REWRITES)
 }
 
 #[cfg(test)]
@@ -230,6 +282,11 @@ mod tests {
             "X-Api-Version",
             "X-Requested-With",
             "X-Zanzibar",
+            "X-Datadog-Api-Key",
+            "X-Stainless-User-Token",
+            "X-Stripe-Client-Account",
+            "Sec-Ch-User",
+            "X-B3-Api-Key",
         ] {
             assert!(!is_harmless(&name(text)), "{text}");
         }
@@ -268,7 +325,9 @@ mod tests {
 
     #[test]
     fn what_rewrites_the_target_is_not_harmless() {
-        for text in ["X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "Forwarded"] {
+        for text in
+            ["X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "Forwarded", "X_Forwarded_Host"]
+        {
             assert!(rewrites_the_target(&name(text)) && !is_harmless(&name(text)), "{text}");
         }
     }

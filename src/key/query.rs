@@ -16,6 +16,16 @@ pub(super) fn counted<'q>(
     params.filter(move |param| counts(param, rule))
 }
 
+/// The others.
+pub(super) fn left_out<'q>(
+    query: Option<&'q str>,
+    rule: &QueryRule,
+) -> impl Iterator<Item = &'q str> {
+    let query = query.filter(|_| *rule != QueryRule::All);
+    let params = query.into_iter().flat_map(|query| query.split('&'));
+    params.filter(move |param| !counts(param, rule))
+}
+
 fn counts(param: &str, rule: &QueryRule) -> bool {
     match rule {
         QueryRule::All => true,

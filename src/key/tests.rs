@@ -381,3 +381,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
+    for rule in [
+        QueryRule::Include(vec!["symbol".to_owned()]),
+        QueryRule::Exclude(vec!["api_key".to_owned(), "utm".to_owned()]),
+    ] {
+        let with = |scope: ScopeRule, url: &str, fields: &[(&str, &str)]| {
+            let mut policy = Policy { scope, ..Policy::origin() };
+            policy.key.query = rule.clone();
+            ring().key(&asked(url, fields), &policy)
+        };
+        let named = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
+        let url = |user: &str, more: &str| format!("http://h/p?symbol=BTC&api_key={user}{more}");
+        let (alice, bob) = (url("alice", ""), url("bob", ""));
+        for scope in [ScopeRule::Credential, named.clone()] {
+            let key = |url: &str| with(scope.clone(), url, &[]);
+            assert_ne!(key(&alice), key(&bob), "{rule:?} {scope:?}");
+            assert_eq!(key(&alice), key(&url("alice", "&utm=1")), "{rule:?} {scope:?}");
+            assert_eq!(key(&alice).target_id(), key(&bob).target_id(), "one purge for both");
+        }
+        // All share, or the app has named its user: the operator's word.
+        let shared = |url: &str| with(ScopeRule::Shared, url, &[]);
+        assert_eq!(shared(&alice), shared(&bob), "{rule:?}");
+        let of_ann = |url: &str| with(named.clone(), url, &[("x-larder-user", "ann")]);
+        assert_eq!(of_ann(&alice), of_ann(&bob), "{rule:?}");
+    }
+}

@@ -25,6 +25,14 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 const ASKS_PRIVATE: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const ALLOWS_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
+/// What larder itself says to a preflight.
+const OURS: [HeaderName; 4] = [
+    ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_MAX_AGE,
+    ALLOWS_PRIVATE,
+];
+
 /// Whether a browser only asks whether the page may ask.
 pub(super) fn is_preflight(asked: &Asked) -> bool {
     asked.page.is_some()
@@ -35,6 +43,15 @@ pub(super) fn is_preflight(asked: &Asked) -> bool {
 /// Lets the page read the answer, whatever the API says of pages: it is not the one that is asked here.
 pub(super) fn tell(asked: &Asked, headers: &mut HeaderMap) {
     let Some(page) = &asked.page else { return };
+    // What the API grants pages it grants to others, and with the cookies of its own site.
+    let granted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("access-control-") && !OURS.contains(name))
+        .cloned()
+        .collect();
+    for name in granted {
+        headers.remove(name);
+    }
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
     headers.append(VARY, HeaderValue::from(ORIGIN));

@@ -3,7 +3,9 @@
 //! Owns: which methods are safe and which may be repeated. What is not registered is neither.
 //! Never touches: what a route says about methods.
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, Method};
+
+use crate::semantics::spelling;
 
 /// Registered as safe (RFC 9110 §9.2.1). `QUERY` is on its way into the registry.
 const SAFE: [&str; 9] =
@@ -59,8 +61,7 @@ pub fn is_overridden(headers: &HeaderMap) -> bool {
     // Every request asks: looking at its names costs less than looking for these.
     headers
         .keys()
-        .map(HeaderName::as_str)
-        .any(|name| name.starts_with("x-") && OVERRIDES.contains(&name))
+        .any(|name| name.as_str().starts_with('x') && spelling::names_one_of(name, &OVERRIDES))
 }
 
 #[cfg(test)]

@@ -75,6 +75,17 @@ pub fn usual(name: &HeaderName) -> &str {
     }
 }
 
+/// Whether a field has one of these names as an origin may read it: CGI and its kin take `_` for `-`.
+pub fn names_one_of(name: &HeaderName, known: &[&str]) -> bool {
+    let name = name.as_str();
+    let same = |known: &str| {
+        let mut both = known.bytes().zip(name.bytes());
+        known.len() == name.len()
+            && both.all(|(known, own)| known == own || (known == b'-' && own == b'_'))
+    };
+    known.iter().any(|known| same(known))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::{Bytes, BytesMut};

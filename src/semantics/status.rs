@@ -6,15 +6,15 @@
 use http::StatusCode;
 
 /// Never stored, whatever anybody says: interim answers, parts, answers to conditions, and errors
-/// that one malformed request causes for everybody who asks after it.
+/// that one malformed request causes for everybody who asks after it, or that concern a connection (407).
 pub fn is_never_stored(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status.as_u16(), 206 | 304 | 400 | 413 | 414 | 431)
+    status.is_informational() || matches!(status.as_u16(), 206 | 304 | 400 | 407 | 413 | 414 | 431)
 }
 
 /// Refusals and failures of the moment: stored only where a route names them, or where the origin
 /// gives them an explicit lifetime and the route adds nothing of its own.
 pub fn is_momentary(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 407 | 408 | 429)
+    status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 408 | 429)
 }
 
 /// The codes that the operator's own lifetime covers without naming them.
@@ -31,7 +31,7 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
 pub fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200..=205 | 300..=303 | 307 | 308 | 401..=411 | 415..=417 | 421 | 422 | 426 | 500..=505
+        200..=205 | 300..=303 | 307 | 308 | 401..=406 | 408..=411 | 415..=417 | 421 | 422 | 426 | 500..=505
     )
 }
 
@@ -52,14 +52,14 @@ mod tests {
             assert!(!status::is_heuristically_cacheable(status), "{status}");
             assert!(!status::is_understood(status), "{status}");
         }
-        for code in [100, 101, 103, 206, 304, 400, 413, 414, 431] {
+        for code in [100, 101, 103, 206, 304, 400, 407, 413, 414, 431] {
             assert!(status::is_never_stored(StatusCode::from_u16(code).unwrap()), "{code}");
         }
     }
 
     #[test]
     fn momentary_failures_are_not_covered_by_a_ttl() {
-        for code in [401, 403, 407, 408, 429, 500, 502, 503, 504, 599] {
+        for code in [401, 403, 408, 429, 500, 502, 503, 504, 599] {
             let status = StatusCode::from_u16(code).unwrap();
             assert!(status::is_momentary(status) && !status::is_covered_by_ttl(status), "{code}");
         }

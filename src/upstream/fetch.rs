@@ -254,7 +254,7 @@ async fn understood(
 
 fn outgoing(call: &Call, place: &Place) -> Outgoing {
     let mut headers = call.headers.clone();
-    place.dress(&mut headers);
+    place.dress(&call.method, &mut headers);
     Outgoing {
         method: call.method.clone(),
         scheme: place.scheme.as_str(),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
@@ -56,12 +56,17 @@ impl Place {
 
     /// What a request to this place carries beyond what its client sent: larder's own credential in
     /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
-    pub fn dress(&self, headers: &mut HeaderMap) {
+    pub fn dress(&self, method: &Method, headers: &mut HeaderMap) {
         let Some(upstream) = &self.upstream else { return };
         if upstream.conduct.reads_bodies() {
             json::accept_encoding(headers);
         }
         if let Some(credential) = &upstream.credential {
+            // RFC 9110 §9.3.8: an origin would send it back, to whoever asked.
+            if method == Method::TRACE {
+                headers.remove(&credential.header);
+                return;
+            }
             headers.insert(credential.header.clone(), credential.reveal().clone());
         }
     }

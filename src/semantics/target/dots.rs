@@ -9,37 +9,82 @@ pub(super) fn leads_elsewhere(path: &str) -> bool {
     if !path.contains('.') && !path.contains('%') {
         return false;
     }
-    let once = decoded(path);
-    has_dots(path) || has_dots(&once) || has_dots(&decoded(&once))
+    let mut path = path.as_bytes().to_vec();
+    // Each server decodes once, and some pass it on to another.
+    for _ in 0..DECODINGS {
+        if has_dots(&path) {
+            return true;
+        }
+        let decoded = decoded(&path);
+        if decoded == path {
+            return false;
+        }
+        path = decoded;
+    }
+    // What is still encoded then is meant to deceive.
+    true
 }
 
-fn has_dots(path: &str) -> bool {
-    path.split(['/', '\\']).any(|segment| {
-        let bare = segment.split(';').next().unwrap_or_default();
-        matches!(bare, "." | "..")
+/// How often a path is decoded.
+const DECODINGS: usize = 5;
+
+fn has_dots(path: &[u8]) -> bool {
+    path.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| {
+        let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        // Some servers end a name at a NUL, or leave blanks out.
+        let end = bare.iter().position(|byte| *byte == 0).unwrap_or(bare.len());
+        let bare = bare.get(..end).unwrap_or_default().trim_ascii();
+        matches!(bare, b"." | b"..")
     })
 }
 
-/// The path with what matters here decoded once: dots, both slashes, semicolons, and the percent sign
-/// that hides them.
-fn decoded(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
+/// The path with all its octets decoded once: `%2e`, `%u002e`, and the overlong UTF-8 of a dot or a slash.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
-    while let Some((before, behind)) = rest.split_once('%') {
-        out.push_str(before);
-        let plain = behind.get(..2).and_then(|code| match &*code.to_ascii_lowercase() {
-            "2e" => Some('.'),
-            "2f" => Some('/'),
-            "5c" => Some('\\'),
-            "3b" => Some(';'),
-            "25" => Some('%'),
-            _ => None,
-        });
-        out.push(plain.unwrap_or('%'));
-        rest = behind.get(if plain.is_some() { 2 } else { 0 }..).unwrap_or_default();
+    while let [first, behind @ ..] = rest {
+        let (octet, left) = match (first, behind) {
+            (b'%', [b'u' | b'U', b'0', b'0', high, low, left @ ..]) => (hex(*high, *low), left),
+            (b'%', [high, low, left @ ..]) => (hex(*high, *low), left),
+            _ => (None, behind),
+        };
+        match octet {
+            Some(octet) => {
+                out.push(octet);
+                rest = left;
+            }
+            None => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
     }
-    out.push_str(rest);
+    overlong(out)
+}
+
+/// `C0 AE` is a dot and `C0 AF` a slash to a lax reader.
+fn overlong(bytes: Vec<u8>) -> Vec<u8> {
+    if !bytes.contains(&0xc0) {
+        return bytes;
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = &bytes[..];
+    while let [first, behind @ ..] = rest {
+        rest = behind;
+        match (first, behind) {
+            (0xc0, [second @ 0x80..=0xbf, left @ ..]) => {
+                out.push(second & 0x3f);
+                rest = left;
+            }
+            _ => out.push(*first),
+        }
+    }
     out
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? << 4 | digit(low)?)
 }
 
 #[cfg(test)]
@@ -68,6 +113,17 @@ mod tests {
             "/public/%2e/../../private",
             "/public/%252e%252e/private",
             "/public/..%252fprivate",
+            "/public/%25%32%65%25%32%65/private",
+            "/public/%%32%65%%32%65/private",
+            "/public/..%%32%66private",
+            "/public/%25252e%25252e/private",
+            "/public/..%00/private",
+            "/public/..%09/private",
+            "/public/..%20/private",
+            "/public/%u002e%u002e/private",
+            "/public/%c0%ae%c0%ae/private",
+            "/public/..%c0%afprivate",
+            "/public/%25252525252525252e./private",
         ] {
             assert!(leads_elsewhere(path), "{path}");
         }
@@ -81,6 +137,8 @@ mod tests {
             "/public/@scope%2Fname",
             "/public/a.b",
             "/public/100%",
+            "/public/100%25%20off",
+            "/public/%E2%82%AC",
             "/public/%zz",
             "/public/a;b",
         ] {
