@@ -7,7 +7,7 @@ mod format;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::env::format::Format;
 use crate::cli::exec::private;
@@ -98,7 +98,19 @@ fn variables(
         directory: &directory,
         env,
     };
-    launch.prepare()
+    let variables = launch.prepare()?.into_iter();
+    Ok(variables.map(|variable| once(variable, env, &directory)).collect())
+}
+
+/// A shell that has asked before has variables that name these files: they are neither extended twice
+/// nor given bundles made of larder's own.
+fn once((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
+    let ours = directory.to_string_lossy();
+    let before = env.get(&name).filter(|before| before.contains(&*ours));
+    match before {
+        Some(before) => (name, before.to_owned()),
+        None => (name, value),
+    }
 }
 
 fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) -> io::Result<()> {
