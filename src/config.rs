@@ -63,20 +63,25 @@ pub fn operated(path: &Path, env: &Env) -> Operated {
     });
     let (text, tree) = match read {
         Ok(read) => read,
-        Err(report) => return Operated { admin: Some(Admin::default()), report: Some(report) },
+        Err(report) => {
+            return Operated { admin: Some(Admin::default()), store: None, report: Some(report) };
+        }
     };
     let mut reader = Reader::new(&name, env, &Disk);
     let admin = resolve::admin(&tree, &mut reader);
+    let store = Some(resolve::store_path(&tree, &mut reader));
     let problems = reader.problems;
     let report = (!problems.is_empty()).then(|| Report::new(&name, &text, problems));
-    Operated { admin, report }
+    Operated { admin, store, report }
 }
 
-/// What a file says about `admin`.
+/// What a file says about `admin`, and where its larder stores.
 #[derive(Debug)]
 pub struct Operated {
     /// As far as it could be read; `None`: switched off.
     pub admin: Option<Admin>,
+    /// The directory of the store, if the file could be read.
+    pub store: Option<PathBuf>,
     /// What is wrong with it.
     pub report: Option<Report>,
 }

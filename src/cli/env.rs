@@ -102,7 +102,8 @@ fn variables(
     Ok(variables.map(|variable| once(variable, env, &directory)).collect())
 }
 
-/// A shell that has asked before has variables that name these files: they are not extended twice.
+/// A shell that has asked before has variables that name these files: they are neither extended twice
+/// nor given bundles made of larder's own.
 fn once((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
     let ours = directory.to_string_lossy();
     let before = env.get(&name).filter(|before| before.contains(&*ours));

@@ -1,9 +1,12 @@
 //! A running larder, asked over its admin API.
 //!
-//! Owns: how a verb finds it, with which token it asks, and what is said when nobody answers.
+//! Owns: how a verb finds it, with which token it asks, whose it may be, and what is said when nobody
+//! answers.
 //! Never touches: what is asked.
 
 pub(super) mod entry;
+pub(super) mod holder;
+mod link;
 mod place;
 pub(super) mod table;
 
@@ -11,7 +14,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::unversioned::resolver::DefaultResolver;
 
+use crate::cli::remote::holder::{CONNECT, Trusted, stranger};
+use crate::cli::remote::link::Links;
 pub(super) use crate::cli::remote::place::{Where, reached};
 use crate::cli::{Exit, World};
 use crate::config::token::Token;
@@ -21,6 +27,8 @@ pub(super) struct Remote {
     /// `127.0.0.1:9901`
     authority: String,
     token: Option<Token>,
+    /// The users whose larder is sent anything.
+    trusted: Trusted,
     /// What went wrong while looking for it, told when it does not answer as hoped.
     doubt: Option<String>,
 }
@@ -59,7 +67,7 @@ impl Remote {
 
     /// `GET path`, where the answer is text; `None`: there is nothing of the kind.
     pub(super) fn text(&self, path: &str) -> Result<Option<String>, Failure> {
-        let answered = agent().get(self.url(path)).call();
+        let answered = self.agent().get(self.url(path)).call();
         let mut response = answered.map_err(|error| self.silent(&error))?;
         let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
         let text = text.map_err(|error| self.silent(&error))?;
@@ -74,8 +82,8 @@ impl Remote {
         };
         let request = request.header("content-type", "application/json");
         let sent = match body {
-            Some(body) => request.body(body.to_string()).map(|request| agent().run(request)),
-            None => request.body(()).map(|request| agent().run(request)),
+            Some(body) => request.body(body.to_string()).map(|request| self.agent().run(request)),
+            None => request.body(()).map(|request| self.agent().run(request)),
         };
         let mut response =
             sent.map_err(ureq::Error::from).flatten().map_err(|error| self.silent(&error))?;
@@ -85,12 +93,29 @@ impl Remote {
         if response.status().is_success() { Ok(value) } else { Err(self.refused(value)) }
     }
 
+    /// Neither through a proxy, larder itself perhaps, nor anywhere else than asked.
+    fn agent(&self) -> ureq::Agent {
+        let config = ureq::Agent::config_builder()
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_global(Some(ANSWER))
+            .build();
+        ureq::Agent::with_parts(config, Links(self.trusted.clone()), DefaultResolver::default())
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.authority)
     }
 
-    /// Nobody answers.
+    /// No larder answers, or a stranger would.
     fn silent(&self, error: &ureq::Error) -> Failure {
+        if let ureq::Error::Io(error) = error
+            && let Some(stranger) = stranger(error)
+        {
+            return Failure::new(Exit::Failed, self.with_doubt(stranger.to_string()));
+        }
         #[expect(clippy::wildcard_enum_match_arm, reason = "the crate adds kinds of errors")]
         let why = match error {
             ureq::Error::Io(error) => error.kind().to_string(),
@@ -142,18 +167,6 @@ impl Remote {
     }
 }
 
-/// Neither through a proxy, larder itself perhaps, nor anywhere else than asked.
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .proxy(None)
-        .max_redirects(0)
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT))
-        .timeout_global(Some(ANSWER))
-        .build()
-        .into()
-}
-
 /// Ends a verb: prints its answer as JSON or by `print`, or says why there is none.
 pub(super) fn conclude(
     verb: &str,
@@ -188,7 +201,6 @@ pub(super) fn harmless(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-const CONNECT: Duration = Duration::from_secs(3);
 /// A reload reads files, a purge waits for the disk.
 const ANSWER: Duration = Duration::from_secs(60);
 /// A page of entries with all their fields.

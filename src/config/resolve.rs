@@ -16,6 +16,8 @@ mod status;
 mod tls;
 mod upstreams;
 
+use std::path::PathBuf;
+
 use crate::config::diagnostics::{Problem, Wrong};
 use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
@@ -41,6 +43,12 @@ pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
 pub(crate) fn admin(tree: &Node, reader: &mut Reader<'_>) -> Option<Admin> {
     let mut top = if matches!(tree.value, Value::Map(_)) { reader.section(tree, "") } else { None };
     top.as_mut().map_or_else(|| Some(Admin::default()), |top| listen::admin(top, &[], reader))
+}
+
+/// Where the store is, whatever else is wrong.
+pub(crate) fn store_path(tree: &Node, reader: &mut Reader<'_>) -> PathBuf {
+    let mut top = if matches!(tree.value, Value::Map(_)) { reader.section(tree, "") } else { None };
+    limits::store_path(top.as_mut(), reader)
 }
 
 /// In the order of the reference file.

@@ -13,14 +13,41 @@ mod table;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
+/// What the system says of one end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A process of this user holds it.
+    Of(u32),
+    /// It is there, and no process holds it: it is not accepted yet, or closed already.
+    Unheld,
+    /// It is not on this host, or cannot be seen from here.
+    Unseen,
+}
+
+impl End {
+    fn user(self) -> Option<u32> {
+        match self {
+            Self::Of(user) => Some(user),
+            Self::Unheld | Self::Unseen => None,
+        }
+    }
+}
+
 /// The user who holds the end at `peer` of a connection whose end at `ours` is this process's. `None`:
 /// that end is closed already, is not on this host, or cannot be seen from here.
 pub async fn owner(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
     if let Ok(told) = diag::ask(ours, peer) {
-        return told;
+        return told.user();
     }
     // A task that is never run tells nothing either.
-    tokio::task::spawn_blocking(move || table::ask(ours, peer)).await.ok().flatten()
+    let asked = tokio::task::spawn_blocking(move || table::ask(ours, peer)).await;
+    asked.ok().and_then(End::user)
+}
+
+/// The end at `there` of a connection whose other end is at `here`, whichever of the two connected.
+/// May take milliseconds where there is no `sock_diag`.
+pub fn end(here: SocketAddr, there: SocketAddr) -> End {
+    diag::ask(here, there).unwrap_or_else(|_none| table::ask(here, there))
 }
 
 /// Whether the system tells owners at all. It is asked about a connection of this process's own, whose
@@ -31,14 +58,14 @@ pub fn can_tell(own: u32) -> bool {
         let ours = listener.local_addr()?;
         let other = TcpStream::connect(ours)?;
         let peer = other.local_addr()?;
-        Ok(diag::ask(ours, peer).unwrap_or_else(|_none| table::ask(ours, peer)) == Some(own))
+        Ok(end(ours, peer) == End::Of(own))
     };
     asked().unwrap_or(false) && !stands_for_many(own)
 }
 
 /// Whether other users may be shown by the number of this one: in a user namespace all that are not
 /// mapped into it have one number together (`overflowuid`, mostly `nobody`'s).
-fn stands_for_many(user: u32) -> bool {
+pub fn stands_for_many(user: u32) -> bool {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
     let map = read("/proc/self/uid_map");
@@ -70,10 +97,11 @@ mod tests {
             let peer = client.local_addr().unwrap();
             let accepted = listener.accept().unwrap();
             assert_eq!(owner(ours, peer).await, Some(own), "{address}");
-            assert_eq!(table::ask(ours, peer), Some(own), "{address}");
+            assert_eq!(table::ask(ours, peer), End::Of(own), "{address}");
+            assert_eq!(end(peer, ours), End::Of(own), "{address}: the end that accepted");
             drop(client);
             assert_eq!(owner(ours, peer).await, None, "{address}");
-            assert_eq!(table::ask(ours, peer), None, "{address}");
+            assert_ne!(table::ask(ours, peer), End::Of(own), "{address}");
             drop(accepted);
         }
         // A socket for both families, such as Java's, that speaks IPv4.
@@ -86,6 +114,19 @@ mod tests {
         let (accepted, peer) = listener.accept().unwrap();
         let ours = accepted.local_addr().unwrap();
         assert_eq!(owner(ours, peer).await, Some(own));
-        assert_eq!(table::ask(ours, peer), Some(own));
+        assert_eq!(table::ask(ours, peer), End::Of(own));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_end_that_is_not_accepted_yet_is_nobodys() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let client = TcpStream::connect(there).unwrap();
+        let here = client.local_addr().unwrap();
+        assert_eq!(diag::ask(here, there).unwrap_or(End::Unheld), End::Unheld);
+        assert_eq!(table::ask(here, there), End::Unheld);
+        let _accepted = listener.accept().unwrap();
+        assert!(matches!(end(here, there), End::Of(_)));
     }
 }

@@ -47,6 +47,16 @@ impl Files {
     }
 }
 
+/// Whether an earlier larder has written its files to `directory`, for a command around this one or a
+/// shell that asked `larder env`: what the variables say of them is replaced, not repeated.
+pub(super) fn is_larders(directory: &str) -> bool {
+    let directory = Path::new(directory);
+    MARKS.iter().all(|mark| directory.join(mark).is_file())
+}
+
+/// Files that every such directory has, and hardly another one.
+const MARKS: [&str; 3] = ["bundle.pem", "php/larder.ini", "python/larder.pem"];
+
 fn unfit(sign: char) -> bool {
     matches!(sign, ':' | '"' | '\'' | '\\' | '$') || sign.is_control()
 }
@@ -57,7 +67,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use crate::launch::files::Files;
+    use crate::launch::files::{Files, MARKS, is_larders};
 
     #[test]
     fn files_and_directories_are_their_owners_alone() {
@@ -69,6 +79,17 @@ mod tests {
         assert_eq!(mode(&directory.path().join("php")), 0o700);
         files.write("php/larder.ini", "").unwrap();
         assert_eq!(fs::read(path).unwrap(), b"", "written anew");
+    }
+
+    #[test]
+    fn a_directory_is_larders_when_it_has_all_of_its_marks() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::within(directory.path()).unwrap();
+        for mark in MARKS {
+            assert!(!is_larders(directory.path().to_str().unwrap()));
+            files.write(mark, "x").unwrap();
+        }
+        assert!(is_larders(directory.path().to_str().unwrap()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 
 use crate::config::files::{Disk, Files as _};
-use crate::launch::files::Files;
+use crate::launch::files::{Files, is_larders};
 use crate::launch::trust::Trust;
 use crate::launch::{Launch, set};
 
@@ -33,15 +33,16 @@ pub(super) fn prepare(
     files: &Files,
     trust: &Trust<'_>,
 ) -> io::Result<Vec<(String, String)>> {
-    let theirs = launch.said("JAVA_TOOL_OPTIONS");
+    let theirs = launch.said("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
     let (host, port) = (launch.proxy.ip(), launch.proxy.port());
-    let mut options: Vec<_> = theirs.map(ToOwned::to_owned).into_iter().collect();
+    let mut options: Vec<_> =
+        Some(theirs.clone()).filter(|it| !it.is_empty()).into_iter().collect();
     for scheme in ["http", "https"] {
         options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}"));
     }
     // For both schemes, whatever its name says.
     options.push(format!("-Dhttp.nonProxyHosts={}", launch.no_proxy.java()));
-    if let Some(store) = store(theirs.unwrap_or_default(), trust) {
+    if let Some(store) = store(&theirs, trust) {
         let path = files.write("trust.p12", written(&store)?)?;
         // The machine splits the variable at spaces, except between quotes.
         options.push(format!("\"{STORE}{path}\" {STORE_PASSWORD}{PASSWORD} {STORE_TYPE}PKCS12"));
@@ -98,27 +99,71 @@ fn written(store: &KeyStore) -> io::Result<Vec<u8>> {
     })
 }
 
-/// As the machine splits the variable: at white space, and quotes of either kind join and vanish.
+/// The options without the properties of earlier larders, as far as those name a trust store of
+/// theirs, and without all that ours replace.
+fn without_ours(options: &str) -> String {
+    let mut kept = Vec::new();
+    let mut of_store = 0_u8;
+    for (written, option) in pieces(options) {
+        let store = option.strip_prefix(STORE).and_then(|path| path.strip_suffix("/trust.p12"));
+        if store.is_some_and(is_larders) {
+            // The password and the type stand behind it.
+            of_store = 2;
+            continue;
+        }
+        let goes_with_it = [STORE_PASSWORD, STORE_TYPE].iter().any(|it| option.starts_with(it));
+        if of_store > 0 && goes_with_it {
+            of_store -= 1;
+            continue;
+        }
+        of_store = 0;
+        if !REPLACED.iter().any(|property| option.starts_with(property)) {
+            kept.push(written);
+        }
+    }
+    kept.join(" ")
+}
+
+/// The properties that are set whatever was said before.
+const REPLACED: [&str; 5] = [
+    "-Dhttp.proxyHost=",
+    "-Dhttp.proxyPort=",
+    "-Dhttps.proxyHost=",
+    "-Dhttps.proxyPort=",
+    "-Dhttp.nonProxyHosts=",
+];
+
+/// The options as the machine splits them.
 fn split(options: &str) -> Vec<String> {
+    pieces(options).into_iter().map(|(_written, option)| option).collect()
+}
+
+/// Each option as it is written and as the machine understands it: it splits at white space, and
+/// quotes of either kind join and vanish.
+fn pieces(options: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut option = String::new();
+    let (mut written, mut option) = (String::new(), String::new());
     let mut quote = None;
     for sign in options.chars() {
+        if quote.is_none() && sign.is_ascii_whitespace() {
+            found.push((std::mem::take(&mut written), std::mem::take(&mut option)));
+            continue;
+        }
+        written.push(sign);
         match quote {
             Some(open) if sign == open => quote = None,
             None if sign == '"' || sign == '\'' => quote = Some(sign),
-            None if sign.is_ascii_whitespace() => found.push(std::mem::take(&mut option)),
             Some(_) | None => option.push(sign),
         }
     }
-    found.push(option);
-    found.retain(|option| !option.is_empty());
+    found.push((written, option));
+    found.retain(|(_written, option)| !option.is_empty());
     found
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::launch::java::split;
+    use crate::launch::java::{split, without_ours};
 
     #[test]
     fn options_are_split_as_the_machine_does() {
@@ -126,5 +171,13 @@ mod tests {
         assert_eq!(split(" -Xmx1g\t-Da=b "), ["-Xmx1g", "-Da=b"]);
         assert_eq!(split("'-Da=b c' -Dd=\"e 'f'\" -g"), ["-Da=b c", "-Dd=e 'f'", "-g"]);
         assert_eq!(split("-Da=\"b c"), ["-Da=b c"], "never closed");
+    }
+    #[test]
+    fn what_ours_replace_goes_and_the_rest_stays_as_it_is_written() {
+        let before = "-Da='b c' -Dhttp.proxyHost=h -Dhttp.proxyPort=1 \"-Djavax.net.ssl.trustStore=/a b\" \
+                      -Djavax.net.ssl.trustStorePassword=p -Dhttp.nonProxyHosts=x";
+        let after =
+            "-Da='b c' \"-Djavax.net.ssl.trustStore=/a b\" -Djavax.net.ssl.trustStorePassword=p";
+        assert_eq!(without_ours(before), after);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::launch::files::Files;
+use crate::launch::files::{Files, is_larders};
 use crate::launch::{Launch, set};
 
 const SHIM: &str = include_str!("node/shim.cjs");
@@ -13,10 +13,25 @@ const SHIM: &str = include_str!("node/shim.cjs");
 pub(super) fn prepare(launch: &Launch<'_>, files: &Files) -> io::Result<Vec<(String, String)>> {
     let shim = files.write("node/shim.cjs", SHIM)?;
     // Node splits the variable at spaces, except between double quotes.
-    let ours = format!("--require \"{shim}\"");
-    let options = match launch.said("NODE_OPTIONS") {
+    let ours = format!("{REQUIRE}{shim}\"");
+    let options = match launch.said("NODE_OPTIONS").map(without_ours).as_deref() {
+        Some("") | None => ours,
         Some(theirs) => format!("{theirs} {ours}"),
-        None => ours,
     };
     Ok(vec![set("NODE_OPTIONS", options), set("NODE_USE_ENV_PROXY", "1")])
+}
+
+const REQUIRE: &str = "--require \"";
+
+/// The options without the shims of earlier larders.
+fn without_ours(options: &str) -> String {
+    let mut pieces = options.split(REQUIRE);
+    let mut kept = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        match piece.split_once("/node/shim.cjs\"") {
+            Some((directory, rest)) if is_larders(directory) => kept.push_str(rest.trim_start()),
+            Some(_) | None => kept = kept + REQUIRE + piece,
+        }
+    }
+    kept.trim().to_owned()
 }

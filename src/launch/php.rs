@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::launch::files::Files;
+use crate::launch::files::{Files, is_larders};
 use crate::launch::trust::Trust;
 use crate::launch::{Launch, set};
 
@@ -31,11 +31,17 @@ pub(super) fn prepare(
     let ours = file.trim_end_matches("/larder.ini");
     // Nothing before the colon stands for the directory that PHP was built with. A variable that is
     // set and empty means none at all.
-    let theirs = launch.env.get("PHP_INI_SCAN_DIR");
-    let directories = match theirs {
-        Some("") => ours.to_owned(),
-        Some(theirs) => format!("{theirs}:{ours}"),
-        None => format!(":{ours}"),
+    let theirs = match launch.env.get("PHP_INI_SCAN_DIR") {
+        Some("") => None,
+        said => Some(said.unwrap_or_default()),
     };
-    Ok(vec![set("PHP_INI_SCAN_DIR", directories)])
+    let theirs =
+        theirs.into_iter().flat_map(|list| list.split(':')).filter(|place| !is_ours(place));
+    let directories: Vec<_> = theirs.chain([ours]).collect();
+    Ok(vec![set("PHP_INI_SCAN_DIR", directories.join(":"))])
+}
+
+/// Whether an earlier larder has put it on the list.
+fn is_ours(place: &str) -> bool {
+    place.strip_suffix("/php").is_some_and(is_larders)
 }

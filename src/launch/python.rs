@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::launch::files::Files;
+use crate::launch::files::{Files, is_larders};
 use crate::launch::{Launch, set};
 
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
@@ -16,9 +16,14 @@ pub(super) fn prepare(launch: &Launch<'_>, files: &Files) -> io::Result<Vec<(Str
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
     files.write("python/larder.pem", launch.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
-    let path = match launch.said("PYTHONPATH") {
-        Some(theirs) => format!("{ours}:{theirs}"),
-        None => ours.to_owned(),
-    };
-    Ok(vec![set("PYTHONPATH", path)])
+    let theirs = launch.said("PYTHONPATH");
+    let theirs =
+        theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
+    let path: Vec<_> = [ours].into_iter().chain(theirs).collect();
+    Ok(vec![set("PYTHONPATH", path.join(":"))])
+}
+
+/// Whether an earlier larder has put it on the path.
+fn is_ours(place: &str) -> bool {
+    place.strip_suffix("/python").is_some_and(is_larders)
 }

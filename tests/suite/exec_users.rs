@@ -13,7 +13,7 @@ use crate::origin::{Answer, Origin};
 use crate::process::{PATIENCE, Process, program, text};
 
 /// A user that owns nothing.
-const NOBODY: &str = "65534";
+pub const NOBODY: &str = "65534";
 const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid", NOBODY, "--clear-groups", "true"];
 
 /// All users have one number there.
@@ -31,7 +31,7 @@ fn yaml(origin: &Origin) -> String {
 }
 
 /// Whether this command can be run here; as which user tests run, and within which bounds, varies.
-fn can_run(test: &str, command: &[&str]) -> bool {
+pub fn can_run(test: &str, command: &[&str]) -> bool {
     let [program, arguments @ ..] = command else { return false };
     let output = std::process::Command::new(program).args(arguments).output();
     if output.is_ok_and(|output| output.status.success()) {

@@ -193,7 +193,9 @@ async fn a_trust_store_of_the_callers_own_is_added_to() {
         return;
     }
     let first = Told::new(([127, 0, 0, 1], 1).into(), &Both::start().await.ca, &[]);
-    let theirs = first.directory.path().join("a (private) ü/trust.p12");
+    // Within a directory of larder's it would be an earlier larder's, which is replaced.
+    let theirs = first.directory.path().join("own/theirs.p12");
+    std::fs::copy(first.directory.path().join("a (private) ü/trust.p12"), &theirs).unwrap();
     let options = format!("-Djavax.net.ssl.trustStore='{}'", theirs.display());
     let both = Both::start().await;
     let told = both.told(&[("JAVA_TOOL_OPTIONS", &options)]);
@@ -239,6 +241,74 @@ async fn certifi_names_its_own_roots_and_larder() {
     }
     // The package itself is not larder's to change.
     assert!(!std::fs::read_to_string(roots).unwrap().contains("larder"));
+}
+
+/// As `larder exec` in a shell that has `larder env`, or below another `larder exec`.
+fn nested(outer: &Told, ca: &str) -> Told {
+    let before: Vec<_> = outer.env.iter().map(|(name, it)| (name.as_str(), it.as_str())).collect();
+    Told::new(([127, 0, 0, 1], 1).into(), ca, &before)
+}
+
+/// A package that stands in for certifi, and one for aiohttp.
+fn taught_packages(told: &Told) {
+    told.file("certifi/__init__.py", "from .core import contents, where\n");
+    let file = "__file__.replace('core.py', 'cacert.pem')";
+    let core = format!("def where(): return {file}\ndef contents(): return open(where()).read()\n");
+    told.file("certifi/core.py", &core);
+    told.file("certifi/cacert.pem", "theirs");
+    told.file("aiohttp/__init__.py", "from .client import ClientSession\n");
+    told.file("aiohttp/client.py", "class ClientSession:\n    async def _request(self): pass\n");
+}
+
+/// What [`TAUGHT`] says where the inner larder alone has been at work.
+fn is_taught(said: &str) {
+    assert!(said.starts_with("theirs\n") && said.ends_with("\ninner\n\nTrue\n"), "{said}");
+    assert!(!said.contains("outer"), "{said}");
+}
+
+const TAUGHT: &str = "import aiohttp, certifi; print(certifi.contents()); \
+    print(hasattr(aiohttp.ClientSession._request, '__wrapped__'))";
+
+#[tokio::test]
+async fn a_larder_within_a_larder_takes_its_place_in_the_variables() {
+    let before = [
+        ("PYTHONPATH", "{}"),
+        ("NODE_OPTIONS", "--no-warnings"),
+        ("JAVA_TOOL_OPTIONS", "-Dtheirs='a b'"),
+    ];
+    let outer = Told::new(([127, 0, 0, 1], 1).into(), "outer", &before);
+    let inner = nested(&outer, "inner");
+    let place = |told: &Told| told.directory.path().join("a (private) ü").display().to_string();
+    for name in ["PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "PHP_INI_SCAN_DIR"] {
+        let expected = outer.env[name].replace(&place(&outer), &place(&inner));
+        assert_eq!(inner.env[name], expected, "{name}");
+    }
+    if !is_there("python3", &["--version"]).await {
+        return;
+    }
+    taught_packages(&outer);
+    is_taught(&inner.run("python3", &["-c", TAUGHT]).await);
+}
+
+/// As where the directory of the outer one is seen only by the command: a container's, say.
+#[tokio::test]
+async fn two_larders_on_pythons_path_do_not_ask_each_other_for_ever() {
+    if !is_there("python3", &["--version"]).await {
+        return;
+    }
+    let outer = Told::new(([127, 0, 0, 1], 1).into(), "outer", &[("PYTHONPATH", "{}")]);
+    taught_packages(&outer);
+    let mut inner = Told::new(([127, 0, 0, 1], 1).into(), "inner", &[]);
+    let both = format!("{}:{}", inner.env["PYTHONPATH"], outer.env["PYTHONPATH"]);
+    inner.env.insert("PYTHONPATH".to_owned(), both);
+    is_taught(&inner.run("python3", &["-c", TAUGHT]).await);
+    // An earlier version's finder has no mark: it asks the others whoever they are.
+    let unmarked = "import sys\nclass Taught:\n  def find_spec(self, *about):\n    \
+        for finder in sys.meta_path:\n      \
+        spec = None if finder is self else finder.find_spec(*about)\n      \
+        if spec: return spec\nsys.meta_path.insert(0, Taught())";
+    let program = format!("exec({unmarked:?})\n{TAUGHT}");
+    is_taught(&inner.run("python3", &["-c", &program]).await);
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ mod sign_in;
 mod slow_clients;
 mod store;
 mod storms;
+mod strangers;
 mod targeted;
 mod tunnel;
 mod upstream_faults;

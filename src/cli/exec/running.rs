@@ -1,6 +1,7 @@
 //! The larder that runs with a configuration already.
 //!
-//! Owns: recognising it: at the same address there may be another. Never touches: starting one.
+//! Owns: recognising it: at the same address there may be another, or another user's program that
+//! would like to be taken for it. Never touches: starting one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::cli::Exit;
 use crate::cli::exec::summary::Counts;
+use crate::cli::remote::holder::{Trusted, stranger};
 use crate::cli::remote::{Remote, Where, reached};
 use crate::config::env::Env;
 use crate::config::{Config, shown};
@@ -67,10 +69,21 @@ pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Ru
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
         return unfit("a larder listens there, but not with these routes (try `larder reload`)");
     }
+    let proxy = reached(listen);
+    is_trusted(file, config, proxy)?;
     match remote.text("/ca.pem") {
-        Ok(ca) => Ok(Running { remote, proxy: reached(listen), ca: ca.unwrap_or_default() }),
+        Ok(ca) => Ok(Running { remote, proxy, ca: ca.unwrap_or_default() }),
         Err(failure) => Err(Missing::Unfit(failure.said)),
     }
+}
+
+/// Traffic is worth as much as a token: where clients connect is asked for its user, too.
+fn is_trusted(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), Missing> {
+    let trusted = Trusted::of(Some(file), Some(&config.store.path));
+    trusted.check_listener(proxy).map_err(|error| match stranger(&error) {
+        Some(stranger) => Missing::Unfit(stranger.to_string()),
+        None => Missing::Nobody(format!("no larder listens at {proxy} ({})", error.kind())),
+    })
 }
 
 impl Running {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::cli::Exit;
+use crate::cli::remote::holder::Trusted;
 use crate::cli::remote::{Failure, Remote};
 use crate::config::diagnostics::Report;
 use crate::config::env::Env;
@@ -23,7 +24,8 @@ pub(in crate::cli) struct Where {
     /// configuration says.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration it runs with; else ./proxy.yaml, if there is one.
+    /// The configuration it runs with; else ./proxy.yaml, if there is one. A larder of the user whom
+    /// this file or its store belongs to is believed, besides one's own and root's.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A file with its token; else the variable `LARDER_ADMIN_TOKEN`, else the configuration's.
@@ -49,17 +51,18 @@ impl Where {
         // larder of that file.
         let file = self.config.as_deref();
         let found = file.map(|file| config::operated(file, env));
-        let (admin, doubt) =
-            found.map_or((None, None), |found| (found.admin, report(found.report.as_ref())));
+        let (admin, store, doubt) = found.map_or((None, None, None), |found| {
+            (found.admin, found.store, report(found.report.as_ref()))
+        });
         let token = self.token(env, admin)?;
-        Ok(Remote { authority, token, doubt })
+        Ok(Remote { authority, token, trusted: Trusted::of(file, store.as_deref()), doubt })
     }
 
     fn configured(&self, env: &Env) -> Result<Remote, Failure> {
         let usual = Path::new("proxy.yaml");
         let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
         let found = file.map_or_else(
-            || Operated { admin: Some(Admin::default()), report: None },
+            || Operated { admin: Some(Admin::default()), store: None, report: None },
             |file| config::operated(file, env),
         );
         let doubt = report(found.report.as_ref());
@@ -76,7 +79,8 @@ impl Where {
             return Err(Failure::new(Exit::Unreachable, said));
         }
         let authority = reached(admin.listen).to_string();
-        Ok(Remote { authority, token: self.token(env, Some(admin))?, doubt })
+        let trusted = Trusted::of(file, found.store.as_deref());
+        Ok(Remote { authority, token: self.token(env, Some(admin))?, trusted, doubt })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, Failure> {

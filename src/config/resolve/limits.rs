@@ -3,6 +3,8 @@
 //! Owns: the bounds of bounds.
 //! Never touches: whatever is being bounded.
 
+use std::path::PathBuf;
+
 use crate::config::diagnostics::Wrong;
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, count, word};
@@ -84,6 +86,15 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
     };
     section.finish(reader);
     log
+}
+
+/// The directory of the store, alone.
+pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>) -> PathBuf {
+    let mut section = top.and_then(|top| top.section(reader, "store"));
+    let path = section.as_mut().and_then(|section| {
+        section.get("path").and_then(|node| reader.path(node, &section.at("path")))
+    });
+    path.map_or_else(|| reader.directory().join(Store::default().path), |at| at.value)
 }
 
 /// `store`.

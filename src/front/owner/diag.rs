@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::front::owner::End;
+
 /// `AF_NETLINK`, `NETLINK_SOCK_DIAG`.
 const NETLINK: i32 = 16;
 const SOCK_DIAG: i32 = 4;
@@ -33,9 +35,9 @@ const REMOTE: usize = 24;
 const USER: usize = 64;
 const INODE: usize = 68;
 
-/// See [`owner`](super::owner). Fails where the system has no `sock_diag`, or forbids it. Never blocks:
+/// See [`end`](super::end). Fails where the system has no `sock_diag`, or forbids it. Never blocks:
 /// the kernel answers before the request is sent.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<Option<u32>> {
+pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<End> {
     if !cfg!(target_os = "linux") {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -86,13 +88,17 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 
 /// `inet_diag_msg`, if it is about the socket that was meant. A socket that no process holds any more
 /// (no inode) is nobody's, whatever user is named.
-fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<Option<u32>> {
+fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<End> {
     let odd = || io::Error::from(io::ErrorKind::InvalidData);
     let kind = number(answer, 4).map(u16::from_ne_bytes).ok_or_else(odd)?;
     let body = answer.get(HEADER..).ok_or_else(odd)?;
     if kind == ERROR {
         let code = number(body, 0).map(i32::from_ne_bytes).ok_or_else(odd)?;
-        return if code == NOT_THERE { Ok(None) } else { Err(io::Error::from_raw_os_error(-code)) };
+        return if code == NOT_THERE {
+            Ok(End::Unseen)
+        } else {
+            Err(io::Error::from_raw_os_error(-code))
+        };
     }
     if kind != BY_FAMILY {
         return Err(odd());
@@ -104,7 +110,7 @@ fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<O
             && address(body, REMOTE, PORTS + 2)? == ours;
         let user = number(body, USER).map(u32::from_ne_bytes)?;
         let is_held = number(body, INODE).map(u32::from_ne_bytes)? != 0;
-        Some((is_meant && is_held).then_some(user))
+        Some(if is_meant && is_held { End::Of(user) } else { End::Unheld })
     };
     told().ok_or_else(odd)
 }
@@ -153,14 +159,14 @@ mod tests {
         let mapped = |text: &str| address(&format!("[::ffff:127.0.0.1]:{text}"));
         let (v6_ours, v6_peer) = (mapped("8080"), mapped("36491"));
         let told = |answer: &[u8]| understood(answer, ours, peer).unwrap();
-        assert_eq!(told(&answer(V4, 1, peer, ours, 7)), Some(1000));
-        assert_eq!(told(&answer(V6, 1, v6_peer, v6_ours, 7)), Some(1000));
+        assert_eq!(told(&answer(V4, 1, peer, ours, 7)), End::Of(1000));
+        assert_eq!(told(&answer(V6, 1, v6_peer, v6_ours, 7)), End::Of(1000));
         // Half closed, by a process that still has it.
-        assert_eq!(told(&answer(V4, 5, peer, ours, 7)), Some(1000));
-        assert_eq!(told(&answer(V4, 5, peer, ours, 0)), None, "closed");
-        assert_eq!(told(&answer(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), None);
-        assert_eq!(told(&answer(V4, 1, ours, peer, 7)), None, "larder's own end");
-        assert_eq!(told(&answer(V4, 1, peer, address("127.0.0.2:8080"), 7)), None);
+        assert_eq!(told(&answer(V4, 5, peer, ours, 7)), End::Of(1000));
+        assert_eq!(told(&answer(V4, 5, peer, ours, 0)), End::Unheld, "closed");
+        assert_eq!(told(&answer(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), End::Unheld);
+        assert_eq!(told(&answer(V4, 1, ours, peer, 7)), End::Unheld, "larder's own end");
+        assert_eq!(told(&answer(V4, 1, peer, address("127.0.0.2:8080"), 7)), End::Unheld);
     }
 
     #[test]
@@ -176,7 +182,7 @@ mod tests {
             message.extend(code.to_ne_bytes());
             understood(&message, ours, peer)
         };
-        assert_eq!(error(NOT_THERE).unwrap(), None);
+        assert_eq!(error(NOT_THERE).unwrap(), End::Unseen);
         assert!(error(-1).is_err() && error(-95).is_err());
     }
 

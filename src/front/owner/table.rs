@@ -7,18 +7,21 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::front::owner::End;
+
 /// The table may change while it is read, page by page: a row can be skipped, hardly so each time.
 const LOOKS: usize = 3;
 
-/// See [`owner`](super::owner). Takes milliseconds, and longer where there are many sockets.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
+/// See [`end`](super::end). Takes milliseconds, and longer where there are many sockets.
+pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> End {
     let tables = rows(ours, peer);
-    (0..LOOKS).find_map(|_| {
+    let found = (0..LOOKS).find_map(|_| {
         tables.iter().find_map(|(table, row)| {
             let table = BufReader::new(File::open(table).ok()?);
             holder(table, row)
         })
-    })
+    });
+    found.unwrap_or(End::Unseen)
 }
 
 /// The tables in which the row may be, and how it begins there. A client that made a socket for both
@@ -56,7 +59,7 @@ fn words(ip: IpAddr) -> String {
 
 /// Who holds the socket whose row begins so. One that no process holds any more is nobody's: older
 /// kernels show it as root's.
-fn holder(mut table: impl BufRead, row: &str) -> Option<u32> {
+fn holder(mut table: impl BufRead, row: &str) -> Option<End> {
     let mut line = String::new();
     while table.read_line(&mut line).ok()? > 0 {
         let found = line.split_once(": ").and_then(|(_number, rest)| rest.strip_prefix(row));
@@ -65,7 +68,7 @@ fn holder(mut table: impl BufRead, row: &str) -> Option<u32> {
             let mut fields = rest.split_whitespace().skip(4);
             let user = fields.next()?.parse().ok()?;
             let is_held = fields.nth(1)? != "0";
-            return is_held.then_some(user);
+            return Some(if is_held { End::Of(user) } else { End::Unheld });
         }
         line.clear();
     }
@@ -96,12 +99,12 @@ mod tests {
    1: 00000000000000000000000001000000:8E8E 00000000000000000000000001000000:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 701 2 0 20 4 30 10 -1
 ";
         for (ours, peer, user) in [
-            ("127.0.0.1:8080", "127.0.0.1:36491", Some(1000)),
+            ("127.0.0.1:8080", "127.0.0.1:36491", Some(End::Of(1000))),
             // Closed, and kept by the kernel alone.
-            ("127.0.0.1:8080", "127.0.0.1:36492", None),
-            ("127.0.0.1:8080", "127.0.0.1:36493", Some(1001)),
-            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(1000)),
-            ("[::1]:8080", "[::1]:36494", Some(1002)),
+            ("127.0.0.1:8080", "127.0.0.1:36492", Some(End::Unheld)),
+            ("127.0.0.1:8080", "127.0.0.1:36493", Some(End::Of(1001))),
+            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(End::Of(1000))),
+            ("[::1]:8080", "[::1]:36494", Some(End::Of(1002))),
             ("127.0.0.1:8080", "127.0.0.1:9", None),
             // The other way round it is larder's own socket.
             ("127.0.0.1:36491", "127.0.0.1:8081", None),

@@ -13,6 +13,7 @@ for them.
 
 def _larder():
     import sys
+    from _thread import get_ident
 
     here = __file__.replace("\\", "/").rsplit("/", 1)[0]
 
@@ -99,16 +100,34 @@ def _larder():
     class Taught(object):
         """Finds a module as it would be found without, and teaches it once it is there."""
 
+        # Tells other copies of this file that the modules have their teacher.
+        is_larders = True
+
+        def __init__(self):
+            # Modules that are looked for just now, each with the thread that looks.
+            self.sought = set()
+
+        def find_elsewhere(self, name, path, target):
+            """The module as the other finders find it. One of them may ask this one again."""
+            sought = (name, get_ident())
+            if sought in self.sought:
+                return None
+            self.sought.add(sought)
+            try:
+                for finder in list(sys.meta_path):
+                    ours = finder is self or getattr(finder, "is_larders", False)
+                    find = None if ours else getattr(finder, "find_spec", None)
+                    spec = find(name, path, target) if find else None
+                    if spec is not None:
+                        return spec
+                return None
+            finally:
+                self.sought.discard(sought)
+
         def find_spec(self, name, path=None, target=None):
             teach = lessons.get(name)
-            if teach is None:
-                return None
-            for finder in sys.meta_path:
-                find = None if finder is self else getattr(finder, "find_spec", None)
-                spec = find(name, path, target) if find else None
-                if spec is not None:
-                    break
-            else:
+            spec = None if teach is None else self.find_elsewhere(name, path, target)
+            if spec is None:
                 return None
             loader = spec.loader
             execute = getattr(loader, "exec_module", None)
@@ -128,7 +147,9 @@ def _larder():
                 pass
             return spec
 
-    if sys.version_info >= (3, 7):
+    # The first larder on the path is the one whose proxy the variables name: a second one adds nothing.
+    is_taught = any(getattr(finder, "is_larders", False) for finder in sys.meta_path)
+    if sys.version_info >= (3, 7) and not is_taught:
         sys.meta_path.insert(0, Taught())
         # What a .pth file has imported before.
         for name in lessons:
