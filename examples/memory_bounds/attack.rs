@@ -92,13 +92,17 @@ impl Attack {
         let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
         let mut connection = Connection::open(proxy).await?;
         for number in 0..SMALL_ONES {
-            connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
+            let answer = connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
+            if answer.status != 200 || answer.hit || answer.last || answer.body.is_empty() {
+                return Err("an answer was not the API's".into());
+            }
         }
         Ok(())
     }
 
     /// The API: large answers wait for each other before their last byte, so that all are held at once.
     async fn answers(self, stream: TcpStream, together: Arc<Barrier>) -> Option<()> {
+        stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
             let mut head = String::new();

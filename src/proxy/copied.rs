@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {
-        let room = InFlight::new(3 * json::LARGEST);
+        let room = InFlight::new(4 * json::LARGEST);
         let copy = || {
             Copied::of(StatusCode::OK, &HeaderMap::new(), &room)
                 .expect("what is not called anything is tried")

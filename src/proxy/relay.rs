@@ -160,14 +160,7 @@ impl Handler {
             client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
             awaits_leave = false;
         }
-        let mut silence = Silence::new(
-            // An event stream or a WebSocket may be silent for long.
-            (!message::streams(asked)).then_some(place.timeouts.first_byte),
-            None,
-        );
-        if !message::converses(asked) {
-            silence = silence.with(self.body);
-        }
+        let mut silence = self.silence_before_head(asked, place);
         let aside = clock::of_timers() + ASIDE;
         let leave = clock::of_timers() + LEAVE;
         loop {
@@ -218,6 +211,13 @@ impl Handler {
                 }
             }
         }
+    }
+
+    fn silence_before_head(&self, asked: &Asked, place: &Place) -> Silence {
+        // An event stream or a WebSocket may be silent for long.
+        let origin = (!message::streams(asked)).then_some(place.timeouts.first_byte);
+        let silence = Silence::new(origin, None);
+        if message::converses(asked) { silence } else { silence.with(self.body) }
     }
 
     /// The answer, from its head to its end.

@@ -162,9 +162,10 @@ impl Tiers {
         self.memory.drop_gone();
         // What memory holds after that is newer than its generation, unless that was soft.
         self.generations.forget(|target, Generation { hard, soft }| {
-            let here = match soft == Mark::default() {
-                true => self.generations.is_awaited(target),
-                false => self.generations.is_present(target),
+            let here = if soft == Mark::default() {
+                self.generations.is_awaited(target)
+            } else {
+                self.generations.is_present(target)
             };
             let newest = hard.max(soft);
             here || deep.map_or(self.outlives, |deep| deep.disk.may_hold_before(target, newest))

@@ -181,7 +181,7 @@ fn parse_text(text: &[u8], share: &mut Share) -> Option<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
     let values = text.iter().filter(begins_one).count();
-    let objects = text.iter().filter(|byte| **byte == b'{').count();
+    let objects = text.split(|byte| *byte == b'{').count() - 1;
     let tree = values * VALUE + objects * OBJECT;
     if values >= MOST_VALUES || !share.add(text.len() + tree) {
         return None;

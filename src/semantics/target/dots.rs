@@ -43,21 +43,17 @@ fn decoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, behind @ ..] = rest {
-        let (octet, left) = match (first, behind) {
-            (b'%', [b'u' | b'U', b'0', b'0', high, low, left @ ..]) => (hex(*high, *low), left),
-            (b'%', [high, low, left @ ..]) => (hex(*high, *low), left),
-            _ => (None, behind),
+        // `%u002e` is how some scripts write it.
+        let digits = match (first, behind) {
+            (b'%', [b'u' | b'U', b'0', b'0', digits @ ..] | digits) => digits,
+            _ => &[],
         };
-        match octet {
-            Some(octet) => {
-                out.push(octet);
-                rest = left;
-            }
-            None => {
-                out.push(*first);
-                rest = behind;
-            }
-        }
+        let octet = match digits {
+            [high, low, ..] => hex(*high, *low),
+            [] | [_] => None,
+        };
+        out.push(octet.unwrap_or(*first));
+        rest = if octet.is_some() { digits.get(2..).unwrap_or_default() } else { behind };
     }
     overlong(out)
 }
