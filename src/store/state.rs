@@ -123,8 +123,9 @@ impl State {
             Ok(known) => known,
         };
         let ill = Arc::new(Mutex::new(None));
-        let keeper = Keeper::start(db, all.targets.keys().copied(), Arc::clone(&ill))
-            .map_err(|error| broken(error.to_string()))?;
+        let keeper =
+            Keeper::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&ill))
+                .map_err(|error| broken(error.to_string()))?;
         let (ledger, limits) = (Mutex::new(ledger), Mutex::new(limits));
         Ok((Self { keeper, ill, ledger, limits }, all))
     }
@@ -172,7 +173,7 @@ impl State {
         settled.await.unwrap_or_else(|_ended| Err("the state is closed".to_owned()))
     }
 
-    /// Why nothing is kept any more, if so.
+    /// Why nothing is kept at present, if so.
     pub fn illness(&self) -> Option<String> {
         self.ill.lock().clone()
     }

@@ -1,12 +1,13 @@
 //! The thread that writes the state: changes that came in together reach the disk by one flush. It asks the
 //! ledger and the limits for their rows by itself: calls must not wait for it, nor it for a moment without
-//! calls.
+//! calls. What cannot be written, for want of room say, is kept here and written once it can be.
 //!
-//! Owns: the open database, the order of writes. Never touches: what they mean.
+//! Owns: the open database, the order of writes, what is not on disk yet. Never touches: what they mean.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 use std::thread;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::account::ledger::Row;
 use crate::clock::monotonic;
 use crate::store::generations::{All, Change, Reach};
+use crate::store::state::open::{Fault, again};
 use crate::store::state::{LEAST_KEY, encode, key};
 
 /// Gives the rows that changed since it was asked last; those of the last time are on disk by then.
@@ -30,6 +32,9 @@ const ASK_EVERY: Duration = Duration::from_millis(300);
 /// pause grows with it: it takes a fifth of a processor at most.
 const SOON: Duration = Duration::from_millis(10);
 const SHARE: u32 = 5;
+
+/// How long a state that cannot be written is left in peace before it is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -53,16 +58,15 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread on an open database.
+    /// Starts the thread on the open database in `dir`.
     pub(super) fn start(
+        dir: PathBuf,
         db: sled::Db,
         targets: impl Iterator<Item = u128>,
         ill: Arc<Mutex<Option<String>>>,
     ) -> io::Result<Self> {
         let (commands, incoming) = mpsc::channel();
-        let (nudged, unflushed, took) = (false, false, Duration::ZERO);
-        let (targets, watched, asked) = (targets.collect(), Vec::new(), monotonic());
-        let mut kept = Kept { db, targets, watched, asked, took, nudged, unflushed };
+        let mut kept = Kept::new(dir, db, targets);
         thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
             let stopped = run(&mut kept, &incoming, &ill);
             drop(kept);
@@ -88,20 +92,38 @@ impl Keeper {
     }
 }
 
-/// The database, and whose generations are in it.
+/// The database, and what is not in it yet.
 struct Kept {
-    db: sled::Db,
+    dir: PathBuf,
+    db: Database,
+    /// The targets that a generation is kept of.
     targets: HashSet<u128>,
+    /// Whether generations of other targets are still to be removed from the database.
+    sweeps: bool,
+    /// Rows to be written, and rows that were written but may not be on disk yet. Their keys are those
+    /// of `targets` and of one answer of each of `watched`: they are bounded as those are.
+    unwritten: Writes,
+    unflushed: Writes,
     watched: Vec<(&'static [u8], Changed)>,
-    /// When those were asked last, how long that took, and whether they are to be asked soon.
+    /// When those were asked last, how long that and writing took, and whether they are to be asked soon.
     asked: Instant,
     took: Duration,
     nudged: bool,
-    /// Whether rows were kept that no flush has followed yet.
-    unflushed: bool,
 }
 
-/// Until it is stopped, or nobody is left to say anything.
+/// Keys and their values; `None`: the key is to be removed.
+type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+enum Database {
+    Open(sled::Db),
+    /// sled writes nothing more after a write that failed: it has to be opened again.
+    Lost {
+        why: String,
+        tried: Instant,
+    },
+}
+
+/// Until it is stopped, or no sender is left.
 fn run(
     kept: &mut Kept,
     incoming: &Receiver<Command>,
@@ -111,7 +133,6 @@ fn run(
     while stopped.is_none() {
         let Ok(first) = kept.next(incoming) else { break };
         let mut waiting = Vec::new();
-        let mut outcome = Ok(());
         let mut next = first;
         while let Some(command) = next.take() {
             match command {
@@ -122,121 +143,223 @@ fn run(
                 }
                 Command::Watch(kind, changed) => kept.watched.push((kind, changed)),
                 Command::Nudge => kept.nudged = true,
-                Command::Keep(change) => {
-                    outcome = outcome.and_then(|()| caught(|| kept.keep(change)));
-                }
-                Command::Replace(all) => {
-                    outcome = outcome.and_then(|()| caught(|| kept.replace(&all)));
-                }
+                Command::Keep(change) => kept.keep(change),
+                Command::Replace(all) => kept.replace(&all),
             }
             next = incoming.try_recv().ok();
         }
-        if stopped.is_some() || !waiting.is_empty() || kept.ask_in().is_zero() {
-            outcome = outcome.and_then(|()| caught(|| kept.ask()));
-        }
-        if !waiting.is_empty() || kept.unflushed {
-            outcome = outcome.and_then(|()| caught(|| kept.flush()));
-        }
-        let told = note(outcome, ill);
+        let told = note(kept.write(!waiting.is_empty()), ill);
         for done in waiting {
             let _gone = done.send(told.clone());
         }
     }
-    if let Err(why) = caught(|| kept.ask().and_then(|()| kept.flush())) {
+    kept.try_now();
+    if let Err(why) = kept.write(true) {
         tracing::error!(%why, "The state could not be written at the end");
     }
     stopped
 }
 
-/// An error stays: what one write lost, a later flush does not bring back.
+/// Says so when writing begins to fail, and when all that could not be written is on disk.
 fn note(outcome: Result<(), String>, ill: &Mutex<Option<String>>) -> Result<(), String> {
     let mut ill = ill.lock();
-    if let Err(why) = outcome {
-        if ill.is_none() {
-            tracing::error!(
-                %why,
-                "The state cannot be written: neither purges nor what is spent and held will outlast a \
-                 restart"
-            );
+    match &outcome {
+        Err(why) if ill.is_none() => tracing::error!(
+            %why,
+            "The state cannot be written: until it can be, neither purges nor what is spent and held \
+             will outlast a restart"
+        ),
+        Ok(()) if ill.is_some() => {
+            tracing::warn!("The state is written again: nothing of it was lost");
         }
-        *ill = Some(why);
+        Ok(()) | Err(_) => {}
     }
-    ill.clone().map_or(Ok(()), Err)
+    *ill = outcome.clone().err();
+    outcome
 }
 
 impl Kept {
-    /// The next command; `None`: it is time to ask for what has changed.
+    fn new(dir: PathBuf, db: sled::Db, targets: impl Iterator<Item = u128>) -> Self {
+        Self {
+            dir,
+            db: Database::Open(db),
+            targets: targets.collect(),
+            sweeps: false,
+            unwritten: Writes::new(),
+            unflushed: Writes::new(),
+            watched: Vec::new(),
+            asked: monotonic(),
+            took: Duration::ZERO,
+            nudged: false,
+        }
+    }
+
+    /// The next command; `None`: it is time to ask for what has changed, or to try again.
     fn next(&self, incoming: &Receiver<Command>) -> Result<Option<Command>, RecvError> {
-        if self.watched.is_empty() {
+        if self.watched.is_empty() && matches!(self.db, Database::Open(_)) {
             return incoming.recv().map(Some);
         }
-        match incoming.recv_timeout(self.ask_in()) {
+        match incoming.recv_timeout(self.due_in()) {
             Ok(command) => Ok(Some(command)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(RecvError),
         }
     }
 
-    fn ask_in(&self) -> Duration {
-        let soon = self.took.saturating_mul(SHARE).clamp(SOON, ASK_EVERY);
-        let every = if self.nudged { soon } else { ASK_EVERY };
-        every.saturating_sub(monotonic().saturating_duration_since(self.asked))
-    }
-
-    /// Writes the rows that changed. They are flushed before this asks again, and their givers rely on
-    /// that.
-    fn ask(&mut self) -> sled::Result<()> {
-        let begun = monotonic();
-        (self.asked, self.nudged) = (begun, false);
-        for (kind, changed) in &self.watched {
-            for Row { key, value } in changed() {
-                self.unflushed = true;
-                let key = [*kind, &key].concat();
-                match value {
-                    Some(value) => drop(self.db.insert(key, value)?),
-                    None => drop(self.db.remove(key)?),
-                }
+    fn due_in(&self) -> Duration {
+        let (every, since) = match &self.db {
+            Database::Lost { tried, .. } => (RETRY_EVERY, *tried),
+            Database::Open(_) if self.nudged => {
+                (self.took.saturating_mul(SHARE).clamp(SOON, ASK_EVERY), self.asked)
             }
-        }
-        self.asked = monotonic();
-        self.took = self.asked.saturating_duration_since(begun);
-        Ok(())
+            Database::Open(_) => (ASK_EVERY, self.asked),
+        };
+        every.saturating_sub(monotonic().saturating_duration_since(since))
     }
 
-    fn keep(&mut self, Change { reach, generation }: Change) -> sled::Result<()> {
-        self.db.insert(key(reach), &encode(generation))?;
+    fn keep(&mut self, Change { reach, generation }: Change) {
+        self.unwritten.insert(key(reach), Some(encode(generation).to_vec()));
         if let Reach::Target(target) = reach {
             self.targets.insert(target);
         }
-        Ok(())
+    }
+
+    fn replace(&mut self, all: &All) {
+        for target in self.targets.iter().filter(|one| !all.targets.contains_key(one)) {
+            let key = key(Reach::Target(*target));
+            self.unwritten.remove(&key);
+            self.unflushed.remove(&key);
+            self.sweeps = true;
+        }
+        self.targets.clear();
+        self.keep(Change { reach: Reach::All, generation: all.all });
+        for (target, generation) in &all.targets {
+            self.keep(Change { reach: Reach::Target(*target), generation: *generation });
+        }
+    }
+
+    /// Writes what is to be written; with `settles`, or when it is time, also the rows that changed, and
+    /// all of it is on disk then. Nothing is lost by an error: it is written later.
+    fn write(&mut self, settles: bool) -> Result<(), String> {
+        let is_due = self.due_in().is_zero();
+        if let Database::Lost { why, tried } = &mut self.db {
+            if !is_due {
+                return Err(why.clone());
+            }
+            *tried = monotonic();
+            self.open_again()?;
+        }
+        let Database::Open(db) = &self.db else { return Ok(()) };
+        let db = db.clone();
+        let written = caught(|| self.write_to(&db, settles || is_due));
+        if let Err(why) = &written {
+            drop(db);
+            self.lose(why);
+        }
+        written
+    }
+
+    /// Has the next write try a database that was lost.
+    fn try_now(&mut self) {
+        if let Database::Lost { tried, .. } = &mut self.db {
+            *tried = tried.checked_sub(RETRY_EVERY).unwrap_or(*tried);
+        }
     }
 
     /// First what covers, then what is covered goes: whenever the process is cut, nothing comes back.
-    fn replace(&mut self, all: &All) -> sled::Result<()> {
-        self.keep(Change { reach: Reach::All, generation: all.all })?;
-        for (target, generation) in &all.targets {
-            self.keep(Change { reach: Reach::Target(*target), generation: *generation })?;
+    /// Givers of rows take those of the last time for kept when they are asked: what was lost comes first.
+    fn write_to(&mut self, db: &sled::Db, asks: bool) -> sled::Result<()> {
+        self.put(db)?;
+        if self.sweeps {
+            self.flush(db)?;
+            self.sweep(db)?;
         }
-        let gone: Vec<u128> =
-            self.targets.iter().filter(|one| !all.targets.contains_key(one)).copied().collect();
-        if gone.is_empty() {
+        if !asks {
             return Ok(());
         }
-        self.targets.retain(|target| all.targets.contains_key(target));
-        self.flush()?;
-        for target in gone {
-            self.db.remove(key(Reach::Target(target)))?;
+        let begun = monotonic();
+        self.ask();
+        self.put(db)?;
+        self.asked = monotonic();
+        self.took = self.asked.saturating_duration_since(begun);
+        if self.unflushed.is_empty() { Ok(()) } else { self.flush(db) }
+    }
+
+    fn put(&mut self, db: &sled::Db) -> sled::Result<()> {
+        for (key, value) in &self.unwritten {
+            match value {
+                Some(value) => drop(db.insert(key, value.as_slice())?),
+                None => drop(db.remove(key)?),
+            }
         }
+        self.unflushed.append(&mut self.unwritten);
         Ok(())
     }
 
+    /// Takes the rows that changed. They are flushed before this asks again, and their givers rely on
+    /// that: it does not ask while there is no database.
+    fn ask(&mut self) {
+        self.nudged = false;
+        for (kind, changed) in &self.watched {
+            for Row { key, value } in changed() {
+                self.unwritten.insert([*kind, &key].concat(), value);
+            }
+        }
+    }
+
     /// The number reaches the disk with or after what it counts, and before any of that goes.
-    fn flush(&mut self) -> sled::Result<()> {
+    fn flush(&mut self, db: &sled::Db) -> sled::Result<()> {
         let least = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
-        self.db.insert(LEAST_KEY, &least.to_be_bytes())?;
-        self.db.flush()?;
-        self.unflushed = false;
+        db.insert(LEAST_KEY, &least.to_be_bytes())?;
+        db.flush()?;
+        self.unflushed.clear();
         Ok(())
+    }
+
+    fn sweep(&mut self, db: &sled::Db) -> sled::Result<()> {
+        let everything = key(Reach::All);
+        for found in db.scan_prefix(&everything).keys() {
+            let found = found?;
+            let target = found.strip_prefix(&*everything).and_then(|raw| raw.try_into().ok());
+            if target.is_some_and(|raw| !self.targets.contains(&u128::from_be_bytes(raw))) {
+                db.remove(found)?;
+            }
+        }
+        self.sweeps = false;
+        db.flush().map(drop)
+    }
+
+    /// What was written but not flushed may be lost with the database: it is to be written again.
+    fn lose(&mut self, why: &str) {
+        let lost = Database::Lost { why: why.to_owned(), tried: monotonic() };
+        if let Database::Open(db) = std::mem::replace(&mut self.db, lost) {
+            // sled waits for threads of its own there, which a failure may have ended.
+            let closing = thread::Builder::new().name("larder-state-end".to_owned());
+            if let Err(error) = closing.spawn(move || drop(db)) {
+                tracing::error!(%error, "The state cannot be closed");
+            }
+        }
+        self.unflushed.append(&mut self.unwritten);
+        std::mem::swap(&mut self.unflushed, &mut self.unwritten);
+        self.sweeps = true;
+    }
+
+    fn open_again(&mut self) -> Result<(), String> {
+        let opened = again(&self.dir).map_err(|fault| match fault {
+            Fault::Damaged(why) | Fault::Unavailable(why) => why,
+        });
+        match opened {
+            Ok(db) => {
+                self.db = Database::Open(db);
+                Ok(())
+            }
+            Err(new) => {
+                if let Database::Lost { why, .. } = &mut self.db {
+                    why.clone_from(&new);
+                }
+                Err(new)
+            }
+        }
     }
 }
 
@@ -246,3 +369,6 @@ fn caught(act: impl FnOnce() -> sled::Result<()>) -> Result<(), String> {
         Err(_panic) => Err("the database gave up".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,9 @@ use crate::store::state::{
 /// A locked database is tried for five seconds.
 const LOCKED_TRIES: u32 = 250;
 const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes that have to be free before a database is opened: several segments of sled.
+const ROOM: u64 = 2 << 20;
 
 /// A database that could be opened.
 pub(super) enum Read {
@@ -83,12 +86,20 @@ impl Fault {
     }
 }
 
-/// Opens and reads. A database that was closed a moment ago may still be locked: sled lets go of it
-/// on a thread of its own.
+/// Opens the database in `dir` and reads it. Where there is none, it is made.
 pub(super) fn read(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
+    let parent = dir.parent().unwrap_or(dir);
+    private::directory(parent)?;
+    is_room_in(parent)?;
+    patiently(|| read_once(dir, now))
+}
+
+/// A database that was closed a moment ago may still be locked: sled lets go of it on a thread of its
+/// own.
+fn patiently(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     let mut tries = 0;
     loop {
-        match caught(|| read_once(dir, now)) {
+        match caught(&open) {
             Err(fault) if fault.is_locked() && tries < LOCKED_TRIES => {
                 tries += 1;
                 std::thread::sleep(LOCKED_PAUSE);
@@ -99,8 +110,26 @@ pub(super) fn read(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
 }
 
 /// sled panics on some damage: here that is an error like others.
-fn caught<T>(open: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+fn caught(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(Fault::of_panic(&*panic)))
+}
+
+/// Opens a database again that could not be written, if there is room by now.
+pub(super) fn again(dir: &Path) -> Result<sled::Db, Fault> {
+    is_room_in(dir.parent().unwrap_or(dir))?;
+    match patiently(|| read_old(dir))? {
+        Read::Known(known) => Ok(known.db),
+        Read::Later(_) => Err(Fault::damaged("it is of a later larder now")),
+    }
+}
+
+/// sled is not to find out: a failure of its own leaves something half written.
+fn is_room_in(dir: &Path) -> io::Result<()> {
+    let path = dir.join("room");
+    let mut file = File::create(&path)?;
+    let written = io::copy(&mut io::repeat(0).take(ROOM), &mut file).and_then(|_| file.sync_data());
+    fs::remove_file(&path)?;
+    written
 }
 
 fn read_once(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
@@ -131,7 +160,6 @@ fn remove(dir: &Path) -> io::Result<()> {
 /// the next start would remove a good database.
 fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> {
     let parent = dir.parent().unwrap_or(dir);
-    private::directory(parent)?;
     File::create(unfinished)?;
     private::settle(parent)?;
     // Before sled makes it, open to all.
@@ -149,6 +177,7 @@ fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> 
 }
 
 fn read_old(dir: &Path) -> Result<Read, Fault> {
+    remove_half_written(dir)?;
     let db = config(dir).open()?;
     match db.get(FORMAT_KEY)?.map(|raw| number(&raw)) {
         Some(found) if found > FORMAT => return Ok(Read::Later(found)),
@@ -163,6 +192,18 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     }
     let (ledger, limits) = (rows(&db, LEDGER)?, rows(&db, LIMITS)?);
     Ok(Read::Known(Box::new(Known { db, all, ledger, limits })))
+}
+
+/// An open that met a full disk leaves a summary of the database half written, under a name that it
+/// never has when it is whole. sled takes it for the newest one, and the database for damaged.
+fn remove_half_written(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn config(dir: &Path) -> sled::Config {

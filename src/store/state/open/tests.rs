@@ -87,6 +87,30 @@ async fn a_state_that_cannot_be_opened_now_stays_where_it_is_and_is_used_later()
 }
 
 #[tokio::test]
+async fn what_an_open_on_a_full_disk_left_half_written_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let purged = with_one_purge(dir.path()).await;
+    let left = dir.path().join("db/snap.7FFFFFFFFFFFFFFF.generating");
+    for half in [&b""[..], b"half of a summary of a database"] {
+        fs::write(&left, half).unwrap();
+        let (state, all) = State::open(dir.path(), at(2)).unwrap();
+        assert_eq!(all.targets[&7], purged);
+        state.close();
+        assert!(!left.exists());
+    }
+    assert_eq!(names(dir.path()), ["db"], "nothing was put aside");
+}
+
+#[test]
+fn without_room_no_database_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("room")).unwrap();
+    let refused = State::open(dir.path(), at(1)).err().expect("there is no room");
+    assert!(matches!(refused, Unopened::Unavailable { .. }), "{refused}");
+    assert_eq!(names(dir.path()), ["room"]);
+}
+
+#[tokio::test]
 async fn a_state_that_never_became_whole_is_made_anew_and_is_no_damage() {
     for content in ["whole but for the mark", "cut", "nothing"] {
         let dir = tempfile::tempdir().unwrap();
