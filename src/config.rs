@@ -425,6 +425,8 @@ pub struct Mount {
     pub allow_hosts: Vec<Box<str>>,
     /// Origins of web pages that may ask, as a browser writes them.
     pub allow_origins: Vec<Box<str>>,
+    /// Whether larder shows a credential of its own there.
+    pub guarded: bool,
 }
 
 /// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which

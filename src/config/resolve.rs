@@ -58,7 +58,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let secret_path = fields::secret_path(top, reader);
     let defaults = policy::defaults(top, reader);
     let upstreams = upstreams::read(top, reader);
-    let routes = routes::read(top, &defaults, &upstreams, reader);
+    let routes = routes::read(top, &defaults, &upstreams, &credential_headers, reader);
     tls::check_routes(top, &tls, &routes, reader);
     tls::note_unconstrained(top, &tls, &routes, reader);
     let notes = std::mem::take(&mut reader.notes);

@@ -420,6 +420,24 @@ fn shared_is_consent_on_a_route_and_an_accident_in_defaults() {
 }
 
 #[test]
+fn what_names_a_user_cannot_be_ignored() {
+    let with = |top: &str, route: &str| {
+        format!("{top}\nroutes: [{{ name: r, match: {{ host: a }}, {route} }}]\n")
+    };
+    for (top, route) in [
+        ("credential_headers: [X-Stripe]", "key: { ignore_headers: [X-Stripe] }"),
+        ("", "scope: { header: X-U }, key: { ignore_headers: [X-U] }"),
+        ("", "key: { headers: [X-V], ignore_headers: [X-V] }"),
+        ("", "key: { ignore_headers: [Authorization] }"),
+        ("", "key: { ignore_headers: [X_Forwarded_Host] }"),
+    ] {
+        let report = invalid(&with(top, route)).to_string();
+        assert!(report.contains("ignore_headers"), "{report}");
+    }
+    valid(&with("credential_headers: [X-Stripe]", "key: { ignore_headers: [X-Other] }"));
+}
+
+#[test]
 fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
     let config = valid(
         "destinations: { deny: [localhost., 10.0.0.0/8, 'h.:81'] }\n\

@@ -38,8 +38,9 @@ struct Inner {
     pieces: VecDeque<Bytes>,
     /// How many pieces were let go at the front.
     gone: usize,
-    /// Bytes in `pieces`.
+    /// Bytes in `pieces`, and with what each costs beside them.
     held: usize,
+    charged: usize,
     /// Bytes written so far.
     written: usize,
     /// Whether every piece is kept until the end (to be stored, for newcomers).
@@ -59,6 +60,7 @@ impl Growing {
                 pieces: VecDeque::new(),
                 gone: 0,
                 held: 0,
+                charged: 0,
                 written: 0,
                 kept,
                 end: None,
@@ -135,11 +137,12 @@ impl Growing {
     pub(crate) async fn push(&self, mut piece: Bytes) {
         {
             let mut inner = self.inner.lock();
-            if inner.kept && piece.len() < SMALL {
+            if piece.len() < SMALL {
                 piece = Bytes::copy_from_slice(&piece);
             }
             inner.written += piece.len();
             inner.held += piece.len();
+            inner.charged += piece.len() + EACH;
             self.in_flight.take(piece.len() + EACH);
             inner.pieces.push_back(piece);
             if inner.kept && (inner.written > self.largest || self.in_flight.is_spent()) {
@@ -157,7 +160,7 @@ impl Growing {
             room.as_mut().enable();
             {
                 let inner = self.inner.lock();
-                if inner.kept || inner.held <= WINDOW || inner.readers.is_empty() {
+                if inner.kept || inner.charged <= WINDOW || inner.readers.is_empty() {
                     return;
                 }
             }
@@ -185,7 +188,7 @@ impl Growing {
 impl Drop for Growing {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        self.in_flight.give_back(inner.held + inner.pieces.len() * EACH);
+        self.in_flight.give_back(inner.charged);
     }
 }
 
@@ -204,6 +207,7 @@ impl Inner {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.gone += 1;
             self.held -= piece.len();
+            self.charged -= piece.len() + EACH;
             in_flight.give_back(piece.len() + EACH);
         }
     }
@@ -370,6 +374,23 @@ mod tests {
         let body = body(true, 1000);
         body.push(buffer.slice(..10)).await;
         assert!(buffer.is_unique());
+        let flows = self::body(false, 0);
+        let _reader = flows.reader().unwrap();
+        flows.push(buffer.slice(..10)).await;
+        assert!(buffer.is_unique());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_pieces_before_a_reader_that_takes_nothing_are_few() {
+        let body = body(false, 0);
+        let _stalled = body.reader().unwrap();
+        let pushed = timeout(Duration::from_secs(1), async {
+            for _ in 0..WINDOW {
+                body.push(Bytes::from_static(b"x")).await;
+            }
+        });
+        assert!(pushed.await.is_err(), "it waits");
+        assert!(body.inner.lock().pieces.len() <= WINDOW / EACH + 1);
     }
 
     #[tokio::test]

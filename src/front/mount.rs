@@ -69,7 +69,7 @@ impl Mounts {
         if local && !asking.names_this_host(&mount.allow_hosts) {
             return Some(Err(NOT_LARDERS));
         }
-        let page = match asking.page(&mount.allow_origins) {
+        let page = match asking.page(&mount.allow_origins, mount.guarded) {
             Page::None => None,
             Page::Named(origin) => Some(origin),
             Page::Foreign => return Some(Err(FOREIGN_PAGE)),
@@ -96,6 +96,7 @@ mod tests {
             port: None,
             allow_hosts: vec![],
             allow_origins: vec![],
+            guarded: false,
         };
         let mut mounts = vec![mount("/a", "a.example"), mount("/a/b", "b.example")];
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));

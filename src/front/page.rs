@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{ORIGIN, REFERER};
+use http::header::{ORIGIN, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
@@ -20,7 +20,7 @@ use crate::upstream::place::Upstreams;
 pub const FOREIGN_PAGE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page of another site may not use this mount: mount.allow_origins names those that may",
+    "a page of another site may not use this mount (Origin, Referer, Sec-Fetch-Site): mount.allow_origins names those that may",
     "http_request_denied",
 );
 
@@ -28,7 +28,7 @@ pub const FOREIGN_PAGE: Problem = Problem::new(
 const FOREIGN_SPENDER: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page of another site may not have larder's credential shown for it: credential.allow_origins names those that may",
+    "a page of another site may not have larder's credential shown for it (Origin, Referer, Sec-Fetch-*, a browser's User-Agent without them): credential.allow_origins names those that may",
     "http_request_denied",
 );
 
@@ -47,7 +47,7 @@ impl Spenders {
         let Some(credential) = self.0.credential(target) else { return Ok(()) };
         let host = HeaderValue::try_from(target.authority()).ok();
         let asking = Asking { fields, host: host.as_ref() };
-        match asking.page(&credential.allow_origins) {
+        match asking.page(&credential.allow_origins, true) {
             Page::Foreign => Err(FOREIGN_SPENDER),
             Page::None | Page::Named(_) => Ok(()),
         }
@@ -78,17 +78,21 @@ impl Asking<'_> {
     /// Whether `Host` is an address, `localhost` or one of `allowed`: no name that somebody's DNS
     /// answers with the address of this host (DNS rebinding).
     pub fn names_this_host(&self, allowed: &[Box<str>]) -> bool {
-        let Some(host) = self.host.and_then(|host| host.to_str().ok()) else { return false };
+        // No browser leaves it out.
+        let Some(host) = self.host else { return true };
+        let Ok(host) = host.to_str() else { return false };
         let Ok((host, _port)) = authority::split(host) else { return false };
         let address = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost"
-            || address.parse::<IpAddr>().is_ok_and(|address| !address.is_unspecified())
+            || host.ends_with(".localhost")
+            || address.parse::<IpAddr>().is_ok_and(is_written_plainly)
             || allowed.iter().any(|allowed| **allowed == *host)
     }
 
     /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
-    /// are no browsers say nothing of the kind.
-    pub fn page(&self, allowed: &[Box<str>]) -> Page {
+    /// are no browsers say nothing of the kind. `guarded`: a credential is at stake, and a browser that says
+    /// nothing at all of a page is not believed.
+    pub fn page(&self, allowed: &[Box<str>], guarded: bool) -> Page {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
         if more {
@@ -99,17 +103,33 @@ impl Asking<'_> {
         if let Some(named) = named(origin, referrer, allowed) {
             return Page::Named(named);
         }
-        let site = self.fields.get_all("sec-fetch-site").iter();
-        let other_site =
-            site.map(HeaderValue::as_bytes).any(|site| !matches!(site, b"none" | b"same-origin"));
-        // A browser says neither to an address that it does not trust to be this host's (0.0.0.0,
-        // 192.168.0.1): there the page's own address is what is left.
-        let page = origin.or(referrer);
-        if other_site || page.is_some_and(|page| !self.is_own(page)) {
-            Page::Foreign
-        } else {
-            Page::None
-        }
+        let foreign = match (self.fetch_site(), origin) {
+            (_, Some(origin)) if !self.is_own(origin) => true,
+            (Some(own_site), _) => !own_site,
+            (None, Some(_)) => false,
+            (None, None) => self.is_of_a_foreign_browser(referrer, guarded),
+        };
+        if foreign { Page::Foreign } else { Page::None }
+    }
+
+    /// Whether a browser says of its request that no other site has caused it; `None`: it says nothing.
+    fn fetch_site(&self) -> Option<bool> {
+        let mut metadata =
+            self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
+        metadata.next()?;
+        let mut sites = self.fields.get_all("sec-fetch-site").iter().map(HeaderValue::as_bytes);
+        let first = sites.next();
+        let all = first.into_iter().chain(sites);
+        Some(first.is_some() && { all }.all(|site| matches!(site, b"none" | b"same-origin")))
+    }
+
+    /// A browser sends no metadata to an address that it does not trust to be this host's (0.0.0.0,
+    /// 192.168.0.1), nor through a proxy to `http://`: there the page's own address is what is left. A
+    /// program may send a `Referer` of its own, as APIs ask for.
+    fn is_of_a_foreign_browser(&self, referrer: Option<&HeaderValue>, guarded: bool) -> bool {
+        let agent = self.fields.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_browser = agent.starts_with(b"Mozilla/");
+        is_browser && referrer.map_or(guarded, |page| !self.is_own(page))
     }
 
     /// Whether a page that larder itself has shown is meant: its origin is this `Host`.
@@ -119,6 +139,12 @@ impl Asking<'_> {
         let authority = rest.and_then(|rest| rest.split('/').next());
         authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     }
+}
+
+/// No address that leads to this host though it does not look so: there browsers say nothing of a page.
+fn is_written_plainly(address: IpAddr) -> bool {
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    !address.is_unspecified() && !mapped
 }
 
 /// Which of `allowed` a page is of, by its `Origin`, or its `Referer` where there is no other word.
@@ -141,6 +167,8 @@ fn named(
 mod tests {
     use super::*;
 
+    const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
     fn foreign(fields: &[(&'static str, &str)], allowed: &[&str]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
@@ -148,7 +176,7 @@ mod tests {
         }
         let host = HeaderValue::from_static("127.0.0.1:8080");
         let allowed: Vec<Box<str>> = allowed.iter().map(|&one| one.into()).collect();
-        Asking { fields: &map, host: Some(&host) }.page(&allowed) == Page::Foreign
+        Asking { fields: &map, host: Some(&host) }.page(&allowed, true) == Page::Foreign
     }
 
     #[test]
@@ -166,8 +194,15 @@ mod tests {
             (&[("origin", "http://127.0.0.1:3000")], true),
             (&[("origin", "http://localhost:8080")], true),
             (&[("origin", "null")], true),
-            (&[("referer", "https://evil.example/x")], true),
-            (&[("referer", "http://127.0.0.1:8080/x")], false),
+            // A program's word for itself; a browser's word for a page.
+            (&[("referer", "https://evil.example/x")], false),
+            (&[("user-agent", BROWSER), ("referer", "https://evil.example/x")], true),
+            (&[("user-agent", BROWSER), ("referer", "http://127.0.0.1:8080/x")], false),
+            (&[("user-agent", BROWSER)], true),
+            (&[("user-agent", BROWSER), ("sec-fetch-site", "none")], false),
+            (&[("user-agent", "python-requests/2.32")], false),
+            (&[("sec-fetch-site", "same-origin"), ("referer", "https://evil.example/x")], false),
+            (&[("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], true),
             (&[("origin", "http://127.0.0.1:8080"), ("origin", "https://evil.example")], true),
             (&[("sec-fetch-site", "none"), ("origin", "https://evil.example")], true),
         ] {
@@ -208,6 +243,9 @@ mod tests {
             ("host.docker.internal:8080", true),
             ("0.0.0.0:8080", false),
             ("[::]:8080", false),
+            ("[::ffff:0:0]:8080", false),
+            ("[::ffff:7f00:1]:8080", false),
+            ("api.localhost:8080", true),
             ("evil.example", false),
             ("127.0.0.1.nip.io", false),
             ("localhost.evil.example:8080", false),

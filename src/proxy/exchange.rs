@@ -15,7 +15,8 @@ use crate::engine::recorded::Recording;
 use crate::front::session::{ClientError, Session};
 use crate::proxy::copied::Copied;
 use crate::proxy::tries::Tries;
-use crate::semantics::asked::Asked;
+use crate::proxy::upload::Upload;
+use crate::semantics::asked::{Asked, Framing};
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Pass;
 
@@ -92,6 +93,15 @@ impl Ctx {
         self.aside = true;
         if let Some(pass) = &mut self.pass {
             pass.step_aside();
+        }
+    }
+
+    /// An origin that ends a connection before all of a body was sent may refuse the body: that says nothing
+    /// of how it is.
+    pub(super) fn spare_the_origin(&mut self, asked: &Asked, failure: Failure, upload: &Upload) {
+        let sending = asked.body != Framing::None && !upload.is_sent();
+        if sending && failure == Failure::Closed {
+            self.pass = None;
         }
     }
 

@@ -96,14 +96,15 @@ pub(super) fn streams(asked: &Asked) -> bool {
         })
 }
 
-/// How the media types of gRPC begin.
-const GRPC: &[u8] = b"application/grpc";
+/// How the media types of gRPC and Connect streams begin.
+const CONVERSATIONS: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
 
 /// Whether both sides talk at once, each as it likes: how the client sends is no sign of anything.
 pub(super) fn converses(asked: &Asked) -> bool {
     let kind = asked.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let grpc = kind.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC));
-    asked.upgrade.is_some() || grpc
+    let begins =
+        |with: &[u8]| kind.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    asked.upgrade.is_some() || CONVERSATIONS.iter().any(|with| begins(with))
 }
 
 /// A piece of an answer's body passes.

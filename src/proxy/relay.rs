@@ -30,6 +30,9 @@ use crate::upstream::session::{Event, Head, Part};
 /// How long others wait for what a call that is held up by its own client may find out.
 const ASIDE: Duration = Duration::from_millis(250);
 
+/// How long an origin has to give leave to send a body before larder does.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// How one try went.
 enum Tried {
     Answered(Box<Head>, Channel),
@@ -65,6 +68,9 @@ impl Handler {
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
+                    if head.status == StatusCode::REQUEST_TIMEOUT && !upload.is_sent() {
+                        ctx.pass = None;
+                    }
                     if let Some(reply) = self.stale_head(asked, ctx, &head).await {
                         return self.reply(asked, client, ctx, reply).await;
                     }
@@ -73,6 +79,7 @@ impl Handler {
                     }
                 }
                 Tried::Failed(failure) => {
+                    ctx.spare_the_origin(asked, failure, &upload);
                     if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
                         return self.reply(asked, client, ctx, reply).await;
                     }
@@ -162,6 +169,7 @@ impl Handler {
             silence = silence.with(self.body);
         }
         let aside = clock::of_timers() + ASIDE;
+        let leave = clock::of_timers() + LEAVE;
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
@@ -182,6 +190,10 @@ impl Handler {
                     Ok(Event::Data(_) | Event::End(_)) => {
                         return Err(NoHead::Origin(Attempt::Failed(Failure::Protocol)));
                     }
+                    // It has waited for the client for long enough, as larder would.
+                    Err(_broken) if waits_for_client && ctx.aside => {
+                        return Err(NoHead::Client(ClientError::Stalled));
+                    }
                     Err(broken) => return Err(NoHead::Origin(Attempt::after(broken, channel))),
                 },
                 piece = upload.news(client, waits_for_client) => {
@@ -190,6 +202,11 @@ impl Handler {
                     }
                     awaits_leave = false;
                     silence.came(upload.came_so_far() - before);
+                }
+                // RFC 9110 §10.1.1: no client waits for leave without end, and not every origin gives it.
+                () = sleep_until(leave), if awaits_leave => {
+                    client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
+                    awaits_leave = false;
                 }
                 () = sleep_until(aside), if waits_for_client && !ctx.aside => ctx.step_aside(),
                 whose = silence.lasted() => {

@@ -239,6 +239,18 @@ impl Disk {
             .map_or(true, |found| !found.is_empty())
     }
 
+    /// Whether an entry of this target may be here that is older than `mark`: where that cannot be told,
+    /// one may.
+    pub fn may_hold_before(&self, target: u128, mark: Mark) -> bool {
+        const LOOKED_AT: usize = 16;
+        let Some(database) = self.shared.open.load_full() else { return true };
+        let Ok(found) = caught(|| database.scan(&keys::of_target(target), None, LOOKED_AT)) else {
+            return true;
+        };
+        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.head.mark < mark);
+        found.len() == LOOKED_AT || found.iter().any(|(_, value)| older(value))
+    }
+
     /// Removes every entry of a target, behind the caller's back.
     pub fn reclaim(&self, target: u128) {
         self.shared.count_dropped(&self.shared.queue.push(Command::Reclaim(target)));

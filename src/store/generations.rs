@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 
-use crate::store::presence::{Presence, Present};
+use crate::store::presence::{As, Presence, Present};
 
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
 /// still or went back. Ordered over restarts and between a larder and its successor.
@@ -164,18 +164,23 @@ impl Generations {
     /// Now, for something of `target` that is asked for next.
     pub fn watch(&self, target: u128) -> Watch {
         // First: an invalidation behind the mark must find it.
-        let presence = self.enter(target);
+        let presence = self.enter(target, As::Awaited);
         Watch { mark: self.mark(), _presence: presence }
     }
 
     /// Something of `target` is held from now on.
-    pub fn enter(&self, target: u128) -> Presence {
-        self.present.enter(target)
+    pub fn enter(&self, target: u128, how: As) -> Presence {
+        self.present.enter(target, how)
     }
 
     /// Whether anything of `target` is held or asked for.
     pub fn is_present(&self, target: u128) -> bool {
         self.present.has(target)
+    }
+
+    /// Whether anything of `target` is on its way.
+    pub fn is_awaited(&self, target: u128) -> bool {
+        self.present.awaits(target)
     }
 
     /// Invalidates what was marked before now.
@@ -231,13 +236,15 @@ impl Generations {
         self.of.read().targets.len() > REMEMBERED
     }
 
-    /// Makes room: forgets the targets that nothing is held of any more, as `is_held` says, and where many
-    /// are left the older half. Those are covered by the generation of everything, which costs hits
+    /// Makes room: forgets the targets whose generation is of no more use, as `is_needed` says, and where
+    /// many are left the older half. Those are covered by the generation of everything, which costs hits
     /// of targets nobody invalidated but never brings an invalidated one back. Returns all that is
     /// left to be kept. No target may be invalidated meanwhile.
-    pub fn forget(&self, is_held: impl Fn(u128) -> bool) -> All {
-        let known: Vec<u128> = self.of.read().targets.keys().copied().collect();
-        let gone: HashSet<u128> = known.into_iter().filter(|target| !is_held(*target)).collect();
+    pub fn forget(&self, is_needed: impl Fn(u128, Generation) -> bool) -> All {
+        let known: Vec<(u128, Generation)> =
+            self.of.read().targets.iter().map(|(target, one)| (*target, *one)).collect();
+        let gone = known.into_iter().filter(|(target, one)| !is_needed(*target, *one));
+        let gone: HashSet<u128> = gone.map(|(target, _)| target).collect();
         let mut of = self.of.write();
         of.targets.retain(|target, _| !gone.contains(target));
         if of.targets.len() > REMEMBERED / 2 {

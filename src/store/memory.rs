@@ -14,7 +14,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Mark, Validity};
-use crate::store::presence::Presence;
+use crate::store::presence::{As, Presence};
 use crate::store::{Listed, Lookup, Place, Totals, Wanted};
 use crate::stored::Stored;
 
@@ -234,7 +234,7 @@ impl Memory {
             return false;
         }
         let varies = !stored.vary.names().is_empty();
-        let presence = self.generations.enter(key.target_id());
+        let presence = self.generations.enter(key.target_id(), As::Kept);
         let entry = Arc::new(Entry { key: key.clone(), mark, stored, _presence: presence });
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };

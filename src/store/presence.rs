@@ -1,7 +1,7 @@
 //! Which targets an answer is held of in memory, waited for, or about to be written: an invalidation of any
 //! other need not be remembered.
 //!
-//! Owns: the count of each target. Never touches: the disk, which knows its own entries.
+//! Owns: the counts of each target. Never touches: the disk, which knows its own entries.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,24 +11,54 @@ use parking_lot::Mutex;
 
 /// The targets, and how many hold on to each.
 #[derive(Debug, Default)]
-pub struct Present(Mutex<HashMap<u128, u32>>);
+pub struct Present(Mutex<HashMap<u128, Count>>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    kept: u32,
+    awaited: u32,
+}
+
+/// How something of a target is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum As {
+    /// In memory.
+    Kept,
+    /// On its way: asked for, or about to be written.
+    Awaited,
+}
 
 /// Something of a target: as long as this lives, the target is present.
 pub struct Presence {
     of: Arc<Present>,
     target: u128,
+    how: As,
 }
 
 impl Present {
     /// Something of `target` is here from now on.
-    pub fn enter(self: &Arc<Self>, target: u128) -> Presence {
-        *self.0.lock().entry(target).or_default() += 1;
-        Presence { of: Arc::clone(self), target }
+    pub fn enter(self: &Arc<Self>, target: u128, how: As) -> Presence {
+        *self.0.lock().entry(target).or_default().of(how) += 1;
+        Presence { of: Arc::clone(self), target, how }
     }
 
     /// Whether anything of `target` is here.
     pub fn has(&self, target: u128) -> bool {
         self.0.lock().contains_key(&target)
+    }
+
+    /// Whether anything of `target` is on its way.
+    pub fn awaits(&self, target: u128) -> bool {
+        self.0.lock().get(&target).is_some_and(|count| count.awaited > 0)
+    }
+}
+
+impl Count {
+    fn of(&mut self, how: As) -> &mut u32 {
+        match how {
+            As::Kept => &mut self.kept,
+            As::Awaited => &mut self.awaited,
+        }
     }
 }
 
@@ -36,8 +66,8 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let mut targets = self.of.0.lock();
         let Some(count) = targets.get_mut(&self.target) else { return };
-        *count -= 1;
-        if *count == 0 {
+        *count.of(self.how) -= 1;
+        if *count == Count::default() {
             targets.remove(&self.target);
         }
         // A burst must not hold its room for ever.
@@ -60,8 +90,9 @@ mod tests {
     #[test]
     fn a_target_is_present_as_long_as_anything_of_it_is() {
         let present = Arc::new(Present::default());
-        let (one, two) = (present.enter(1), present.enter(1));
-        let other = present.enter(2);
+        let (one, two) = (present.enter(1, As::Kept), present.enter(1, As::Awaited));
+        let other = present.enter(2, As::Kept);
+        assert!(present.awaits(1) && !present.awaits(2));
         drop(one);
         assert!(present.has(1) && present.has(2) && !present.has(3));
         drop(two);

@@ -20,8 +20,9 @@ use crate::account::{Account, TierTotals};
 use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::store::disk::Find;
-use crate::store::generations::{All, Generations, Kind, Mark, Reach, Validity, Watch};
+use crate::store::generations::{All, Generation, Generations, Kind, Mark, Reach, Validity, Watch};
 use crate::store::memory::Memory;
+use crate::store::presence::As;
 use crate::store::state::{Limits, Secret};
 use crate::store::tiers::deep::Deep;
 use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
@@ -159,7 +160,15 @@ impl Tiers {
 
     fn forget(&self, deep: Option<&Deep>) -> All {
         self.memory.drop_gone();
-        self.generations.forget(|target| self.may_hold(target, deep))
+        // What memory holds after that is newer than its generation, unless that was soft.
+        self.generations.forget(|target, Generation { hard, soft }| {
+            let here = match soft == Mark::default() {
+                true => self.generations.is_awaited(target),
+                false => self.generations.is_present(target),
+            };
+            let newest = hard.max(soft);
+            here || deep.map_or(self.outlives, |deep| deep.disk.may_hold_before(target, newest))
+        })
     }
 
     fn stay_alone(&self, why: String) {
@@ -219,7 +228,7 @@ impl Store for Tiers {
     fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
         let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
         if let (true, Some(deep)) = (is_newest, &*self.deep.load()) {
-            let presence = self.generations.enter(key.target_id());
+            let presence = self.generations.enter(key.target_id(), As::Awaited);
             deep.disk.put(key, &stored, mark, until, presence);
         }
     }

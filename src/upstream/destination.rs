@@ -89,8 +89,7 @@ impl Guard {
         if self.is_own(ip, port) {
             return Err(Denied::Own);
         }
-        let denied = |ip| names(&self.rules.deny, host, ip, port);
-        if denied(ip) || denied(reached(ip)) {
+        if faces(address.ip()).iter().any(|face| denies(&self.rules.deny, host, *face, port)) {
             return Err(Denied::Rule);
         }
         if !self.port_is_allowed(port, listener) {
@@ -126,13 +125,39 @@ fn is_of_this_host(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-fn names(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
+/// Whether a rule is about this name or address, in whichever way the rule is written.
+fn denies(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
     rules.iter().any(|rule| match rule {
         DestinationRule::Host(pattern) => pattern.matches(host, port),
-        DestinationRule::Net(_) | DestinationRule::Socket(..) => {
-            names_address(std::slice::from_ref(rule), ip, port)
-        }
+        DestinationRule::Socket(addr, p) => *p == port && faces(*addr).contains(&ip),
+        DestinationRule::Net(net) => covers(net, ip),
     })
+}
+
+/// A network of addresses that lead to this host names this host; one of IPv4 written as IPv6 means IPv4.
+fn covers(net: &IpNet, ip: IpAddr) -> bool {
+    let of_this_host = faces(net.addr()).contains(&ip) && net.addr().is_unspecified();
+    net.contains(&ip) || of_this_host || unmapped(net).is_some_and(|net| net.contains(&ip))
+}
+
+/// The IPv4 network that an IPv4-mapped one means.
+fn unmapped(net: &IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = net else { return None };
+    let length = v6.prefix_len().checked_sub(96)?;
+    IpNet::new(v6.addr().to_ipv4_mapped()?.into(), length).ok()
+}
+
+/// All that an address is to the rules: as it is written, as what it embeds, as where it leads.
+fn faces(ip: IpAddr) -> Vec<IpAddr> {
+    let inner = embedded(ip);
+    let mut faces = vec![ip, inner, reached(inner)];
+    if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        faces.push(Ipv4Addr::LOCALHOST.into());
+    }
+    if inner == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        faces.push(Ipv6Addr::LOCALHOST.into());
+    }
+    faces
 }
 
 /// A private range must be allowed by address: a name proves nothing (DNS rebinding).
@@ -309,6 +334,32 @@ mod tests {
             ports: None,
         });
         assert_eq!(check(&by_name, "127.0.0.1:80", Listener::Loopback), Err(Denied::Rule));
+    }
+
+    #[test]
+    fn a_denied_address_is_denied_in_every_writing_of_rule_and_address() {
+        for (rule, addresses) in [
+            ("::ffff:127.0.0.1/128", &["[::ffff:127.0.0.1]:80", "127.0.0.1:80"][..]),
+            ("::ffff:127.0.0.0/104", &["[::ffff:127.0.0.1]:80", "127.9.9.9:80"]),
+            ("64:ff9b::/96", &["[64:ff9b::5db8:d822]:80"]),
+            ("2002::/16", &["[2002:5db8:d822::]:80"]),
+            ("::/0", &["[64:ff9b::5db8:d822]:80", "[2606:4700::1]:80"]),
+            ("0.0.0.0/32", &["127.0.0.1:80", "[::1]:80", "0.0.0.0:80"]),
+            ("0.0.0.0/8", &["127.0.0.1:80", "0.1.2.3:80"]),
+            ("::/128", &["[::1]:80", "127.0.0.1:80", "[::]:80"]),
+            (
+                "127.0.0.0/8",
+                &["[::]:80", "0.0.0.0:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::7f00:1]:80"],
+            ),
+        ] {
+            let guard = guard(&[], &[rule]);
+            for address in addresses {
+                let denied = check(&guard, address, Listener::Loopback);
+                assert_eq!(denied, Err(Denied::Rule), "{rule}: {address}");
+            }
+            let other = check(&guard, "93.184.216.34:80", Listener::Loopback);
+            assert_eq!(other, Ok(()), "{rule}");
+        }
     }
 
     #[test]

@@ -30,6 +30,9 @@ const MOST_VALUES: usize = 1 << 20;
 /// What a value takes beside its bytes, in a list that grows.
 const VALUE: usize = 2 * size_of::<Value>();
 
+/// What an object takes beside its values: the node of its tree has room for eleven.
+const OBJECT: usize = 640;
+
 /// So much is parsed on the spot; more would keep others waiting.
 const AT_ONCE: usize = 256 * 1024;
 
@@ -178,7 +181,9 @@ fn parse_text(text: &[u8], share: &mut Share) -> Option<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
     let values = text.iter().filter(begins_one).count();
-    if values >= MOST_VALUES || !share.add(text.len() + values * VALUE) {
+    let objects = text.iter().filter(|byte| **byte == b'{').count();
+    let tree = values * VALUE + objects * OBJECT;
+    if values >= MOST_VALUES || !share.add(text.len() + tree) {
         return None;
     }
     serde_json::from_slice(text).ok()

@@ -71,6 +71,14 @@ impl Learned {
         }
     }
 
+    /// How many calls may go out, where the origin has said it.
+    pub(super) fn spare(&self, now: Instant) -> Option<u64> {
+        match self {
+            Self::Known(known) => Some(known.left_at(now)),
+            Self::Unknown | Self::Asking | Self::Silent => None,
+        }
+    }
+
     /// A call ended without an answer that says anything.
     pub(super) fn unheard(&mut self) {
         match self {

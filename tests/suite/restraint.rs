@@ -515,7 +515,9 @@ async fn no_page_of_another_site_has_larders_credential_shown_for_it() {
             &["Origin: https://page.example", cross],
             &["Origin: null", "Sec-Fetch-Site: same-site"],
             &[cross, "Sec-Fetch-Mode: no-cors"],
-            &["Referer: https://page.example/x"],
+            &["Referer: https://page.example/x", "User-Agent: Mozilla/5.0 (X11) Chrome/140"],
+            &["User-Agent: Mozilla/5.0 (X11) Chrome/140"],
+            &["Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image"],
         ] {
             // What is stored was brought by it too.
             for path in ["/x", "/y"] {
@@ -535,7 +537,8 @@ async fn no_page_of_another_site_has_larders_credential_shown_for_it() {
             &[][..],
             &["Sec-Fetch-Site: none"],
             &["Origin: http://api.example.test", "Sec-Fetch-Site: same-origin"],
-            &["Referer: http://api.example.test/docs"],
+            &["Referer: http://api.example.test/docs", "User-Agent: Mozilla/5.0 (X11) Chrome/140"],
+            &["Referer: https://our.app.example/"],
             &["Origin: http://localhost:3000", cross],
             &["Referer: http://localhost:3000/page", cross],
         ] {

@@ -175,7 +175,7 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
             "/a/b-c/",
             "{ path: /a }",
             "{ path: /a, to: \"http://a.example\" }",
-            "{ path: /a, allow_hosts: host.docker.internal, allow_origins: [\"http://localhost:3000\"] }",
+            "{ path: /a, allow_hosts: host.docker.internal, allow_origins: [\"http://localhost:3000\", \"tauri://localhost\", \"null\"] }",
         ],
         &[
             "a",

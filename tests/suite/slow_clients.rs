@@ -93,3 +93,76 @@ async fn a_slow_upload_that_tries_a_held_origin_makes_nobody_wait() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
+    bounded(async {
+        let (listener, addr) = {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let addr = listener.local_addr().expect("it has one");
+            (listener, addr)
+        };
+        // It reads a head, waits a little for the body, and closes; it says ok to what has none.
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                    let mut seen = Vec::new();
+                    while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+                        if stream.read_buf(&mut seen).await.unwrap_or_default() == 0 {
+                            return;
+                        }
+                    }
+                    let head = String::from_utf8_lossy(&seen).into_owned();
+                    let ok =
+                        &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"[..];
+                    let late =
+                        &b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..];
+                    if head.contains("POST /408") {
+                        sleep(Duration::from_millis(400)).await;
+                        let _gone = stream.write_all(late).await;
+                    } else if head.starts_with("POST") {
+                        sleep(Duration::from_millis(400)).await;
+                    } else {
+                        let _gone = stream.write_all(ok).await;
+                    }
+                });
+            }
+        });
+        let breaker = "upstreams: { api: { hosts: [api.example.test], \
+                       breaker: { failures: 2, within: 30s, open_for: 30s } } }\n";
+        let resolve = format!("resolve: {{ api.example.test: '{addr}' }}\n");
+        let yaml = format!("{resolve}{breaker}{}", route(&["ttl: 1h"]));
+        let larder = Larder::bare(&yaml).await;
+        for (path, fields) in [
+            ("/close", ""),
+            ("/408", ""),
+            ("/close", "Expect: 100-continue\r\n"),
+            ("/408", "Expect: 100-continue\r\n"),
+            ("/close", ""),
+        ] {
+            let mut client = larder.client().await;
+            let head = format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\n{fields}");
+            client.send(format!("{head}Content-Length: 1000\r\n\r\nx")).await;
+            let answer = client.answer("POST").await.expect("an answer");
+            assert_eq!(answer.status, 408, "{path} {fields}");
+        }
+        assert_eq!(larder.get("/x").await.text(), "ok", "no breaker is open");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn larder_gives_leave_where_an_origin_does_not() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let larder = Larder::start(&origin, &route(&["ttl: 1h"])).await;
+        let mut client = larder.client().await;
+        let head = format!("POST {API}/w HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n");
+        client.send(format!("{head}Content-Length: 2\r\n\r\n")).await;
+        assert_eq!(client.one_answer("POST").await.expect("leave").status, 100);
+        client.send("hi").await;
+        assert_eq!(client.answer("POST").await.expect("an answer").text(), "ok");
+    })
+    .await;
+}

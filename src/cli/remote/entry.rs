@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cli::Exit;
 use crate::cli::remote::{Failure, Remote};
 use crate::config::{duration, size};
-use crate::semantics::redaction::Redactor;
+use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
 
 /// One stored answer.
@@ -97,6 +97,13 @@ pub(in crate::cli) fn fetch(
 
 /// A URL that larder can have stored.
 pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
+    if url.contains(HIDDEN) {
+        let said = format!(
+            "`{url}` is a URL as larder shows it, without its secret: give the URL itself, or the key that \
+             `larder ls --json` shows to `larder purge --key`"
+        );
+        return Err(Failure::new(Exit::Usage, said));
+    }
     Target::absolute(url).map_err(|error| {
         let url = Redactor::default().text(url);
         let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");

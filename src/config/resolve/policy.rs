@@ -264,6 +264,12 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyRule {
     });
     let headers = section.scalars(reader, "headers", fields::name).unwrap_or_default();
     let ignored = section.scalars(reader, "ignore_headers", fields::ignored).unwrap_or_default();
+    for name in
+        ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value))
+    {
+        let what = format!("`{}` is in `key.headers` too", name.value);
+        reader.problem(name.place, &name.path, what, "keep one of the two");
+    }
     section.finish(reader);
     let names = |list: Vec<At<HeaderName>>| list.into_iter().map(|at| at.value).collect();
     KeyRule { query, headers: names(headers), ignored: names(ignored) }

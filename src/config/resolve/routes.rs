@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderName, Method};
 
 use crate::config::Upstream;
 use crate::config::diagnostics::{NoteKind, Place, Wrong};
@@ -16,7 +16,7 @@ use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::policy::{self, Defaults};
 use crate::config::resolve::{fields, upstreams};
-use crate::policy::Ttl;
+use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, ParamMatch, PathPattern, Pattern, ValueMatch};
 use crate::route::table::{Route, Table};
 use crate::semantics::target::Scheme;
@@ -26,6 +26,7 @@ pub(super) fn read(
     top: &mut Section<'_>,
     defaults: &Defaults,
     upstreams: &[Arc<Upstream>],
+    credentials: &[HeaderName],
     reader: &mut Reader<'_>,
 ) -> Table {
     let Some(node) = top.get("routes") else { return Table::default() };
@@ -51,6 +52,7 @@ pub(super) fn read(
         places.push(place);
     }
     let table = Table::new(routes);
+    refuse_ignored(&table, &places, credentials, reader);
     note_shadowed(&table, &places, reader);
     note_moved(&table, &places, upstreams, reader);
     table
@@ -185,6 +187,28 @@ fn note_set_aside(ttl: &At<Ttl>, reader: &mut Reader<'_>) {
          rule, also against no-store and private"
     );
     reader.note(ttl, NoteKind::SetAside, text);
+}
+
+/// What names a user cannot be ignored.
+fn refuse_ignored(
+    table: &Table,
+    places: &[Place],
+    credentials: &[HeaderName],
+    reader: &mut Reader<'_>,
+) {
+    for (route, place) in table.routes().iter().zip(places) {
+        let path = format!("routes[{}].key.ignore_headers", route.name);
+        for name in &route.policy.key.ignored {
+            let what = if credentials.contains(name) {
+                "is one of `credential_headers`: one user would be shown another's answer"
+            } else if route.policy.scope == ScopeRule::Header(name.clone()) {
+                "names the user of this route (`scope`)"
+            } else {
+                continue;
+            };
+            reader.problem(*place, &path, format!("`{name}` {what}"), "leave it out here");
+        }
+    }
 }
 
 /// Routes see the URL that a request is sent on as: a port that an upstream moves its requests away from

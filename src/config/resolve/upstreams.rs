@@ -36,10 +36,13 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, reader);
-        let mount = mount::read(&mut one, &hosts, &all, reader);
+        let mut mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
         let tls = tls::read(&mut one, &hosts, reader);
         let credential = credential::read(&mut one, &hosts, reader);
+        if let Some(mount) = &mut mount {
+            mount.guarded = credential.is_some();
+        }
         let conduct = conduct(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();

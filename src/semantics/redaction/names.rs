@@ -93,6 +93,8 @@ fn is_whole(name: &[u8]) -> bool {
             | b"authcode"
             | b"code"
             | b"pass"
+            | b"pat"
+            | b"pw"
             | b"sign"
             | b"ticket"
     )
@@ -142,22 +144,23 @@ fn ends_as_one(word: &[u8]) -> bool {
         Some(b'e') => &[b"signature"],
         Some(b'n') => &[b"token"],
         Some(b't') => &[b"secret"],
-        Some(b'y') => &[
-            b"accesskey",
-            b"apikey",
-            b"appkey",
-            b"authkey",
-            b"consumerkey",
-            b"licensekey",
-            b"masterkey",
-            b"privatekey",
-            b"secretkey",
-            b"userkey",
-        ],
         Some(_) | None => &[],
     };
     endings.iter().any(|ending| word.ends_with(ending))
+        || word.starts_with(b"apikey")
+        || (word.ends_with(b"key") && !KEYS_OF_NOTHING.contains(&word))
+        || (word.ends_with(b"pass") && word.len() > 4 && !PASSES_OF_NOTHING.contains(&word))
 }
+
+/// Words that end in `key` and open nothing.
+const KEYS_OF_NOTHING: [&[u8]; 9] = [
+    b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey",
+    b"mickey",
+];
+
+/// Words that end in `pass` and open nothing.
+const PASSES_OF_NOTHING: [&[u8]; 7] =
+    [b"bypass", b"compass", b"encompass", b"overpass", b"surpass", b"trespass", b"underpass"];
 
 /// Words that make a `code` behind them a grant; `country_code` is none.
 fn is_granting(word: &[u8]) -> bool {
@@ -259,7 +262,8 @@ mod tests {
             hapikey jwt code key apikey APIKEY token sig password auth_code authorization_code \
             code_verifier oauth_signature sessionid JSESSIONID PHPSESSID sid AWSAccessKeyId \
             awsaccesskeyid Key-Pair-Id SAMLResponse user[password] client_assertion authtoken idtoken \
-            sign device_code invite_code";
+            sign device_code invite_code subscriptionkey servicekey encryptionkey passkey wskey mapkey \
+            sessionkey apikeyv2 pat pw dbpass userpass";
         for name in names.split_whitespace() {
             assert!(is_secret(name), "{name}");
         }
@@ -270,7 +274,7 @@ mod tests {
         let names = "keyword keywords monkey postcode country_code currency_code countryCode zip_code \
             codec author authority tokenize signal design pinned spin secretary passage side residence \
             hockey turkey page limit offset symbol convert sort fields q id user_id client_id \
-            statuscode codes";
+            statuscode codes jockey whiskey compass bypass spat power";
         for name in names.split_whitespace().chain([""]) {
             assert!(!is_secret(name), "{name}");
         }

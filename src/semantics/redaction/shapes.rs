@@ -10,13 +10,13 @@ use std::ops::Range;
 use crate::semantics::redaction::names;
 
 /// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
-/// neither a digit nor `=` is passed over.
+/// neither a digit nor `=` nor `_` is passed over.
 pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let (mut start, mut before, mut suspect) = (0, 0..0, false);
     for (at, byte) in path.bytes().enumerate() {
         if byte != b'/' {
-            suspect |= byte.is_ascii_digit() || byte == b'=';
+            suspect |= byte.is_ascii_digit() || matches!(byte, b'=' | b'_');
             continue;
         }
         if suspect {
@@ -185,11 +185,13 @@ const SHORTEST_OF_ONE_CASE: usize = 28;
 const SHORTEST_BEHIND: usize = 8;
 
 /// Prefixes of well-known services' keys, and how many letters, digits, `-` or `_` follow.
-const PREFIXES: [(&str, usize); 16] = [
+const PREFIXES: [(&str, usize); 19] = [
     ("AIza", 30),
     ("AKIA", 16),
     ("ASIA", 16),
     ("SG.", 20),
+    ("cs_live_", 12),
+    ("cs_test_", 12),
     ("eyJ", 17),
     ("ghp_", 16),
     ("gho_", 16),
@@ -201,6 +203,7 @@ const PREFIXES: [(&str, usize); 16] = [
     ("rk_live_", 16),
     ("sk-", 20),
     ("sk_live_", 16),
+    ("whsec_", 16),
     ("xox", 17),
 ];
 
@@ -258,6 +261,8 @@ mod tests {
             ("/t/token=x/b", "/t/token=(secret)/b"),
             ("/u/eyJhbGciOiJIUzI1NiJ9.e30.abc", "/u/(secret)"),
             ("/u/ghp_abcdefabcdefabcde1", "/u/(secret)"),
+            ("/u/ghp_abcdefabcdefabcdefg", "/u/(secret)"),
+            ("/pay/cs_live_a1b2c3d4e5f6g7h8", "/pay/(secret)"),
         ] {
             assert_eq!(shown(path), safe, "{path}");
         }

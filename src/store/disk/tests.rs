@@ -29,7 +29,7 @@ use crate::store::disk::layout::Layout;
 use crate::store::disk::sizes::Sizes;
 use crate::store::disk::{Disk, Find, Means, Record, Settings, bodies::Bodies};
 use crate::store::generations::Mark;
-use crate::store::presence::{Presence, Present};
+use crate::store::presence::{As, Presence, Present};
 use crate::store::state::Secret;
 use crate::store::{Condition, Wanted};
 use crate::stored::Stored;
@@ -178,7 +178,7 @@ const MARK: Mark = Mark::from_raw(1);
 
 /// Of no target that these tests are about.
 fn presence() -> Presence {
-    Arc::new(Present::default()).enter(0)
+    Arc::new(Present::default()).enter(0, As::Awaited)
 }
 
 fn put(disk: &Disk, path: &str, stored: &Arc<Stored>) {

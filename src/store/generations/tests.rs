@@ -90,7 +90,7 @@ fn forgetting_never_brings_an_invalidated_target_back() {
     for target in 0..=(REMEMBERED as u128 * 2) {
         generations.invalidate(Reach::Target(target), Kind::Hard, at(10));
         if generations.is_full() {
-            generations.forget(|_| true);
+            generations.forget(|_, _| true);
         }
     }
     for target in [0, 1, REMEMBERED as u128, REMEMBERED as u128 * 2] {
@@ -108,7 +108,7 @@ fn what_nothing_is_held_of_is_forgotten_first_and_costs_nobody_a_hit() {
         generations.invalidate(Reach::Target(target), Kind::Hard, at(10));
     }
     assert!(generations.is_full());
-    generations.forget(|target| target < 10);
+    generations.forget(|target, _| target < 10);
     assert_eq!(generations.of.read().targets.len(), 10);
     for (target, validity) in [(0, Validity::Gone), (9, Validity::Gone), (10, Validity::Current)] {
         assert_eq!(generations.validity(target, before), validity, "{target}");

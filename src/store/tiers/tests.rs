@@ -247,6 +247,15 @@ async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() 
         let path = format!("/{n}");
         put(&tiers, &path, "x");
         tiers.invalidate(Reach::Target(key(&path).target_id()), Kind::Hard);
+        if n % 2 == 0 {
+            put(&tiers, &path, "new");
+        }
+        if n % 500 == 0 {
+            // It is in use: it does not give way to what is not.
+            assert!(found(&tiers, "/kept").await.is_some(), "{n}");
+        }
     }
     assert!(found(&tiers, "/kept").await.is_some());
+    assert!(found(&tiers, "/69998").await.is_some());
+    assert!(found(&tiers, "/69999").await.is_none());
 }

@@ -176,7 +176,7 @@ fn restored(
     match what {
         What::Window(credential) => {
             let kept = row::read_window(value, date)?;
-            let (window, _) = entry(&mut state.windows, credential, || Window::new(kept.rate));
+            let (window, _) = entry(&mut state.windows, credential, now, || Window::new(kept.rate));
             window.adopt(&kept, now);
             // By this larder's clock, should it differ from the one that the row was dated by.
             state.unsaved.windows.insert(credential);

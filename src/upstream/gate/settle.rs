@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::policy::conduct::{Class, Limit};
 use crate::semantics::rate_limit::Whose;
-use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry};
+use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry, of};
 use crate::upstream::held::Cause;
 use crate::upstream::hold::{Reach, WORTH_KEEPING};
 use crate::upstream::pace::Learned;
@@ -90,7 +90,7 @@ impl State {
     pub(super) fn abandoned(&mut self, ticket: &Ticket) {
         self.ended(ticket);
         self.holds.unprobe(&ticket.probes);
-        if let Some((limit, line)) = ticket.learned.and_then(|id| self.learned.get_mut(&id)) {
+        if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
             limit.unheard();
             line.wake();
         }
@@ -115,12 +115,12 @@ impl State {
             .and_then(|quota| quota.bucket.as_ref())
             .map_or(asked, |bucket| bucket_id(bucket, subject));
         let callers = quota.filter(|quota| quota.whose == Whose::Callers);
-        let other = self.learned.get_mut(&asked).filter(|_| told != asked);
+        let other = Some(asked).filter(|_| told != asked).and_then(|id| of(&mut self.learned, id));
         if let Some((limit, line)) = other {
             limit.unheard();
             line.wake();
         }
-        let (limit, line) = entry(&mut self.learned, told, Learned::default);
+        let (limit, line) = entry(&mut self.learned, told, now, Learned::default);
         if told != asked {
             limit.send();
         }

@@ -224,11 +224,21 @@ async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
     for _ in 0..2 {
         bench.answered(of(1), 200, &[]).await;
     }
-    for credential in 2..10_000 {
-        bench.answered(of(credential), 200, &[]).await;
+    for credential in 2..=4_096 {
+        for _ in 0..2 {
+            bench.answered(of(credential), 200, &[]).await;
+        }
     }
+    // Those that come later share one limit, rather than reset those of others.
+    let mut more = 0;
+    for credential in 4_097..5_000 {
+        more += usize::from(bench.enter(of(credential)).await.is_ok());
+    }
+    assert_eq!(more, 2);
     assert_eq!(refused(bench.enter(of(1)).await).cause, Cause::Pace);
-    assert!(bench.enter(of(10_000)).await.is_ok());
+    // Once their windows are over, others have room.
+    bench.clock.advance(86_400 * SECOND);
+    assert!(bench.enter(of(20_000)).await.is_ok() && bench.enter(of(1)).await.is_ok());
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ impl State {
         }
         let configured = subject.conduct.pace.limit.map(|_| subject.credential);
         let unsaved = configured.is_some_and(|id| self.send(id, now) == Write::First);
-        if let Some((limit, _)) = learned.and_then(|id| self.learned.get_mut(&id)) {
+        if let Some((limit, _)) = learned.and_then(|id| of(&mut self.learned, id)) {
             limit.send();
         }
         self.in_flight += 1;
@@ -170,6 +170,7 @@ impl State {
 
     /// A call counts towards the configured limit of a credential.
     fn send(&mut self, credential: u128, now: Instant) -> Write {
+        let credential = own_or_shared(&self.windows, credential);
         let Some((window, _)) = self.windows.get_mut(&credential) else { return Write::No };
         let write = window.send(now);
         if write != Write::No {
@@ -187,12 +188,12 @@ impl State {
     pub(super) fn outlook(&mut self, station: Station, turn: Turn, now: Instant) -> Duration {
         let ahead = u32::try_from(self.line(station).ahead(turn)).unwrap_or(u32::MAX);
         match station {
-            Station::Window(credential) => self.windows.get_mut(&credential).map(|(window, _)| {
+            Station::Window(credential) => of(&mut self.windows, credential).map(|(window, _)| {
                 let Rate { count, per } = window.rate();
                 window.wait(now).saturating_add(per.saturating_mul(ahead / count.max(1)))
             }),
             Station::Learned(id) => {
-                self.learned.get_mut(&id).and_then(|(limit, _)| limit.wait(now))
+                of(&mut self.learned, id).and_then(|(limit, _)| limit.wait(now))
             }
             Station::Cap => None,
         }
@@ -254,7 +255,7 @@ impl State {
         let pace = &subject.conduct.pace;
         let credential = subject.credential;
         if let Some(rate) = pace.limit {
-            let (window, line) = entry(&mut self.windows, credential, || Window::new(rate));
+            let (window, line) = entry(&mut self.windows, credential, now, || Window::new(rate));
             window.keep_to(rate);
             let wait = window.wait(now);
             if !wait.is_zero() || !line.is_first(turn) {
@@ -262,7 +263,7 @@ impl State {
             }
         }
         if let Some(id) = learned {
-            let (limit, line) = entry(&mut self.learned, id, Learned::default);
+            let (limit, line) = entry(&mut self.learned, id, now, Learned::default);
             let wait = limit.wait(now);
             if wait != Some(Duration::ZERO) || !line.is_first(turn) {
                 return Some((Station::Learned(id), wait));
@@ -276,9 +277,17 @@ impl State {
         match station {
             Station::Window(credential) => {
                 let rate = Rate { count: 1, per: Duration::from_secs(1) };
-                &mut entry(&mut self.windows, credential, || Window::new(rate)).1
+                let id = own_or_shared(&self.windows, credential);
+                &mut self
+                    .windows
+                    .entry(id)
+                    .or_insert_with(|| (Window::new(rate), Line::default()))
+                    .1
             }
-            Station::Learned(id) => &mut entry(&mut self.learned, id, Learned::default).1,
+            Station::Learned(id) => {
+                let id = own_or_shared(&self.learned, id);
+                &mut self.learned.entry(id).or_default().1
+            }
             Station::Cap => &mut self.cap,
         }
     }
@@ -286,45 +295,80 @@ impl State {
 
 /// A limit that may be forgotten.
 pub(super) trait Forgettable {
-    /// The smaller, the sooner: what has counted little, then what was last of use long ago.
-    fn worth(&self) -> (u64, Option<Instant>);
+    /// When it was last of use; `None`: it keeps nobody back, now or soon.
+    fn last_of_use(&self, now: Instant) -> Option<Instant>;
+
+    /// Whether nothing more may go out under it for now.
+    fn is_reached(&self, now: Instant) -> bool;
 }
 
 impl Forgettable for Window {
-    fn worth(&self) -> (u64, Option<Instant>) {
-        (self.calls(), self.last())
+    fn last_of_use(&self, now: Instant) -> Option<Instant> {
+        self.last().filter(|_| !self.is_over(now))
+    }
+
+    fn is_reached(&self, now: Instant) -> bool {
+        !self.is_over(now) && self.is_full()
     }
 }
 
 impl Forgettable for Learned {
-    fn worth(&self) -> (u64, Option<Instant>) {
-        (0, self.resets())
+    fn last_of_use(&self, now: Instant) -> Option<Instant> {
+        self.resets().filter(|resets| *resets > now)
+    }
+
+    fn is_reached(&self, now: Instant) -> bool {
+        self.spare(now) == Some(0)
     }
 }
 
-/// The entry of `id`; when there are too many, half of those at which nobody waits are forgotten: a client
-/// that makes credentials up must not reset the limit of those that are at theirs.
+/// So few make no room.
+const FEW: usize = MOST / 16;
+
+/// The one limit of all that find no room for one of their own.
+const OVERFLOW: u128 = u128::MAX;
+
+/// The entry of `id`. When there are too many, those are forgotten that keep nobody back, and then the older
+/// half of those that have room left. Where all are reached it is one that all who come later share: a
+/// client that makes credentials up must not reset the limits of others, nor get around its own.
 pub(super) fn entry<T: Forgettable>(
     all: &mut HashMap<u128, (T, Line)>,
     id: u128,
+    now: Instant,
     new: impl FnOnce() -> T,
 ) -> &mut (T, Line) {
-    if all.len() >= MOST && !all.contains_key(&id) {
-        let idle = all.values().filter(|(_, line)| line.is_empty());
-        let mut worth: Vec<_> = idle.map(|(limit, _)| limit.worth()).collect();
-        let middle = worth.len() / 2;
-        if worth.len() > 1 {
-            let (_, middle, _) = worth.select_nth_unstable(middle);
-            let middle = *middle;
-            let mut spare = MOST / 2;
-            all.retain(|_, (limit, line)| {
-                let goes = spare > 0 && line.is_empty() && limit.worth() <= middle;
-                spare -= usize::from(goes);
-                !goes
-            });
-        }
+    let known = all.contains_key(&id);
+    if !known && all.len() >= MOST {
+        make_room(all, now);
     }
+    let id = if known || all.len() < MOST { id } else { OVERFLOW };
     all.entry(id).or_insert_with(|| (new(), Line::default()))
+}
+
+fn make_room<T: Forgettable>(all: &mut HashMap<u128, (T, Line)>, now: Instant) {
+    all.retain(|_, (limit, line)| !line.is_empty() || limit.last_of_use(now).is_some());
+    let spare = |limit: &T, line: &Line| line.is_empty() && !limit.is_reached(now);
+    let with_room = all.values().filter(|(limit, line)| spare(limit, line));
+    let mut last: Vec<_> = with_room.map(|(limit, _)| limit.last_of_use(now)).collect();
+    // A few that have room would have to go for each that comes.
+    if all.len() < MOST || last.len() < FEW {
+        return;
+    }
+    let middle = last.len() / 2;
+    let (_, middle, _) = last.select_nth_unstable(middle);
+    let middle = *middle;
+    all.retain(|_, (limit, line)| !spare(limit, line) || limit.last_of_use(now) > middle);
+}
+
+/// Which entry is that of `id`: its own, or the one that is shared.
+fn own_or_shared<T>(all: &HashMap<u128, T>, id: u128) -> u128 {
+    if all.contains_key(&id) { id } else { OVERFLOW }
+}
+
+/// The entry of `id`, or the one that is shared.
+pub(super) fn of<T>(all: &mut HashMap<u128, T>, id: u128) -> Option<&mut T> {
+    let id = own_or_shared(all, id);
+    all.get_mut(&id)
 }
 
 /// The bucket of a call, apart for each credential, and for each resource where the origin does so.

@@ -109,14 +109,14 @@ impl Window {
         self.write(now)
     }
 
-    /// The calls that count, as far as was looked.
-    pub(in crate::upstream) fn calls(&self) -> u64 {
-        self.calls
-    }
-
-    /// When the last of them went out.
+    /// When the last call went out.
     pub(in crate::upstream) fn last(&self) -> Option<Instant> {
         self.sent.back().map(|piece| piece.last)
+    }
+
+    /// Whether as many count as may, as far as was looked.
+    pub(in crate::upstream) fn is_full(&self) -> bool {
+        self.calls >= u64::from(self.rate.count)
     }
 
     /// How many may go out now.

@@ -75,7 +75,15 @@ fn leading(
 
 fn mount(path: At<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) -> Mount {
     let path = path.value;
-    Mount { path, scheme, host, port, allow_hosts: Vec::new(), allow_origins: Vec::new() }
+    Mount {
+        path,
+        scheme,
+        host,
+        port,
+        allow_hosts: Vec::new(),
+        allow_origins: Vec::new(),
+        guarded: false,
+    }
 }
 
 /// One that several mounts have leads nowhere in particular.
@@ -141,14 +149,27 @@ fn name(text: &str) -> Result<Box<str>, Wrong> {
     Ok(host.into())
 }
 
+/// The origin of a page as a browser writes it: that of a site, an app's or an extension's of its own scheme,
+/// or `null` (a file, a sandboxed frame).
 fn page(text: &str) -> Result<Box<str>, Wrong> {
-    let wanted = "the origin of a page such as `http://localhost:3000`";
-    let target = origin(text)?;
-    let written = text.to_ascii_lowercase();
-    if written.ends_with('/') {
+    let wanted = "the origin of a page such as `http://localhost:3000`, or `null`";
+    if matches!(text, "null" | "file://") {
+        return Ok(text.into());
+    }
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| Wrong::is_not(wanted))?;
+    if rest.ends_with('/') {
         let fix = "leave the slash out: a browser writes none";
         return Err(Wrong::new(wanted, "ends in a slash", fix));
     }
+    if Scheme::parse(scheme).is_none() {
+        let plain = |text: &str, more: &[u8]| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+        };
+        let valid = plain(scheme, b"+-.") && plain(rest, b"-._:");
+        return if valid { Ok(text.into()) } else { Err(Wrong::is_not(wanted)) };
+    }
+    let target = origin(text)?;
+    let written = text.to_ascii_lowercase();
     let default = format!(":{}", target.scheme().default_port());
     Ok(written.strip_suffix(&default).unwrap_or(&written).into())
 }

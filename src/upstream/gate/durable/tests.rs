@@ -334,7 +334,7 @@ async fn rows_that_cannot_be_read_are_counted_and_cost_nothing_else() {
 
 #[tokio::test]
 async fn where_no_disk_asks_little_is_remembered_for_it() {
-    let (clock, conduct) = (clock(), paced(1, DAY));
+    let (clock, conduct) = (clock(), paced(2, DAY));
     let bench = Bench::new(&conduct, &Stored::new(), &clock);
     let gate = Gate::new(Account::new(&[], &["api".into()]), Arc::default(), clock);
     let bucket =
