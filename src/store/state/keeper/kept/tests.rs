@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::store::generations::{Generation, Mark};
 use crate::store::state::State;
+use crate::store::state::keeper::note;
 
 fn opened(dir: &Path) -> Kept {
     State::open(dir, SystemTime::UNIX_EPOCH).unwrap().0.close();
