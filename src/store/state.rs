@@ -5,12 +5,10 @@
 //! Never touches: stored answers, which are disposable (`disk`).
 
 mod keeper;
+mod open;
 mod secret;
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,6 +21,7 @@ pub use crate::store::state::secret::{NoSecret, Secret};
 use crate::account::ledger::Row;
 use crate::store::generations::{All, Change, Generation, Mark, Reach};
 use crate::store::state::keeper::{Command, Keeper};
+use crate::store::state::open::{Fault, Known, Read, read};
 
 /// The form of what is kept. A higher one was written by a later larder.
 const FORMAT: u32 = 1;
@@ -38,10 +37,6 @@ const LIMITS: &[u8] = b"u";
 
 /// Where it stands how many targets there are at least: sled may lose some without a word.
 const LEAST_KEY: &[u8] = b"least";
-
-/// A locked database is tried for five seconds.
-const LOCKED_TRIES: u32 = 250;
-const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the thread may take to finish when the state is closed.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -82,6 +77,17 @@ pub enum Unopened {
         /// Its format.
         found: u32,
     },
+    /// The system does not let it be read or written now. It is left as it is.
+    #[error(
+        "{} cannot be used now ({why}): it is left as it is; mend that and restart larder",
+        dir.display()
+    )]
+    Unavailable {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Not even after the damaged one was put aside.
     #[error("{}: {why}", dir.display())]
     Broken {
@@ -94,13 +100,12 @@ pub enum Unopened {
 
 impl State {
     /// Opens the state in `dir`. A damaged one is put aside, with a line in the log, and everything
-    /// stored counts as purged: nobody knows what was, nor what was spent.
+    /// stored counts as purged: what was purged and spent before is not known. One that the system does
+    /// not let be read or written now, for want of room or rights, stays where it is.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
         let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
-        let Known { db, all, ledger, limits } = match read(&dir.join("db"), now) {
-            Ok(Read::Known(known)) => *known,
-            Ok(Read::Later(found)) => return Err(Unopened::Later { dir: dir.to_owned(), found }),
-            Err(why) => {
+        let Known { db, all, ledger, limits } = match known(dir, now) {
+            Err(NotKnown::Damaged(why)) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
                 tracing::error!(
                     dir = %dir.display(),
@@ -109,17 +114,18 @@ impl State {
                     "The state is damaged and was put aside; everything stored counts as purged, and \
                      what was spent and held before is not known"
                 );
-                match read(&dir.join("db"), now).map_err(broken)? {
-                    Read::Known(known) => *known,
-                    Read::Later(found) => {
-                        return Err(Unopened::Later { dir: dir.to_owned(), found });
-                    }
-                }
+                known(dir, now).map_err(|not_known| match not_known {
+                    NotKnown::Damaged(why) => broken(why),
+                    NotKnown::For(unopened) => unopened,
+                })?
             }
+            Err(NotKnown::For(unopened)) => return Err(unopened),
+            Ok(known) => known,
         };
         let ill = Arc::new(Mutex::new(None));
-        let keeper = Keeper::start(db, all.targets.keys().copied(), Arc::clone(&ill))
-            .map_err(|error| broken(error.to_string()))?;
+        let keeper =
+            Keeper::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&ill))
+                .map_err(|error| broken(error.to_string()))?;
         let (ledger, limits) = (Mutex::new(ledger), Mutex::new(limits));
         Ok((Self { keeper, ill, ledger, limits }, all))
     }
@@ -167,7 +173,7 @@ impl State {
         settled.await.unwrap_or_else(|_ended| Err("the state is closed".to_owned()))
     }
 
-    /// Why nothing is kept any more, if so.
+    /// Why nothing is kept at present, if so.
     pub fn illness(&self) -> Option<String> {
         self.ill.lock().clone()
     }
@@ -178,107 +184,22 @@ impl State {
     }
 }
 
-enum Read {
-    Known(Box<Known>),
-    Later(u32),
+/// Why there is nothing to go by.
+enum NotKnown {
+    Damaged(String),
+    For(Unopened),
 }
 
-struct Known {
-    db: sled::Db,
-    all: All,
-    ledger: Rows,
-    limits: Rows,
-}
-
-/// Opens and reads. A database that was closed a moment ago may still be locked: sled lets go of it
-/// on a thread of its own. That is no damage.
-fn read(dir: &Path, now: SystemTime) -> Result<Read, String> {
-    let mut tries = 0;
-    loop {
-        match read_once(dir, now) {
-            Err(why) if why.contains("could not acquire lock") && tries < LOCKED_TRIES => {
-                tries += 1;
-                std::thread::sleep(LOCKED_PAUSE);
-            }
-            read => return read,
+fn known(dir: &Path, now: SystemTime) -> Result<Known, NotKnown> {
+    let unopened = |why: Unopened| Err(NotKnown::For(why));
+    match read(&dir.join("db"), now) {
+        Ok(Read::Known(known)) => Ok(*known),
+        Ok(Read::Later(found)) => unopened(Unopened::Later { dir: dir.to_owned(), found }),
+        Err(Fault::Damaged(why)) => Err(NotKnown::Damaged(why)),
+        Err(Fault::Unavailable(why)) => {
+            unopened(Unopened::Unavailable { dir: dir.to_owned(), why })
         }
     }
-}
-
-/// sled panics on some damage: here that is an error like others.
-fn read_once(dir: &Path, now: SystemTime) -> Result<Read, String> {
-    let opened = catch_unwind(AssertUnwindSafe(|| -> sled::Result<Read> {
-        let config = sled::Config::new()
-            .path(dir)
-            .mode(sled::Mode::LowSpace)
-            .cache_capacity(4 << 20)
-            .flush_every_ms(Some(500));
-        let is_new = !dir.exists();
-        // Before sled makes it, open to all.
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let db = config.open()?;
-        let format = db.get(FORMAT_KEY)?.map(|raw| number(&raw));
-        match format {
-            Some(found) if found > FORMAT => return Ok(Read::Later(found)),
-            Some(_) => {}
-            None if is_new => {
-                db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
-                db.flush()?;
-            }
-            // sled opens some damage as an empty database.
-            None => return Err(sled::Error::ReportableBug("its content is lost".to_owned())),
-        }
-        if is_new {
-            // What a cache beside it holds is of nobody knows when.
-            let all = Generation { hard: Mark::at(now), soft: Mark::default() };
-            let all = All { all, ..All::default() };
-            let (ledger, limits) = (Rows::new(), Rows::new());
-            return Ok(Read::Known(Box::new(Known { db, all, ledger, limits })));
-        }
-        let all = generations(&db)?;
-        let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
-        if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
-            return Err(sled::Error::ReportableBug("a part of it is lost".to_owned()));
-        }
-        let (ledger, limits) = (rows(&db, LEDGER)?, rows(&db, LIMITS)?);
-        Ok(Read::Known(Box::new(Known { db, all, ledger, limits })))
-    }));
-    match opened {
-        Ok(read) => read.map_err(|error| error.to_string()),
-        Err(_panic) => Err("it cannot be read".to_owned()),
-    }
-}
-
-fn number(raw: &[u8]) -> u32 {
-    raw.try_into().map_or(u32::MAX, u32::from_be_bytes)
-}
-
-/// `g` for everything, `g` and a target for one: two marks each.
-fn generations(db: &sled::Db) -> sled::Result<All> {
-    let mut all = All::default();
-    for item in db.scan_prefix(b"g") {
-        let (key, value) = item?;
-        let Some(generation) = decode(&value) else {
-            return Err(sled::Error::ReportableBug("a generation of another length".to_owned()));
-        };
-        match key.strip_prefix(b"g").and_then(|rest| <[u8; 16]>::try_from(rest).ok()) {
-            Some(target) => {
-                all.targets.insert(u128::from_be_bytes(target), generation);
-            }
-            None => all.all = generation,
-        }
-    }
-    Ok(all)
-}
-
-fn rows(db: &sled::Db, kind: &[u8]) -> sled::Result<Rows> {
-    let mut rows = Rows::new();
-    for item in db.scan_prefix(kind) {
-        let (key, value) = item?;
-        let key = key.strip_prefix(kind).unwrap_or_default();
-        rows.push((key.to_vec(), value.to_vec()));
-    }
-    Ok(rows)
 }
 
 fn key(reach: Reach) -> Vec<u8> {

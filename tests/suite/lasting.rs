@@ -1,6 +1,7 @@
 //! Limits as promised: over kills and stops, for requests that come at once, for clients that leave.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::time::SystemTime;
 
 use larder::account::ledger::Spending;
@@ -108,6 +109,40 @@ async fn the_apis_own_word_holds_over_a_kill() {
         let larder = run(&house);
         assert_eq!(asked(&larder, "/y").await, (429, "rate_limited".to_owned()));
         assert_eq!(origin.calls(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_open_the_state_uses_nothing_on_disk_and_loses_nothing() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "here")).await;
+        let house = housed(&origin, "pace: { limit: 2/d, max_wait: 0s }");
+        let larder = run(&house);
+        assert_eq!(asked(&larder, "/0").await.0, 200);
+        assert_eq!(asked(&larder, "/1").await.0, 200);
+        ended(larder, "TERM").await;
+        // A directory in the place of the file: no user may open that.
+        let state = house.directory.path().join("larder-data/state");
+        let (file, away) = (state.join("db/db"), state.join("away"));
+        fs::rename(&file, &away).unwrap();
+        fs::create_dir(&file).unwrap();
+        let larder = run(&house);
+        let mut admin = Client::connect(larder.admin().await).await;
+        admin.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let ready = admin.answer("GET").await.expect("an answer");
+        assert!(ready.text().contains("memory only"), "{}", ready.text());
+        assert!(ready.text().contains("left as it is"), "{}", ready.text());
+        assert_eq!(asked(&larder, "/0").await.0, 200);
+        assert_eq!(origin.calls(), 3, "what was purged is unknown: nothing stored is used");
+        ended(larder, "TERM").await;
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&away, &file).unwrap();
+        let larder = run(&house);
+        assert_eq!(asked(&larder, "/1").await.0, 200);
+        assert_eq!(origin.calls(), 3, "what is stored is usable again");
+        assert_eq!(asked(&larder, "/2").await, (429, "paced".to_owned()), "and what was counted");
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "the secret and the database");
     })
     .await;
 }

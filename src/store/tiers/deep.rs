@@ -89,7 +89,11 @@ fn open(
     let opened = State::open(&settings.path.join("state"), tiers.clock.now());
     let (state, kept): (State, All) = match opened {
         Ok(opened) => opened,
-        Err(error @ (Unopened::Later { .. } | Unopened::Broken { .. })) => {
+        Err(
+            error @ (Unopened::Later { .. }
+            | Unopened::Unavailable { .. }
+            | Unopened::Broken { .. }),
+        ) => {
             tracing::error!("{error}: memory serves alone");
             account.store_outlives(false);
             return tiers.stay_alone(error.to_string());
