@@ -127,9 +127,14 @@ pub(super) fn store(top: &mut Section<'_>, limits: &Limits, reader: &mut Reader<
         );
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
         reader.problem(place, &path, what, fix);
-    } else if limits.in_flight < store.max_object {
-        let what = format!("an answer of `max_object` ({shown}) would not fit `limits.in_flight`");
-        let fix = format!("set `limits.in_flight` to `{shown}` or more");
+    } else if limits.in_flight - limits.in_flight / 4 < store.max_object {
+        let what = format!(
+            "an answer of `max_object` ({shown}) would not fit `limits.in_flight`, of which a quarter is left \
+             to bodies that are not kept"
+        );
+        let least =
+            size::show(u64::try_from(store.max_object.saturating_mul(2)).unwrap_or(u64::MAX));
+        let fix = format!("set `limits.in_flight` to `{least}` or more");
         reader.problem(place, &path, what, fix);
     }
     section.finish(reader);
