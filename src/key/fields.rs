@@ -18,7 +18,7 @@ enum Kind {
     Harmless,
     /// It names or proves who asks.
     Credential,
-    /// Nobody knows.
+    /// A field that is not known to be either.
     Other,
 }
 

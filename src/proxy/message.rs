@@ -166,3 +166,31 @@ impl Handler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::converses;
+    use crate::semantics::asked::Asked;
+    use crate::semantics::target::Target;
+
+    #[test]
+    fn streams_of_calls_may_pause_and_other_bodies_may_not() {
+        for (kind, is) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc-web", true),
+            ("application/connect+json", true),
+            ("application/json", false),
+            ("application/connector", false),
+            ("", false),
+        ] {
+            let mut asked = Asked::get(Target::absolute("http://h/").unwrap());
+            let value = HeaderValue::from_static(kind);
+            asked.headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
+            assert_eq!(converses(&asked), is, "{kind}");
+        }
+    }
+}

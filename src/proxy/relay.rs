@@ -161,8 +161,8 @@ impl Handler {
             awaits_leave = false;
         }
         let mut silence = self.silence_before_head(asked, place);
-        let aside = clock::of_timers() + ASIDE;
-        let leave = clock::of_timers() + LEAVE;
+        let began = clock::of_timers();
+        let (aside, leave) = (began + ASIDE, began + LEAVE);
         loop {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.

@@ -5,14 +5,13 @@
 use bytes::Bytes;
 
 use crate::front::session::{ClientError, News, Session};
+use crate::upstream::in_flight::SMALL;
 use crate::upstream::session::Part;
 
 /// The longest body that is kept.
 const KEPT: usize = 64 * 1024;
 
-/// Smaller pieces are copied: each holds the whole buffer that it was read into, which may have held
-/// much else. What each costs beside its bytes counts too.
-const SMALL: usize = 4 * 1024;
+/// What a piece costs at least.
 const EACH: usize = 128;
 
 /// A body on its way.

@@ -496,6 +496,26 @@ async fn the_origin_sees_larders_credential_and_clients_with_none_or_any_share_w
     .await;
 }
 
+/// RFC 9110 §9.3.8: an origin sends a TRACE back as it came.
+#[tokio::test]
+async fn a_trace_carries_no_credential_of_larders() {
+    bounded(async {
+        let directory = tempfile::tempdir().unwrap();
+        let origin = Origin::start(|seen| Answer::new(200, &[], &seen.raw_head)).await;
+        let yaml = two_hosts(&origin, &origin, &secret_file(&directory));
+        let larder = Larder::bare(&yaml).await;
+        let mut client = larder.client().await;
+        for fields in [&[][..], &["X-Api-Key: the client's own"]] {
+            client.ask("TRACE", &format!("{API}/x"), fields).await;
+            let answer = client.answer("TRACE").await.expect("an answer");
+            assert_eq!(answer.status, 200);
+            assert!(answer.text().starts_with("TRACE /x"), "{}", answer.text());
+            assert!(!answer.text().contains(SECRET), "{}", answer.text());
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn no_page_of_another_site_has_larders_credential_shown_for_it() {
     bounded(async {

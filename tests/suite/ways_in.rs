@@ -125,7 +125,11 @@ async fn a_page_of_another_site_reaches_a_mount_only_if_it_is_named() {
 /// A browser lets a page read what it is told it may (Fetch Standard, "CORS protocol").
 #[tokio::test]
 async fn a_page_that_is_let_in_may_read_what_it_asks_for() {
-    let own = ["Access-Control-Allow-Origin: https://api.example.test", "Vary: Accept"];
+    let own = [
+        "Access-Control-Allow-Origin: https://api.example.test",
+        "Access-Control-Allow-Credentials: true",
+        "Vary: Accept",
+    ];
     let origin = Origin::always(Answer::new(200, &own, "shown")).await;
     let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
                  mount: { path: /api, to: \"http://api.example.test\", \
@@ -143,6 +147,11 @@ async fn a_page_that_is_let_in_may_read_what_it_asks_for() {
         assert_eq!(answer.cache_status().contains("; hit"), hit);
         assert_eq!(answer.all("access-control-allow-origin"), [page]);
         assert_eq!(answer.field("access-control-expose-headers"), Some("*"));
+        assert_eq!(
+            answer.field("access-control-allow-credentials"),
+            None,
+            "the API's, for its own"
+        );
         assert_eq!(answer.all("vary").join(","), "Accept,origin");
     }
     // Before it asks for more than a form could, a browser asks whether it may.

@@ -230,6 +230,23 @@ async fn a_body_for_which_there_is_no_room_flows_on_unread() {
     }
 }
 
+/// Each object takes a node of its tree, however short it is written.
+#[test]
+fn objects_are_charged_for_more_than_they_are_long() {
+    let of_lists = format!("[{}0]", "[0],".repeat(1000));
+    let of_objects = format!("[{}0]", "{\"\":0},".repeat(1000));
+    let room = |bytes| {
+        let in_flight = InFlight::new(bytes);
+        move |text: &str| {
+            let mut gathered = Gathered::new(&in_flight);
+            gathered.push(Bytes::copy_from_slice(text.as_bytes())).expect("there is room");
+            json::parse(Coding::Identity, &gathered).is_some()
+        }
+    };
+    assert!(room(400_000)(&of_lists) && !room(400_000)(&of_objects));
+    assert!(room(2_000_000)(&of_objects));
+}
+
 /// A body without an end that counts how often it was asked.
 struct Endless {
     piece: Bytes,
