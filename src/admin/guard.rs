@@ -28,7 +28,8 @@ use crate::account::Refusal;
 use crate::account::problem::Problem;
 use crate::admin::access::{Access, Operator};
 use crate::admin::listen::Client;
-use crate::admin::{Desk, answer};
+use crate::admin::places::Seat;
+use crate::admin::{Desk, answer, v1};
 
 /// What everybody who may connect may read. Everything else is for operators.
 pub(super) const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/ca.pem", "/proxy.pac"];
@@ -40,11 +41,9 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    // From here on the connection makes room for no other.
-    let _handling = seat.handle();
     let client = address.ip().to_canonical();
     let Err(problem) = may_ask(&desk.access, client, &request) else {
-        return next.run(request).await;
+        return handled(seat, request, next).await;
     };
     desk.account.refused(&Refusal { class: problem.class, client: Some(address) });
     let mut response = answer::refuse(problem);
@@ -54,6 +53,16 @@ pub(super) async fn check(
         response.headers_mut().insert(WWW_AUTHENTICATE, how);
     }
     response
+}
+
+/// While its body comes in, a request's connection still makes room for others; from then on for none.
+async fn handled(seat: Seat, request: Request, next: Next) -> Response {
+    let request = match v1::gathered(request).await {
+        Ok(request) => request,
+        Err(problem) => return answer::refuse(problem),
+    };
+    let _handling = seat.handle();
+    next.run(request).await
 }
 
 fn may_ask(access: &Access, client: IpAddr, request: &Request) -> Result<(), &'static Problem> {

@@ -1,6 +1,7 @@
 //! What an operator may ask: one file per path.
 //!
-//! Owns: how a body is read: whole, bounded, and strictly, so that nothing is done by accident.
+//! Owns: how a body is read: whole and bounded before its request is handled, and strictly, so that nothing
+//! is done by accident.
 //! Never touches: who asks (`guard`); how it is done (`controls`).
 
 pub(super) mod config;
@@ -13,8 +14,9 @@ pub(super) mod upstreams;
 use std::future::Future;
 
 use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::Request;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::account::problem::Problem;
@@ -22,25 +24,26 @@ use crate::account::problem::Problem;
 /// Why nothing was done.
 type Refused = &'static Problem;
 
-/// The body as `T`; `wanted` teaches what it must look like.
-async fn read<T: DeserializeOwned>(body: Body, wanted: Refused) -> Result<T, Refused> {
-    parse(&whole(body).await?, wanted)
-}
-
-/// The same where nothing needs to be said: no body is `{}`.
-async fn read_if_any<T: DeserializeOwned>(body: Body, wanted: Refused) -> Result<T, Refused> {
-    let bytes = whole(body).await?;
-    parse(if bytes.is_empty() { b"{}" } else { &bytes }, wanted)
-}
-
-async fn whole(body: Body) -> Result<Bytes, Refused> {
+/// The request with all of its body, which is waited for where a request may have one that is read.
+pub(super) async fn gathered(request: Request) -> Result<Request, Refused> {
+    if [Method::GET, Method::HEAD].contains(request.method()) {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
     // What was announced need not be waited for.
     if body.size_hint().lower() > LONGEST as u64 {
         return Err(&TOO_LONG);
     }
-    to_bytes(body, LONGEST).await.map_err(|_| &TOO_LONG)
+    let body = to_bytes(body, LONGEST).await.map_err(|_| &TOO_LONG)?;
+    Ok(Request::from_parts(head, Body::from(body)))
 }
 
+/// The body as `T`, where nothing need be said: no body is `{}`.
+fn parse_if_any<T: DeserializeOwned>(body: &Bytes, wanted: Refused) -> Result<T, Refused> {
+    parse(if body.is_empty() { b"{}" } else { body }, wanted)
+}
+
+/// The body as `T`; `wanted` teaches what it must look like.
 fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: Refused) -> Result<T, Refused> {
     serde_json::from_slice(bytes).map_err(|_| wanted)
 }

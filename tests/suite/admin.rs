@@ -144,7 +144,9 @@ async fn adm_08_a_crowded_admin_listener_leaves_the_proxy_alone() {
 async fn a_health_check_is_answered_beside_any_number_of_silent_and_slow_connections() {
     let larder = Larder::bare("").await;
     let admin = larder.server.admin_addr().unwrap();
-    for said in ["", "GET /healthz HTTP/1.1\r\nHo"] {
+    let body = "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 20\r\n\r\n{";
+    for said in ["", "GET /healthz HTTP/1.1\r\nHo", body] {
         let mut sitting = Vec::new();
         for _ in 0..100 {
             let mut client = Client::connect(admin).await;

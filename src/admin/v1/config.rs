@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -26,12 +26,12 @@ pub(in crate::admin) async fn show(State(desk): State<Desk>) -> Response {
 struct Asked {}
 
 /// `POST /v1/config/reload`
-pub(in crate::admin) async fn reload(State(desk): State<Desk>, body: Body) -> Response {
+pub(in crate::admin) async fn reload(State(desk): State<Desk>, body: Bytes) -> Response {
     reloaded(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn reloaded(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
-    let Asked {} = v1::read_if_any(body, &WANTED).await?;
+async fn reloaded(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> {
+    let Asked {} = v1::parse_if_any(&body, &WANTED)?;
     let controls = Arc::clone(&desk.controls);
     let outcome = v1::finish(async move { controls.reload().await }).await?;
     Ok(match outcome {

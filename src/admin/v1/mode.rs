@@ -2,9 +2,9 @@
 //!
 //! Owns: its JSON. Never touches: what a mode does.
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -25,8 +25,8 @@ struct Asked {
 }
 
 /// `PUT /v1/mode`
-pub(in crate::admin) async fn turn(State(desk): State<Desk>, body: Body) -> Response {
-    let asked: Asked = match v1::read(body, &WANTED).await {
+pub(in crate::admin) async fn turn(State(desk): State<Desk>, body: Bytes) -> Response {
+    let asked: Asked = match v1::parse(&body, &WANTED) {
         Ok(asked) => asked,
         Err(problem) => return answer::refuse(problem),
     };

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -31,12 +31,12 @@ struct Asked {
 }
 
 /// `POST /v1/purge`
-pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Body) -> Response {
+pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Bytes) -> Response {
     purged(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn purged(desk: &Desk, body: Body) -> Result<Response, &'static Problem> {
-    let asked: Asked = v1::read(body, &WANTED).await?;
+async fn purged(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> {
+    let asked: Asked = v1::parse(&body, &WANTED)?;
     let what = match (asked.url.as_deref(), asked.key.as_deref(), asked.all) {
         (Some(url), None, false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
         (None, Some(key), false) => Purgeable::Key(parse_key(key).ok_or(&WANTED)?),
