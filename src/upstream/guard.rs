@@ -63,6 +63,11 @@ impl Guard {
         self.pieces.iter().map(|(_, count)| count).sum()
     }
 
+    /// How many more such answers may come before calls must stop.
+    pub(super) fn left(&mut self, rule: &InvalidRequests, now: Instant) -> u64 {
+        trips_at(rule).saturating_sub(self.counted(rule, now))
+    }
+
     /// How long calls must stop; `None`: they need not.
     pub(super) fn tripped(&mut self, rule: &InvalidRequests, now: Instant) -> Option<Duration> {
         let counted = self.counted(rule, now);

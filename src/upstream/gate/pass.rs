@@ -75,10 +75,11 @@ impl Pass {
         if verdict.is_ok() && conduct(&self.place).rules.read_bodies() {
             self.unread = self.out.take();
         }
-        if let Some(Out { traffic, ticket }) = &self.unread {
+        if let Some(Out { traffic, mut ticket }) = self.unread.take() {
             let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
-            self.learn(traffic, |state| state.heard(&subject, ticket, &verdict, end, now));
+            self.learn(&traffic, |state| state.heard(&subject, &mut ticket, &verdict, end, now));
+            self.unread = Some(Out { traffic, ticket });
         }
         self.ended(status, &verdict);
         self.charge.begun(status, verdict.is_ok(), headers);
@@ -169,10 +170,10 @@ impl Pass {
     }
 
     fn settle(&mut self, verdict: &Verdict, end: End) {
-        let Some(Out { traffic, ticket }) = self.out.take() else { return };
+        let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
         let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
         let now = self.gate.clock.instant();
-        self.learn(&traffic, |state| state.settle(&subject, &ticket, verdict, end, now));
+        self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
@@ -195,8 +196,8 @@ impl Pass {
     }
 
     fn abandon(&mut self) {
-        let Some(Out { traffic, ticket }) = self.out.take() else { return };
-        traffic.state.lock().abandoned(&ticket);
+        let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
+        traffic.state.lock().abandoned(&mut ticket);
         traffic.eased.notify_waiters();
     }
 }

@@ -35,7 +35,7 @@ impl State {
     pub(super) fn settle(
         &mut self,
         subject: &Subject<'_>,
-        ticket: &Ticket,
+        ticket: &mut Ticket,
         verdict: &Verdict,
         end: End,
         now: Instant,
@@ -53,7 +53,7 @@ impl State {
     pub(super) fn heard(
         &mut self,
         subject: &Subject<'_>,
-        ticket: &Ticket,
+        ticket: &mut Ticket,
         verdict: &Verdict,
         end: End,
         now: Instant,
@@ -87,21 +87,13 @@ impl State {
     }
 
     /// A call ended without finding anything out.
-    pub(super) fn abandoned(&mut self, ticket: &Ticket) {
+    pub(super) fn abandoned(&mut self, ticket: &mut Ticket) {
         self.ended(ticket);
         self.holds.unprobe(&ticket.probes);
         if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
             limit.unheard();
             line.wake();
         }
-    }
-
-    pub(super) fn ended(&mut self, ticket: &Ticket) {
-        if ticket.aside {
-            return;
-        }
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.cap.wake();
     }
 
     fn learn(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {

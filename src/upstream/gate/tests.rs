@@ -2,14 +2,14 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
 use crate::policy::conduct::{
-    AtLimit, Breaker, Budget, Class, Cost, Credits, InvalidRequests, Limit, Period, Rate,
+    AtLimit, Breaker, Budget, Class, Cost, Credits, InvalidRequests, JsonRule, Limit, Period, Rate,
 };
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
@@ -312,15 +312,19 @@ async fn a_breaker_opens_for_everybody_and_one_call_tries_again() {
     assert!(bench.enter(keyed(1)).await.is_ok());
 }
 
-#[tokio::test]
-async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
+/// Ten a minute lead to a ban; eight are borne.
+fn ten_borne() -> InvalidRequests {
     let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
-    let rule = InvalidRequests {
+    InvalidRequests {
         statuses: [401, 403, 429].map(exact).to_vec(),
         limit: Rate { count: 10, per: 60 * SECOND },
         trip_at: 0.8,
-    };
-    let bench = Bench::new(Conduct { invalid_requests: Some(rule), ..Conduct::default() });
+    }
+}
+
+#[tokio::test]
+async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
+    let bench = Bench::new(Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() });
     // Of a route and of none, with one credential and another.
     for call in 0..8 {
         let knock = Knock { governed: call % 2 == 0, credential: call, ..knock("/") };
@@ -421,6 +425,46 @@ async fn no_more_calls_than_the_cap_wait_for_an_answer() {
     let fourth = bench.entering(knock("/")).await;
     bench.clock.advance(2 * SECOND);
     assert_eq!(refused(done(fourth).await).cause, Cause::InFlight);
+}
+
+/// However many come at once, no ninth goes out before it is known what the eight came to.
+#[tokio::test]
+async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
+    let bench = Bench::new(Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() });
+    let mut out = Vec::new();
+    for _ in 0..8 {
+        out.push(bench.enter(knock("/")).await.expect("one of eight"));
+    }
+    // A call that its client holds up can be answered so too.
+    out[0].step_aside();
+    out[0].step_aside();
+    let ninth = bench.entering(knock("/")).await;
+    assert!(!ninth.is_finished());
+    answer(&mut out[1], 200, &[]);
+    let mut ninth = done(ninth).await.expect("one has ended well");
+    let tenth = bench.entering(patient("/", SECOND)).await;
+    for pass in out.iter_mut().chain([&mut ninth]) {
+        answer(pass, 401, &[]);
+    }
+    assert_eq!(refused(done(tenth).await).cause, Cause::InvalidRequests);
+}
+
+/// The head of its answer has come, and then its client is slow to take the body.
+#[tokio::test]
+async fn a_call_that_is_answered_gives_its_place_back_once() {
+    let mut conduct = Conduct::default();
+    conduct.pace.in_flight = 2;
+    let path = JsonPath::parse("$.code").unwrap();
+    conduct.rules.success = vec![JsonRule { path, values: vec![0.into()] }];
+    let bench = Bench::new(conduct);
+    let mut slow = bench.enter(knock("/")).await.expect("one");
+    let _other = bench.enter(knock("/")).await.expect("two");
+    slow.answered_so_far(StatusCode::OK, &HeaderMap::new());
+    slow.step_aside();
+    let _third = bench.enter(knock("/")).await.expect("in the place of the first");
+    let fourth = bench.entering(knock("/")).await;
+    assert!(!fourth.is_finished());
+    fourth.abort();
 }
 
 #[tokio::test]

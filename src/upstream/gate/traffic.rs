@@ -53,6 +53,8 @@ pub(super) struct State {
     /// Who waits because too many wait for an answer.
     pub(super) cap: Line,
     pub(super) in_flight: usize,
+    /// Calls that are under way beside those, for their own clients hold them up.
+    aside: usize,
     turns: u64,
     /// Where, and which call, failed last; forgotten with a success.
     pub(super) last_failed: Option<(u64, u128)>,
@@ -80,8 +82,19 @@ pub(super) struct Ticket {
     pub(super) learned: Option<u128>,
     /// It is not on disk that it goes out: first that, then the call.
     pub(super) unsaved: bool,
-    /// It holds no place among those under way any more.
-    pub(super) aside: bool,
+    pub(super) seat: Seat,
+}
+
+/// Which of an upstream's calls under way one is among.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Seat {
+    /// Those that `pace.in_flight` is about.
+    Taken,
+    /// Those that are held up by their own clients.
+    Aside,
+    /// None: it is over.
+    #[default]
+    Over,
 }
 
 /// What the gate says to a call.
@@ -157,15 +170,37 @@ impl State {
         if subject.knock.attempt == Attempt::First {
             self.retries.called(now);
         }
-        Admit::Go(Ticket { probes, learned, unsaved, aside: false })
+        Admit::Go(Ticket { probes, learned, unsaved, seat: Seat::Taken })
     }
 
     /// A call is held up by its own client: others take its place, and its probe.
     pub(super) fn step_aside(&mut self, ticket: &mut Ticket) {
-        self.ended(ticket);
+        if ticket.seat == Seat::Taken {
+            self.ended(ticket);
+            self.aside += 1;
+            ticket.seat = Seat::Aside;
+        }
         self.holds.unprobe(&ticket.probes);
         ticket.probes.clear();
-        ticket.aside = true;
+    }
+
+    /// A call is under way no longer.
+    pub(super) fn ended(&mut self, ticket: &mut Ticket) {
+        let among = match std::mem::take(&mut ticket.seat) {
+            Seat::Taken => &mut self.in_flight,
+            Seat::Aside => &mut self.aside,
+            Seat::Over => return,
+        };
+        *among -= 1;
+        self.cap.wake();
+    }
+
+    /// Whether one more call may be under way. Each may be answered in a way that counts towards a ban: no
+    /// more go out at once than the ban guard bears.
+    fn has_room(&mut self, conduct: &Conduct, now: Instant) -> bool {
+        let borne = conduct.invalid_requests.as_ref().map(|rule| self.guard.left(rule, now));
+        let under_way = (self.in_flight + self.aside) as u64;
+        self.in_flight < conduct.pace.in_flight && borne.is_none_or(|borne| under_way < borne)
     }
 
     /// A call counts towards the configured limit of a credential.
@@ -269,7 +304,7 @@ impl State {
                 return Some((Station::Learned(id), wait));
             }
         }
-        (self.in_flight >= pace.in_flight || !self.cap.is_first(turn))
+        (!self.has_room(subject.conduct, now) || !self.cap.is_first(turn))
             .then_some((Station::Cap, None))
     }
 
