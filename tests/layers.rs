@@ -66,6 +66,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "server/handover",
             "server/sockets",
             "server/descriptors",
+            "upstream/dial",
             "front/authority",
             "launch",
             "cli",

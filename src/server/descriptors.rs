@@ -5,12 +5,18 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::upstream::pinned::MOST_IN_ALL;
+
 /// What larder holds open for itself: listeners, the store, the admin listener's connections.
 const OWN: u64 = 32;
 
 /// One for a client's connection, one for the call to an origin that it may need. With fewer a client
 /// that was let in could get an error for want of a descriptor, when it could have waited its turn.
 const EACH: u64 = 2;
+
+/// Connections to origins on which clients have signed in may wait beside those. Where the system does
+/// not let larder have so many more, they make room.
+const WAITING: u64 = MOST_IN_ALL as u64;
 
 /// With fewer places larder would not be of use, however few descriptors there are.
 const FEWEST: usize = 8;
@@ -19,7 +25,7 @@ const FEWEST: usize = 8;
 /// the usual limit of 1,024 is there for programs that cannot count further.
 pub fn raise(clients: usize) {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = (clients as u64).saturating_mul(EACH).saturating_add(OWN);
+    let wanted = (clients as u64).saturating_mul(EACH).saturating_add(OWN + WAITING);
     let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
     if limit.current.is_none_or(|now| now >= wanted) {
         return;

@@ -50,9 +50,11 @@ pub fn answer(
 /// What it comes to that there is none. `None`: the origin had no part in it.
 pub fn failure(failure: Failure) -> Option<Verdict> {
     let class = match failure {
-        Failure::Denied(_) | Failure::Held(_) | Failure::Abandoned | Failure::Internal => {
-            return None;
-        }
+        Failure::Denied(_)
+        | Failure::Held(_)
+        | Failure::Abandoned
+        | Failure::Exhausted
+        | Failure::Internal => return None,
         Failure::ConnectTimeout
         | Failure::FirstByteTimeout
         | Failure::BodyTimeout

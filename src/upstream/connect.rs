@@ -12,9 +12,10 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error, ErrorType};
 use tokio::time::timeout;
 
+use crate::upstream::dial::EXHAUSTED;
 use crate::upstream::failure::Failure;
 use crate::upstream::peer::IDLE;
-use crate::upstream::pinned::Pins;
+use crate::upstream::pinned::{Pinned, Pins};
 use crate::upstream::session::http1::{Http1, Raw};
 use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
@@ -29,12 +30,13 @@ pub struct Pool(Arc<Inner>);
 struct Inner {
     transport: TransportConnector,
     shared: Shared,
+    pinned: Pinned,
 }
 
 impl Default for Pool {
     fn default() -> Self {
         let (transport, shared) = (TransportConnector::new(None), Shared::default());
-        Self(Arc::new(Inner { transport, shared }))
+        Self(Arc::new(Inner { transport, shared, pinned: Pinned::default() }))
     }
 }
 
@@ -115,8 +117,7 @@ impl Pool {
             return Ok(channel(session, true));
         }
         // Boxed: a call on a connection that is there must not carry the room that dialling needs.
-        let stream = Box::pin(self.dial(peer, http1)).await;
-        let stream = stream.map_err(|error| NotBegun::Failed(failure(&error)))?;
+        let stream = Box::pin(self.dial(peer, http1)).await.map_err(NotBegun::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             let session = Http1::new(stream, request);
             return Ok(channel(Session::Http1(Box::new(session)), false));
@@ -135,13 +136,19 @@ impl Pool {
         }
     }
 
-    async fn dial(&self, peer: &HttpPeer, http1: bool) -> pingora_error::Result<Stream> {
-        if !http1 {
-            return self.0.transport.new_stream(peer).await;
-        }
+    async fn dial(&self, peer: &HttpPeer, http1: bool) -> Result<Stream, Failure> {
         let mut peer = peer.clone();
-        peer.options.alpn = ALPN::H1;
-        self.0.transport.new_stream(&peer).await
+        if http1 {
+            peer.options.alpn = ALPN::H1;
+        }
+        loop {
+            let dialled = self.0.transport.new_stream(&peer).await.map_err(|error| failure(&error));
+            let lacks = matches!(dialled, Err(Failure::Exhausted));
+            // A connection that only waits has what this one lacks.
+            if !lacks || !self.0.pinned.let_one_go() {
+                return dialled;
+            }
+        }
     }
 
     async fn reused(
@@ -228,7 +235,7 @@ impl Channel {
                 Owner::Pool => {
                     self.pool.0.transport.release_stream(stream, self.key, self.idle);
                 }
-                Owner::Client(pins) => pins.put(self.place, stream),
+                Owner::Client(pins) => pins.put(self.place, stream, &self.pool.0.pinned),
                 Owner::Call => {}
             }
         }
@@ -244,6 +251,7 @@ fn failure(error: &Error) -> Failure {
     match error.etype() {
         ConnectTimedout | TLSHandshakeTimedout => Failure::ConnectTimeout,
         HandshakeError | H2Error => Failure::Protocol,
+        other if other == &EXHAUSTED => Failure::Exhausted,
         _ => Failure::Refused,
     }
 }

@@ -5,6 +5,7 @@
 //! Never touches: names, rules about where to go (its addresses have passed them), TLS, pooling.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_error::ErrorType::{ConnectError, ConnectRefused, ConnectTimedout};
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorType, Result};
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -25,6 +27,9 @@ use crate::upstream::keep_alive;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// What pingora is told where this process or its host lacks what a connection needs.
+pub(super) const EXHAUSTED: ErrorType = ErrorType::Custom("Exhausted");
 
 /// How many hosts' working addresses are remembered.
 const REMEMBERED: usize = 4096;
@@ -73,6 +78,7 @@ impl Dialer {
     pub async fn dial(&self) -> std::result::Result<TcpStream, Failure> {
         let (stream, address) = match timeout(self.within, self.race()).await {
             Ok(Ok(won)) => won,
+            Ok(Err(error)) if is_exhausted(&error) => return Err(Failure::Exhausted),
             Ok(Err(_refused)) => return Err(Failure::Refused),
             Err(_elapsed) => return Err(Failure::ConnectTimeout),
         };
@@ -86,13 +92,13 @@ impl Dialer {
         Ok(stream)
     }
 
-    async fn race(&self) -> std::io::Result<(TcpStream, SocketAddr)> {
+    async fn race(&self) -> io::Result<(TcpStream, SocketAddr)> {
         if let [only] = &*self.addresses {
             return TcpStream::connect(only).await.map(|stream| (stream, *only));
         }
         let mut attempts = JoinSet::new();
         let mut waiting = self.addresses.iter().copied();
-        let mut error = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+        let mut error = io::Error::from(io::ErrorKind::AddrNotAvailable);
         loop {
             if let Some(address) = waiting.next() {
                 attempts.spawn(async move { (address, TcpStream::connect(address).await) });
@@ -118,9 +124,16 @@ impl Connect for Dialer {
             Ok(stream) => Ok(stream.into()),
             Err(Failure::ConnectTimeout) => Err(Error::new_up(ConnectTimedout)),
             Err(Failure::Refused) => Err(Error::new_up(ConnectRefused)),
+            Err(Failure::Exhausted) => Err(Error::new_in(EXHAUSTED)),
             Err(_) => Err(Error::new_up(ConnectError)),
         }
     }
+}
+
+/// Whether it is this process or its host that lacks something: descriptors, or memory of the system's.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
 }
 
 /// v6, v4, v6, v4 … keeping each family's order (RFC 8305 §4).

@@ -58,6 +58,9 @@ pub enum Failure {
     /// The origin was not asked.
     #[error("the origin was not asked: {}", .0.cause.token())]
     Held(Held),
+    /// No descriptor, or none of the system's memory, is left for a connection.
+    #[error("larder lacks what a connection needs")]
+    Exhausted,
     /// The fault is larder's.
     #[error("larder failed")]
     Internal,
@@ -80,6 +83,7 @@ impl Failure {
             | Self::Cut
             | Self::Protocol
             | Self::Abandoned
+            | Self::Exhausted
             | Self::Internal => true,
         }
     }
@@ -106,6 +110,7 @@ impl Failure {
             Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
             Self::Held(held) => held.cause.token(),
+            Self::Exhausted => "exhausted",
             Self::Internal => "internal",
         }
     }
@@ -126,6 +131,7 @@ impl Failure {
             | Self::NotProcessed
             | Self::Cut
             | Self::Protocol
+            | Self::Exhausted
             | Self::Internal => Some(decide::Failure::Connect),
         }
     }
@@ -191,6 +197,7 @@ impl Failure {
                 "http_protocol_error",
                 "the origin's answer is not valid HTTP",
             ),
+            Self::Exhausted => return EXHAUSTED,
             Self::Abandoned | Self::Held(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
@@ -201,3 +208,11 @@ impl Failure {
         Problem::new(status, class, reason, proxy_status)
     }
 }
+
+const EXHAUSTED: Problem = Problem::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "exhausted",
+    "larder has no file descriptor left for a connection: raise its limit of open files (ulimit -n, \
+     systemd's LimitNOFILE)",
+    "proxy_internal_error",
+);

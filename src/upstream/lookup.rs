@@ -19,6 +19,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::upstream::dial::is_exhausted;
 use crate::upstream::failure::Failure;
 
 /// How many names' answers are kept; each by its own TTL, within the bounds below.
@@ -51,8 +52,8 @@ pub(super) struct Lookups {
     for_strangers: Semaphore,
 }
 
-/// What a look-up came to; `None`: no address. Where who began it goes away another goes on with it.
-type Outcome = OnceCell<Option<Arc<[IpAddr]>>>;
+/// What a look-up came to. Where who began it goes away another goes on with it.
+type Outcome = OnceCell<Result<Arc<[IpAddr]>, Failure>>;
 
 impl Lookups {
     /// Over the system's name servers, or over `name_server` alone (tests).
@@ -79,7 +80,7 @@ impl Lookups {
     pub(super) async fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, Failure> {
         let joined = self.join(name);
         match timeout(WITHIN, joined.outcome.get_or_init(|| self.ask(name))).await {
-            Ok(found) => found.clone().ok_or(Failure::Dns),
+            Ok(found) => found.clone(),
             Err(_elapsed) => {
                 self.has_failed(name);
                 Err(Failure::Dns)
@@ -87,27 +88,28 @@ impl Lookups {
         }
     }
 
-    async fn ask(&self, name: &str) -> Option<Arc<[IpAddr]>> {
+    async fn ask(&self, name: &str) -> Result<Arc<[IpAddr]>, Failure> {
         if self.failed_lately(name) {
-            return None;
+            return Err(Failure::Dns);
         }
         let known = self.known.lock().contains(name);
         let places = if known { &self.for_known } else { &self.for_strangers };
         // Nobody closes the semaphores.
-        let _place = places.acquire().await.ok()?;
-        match self.dns.as_ref()?.lookup_ip(name).await {
+        let _place = places.acquire().await.map_err(|_closed| Failure::Dns)?;
+        match self.dns.as_ref().ok_or(Failure::Dns)?.lookup_ip(name).await {
             Ok(found) => {
                 if !known {
                     remember(&mut self.known.lock(), name);
                 }
-                Some(found.iter().collect())
+                Ok(found.iter().collect())
             }
+            Err(NetError::Io(error)) if is_exhausted(&error) => Err(Failure::Exhausted),
             Err(error) => {
                 // That there is none is an answer, which the resolver remembers.
                 if !error.is_no_records_found() {
                     self.has_failed(name);
                 }
-                None
+                Err(Failure::Dns)
             }
         }
     }

@@ -151,7 +151,7 @@ async fn ovl_05_without_descriptors_accepting_backs_off_hits_go_on_and_it_recove
         assert!(took > Duration::from_secs(1), "it backs off: {took:?}");
         // What needs a descriptor gets a word, not a silence.
         let cold = asks(&mut client, "/cold").await;
-        assert_eq!((cold.status, origin.calls()), (502, 1), "{}", cold.text());
+        assert_eq!((cold.status, origin.calls()), (503, 1), "{}", cold.text());
         larder.limit_files(FILES);
         timeout(RECOVERED, all_get(200, knocking, CLIENTS)).await.expect("in 5 s");
         let mut client = Client::connect(larder.addr().await).await;

@@ -7,9 +7,11 @@ use http::Request;
 use parking_lot::Mutex;
 
 use crate::client::{Client, Response};
+use crate::crowd::bounded;
 use crate::intercepted::{self, Scene};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin, Seen, Step};
+use crate::process::Process;
 
 /// No route leads here.
 const OTHER: &str = "http://other.example.test";
@@ -154,4 +156,51 @@ async fn streams_of_one_connection_share_no_sign_in() {
     }
     assert_eq!(intercepted::get(&mut h2, &url).await.0, 401);
     assert_eq!(scene.origin.connections(), 3);
+}
+
+/// Connections that only wait make room, and a lack of larder's own is held against no origin.
+#[tokio::test]
+async fn who_signed_in_keeps_no_descriptor_from_a_call_and_no_origin_is_blamed_for_the_lack() {
+    bounded(async {
+        let state = Mutex::new(Windows::default());
+        let origin = Origin::start(move |seen| match &*seen.target {
+            "/open" => Answer::new(200, &[], "anybody"),
+            _ => state.lock().answer(seen),
+        })
+        .await;
+        let hosts = ["a", "b", "c", "d", "e", "f", "g"].map(|name| format!("{name}.example.test"));
+        let to = |host: &String| format!("{host}: '{}'", origin.addr);
+        let resolve = hosts.iter().map(to).collect::<Vec<_>>().join(", ");
+        let (process, _house) = Process::run(&format!(
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nstore: {{ disk: off }}\n\
+             resolve: {{ {resolve} }}\nupstreams: {{ all: {{ hosts: ['*.example.test'], \
+             breaker: {{ failures: 1, within: 1m, open_for: 10m }} }} }}\n"
+        ))
+        .await;
+        let proxy = process.addr().await;
+        let url = |host: &str| format!("http://{host}/me");
+        let mut alice = Client::connect(proxy).await;
+        for host in &hosts[..2] {
+            sign_in(&mut alice, &url(host), "NTLM", "alice").await;
+        }
+        let mut others = [Client::connect(proxy).await, Client::connect(proxy).await];
+        for other in &mut others {
+            // Nobody signs in here; but they have been let in by now.
+            assert_eq!(other.get(&format!("http://{}/open", hosts[6]), &[]).await.status, 200);
+        }
+        process.limit_files(process.next_file());
+        // The connection that has waited longest goes, and then the other; each call keeps what it got.
+        for (other, host) in others.iter_mut().zip(&hosts[2..4]) {
+            assert_eq!(other.get(&url(host), &["Authorization: NTLM one"]).await.status, 401);
+        }
+        assert_eq!(alice.get(&url(&hosts[4]), &["Authorization: NTLM one"]).await.status, 401);
+        // So low that no connection that goes is of use.
+        process.limit_files(8);
+        let answer = others[0].get(&url(&hosts[5]), &["Authorization: NTLM one"]).await;
+        assert_eq!((answer.status, answer.text().contains("LimitNOFILE")), (503, true));
+        process.limit_files(1024);
+        let answer = others[1].get(&url(&hosts[5]), &["Authorization: NTLM one"]).await;
+        assert_eq!(answer.status, 401, "{}", answer.text());
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +155,13 @@ impl Process {
         let arguments = ["--pid", &pid, &format!("--nofile={files}:")];
         let limited = std::process::Command::new("prlimit").args(arguments).status();
         assert!(limited.is_ok_and(|status| status.success()), "prlimit is part of every Linux");
+    }
+
+    /// The number that the next file it opens has.
+    pub fn next_file(&self) -> u32 {
+        let pid = self.child.id().expect("it is still running");
+        let open = |number: &u32| Path::new(&format!("/proc/{pid}/fd/{number}")).is_symlink();
+        (0..1 << 16).find(|number| !open(number)).expect("one of many")
     }
 
     /// How long it has kept a processor busy, all its threads together, to 10 ms.

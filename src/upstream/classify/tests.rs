@@ -240,6 +240,7 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
     for (failed, class) in [
         (Failure::Denied(Denied::Rule), None),
         (Failure::Abandoned, None),
+        (Failure::Exhausted, None),
         (Failure::Internal, None),
         (Failure::Dns, Some(Class::Network)),
         (Failure::Refused, Some(Class::Network)),

@@ -287,7 +287,7 @@ async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
 #[tokio::test]
 async fn what_larder_itself_did_is_held_against_nobody() {
     let bench = Bench::new(Conduct::default());
-    for failure in [Failure::Abandoned, Failure::Internal] {
+    for failure in [Failure::Abandoned, Failure::Exhausted, Failure::Internal] {
         bench.enter(keyed(1)).await.unwrap().failed(failure);
         drop(bench.enter(keyed(1)).await.unwrap());
     }
@@ -620,9 +620,9 @@ async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
 #[tokio::test]
 async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
     let head = |pass: &mut Pass, status| {
-        pass.answered_so_far(StatusCode::from_u16(status).unwrap(), &http::HeaderMap::new());
+        pass.answered_so_far(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
     };
-    let (ok, none) = (StatusCode::OK, http::HeaderMap::new());
+    let (ok, none) = (StatusCode::OK, HeaderMap::new());
     let bench = budgeted(in_body(), 100.0);
     let mut read = bench.enter(knock("/")).await.unwrap();
     head(&mut read, 200);
