@@ -8,6 +8,7 @@ mod deep;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
@@ -53,8 +54,9 @@ pub struct Tiers {
     memory: Memory,
     generations: Arc<Generations>,
     clock: Clock,
-    /// Whether there is a disk to open, or to open again.
-    outlives: bool,
+    /// Whether there is a disk that this larder has not opened yet and will: what was invalidated before
+    /// must hold for it.
+    to_be_opened: AtomicBool,
     /// Whoever reads a body file holds the one that its key leads to.
     readers: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory alone.
@@ -82,10 +84,12 @@ impl Tiers {
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
         let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
         let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
-        let outlives = settings.disk > 0;
-        let tiers = Arc::new(Self { memory, generations, clock, outlives, readers, deep, alone });
+        let has_disk = settings.disk > 0;
+        let to_be_opened = AtomicBool::new(has_disk);
+        let tiers =
+            Arc::new(Self { memory, generations, clock, to_be_opened, readers, deep, alone });
         tiers.report("memory", account, |tiers| tiers.memory.totals());
-        if outlives {
+        if has_disk {
             tiers.report("disk", account, Self::disk_totals);
             deep::take_hold(&tiers, settings, account, limits);
         }
@@ -154,12 +158,14 @@ impl Tiers {
 
     /// Whether anything of `target` is kept, waited for, or on a disk that cannot be looked at.
     fn may_hold(&self, target: u128, deep: Option<&Deep>) -> bool {
+        let to_come = self.to_be_opened.load(Ordering::Relaxed);
         self.generations.is_present(target)
-            || deep.map_or(self.outlives, |deep| deep.disk.may_hold(target))
+            || deep.map_or(to_come, |deep| deep.disk.may_hold(target))
     }
 
     fn forget(&self, deep: Option<&Deep>) -> All {
         self.memory.drop_gone();
+        let to_come = self.to_be_opened.load(Ordering::Relaxed);
         // What memory holds after that is newer than its generation, unless that was soft.
         self.generations.forget(|target, Generation { hard, soft }| {
             let here = if soft == Mark::default() {
@@ -168,12 +174,19 @@ impl Tiers {
                 self.generations.is_present(target)
             };
             let newest = hard.max(soft);
-            here || deep.map_or(self.outlives, |deep| deep.disk.may_hold_before(target, newest))
+            here || deep.map_or(to_come, |deep| deep.disk.may_hold_before(target, newest))
         })
     }
 
-    fn stay_alone(&self, why: String) {
+    /// Memory serves alone until the disk can be opened.
+    fn wait_alone(&self, why: String) {
         *self.alone.lock() = Some(why);
+    }
+
+    /// Memory serves alone for as long as this larder lives.
+    fn stay_alone(&self, why: String) {
+        self.to_be_opened.store(false, Ordering::Relaxed);
+        self.wait_alone(why);
     }
 }
 
@@ -294,6 +307,7 @@ impl Store for Tiers {
         let deep = {
             let mut alone = self.alone.lock();
             let deep = self.deep.swap(None);
+            self.to_be_opened.store(false, Ordering::Relaxed);
             if deep.is_some() || alone.is_some() {
                 *alone = Some("this larder has let go of its store".to_owned());
             }

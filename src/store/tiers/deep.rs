@@ -36,13 +36,14 @@ pub(super) fn take_hold(
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
             account.store_outlives(false);
-            tiers.stay_alone(held.to_string());
+            tiers.wait_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
                 .name("larder-lock".to_owned())
                 .spawn(move || wait(&weak, &settings, &account, limits));
             if let Err(error) = waiting {
                 tracing::error!(%error, "Cannot wait for the store: memory serves alone");
+                tiers.stay_alone(error.to_string());
             }
         }
         Err(failed @ NotTaken::Io { .. }) => {

@@ -241,21 +241,25 @@ async fn what_is_asked_for_while_it_is_invalidated_is_not_kept() {
 
 #[tokio::test]
 async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() {
-    let tiers = sized(Path::new("unused"), 0);
-    put(&tiers, "/kept", "x");
-    for n in 0..70_000 {
-        let path = format!("/{n}");
-        put(&tiers, &path, "x");
-        tiers.invalidate(Reach::Target(key(&path).target_id()), Kind::Hard);
-        if n % 2 == 0 {
-            put(&tiers, &path, "new");
+    // No disk, and one that this larder will never open.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (path, disk) in [(Path::new("unused"), 0), (file.path(), 1 << 30)] {
+        let tiers = sized(path, disk);
+        put(&tiers, "/kept", "x");
+        for n in 0..70_000 {
+            let path = format!("/{n}");
+            put(&tiers, &path, "x");
+            tiers.invalidate(Reach::Target(key(&path).target_id()), Kind::Hard);
+            if n % 2 == 0 {
+                put(&tiers, &path, "new");
+            }
+            if n % 500 == 0 {
+                // It is in use: it does not give way to what is not.
+                assert!(found(&tiers, "/kept").await.is_some(), "{n}");
+            }
         }
-        if n % 500 == 0 {
-            // It is in use: it does not give way to what is not.
-            assert!(found(&tiers, "/kept").await.is_some(), "{n}");
-        }
+        assert!(found(&tiers, "/kept").await.is_some(), "{disk}");
+        assert!(found(&tiers, "/69998").await.is_some());
+        assert!(found(&tiers, "/69999").await.is_none());
     }
-    assert!(found(&tiers, "/kept").await.is_some());
-    assert!(found(&tiers, "/69998").await.is_some());
-    assert!(found(&tiers, "/69999").await.is_none());
 }
