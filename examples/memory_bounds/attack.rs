@@ -28,11 +28,19 @@ pub(crate) enum Attack {
     RecordedAnswers,
     LongUrls,
     LongVaryLists,
+    SmallAnswers,
+    ManyFields,
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::BodiesThatRulesRead, Self::RecordedAnswers, Self::LongUrls, Self::LongVaryLists];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::BodiesThatRulesRead,
+        Self::RecordedAnswers,
+        Self::LongUrls,
+        Self::LongVaryLists,
+        Self::SmallAnswers,
+        Self::ManyFields,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,13 +48,19 @@ impl Attack {
             Self::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded",
             Self::LongUrls => "8000 URLs of 16 kB",
             Self::LongVaryLists => "8000 answers that vary by 200 fields of 64 bytes",
+            Self::SmallAnswers => "60,000 answers of 11 bytes",
+            Self::ManyFields => "8000 answers with 90 limit fields and 90 empty ones",
         }
     }
 
     /// What all that it makes larder hold may take.
     pub(crate) fn bound(self) -> usize {
         match self {
-            Self::BodiesThatRulesRead | Self::LongUrls | Self::LongVaryLists => 32 * MIB,
+            Self::BodiesThatRulesRead
+            | Self::LongUrls
+            | Self::LongVaryLists
+            | Self::SmallAnswers
+            | Self::ManyFields => 32 * MIB,
             // On their way, and then stored.
             Self::RecordedAnswers => 64 * MIB,
         }
@@ -59,7 +73,7 @@ impl Attack {
                     "upstreams: {{ api: {{ hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }} }} }}\n"
                 )
             }
-            Self::RecordedAnswers | Self::LongUrls | Self::LongVaryLists => String::new(),
+            _ => String::new(),
         };
         format!(
             "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, disk: off, max_object: 8MiB }}\n\
@@ -82,7 +96,7 @@ impl Attack {
         match self {
             Self::BodiesThatRulesRead => at_once(larder.proxy, "GET").await?,
             Self::RecordedAnswers => at_once(larder.proxy, "POST").await?,
-            Self::LongUrls | Self::LongVaryLists => self.one_by_one(larder.proxy).await?,
+            _ => self.one_by_one(larder.proxy).await?,
         }
         api.abort();
         Ok(larder.memory(true)?.saturating_sub(idle))
@@ -91,7 +105,8 @@ impl Attack {
     async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
         let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
         let mut connection = Connection::open(proxy).await?;
-        for number in 0..SMALL_ONES {
+        let ones = if self == Self::SmallAnswers { 60_000 } else { SMALL_ONES };
+        for number in 0..ones {
             let answer = connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
             if answer.status != 200 || answer.hit || answer.last || answer.body.is_empty() {
                 return Err("an answer was not the API's".into());
@@ -128,6 +143,9 @@ impl Attack {
     }
 
     fn vary(self) -> String {
+        if self == Self::ManyFields {
+            return (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
+        }
         if self != Self::LongVaryLists {
             return String::new();
         }
