@@ -75,8 +75,9 @@ impl Attack {
             }
             _ => String::new(),
         };
+        let disk = if self.has_disk() { "disk: 1GiB" } else { "disk: off" };
         format!(
-            "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, disk: off, max_object: 8MiB }}\n\
+            "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, {disk}, max_object: 8MiB }}\n\
              {upstream}routes: [{{ name: api, match: {{ host: {HOST} }}, retry: off }}]\n"
         )
     }
@@ -103,7 +104,11 @@ impl Attack {
     }
 
     async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
+        let long = if self == Self::LongUrls {
+            "y".repeat(16_000)
+        } else {
+            String::new()
+        };
         let mut connection = Connection::open(proxy).await?;
         let ones = if self == Self::SmallAnswers { 60_000 } else { SMALL_ONES };
         for number in 0..ones {

@@ -91,6 +91,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Bytes it may take.
     pub bytes: u64,
+    /// Bytes that may wait to be written.
+    pub waiting: usize,
     /// How often what is of no use any more is removed.
     pub sweep_every: Duration,
     /// The secret from which the key for fields is derived: with another one nothing stored is read.
@@ -314,6 +316,7 @@ impl Shared {
     fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
         account.store_outlives(true);
         let at_rest = Arc::new(AtRest::new(&settings.secret));
+        let queue = Queue::of(settings.waiting);
         Arc::new(Self {
             settings,
             means,
@@ -322,7 +325,7 @@ impl Shared {
             open: ArcSwapOption::empty(),
             settled: watch::Sender::new(false),
             patience: Instant::from_std(clock::monotonic()) + OPENING,
-            queue: Queue::default(),
+            queue,
             sizes: Arc::default(),
             at_rest,
             condition: Mutex::new(Condition::Good),

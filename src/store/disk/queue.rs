@@ -18,8 +18,6 @@ use crate::store::generations::Mark;
 use crate::store::presence::Presence;
 use crate::stored::Stored;
 
-/// What waits, in bytes.
-const BYTES: usize = 64 << 20;
 /// Commands that wait.
 const COMMANDS: usize = 4096;
 
@@ -61,8 +59,9 @@ pub(super) enum NotQueued {
 }
 
 /// The queue.
-#[derive(Default)]
 pub(super) struct Queue {
+    /// What may wait, in bytes.
+    bytes: usize,
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
@@ -105,6 +104,11 @@ impl Put {
 }
 
 impl Queue {
+    /// A queue in which so many bytes may wait.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self { bytes, waiting: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// Queues a put, or lets it stand in for one of the same entry.
     pub(super) fn put(&self, put: Put, now: SystemTime) -> Result<(), NotQueued> {
         let mut waiting = self.waiting.lock();
@@ -118,7 +122,7 @@ impl Queue {
                 return Ok(());
             }
             let before = kept.weight();
-            if waiting.bytes - before + bytes > BYTES {
+            if waiting.bytes - before + bytes > self.bytes {
                 return Err(NotQueued::Full);
             }
             waiting.bytes = waiting.bytes - before + bytes;
@@ -127,7 +131,7 @@ impl Queue {
             }
             return Ok(());
         }
-        if waiting.commands.len() >= COMMANDS || waiting.bytes + bytes > BYTES {
+        if waiting.commands.len() >= COMMANDS || waiting.bytes + bytes > self.bytes {
             return Err(NotQueued::Full);
         }
         waiting.bytes += bytes;

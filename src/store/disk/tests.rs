@@ -73,7 +73,8 @@ impl House {
     fn settings(&self) -> Settings {
         let sweep_every = Duration::from_secs(60);
         let secret = Secret::from_bytes([7; 32]);
-        Settings { dir: self.cache(), bytes: self.bytes, sweep_every, secret }
+        let waiting = 64 << 20;
+        Settings { dir: self.cache(), bytes: self.bytes, waiting, sweep_every, secret }
     }
 
     fn start(&self) -> Arc<Disk> {

@@ -151,9 +151,9 @@ mod tests {
 
     #[test]
     fn however_long_the_lists_are_the_value_stays_small() {
-        let mut variants = Variants::none(7, &[7; 16_000]);
+        let mut variants = Variants::none(7, &[7; 4_000]);
         let long = VaryFields::new(
-            (0..400).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),
+            (0..40).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),
         );
         for n in 0..10 {
             variants.add(VariantId(n), &long);

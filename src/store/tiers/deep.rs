@@ -107,12 +107,20 @@ fn open(
     let settings = disk::Settings {
         dir: settings.path.join("cache"),
         bytes: settings.disk,
+        waiting: waiting(settings),
         sweep_every: settings.sweep_every,
         secret: settings.secret.clone(),
     };
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
     let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };
     tiers.deepen(Arc::new(deep), kept);
+}
+
+/// Bytes that may wait to be written: in proportion to what memory keeps, but always the largest answer.
+fn waiting(settings: &Settings) -> usize {
+    const MOST: usize = 64 << 20;
+    const FIELDS: usize = 128 << 10;
+    (settings.memory / 4).min(MOST).max(settings.max_object + FIELDS)
 }
 
 /// What was spent under the state is added to what was spent without it, and kept from now on.

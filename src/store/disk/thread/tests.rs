@@ -16,6 +16,7 @@ fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
     let settings = Settings {
         dir: dir.join("cache"),
         bytes: 1 << 30,
+        waiting: 1 << 20,
         sweep_every: Duration::from_secs(60),
         secret: crate::store::state::Secret::from_bytes([7; 32]),
     };
