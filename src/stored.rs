@@ -3,9 +3,11 @@
 //! Owns: the shape of what every store tier keeps; which fields a hit leaves out.
 //! Never touches: policy (lifetime and windows are computed from the current policy at each read).
 
+pub mod lent;
 pub mod part;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +18,7 @@ use crate::semantics::freshness;
 use crate::semantics::said::Said;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::stored::lent::{Hold, Lent};
 
 /// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::Part`], which
 /// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
@@ -46,6 +49,8 @@ pub struct Stored {
     pub authorized: bool,
     /// When an operator called it outdated: it is stale from then on, whatever its lifetime.
     pub outdated: Option<SystemTime>,
+    /// `body` to its last reader.
+    followed: Option<Arc<lent::Body>>,
 }
 
 /// What of a stored response bears on whether it may be used.
@@ -105,6 +110,7 @@ impl Stored {
         let headers = compact(headers);
         let said = Said::of(status, &headers);
         let (headers, withheld) = parted(headers);
+        let (followed, body) = lent::Body::follow(body);
         Self {
             status,
             headers,
@@ -118,6 +124,7 @@ impl Stored {
             said,
             authorized: false,
             outdated: None,
+            followed,
         }
     }
 
@@ -132,6 +139,18 @@ impl Stored {
     #[must_use]
     pub fn outdated(&self, at: SystemTime) -> Self {
         Self { outdated: Some(at), ..self.clone() }
+    }
+
+    /// The same with another body.
+    #[must_use]
+    pub fn with_body(self, body: Bytes) -> Self {
+        let (followed, body) = lent::Body::follow(body);
+        Self { body, followed, ..self }
+    }
+
+    /// A store's hold on the body, which counts in `lent` from its end on; `None`: it is too small.
+    pub fn hold_body(&self, lent: &Lent) -> Option<Hold> {
+        self.followed.as_ref().map(|body| body.hold(lent))
     }
 
     /// Whether the body is as long as the origin announced. Nothing else may be kept: it would be

@@ -104,11 +104,7 @@ impl Attack {
     }
 
     async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let long = if self == Self::LongUrls {
-            "y".repeat(16_000)
-        } else {
-            String::new()
-        };
+        let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
         let mut connection = Connection::open(proxy).await?;
         let ones = if self == Self::SmallAnswers { 60_000 } else { SMALL_ONES };
         for number in 0..ones {

@@ -168,7 +168,7 @@ fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
         ("private, max-age=10", "", 0, "stale"),
     ] {
         let fields = [range, ("etag", "\"a\""), ("cache-control", line)];
-        let stored = Stored { body: Bytes::from_static(b"x"), ..stored_as(206, &fields) };
+        let stored = stored_as(206, &fields).with_body(Bytes::from_static(b"x"));
         let part = Part::of(Arc::new(stored.clone())).unwrap();
         let decide = |ask, found| {
             let now = ARRIVAL + secs(at);

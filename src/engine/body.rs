@@ -11,16 +11,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
-use crate::upstream::in_flight::{EACH, InFlight, SMALL};
+use crate::upstream::in_flight::{EACH, Flow, InFlight, SMALL};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
 
-/// How long such a body waits for a reader that takes nothing.
+/// How long such a body waits for a reader that takes nothing, if there is room for all that is held.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// The shared body.
@@ -31,6 +30,7 @@ pub(crate) struct Growing {
     /// Something for the writer: a piece was read, a reader left.
     room: Notify,
     in_flight: Arc<InFlight>,
+    _flow: Flow,
     largest: usize,
 }
 
@@ -69,6 +69,7 @@ impl Growing {
             }),
             news: Notify::new(),
             room: Notify::new(),
+            _flow: in_flight.flow(),
             in_flight,
             largest,
         })
@@ -164,7 +165,7 @@ impl Growing {
                     return;
                 }
             }
-            if timeout(STALLED, room).await.is_err() {
+            if self.in_flight.patiently(STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.news.notify_waiters();
             }
@@ -278,6 +279,8 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     fn body(kept: bool, largest: usize) -> Arc<Growing> {

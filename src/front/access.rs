@@ -108,6 +108,7 @@ mod tests {
 
     use super::*;
     use crate::config::Users;
+    use crate::upstream::in_flight::InFlight;
 
     fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> Gatekeeper {
         let users = users.map(|users| {
@@ -149,7 +150,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let io = ClientIo::new(accepted, peer);
+        let io = ClientIo::new(accepted, peer, InFlight::new(0));
         assert!(of(None).serves(&io).await);
         assert!(of(Some(&[own + 1, own])).serves(&io).await);
         assert!(!of(Some(&[own + 1])).serves(&io).await);

@@ -28,6 +28,7 @@ use crate::front::way::Way;
 use crate::semantics::asked::{Asked, Framing, Listener};
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::Scheme;
+use crate::upstream::in_flight::InFlight;
 
 /// What is read at once while a head comes in.
 pub(super) const READ: usize = 8 * 1024;
@@ -62,6 +63,8 @@ pub struct Door {
     pub mounts: Mounts,
     /// Which pages may have larder's own credentials shown for them through the proxy.
     pub spenders: Spenders,
+    /// What all bodies on their way hold.
+    pub in_flight: Arc<InFlight>,
     /// Where refusals are recorded.
     pub account: Arc<Account>,
     /// The time, for `Date`.

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::keep_alive;
 use crate::upstream::pinned::Pins;
 
@@ -61,11 +62,13 @@ pub struct ClientIo {
     unflushed: bool,
     /// The connections to origins on which this client has signed in. Most have none.
     pins: Option<Pins>,
+    /// What all bodies on their way hold.
+    in_flight: Arc<InFlight>,
 }
 
 impl ClientIo {
     /// Takes over an accepted connection.
-    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+    pub fn new(stream: TcpStream, peer: SocketAddr, in_flight: Arc<InFlight>) -> Self {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, Transport::Plain(stream)),
             peer,
@@ -73,12 +76,18 @@ impl ClientIo {
             frames: None,
             unflushed: false,
             pins: None,
+            in_flight,
         }
     }
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// What all bodies on their way hold.
+    pub(super) fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
     }
 
     /// Larder's own address, as the client reached it; `None`: the connection is gone.
@@ -172,7 +181,7 @@ impl ClientIo {
     }
 
     /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
-    /// that takes nothing for [`STALLED`] is given up.
+    /// that takes nothing for [`STALLED`], or for less where memory is short, is given up.
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> Sent {
         let transport = self.stream.get_mut();
         let (all, mut done) = (head.len() + body.len(), 0);
@@ -181,12 +190,12 @@ impl ClientIo {
                 IoSlice::new(head.get(done..).unwrap_or_default()),
                 IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
             ];
-            match patiently(transport.write_vectored(&parts)).await {
+            match patiently(&self.in_flight, transport.write_vectored(&parts)).await {
                 Ok(written @ 1..) => done += written,
                 Ok(0) | Err(_) => break,
             }
         }
-        let whole = done == all && patiently(transport.flush()).await.is_ok();
+        let whole = done == all && patiently(&self.in_flight, transport.flush()).await.is_ok();
         Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
@@ -201,12 +210,18 @@ impl ClientIo {
 
 /// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
 /// timer is made.
-pub(super) async fn patiently<T>(taken: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn patiently<T>(
+    in_flight: &InFlight,
+    taken: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     let mut taken = std::pin::pin!(taken);
     let at_once = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
     match at_once {
         Poll::Ready(taken) => taken,
-        Poll::Pending => timeout(STALLED, taken).await?,
+        Poll::Pending => {
+            let late = || Err(io::ErrorKind::TimedOut.into());
+            in_flight.patiently(STALLED, taken).await.unwrap_or_else(late)
+        }
     }
 }
 

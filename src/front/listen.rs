@@ -163,7 +163,8 @@ impl Lobby {
         let door = self.doors.current();
         tokio::spawn(async move {
             prepare(&stream);
-            door.refuse(ClientIo::new(stream, peer), &CROWDED).await;
+            let io = ClientIo::new(stream, peer, Arc::clone(&door.in_flight));
+            door.refuse(io, &CROWDED).await;
             drop(exit);
         });
     }
@@ -179,8 +180,9 @@ impl Lobby {
             (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
         tokio::spawn(async move {
             prepare(&stream);
+            let io = ClientIo::new(stream, peer, Arc::clone(&doors.current().in_flight));
             tokio::select! {
-                () = connection::receive(doors, ClientIo::new(stream, peer), kind, stage) => {}
+                () = connection::receive(doors, io, kind, stage) => {}
                 _ = end.wait_for(|stage| *stage == Stage::Over) => {}
             }
             drop(place);

@@ -36,9 +36,9 @@ use crate::semantics::spelling::Spelling;
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
-/// How much of the bodies of all requests may come ahead of who reads them: as much for each as the
-/// 64 KiB that a stream has, or one that is not read would take the others' room.
-const WINDOW: u32 = 64 * 1024 * STREAMS;
+/// How much of the bodies of all requests may come ahead of who reads them. Each stream has 64 KiB of it, so
+/// that many may be stuck before the others are. All go to one origin.
+const WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Requests that a connection may give up beyond those it waited for: a client that goes on so makes
 /// larder work for nothing ("rapid reset").
@@ -189,7 +189,7 @@ impl Door {
         let Stream { request, respond } = stream;
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
-        let session = Session::Http2(Box::new(Http2::new(body, respond)));
+        let session = Session::Http2(Box::new(Http2::new(body, respond, &self.in_flight)));
         match self.asked_on(head, ends_here, way, peer, listener) {
             Ok(asked) => {
                 let served = self.service.serve(asked, session).await;

@@ -64,7 +64,7 @@ impl Handler {
             return self.last_hop(asked, client, ctx).await;
         }
         let place = self.network.upstreams.place(&asked.target);
-        let mut upload = Upload::default();
+        let mut upload = Upload::new(&self.network.in_flight);
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
@@ -239,6 +239,7 @@ impl Handler {
         self.finish_head(asked, client, ctx, &mut headers);
         let length = message::length(asked, status, &headers, framing, ended);
         let has_body = !matches!(length, Length::None | Length::Known(0));
+        let _flow = has_body.then(|| self.network.in_flight.flow());
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
             self.ended(ctx);

@@ -2,10 +2,12 @@
 //!
 //! Owns: the bytes that are kept for a repeat. Never touches: when a call is repeated.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::front::session::{ClientError, News, Session};
-use crate::upstream::in_flight::SMALL;
+use crate::upstream::in_flight::{InFlight, SMALL, Share};
 use crate::upstream::session::Part;
 
 /// The longest body that is kept.
@@ -15,9 +17,11 @@ const KEPT: usize = 64 * 1024;
 const EACH: usize = 128;
 
 /// A body on its way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upload {
     kept: Vec<Bytes>,
+    /// What that takes of `limits.in_flight`.
+    share: Share,
     /// What has come, and what of it is kept with what that costs.
     came: usize,
     bytes: usize,
@@ -31,6 +35,20 @@ pub(super) struct Upload {
 }
 
 impl Upload {
+    /// A body of which nothing has come yet.
+    pub(super) fn new(in_flight: &Arc<InFlight>) -> Self {
+        Self {
+            kept: Vec::new(),
+            share: Share::new(in_flight),
+            came: 0,
+            bytes: 0,
+            outgrown: false,
+            ended: false,
+            sent: 0,
+            told: false,
+        }
+    }
+
     /// A call begins.
     pub(super) fn begin(&mut self) {
         (self.sent, self.told) = (0, false);
@@ -88,8 +106,9 @@ impl Upload {
     fn comes(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
         self.ended = last;
         self.came += piece.len();
-        self.bytes += piece.len().max(EACH);
-        if self.bytes <= KEPT && !self.outgrown {
+        let takes = piece.len().max(EACH);
+        self.bytes += takes;
+        if self.bytes <= KEPT && !self.outgrown && self.share.add(takes) {
             let small = piece.len() < SMALL;
             self.kept.push(if small { Bytes::copy_from_slice(&piece) } else { piece });
             return None;
@@ -97,6 +116,7 @@ impl Upload {
         self.outgrown = true;
         // What was kept has been sent: nobody reads on before.
         self.kept.clear();
+        self.share.give_all_back();
         self.sent = 0;
         Some(piece)
     }
@@ -109,7 +129,8 @@ mod tests {
     #[test]
     fn what_is_kept_for_a_repeat_holds_no_large_buffers_and_ends_with_its_bound() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
-        let mut upload = Upload::default();
+        let room = InFlight::new(2 * KEPT);
+        let mut upload = Upload::new(&room);
         assert_eq!(upload.comes(buffer.slice(..10), false), None);
         assert!(buffer.is_unique());
         let mut pieces = 1;
@@ -120,5 +141,9 @@ mod tests {
         }
         assert!(!upload.is_whole());
         assert_eq!(pieces, KEPT / EACH);
+        assert_eq!(room.used(), 0, "what is no longer kept is given back");
+        let mut upload = Upload::new(&InFlight::new(EACH));
+        assert!(upload.comes(Bytes::from_static(b"x"), false).is_some());
+        assert!(!upload.is_whole(), "there is no room for a repeat");
     }
 }

@@ -56,11 +56,12 @@ impl Ground {
         let secret = secret(config)?;
         let traffics = Arc::default();
         let store = store(config, &secret, &account, &traffics, &parts.clock);
+        let in_flight = InFlight::beside(config.limits.in_flight, store.lent());
         traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
         Ok(Self {
             store: Echoing::new(store),
             secret: secret.derived("scope"),
-            in_flight: InFlight::new(config.limits.in_flight),
+            in_flight,
             switch,
             traffics,
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),

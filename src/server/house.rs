@@ -103,6 +103,7 @@ impl House {
             interception: Interception::new(&config, mint),
             mounts: Mounts::new(&config.upstreams),
             spenders: Spenders::new(&config.upstreams),
+            in_flight: Arc::clone(&ground.in_flight),
             account,
             clock: ground.clock.clone(),
             name: Arc::clone(&ground.name),

@@ -17,6 +17,7 @@ use crate::store::generations::{Generations, Mark, Validity};
 use crate::store::presence::{As, Presence};
 use crate::store::{Listed, Lookup, Place, Totals, Wanted};
 use crate::stored::Stored;
+use crate::stored::lent::{Hold, Lent};
 
 /// How many variants of one key are kept; the least recently stored one gives way.
 pub const VARIANTS: usize = 64;
@@ -36,6 +37,7 @@ pub struct Memory {
     slots: Cache<SlotKey, Slot, Weigh, DefaultHashBuilder, Evictions>,
     generations: Arc<Generations>,
     evicted: Arc<AtomicU64>,
+    lent: Lent,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
 }
@@ -60,6 +62,7 @@ struct Entry {
     mark: Mark,
     stored: Arc<Stored>,
     _presence: Presence,
+    _hold: Option<Hold>,
 }
 
 #[derive(Clone)]
@@ -123,7 +126,12 @@ impl Memory {
             DefaultHashBuilder::default(),
             Evictions(Arc::clone(&evicted)),
         );
-        Self { slots, generations, evicted, writing: Mutex::new(()) }
+        Self { slots, generations, evicted, lent: Lent::default(), writing: Mutex::new(()) }
+    }
+
+    /// The bytes that it has let go of and clients still have.
+    pub fn lent(&self) -> Lent {
+        Arc::clone(&self.lent)
     }
 
     fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<Stored>> {
@@ -235,7 +243,10 @@ impl Memory {
         }
         let varies = !stored.vary.names().is_empty();
         let presence = self.generations.enter(key.target_id(), As::Kept);
-        let entry = Arc::new(Entry { key: key.clone(), mark, stored, _presence: presence });
+        let hold = stored.hold_body(&self.lent);
+        let key_of_it = key.clone();
+        let entry = Entry { key: key_of_it, mark, stored, _presence: presence, _hold: hold };
+        let entry = Arc::new(entry);
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };
         let had_variants = matches!(self.slots.peek(&root), Some(Slot::Variants(_)));

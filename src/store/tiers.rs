@@ -28,6 +28,7 @@ use crate::store::state::{Limits, Secret};
 use crate::store::tiers::deep::Deep;
 use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
 use crate::stored::Stored;
+use crate::stored::lent::Lent;
 
 /// What a store is made of.
 #[derive(Debug, Clone)]
@@ -94,6 +95,11 @@ impl Tiers {
             deep::take_hold(&tiers, settings, account, limits);
         }
         tiers
+    }
+
+    /// The bytes of bodies that memory has let go of and clients still have.
+    pub fn lent(&self) -> Lent {
+        self.memory.lent()
     }
 
     /// Has the state ask soon for the rows that changed.

@@ -112,7 +112,8 @@ impl Part {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(span.length()));
         let body = front.followed_by(back);
         let authorized = self.stored.authorized || other.stored.authorized;
-        Self::of(Arc::new(Stored { headers, body, authorized, ..(*newer.stored).clone() }))
+        let joined = Stored { headers, authorized, ..(*newer.stored).clone() };
+        Self::of(Arc::new(joined.with_body(body)))
     }
 
     /// The complete response, if every byte of it is here: a 200.

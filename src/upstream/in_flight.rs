@@ -1,14 +1,19 @@
 //! Bodies that are held in memory on their way: how many bytes they may have together
 //! (`limits.in_flight`).
 //!
-//! Owns: the count, over fills, recordings and what rules read; that whoever holds bytes gives them back.
+//! Owns: the count, over fills, recordings and what rules read; that whoever holds bytes gives them back;
+//! how long a client that takes nothing may keep them.
 //! Never touches: what the bodies are held for, or what becomes of one for which there is no room.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::timeout;
+
+use crate::clock;
 
 /// Smaller pieces are copied where they are held: each holds the whole buffer that it was read into, which
 /// may have held much else.
@@ -17,17 +22,65 @@ pub const SMALL: usize = 4 * 1024;
 /// What a piece costs beside its bytes.
 pub const EACH: usize = 64;
 
+/// What an answer that flows holds beside the pieces that are counted one by one: the buffers of its
+/// connections, and the piece that its client is being given.
+const FLOW: usize = 128 * 1024;
+
+/// How long a client may take nothing while more is held than there is room for.
+const SHORT: Duration = Duration::from_secs(5);
+
 /// The bytes of all bodies that are held.
 #[derive(Debug)]
 pub struct InFlight {
     used: AtomicUsize,
+    flows: AtomicUsize,
+    /// What the store has let go of and clients still have.
+    lent: Arc<AtomicUsize>,
     cap: usize,
 }
 
 impl InFlight {
     /// Room for `cap` bytes.
     pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), cap })
+        Self::beside(cap, Arc::default())
+    }
+
+    /// The same; `lent` counts the bytes that the store has let go of and clients still have.
+    pub fn beside(cap: usize, lent: Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), flows: AtomicUsize::new(0), lent, cap })
+    }
+
+    /// An answer flows, as long as what is returned lives.
+    pub fn flow(self: &Arc<Self>) -> Flow {
+        self.flows.fetch_add(1, Ordering::Relaxed);
+        Flow(Arc::clone(self))
+    }
+
+    /// Whether more is held, by whatever flows too, than there is room for.
+    fn is_over(&self) -> bool {
+        let flows = self.flows.load(Ordering::Relaxed).saturating_mul(FLOW);
+        let lent = self.lent.load(Ordering::Relaxed);
+        self.used().saturating_add(flows).saturating_add(lent) > self.cap
+    }
+
+    /// How long a client may take nothing now, of the `usual` time.
+    pub fn patience(&self, usual: Duration) -> Duration {
+        if self.is_over() { usual.min(SHORT) } else { usual }
+    }
+
+    /// What `taken` comes to; `None`: a client has taken nothing for the `usual` time, or for less where
+    /// there is no room for what it keeps.
+    pub async fn patiently<T>(&self, usual: Duration, taken: impl Future<Output = T>) -> Option<T> {
+        let mut taken = std::pin::pin!(taken);
+        let since = clock::of_timers();
+        loop {
+            if let Ok(taken) = timeout(usual.min(SHORT), taken.as_mut()).await {
+                return Some(taken);
+            }
+            if since.elapsed() >= self.patience(usual) {
+                return None;
+            }
+        }
     }
 
     /// Whether there is room for no more bodies that are kept whole.
@@ -67,6 +120,16 @@ impl InFlight {
     }
 }
 
+/// An answer that flows.
+#[derive(Debug)]
+pub struct Flow(Arc<InFlight>);
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Bytes that are held; given back when this is dropped.
 #[derive(Debug)]
 pub struct Share {
@@ -85,6 +148,11 @@ impl Share {
         let within = self.of.take_within(bytes);
         self.bytes += if within { bytes } else { 0 };
         within
+    }
+
+    /// All of it is held no longer.
+    pub fn give_all_back(&mut self) {
+        self.give_back(self.bytes);
     }
 
     fn give_back(&mut self, bytes: usize) {
@@ -184,6 +252,31 @@ mod tests {
         assert_eq!((held.len(), held.first(), held.joined().len()), (6000, Some(1), 6000));
         assert_eq!(held.pop().map(|piece| piece.len()), Some(6000));
         assert_eq!((room.used(), held.is_empty(), held.pop()), (0, true, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_waited_for_as_long_as_there_is_room() {
+        let lent = Arc::new(AtomicUsize::new(0));
+        let room = InFlight::beside(2 * FLOW, Arc::clone(&lent));
+        let usual = Duration::from_secs(60);
+        async fn waited(room: Arc<InFlight>) -> Duration {
+            let (since, never) = (clock::of_timers(), std::future::pending::<()>());
+            assert_eq!(room.patiently(Duration::from_secs(60), never).await, None);
+            since.elapsed()
+        }
+        let (one, two) = (room.flow(), room.flow());
+        assert!(waited(Arc::clone(&room)).await >= usual);
+        let third = room.flow();
+        assert!(waited(Arc::clone(&room)).await <= SHORT + Duration::from_millis(10));
+        drop(third);
+        // It is looked at again while it waits.
+        let waiting = tokio::spawn(waited(Arc::clone(&room)));
+        tokio::time::sleep(4 * SHORT).await;
+        lent.store(1, Ordering::Relaxed);
+        assert!(waiting.await.unwrap() <= 6 * SHORT);
+        drop((one, two));
+        assert_eq!(room.patience(usual), usual);
+        assert_eq!(room.patiently(usual, async { 7 }).await, Some(7));
     }
 
     /// A chunk of one byte may come in a buffer that four kilobytes of extensions filled.

@@ -104,6 +104,7 @@ impl Http1 {
         };
         // A second request that came with the first is not answered: the first answer says so.
         let pipelined = framing == Framing::None && !rest.is_empty();
+        let stall = Stall::new(io.in_flight());
         Self {
             io,
             rest,
@@ -114,7 +115,7 @@ impl Http1 {
             status: None,
             outgoing: Outgoing::Unwritten,
             queue: VecDeque::new(),
-            stall: Stall::default(),
+            stall,
             look: Look::default(),
             sent: 0,
         }

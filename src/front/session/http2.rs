@@ -4,6 +4,7 @@
 //! heads (`multiplex`).
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::front::session::stall::Stall;
 use crate::front::session::{ClientError, Length, News};
+use crate::upstream::in_flight::InFlight;
 
 /// How long what is left of a request's body is read once its answer is written, and how much.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -37,7 +39,11 @@ pub struct Http2 {
 
 impl Http2 {
     /// The exchange on the stream that these are the two sides of.
-    pub fn new(incoming: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub fn new(
+        incoming: RecvStream,
+        respond: SendResponse<Bytes>,
+        in_flight: &Arc<InFlight>,
+    ) -> Self {
         let has_read = incoming.is_end_stream();
         Self {
             incoming,
@@ -47,7 +53,7 @@ impl Http2 {
             status: None,
             ended: false,
             queue: Bytes::new(),
-            stall: Stall::default(),
+            stall: Stall::new(in_flight),
             sent: 0,
         }
     }

@@ -3,6 +3,7 @@
 //! Owns: the two timers of that. Never touches: connections.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,23 +11,37 @@ use tokio::time::{Sleep, sleep};
 
 use crate::front::io::STALLED;
 use crate::front::session::ClientError;
+use crate::upstream::in_flight::InFlight;
 
 /// How often a connection that cannot be read on is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Lets a client take nothing for [`STALLED`] at most. Made when there is something to wait for.
-#[derive(Default)]
-pub(super) struct Stall(Option<Pin<Box<Sleep>>>);
+/// Lets a client take nothing for as long as [`InFlight::patiently`] does. Made when there is something to
+/// wait for.
+pub(super) struct Stall {
+    in_flight: Arc<InFlight>,
+    late: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
 
 impl Stall {
+    pub(super) fn new(in_flight: &Arc<InFlight>) -> Self {
+        Self { in_flight: Arc::clone(in_flight), late: None }
+    }
+
     /// The client has taken something.
     pub(super) fn moved(&mut self) {
-        self.0 = None;
+        self.late = None;
     }
 
     /// Nothing can be written now; ready once that has been so for too long.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ClientError> {
-        let late = self.0.get_or_insert_with(|| Box::pin(sleep(STALLED)));
+        let late = self.late.get_or_insert_with(|| {
+            let in_flight = Arc::clone(&self.in_flight);
+            Box::pin(async move {
+                let taken = std::future::pending::<()>();
+                let _late = in_flight.patiently(STALLED, taken).await;
+            })
+        });
         late.as_mut().poll(cx).map(|()| ClientError::Stalled)
     }
 }

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -142,7 +143,8 @@ impl Http1 {
     }
 
     pub(in crate::front::session) async fn flush(&mut self) -> Result<(), ClientError> {
-        patiently(self.io.flush()).await.map_err(|_broken| ClientError::Gone)
+        let in_flight = Arc::clone(self.io.in_flight());
+        patiently(&in_flight, self.io.flush()).await.map_err(|_broken| ClientError::Gone)
     }
 }
 

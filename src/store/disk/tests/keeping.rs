@@ -364,7 +364,8 @@ async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
         let mask = |name: &HeaderName, value: &[u8]| keyring.mask(name, value);
         let variant = vary.variant(&asked.headers, &mask);
         let plain = stored(bytes(n, length));
-        let varied = Stored { vary, variant, ..(*plain).clone() };
+        let mut varied = (*plain).clone();
+        (varied.vary, varied.variant) = (vary, variant);
         disk.put(
             &keyring.key(&asked, &Policy::origin()),
             &Arc::new(varied),
