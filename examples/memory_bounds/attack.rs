@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::MIB;
 use crate::client::{Connection, Failure};
-use crate::process::{HOST, Larder};
+use crate::process::Larder;
 
 /// How many large answers come at once, and how large they are.
 const ANSWERS: usize = 60;
@@ -20,6 +20,9 @@ const LARGE: usize = 7 * MIB;
 
 /// How many small answers with long names come, one after the other.
 const SMALL_ONES: usize = 8000;
+
+/// The name of the API.
+const HOST: &str = "api.example.test";
 
 /// One way to fill a cache's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,8 @@ impl Attack {
         }
     }
 
-    fn yaml(self) -> String {
+    /// The configuration, with the API at `origin`.
+    fn yaml(self, origin: SocketAddr) -> String {
         let upstream = match self {
             Self::BodiesThatRulesRead => {
                 format!(
@@ -62,7 +66,9 @@ impl Attack {
             Self::RecordedAnswers | Self::LongUrls | Self::LongVaryLists => String::new(),
         };
         format!(
-            "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, disk: off, max_object: 8MiB }}\n\
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nlog: {{ level: error }}\n\
+             resolve: {{ {HOST}: \"{origin}\" }}\n\
+             limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, disk: off, max_object: 8MiB }}\n\
              {upstream}routes: [{{ name: api, match: {{ host: {HOST} }}, retry: off }}]\n"
         )
     }
@@ -70,22 +76,28 @@ impl Attack {
     /// The bytes that larder has grown by at most.
     pub(crate) async fn run(self) -> Result<usize, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let larder = Larder::start(listener.local_addr()?, &self.yaml()).await?;
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("proxy.yaml");
+        std::fs::write(&file, self.yaml(listener.local_addr()?))?;
+        let larder = Larder::start(&file, &[]).await?;
+        let (pid, proxy) = (larder.pid()?, larder.proxy()?);
         let together = Arc::new(Barrier::new(ANSWERS));
         let api = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(self.answers(stream, Arc::clone(&together)));
             }
         });
-        Connection::open(larder.proxy).await?.get(&url("/first"), HOST, "").await?;
-        let idle = larder.memory(false)?;
+        Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
+        let idle = memory(pid, "VmRSS:")?;
         match self {
-            Self::BodiesThatRulesRead => at_once(larder.proxy, "GET").await?,
-            Self::RecordedAnswers => at_once(larder.proxy, "POST").await?,
-            Self::LongUrls | Self::LongVaryLists => self.one_by_one(larder.proxy).await?,
+            Self::BodiesThatRulesRead => at_once(proxy, "GET").await?,
+            Self::RecordedAnswers => at_once(proxy, "POST").await?,
+            Self::LongUrls | Self::LongVaryLists => self.one_by_one(proxy).await?,
         }
         api.abort();
-        Ok(larder.memory(true)?.saturating_sub(idle))
+        let most = memory(pid, "VmHWM:")?;
+        larder.stop().await?;
+        Ok(most.saturating_sub(idle))
     }
 
     async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
@@ -164,4 +176,12 @@ async fn at_once(proxy: SocketAddr, method: &'static str) -> Result<(), Failure>
         client??;
     }
     Ok(())
+}
+
+/// The bytes of memory that a process takes: now (`VmRSS:`), or at most so far (`VmHWM:`).
+fn memory(pid: u32, field: &str) -> Result<usize, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).ok_or("an odd /proc")?;
+    Ok(kibibytes.parse::<usize>()? * 1024)
 }
