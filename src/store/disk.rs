@@ -29,8 +29,9 @@ mod tests;
 mod thread;
 mod variants;
 
+use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
@@ -51,6 +52,7 @@ use crate::store::disk::codec::{BodyIn, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
 use crate::store::disk::keeper::Keeper;
 use crate::store::disk::keys::{ENTRIES, Until};
+use crate::store::disk::layout::Layout;
 use crate::store::disk::queue::{Command, NotQueued, Put, Queue};
 use crate::store::disk::record::value_hash;
 use crate::store::disk::room::Measure;
@@ -301,6 +303,25 @@ impl Disk {
     pub fn stall(&self, until: Receiver<()>) {
         self.shared.count_dropped(&self.shared.queue.push_always(Command::Stall(until)));
     }
+}
+
+/// Removes what other versions of larder cached below `dir`, where no disk tier is opened that would do it:
+/// it may hold secrets in the clear. `hold` takes hold of the directory, and is not asked where there is
+/// nothing to remove.
+pub fn remove_old<H, E>(dir: &Path, hold: impl FnOnce() -> Result<H, E>) -> Result<(), String>
+where
+    E: fmt::Display,
+{
+    let layout = Layout::new(dir.to_owned());
+    match layout.has_old() {
+        Ok(false) => return Ok(()),
+        // A file, or what this user may not look into, is none of larder's caches.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+        Ok(true) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let _held = hold().map_err(|error| error.to_string())?;
+    layout.remove_old().map_err(|error| error.to_string())
 }
 
 impl Drop for Disk {

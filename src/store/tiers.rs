@@ -35,7 +35,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// Bytes of the memory tier.
     pub memory: usize,
-    /// Bytes of the disk tier; zero: memory alone, and the directory is not touched.
+    /// Bytes of the disk tier; zero: memory alone. Of the directory then only what another version of larder
+    /// cached there is touched: it is removed.
     pub disk: u64,
     /// Bytes of the largest body.
     pub max_object: usize,
@@ -88,6 +89,8 @@ impl Tiers {
         if outlives {
             tiers.report("disk", account, Self::disk_totals);
             deep::take_hold(&tiers, settings, account, limits);
+        } else {
+            deep::leave_nothing_old(&settings.path, tiers.clock.now());
         }
         tiers
     }

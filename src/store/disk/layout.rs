@@ -4,6 +4,7 @@
 //! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
 //! quarantines. Never touches: what is in the files.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -50,20 +51,45 @@ impl Layout {
         for dir in [self.database(), self.bodies()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        for dir in fs::read_dir(&self.cache)? {
+        self.remove_old()
+    }
+
+    /// Whether another version, or what was doomed earlier, is there. `Err`: nobody can say.
+    pub(super) fn has_old(&self) -> io::Result<bool> {
+        Ok(!self.old()?.is_empty())
+    }
+
+    /// Removes other versions and what was doomed earlier.
+    pub(super) fn remove_old(&self) -> io::Result<()> {
+        for dir in self.old()? {
+            let name = dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            if name.starts_with(DOOMED) {
+                remove_later(dir);
+                continue;
+            }
+            tracing::info!(version = name, "Removing what another version of larder cached");
+            self.doom(&dir)?;
+            // They may be of that version, and hold secrets in the clear.
+            self.remove_quarantines()?;
+        }
+        Ok(())
+    }
+
+    fn old(&self) -> io::Result<Vec<PathBuf>> {
+        let dirs = match fs::read_dir(&self.cache) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            dirs => dirs?,
+        };
+        let mut old = Vec::new();
+        for dir in dirs {
             let dir = dir?;
             let name = dir.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(DOOMED) {
-                remove_later(dir.path());
-            } else if name != VERSION && is_version(name) {
-                tracing::info!(version = name, "Removing what another version of larder cached");
-                self.doom(&dir.path())?;
-                // They may be of that version, and hold secrets in the clear.
-                self.remove_quarantines()?;
+            if name.starts_with(DOOMED) || (name != VERSION && is_version(name)) {
+                old.push(dir.path());
             }
         }
-        Ok(())
+        Ok(old)
     }
 
     /// Puts everything aside beside `cache`, in place of what was put aside before.
