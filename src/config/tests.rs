@@ -438,6 +438,36 @@ fn what_names_a_user_cannot_be_ignored() {
 }
 
 #[test]
+fn a_wildcard_is_no_name_of_a_field_or_parameter() {
+    let route = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a }}, {rest} }}]");
+    let upstream = |rest: &str| format!("upstreams: {{ a: {{ hosts: [a], {rest} }} }}");
+    let matching = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a, {rest} }} }}]");
+    for (text, what) in [
+        (route("key: { ignore_headers: ['*'] }"), "is a wildcard"),
+        (route("key: { ignore_headers: ['x-*'] }"), "is a wildcard"),
+        (route("key: { ignore_headers: ['X Y'] }"), "is not the name"),
+        (route("key: { ignore_headers: ['X-Y:'] }"), "is not the name"),
+        (route("key: { ignore_headers: ['X-Y?'] }"), "is not the name"),
+        (route("key: { headers: ['*'] }"), "is a wildcard"),
+        (route("key: { headers: ['Accept, Accept-Language'] }"), "is not the name"),
+        (route("key: { query: { include: ['*'] } }"), "is a wildcard"),
+        (route("key: { query: { exclude: ['utm_*'] } }"), "is a wildcard"),
+        (route("scope: { header: '*' }"), "is a wildcard"),
+        (route("targeted: ['*-Cache-Control']"), "is a wildcard"),
+        (matching("headers: { '*': x }"), "is a wildcard"),
+        (matching("query: { 'utm_*': x }"), "is a wildcard"),
+        ("credential_headers: ['X-*']".to_owned(), "is a wildcard"),
+        ("secret_query: ['*']".to_owned(), "is a wildcard"),
+        (upstream("credential: { header: '*', from_env: K }"), "is a wildcard"),
+        (upstream("cost: { credits: { header: 'X-*' } }"), "is a wildcard"),
+        (upstream("mount: { path: /a, allow_hosts: '*' }"), "is not a name"),
+    ] {
+        let report = invalid(&text).to_string();
+        assert!(report.starts_with("proxy.yaml:2:") && report.contains(what), "{text}: {report}");
+    }
+}
+
+#[test]
 fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
     let config = valid(
         "destinations: { deny: [localhost., 10.0.0.0/8, 'h.:81'] }\n\
