@@ -70,7 +70,7 @@ async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
 /// What a larder of another format left, beside what is nobody's of larder's.
 fn leave_old(dir: &Path) {
     for at in
-        ["cache/v1/db", "cache/v2/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
+        ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
     {
         let at = dir.join(at);
         fs::create_dir_all(&at).unwrap();
@@ -82,7 +82,7 @@ fn leave_old(dir: &Path) {
 /// Files are removed behind the caller's back, on a thread that nothing waits for.
 async fn gone(dir: &Path) {
     let old = |name: &str| {
-        let begins = ["v1", "v2", "doomed-", "quarantine-"];
+        let begins = ["v1", "v3", "doomed-", "quarantine-"];
         begins.iter().any(|begins| name.starts_with(begins))
     };
     let left = |dir: &Path| {
@@ -298,12 +298,12 @@ async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() 
 async fn without_a_disk_tier_what_another_format_left_is_removed_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     leave_old(dir.path());
-    for kept in ["cache/v3/db", "state/db"] {
+    for kept in ["cache/v4/db", "state/db"] {
         fs::create_dir_all(dir.path().join(kept)).unwrap();
     }
     let _memory = sized(dir.path(), 0);
     gone(dir.path()).await;
-    for kept in ["cache/v3/db", "state/db", "cache/mine"] {
+    for kept in ["cache/v4/db", "state/db", "cache/mine"] {
         assert!(dir.path().join(kept).exists(), "{kept}");
     }
 }
