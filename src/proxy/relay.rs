@@ -241,7 +241,7 @@ impl Handler {
         let has_body = !matches!(length, Length::None | Length::Known(0));
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
-            self.ended(ctx);
+            self.ended(ctx).await;
         }
         let mut trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
@@ -249,7 +249,7 @@ impl Handler {
             has_body
         })
         .await?;
-        self.ended(ctx);
+        self.ended(ctx).await;
         if let Some(trailers) = &mut trailers {
             hop_by_hop::strip_trailers(trailers);
         }
