@@ -29,10 +29,10 @@ mod tests;
 mod thread;
 mod variants;
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +52,6 @@ use crate::store::disk::codec::{BodyIn, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
 use crate::store::disk::keeper::Keeper;
 use crate::store::disk::keys::{ENTRIES, Until};
-use crate::store::disk::layout::Layout;
 use crate::store::disk::queue::{Command, NotQueued, Put, Queue};
 use crate::store::disk::record::value_hash;
 use crate::store::disk::room::Measure;
@@ -64,7 +63,11 @@ use crate::store::state::Secret;
 use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
 
+pub(super) use crate::store::disk::layout::remove_old;
 pub use crate::store::disk::record::Record;
+
+/// Why nothing is written though the database is open.
+const FULL: &str = "the volume of the store is nearly full: what comes is kept in memory alone until there is room";
 
 /// How long after the start requests wait for what is on disk.
 const OPENING: Duration = Duration::from_secs(2);
@@ -139,7 +142,10 @@ struct Shared {
     queue: Queue,
     sizes: Arc<Sizes>,
     at_rest: Arc<AtRest>,
+    /// How the database is.
     condition: Mutex<Condition>,
+    /// Whether nothing is written for want of room on the volume.
+    full: AtomicBool,
 }
 
 impl Disk {
@@ -177,7 +183,7 @@ impl Disk {
 
     /// How it is.
     pub fn condition(&self) -> Condition {
-        self.shared.condition.lock().clone()
+        self.shared.condition()
     }
 
     /// Looks up what is known without reading a body: microseconds, on the caller's thread.
@@ -305,25 +311,6 @@ impl Disk {
     }
 }
 
-/// Removes what other versions of larder cached below `dir`, where no disk tier is opened that would do it:
-/// it may hold secrets in the clear. `hold` takes hold of the directory, and is not asked where there is
-/// nothing to remove.
-pub fn remove_old<H, E>(dir: &Path, hold: impl FnOnce() -> Result<H, E>) -> Result<(), String>
-where
-    E: fmt::Display,
-{
-    let layout = Layout::new(dir.to_owned());
-    match layout.has_old() {
-        Ok(false) => return Ok(()),
-        // A file, or what this user may not look into, is none of larder's caches.
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
-        Ok(true) => {}
-        Err(error) => return Err(error.to_string()),
-    }
-    let _held = hold().map_err(|error| error.to_string())?;
-    layout.remove_old().map_err(|error| error.to_string())
-}
-
 impl Drop for Disk {
     fn drop(&mut self) {
         let (done, _nobody_waits) = oneshot::channel();
@@ -333,7 +320,6 @@ impl Drop for Disk {
 
 impl Shared {
     fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
-        account.store_outlives(true);
         let at_rest = Arc::new(AtRest::new(&settings.secret));
         Arc::new(Self {
             settings,
@@ -347,6 +333,7 @@ impl Shared {
             sizes: Arc::default(),
             at_rest,
             condition: Mutex::new(Condition::Good),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -379,8 +366,15 @@ impl Shared {
         self.settled.send_replace(true);
     }
 
+    fn condition(&self) -> Condition {
+        let condition = self.condition.lock().clone();
+        if condition == Condition::Good && self.full.load(Ordering::Relaxed) {
+            return Condition::MemoryOnly(FULL.to_owned());
+        }
+        condition
+    }
+
     fn set_condition(&self, condition: Condition) {
-        self.account.store_outlives(condition == Condition::Good);
         *self.condition.lock() = condition;
     }
 

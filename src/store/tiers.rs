@@ -85,6 +85,10 @@ impl Tiers {
         let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
         let outlives = settings.disk > 0;
         let tiers = Arc::new(Self { memory, generations, clock, outlives, readers, deep, alone });
+        let weak = Arc::downgrade(&tiers);
+        account.watch_condition(move || {
+            weak.upgrade().is_none_or(|tiers| tiers.condition() == Condition::Good)
+        });
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if outlives {
             tiers.report("disk", account, Self::disk_totals);

@@ -5,6 +5,7 @@
 //! quarantines. Never touches: what is in the files.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -153,6 +154,28 @@ impl Layout {
     fn beside(&self) -> &Path {
         self.cache.parent().unwrap_or(&self.cache)
     }
+}
+
+/// Removes what other versions of larder cached below `dir`, where no disk tier is opened that would do it:
+/// it may hold secrets in the clear. `hold` takes hold of the directory, and is not asked where there is
+/// nothing to remove.
+pub(in crate::store) fn remove_old<H, E>(
+    dir: &Path,
+    hold: impl FnOnce() -> Result<H, E>,
+) -> Result<(), String>
+where
+    E: fmt::Display,
+{
+    let layout = Layout::new(dir.to_owned());
+    match layout.has_old() {
+        Ok(false) => return Ok(()),
+        // A file, or what this user may not look into, is none of larder's caches.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+        Ok(true) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let _held = hold().map_err(|error| error.to_string())?;
+    layout.remove_old().map_err(|error| error.to_string())
 }
 
 fn is_version(name: &str) -> bool {

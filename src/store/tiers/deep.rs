@@ -57,7 +57,6 @@ pub(super) fn take_hold(
         Ok(lock) => open(tiers, lock, &settings, account, limits),
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
-            account.store_outlives(false);
             tiers.stay_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
@@ -69,7 +68,6 @@ pub(super) fn take_hold(
         }
         Err(failed @ NotTaken::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
-            account.store_outlives(false);
             tiers.stay_alone(failed.to_string());
         }
     }
@@ -117,7 +115,6 @@ fn open(
             | Unopened::Broken { .. }),
         ) => {
             tracing::error!("{error}: memory serves alone");
-            account.store_outlives(false);
             remove_old(&settings.path, || Ok::<_, Infallible>(lock));
             return tiers.stay_alone(error.to_string());
         }

@@ -25,6 +25,10 @@ fn open(dir: &Path) -> Arc<Tiers> {
 }
 
 fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
+    told(dir, disk, &Account::new(&[], &[]))
+}
+
+fn told(dir: &Path, disk: u64, account: &Arc<Account>) -> Arc<Tiers> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 64 << 20,
@@ -33,7 +37,7 @@ fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    Tiers::open(settings, Clock::by_hand(NOW), &Account::new(&[], &[]))
+    Tiers::open(settings, Clock::by_hand(NOW), account)
 }
 
 fn key(path: &str) -> CacheKey {
@@ -328,4 +332,46 @@ async fn where_the_state_cannot_be_opened_what_another_format_left_is_removed() 
     let memory = open(dir.path());
     assert!(matches!(memory.condition(), Condition::MemoryOnly(_)));
     gone(dir.path()).await;
+}
+
+/// What `larder_store_state` says.
+fn state(account: &Account) -> u8 {
+    let page = account.render();
+    let line = page.lines().find_map(|line| line.strip_prefix("larder_store_state "));
+    line.expect("it is there").parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_metric_of_the_store_says_what_readyz_does_from_the_lock_to_the_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let account = || Account::new(&[], &[]);
+    let (first_account, second_account, third_account) = (account(), account(), account());
+    let first = told(dir.path(), 1 << 30, &first_account);
+    let second = told(dir.path(), 1 << 30, &second_account);
+    assert_eq!((state(&first_account), state(&second_account)), (0, 1), "one of them waits");
+    first.release().await;
+    opened_disk(&second).await;
+    assert_eq!((state(&first_account), state(&second_account)), (1, 0), "the other has let go");
+    let _memory = told(dir.path(), 0, &third_account);
+    assert_eq!(state(&third_account), 0, "memory alone by choice");
+    second.release().await;
+}
+
+#[tokio::test]
+async fn the_metric_of_the_store_follows_a_state_that_falls_ill_and_heals() {
+    let (dir, account) = (tempfile::tempdir().unwrap(), Account::new(&[], &[]));
+    let tiers = told(dir.path(), 1 << 30, &account);
+    opened_disk(&tiers).await;
+    assert_eq!(state(&account), 0);
+    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert!(matches!(tiers.condition(), Condition::MemoryOnly(_)));
+    assert_eq!(state(&account), 1);
+    // A disk tier that is opened anew meanwhile does not make it well.
+    tiers.invalidate(Reach::All, Kind::Hard);
+    tiers.deep.load_full().unwrap().disk.flush().await;
+    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert_eq!(state(&account), 1);
+    tiers.settle().await.unwrap();
+    assert_eq!((tiers.condition(), state(&account)), (Condition::Good, 0));
+    tiers.release().await;
 }
