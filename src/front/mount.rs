@@ -86,13 +86,12 @@ impl Mounts {
         }
         let (mount, rest) = self.below(url.path_and_query())?;
         let (host, port) = (url.host(), url.port());
-        let is_own = page::address(host)
-            .map(|address| destination::is_one_of(listeners, address, port))
-            .unwrap_or_else(|| {
-                let here = listeners.iter().any(|own| own.port() == port);
-                (here && page::is_localhost(host))
-                    || mount.allow_hosts.iter().any(|allowed| **allowed == *host)
-            });
+        let here = || listeners.iter().any(|own| own.port() == port);
+        let is_own = match page::address(host) {
+            Some(address) => destination::is_one_of(listeners, address, port),
+            None => page::is_localhost(host) && here(),
+        };
+        let is_own = is_own || mount.allow_hosts.iter().any(|allowed| **allowed == *host);
         if is_own { led(mount, rest) } else { None }
     }
 
