@@ -60,12 +60,17 @@ impl Redactor {
     /// Whether a raw parameter is a user's own credential, the same in all of this user's calls: no
     /// code, signature or page token.
     pub fn is_credential_param(&self, param: &str) -> bool {
-        let by_name = |name: &str| names::is_credential(name) || self.is_listed(name);
-        query::pieces(param).any(|(name, value)| {
-            let json = || value.and_then(json::text);
-            let within = |json: &str| json::secrets(json, by_name, |_| false) != NOTHING;
-            by_name(&name) || json().is_some_and(|json| within(&json))
-        })
+        query::names(param).any(|name| self.is_credential_name(&name))
+    }
+
+    /// Whether a raw parameter is such a credential, or is JSON in which one is: all of that changes with what
+    /// else is in it.
+    pub fn holds_credential(&self, param: &str) -> bool {
+        let within = |json: Cow<'_, str>| {
+            json::secrets(&json, |name| self.is_credential_name(name), |_| false) != NOTHING
+        };
+        self.is_credential_param(param)
+            || query::pieces(param).any(|(_, value)| value.and_then(json::text).is_some_and(within))
     }
 
     /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
@@ -102,6 +107,10 @@ impl Redactor {
     /// secret.
     pub fn has_secret(&self, text: &str) -> bool {
         shapes::is_secret(text) || matches!(self.text(text), Cow::Owned(_))
+    }
+
+    fn is_credential_name(&self, name: &str) -> bool {
+        names::is_credential(name) || self.is_listed(name)
     }
 
     fn is_listed(&self, name: &str) -> bool {
