@@ -12,7 +12,7 @@
 mod attack;
 #[path = "support/client.rs"]
 mod client;
-#[path = "memory_bounds/process.rs"]
+#[path = "support/process.rs"]
 mod process;
 #[path = "support/program.rs"]
 mod program;

@@ -20,11 +20,13 @@ mod figures;
 mod load;
 #[path = "support/origin.rs"]
 mod origin;
-#[path = "overload/process.rs"]
+#[path = "support/process.rs"]
 mod process;
 #[path = "support/program.rs"]
 mod program;
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -78,18 +80,23 @@ async fn main() -> ExitCode {
 /// Runs the story, prints the table, and says whether all figures were reached.
 async fn overload(story: Story) -> Result<bool, Failure> {
     let origin = Origin::start().await?;
-    let larder = Larder::start(origin.addr).await?;
-    let started = larder.cpu()?;
-    let peak = requests(larder.proxy, ROOM, story.peak).await?;
-    let peaked = larder.cpu()?;
-    let crowd = requests(larder.proxy, CROWD, story.crowd).await?;
-    let cpu = [peaked - started, larder.cpu()? - peaked];
-    let recovery = recovers(larder.proxy).await?;
-    let after = requests(larder.proxy, ROOM, story.peak).await?;
-    let before = larder.lines()?;
-    let flood = malformed(larder.proxy, ROOM, story.flood).await?;
-    let lines = larder.lines()? - before;
-    let all_lines = larder.lines()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("proxy.yaml");
+    std::fs::write(&file, yaml(origin.addr))?;
+    let larder = Larder::start(&file, &[]).await?;
+    let (pid, proxy) = (larder.pid()?, larder.proxy()?);
+    let logged = || lines_of(&file.with_extension("log"));
+    let started = cpu_of(pid)?;
+    let peak = requests(proxy, ROOM, story.peak).await?;
+    let peaked = cpu_of(pid)?;
+    let crowd = requests(proxy, CROWD, story.crowd).await?;
+    let cpu = [peaked - started, cpu_of(pid)? - peaked];
+    let recovery = recovers(proxy).await?;
+    let after = requests(proxy, ROOM, story.peak).await?;
+    let before = logged()?;
+    let flood = malformed(proxy, ROOM, story.flood).await?;
+    let lines = logged()? - before;
+    let all_lines = logged()?;
     let calls = origin.calls(load::PATH);
     let clean = larder.stop().await?;
 
@@ -103,4 +110,32 @@ async fn overload(story: Story) -> Result<bool, Failure> {
     }
     println!("{}", figures.json(missed.is_empty()));
     Ok(missed.is_empty())
+}
+
+/// Few places in front of the API at `origin`.
+fn yaml(origin: SocketAddr) -> String {
+    format!(
+        r#"
+version: 1
+listen: 127.0.0.1:0
+admin: off
+limits: {{ connections: {PLACES} }}
+store: {{ disk: off }}
+resolve: {{ {HOST}: "{origin}" }}
+routes: [{{ name: api, match: {{ host: {HOST} }}, ttl: 1h }}]
+"#
+    )
+}
+
+/// The processor time that a process has taken so far, in hundredths of a second.
+fn cpu_of(pid: u32) -> Result<u32, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which may hold spaces: user and system time are the 12th and 13th.
+    let (_, fields) = stat.rsplit_once(')').ok_or("an odd /proc")?;
+    let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+    Ok(times.sum::<Result<u32, _>>()?)
+}
+
+fn lines_of(log: &Path) -> Result<usize, Failure> {
+    Ok(std::fs::read_to_string(log)?.lines().count())
 }

@@ -15,17 +15,20 @@ mod client;
 mod figures;
 #[path = "restarts/load.rs"]
 mod load;
-#[path = "restarts/process.rs"]
+#[path = "support/process.rs"]
 mod process;
+#[path = "support/program.rs"]
+mod program;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use larder::clock;
 use larder::fake::discord;
 use larder::fake::discord::behaviour::Behaviour;
+use tokio::process::Command;
 
 use crate::client::Failure;
 use crate::figures::Figures;
@@ -72,14 +75,14 @@ async fn operate(story: Story) -> Result<bool, Failure> {
     file.write("30m", "")?;
 
     let mut larder = Larder::start(&file.path, &[]).await?;
-    let load = Load::start(larder.proxy);
+    let load = Load::start(larder.proxy()?);
     let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
     for _ in 0..story.restarts {
         load.more(REQUESTS_BETWEEN).await;
         let since = clock::monotonic();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
         let before = std::mem::replace(&mut larder, next);
-        restarts.push(before.ended().await? && larder.proxy == load.proxy);
+        restarts.push(before.ended().await? && larder.proxy()? == load.proxy);
         longest = longest.max(clock::monotonic() - since);
     }
     let mut reloads = Vec::new();
@@ -87,7 +90,7 @@ async fn operate(story: Story) -> Result<bool, Failure> {
         load.more(REQUESTS_BETWEEN / 10).await;
         let valid = turn % 2 == 0;
         file.write(&format!("{}m", turn + 1), if valid { "" } else { "nonsense: 1\n" })?;
-        reloads.push(larder.reload().await? == valid);
+        reloads.push(reload(&larder).await? == valid);
     }
     load.more(REQUESTS_BETWEEN).await;
     let seen = load.stop().await?;
@@ -102,6 +105,21 @@ async fn operate(story: Story) -> Result<bool, Failure> {
     }
     println!("{}", figures.json(missed.is_empty()));
     Ok(missed.is_empty())
+}
+
+/// `larder reload`: whether the new configuration is in force.
+async fn reload(larder: &Larder) -> Result<bool, Failure> {
+    let ended = Command::new(program::larder()?)
+        .args(["reload", "--json", "--admin"])
+        .arg(larder.address("/admin")?.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    match ended.status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(String::from_utf8_lossy(&ended.stderr).into_owned().into()),
+    }
 }
 
 /// How many requests are answered between one restart and the next.

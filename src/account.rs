@@ -33,6 +33,9 @@ pub use crate::account::exchange::{
 };
 pub use crate::account::handshake::Handshake;
 
+/// Whether what is stored outlives the process, as far as it is meant to.
+type Outlives = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The label and log value for a request that no route, or a call that no upstream, names.
 pub const NONE: &str = "none";
 
@@ -44,6 +47,7 @@ pub struct Account {
     ledger: Arc<Ledger>,
     redactor: Redactor,
     tiers: Arc<Mutex<Vec<Tier>>>,
+    outlives: Arc<Mutex<Option<Outlives>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
     // Apart: what an operator must act on is not lost among refusals.
@@ -66,7 +70,8 @@ impl Account {
         let metrics = Metrics::new(&routes, &upstreams);
         let ledger = Arc::new(Ledger::new(clock, metrics.costs().clone()));
         let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
-        let (tiers, distrust, tunnels) = (Arc::default(), Arc::default(), Arc::default());
+        let (tiers, outlives) = (Arc::default(), Arc::default());
+        let (distrust, tunnels) = (Arc::default(), Arc::default());
         Arc::new(Self {
             routes,
             upstreams,
@@ -74,6 +79,7 @@ impl Account {
             ledger,
             redactor: Redactor::default(),
             tiers,
+            outlives,
             lines: a_second(LINES),
             accepts: a_second(ACCEPTS),
             distrust,
@@ -99,6 +105,7 @@ impl Account {
             ledger: Arc::clone(&self.ledger),
             redactor,
             tiers: Arc::clone(&self.tiers),
+            outlives: Arc::clone(&self.outlives),
             lines: Arc::clone(&self.lines),
             accepts: Arc::clone(&self.accepts),
             distrust: Arc::clone(&self.distrust),
@@ -288,11 +295,6 @@ impl Account {
         self.metrics.operation().reloaded(swapped);
     }
 
-    /// Whether what is stored outlives the process.
-    pub fn store_outlives(&self, outlives: bool) {
-        self.metrics.store_state(u8::from(!outlives));
-    }
-
     /// A store on disk that was begun anew because it could not be used as it was.
     pub fn store_recovered(&self) {
         self.metrics.store_recovered();
@@ -328,8 +330,17 @@ impl Account {
         self.tiers.lock().push(Tier { name: tier, totals: Box::new(totals), evictions: 0 });
     }
 
+    /// Asks whether the store is as it should be whenever the metrics are rendered: whatever makes it ill, or
+    /// well again, nobody has to say so here as well.
+    pub fn watch_condition(&self, is_good: impl Fn() -> bool + Send + Sync + 'static) {
+        *self.outlives.lock() = Some(Box::new(is_good));
+    }
+
     /// All metrics in the Prometheus text format.
     pub fn render(&self) -> String {
+        if let Some(outlives) = &*self.outlives.lock() {
+            self.metrics.store_state(u8::from(!outlives()));
+        }
         for tier in self.tiers.lock().iter_mut() {
             let totals = (tier.totals)();
             self.store_entries(tier.name, totals.entries);

@@ -18,6 +18,7 @@ pub mod invalidation;
 pub mod json_path;
 pub mod max_forwards;
 pub mod method;
+pub mod path_outline;
 pub mod query;
 pub mod ranges;
 pub mod rate_limit;

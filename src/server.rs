@@ -143,13 +143,12 @@ impl Server {
         let listeners = Listeners::of(&config, std::mem::take(&mut parts.sockets))?;
         let addresses: Vec<_> = listeners.proxy.iter().filter_map(address).collect();
         let admin = listeners.admin.as_ref().and_then(address);
-        let own = addresses.iter().copied().chain(admin).collect();
         // Without its copies a larder runs as well; it only cannot hand them over.
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         let (stage, staged) = watch::channel(Stage::Open);
         let connections = descriptors::clients(config.limits.connections);
         let rules = config.admin.clone();
-        let ground = Ground::new(&config, &parts, own, staged)?;
+        let ground = Ground::new(&config, &parts, &addresses, admin, staged)?;
         let estate = Estate::found(config, ground, parts.source)?;
         // From before it accepts: nothing that is invalidated in between is lost.
         let echo = parts.takes_over.then(|| estate.ground.store.open());

@@ -12,72 +12,96 @@ use tokio::task::JoinSet;
 
 use crate::MIB;
 use crate::client::{Connection, Failure};
-use crate::process::{HOST, Larder};
+use crate::process::Larder;
 
 /// How many large answers come at once, and how large they are.
 const ANSWERS: usize = 60;
 const LARGE: usize = 7 * MIB;
 
-/// How many small answers with long names come, one after the other.
-const SMALL_ONES: usize = 8000;
+/// How many answers come one after the other, and of short ones.
+const ONES: usize = 8000;
+const SHORT_ONES: usize = 60_000;
 
-/// One way to fill a cache's memory.
+/// What the database on disk and what waits for it may take beside `store.memory` (docs/operations.md).
+const DATABASE: usize = 100 * MIB;
+
+/// The name of the API.
+const HOST: &str = "api.example.test";
+
+/// What fills a cache's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attack {
+enum Filled {
     BodiesThatRulesRead,
     RecordedAnswers,
-    LongUrls,
+    /// URLs of so many bytes.
+    Urls(usize),
     LongVaryLists,
     SmallAnswers,
     ManyFields,
 }
 
+/// One way to fill a cache's memory, with a disk tier or without one.
+#[derive(Clone, Copy)]
+pub(crate) struct Attack {
+    by: Filled,
+    disk: bool,
+}
+
+const fn without(by: Filled) -> Attack {
+    Attack { by, disk: false }
+}
+
+const fn with_disk(by: Filled) -> Attack {
+    Attack { by, disk: true }
+}
+
 impl Attack {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::BodiesThatRulesRead,
-        Self::RecordedAnswers,
-        Self::LongUrls,
-        Self::LongVaryLists,
-        Self::SmallAnswers,
-        Self::ManyFields,
+    pub(crate) const ALL: [Self; 9] = [
+        without(Filled::BodiesThatRulesRead),
+        without(Filled::RecordedAnswers),
+        without(Filled::Urls(16_000)),
+        without(Filled::LongVaryLists),
+        without(Filled::SmallAnswers),
+        without(Filled::ManyFields),
+        with_disk(Filled::Urls(16_000)),
+        with_disk(Filled::Urls(3_500)),
+        with_disk(Filled::SmallAnswers),
     ];
 
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::BodiesThatRulesRead => "60 JSON bodies of 7 MiB at once, read by rules",
-            Self::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded",
-            Self::LongUrls => "8000 URLs of 16 kB",
-            Self::LongVaryLists => "8000 answers that vary by 200 fields of 64 bytes",
-            Self::SmallAnswers => "60,000 answers of 11 bytes",
-            Self::ManyFields => "8000 answers with 90 limit fields and 90 empty ones",
-        }
+    pub(crate) fn name(self) -> String {
+        let by = match self.by {
+            Filled::BodiesThatRulesRead => {
+                "60 JSON bodies of 7 MiB at once, read by rules".to_owned()
+            }
+            Filled::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded".to_owned(),
+            Filled::Urls(length) => format!("{ONES} URLs of {length} bytes"),
+            Filled::LongVaryLists => format!("{ONES} answers that vary by 200 fields of 64 bytes"),
+            Filled::SmallAnswers => format!("{SHORT_ONES} answers of 11 bytes"),
+            Filled::ManyFields => format!("{ONES} answers with 90 limit fields and 90 empty ones"),
+        };
+        if self.disk { format!("{by}, with a disk tier") } else { by }
     }
 
     /// What all that it makes larder hold may take.
     pub(crate) fn bound(self) -> usize {
-        match self {
-            Self::BodiesThatRulesRead
-            | Self::LongUrls
-            | Self::LongVaryLists
-            | Self::SmallAnswers
-            | Self::ManyFields => 32 * MIB,
-            // On their way, and then stored.
-            Self::RecordedAnswers => 64 * MIB,
-        }
+        let disk = if self.disk { DATABASE } else { 0 };
+        // What is recorded is on its way, and then stored.
+        let times = if self.by == Filled::RecordedAnswers { 2 } else { 1 };
+        times * 32 * MIB + disk
     }
 
-    fn yaml(self) -> String {
-        let upstream = match self {
-            Self::BodiesThatRulesRead => {
-                format!(
-                    "upstreams: {{ api: {{ hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }} }} }}\n"
-                )
-            }
+    /// The configuration, with the API at `origin`.
+    fn yaml(self, origin: SocketAddr) -> String {
+        let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
+        let upstream = match self.by {
+            Filled::BodiesThatRulesRead => format!("upstreams: {{ api: {{ {rules} }} }}\n"),
             _ => String::new(),
         };
-        let disk = if self.has_disk() { "disk: 1GiB" } else { "disk: off" };
+        let disk = if self.disk { "1GiB" } else { "off" };
         format!(
-            "limits: {{ in_flight: 32MiB }}\nstore: {{ memory: 32MiB, {disk}, max_object: 8MiB }}\n\
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nlog: {{ level: error }}\n\
+             resolve: {{ {HOST}: \"{origin}\" }}\n\
+             limits: {{ in_flight: 32MiB }}\nstore: {{ path: store, memory: 32MiB, disk: {disk}, max_object: 8MiB }}\n\
              {upstream}routes: [{{ name: api, match: {{ host: {HOST} }}, retry: off }}]\n"
         )
     }
@@ -85,28 +109,35 @@ impl Attack {
     /// The bytes that larder has grown by at most.
     pub(crate) async fn run(self) -> Result<usize, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let larder = Larder::start(listener.local_addr()?, &self.yaml()).await?;
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("proxy.yaml");
+        std::fs::write(&file, self.yaml(listener.local_addr()?))?;
+        let larder = Larder::start(&file, &[]).await?;
+        let (pid, proxy) = (larder.pid()?, larder.proxy()?);
         let together = Arc::new(Barrier::new(ANSWERS));
         let api = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(self.answers(stream, Arc::clone(&together)));
             }
         });
-        Connection::open(larder.proxy).await?.get(&url("/first"), HOST, "").await?;
-        let idle = larder.memory(false)?;
-        match self {
-            Self::BodiesThatRulesRead => at_once(larder.proxy, "GET").await?,
-            Self::RecordedAnswers => at_once(larder.proxy, "POST").await?,
-            _ => self.one_by_one(larder.proxy).await?,
+        Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
+        let idle = memory(pid, "VmRSS:")?;
+        match self.by {
+            Filled::BodiesThatRulesRead => at_once(proxy, "GET").await?,
+            Filled::RecordedAnswers => at_once(proxy, "POST").await?,
+            _ => self.one_by_one(proxy).await?,
         }
         api.abort();
-        Ok(larder.memory(true)?.saturating_sub(idle))
+        let most = memory(pid, "VmHWM:")?;
+        larder.stop().await?;
+        Ok(most.saturating_sub(idle))
     }
 
     async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let long = if self == Self::LongUrls { "y".repeat(16_000) } else { String::new() };
+        let long =
+            if let Filled::Urls(length) = self.by { "y".repeat(length) } else { String::new() };
+        let ones = if self.by == Filled::SmallAnswers { SHORT_ONES } else { ONES };
         let mut connection = Connection::open(proxy).await?;
-        let ones = if self == Self::SmallAnswers { 60_000 } else { SMALL_ONES };
         for number in 0..ones {
             let answer = connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
             if answer.status != 200 || answer.hit || answer.last || answer.body.is_empty() {
@@ -144,10 +175,10 @@ impl Attack {
     }
 
     fn vary(self) -> String {
-        if self == Self::ManyFields {
+        if self.by == Filled::ManyFields {
             return (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
         }
-        if self != Self::LongVaryLists {
+        if self.by != Filled::LongVaryLists {
             return String::new();
         }
         let names: Vec<_> = (0..200).map(|n| format!("x-{n:03}-{}", "v".repeat(58))).collect();
@@ -183,4 +214,12 @@ async fn at_once(proxy: SocketAddr, method: &'static str) -> Result<(), Failure>
         client??;
     }
     Ok(())
+}
+
+/// The bytes of memory that a process takes: now (`VmRSS:`), or at most so far (`VmHWM:`).
+fn memory(pid: u32, field: &str) -> Result<usize, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).ok_or("an odd /proc")?;
+    Ok(kibibytes.parse::<usize>()? * 1024)
 }

@@ -98,10 +98,13 @@ pub enum Purgeable {
 }
 
 /// What a purge reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purged {
     /// Stored answers that it concerns, in all tiers.
     pub count: u64,
+    /// The URL that larder makes of the one that was named (by a mount, by an upgrade to `https`), its
+    /// secrets masked; `None`: it is that one.
+    pub sent_as: Option<String>,
 }
 
 /// Why a purge is not acknowledged. What is in memory is unusable all the same.
@@ -120,6 +123,8 @@ pub struct Listing {
     pub limit: usize,
     /// Only of this URL.
     pub url: Option<Target>,
+    /// Only of the URL of an entry with this [`Entry::key`], which may not be shown whole.
+    pub key: Option<u128>,
     /// With their fields and `Vary` (`larder inspect`).
     pub details: bool,
 }
@@ -131,6 +136,8 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<String>,
+    /// As [`Purged::sent_as`], of [`Listing::url`].
+    pub sent_as: Option<String>,
 }
 
 /// A stored answer as an operator sees it: no credential, no secret of its URL, no body.
@@ -138,7 +145,7 @@ pub struct Page {
 pub struct Entry {
     /// Scheme, authority, path and counted query; secret parts are masked.
     pub url: String,
-    /// The id that all answers of this URL share, for [`Purgeable::Key`].
+    /// The id that all answers of this URL share, for [`Purgeable::Key`] and [`Listing::key`].
     pub key: u128,
     /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,

@@ -44,7 +44,7 @@ impl Played {
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
             reload: Mutex::new(Ok(Reloaded { routes: 3, notes: vec!["a note".to_owned()] })),
-            purge: Mutex::new(Ok(Purged { count: 7 })),
+            purge: Mutex::new(Ok(Purged { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),
         })
@@ -119,7 +119,7 @@ impl Controls for Played {
             tiers: vec!["memory", "disk"],
             headers,
         };
-        Page { entries: vec![entry], next: self.next.lock().clone() }
+        Page { entries: vec![entry], next: self.next.lock().clone(), sent_as: None }
     }
 
     fn upstreams(&self) -> Vec<Report> {

@@ -55,6 +55,12 @@ async fn finish<T: Send + 'static>(
     tokio::spawn(work).await.map_err(|_| &FAILED)
 }
 
+/// The `key` of an entry: 32 hexadecimal digits.
+fn key(text: &str) -> Option<u128> {
+    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| plain)
+}
+
 /// The whole of a body.
 const LONGEST: usize = 64 << 10;
 

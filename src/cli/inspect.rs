@@ -1,4 +1,4 @@
-//! `larder inspect`: everything about the stored answers of one URL, but their bodies.
+//! `larder inspect`: everything about the stored answers of one URL or key, but their bodies.
 //!
 //! Owns: its arguments and what it prints. Never touches: what is stored; what is secret was masked
 //! by the larder that tells it.
@@ -7,16 +7,21 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::remote::entry::{self, Entry};
+use crate::cli::remote::entry::{self, Entry, Which};
 use crate::cli::remote::{self, Where, harmless};
 use crate::cli::{Exit, World};
 
 /// The arguments of `larder inspect`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
 pub struct Args {
-    /// The URL.
-    url: String,
+    /// The URL. One below a mount of larder's is the one that it is sent on as.
+    #[arg(group = "what")]
+    url: Option<String>,
+    /// The URL of an entry with this `key`, as `larder ls --json` shows it: for a URL that is not
+    /// shown whole.
+    #[arg(long, group = "what", value_name = "KEY")]
+    key: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -28,19 +33,29 @@ const EXAMPLE: &str = "\
 Each variant and each user's own answer stands for itself. Exits 1 where
 nothing is stored.
 
-Example:
-  larder inspect http://api.example/v1/coins";
+Examples:
+  larder inspect http://api.example/v1/coins
+  larder inspect --key 0f3c9a62d1b84e7795a1c2d3e4f50617";
 
 /// Prints a block for each stored answer.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     let found = args.at.find(&world.env);
-    let outcome = found.and_then(|larder| entry::fetch(&larder, Some(&args.url), MOST, true));
+    let which = match (&args.url, &args.key) {
+        (Some(url), _) => Which::Url(url),
+        (None, Some(key)) => Which::Key(key),
+        (None, None) => Which::All,
+    };
+    let outcome = found.and_then(|larder| entry::fetch(&larder, which, MOST, true));
     let nothing = outcome.as_ref().is_ok_and(|answer| answer["entries"] == Value::Array(vec![]));
+    let told = |answer: &Value, out: &mut dyn Write| told(args, answer, out);
     let exit = remote::conclude("inspect", args.json, outcome, world, told);
     if nothing { Exit::Failed } else { exit }
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
+        writeln!(out, "{line}\n")?;
+    }
     let entries = Entry::all(answer);
     if entries.is_empty() {
         writeln!(out, "nothing is stored of it")?;
@@ -83,5 +98,5 @@ fn block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers of one URL that are printed.
+/// How many answers are printed.
 const MOST: usize = 10_000;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::remote::entry::{self, Entry};
+use crate::cli::remote::entry::{self, Entry, Which};
 use crate::cli::remote::{self, Where, table};
 use crate::cli::{Exit, World};
 use crate::semantics::redaction::HIDDEN;
@@ -15,7 +15,7 @@ use crate::semantics::redaction::HIDDEN;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Only the answers of this URL.
+    /// Only the answers of this URL, or of the one that it stands for below a mount.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// At most so many.
@@ -38,12 +38,15 @@ Examples:
 /// Prints a line for each stored answer.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     let found = args.at.find(&world.env);
-    let outcome = found
-        .and_then(|larder| entry::fetch(&larder, args.url.as_deref(), args.limit.max(1), false));
-    remote::conclude("ls", args.json, outcome, world, told)
+    let which = args.url.as_deref().map_or(Which::All, Which::Url);
+    let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
+    remote::conclude("ls", args.json, outcome, world, |answer, out| told(args, answer, out))
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
+        writeln!(out, "{line}")?;
+    }
     let entries = Entry::all(answer);
     if entries.is_empty() {
         writeln!(out, "nothing is stored")?;
@@ -51,7 +54,10 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
-        writeln!(out, "a URL that is not shown whole is purged by its key: larder ls --json")?;
+        writeln!(
+            out,
+            "a URL that is not shown whole is inspected and purged by its key: larder ls --json"
+        )?;
     }
     if !answer["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;

@@ -6,16 +6,16 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, Where, entry};
+use crate::cli::remote::{self, Where, entry, harmless};
 use crate::cli::{Exit, World};
-use crate::semantics::redaction::Redactor;
 
 /// The arguments of `larder purge`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
-    /// The URL: all its variants, of all users. It is no pattern.
+    /// The URL: all its variants, of all users. It is no pattern. One below a mount of larder's is the
+    /// one that it is sent on as.
     #[arg(group = "what")]
     url: Option<String>,
     /// The URL of an entry with this `key`, as `larder ls --json` shows it.
@@ -47,7 +47,7 @@ Examples:
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     let what = match (&args.url, &args.key) {
         (Some(url), _) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
-        (None, Some(key)) => Ok(json!({ "key": key })),
+        (None, Some(key)) => entry::checked_key(key).map(|key| json!({ "key": key })),
         (None, None) => Ok(json!({ "all": true })),
     };
     let outcome = what.and_then(|mut body| {
@@ -67,8 +67,10 @@ fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
         (true, true) => "would make stale:",
     };
     let answers = if count == 1 { "answer" } else { "answers" };
-    let url = args.url.as_deref().map(|url| Redactor::default().text(url).into_owned());
-    let of = url.map(|url| format!(" of {url}")).unwrap_or_default();
-    writeln!(out, "{done} {count} stored {answers}{of}")?;
+    let of =
+        args.url.as_deref().map(|url| format!(" of {}", entry::shown(url))).unwrap_or_default();
+    let sent_as = answer["sent_as"].as_str().map(harmless);
+    let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
+    writeln!(out, "{done} {count} stored {answers}{of}{sent_as}")?;
     Ok(Exit::Ok)
 }

@@ -166,6 +166,8 @@ pub enum NoteKind {
     InTheClear,
     /// A host pattern with a trailing dot, which is left out.
     TrailingDot,
+    /// A limit that works, and is surely a slip.
+    OddLimit,
 }
 
 impl NoteKind {
@@ -180,6 +182,7 @@ impl NoteKind {
             Self::Repeated => "repeated-writes",
             Self::InTheClear => "credential-in-the-clear",
             Self::TrailingDot => "trailing-dot",
+            Self::OddLimit => "odd-limit",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! only be valid.
 //! Never touches: YAML, files and the environment, which the reader brings.
 
+mod bounds;
 mod destinations;
 mod fields;
 mod limits;
@@ -55,11 +56,11 @@ pub(crate) fn store_path(tree: &Node, reader: &mut Reader<'_>) -> PathBuf {
 fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let (listen, access, admin) = listen::read(top, reader);
     let destinations = destinations::read(top, reader);
-    let limits = limits::limits(top, reader);
+    let (limits, in_flight) = limits::limits(top, reader);
     let log = limits::log(top, reader);
     let tls = tls::read(top, reader);
     let resolve = destinations::resolve(top, reader);
-    let store = limits::store(top, &limits, reader);
+    let store = limits::store(top, &limits, in_flight, reader);
     let scope_secret = secret::scope_secret(top, reader);
     let credential_headers = fields::credential_headers(top, reader);
     let secret_query = fields::secret_query(top, reader);

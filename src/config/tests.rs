@@ -438,6 +438,103 @@ fn what_names_a_user_cannot_be_ignored() {
 }
 
 #[test]
+fn a_wildcard_is_no_name_of_a_field_or_parameter() {
+    let route = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a }}, {rest} }}]");
+    let upstream = |rest: &str| format!("upstreams: {{ a: {{ hosts: [a], {rest} }} }}");
+    let matching = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a, {rest} }} }}]");
+    for (text, what) in [
+        (route("key: { ignore_headers: ['*'] }"), "is a wildcard"),
+        (route("key: { ignore_headers: ['x-*'] }"), "is a wildcard"),
+        (route("key: { ignore_headers: ['X Y'] }"), "is not the name"),
+        (route("key: { ignore_headers: ['X-Y:'] }"), "is not the name"),
+        (route("key: { ignore_headers: ['X-Y?'] }"), "is not the name"),
+        (route("key: { headers: ['*'] }"), "is a wildcard"),
+        (route("key: { headers: ['Accept, Accept-Language'] }"), "is not the name"),
+        (route("key: { query: { include: ['*'] } }"), "is a wildcard"),
+        (route("key: { query: { exclude: ['utm_*'] } }"), "is a wildcard"),
+        (route("scope: { header: '*' }"), "is a wildcard"),
+        (route("targeted: ['*-Cache-Control']"), "is a wildcard"),
+        (matching("headers: { '*': x }"), "is a wildcard"),
+        (matching("query: { 'utm_*': x }"), "is a wildcard"),
+        ("credential_headers: ['X-*']".to_owned(), "is a wildcard"),
+        ("secret_query: ['*']".to_owned(), "is a wildcard"),
+        (upstream("credential: { header: '*', from_env: K }"), "is a wildcard"),
+        (upstream("cost: { credits: { header: 'X-*' } }"), "is a wildcard"),
+        (upstream("mount: { path: /a, allow_hosts: '*' }"), "is not a name"),
+    ] {
+        let report = invalid(&text).to_string();
+        assert!(report.starts_with("proxy.yaml:2:") && report.contains(what), "{text}: {report}");
+    }
+}
+
+#[test]
+fn limits_that_no_request_could_keep_are_refused() {
+    for text in [
+        "head: 1023B",
+        "headers: 1",
+        "headers: 7",
+        "headers: 257",
+        "head_timeout: 0s",
+        "head_timeout: 1ms",
+        "idle: 0s",
+        "idle: 99ms",
+        "tunnel_idle: 1ms",
+        "tunnel_idle: 999ms",
+        "body_idle: 0s",
+        "body_idle: 1ms",
+        "drain: 0s",
+        "connections: 0",
+        "in_flight: 0B",
+        "in_flight: 1B",
+        "in_flight: 10MiB",
+    ] {
+        let report = invalid(&format!("limits: {{ {text} }}")).to_string();
+        let key = text.split(':').next().unwrap();
+        let place = format!("proxy.yaml:2:{}: limits.{key}: ", 12 + key.len() + 1);
+        assert!(report.starts_with(&place), "{text}: {report}");
+        assert_eq!(report.lines().count(), 4, "with its line and a fix: {report}");
+    }
+    // Bodies that are kept must fit beside those that are not.
+    valid("limits: { in_flight: 11MiB }");
+    valid("limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }");
+}
+
+#[test]
+fn limits_that_are_surely_a_slip_are_noted() {
+    let noted = |text: &str| {
+        let config = valid(&format!("limits: {{ {text} }}"));
+        let notes = config.notes.iter().filter(|note| note.kind == NoteKind::OddLimit);
+        notes.map(|note| (note.place.line, note.path.clone())).collect::<Vec<_>>()
+    };
+    for text in [
+        "headers: 20",
+        "head_timeout: 200ms",
+        "head_timeout: 1h",
+        "idle: 500ms",
+        "idle: 2d",
+        "tunnel_idle: 10s",
+        "body_idle: 500ms",
+        "body_idle: 2h",
+        "body_min_rate: 2MiB/s",
+        "drain: 10ms",
+        "drain: 3h",
+        "connections: 4",
+        "waiters_per_key: 0",
+    ] {
+        let key = text.split(':').next().unwrap();
+        assert_eq!(noted(text), [(2, format!("limits.{key}"))], "{text}");
+    }
+    for text in [
+        "headers: 32, head_timeout: 1s, idle: 1s, tunnel_idle: 1m, body_idle: 1s, drain: 1s",
+        "head_timeout: 10m, idle: 1d, tunnel_idle: 30d, body_idle: 1h, drain: 1h",
+        "body_min_rate: 1MiB/s, connections: 16, waiters_per_key: 1, in_flight: 64GiB",
+        "body_min_rate: off",
+    ] {
+        assert_eq!(noted(text), [], "{text}");
+    }
+}
+
+#[test]
 fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
     let config = valid(
         "destinations: { deny: [localhost., 10.0.0.0/8, 'h.:81'] }\n\

@@ -4,15 +4,17 @@
 //! Owns: which path leads to which origin. Never touches: what is asked there; what tells a web page
 //! from a program (`page`).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
 use crate::config::{Mount, Upstream};
-use crate::front::page::{Asking, FOREIGN_PAGE, Page};
+use crate::front::page::{self, Asking, FOREIGN_PAGE, Page};
 use crate::semantics::asked::Listener;
-use crate::semantics::target::Target;
+use crate::semantics::target::{Scheme, Target};
+use crate::upstream::destination;
 
 const NOT_LARDERS: Problem = Problem::new(
     StatusCode::MISDIRECTED_REQUEST,
@@ -61,10 +63,7 @@ impl Mounts {
         listener: Listener,
         is_local: impl FnOnce() -> bool,
     ) -> Option<Result<Meant, Problem>> {
-        let (mount, rest) = self.mounts.iter().find_map(|mount| {
-            let rest = path_and_query.strip_prefix(&*mount.path)?;
-            (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((mount, rest))
-        })?;
+        let (mount, rest) = self.below(path_and_query)?;
         let local = listener == Listener::Loopback || is_local();
         if local && !asking.names_this_host(&mount.allow_hosts) {
             return Some(Err(NOT_LARDERS));
@@ -74,11 +73,42 @@ impl Mounts {
             Page::Named(origin) => Some(origin),
             Page::Foreign => return Some(Err(FOREIGN_PAGE)),
         };
-        let base = Target::with_authority(mount.scheme, &mount.host, rest).ok()?;
-        let port = mount.port.unwrap_or_else(|| mount.scheme.default_port());
-        let target = base.with_origin(mount.scheme, base.host(), port);
-        Some(Ok(Meant { target, page }))
+        Some(Ok(Meant { target: led(mount, rest)?, page }))
     }
+
+    /// The URL that a URL below a mount stands for, as a request for it would be sent on: one of a larder
+    /// with these listeners, called by its address, as localhost or by a name in `allow_hosts`. `None`: it
+    /// stands for itself.
+    pub fn stands_for(&self, url: &Target, listeners: &[SocketAddr]) -> Option<Target> {
+        // TLS is spoken with larder inside tunnels alone.
+        if url.scheme() != Scheme::Http {
+            return None;
+        }
+        let (mount, rest) = self.below(url.path_and_query())?;
+        let (host, port) = (url.host(), url.port());
+        let here = || listeners.iter().any(|own| own.port() == port);
+        let is_own = match page::address(host) {
+            Some(address) => destination::is_one_of(listeners, address, port),
+            None => page::is_localhost(host) && here(),
+        };
+        let is_own = is_own || mount.allow_hosts.iter().any(|allowed| **allowed == *host);
+        if is_own { led(mount, rest) } else { None }
+    }
+
+    /// The mount that a path is below, and what follows it.
+    fn below<'p>(&self, path_and_query: &'p str) -> Option<(&Mount, &'p str)> {
+        self.mounts.iter().find_map(|mount| {
+            let rest = path_and_query.strip_prefix(&*mount.path)?;
+            (rest.is_empty() || rest.starts_with(['/', '?'])).then_some((mount, rest))
+        })
+    }
+}
+
+/// Where a mount leads with this path and query behind it.
+fn led(mount: &Mount, rest: &str) -> Option<Target> {
+    let base = Target::with_authority(mount.scheme, &mount.host, rest).ok()?;
+    let port = mount.port.unwrap_or_else(|| mount.scheme.default_port());
+    Some(base.with_origin(mount.scheme, base.host(), port))
 }
 
 #[cfg(test)]
@@ -86,7 +116,6 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::semantics::target::Scheme;
 
     fn mounts() -> Mounts {
         let mount = |path: &str, host: &str| Mount {
@@ -133,6 +162,35 @@ mod tests {
                 target,
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn a_url_of_larders_own_below_a_mount_stands_for_where_that_leads() {
+        let mut mounts = mounts();
+        mounts.mounts[1].allow_hosts = vec!["larder.internal".into()];
+        let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
+        for (url, stands_for) in [
+            ("http://127.0.0.1:8080/a/c?x=1", Some("https://a.example/c?x=1")),
+            ("http://localhost:8080/a", Some("https://a.example/")),
+            ("http://w.localhost:8081/a/b/c", Some("https://b.example/c")),
+            ("http://127.0.0.1:8081/a/c", Some("https://a.example/c")),
+            ("http://larder.internal/a/c", Some("https://a.example/c")),
+            ("http://larder.internal:18080/a/c", Some("https://a.example/c")),
+            // This mount does not allow the name.
+            ("http://larder.internal/a/b/c", None),
+            // Below no mount, of another scheme, another port, another host.
+            ("http://127.0.0.1:8080/c", None),
+            ("http://127.0.0.1:8080/ab", None),
+            ("https://127.0.0.1:8080/a/c", None),
+            ("http://localhost/a/c", None),
+            ("http://127.0.0.1:9901/a/c", None),
+            ("http://127.0.0.2:8080/a/c", None),
+            ("http://192.0.2.1:8081/a/c", None),
+            ("http://other.example:8080/a/c", None),
+        ] {
+            let found = mounts.stands_for(&Target::absolute(url).unwrap(), &listeners);
+            assert_eq!(found.map(|found| found.to_string()).as_deref(), stands_for, "{url}");
         }
     }
 

@@ -82,10 +82,8 @@ impl Asking<'_> {
         let Some(host) = self.host else { return true };
         let Ok(host) = host.to_str() else { return false };
         let Ok((host, _port)) = authority::split(host) else { return false };
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || host.ends_with(".localhost")
-            || address.parse::<IpAddr>().is_ok_and(is_written_plainly)
+        is_localhost(&host)
+            || address(&host).is_some_and(is_written_plainly)
             || allowed.iter().any(|allowed| **allowed == *host)
     }
 
@@ -139,6 +137,16 @@ impl Asking<'_> {
         let authority = rest.and_then(|rest| rest.split('/').next());
         authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     }
+}
+
+/// Whether a host is `localhost`, or below it: names that no DNS is asked for.
+pub(super) fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// The address that a host is written as; `None`: it is a name.
+pub(super) fn address(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// No address that leads to this host though it does not look so: there browsers say nothing of a page.

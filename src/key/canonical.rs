@@ -128,7 +128,7 @@ fn put_left_out(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Pol
         return;
     }
     let mut left_out = query::left_out(asked.target.query(), &policy.key.query)
-        .filter(|param| ring.redactor.is_credential_param(param))
+        .filter(|param| ring.redactor.holds_credential(param))
         .peekable();
     if left_out.peek().is_some() {
         bytes.push(MASKED);

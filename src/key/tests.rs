@@ -383,6 +383,24 @@ proptest! {
 }
 
 #[test]
+fn a_credential_within_json_tells_users_apart_too() {
+    let mut policy = Policy::origin();
+    policy.key.query = QueryRule::Exclude(vec!["variables".to_owned()]);
+    let key = |variables: &str| {
+        ring().key(&asked(&format!("http://h/p?variables={variables}"), &[]), &policy)
+    };
+    let of = |user: &str| format!("%7B%22token%22%3A%22{user}%22%7D");
+    assert_ne!(key(&of("alice")), key(&of("bob")));
+    assert_ne!(key(&of("alice")), key(&of("alice").replace("token", "id")));
+    assert_eq!(key("{\"id\":1}"), key("{\"id\":2}"), "it is left out");
+    // Who asks, for limits, is no more told by it than by a page's number.
+    let asker = |url: &str| ring().asker(&asked(url, &[]));
+    assert_eq!(asker(&format!("http://h/p?v={}", of("alice"))), 0);
+    // What cannot be read and holds such a word is one as a whole.
+    assert_ne!(key("{token:alice"), key("{token:bob"));
+}
+
+#[test]
 fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
     for rule in [
         QueryRule::Include(vec!["symbol".to_owned()]),

@@ -50,10 +50,12 @@ impl Ctx {
         }
     }
 
-    /// All of the body has passed: now rules can read it.
-    pub(super) fn read_all(&mut self) {
-        let (Some(copy), Some(pass)) = (self.copy.take(), &mut self.pass) else { return };
-        let Some(json) = json::parse(copy.coding, &copy.body) else { return pass.unreadable() };
+    /// All of the body has passed: now rules can read it. A large one is parsed off the threads that serve.
+    pub(super) async fn read_all(&mut self) {
+        let Some(copy) = self.copy.take() else { return };
+        let json = json::parse_apart(copy.coding, &copy.body).await;
+        let Some(pass) = &mut self.pass else { return };
+        let Some(json) = json else { return pass.unreadable() };
         if !pass.read(copy.status, &copy.headers, &json) {
             // An error that only its body tells of is kept for nobody.
             self.recording = None;
@@ -63,7 +65,31 @@ impl Ctx {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
     use super::*;
+
+    /// On a runtime of one thread: what is parsed elsewhere has to be waited for.
+    #[tokio::test]
+    async fn a_large_body_is_parsed_off_the_threads_that_serve_and_a_small_one_on_the_spot() {
+        let room = InFlight::new(4 * json::LARGEST);
+        for (length, elsewhere) in [(1000, false), (1 << 20, true), (json::LARGEST, true)] {
+            let mut copy = Copied::of(StatusCode::OK, &HeaderMap::new(), &room).unwrap();
+            let text = format!("[{}1]", " ".repeat(length - 3));
+            assert!(copy.push(&Bytes::from(text)));
+            let mut ctx = Ctx::new(0);
+            ctx.copy = Some(copy);
+            let mut reading = pin!(ctx.read_all());
+            let waits = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
+            assert_eq!(waits, elsewhere, "{length} bytes");
+            if waits {
+                reading.await;
+            }
+            assert_eq!(room.used(), 0, "what was read is given back");
+        }
+    }
 
     #[test]
     fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {

@@ -159,8 +159,8 @@ impl Handler {
     }
 
     /// The whole body has passed.
-    pub(super) fn ended(&self, ctx: &mut Ctx) {
-        ctx.read_all();
+    pub(super) async fn ended(&self, ctx: &mut Ctx) {
+        ctx.read_all().await;
         if let Some(recording) = ctx.recording.take() {
             self.engine.recorded(recording);
         }

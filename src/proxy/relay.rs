@@ -242,7 +242,7 @@ impl Handler {
         let _flow = has_body.then(|| self.network.in_flight.flow());
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
-            self.ended(ctx);
+            self.ended(ctx).await;
         }
         let mut trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
@@ -250,7 +250,7 @@ impl Handler {
             has_body
         })
         .await?;
-        self.ended(ctx);
+        self.ended(ctx).await;
         if let Some(trailers) = &mut trailers {
             hop_by_hop::strip_trailers(trailers);
         }

@@ -5,18 +5,24 @@
 //! Never touches: request fields (`key::credential`); the hash of a secret (`key`).
 
 mod capture;
+mod json;
 mod names;
+mod random;
 mod shapes;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::semantics::query;
+use crate::semantics::redaction::json::Secrets;
 
 pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
 
 /// The text in place of a secret.
 pub const HIDDEN: &str = "(secret)";
+
+/// A JSON text in which nothing is secret.
+const NOTHING: Secrets = Secrets::Values(Vec::new());
 
 /// How deep a URL within a parameter of a URL is looked into.
 const DEPTH: u8 = 2;
@@ -54,7 +60,17 @@ impl Redactor {
     /// Whether a raw parameter is a user's own credential, the same in all of this user's calls: no
     /// code, signature or page token.
     pub fn is_credential_param(&self, param: &str) -> bool {
-        query::names(param).any(|name| names::is_credential(&name) || self.is_listed(&name))
+        query::names(param).any(|name| self.is_credential_name(&name))
+    }
+
+    /// Whether a raw parameter is such a credential, or is JSON in which one is: all of that changes with what
+    /// else is in it.
+    pub fn holds_credential(&self, param: &str) -> bool {
+        let within = |json: Cow<'_, str>| {
+            json::secrets(&json, |name| self.is_credential_name(name), |_| false) != NOTHING
+        };
+        self.is_credential_param(param)
+            || query::pieces(param).any(|(_, value)| value.and_then(json::text).is_some_and(within))
     }
 
     /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
@@ -75,13 +91,10 @@ impl Redactor {
         masked(path, &self.secrets_of_path(path))
     }
 
-    /// A raw parameter as it may be shown: of a secret one the name at most.
+    /// A raw parameter as it may be shown: of a secret one the name at most, and of JSON what is not secret in
+    /// it.
     pub fn param<'p>(&self, param: &'p str) -> Cow<'p, str> {
-        if self.is_secret_param(param) {
-            Cow::Owned(format!("{}{HIDDEN}", shown_start(param)))
-        } else {
-            Cow::Borrowed(param)
-        }
+        self.param_within(param, DEPTH)
     }
 
     /// A text without the secrets of the URLs in it, and without values that a secret's name precedes
@@ -96,6 +109,10 @@ impl Redactor {
         shapes::is_secret(text) || matches!(self.text(text), Cow::Owned(_))
     }
 
+    fn is_credential_name(&self, name: &str) -> bool {
+        names::is_credential(name) || self.is_listed(name)
+    }
+
     fn is_listed(&self, name: &str) -> bool {
         self.params.iter().any(|listed| listed.eq_ignore_ascii_case(name))
     }
@@ -107,7 +124,39 @@ impl Redactor {
         })
     }
 
+    fn param_within<'p>(&self, param: &'p str, depth: u8) -> Cow<'p, str> {
+        if !self.is_secret_within(param, depth) {
+            return Cow::Borrowed(param);
+        }
+        let start = shown_start(param);
+        let value = param.strip_prefix(start).filter(|_| start.ends_with('='));
+        let json = value.filter(|_| !self.is_secret_name(start.trim_end_matches('=')));
+        let json = json.and_then(|value| self.json_without_secrets(value, depth));
+        Cow::Owned(format!("{start}{}", json.as_deref().unwrap_or(HIDDEN)))
+    }
+
+    /// A raw value that is JSON without what is secret in it; `None`: it is none, or secret as a whole.
+    fn json_without_secrets(&self, value: &str, depth: u8) -> Option<String> {
+        let text = json::text(value)?;
+        match self.secrets_of_json(&text, depth) {
+            Secrets::Values(secrets) => Some(json::masked(value, &text, &secrets)),
+            Secrets::Whole => None,
+        }
+    }
+
+    fn secrets_of_json(&self, text: &str, depth: u8) -> Secrets {
+        let depth = depth.checked_sub(1);
+        let is_value = |text: &str| {
+            let within = |depth| self.is_secret_value(text, depth);
+            shapes::is_secret(text) || depth.is_some_and(within)
+        };
+        json::secrets(text, |name| self.is_secret_name(name), is_value)
+    }
+
     fn is_secret_value(&self, value: &str, depth: u8) -> bool {
+        if let Some(json) = json::text(value) {
+            return self.secrets_of_json(&json, depth) != NOTHING;
+        }
         if shapes::is_secret(value) {
             return true;
         }
@@ -129,7 +178,7 @@ impl Redactor {
         while !rest.is_empty() {
             let start = rest.find(|c| !ends_word(c)).unwrap_or(rest.len());
             let (between, word) = rest.split_at(start);
-            let (word, after) = word.split_at(word.find(ends_word).unwrap_or(word.len()));
+            let (word, after) = word.split_at(word_end(word));
             out.push_str(between);
             hidden |= self.push_word(word, &mut out, depth);
             rest = after;
@@ -171,13 +220,13 @@ impl Redactor {
             let param = piece.trim_end_matches(['?', '#', '&']);
             let sign = piece.strip_prefix(param).unwrap_or_default();
             // A word alone is no parameter: an entity tag is as long as a key.
-            if param.contains('=') && self.is_secret_within(param, depth) {
-                hidden = true;
-                out.push_str(shown_start(param));
-                out.push_str(HIDDEN);
+            let shown = if param.contains('=') {
+                self.param_within(param, depth)
             } else {
-                out.push_str(param);
-            }
+                Cow::Borrowed(param)
+            };
+            hidden |= matches!(shown, Cow::Owned(_));
+            out.push_str(&shown);
             out.push_str(sign);
         }
         hidden
@@ -253,6 +302,17 @@ fn split_origin(word: &str) -> (&str, &str) {
     let (_, rest) = word.split_at(scheme + 3);
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     word.split_at(scheme + 3 + authority)
+}
+
+/// Where the word ends that a text begins with. What stands in a parameter as JSON has quotes and commas.
+fn word_end(text: &str) -> usize {
+    let end = text.find(ends_word).unwrap_or(text.len());
+    let word = text.get(..end).unwrap_or_default();
+    let json = word.trim_end_matches(['{', '[']);
+    if json.len() == word.len() || !json.ends_with('=') || !json.contains('?') {
+        return end;
+    }
+    text.find(|c: char| c.is_whitespace() || c.is_control()).unwrap_or(text.len())
 }
 
 fn ends_word(c: char) -> bool {

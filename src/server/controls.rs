@@ -16,12 +16,24 @@ use crate::launch::no_proxy::NoProxy;
 use crate::launch::pac;
 use crate::policy::Mode;
 use crate::server::estate::Estate;
-use crate::server::stored;
+use crate::server::house::House;
+use crate::server::stored::{self, Seen};
 use crate::store::{Condition, Store};
 use crate::upstream::report::Report;
 
 /// The estate in its operator's hands.
 pub(super) struct Desk(pub(super) Arc<Estate>);
+
+impl Desk {
+    fn seen<'h>(&'h self, house: &'h House) -> Seen<'h> {
+        Seen {
+            engine: &house.engine,
+            routes: &house.config.routes,
+            mounts: &house.door.mounts,
+            listen: &self.0.ground.listen,
+        }
+    }
+}
 
 #[async_trait]
 impl Controls for Desk {
@@ -71,12 +83,12 @@ impl Controls for Desk {
 
     async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged> {
         let house = self.0.house();
-        stored::purge(&house.engine, &house.config.routes, purge).await
+        stored::purge(self.seen(&house), purge).await
     }
 
     async fn entries(&self, asked: &Listing) -> Page {
         let house = self.0.house();
-        stored::entries(&house.engine, &house.config.routes, asked).await
+        stored::entries(self.seen(&house), asked).await
     }
 
     fn upstreams(&self) -> Vec<Report> {

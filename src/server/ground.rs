@@ -37,8 +37,10 @@ pub(super) struct Ground {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     pub(super) name_server: Option<SocketAddr>,
-    /// Where larder itself listens: no origin is there.
+    /// Where larder itself listens, for clients and for its operator: no origin is there.
     pub(super) own: Vec<SocketAddr>,
+    /// Those for clients: below them are the mounts.
+    pub(super) listen: Vec<SocketAddr>,
     pub(super) stage: watch::Receiver<Stage>,
 }
 
@@ -46,7 +48,8 @@ impl Ground {
     pub(super) fn new(
         config: &Config,
         parts: &Parts,
-        own: Vec<SocketAddr>,
+        listen: &[SocketAddr],
+        admin: Option<SocketAddr>,
         stage: watch::Receiver<Stage>,
     ) -> Result<Self, NoSecret> {
         let account = Account::dated(parts.clock.clone(), &[], &[]);
@@ -67,7 +70,8 @@ impl Ground {
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: parts.clock.clone(),
             name_server: parts.name_server,
-            own,
+            own: listen.iter().copied().chain(admin).collect(),
+            listen: listen.to_vec(),
             stage,
             account,
         })

@@ -4,11 +4,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 
 use crate::admin::controls::{Entry, Listing, NotPurged, Page, Purge, Purgeable, Purged};
 use crate::engine::Engine;
+use crate::front::mount::Mounts;
 use crate::key::named::Named;
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
@@ -21,16 +23,31 @@ use crate::store::{Listed, Place};
 /// What stands in place of a value that may be secret.
 const HIDDEN_VALUE: HeaderValue = HeaderValue::from_static(HIDDEN);
 
+/// What tells which resource an operator means.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'h> {
+    pub(super) engine: &'h Engine,
+    pub(super) routes: &'h Table,
+    pub(super) mounts: &'h Mounts,
+    /// Where clients connect.
+    pub(super) listen: &'h [SocketAddr],
+}
+
+/// The resources that a URL names.
+struct Resource {
+    reach: BTreeSet<Reach>,
+    /// [`Purged::sent_as`].
+    sent_as: Option<String>,
+}
+
 /// Purges, or only counts.
-pub(super) async fn purge(
-    engine: &Engine,
-    routes: &Table,
-    purge: &Purge,
-) -> Result<Purged, NotPurged> {
-    let reach = match &purge.what {
-        Purgeable::All => BTreeSet::from([Reach::All]),
-        Purgeable::Key(target) => BTreeSet::from([Reach::Target(*target)]),
-        Purgeable::Url(target) => reach(engine, routes, target),
+pub(super) async fn purge(seen: Seen<'_>, purge: &Purge) -> Result<Purged, NotPurged> {
+    let engine = seen.engine;
+    let one = |reach| Resource { reach: BTreeSet::from([reach]), sent_as: None };
+    let Resource { reach, sent_as } = match &purge.what {
+        Purgeable::All => one(Reach::All),
+        Purgeable::Key(target) => one(Reach::Target(*target)),
+        Purgeable::Url(url) => seen.resource(url),
     };
     // Before: afterwards nothing of it can be seen.
     let count = engine.count(&reach).await;
@@ -39,15 +56,19 @@ pub(super) async fn purge(
         engine.purge(&reach, kind).await.map_err(|why| NotPurged { why })?;
         tracing::info!(count, soft = purge.soft, all = purge.what == Purgeable::All, "Purged");
     }
-    Ok(Purged { count })
+    Ok(Purged { count, sent_as })
 }
 
 /// A page of what is stored.
-pub(super) async fn entries(engine: &Engine, routes: &Table, asked: &Listing) -> Page {
+pub(super) async fn entries(seen: Seen<'_>, asked: &Listing) -> Page {
+    let Seen { engine, routes, .. } = seen;
     let mut after = asked.after.as_deref().and_then(Place::parse);
-    let mut targets: Vec<Option<u128>> = match &asked.url {
-        None => vec![None],
-        Some(target) => reached(engine, routes, target).into_iter().map(Some).collect(),
+    let (mut targets, sent_as) = match &asked.url {
+        None => (vec![asked.key], None),
+        Some(url) => {
+            let resource = seen.resource(url);
+            (resource.targets(), resource.sent_as)
+        }
     };
     // A cursor stands in one of the targets; those before it have been shown.
     targets.retain(|target| match (target, after) {
@@ -64,21 +85,37 @@ pub(super) async fn entries(engine: &Engine, routes: &Table, asked: &Listing) ->
     listed.truncate(asked.limit);
     let next = listed.last().filter(|_| more).map(|last| last.place.to_string());
     let entries = listed.iter().map(|one| entry(engine, routes, one, asked.details)).collect();
-    Page { entries, next }
+    Page { entries, next, sent_as }
 }
 
-fn reach(engine: &Engine, routes: &Table, target: &Target) -> BTreeSet<Reach> {
-    let target = engine.known_as(target);
-    engine.reach(&target, &routes.query_rules(&target))
+impl Seen<'_> {
+    /// What a URL means: where a mount leads, where an upstream moves it. A name in `mount.allow_hosts` may
+    /// also be that of another server, whose answers are stored under the URL itself: both are meant.
+    fn resource(self, url: &Target) -> Resource {
+        let mounted = self.mounts.stands_for(url, self.listen);
+        let known = self.engine.known_as(mounted.as_ref().unwrap_or(url));
+        let mut reach = self.reach(&known);
+        if mounted.is_some() {
+            reach.extend(self.reach(&self.engine.known_as(url)));
+        }
+        let moved = known != *url;
+        let sent_as = moved.then(|| self.engine.redactor().text(&known.to_string()).into_owned());
+        Resource { reach, sent_as }
+    }
+
+    fn reach(self, known: &Target) -> BTreeSet<Reach> {
+        self.engine.reach(known, &self.routes.query_rules(known))
+    }
 }
 
-fn reached(engine: &Engine, routes: &Table, target: &Target) -> BTreeSet<u128> {
-    let reach = reach(engine, routes, target);
-    let id = |reach: &Reach| match reach {
-        Reach::Target(target) => Some(*target),
-        Reach::All => None,
-    };
-    reach.iter().filter_map(id).collect()
+impl Resource {
+    fn targets(&self) -> Vec<Option<u128>> {
+        let id = |reach: &Reach| match reach {
+            Reach::Target(target) => Some(*target),
+            Reach::All => None,
+        };
+        self.reach.iter().filter_map(id).map(Some).collect()
+    }
 }
 
 fn entry(engine: &Engine, routes: &Table, listed: &Listed, details: bool) -> Entry {

@@ -32,6 +32,7 @@ mod variants;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
@@ -62,7 +63,11 @@ use crate::store::state::Secret;
 use crate::store::{Condition, Listed, Place, Totals, Wanted};
 use crate::stored::Stored;
 
+pub(super) use crate::store::disk::layout::remove_old;
 pub use crate::store::disk::record::Record;
+
+/// Why nothing is written though the database is open.
+const FULL: &str = "the volume of the store is nearly full: what comes is kept in memory alone until there is room";
 
 /// How long after the start requests wait for what is on disk.
 const OPENING: Duration = Duration::from_secs(2);
@@ -139,7 +144,10 @@ struct Shared {
     queue: Queue,
     sizes: Arc<Sizes>,
     at_rest: Arc<AtRest>,
+    /// How the database is.
     condition: Mutex<Condition>,
+    /// Whether nothing is written for want of room on the volume.
+    full: AtomicBool,
 }
 
 impl Disk {
@@ -177,7 +185,7 @@ impl Disk {
 
     /// How it is.
     pub fn condition(&self) -> Condition {
-        self.shared.condition.lock().clone()
+        self.shared.condition()
     }
 
     /// Looks up what is known without reading a body: microseconds, on the caller's thread.
@@ -314,7 +322,6 @@ impl Drop for Disk {
 
 impl Shared {
     fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
-        account.store_outlives(true);
         let at_rest = Arc::new(AtRest::new(&settings.secret));
         let queue = Queue::of(settings.waiting);
         Arc::new(Self {
@@ -329,6 +336,7 @@ impl Shared {
             sizes: Arc::default(),
             at_rest,
             condition: Mutex::new(Condition::Good),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -361,8 +369,15 @@ impl Shared {
         self.settled.send_replace(true);
     }
 
+    fn condition(&self) -> Condition {
+        let condition = self.condition.lock().clone();
+        if condition == Condition::Good && self.full.load(Ordering::Relaxed) {
+            return Condition::MemoryOnly(FULL.to_owned());
+        }
+        condition
+    }
+
     fn set_condition(&self, condition: Condition) {
-        self.account.store_outlives(condition == Condition::Good);
         *self.condition.lock() = condition;
     }
 

@@ -178,6 +178,12 @@ impl State {
         self.ill.lock().clone()
     }
 
+    /// As if a write had failed.
+    #[cfg(test)]
+    pub(in crate::store) fn fall_ill(&self, why: &str) {
+        *self.ill.lock() = Some(why.to_owned());
+    }
+
     /// Keeps what is still to be kept and closes. Blocks for at most a few seconds.
     pub fn close(&self) {
         self.keeper.stop(CLOSE);

@@ -37,7 +37,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// Bytes of the memory tier.
     pub memory: usize,
-    /// Bytes of the disk tier; zero: memory alone, and the directory is not touched.
+    /// Bytes of the disk tier; zero: memory alone. Of the directory then only what another version of larder
+    /// cached there is touched: it is removed.
     pub disk: u64,
     /// Bytes of the largest body.
     pub max_object: usize,
@@ -89,10 +90,16 @@ impl Tiers {
         let to_be_opened = AtomicBool::new(has_disk);
         let tiers =
             Arc::new(Self { memory, generations, clock, to_be_opened, readers, deep, alone });
+        let weak = Arc::downgrade(&tiers);
+        account.watch_condition(move || {
+            weak.upgrade().is_none_or(|tiers| tiers.condition() == Condition::Good)
+        });
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if has_disk {
             tiers.report("disk", account, Self::disk_totals);
             deep::take_hold(&tiers, settings, account, limits);
+        } else {
+            deep::leave_nothing_old(&settings.path, tiers.clock.now());
         }
         tiers
     }

@@ -111,13 +111,18 @@ impl Guard {
     }
 
     fn is_own(&self, ip: IpAddr, port: u16) -> bool {
-        self.own.read().iter().any(|own| {
-            own.port() == port
-                && (own.ip() == ip
-                    || ip.is_unspecified()
-                    || (own.ip().is_unspecified() && is_of_this_host(ip)))
-        })
+        is_one_of(&self.own.read(), ip, port)
     }
+}
+
+/// Whether a connection to this address and port reaches one of these listeners of larder's.
+pub fn is_one_of(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
+    listeners.iter().any(|own| {
+        own.port() == port
+            && (own.ip() == ip
+                || ip.is_unspecified()
+                || (own.ip().is_unspecified() && is_of_this_host(ip)))
+    })
 }
 
 /// An address is this host's own when a socket can be bound to it: asked only for own ports.

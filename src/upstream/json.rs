@@ -34,7 +34,7 @@ const VALUE: usize = 2 * size_of::<Value>();
 const OBJECT: usize = 640;
 
 /// So much is parsed on the spot; more would keep others waiting.
-const AT_ONCE: usize = 256 * 1024;
+const AT_ONCE: usize = 64 * 1024;
 
 /// How many large bodies are parsed at the same time.
 static LARGE_ONES: Semaphore = Semaphore::const_new(4);
@@ -130,8 +130,8 @@ pub async fn read(
     (json, Box::new(begun))
 }
 
-/// What a complete body says. `None`: it is not readable, or there is no room to read it.
-pub fn parse(coding: Coding, body: &Gathered) -> Option<Value> {
+/// What a complete body says, found out on the spot.
+fn parse(coding: Coding, body: &Gathered) -> Option<Value> {
     let (body, share) = in_one_piece(coding, body)?;
     parse_within(coding, &body, share)
 }
@@ -158,8 +158,9 @@ fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Option<Value> 
     }
 }
 
-/// Like [`parse`]; a large body is parsed where nothing else waits for it.
-async fn parse_apart(coding: Coding, body: &Gathered) -> Option<Value> {
+/// What a complete body says. `None`: it is not readable, or there is no room to read it. A large body is
+/// parsed where nothing else waits for it, a few of them at a time.
+pub async fn parse_apart(coding: Coding, body: &Gathered) -> Option<Value> {
     if coding.largest(body.len()) <= AT_ONCE {
         return parse(coding, body);
     }

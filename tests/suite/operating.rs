@@ -81,7 +81,7 @@ impl controls::Controls for Played {
         if self.fails {
             return Err(controls::NotPurged { why: "the disk is full".to_owned() });
         }
-        Ok(controls::Purged { count: 3 })
+        Ok(controls::Purged { count: 3, sent_as: None })
     }
 
     async fn entries(&self, asked: &controls::Listing) -> controls::Page {
@@ -90,7 +90,7 @@ impl controls::Controls for Played {
         let to = self.stored.min(from + asked.limit);
         let next = (to < self.stored).then(|| to.to_string());
         let entries = (from..to).map(|number| made_up(number, asked.details)).collect();
-        controls::Page { entries, next }
+        controls::Page { entries, next, sent_as: None }
     }
 
     fn upstreams(&self) -> Vec<Report> {
@@ -573,6 +573,77 @@ async fn a_real_larder_is_listed_inspected_and_purged() {
     let (_, out, _) = ask(addr, &["purge", "--all"]).await;
     assert_eq!(out, "purged 2 stored answers\n");
     assert_eq!(ask(addr, &["ls"]).await.1, "nothing is stored\n");
+}
+
+/// A person pastes the URL that their app uses, and that is below a mount.
+#[tokio::test]
+async fn a_url_below_a_mount_is_the_resource_that_it_stands_for() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    mount: { path: /api, \
+                 to: \"http://api.example.test\", allow_hosts: larder.internal }\n";
+    let larder = Larder::start(&origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await;
+    let admin = larder.server.admin_addr().unwrap();
+    let port = larder.addr().port();
+    let sent_as = format!("{API}/x?a=1");
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "larder.internal".into()]
+    {
+        let mut client = larder.client().await;
+        client.send(format!("GET /api/x?a=1 HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(client.answer("GET").await.expect("an answer").text(), "hello");
+        let url = format!("http://{host}/api/x?a=1");
+        let (code, out, err) = ask(admin, &["ls", "--url", &url]).await;
+        assert_eq!((code, out.lines().count()), (0, 3), "{out}{err}");
+        assert!(out.starts_with(&format!("{url} is sent as {sent_as}\n")), "{out}");
+        let (code, out, err) = ask(admin, &["inspect", &url]).await;
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(out.starts_with(&format!("{url} is sent as {sent_as}\n\n{sent_as}\n")), "{out}");
+        let (_, out, _) = ask(admin, &["inspect", &url, "--json"]).await;
+        let told: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&told["sent_as"], &told["entries"][0]["url"]),
+            (&json!(sent_as), &json!(sent_as))
+        );
+        let (code, out, err) = ask(admin, &["purge", &url]).await;
+        let purged = format!("purged 1 stored answer of {url}, which is sent as {sent_as}\n");
+        assert_eq!((code, out), (0, purged), "{err}");
+        assert!(!larder.get("/x?a=1").await.cache_status().contains("hit"), "{url}");
+        ask(admin, &["purge", "--all"]).await;
+    }
+    let (_, out, _) = ask(admin, &["purge", &format!("http://127.0.0.1:{port}/x"), "--json"]).await;
+    assert_eq!(out, "{\n  \"count\": 0\n}\n", "it is below no mount");
+}
+
+/// `ls` shows a URL without its secrets: the key is what is left to ask by.
+#[tokio::test]
+async fn what_is_not_shown_whole_is_inspected_by_its_key() {
+    let origin = Origin::always(Answer::new(200, &["X-Seen: 1"], "hello")).await;
+    let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
+    let admin = larder.server.admin_addr().unwrap();
+    larder.get("/x?token=S3CRET").await;
+    larder.get_with("/x?token=S3CRET", &["Authorization: Bearer one"]).await;
+    larder.get("/y").await;
+    let (_, out, _) = ask(admin, &["ls", "--json"]).await;
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    let listed = listed["entries"].as_array().unwrap();
+    let entry = listed.iter().find(|one| one["url"] == format!("{API}/x?token=(secret)")).unwrap();
+    let key = entry["key"].as_str().unwrap();
+    let (code, out, err) = ask(admin, &["inspect", "--key", key]).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out.matches(&format!("  key     {key}\n")).count(), 2, "{out}");
+    assert_eq!(out.matches("    x-seen: 1\n").count(), 2, "{out}");
+    assert!(out.contains("anonymous") && out.contains("credential"), "{out}");
+    assert!(!out.contains("S3CRET") && !out.contains("/y\n"), "{out}");
+    let (code, out, _) = ask(admin, &["inspect", "--key", &"0".repeat(32)]).await;
+    assert_eq!((code, out.as_str()), (1, "nothing is stored of it\n"));
+    let url = format!("{API}/x");
+    for arguments in
+        [&["inspect", "--key", "coins"][..], &["inspect"], &["inspect", &url, "--key", key]]
+    {
+        let (code, out, err) = ask(admin, arguments).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+    }
+    let (_, out, _) = ask(admin, &["inspect", &format!("{API}/x?token=(secret)")]).await;
+    assert_eq!(out, "", "a URL that is not whole is none");
 }
 
 #[tokio::test]

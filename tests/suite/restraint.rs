@@ -407,7 +407,7 @@ async fn bodies_that_rules_read_have_no_more_room_than_bodies_have() {
         })
         .await;
         let rules = "success: { json: { \"$.ok\": [true] } }";
-        let policy = "limits: { in_flight: 1MiB }\n";
+        let policy = "limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }\n";
         let larder =
             Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h"]))).await;
         let (count, mut begun) = tokio::sync::watch::channel(0);

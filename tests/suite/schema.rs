@@ -202,7 +202,7 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
     ),
     (
         "limits: { in_flight: VALUE }",
-        &["64MiB", "100MB", "1 GiB", "8388608B"],
+        &["64MiB", "100MB", "1 GiB", "16777216B"],
         &["64", "64M", "1.5GiB", "lots", "64mib"],
     ),
     (

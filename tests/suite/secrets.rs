@@ -147,6 +147,38 @@ async fn secret_parameters_tell_users_apart_and_are_nowhere_in_clear() {
     .await;
 }
 
+/// A link for those who know it is short; GraphQL over GET has everything in one parameter.
+#[tokio::test]
+async fn short_links_and_members_of_json_are_nowhere_in_clear_and_tell_users_apart() {
+    bounded(async {
+        let origin = echo().await;
+        let larder = Told::start(&origin, "").await;
+        let json = |user: &str| format!("%7B%22id%22%3A7%2C%22token%22%3A%22{user}Tok3n%22%7D");
+        let graphql = |user: &str| format!("/graphql?query=q&variables={}", json(user));
+        for (path, hit) in [
+            ("/share/X7kQ2pVd9sLm3RtY".to_owned(), false),
+            ("/share/q8ZcNa5uT2bWx4Ke".to_owned(), false),
+            ("/share/X7kQ2pVd9sLm3RtY".to_owned(), true),
+            (graphql("ann"), false),
+            (graphql("bob"), false),
+            (graphql("ann"), true),
+        ] {
+            assert_eq!(is_shared(&larder.get(&path).await), hit, "{path}");
+        }
+        let url = format!("{API}{}", graphql("ann"));
+        let explained = explained(&larder.house.config, &url).await;
+        assert!(explained.contains("%22id%22%3A7%2C%22token%22%3A%22(secret)%22"), "{explained}");
+        let link = format!("{API}/share/X7kQ2pVd9sLm3RtY");
+        let mut traces = larder.traces(&[url.as_str(), link.as_str()]).await;
+        assert!(traces.contains("/share/(secret)") && traces.contains("variables=(secret)"));
+        traces.push_str(&explained);
+        for secret in ["X7kQ2pVd", "q8ZcNa5u", "annTok3n", "bobTok3n"] {
+            assert!(!traces.contains(secret), "{secret} is there in clear");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn secrets_in_paths_and_locations_are_nowhere_in_clear_and_clients_get_them() {
     bounded(async {

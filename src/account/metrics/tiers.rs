@@ -31,7 +31,7 @@ impl Tiers {
             state: gauge_of_one(
                 r,
                 "larder_store_state",
-                "0: what is stored outlives the process; 1: memory only.",
+                "0: the store is as configured; 1: memory only, though a disk is configured.",
             ),
             recovered: counter(
                 r,

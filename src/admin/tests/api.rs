@@ -162,10 +162,14 @@ async fn entries_come_in_pages_with_what_was_asked_for() {
     let (_, answer) = admin.say(&format!("GET /v1/entries?{query}"), "", "").await;
     assert_eq!(answer["entries"][0]["headers"], serde_json::json!({ "link": ["a", "b"] }));
     let asked = admin.larder.asked();
-    assert!(asked[0].contains("after: None, limit: 100, url: None, details: false"), "{asked:?}");
-    let second =
-        "after: Some(\"c2\"), limit: 1000, url: Some(http://api.example/x?a=…), details: true";
+    assert!(
+        asked[0].contains("after: None, limit: 100, url: None, key: None, details: false"),
+        "{asked:?}"
+    );
+    let second = "after: Some(\"c2\"), limit: 1000, url: Some(http://api.example/x?a=…), key: None, details: true";
     assert!(asked[1].contains(second), "{asked:?}");
+    admin.say("GET /v1/entries?key=000000000000000000000000000000fF", "", "").await;
+    assert!(admin.larder.asked()[0].contains("url: None, key: Some(255)"));
 }
 
 #[tokio::test]
@@ -179,6 +183,10 @@ async fn a_listing_that_was_asked_wrongly_lists_nothing() {
         "ulr=http://api.example/",
         "url=*",
         "url=",
+        "key=",
+        "key=1",
+        "key=+0000000000000000000000000000001",
+        "key=00000000000000000000000000000001&url=http://api.example/",
         "details=yes",
         "limit=1&limit=2",
     ] {

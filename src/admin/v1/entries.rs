@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::account::problem::Problem;
 use crate::admin::controls::{Entry, Listing};
-use crate::admin::{Desk, answer};
+use crate::admin::{Desk, answer, v1};
 use crate::semantics::target::Target;
 
 /// What is misspelt is refused: `?ulr=…` must not list everything.
@@ -24,6 +24,7 @@ pub(in crate::admin) struct Asked {
     #[serde(default = "usual")]
     limit: usize,
     url: Option<String>,
+    key: Option<String>,
     #[serde(default)]
     details: bool,
 }
@@ -44,10 +45,19 @@ pub(in crate::admin) async fn list(
     let Ok(url) = asked.url.as_deref().map(Target::absolute).transpose() else {
         return answer::refuse(&WANTED);
     };
-    let listing = Listing { after: asked.cursor, limit: asked.limit, url, details: asked.details };
+    let key = asked.key.as_deref().map(v1::key);
+    if key == Some(None) || (key.is_some() && url.is_some()) {
+        return answer::refuse(&WANTED);
+    }
+    let Asked { cursor: after, limit, details, .. } = asked;
+    let listing = Listing { after, limit, url, key: key.flatten(), details };
     let page = desk.controls.entries(&listing).await;
     let entries: Vec<_> = page.entries.iter().map(shown).collect();
-    answer::json(StatusCode::OK, &json!({ "entries": entries, "next": page.next }))
+    let mut told = json!({ "entries": entries, "next": page.next });
+    if let Some(sent_as) = page.sent_as {
+        told["sent_as"] = sent_as.into();
+    }
+    answer::json(StatusCode::OK, &told)
 }
 
 fn shown(entry: &Entry) -> Value {
@@ -96,6 +106,6 @@ const WANTED: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
     "parameters are limit (1 to 1000), cursor (`next` of the page before), url (one whole URL, \
-     percent-encoded) and details=true",
+     percent-encoded) or key (of an entry), and details=true",
     "http_request_error",
 );

@@ -39,7 +39,7 @@ async fn purged(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> 
     let asked: Asked = v1::parse(&body, &WANTED)?;
     let what = match (asked.url.as_deref(), asked.key.as_deref(), asked.all) {
         (Some(url), None, false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
-        (None, Some(key), false) => Purgeable::Key(parse_key(key).ok_or(&WANTED)?),
+        (None, Some(key), false) => Purgeable::Key(v1::key(key).ok_or(&WANTED)?),
         (None, None, true) => Purgeable::All,
         _ => return Err(&WANTED),
     };
@@ -47,15 +47,15 @@ async fn purged(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> 
     let controls = Arc::clone(&desk.controls);
     let outcome = v1::finish(async move { controls.purge(&purge).await }).await?;
     Ok(match outcome {
-        Ok(Purged { count }) => answer::json(StatusCode::OK, &json!({ "count": count })),
+        Ok(Purged { count, sent_as }) => {
+            let mut told = json!({ "count": count });
+            if let Some(sent_as) = sent_as {
+                told["sent_as"] = sent_as.into();
+            }
+            answer::json(StatusCode::OK, &told)
+        }
         Err(NotPurged { why }) => answer::refuse_with(&NOT_DURABLE, "why", &why),
     })
-}
-
-/// The `key` of an entry: 32 hexadecimal digits.
-fn parse_key(text: &str) -> Option<u128> {
-    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u128::from_str_radix(text, 16).ok().filter(|_| plain)
 }
 
 const WANTED: Problem = Problem::new(

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::words;
+use crate::front::mount::Mounts;
 use crate::policy::Policy;
 use crate::route::pattern::Pattern;
 use crate::semantics::asked::{Asked, Listener};
@@ -44,7 +45,7 @@ type Lines = Vec<(&'static str, String)>;
 /// What becomes of it.
 pub(super) struct Explained {
     request: String,
-    /// The URL that an upstream makes of it, by which larder knows the resource.
+    /// The URL that a mount or an upstream makes of it, by which larder knows the resource.
     sent_as: Option<String>,
     route: Option<(String, String)>,
     policy: Lines,
@@ -128,11 +129,15 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     }
 }
 
-/// The request for the place that its upstream sends it to, with larder's own credential in its client's
+/// The request for the place that a mount and its upstream send it to, with larder's own credential in its client's
 /// place where it shows one.
 fn as_the_origin_sees_it(config: &Config, asked: &Asked) -> Asked {
     let mut asked = asked.clone();
     let upstreams = Upstreams::new(config.upstreams.clone());
+    let mounts = Mounts::new(&config.upstreams);
+    if let Some(mounted) = mounts.stands_for(&asked.target, &config.listen) {
+        asked.target = mounted;
+    }
     if let Some(moved) = upstreams.moved(&asked.target) {
         asked.target = moved;
     }

@@ -51,6 +51,22 @@ fn check(text: &str, arguments: &[&str]) -> Said {
 }
 
 #[test]
+fn a_url_below_a_mount_is_explained_as_what_it_stands_for() {
+    let text = FILE.replace("127.0.0.1:0", "127.0.0.1:8080").replace(
+        r#"hosts: ["https://api.example"]"#,
+        r#"hosts: ["https://api.example"], mount: /coins"#,
+    );
+    let url = "http://localhost:8080/coins/v1/btc";
+    let said = check(&text, &["--explain", "GET", url]);
+    assert_eq!((said.exit, said.err.as_str()), (Exit::Ok, ""));
+    for words in ["sent as       https://api.example/v1/btc", "route         coins"] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+    let said = check(&text, &["--explain", "GET", "http://localhost:8080/v1/btc"]);
+    assert!(said.out.contains("route         none") && !said.out.contains("sent as"));
+}
+
+#[test]
 fn a_valid_file_is_told_in_words() {
     let said = check(FILE, &[]);
     assert_eq!((said.exit, said.err.as_str()), (Exit::Ok, ""));

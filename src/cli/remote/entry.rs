@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::Exit;
-use crate::cli::remote::{Failure, Remote};
+use crate::cli::remote::{Failure, Remote, harmless};
 use crate::config::{duration, size};
 use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
@@ -64,17 +64,36 @@ impl Entry {
     }
 }
 
-/// Up to `limit` entries, of one URL or of all, in as many pages as it takes.
+/// Which entries are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) enum Which<'a> {
+    /// All that are stored.
+    All,
+    /// Those of this URL.
+    Url(&'a str),
+    /// Those of the URL of an entry with this `key`.
+    Key(&'a str),
+}
+
+impl Which<'_> {
+    fn query(self) -> Result<String, Failure> {
+        Ok(match self {
+            Self::All => String::new(),
+            Self::Url(url) => format!("&url={}", encoded(&checked(url)?.to_string())),
+            Self::Key(key) => format!("&key={}", checked_key(key)?),
+        })
+    }
+}
+
+/// Up to `limit` entries in as many pages as it takes.
 pub(in crate::cli) fn fetch(
     larder: &Remote,
-    url: Option<&str>,
+    which: Which<'_>,
     limit: usize,
     details: bool,
 ) -> Result<Value, Failure> {
-    let mut query = if details { "&details=true".to_owned() } else { String::new() };
-    if let Some(url) = url {
-        query = format!("{query}&url={}", encoded(&checked(url)?.to_string()));
-    }
+    let details = if details { "&details=true" } else { "" };
+    let query = format!("{details}{}", which.query()?);
     let mut entries = Vec::new();
     let mut next = Value::Null;
     loop {
@@ -90,7 +109,11 @@ pub(in crate::cli) fn fetch(
         // A page without entries leads nowhere, whatever it says.
         let last = next.is_null() || entries.len() == before;
         if last || entries.len() >= limit {
-            return Ok(serde_json::json!({ "entries": entries, "next": next }));
+            let mut all = serde_json::json!({ "entries": entries, "next": next });
+            if page["sent_as"].is_string() {
+                all["sent_as"] = page["sent_as"].take();
+            }
+            return Ok(all);
         }
     }
 }
@@ -100,15 +123,36 @@ pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
     if url.contains(HIDDEN) {
         let said = format!(
             "`{url}` is a URL as larder shows it, without its secret: give the URL itself, or the key that \
-             `larder ls --json` shows to `larder purge --key`"
+             `larder ls --json` shows to `--key` of `larder inspect` and `larder purge`"
         );
         return Err(Failure::new(Exit::Usage, said));
     }
     Target::absolute(url).map_err(|error| {
-        let url = Redactor::default().text(url);
+        let url = shown(url);
         let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
         Failure::new(Exit::Usage, said)
     })
+}
+
+/// A `key` as larder shows it.
+pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, Failure> {
+    if key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(key);
+    }
+    // What was meant may be a URL, and hold a secret.
+    let said = "a key is 32 hexadecimal digits, as `larder ls --json` shows it";
+    Err(Failure::new(Exit::Usage, said))
+}
+
+/// Says of a URL by which other one larder knows the resource, if so.
+pub(in crate::cli) fn sent_as(url: &str, answer: &Value) -> Option<String> {
+    let sent_as = answer["sent_as"].as_str()?;
+    Some(format!("{} is sent as {}", shown(url), harmless(sent_as)))
+}
+
+/// A URL that was typed, without its secrets.
+pub(in crate::cli) fn shown(url: &str) -> String {
+    Redactor::default().text(url).into_owned()
 }
 
 fn encoded(text: &str) -> String {

@@ -61,10 +61,22 @@ pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec
     paths.into_iter().map(|at| at.value).collect()
 }
 
+/// Any field's name (RFC 9110 §5.1). A name may hold `*`, and none that is in use does: who writes it means
+/// many fields, and would get none.
+pub(super) fn field(text: &str, wanted: &'static str) -> Result<HeaderName, Wrong> {
+    if text.contains('*') {
+        return Err(Wrong::new(wanted, IS_A_WILDCARD, "name each field by itself"));
+    }
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))
+}
+
+const IS_A_WILDCARD: &str =
+    "is a wildcard, and would name nothing: names are taken letter for letter";
+
 /// A field's name, of those that a route or key can see.
 pub(super) fn name(text: &str) -> Result<HeaderName, Wrong> {
     let wanted = "the name of a request field";
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    let name = field(text, wanted)?;
     if name == http::header::HOST {
         let fix = "match it with `host`; it is part of every key";
         return Err(Wrong::new(wanted, "is taken from the target, not from the field", fix));
@@ -95,7 +107,7 @@ pub(super) fn ignored(text: &str) -> Result<HeaderName, Wrong> {
 /// A field's name, of those that can carry a credential to an origin.
 pub(super) fn carrier(text: &str) -> Result<HeaderName, Wrong> {
     let wanted = "the name of a request field";
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    let name = field(text, wanted)?;
     if NEVER_SEEN.contains(&name.as_str()) {
         let what = "says how a request is framed, where it goes or what its connection does";
         let fix = "name the field that the API asks for, such as `Authorization`";
@@ -107,7 +119,7 @@ pub(super) fn carrier(text: &str) -> Result<HeaderName, Wrong> {
 /// A targeted field's name (RFC 9213).
 pub(super) fn targeted(text: &str) -> Result<HeaderName, Wrong> {
     let wanted = "the name of a targeted field";
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))?;
+    let name = field(text, wanted)?;
     if is_targeted(&name) {
         return Ok(name);
     }
@@ -118,6 +130,9 @@ pub(super) fn targeted(text: &str) -> Result<HeaderName, Wrong> {
 /// A query parameter's name, decoded.
 pub(super) fn param(text: &str) -> Result<String, Wrong> {
     let wanted = "the name of a query parameter";
+    if text.contains('*') {
+        return Err(Wrong::new(wanted, IS_A_WILDCARD, "name each parameter by itself"));
+    }
     if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
         return Err(Wrong::new(
             wanted,

@@ -5,54 +5,68 @@
 
 use std::path::PathBuf;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{Reader, Section, count, word};
+use crate::config::reader::{At, Reader, Section, word};
+use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
-/// `limits`.
-pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Limits {
+/// `limits`, and where `in_flight` stands, if it does.
+pub(super) fn limits(
+    top: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> (Limits, Option<At<usize>>) {
     let defaults = Limits::default();
-    let Some(mut section) = top.section(reader, "limits") else { return defaults };
+    let Some(mut section) = top.section(reader, "limits") else { return (defaults, None) };
     let head = section.scalar(reader, "head", size::parse_memory);
     if let Some(at) = head.as_ref().filter(|at| !(1024..=1 << 20).contains(&at.value)) {
         let what =
             "a head limit below 1KiB refuses honest requests, one above 1MiB protects nobody";
         reader.problem(at.place, &at.path, what, "write a size from `1KiB` to `1MiB`");
     }
+    let mut time = |key, usual, rule| bounds::time(&mut section, reader, key, usual, rule);
+    let head_timeout = time("head_timeout", defaults.head_timeout, &bounds::HEAD_TIMEOUT);
+    let idle = time("idle", defaults.idle, &bounds::IDLE);
+    let tunnel_idle = time("tunnel_idle", defaults.tunnel_idle, &bounds::TUNNEL_IDLE);
+    let drain = time("drain", defaults.drain, &bounds::DRAIN);
+    let mut count = |key, usual, rule| bounds::count(&mut section, reader, key, usual, rule);
+    let headers = count("headers", defaults.headers, &bounds::HEADERS);
+    let connections = count("connections", defaults.connections, &bounds::CONNECTIONS);
+    let waiters_per_key = count("waiters_per_key", defaults.waiters_per_key, &bounds::WAITERS);
+    let body = body(&mut section, reader);
+    let in_flight = section.scalar(reader, "in_flight", size::parse_memory);
+    section.finish(reader);
     let limits = Limits {
         head: head.map_or(defaults.head, |at| at.value),
-        headers: section.scalar_or(reader, "headers", count(1, 256), defaults.headers),
-        head_timeout: section.scalar_or(
-            reader,
-            "head_timeout",
-            parse_positive,
-            defaults.head_timeout,
-        ),
-        idle: section.scalar_or(reader, "idle", parse_positive, defaults.idle),
-        tunnel_idle: section.scalar_or(reader, "tunnel_idle", parse_positive, defaults.tunnel_idle),
-        body: BodyLimits {
-            idle: section.scalar_or(reader, "body_idle", parse_positive, defaults.body.idle),
-            min_rate: section.scalar_or(reader, "body_min_rate", speed, defaults.body.min_rate),
-        },
-        drain: section.scalar_or(reader, "drain", parse_positive, defaults.drain),
-        connections: section.scalar_or(
-            reader,
-            "connections",
-            count(1, usize::MAX),
-            defaults.connections,
-        ),
-        waiters_per_key: section.scalar_or(
-            reader,
-            "waiters_per_key",
-            count(0, usize::MAX),
-            defaults.waiters_per_key,
-        ),
-        in_flight: section.scalar_or(reader, "in_flight", size::parse_memory, defaults.in_flight),
+        headers,
+        head_timeout,
+        idle,
+        tunnel_idle,
+        body,
+        drain,
+        connections,
+        waiters_per_key,
+        in_flight: in_flight.as_ref().map_or(defaults.in_flight, |at| at.value),
     };
-    section.finish(reader);
-    limits
+    (limits, in_flight)
 }
+
+/// `limits.body_idle`, `limits.body_min_rate`.
+fn body(section: &mut Section<'_>, reader: &mut Reader<'_>) -> BodyLimits {
+    let BodyLimits { idle, min_rate } = Limits::default().body;
+    let idle = bounds::time(section, reader, "body_idle", idle, &bounds::BODY_IDLE);
+    let Some(at) = section.scalar(reader, "body_min_rate", speed) else {
+        return BodyLimits { idle, min_rate };
+    };
+    if at.value > FAST {
+        let text = "is more than many lines can send: uploads over them end with 408";
+        reader.note(&at, NoteKind::OddLimit, text);
+    }
+    BodyLimits { idle, min_rate: at.value }
+}
+
+/// Bytes a second that no line is sure to send.
+const FAST: u64 = 1 << 20;
 
 /// Bytes a second, or `off`.
 fn speed(text: &str) -> Result<u64, Wrong> {
@@ -98,10 +112,18 @@ pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>)
 }
 
 /// `store`.
-pub(super) fn store(top: &mut Section<'_>, limits: &Limits, reader: &mut Reader<'_>) -> Store {
+pub(super) fn store(
+    top: &mut Section<'_>,
+    limits: &Limits,
+    in_flight: Option<At<usize>>,
+    reader: &mut Reader<'_>,
+) -> Store {
     let mut defaults = Store::default();
     defaults.path = reader.directory().join(defaults.path);
-    let Some(mut section) = top.section(reader, "store") else { return defaults };
+    let Some(mut section) = top.section(reader, "store") else {
+        flows(&defaults, limits, in_flight, reader);
+        return defaults;
+    };
     let path = section.get("path").and_then(|node| reader.path(node, &section.at("path")));
     let memory = section.scalar(reader, "memory", size::parse_memory);
     let disk = section.scalar_or(reader, "disk", disk, defaults.disk);
@@ -115,30 +137,40 @@ pub(super) fn store(top: &mut Section<'_>, limits: &Limits, reader: &mut Reader<
         sweep_every,
         max_object: max_object.as_ref().map_or(defaults.max_object, |at| at.value),
     };
-    let shown = size::show(u64::try_from(store.max_object).unwrap_or(u64::MAX));
-    let at = max_object.or(memory);
-    let place = at.as_ref().map_or(section.place, |at| at.place);
-    let path = at.map_or_else(|| section.path.clone(), |at| at.path);
+    section.finish(reader);
     let needed = store.max_object.saturating_mul(4);
-    if store.memory < needed {
-        let needed = size::show(u64::try_from(needed).unwrap_or(u64::MAX));
+    if store.memory >= needed {
+        flows(&store, limits, max_object.or(in_flight), reader);
+    } else if let Some(at) = max_object.or(memory) {
+        let (shown, needed) = (shown(store.max_object), shown(needed));
         let what = format!(
             "an answer of `max_object` ({shown}) would push out most of the memory that holds others"
         );
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
-        reader.problem(place, &path, what, fix);
-    } else if limits.in_flight - limits.in_flight / 4 < store.max_object {
-        let what = format!(
-            "an answer of `max_object` ({shown}) would not fit `limits.in_flight`, of which a quarter is left \
-             to bodies that are not kept"
-        );
-        let least =
-            size::show(u64::try_from(store.max_object.saturating_mul(2)).unwrap_or(u64::MAX));
-        let fix = format!("set `limits.in_flight` to `{least}` or more");
-        reader.problem(place, &path, what, fix);
+        reader.problem(at.place, &at.path, what, fix);
     }
-    section.finish(reader);
     store
+}
+
+/// The largest answer fits among the bodies on their way; `said`: the one of the two that the file says. The
+/// defaults of both fit.
+fn flows(store: &Store, limits: &Limits, said: Option<At<usize>>, reader: &mut Reader<'_>) {
+    let Some(at) = said else { return };
+    if limits.in_flight - limits.in_flight / 4 >= store.max_object {
+        return;
+    }
+    let what = format!(
+        "an answer of `store.max_object` ({}) would not fit `limits.in_flight`, of which a quarter is left \
+         to bodies that are not kept",
+        shown(store.max_object)
+    );
+    let least = shown(store.max_object.saturating_mul(2));
+    let fix = format!("set `limits.in_flight` to `{least}` or more, or `store.max_object` lower");
+    reader.problem(at.place, &at.path, what, fix);
+}
+
+fn shown(bytes: usize) -> String {
+    size::show(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// A size, or `off`. A disk that holds next to nothing is a mistake: the database takes some itself.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::semantics::path_outline::{Outline, OutlineError};
+
 /// Which paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
@@ -34,36 +36,33 @@ enum Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
-    /// Not from the root.
-    #[error("does not begin with `/`")]
-    Slash,
-    /// `/a?b=c`, `/a#b`
-    #[error("has a query or fragment")]
-    Query,
-    /// A control character, a space, or one outside ASCII.
-    #[error("has a character that is never sent in a path as it is")]
-    Character,
+    /// No pattern of paths at all.
+    #[error(transparent)]
+    Outline(#[from] OutlineError),
     /// `/a{b}`, `/{a`, `/{}`
     #[error("has braces that are no capture")]
     Capture,
     /// `/{a}/{a}`
     #[error("names a capture twice")]
     Twice,
-    /// `/a**`, `/**/a`
-    #[error("has a `**` that is not its last segment")]
-    Rest,
 }
 
 impl PathError {
     /// What to write instead.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Slash => "write the whole path from the root, such as `/api/{version}/users`",
-            Self::Query => "leave the path only; query parameters go into `match.query`",
-            Self::Character => "write it percent-encoded, as it is sent",
+            Self::Outline(OutlineError::Slash) => {
+                "write the whole path from the root, such as `/api/{version}/users`"
+            }
+            Self::Outline(OutlineError::Query) => {
+                "leave the path only; query parameters go into `match.query`"
+            }
+            Self::Outline(OutlineError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(OutlineError::Rest) => {
+                "`**` may only be the whole last segment, as in `/api/**`"
+            }
             Self::Capture => "a capture is a whole segment with a name, such as `{guild}`",
             Self::Twice => "give each capture its own name",
-            Self::Rest => "`**` may only be the whole last segment, as in `/api/**`",
         }
     }
 }
@@ -76,21 +75,13 @@ impl PathPattern {
 
     /// Reads a pattern as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let path = text.strip_prefix('/').ok_or(PathError::Slash)?;
-        if path.contains(['?', '#']) {
-            return Err(PathError::Query);
-        }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(PathError::Character);
-        }
-        let (path, rest) = split_rest(path);
-        let segments =
-            path.map_or(Ok(Vec::new()), |path| path.split('/').map(Segment::parse).collect())?;
+        let outline = Outline::read(text)?;
+        let segments: Vec<_> = outline.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
             return Err(PathError::Twice);
         }
         let (literal, segments) = split_literal(segments);
-        Ok(Self { text: text.to_owned(), literal, segments, rest })
+        Ok(Self { text: text.to_owned(), literal, segments, rest: outline.rest })
     }
 
     /// Whether `path`, as it was sent, is meant.
@@ -135,9 +126,6 @@ impl fmt::Display for PathPattern {
 
 impl Segment {
     fn parse(text: &str) -> Result<Self, PathError> {
-        if text.contains("**") {
-            return Err(PathError::Rest);
-        }
         if text.contains(['{', '}']) {
             let name = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
             let name = name.filter(|name| is_name(name)).ok_or(PathError::Capture)?;
@@ -183,15 +171,6 @@ fn glob(parts: &[String], text: &str) -> bool {
         }
         None => false,
     })
-}
-
-/// A path without its first slash → what stands before a last `**`, and whether there was one.
-fn split_rest(path: &str) -> (Option<&str>, bool) {
-    match path.strip_suffix("**") {
-        Some("") => (None, true),
-        Some(before) => before.strip_suffix('/').map_or((Some(path), false), |b| (Some(b), true)),
-        None => (Some(path), false),
-    }
 }
 
 fn split_literal(segments: Vec<Segment>) -> (String, Vec<Segment>) {

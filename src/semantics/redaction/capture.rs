@@ -1,11 +1,13 @@
 //! Paths with secrets that an operator names: `/bot{token}/**`, `/hooks/{id}/{key}`.
 //!
-//! Owns: how such a path is written and which parts of a raw path its captures mean. In doubt more is
+//! Owns: how a segment of such a path is written and which parts of a raw path its captures mean. In doubt more is
 //! secret: empty segments are skipped, and where a segment is percent-encoded all of it is.
 //! Never touches: which paths a route means (`route::pattern`).
 
 use std::fmt;
 use std::ops::Range;
+
+use crate::semantics::path_outline::{Outline, OutlineError};
 
 /// A path whose captures are secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,21 +42,12 @@ enum Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaptureError {
-    /// Not from the root.
-    #[error("does not begin with `/`")]
-    Slash,
-    /// `/a?b=c`, `/a#b`
-    #[error("has a query or fragment")]
-    Query,
-    /// A control character, a space, or one outside ASCII.
-    #[error("has a character that is never sent in a path as it is")]
-    Character,
+    /// No pattern of paths at all.
+    #[error(transparent)]
+    Outline(#[from] OutlineError),
     /// `/a{b`, `/{}`, `/{a}{b}`
     #[error("has a segment that is not literal text around one `{{name}}` or one `*`")]
     Segment,
-    /// `/**/a`
-    #[error("has a `**` that is not its last segment")]
-    Rest,
     /// `/a/b`
     #[error("has no `{{name}}`, so nothing in it is secret")]
     NoCapture,
@@ -64,11 +57,17 @@ impl CaptureError {
     /// The text to write instead.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Slash => "write the whole path from the root, such as `/bot{token}/**`",
-            Self::Query => "leave the path only; `secret_query` is for query parameters",
-            Self::Character => "write it percent-encoded, as it is sent",
+            Self::Outline(OutlineError::Slash) => {
+                "write the whole path from the root, such as `/bot{token}/**`"
+            }
+            Self::Outline(OutlineError::Query) => {
+                "leave the path only; `secret_query` is for query parameters"
+            }
+            Self::Outline(OutlineError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(OutlineError::Rest) => {
+                "`**` may only be the whole last segment, as in `/bot{token}/**`"
+            }
             Self::Segment => "write one capture or `*` in a segment, such as `/bot{token}/**`",
-            Self::Rest => "`**` may only be the whole last segment, as in `/bot{token}/**`",
             Self::NoCapture => "put braces with a name around the secret, such as `/bot{token}/**`",
         }
     }
@@ -77,22 +76,10 @@ impl CaptureError {
 impl SecretPath {
     /// Reads one as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, CaptureError> {
-        let path = text.strip_prefix('/').ok_or(CaptureError::Slash)?;
-        if path.contains(['?', '#']) {
-            return Err(CaptureError::Query);
-        }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(CaptureError::Character);
-        }
-        let (path, rest) = match path.strip_suffix("/**") {
-            Some(path) => (path, true),
-            None => (path, false),
-        };
-        if path.contains("**") {
-            return Err(CaptureError::Rest);
-        }
-        let segments = path.split('/').filter(|segment| !segment.is_empty());
+        let outline = Outline::read(text)?;
+        let segments = outline.segments().filter(|segment| !segment.is_empty());
         let segments: Vec<_> = segments.map(Segment::parse).collect::<Result<_, _>>()?;
+        let rest = outline.rest;
         let captures = segments.iter().any(|segment| segment.open == Open::Secret);
         let own = Self { text: text.to_owned(), segments, rest };
         if captures { Ok(own) } else { Err(CaptureError::NoCapture) }
@@ -170,7 +157,7 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
-    use super::{CaptureError, SecretPath};
+    use super::{CaptureError, OutlineError, SecretPath};
     use crate::semantics::redaction::masked;
 
     fn shown(pattern: &str, path: &str) -> String {
@@ -199,15 +186,15 @@ mod tests {
     #[test]
     fn what_is_no_such_path_is_refused() {
         for (text, error) in [
-            ("bot{token}", CaptureError::Slash),
-            ("/bot{token}?a", CaptureError::Query),
-            ("/bot {token}", CaptureError::Character),
+            ("bot{token}", OutlineError::Slash.into()),
+            ("/bot{token}?a", OutlineError::Query.into()),
+            ("/bot {token}", OutlineError::Character.into()),
             ("/bot{token", CaptureError::Segment),
             ("/bot{}", CaptureError::Segment),
             ("/{a}{b}", CaptureError::Segment),
             ("/{a}*", CaptureError::Segment),
-            ("/**/{a}", CaptureError::Rest),
-            ("/{a}**", CaptureError::Rest),
+            ("/**/{a}", OutlineError::Rest.into()),
+            ("/{a}**", OutlineError::Rest.into()),
             ("/a/**", CaptureError::NoCapture),
             ("/", CaptureError::NoCapture),
         ] {

@@ -30,7 +30,7 @@ pub(super) fn announces_secret(segment: &str) -> bool {
 }
 
 /// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
-fn words(name: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(name: &str) -> impl Iterator<Item = &str> {
     let runs = name.split(|c: char| !c.is_ascii_alphabetic());
     runs.flat_map(humps).filter(|word| !word.is_empty())
 }

@@ -1,13 +1,14 @@
 //! Texts that look like a secret: a bot's token, the last segment of a webhook, a JWT.
 //!
-//! Owns: telling random text from words, numbers, UUIDs and the hashes by which contents are
-//! addressed. A secret that is short or made of words is not known by its shape: `secret_path` is for
-//! those. Never touches: names.
+//! Owns: which shapes and places of a text make it a secret, and which make it the name of something public.
+//! A secret that is short or made of words is not known by its shape: `secret_path` is for those. Never
+//! touches: names; how random a text is (`random`).
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::semantics::redaction::names;
+use crate::semantics::redaction::random::{is_random, is_random_though_short};
 
 /// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
 /// neither a digit nor `=` nor `_` is passed over.
@@ -72,7 +73,19 @@ fn secret_of(segment: &str, before: &str) -> Option<Range<usize>> {
         let digits = segment.bytes().filter(u8::is_ascii_digit).count();
         digits > 0 && digits < segment.len() && names::announces_secret(before)
     };
-    (is_secret(segment) || behind()).then_some(0..segment.len())
+    let is_one = is_secret(segment) || behind() || (!is_listed(before) && is_short_one(segment));
+    is_one.then_some(0..segment.len())
+}
+
+/// Whether a segment has a piece of 16 letters and digits or more by chance: in a path that is a link for
+/// those who know it as often as the name of a thing. A parameter has a name of its own that says which.
+fn is_short_one(segment: &str) -> bool {
+    pieces(&decoded(segment)).any(is_random_though_short)
+}
+
+/// Whether a segment is the name of a collection whose members have ids that look random.
+fn is_listed(segment: &str) -> bool {
+    COLLECTIONS.contains(&segment)
 }
 
 /// The value of `name=value` or `…;name=value` whose name is a secret's.
@@ -112,63 +125,6 @@ fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
-/// Whether letters and digits alternate as they do by chance: words have long runs of one kind, numbers
-/// have one kind only. A capital before small letters is a word's beginning.
-fn is_random(piece: &str) -> bool {
-    if piece.len() < SHORTEST_MIXED || is_uuid(piece) {
-        return false;
-    }
-    let (mut upper, mut lower, mut digits, mut turns) = (0_usize, 0_usize, 0_usize, 0_usize);
-    let mut before = Class::Sign;
-    for byte in piece.bytes() {
-        let class = Class::of(byte);
-        match class {
-            Class::Upper => upper += 1,
-            Class::Lower => lower += 1,
-            Class::Digit => digits += 1,
-            Class::Sign => {}
-        }
-        let word_begins = before == Class::Upper && class == Class::Lower;
-        if before != Class::Sign && class != Class::Sign && before != class && !word_begins {
-            turns += 1;
-        }
-        before = class;
-    }
-    let length = upper + lower + digits;
-    let mixed = upper > 0 && lower > 0;
-    let (shortest, fewest) = if mixed { (SHORTEST_MIXED, 1) } else { (SHORTEST_OF_ONE_CASE, 4) };
-    length >= shortest && digits >= fewest && turns * 5 > length
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Upper,
-    Lower,
-    Digit,
-    /// `-` and `_`.
-    Sign,
-}
-
-impl Class {
-    fn of(byte: u8) -> Self {
-        match byte {
-            b'A'..=b'Z' => Self::Upper,
-            b'a'..=b'z' => Self::Lower,
-            b'0'..=b'9' => Self::Digit,
-            _ => Self::Sign,
-        }
-    }
-}
-
-/// RFC 9562 §4: most are names of things.
-fn is_uuid(piece: &str) -> bool {
-    let hyphens = [8, 13, 18, 23];
-    piece.len() == 36
-        && piece.bytes().enumerate().all(|(at, byte)| {
-            if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() }
-        })
-}
-
 fn decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
@@ -177,10 +133,6 @@ const BOT: &str = "bot";
 
 /// Bytes of the shortest value that is known by its shape, a prefix included.
 const SHORTEST: usize = 20;
-/// With capitals, small letters and digits.
-const SHORTEST_MIXED: usize = 24;
-/// Of one case: hashes of 128 bits and keys in base 32 or 36, no identifiers of 96 bits.
-const SHORTEST_OF_ONE_CASE: usize = 28;
 /// Behind a segment that announces a secret.
 const SHORTEST_BEHIND: usize = 8;
 
@@ -232,6 +184,36 @@ const ADDRESSED: [&str; 18] = [
     "txs",
 ];
 
+/// Collections of what nobody sees by its id alone.
+const COLLECTIONS: [&str; 26] = [
+    "accounts",
+    "albums",
+    "artists",
+    "audiobooks",
+    "boards",
+    "cards",
+    "channels",
+    "charges",
+    "comments",
+    "customers",
+    "episodes",
+    "events",
+    "issues",
+    "items",
+    "messages",
+    "orders",
+    "payments",
+    "playlists",
+    "posts",
+    "prices",
+    "products",
+    "projects",
+    "shows",
+    "teams",
+    "tracks",
+    "users",
+];
+
 #[cfg(test)]
 mod tests {
     use super::{is_secret, secrets_of_path};
@@ -263,6 +245,15 @@ mod tests {
             ("/u/ghp_abcdefabcdefabcde1", "/u/(secret)"),
             ("/u/ghp_abcdefabcdefabcdefg", "/u/(secret)"),
             ("/pay/cs_live_a1b2c3d4e5f6g7h8", "/pay/(secret)"),
+            // Letters and digits by chance, of 16 to 24.
+            ("/share/X7kQ2pVd9sLm3RtY", "/share/(secret)"),
+            ("/s/q8ZcNa5uX7kQ2pVd9s", "/s/(secret)"),
+            ("/d/uN4xB7wKj2Qm9TzR5cVe/file.pdf", "/d/(secret)/file.pdf"),
+            ("/feed/Zk3_9aQx-7LmP2vTn8Rb.ics", "/feed/(secret)"),
+            ("/v1/k7x2m9q4w8r5t1zp/quote", "/v1/(secret)/quote"),
+            ("/api/MZX7Q2K9PLW4T8RB/latest", "/api/(secret)/latest"),
+            ("/shares/X7kQ2pVd9sLm3RtY", "/shares/(secret)"),
+            ("/download/q8ZcNa5uX7kQ2pVd9s%2Ezip", "/download/(secret)"),
         ] {
             assert_eq!(shown(path), safe, "{path}");
         }
@@ -291,6 +282,40 @@ mod tests {
             "/bot/settings",
             "/keys/12345678901",
             "/charts/monthly-temperature-and-rainfall-1961-to-1990-averages",
+            "/how-to-build-a-house-in-summer",
+            "/top-10-songs-of-2024-q3",
+            "/products/iphone15promax256gb",
+            "/p/RTX4090Founders24GB",
+            "/p/mp3player2go4kids",
+            "/topics/covid19vaccine2021",
+            "/listObjectsV2WithPrefix",
+            "/apis/apiextensions.k8s.io/v1beta1/customresourcedefinitions",
+            "/nodes/k8s-prod-eu-west-1-node-12",
+            "/models/claude-3-5-sonnet-20241022",
+            "/models/Meta-Llama-3-8B-Instruct",
+            "/models/mixtral-8x7b-instruct-v0.1",
+            "/dist/x86_64-unknown-linux-gnu",
+            "/video/1920x1080-60fps-h264",
+            "/video/720p_30fps_h264_aac_128k",
+            "/files/IMG_20240115_093000.jpg",
+            "/files/Screenshot_2024-01-15_at_09.png",
+            "/backups/20240115T093000Z",
+            "/tiles/LC08_L1TP_123032_20240115",
+            "/ENST00000380152/CVE-2021-44228/NCT04280705",
+            "/iban/DE89370400440532013000",
+            "/isbn/978-3-16-148410-0",
+            "/traces/4bf92f3577b34da6",
+            "/o/507f191e810c19729de860ea",
+            "/git/da39a3ee5e6b4b0d3255",
+            "/repos/a/b/contents/da39a3e/src",
+            "/runs/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "/o/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "/customers/cus_NffrFeUfNV2Hib",
+            "/v1/albums/4aawyAB9vmqN3uQ7FjRGTy/tracks",
+            "/channels/81384788765712384/messages/1102015430000000000",
+            "/getBlockTransactionCountByNumber2",
+            "/electronics/3d-printing-mk3s-plus",
+            "/supercalifragilisticexpialidocious1",
         ] {
             assert_eq!(shown(path), path);
         }
@@ -304,10 +329,26 @@ mod tests {
             seed = seed
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            letters[usize::try_from(seed >> 33).unwrap() % letters.len()] as char
+            seed >> 33
         };
-        let known = (0..1000).filter(|_| is_secret(&(0..32).map(|_| next()).collect::<String>()));
+        let letter =
+            |number: u64| letters[usize::try_from(number).unwrap() % letters.len()] as char;
+        let known =
+            (0..1000).filter(|_| is_secret(&(0..32).map(|_| letter(next())).collect::<String>()));
         let known = known.count();
         assert!(known > 970, "{known} of 1000");
+        let mut of = |length: usize, base: usize| {
+            (0..1000)
+                .filter(|_| {
+                    let made = |_| letters[usize::try_from(next()).unwrap() % base] as char;
+                    let segment: String = (0..length).map(made).collect();
+                    shown(&format!("/x/{segment}")) == "/x/(secret)"
+                })
+                .count()
+        };
+        for (length, least) in [(16, 800), (18, 830), (20, 850), (22, 850), (24, 900)] {
+            let known = of(length, 62);
+            assert!(known > least, "{known} of 1000 with {length} letters and digits");
+        }
     }
 }

@@ -30,6 +30,57 @@ fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
     }
 }
 
+/// GraphQL over GET, filters, anything that a client puts into one parameter.
+#[test]
+fn members_of_json_in_a_parameter_are_secret_by_their_names() {
+    for (param, shown) in [
+        (
+            "variables={\"token\":\"S3CRET\",\"id\":7}",
+            "variables={\"token\":\"(secret)\",\"id\":7}",
+        ),
+        (
+            "variables=%7B%22token%22%3A%22S3CRET%22%2C%22id%22%3A7%7D",
+            "variables=%7B%22token%22%3A%22(secret)%22%2C%22id%22%3A7%7D",
+        ),
+        ("v=[{\"a\":{\"apiKey\":12}}]", "v=[{\"a\":{\"apiKey\":\"(secret)\"}}]"),
+        ("v={\"password\":{\"new\":\"a\"}}", "v={\"password\":\"(secret)\"}"),
+        ("v={\"Plain\":\"a\"}", "v={\"Plain\":\"(secret)\"}"),
+        ("v={\"q\":\"X7kQ2pVd9sLm3RtYw8ZcNa5u\"}", "v={\"q\":\"(secret)\"}"),
+        ("v={\"u\":\"https://a.test/?token=b\"}", "v={\"u\":\"(secret)\"}"),
+        ("v={\"X7kQ2pVd9sLm3RtYw8ZcNa5u\":1}", "v=(secret)"),
+        // It cannot be read: a word of it is enough.
+        ("v={\"token\":\"S3CRET\"", "v=(secret)"),
+        ("v={token:S3CRET}", "v=(secret)"),
+        ("v=%7B%22tok%65n%22:S3CRET", "v=(secret)"),
+        ("v=%5B\"accessToken\", \"S3CRET\"", "v=(secret)"),
+        // Nothing in it is secret.
+        ("v={\"id\":7,\"name\":\"Ann\"}", "v={\"id\":7,\"name\":\"Ann\"}"),
+        ("v={\"country_code\":\"US\"}", "v={\"country_code\":\"US\"}"),
+        ("v={\"monkey\":\"a\"", "v={\"monkey\":\"a\""),
+        ("filter[name]=x", "filter[name]=x"),
+        ("v=[1,2,3]", "v=[1,2,3]"),
+        ("ids=[btc,eth]", "ids=[btc,eth]"),
+    ] {
+        let safe = redactor().param(param);
+        assert_eq!(safe, shown, "{param}");
+        let url = format!("https://a.test/g?x=1&{param}");
+        if !param.contains([' ', '?']) {
+            assert_eq!(redactor().text(&url), format!("https://a.test/g?x=1&{shown}"));
+        }
+        assert_eq!(redactor().is_secret_param(param), param != shown, "{param}");
+    }
+}
+
+#[test]
+fn json_that_is_nested_without_end_is_read_in_bounds() {
+    for json in ["[".repeat(50_000), "{\"a\":".repeat(50_000), "%5B".repeat(50_000)] {
+        let param = format!("v={json}");
+        assert_eq!(redactor().param(&param), param);
+    }
+    let hidden = format!("v={}\"token\"", "[".repeat(50_000));
+    assert_eq!(redactor().param(&hidden), "v=(secret)");
+}
+
 #[test]
 fn built_in_and_captured_parts_of_a_path_are_one() {
     let path = "/bot1:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";

@@ -1,9 +1,11 @@
-//! Where the disk tier's files lie: `cache/v3/db` (the database), `cache/v3/body` (large bodies), and
+//! Where the disk tier's files lie: `cache/v4/db` (the database), `cache/v4/body` (large bodies), and
 //! beside `cache` at most one `quarantine-TIME` with what could not be read.
 //!
 //! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
 //! quarantines. Never touches: what is in the files.
 
+use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -14,8 +16,8 @@ use std::time::SystemTime;
 /// The version of everything below: keys, values, body files.
 ///
 /// v1: bodies over HTTP/2 might be stored cut. v2: secrets of paths, of many query parameters and of
-/// response fields in clear.
-const VERSION: &str = "v3";
+/// response fields in clear. v3: secrets of 16 to 23 letters and digits in paths, and those within JSON in a query.
+const VERSION: &str = "v4";
 /// What is put aside to be removed is named so until it is gone.
 const DOOMED: &str = "doomed-";
 const QUARANTINE: &str = "quarantine-";
@@ -50,20 +52,45 @@ impl Layout {
         for dir in [self.database(), self.bodies()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        for dir in fs::read_dir(&self.cache)? {
+        self.remove_old()
+    }
+
+    /// Whether another version, or what was doomed earlier, is there. `Err`: nobody can say.
+    pub(super) fn has_old(&self) -> io::Result<bool> {
+        Ok(!self.old()?.is_empty())
+    }
+
+    /// Removes other versions and what was doomed earlier.
+    pub(super) fn remove_old(&self) -> io::Result<()> {
+        for dir in self.old()? {
+            let name = dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            if name.starts_with(DOOMED) {
+                remove_later(dir);
+                continue;
+            }
+            tracing::info!(version = name, "Removing what another version of larder cached");
+            self.doom(&dir)?;
+            // They may be of that version, and hold secrets in the clear.
+            self.remove_quarantines()?;
+        }
+        Ok(())
+    }
+
+    fn old(&self) -> io::Result<Vec<PathBuf>> {
+        let dirs = match fs::read_dir(&self.cache) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            dirs => dirs?,
+        };
+        let mut old = Vec::new();
+        for dir in dirs {
             let dir = dir?;
             let name = dir.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(DOOMED) {
-                remove_later(dir.path());
-            } else if name != VERSION && is_version(name) {
-                tracing::info!(version = name, "Removing what another version of larder cached");
-                self.doom(&dir.path())?;
-                // They may be of that version, and hold secrets in the clear.
-                self.remove_quarantines()?;
+            if name.starts_with(DOOMED) || (name != VERSION && is_version(name)) {
+                old.push(dir.path());
             }
         }
-        Ok(())
+        Ok(old)
     }
 
     /// Puts everything aside beside `cache`, in place of what was put aside before.
@@ -127,6 +154,28 @@ impl Layout {
     fn beside(&self) -> &Path {
         self.cache.parent().unwrap_or(&self.cache)
     }
+}
+
+/// Removes what other versions of larder cached below `dir`, where no disk tier is opened that would do it:
+/// it may hold secrets in the clear. `hold` takes hold of the directory, and is not asked where there is
+/// nothing to remove.
+pub(in crate::store) fn remove_old<H, E>(
+    dir: &Path,
+    hold: impl FnOnce() -> Result<H, E>,
+) -> Result<(), String>
+where
+    E: fmt::Display,
+{
+    let layout = Layout::new(dir.to_owned());
+    match layout.has_old() {
+        Ok(false) => return Ok(()),
+        // A file, or what this user may not look into, is none of larder's caches.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+        Ok(true) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let _held = hold().map_err(|error| error.to_string())?;
+    layout.remove_old().map_err(|error| error.to_string())
 }
 
 fn is_version(name: &str) -> bool {

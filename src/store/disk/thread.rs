@@ -5,6 +5,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -162,7 +163,9 @@ impl StoreThread {
         let bound = self.shared.settings.bytes;
         let size = self.attempt(|keeper, _| keeper.database.size());
         let bloated = size.is_some_and(|size| room::is_bloated(size, bound));
-        match self.shortage.step(volume) {
+        let step = self.shortage.step(volume);
+        self.shared.full.store(self.shortage.is_on(), Ordering::Relaxed);
+        match step {
             Step::Go if bloated => self.begin_anew(),
             Step::Go | Step::Wait => {}
             Step::Evict => {

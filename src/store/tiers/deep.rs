@@ -2,9 +2,13 @@
 //!
 //! Owns: waiting for the lock, the order of opening and closing. Never touches: what is kept.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
@@ -24,6 +28,24 @@ pub(super) struct Deep {
     lock: Mutex<Option<Lock>>,
 }
 
+/// Without a disk tier nothing would remove what another version of larder cached, secrets in the clear
+/// perhaps. Another larder that holds the directory sees to it itself.
+pub(super) fn leave_nothing_old(path: &Path, now: SystemTime) {
+    remove_old(path, || Lock::try_take(path, now));
+}
+
+fn remove_old<H, E: fmt::Display>(path: &Path, hold: impl FnOnce() -> Result<H, E>) {
+    let cache = path.join("cache");
+    if let Err(why) = disk::remove_old(&cache, hold) {
+        tracing::warn!(
+            why,
+            place = %cache.display(),
+            "What another version of larder cached stays on disk, and may hold secrets in the clear: \
+             remove this directory while no larder uses it"
+        );
+    }
+}
+
 /// Takes hold of the directory: now, or once another larder lets go of it.
 pub(super) fn take_hold(
     tiers: &Arc<Tiers>,
@@ -35,7 +57,6 @@ pub(super) fn take_hold(
         Ok(lock) => open(tiers, lock, &settings, account, limits),
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
-            account.store_outlives(false);
             tiers.wait_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
@@ -48,7 +69,6 @@ pub(super) fn take_hold(
         }
         Err(failed @ NotTaken::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
-            account.store_outlives(false);
             tiers.stay_alone(failed.to_string());
         }
     }
@@ -96,7 +116,7 @@ fn open(
             | Unopened::Broken { .. }),
         ) => {
             tracing::error!("{error}: memory serves alone");
-            account.store_outlives(false);
+            remove_old(&settings.path, || Ok::<_, Infallible>(lock));
             return tiers.stay_alone(error.to_string());
         }
     };

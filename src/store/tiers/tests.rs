@@ -2,6 +2,7 @@
 
 mod ledger;
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use crate::semantics::asked::Asked;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::lock::Lock;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -23,6 +25,10 @@ fn open(dir: &Path) -> Arc<Tiers> {
 }
 
 fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
+    told(dir, disk, &Account::new(&[], &[]))
+}
+
+fn told(dir: &Path, disk: u64, account: &Arc<Account>) -> Arc<Tiers> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 64 << 20,
@@ -31,7 +37,7 @@ fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    Tiers::open(settings, Clock::by_hand(NOW), &Account::new(&[], &[]))
+    Tiers::open(settings, Clock::by_hand(NOW), account)
 }
 
 fn key(path: &str) -> CacheKey {
@@ -63,6 +69,37 @@ async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
         Lookup::OtherVariants(_) | Lookup::Nothing => None,
         Lookup::Deeper => panic!("nothing is deeper than the disk"),
     }
+}
+
+/// What a larder of another format left, beside what is nobody's of larder's.
+fn leave_old(dir: &Path) {
+    for at in
+        ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
+    {
+        let at = dir.join(at);
+        fs::create_dir_all(&at).unwrap();
+        fs::write(at.join("file"), b"S3CRET").unwrap();
+    }
+    fs::create_dir_all(dir.join("cache/mine")).unwrap();
+}
+
+/// Files are removed behind the caller's back, on a thread that nothing waits for.
+async fn gone(dir: &Path) {
+    let old = |name: &str| {
+        let begins = ["v1", "v3", "doomed-", "quarantine-"];
+        begins.iter().any(|begins| name.starts_with(begins))
+    };
+    let left = |dir: &Path| {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| old(name.to_str().unwrap())).count()
+    };
+    for _ in 0..5000 {
+        if left(&dir.join("cache")) + left(dir) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("it stays");
 }
 
 /// The disk opens behind the caller's back.
@@ -262,4 +299,83 @@ async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() 
         assert!(found(&tiers, "/69998").await.is_some());
         assert!(found(&tiers, "/69999").await.is_none());
     }
+}
+
+/// What an earlier format holds may be secrets in the clear.
+#[tokio::test]
+async fn without_a_disk_tier_what_another_format_left_is_removed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    leave_old(dir.path());
+    for kept in ["cache/v4/db", "state/db"] {
+        fs::create_dir_all(dir.path().join(kept)).unwrap();
+    }
+    let _memory = sized(dir.path(), 0);
+    gone(dir.path()).await;
+    for kept in ["cache/v4/db", "state/db", "cache/mine"] {
+        assert!(dir.path().join(kept).exists(), "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_disk_tier_nothing_is_made_and_nothing_of_a_running_larder_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let _memory = sized(dir.path(), 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    leave_old(dir.path());
+    let _other = Lock::try_take(dir.path(), NOW).unwrap();
+    let _memory = sized(dir.path(), 0);
+    assert!(dir.path().join("cache/v1/db/file").exists(), "the one that holds it sees to it");
+}
+
+/// What was purged is not known then, so the disk stays closed; what another format left goes all the same.
+#[tokio::test]
+async fn where_the_state_cannot_be_opened_what_another_format_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    leave_old(dir.path());
+    fs::write(dir.path().join("state"), b"a file where a directory must be").unwrap();
+    let memory = open(dir.path());
+    assert!(matches!(memory.condition(), Condition::MemoryOnly(_)));
+    gone(dir.path()).await;
+}
+
+/// What `larder_store_state` says.
+fn state(account: &Account) -> u8 {
+    let page = account.render();
+    let line = page.lines().find_map(|line| line.strip_prefix("larder_store_state "));
+    line.expect("it is there").parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_metric_of_the_store_says_what_readyz_does_from_the_lock_to_the_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let account = || Account::new(&[], &[]);
+    let (first_account, second_account, third_account) = (account(), account(), account());
+    let first = told(dir.path(), 1 << 30, &first_account);
+    let second = told(dir.path(), 1 << 30, &second_account);
+    assert_eq!((state(&first_account), state(&second_account)), (0, 1), "one of them waits");
+    first.release().await;
+    opened_disk(&second).await;
+    assert_eq!((state(&first_account), state(&second_account)), (1, 0), "the other has let go");
+    let _memory = told(dir.path(), 0, &third_account);
+    assert_eq!(state(&third_account), 0, "memory alone by choice");
+    second.release().await;
+}
+
+#[tokio::test]
+async fn the_metric_of_the_store_follows_a_state_that_falls_ill_and_heals() {
+    let (dir, account) = (tempfile::tempdir().unwrap(), Account::new(&[], &[]));
+    let tiers = told(dir.path(), 1 << 30, &account);
+    opened_disk(&tiers).await;
+    assert_eq!(state(&account), 0);
+    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert!(matches!(tiers.condition(), Condition::MemoryOnly(_)));
+    assert_eq!(state(&account), 1);
+    // A disk tier that is opened anew meanwhile does not make it well.
+    tiers.invalidate(Reach::All, Kind::Hard);
+    tiers.deep.load_full().unwrap().disk.flush().await;
+    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert_eq!(state(&account), 1);
+    tiers.settle().await.unwrap();
+    assert_eq!((tiers.condition(), state(&account)), (Condition::Good, 0));
+    tiers.release().await;
 }

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use crate::upstream::Body;
 use crate::upstream::failure::Failure;
 use crate::upstream::in_flight::{Gathered, InFlight};
-use crate::upstream::json::{self, Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate};
+use crate::upstream::json::{
+    self, AT_ONCE, Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate,
+};
 
 /// Room for everything.
 fn room() -> Arc<InFlight> {
@@ -245,6 +247,32 @@ fn objects_are_charged_for_more_than_they_are_long() {
     };
     assert!(room(400_000)(&of_lists) && !room(400_000)(&of_objects));
     assert!(room(2_000_000)(&of_objects));
+}
+
+/// What is large is parsed elsewhere, and says the same.
+#[tokio::test]
+async fn a_body_says_the_same_wherever_it_is_parsed() {
+    let long = |length: usize| format!("[{}{{\"a\":1}}]", " ".repeat(length));
+    for text in [
+        long(10),
+        long(AT_ONCE),
+        long(AT_ONCE + 1),
+        long(LARGEST - 9),
+        long(LARGEST),
+        format!("{}]", long(AT_ONCE)),
+    ] {
+        for (coding, body) in
+            [(Coding::Identity, text.clone().into_bytes()), (Coding::Gzip, gzip(text.as_bytes()))]
+        {
+            let in_flight = room();
+            let mut gathered = Gathered::new(&in_flight);
+            gathered.push(Bytes::from(body)).expect("there is room");
+            let apart = json::parse_apart(coding, &gathered).await;
+            assert_eq!(apart, json::parse(coding, &gathered), "{coding:?}, {} bytes", text.len());
+            drop(gathered);
+            assert_eq!(in_flight.used(), 0, "nothing of it is held");
+        }
+    }
 }
 
 /// A body without an end that counts how often it was asked.

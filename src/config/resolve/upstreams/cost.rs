@@ -8,6 +8,7 @@ use crate::config::diagnostics::Wrong;
 use crate::config::file::Value;
 use crate::config::number::{between, decimal, positive_share};
 use crate::config::reader::{At, Reader, Section, nearest, word};
+use crate::config::resolve::fields;
 use crate::config::resolve::upstreams::rules;
 use crate::policy::conduct::{AtLimit, Budget, Cost, Credits, Period};
 
@@ -90,8 +91,7 @@ fn counted(text: &str) -> Result<Credits, Wrong> {
 }
 
 fn answer_field(text: &str) -> Result<HeaderName, Wrong> {
-    let wanted = "the name of a field of the answer";
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))
+    fields::field(text, "the name of a field of the answer")
 }
 
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Budget> {

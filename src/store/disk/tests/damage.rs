@@ -187,10 +187,10 @@ async fn sto_02_a_foreign_database_is_put_aside() {
 #[tokio::test]
 async fn sto_02_what_another_version_wrote_is_removed_and_larders_own_is_begun_anew() {
     let template = template().await;
-    for (seed, version) in ["v0", "v1", "v2", "v99"].into_iter().enumerate() {
+    for (seed, version) in ["v0", "v1", "v3", "v99"].into_iter().enumerate() {
         let house = House::new();
         copy(&template.cache(), &house.cache());
-        fs::rename(house.cache().join("v3"), house.cache().join(version)).unwrap();
+        fs::rename(house.cache().join("v4"), house.cache().join(version)).unwrap();
         fs::create_dir(house.cache().join("not-a-version")).unwrap();
         let aside = house.cache().parent().unwrap().join("quarantine-2026-11-01T00:00:00Z");
         fs::create_dir(&aside).unwrap();
@@ -281,7 +281,6 @@ async fn where_nothing_can_be_opened_memory_goes_on_alone_until_it_can() {
         panic!("it is {:?}", disk.condition())
     };
     assert!(!why.is_empty());
-    assert_eq!(house.metric("larder_store_state"), 1);
     assert!(house.errors("open") >= 1);
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
@@ -291,7 +290,6 @@ async fn where_nothing_can_be_opened_memory_goes_on_alone_until_it_can() {
     while disk.condition() != Condition::Good {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert_eq!(house.metric("larder_store_state"), 0);
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
     assert_eq!(body(&disk, "/x").unwrap(), "x");

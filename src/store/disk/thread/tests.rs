@@ -6,11 +6,11 @@ use super::*;
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::semantics::vary::VariantId;
-use crate::store::Place;
 use crate::store::disk::keys::Until;
 use crate::store::disk::room::Volume;
 use crate::store::disk::sizes::Weight;
 use crate::store::disk::{Means, Settings};
+use crate::store::{Condition, Place};
 
 fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
     let settings = Settings {
@@ -87,10 +87,19 @@ fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
     let mut thread = thread(dir.path(), volume);
     note(&mut thread, 0..10);
     let entries = |thread: &StoreThread| thread.shared.sizes.totals().entries;
+    assert_eq!(thread.shared.condition(), Condition::Good);
     thread.look_for_room();
     assert_eq!(entries(&thread), 5);
+    assert!(
+        matches!(thread.shared.condition(), Condition::MemoryOnly(why) if why.contains("full"))
+    );
     thread.look_for_room();
     assert_eq!(entries(&thread), 0);
+    assert_ne!(
+        thread.shared.condition(),
+        Condition::Good,
+        "it is open anew, and nothing is written"
+    );
     note(&mut thread, 0..3);
     thread.look_for_room();
     assert_eq!(entries(&thread), 3, "more would not help");
@@ -98,5 +107,6 @@ fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
     FREE.store(1 << 39, Ordering::Relaxed);
     thread.look_for_room();
     assert!(!thread.shortage.is_on());
+    assert_eq!(thread.shared.condition(), Condition::Good);
     assert!(!recovered(&thread), "that is no fault");
 }
