@@ -29,14 +29,20 @@ pub struct Scene {
 
 impl Scene {
     pub async fn with(origin: Origin, yaml: &str) -> Self {
+        Self::before(origin, "", yaml).await
+    }
+
+    /// The same with further keys of the API's upstream, a comma before each.
+    pub async fn before(origin: Origin, upstream: &str, yaml: &str) -> Self {
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, origin.addr).await;
-        Self::at(tls, authority, origin, yaml).await
+        let larder = Larder::bare(&file(&tls, &authority, upstream, yaml)).await;
+        Self { larder, origin, tls, authority }
     }
 
     /// The same before another origin, whose certificates `authority` makes.
     pub async fn at(tls: TlsOrigin, authority: Authority, origin: Origin, yaml: &str) -> Self {
-        let larder = Larder::bare(&file(&tls, &authority, yaml)).await;
+        let larder = Larder::bare(&file(&tls, &authority, "", yaml)).await;
         Self { larder, origin, tls, authority }
     }
 
@@ -51,7 +57,7 @@ impl Scene {
 
     /// Another configuration, read again.
     pub async fn reload(&self, yaml: &str) {
-        let file = file(&self.tls, &self.authority, yaml);
+        let file = file(&self.tls, &self.authority, "", yaml);
         self.larder.reload_bare(&file).await.expect("it is valid");
     }
 
@@ -63,10 +69,10 @@ impl Scene {
 }
 
 /// Two names lead to the origin; larder trusts it, and `yaml` is the rest.
-fn file(tls: &TlsOrigin, authority: &Authority, yaml: &str) -> String {
+fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> String {
     format!(
         "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
-         upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }} }} }}\n{yaml}",
+         upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }}{upstream} }} }}\n{yaml}",
         authority.root().display(),
         addr = tls.addr,
     )
