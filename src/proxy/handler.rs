@@ -17,7 +17,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, cors, sign_in, write};
+use crate::proxy::{Parts, cors, failed, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -122,8 +122,9 @@ impl Handler {
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
-        mut reply: Reply,
+        reply: Reply,
     ) -> Result<End, Broken> {
+        let mut reply = failed::unless_as_a_proxy(asked, reply);
         ctx.result = reply.result;
         ctx.miss = reply.why;
         ctx.error = reply.error;

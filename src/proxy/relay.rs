@@ -98,6 +98,9 @@ impl Handler {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(asked, client, ctx, *head, channel).await;
         }
+        if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return self.not_a_proxy(asked, client, ctx).await;
+        }
         self.answered(asked, client, ctx, *head, (channel, upload), &place).await
     }
 

@@ -341,6 +341,34 @@ async fn careless(
     scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
 }
 
+/// Inside a tunnel it is no proxy's word either: clients have been known to take it for one.
+#[tokio::test]
+async fn an_origins_407_inside_a_tunnel_is_no_proxys() {
+    let challenge = ["Proxy-Authenticate: Digest realm=\"phish\", nonce=\"1\""];
+    let origin = Origin::always(Answer::new(407, &challenge, "password?")).await;
+    let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
+    let scene = Scene::with(origin, &yaml).await;
+    let http1 = scene.client(&["http/1.1"]);
+    let mut h2 = scene.h2().await;
+    for path in ["/kept", "/passed"] {
+        let answer = ask(&mut http1.http1(API).await, path, API).await;
+        assert_eq!((answer.status, answer.field("proxy-authenticate")), (502, None), "{path}");
+        let answer = send(&mut h2, Request::get(format!("https://{API}{path}")), None).await;
+        assert_eq!(answer.0, 502, "{path}");
+        assert!(String::from_utf8_lossy(&answer.2).contains("\"origin_407\""), "{path}");
+    }
+    // What a client shows for a proxy ends at larder there, too.
+    let shown = "Proxy-Authorization: Basic YW5uOnMzY3JldA==";
+    let mut client = http1.http1(API).await;
+    client.send(format!("GET /passed HTTP/1.1\r\nHost: {API}\r\n{shown}\r\n\r\n")).await;
+    client.answer("GET").await.expect("an answer");
+    let request = Request::get(format!("https://{API}/passed"));
+    send(&mut h2, request.header("proxy-authorization", "Basic YW5uOnMzY3JldA=="), None).await;
+    for seen in scene.origin.seen() {
+        assert_eq!(seen.field("proxy-authorization"), None, "{}", seen.raw_head);
+    }
+}
+
 /// A browser that uses larder as its proxy speaks HTTP/2 to most APIs.
 #[tokio::test]
 async fn inside_http_2_too_no_page_of_another_site_has_larders_credential_shown_for_it() {
