@@ -129,6 +129,10 @@ impl Handler {
         ctx.miss = reply.why;
         ctx.error = reply.error;
         client.skip_body();
+        let said = (reply.status, &reply.headers);
+        if sign_in::is_left_to_http1(asked, client, ctx, said) {
+            return Ok(End::Answered);
+        }
         self.finish_head(asked, client, ctx, &mut reply.headers);
         write::reply(client, reply).await?;
         Ok(End::Answered)

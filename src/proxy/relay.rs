@@ -234,6 +234,9 @@ impl Handler {
         place: &Place,
     ) -> Result<End, Broken> {
         let Head { status, mut headers, framing, ended, spelling, .. } = head;
+        if sign_in::is_left_to_http1(asked, client, ctx, (status, &headers)) {
+            return Ok(End::Answered);
+        }
         let patience = (!message::streams(asked) && !is_event_stream(&headers))
             .then_some(place.timeouts.between_bytes);
         message::strip(&mut headers);

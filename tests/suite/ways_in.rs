@@ -306,7 +306,8 @@ async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
 #[tokio::test]
 async fn an_origins_407_reaches_no_client_as_if_it_were_larders() {
     let challenges = ["Proxy-Authenticate: Basic realm=\"phish\"", "Proxy-Authenticate: NTLM"];
-    let asks = Answer::new(407, &[&challenges[..], &["X-Own: 1"]].concat(), "your password, please");
+    let asks =
+        Answer::new(407, &[&challenges[..], &["X-Own: 1"]].concat(), "your password, please");
     let origin = Origin::always(asks).await;
     let mount = "upstreams: { api: { hosts: [api.example.test], \
                  mount: { path: /api, to: \"http://api.example.test\" } } }\n";
@@ -319,7 +320,8 @@ async fn an_origins_407_reaches_no_client_as_if_it_were_larders() {
                 let mut client = larder.client().await;
                 let head = format!("{method} {url}{base}{path} HTTP/1.1\r\nHost: localhost\r\n");
                 client.send(format!("{head}Content-Length: 0\r\n\r\n")).await;
-                let answer = timeout(SOON, client.answer(method)).await.expect("soon").expect("one");
+                let answer =
+                    timeout(SOON, client.answer(method)).await.expect("soon").expect("one");
                 let case = format!("{method} {url}{base}{path}");
                 assert_eq!(answer.status, 502, "{case}");
                 assert_eq!(answer.field("proxy-authenticate"), None, "{case}");

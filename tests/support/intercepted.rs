@@ -61,6 +61,12 @@ impl Scene {
         self.larder.reload_bare(&file).await.expect("it is valid");
     }
 
+    /// TLS with the API, for a client that speaks both versions and likes HTTP/2 better.
+    pub async fn either(&self) -> TlsStream<TcpStream> {
+        let client = self.client(&["h2", "http/1.1"]);
+        client.connect(&format!("{API}:443"), API).await.expect("a handshake")
+    }
+
     /// HTTP/2 to the API.
     pub async fn h2(&self) -> H2 {
         let stream = self.client(&["h2"]).connect(&format!("{API}:443"), API).await;
@@ -84,6 +90,11 @@ pub async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: 
     timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer")
 }
 
+/// Whether HTTP/2 was agreed on.
+pub fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
 /// A connection of HTTP/2.
 pub type H2 = h2::client::SendRequest<Bytes>;
 
@@ -93,6 +104,14 @@ pub async fn h2_over(stream: TlsStream<TcpStream>) -> H2 {
     let (send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
     tokio::spawn(connection);
     send.ready().await.expect("it is open")
+}
+
+/// Sends a request that has no body: its answer's head, and the stream that it went over.
+pub fn head(
+    h2: &mut H2,
+    request: http::request::Builder,
+) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    h2.send_request(request.body(()).expect("a request"), true).expect("a stream")
 }
 
 /// [`send`] of a `GET`.

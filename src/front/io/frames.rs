@@ -4,6 +4,8 @@
 
 use tokio::sync::watch;
 
+use crate::front::siblings::Siblings;
+
 /// What a connection begins with (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
@@ -25,15 +27,29 @@ pub(super) struct Frames {
     /// A head goes on behind the frame.
     goes_on: bool,
     inside: watch::Sender<bool>,
+    siblings: Siblings,
 }
 
 impl Frames {
-    /// At the beginning of a connection; whether it is inside a head is told to the receiver.
-    pub(super) fn new() -> (Self, watch::Receiver<bool>) {
+    /// At the beginning of a connection of `siblings`; whether it is inside a head is told to the
+    /// receiver.
+    pub(super) fn new(siblings: Siblings) -> (Self, watch::Receiver<bool>) {
         let (inside, told) = watch::channel(false);
-        let head = [0; HEAD];
-        let frames = Self { skip: PREFACE, head, come: 0, of_head: false, goes_on: false, inside };
+        let frames = Self {
+            skip: PREFACE,
+            head: [0; HEAD],
+            come: 0,
+            of_head: false,
+            goes_on: false,
+            inside,
+            siblings,
+        };
         (frames, told)
+    }
+
+    /// Whose they are.
+    pub(super) fn siblings(&self) -> &Siblings {
+        &self.siblings
     }
 
     /// These bytes came next.
@@ -75,6 +91,10 @@ mod tests {
 
     const DATA: u8 = 0x0;
 
+    fn frames() -> (Frames, watch::Receiver<bool>) {
+        Frames::new(Siblings::new(None))
+    }
+
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let length = u32::try_from(length).expect("it is small").to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
@@ -84,7 +104,7 @@ mod tests {
 
     /// Whether it is inside a head after each byte.
     fn told(bytes: &[u8]) -> Vec<bool> {
-        let (mut frames, told) = Frames::new();
+        let (mut frames, told) = frames();
         frames.read(&[0; PREFACE]);
         let after = |byte: &u8| {
             frames.read(&[*byte]);
@@ -117,7 +137,7 @@ mod tests {
     fn however_the_bytes_are_cut_the_end_is_the_same() {
         let bytes = [frame(DATA, 0, 30), frame(HEADERS, 0, 9), frame(CONTINUATION, 0, 2)].concat();
         for size in 1..bytes.len() {
-            let (mut frames, told) = Frames::new();
+            let (mut frames, told) = frames();
             let all = [vec![0; PREFACE], bytes.clone()].concat();
             for piece in all.chunks(size) {
                 frames.read(piece);
