@@ -163,8 +163,8 @@ impl ClientIo {
         self.offers_http1
     }
 
-    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. They
-    /// are of `siblings`.
+    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. `siblings`
+    /// learn what comes of bodies.
     pub fn watch_frames(&mut self, siblings: Siblings) -> watch::Receiver<bool> {
         let (frames, inside) = Frames::new(siblings);
         self.frames = Some(Box::new(frames));

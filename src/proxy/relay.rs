@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 
 use crate::clock;
 use crate::front::session::{ClientError, Length, Session};
+use crate::front::siblings::Siblings;
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
@@ -163,7 +164,7 @@ impl Handler {
             client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
             awaits_leave = false;
         }
-        let mut silence = self.silence_before_head(asked, place);
+        let mut silence = self.silence_before_head(asked, place).among(client.siblings());
         let began = clock::of_timers();
         let (aside, leave) = (began + ASIDE, began + LEAVE);
         loop {
@@ -171,6 +172,7 @@ impl Handler {
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
             silence.is_of(if waits_for_client && !awaits_leave { Of::Client } else { Of::Origin });
+            silence.is_held(!waits_for_client && !client.has_read_body());
             let before = upload.came_so_far();
             tokio::select! {
                 biased;
@@ -275,7 +277,7 @@ async fn pump(
     passes: impl Fn(&mut Ctx, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
-    let mut silence = Silence::new(patience, None);
+    let mut silence = Silence::new(patience, None).among(client.siblings());
     let mut since = clock::of_timers();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
@@ -286,6 +288,7 @@ async fn pump(
             since = clock::of_timers();
         }
         silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
+        silence.is_held(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;
             event = channel.next(reads) => match event {
@@ -314,11 +317,15 @@ async fn pump(
     }
 }
 
-/// What `work` comes to, unless the client is gone before.
+/// What `work` comes to, unless the client is gone before. More of its body is not read meanwhile.
 async fn while_there<T>(
     client: &mut Session,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
+    let mut held = client.siblings().map(Siblings::holding);
+    if let Some(held) = &mut held {
+        held.is(!client.has_read_body());
+    }
     tokio::select! {
         biased;
         done = work => Ok(done),

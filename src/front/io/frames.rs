@@ -1,6 +1,7 @@
-//! The frames that a client sends, as far as to know whether it is in the middle of a head.
+//! The frames that a client sends, as far as to know whether it is in the middle of a head, and that it sends of
+//! bodies.
 //!
-//! Owns: where frames begin and end (RFC 9113 §4.1, §6.2, §6.10). Never touches: what is in them.
+//! Owns: where frames begin and end (RFC 9113 §4.1, §6.1, §6.2, §6.10). Never touches: what is in them.
 
 use tokio::sync::watch;
 
@@ -10,11 +11,13 @@ use crate::front::siblings::Siblings;
 const PREFACE: usize = 24;
 
 const HEAD: usize = 9;
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
 
-/// Follows what is read from a client and tells when a head has begun and not ended.
+/// Follows what is read from a client and tells when a head has begun and not ended, and how much of bodies
+/// has come.
 #[derive(Debug)]
 pub(super) struct Frames {
     /// Bytes to skip: of the preface, or of a frame's payload.
@@ -24,6 +27,8 @@ pub(super) struct Frames {
     come: usize,
     /// The payload that is being skipped is a head's.
     of_head: bool,
+    /// It is a body's.
+    of_body: bool,
     /// A head goes on behind the frame.
     goes_on: bool,
     inside: watch::Sender<bool>,
@@ -31,8 +36,8 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// At the beginning of a connection of `siblings`; whether it is inside a head is told to the
-    /// receiver.
+    /// At the beginning of a connection of `siblings`, which learn of bodies; whether it is inside a head
+    /// is told to the receiver.
     pub(super) fn new(siblings: Siblings) -> (Self, watch::Receiver<bool>) {
         let (inside, told) = watch::channel(false);
         let frames = Self {
@@ -40,6 +45,7 @@ impl Frames {
             head: [0; HEAD],
             come: 0,
             of_head: false,
+            of_body: false,
             goes_on: false,
             inside,
             siblings,
@@ -54,13 +60,20 @@ impl Frames {
 
     /// These bytes came next.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        let mut of_bodies = 0;
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            if self.of_body {
+                of_bodies += skipped;
+            }
             bytes = bytes.get(skipped..).unwrap_or_default();
             if self.skip == 0 && !bytes.is_empty() {
                 bytes = self.read_head(bytes);
             }
+        }
+        if of_bodies > 0 {
+            self.siblings.comes(of_bodies);
         }
         let inside = self.come > 0 || self.goes_on || (self.of_head && self.skip > 0);
         self.inside.send_if_modified(|told| std::mem::replace(told, inside) != inside);
@@ -76,6 +89,7 @@ impl Frames {
             let [a, b, c, kind, flags, ..] = self.head;
             self.come = 0;
             self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            self.of_body = kind == DATA;
             self.of_head = matches!(kind, HEADERS | CONTINUATION);
             if self.of_head {
                 self.goes_on = flags & END_HEADERS == 0;
@@ -88,8 +102,6 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DATA: u8 = 0x0;
 
     fn frames() -> (Frames, watch::Receiver<bool>) {
         Frames::new(Siblings::new(None))
@@ -143,6 +155,7 @@ mod tests {
                 frames.read(piece);
             }
             assert!(*told.borrow(), "{size}");
+            assert_eq!(frames.siblings.came().bytes, 30, "{size}");
             frames.read(&frame(CONTINUATION, END_HEADERS, 0));
             assert!(!*told.borrow(), "{size}");
         }
