@@ -188,7 +188,9 @@ impl Door {
         let (scheme, io, first) = match (inspected, named) {
             (Inspected::Http(io, first), _) => (Scheme::Http, io, first),
             (Inspected::Tls(io, first), Some(named)) => {
-                let Intercepted { io, consistent } = self.intercept(io, host, named, first).await?;
+                let place = (host, port);
+                let Intercepted { io, consistent } =
+                    self.intercept(io, place, named, first).await?;
                 if !consistent {
                     *way = Way::Astray;
                     return Some((io, BytesMut::new()));
@@ -213,12 +215,12 @@ impl Door {
     async fn intercept(
         &self,
         io: ClientIo,
-        host: &str,
+        place: (&str, u16),
         named: Named,
         first: BytesMut,
     ) -> Option<Intercepted> {
         let terms = Terms { within: self.limits.head_timeout, account: &self.account };
-        self.interception.intercept(io, host, named, first, terms).await
+        self.interception.intercept(io, place, named, first, terms).await
     }
 
     /// Reads the rest of a head; `None` when the client closed inside it.

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
 pub use crate::front::io::transport::Transport;
+use crate::front::siblings::Siblings;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::keep_alive;
 use crate::upstream::pinned::Pins;
@@ -58,6 +59,8 @@ pub struct ClientIo {
     answering: AtomicBool,
     /// Follows what is read, where that is HTTP/2.
     frames: Option<Box<Frames>>,
+    /// The client has offered HTTP/1 inside TLS, whatever was agreed on.
+    offers_http1: bool,
     /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
     unflushed: bool,
     /// The connections to origins on which this client has signed in. Most have none.
@@ -74,6 +77,7 @@ impl ClientIo {
             peer,
             answering: AtomicBool::new(false),
             frames: None,
+            offers_http1: false,
             unflushed: false,
             pins: None,
             in_flight,
@@ -117,6 +121,7 @@ impl ClientIo {
     /// The same connection inside TLS, once the handshake that `hello` began is done. A client that
     /// does not like what it sees says so in the error.
     pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
+        self.offers_http1 = offers_http1(&hello);
         self.stream.get_mut().secure(hello, config).await?;
         Ok(self)
     }
@@ -162,9 +167,15 @@ impl ClientIo {
         self.stream.get_ref().alpn() == Some(b"h2")
     }
 
-    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head.
-    pub fn watch_frames(&mut self) -> watch::Receiver<bool> {
-        let (frames, inside) = Frames::new();
+    /// Whether the client speaks HTTP/1 inside TLS, too.
+    pub fn speaks_http1_too(&self) -> bool {
+        self.offers_http1
+    }
+
+    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. `siblings`
+    /// learn what comes of bodies.
+    pub fn watch_frames(&mut self, siblings: Siblings) -> watch::Receiver<bool> {
+        let (frames, inside) = Frames::new(siblings);
         self.frames = Some(Box::new(frames));
         inside
     }
@@ -199,6 +210,12 @@ impl ClientIo {
         Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
+    fn clogs(&self, clogged: bool) {
+        if let Some(frames) = &self.frames {
+            frames.siblings().clogs(clogged);
+        }
+    }
+
     fn reset_on_close(&self) {
         // Best effort: a socket that is gone already needs no reset.
         let Some(socket) = self.stream.get_ref().socket() else { return };
@@ -206,6 +223,11 @@ impl ClientIo {
             tracing::trace!(%error, "Could not prepare a reset");
         }
     }
+}
+
+/// Whether a client that says `hello` can be answered in HTTP/1.
+pub(super) fn offers_http1(hello: &Accepted) -> bool {
+    hello.client_hello().alpn().is_none_or(|mut offered| offered.any(|name| name == b"http/1.1"))
 }
 
 /// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
@@ -271,11 +293,16 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.unflushed = true;
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.clogs(written.is_pending());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.frames.as_ref().is_some_and(|frames| frames.siblings().is_kept_back()) {
+            return Poll::Ready(Ok(()));
+        }
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.unflushed &= flushed.is_pending();
         flushed
@@ -292,7 +319,9 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.unflushed = true;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.clogs(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,7 +3,9 @@
 //! Owns: one connection's streams until they are clean requests, and what a client may make larder do
 //! with them (RFC 9113 §10.5). Never touches: frames (`h2`), what is answered.
 
-use std::future::poll_fn;
+mod tally;
+
+use std::future::{poll_fn, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +22,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::account::Refusal;
 use crate::account::problem::Problem;
+use crate::config::Limits;
 use crate::front::Doors;
 use crate::front::access::CLIENT_DENIED;
 use crate::front::door::{Door, LOOP, passed_before};
 use crate::front::head::{BAD_TARGET, TOO_MANY_FIELDS};
 use crate::front::io::{ClientIo, FAREWELL};
+use crate::front::multiplex::tally::{MALFORMED, Tally};
 use crate::front::session::{ClientError, Http2, Length, Session};
+use crate::front::siblings::Siblings;
 use crate::front::stage::Stage;
 use crate::front::way::{NESTED, Way};
 use crate::semantics::asked::{Asked, Framing, Listener};
@@ -40,13 +45,6 @@ const STREAMS: u32 = 100;
 /// that many may be stuck before the others are. All go to one origin.
 const WINDOW: u32 = 2 * 1024 * 1024;
 
-/// Requests that a connection may give up beyond those it waited for: a client that goes on so makes
-/// larder work for nothing ("rapid reset").
-const GIVEN_UP: usize = 100;
-
-/// Requests that are not clean HTTP/2, over the life of a connection.
-const MALFORMED: usize = 32;
-
 /// Serves a connection until it ends, each request by the door that is in force when it begins.
 pub(super) async fn receive(
     doors: Arc<dyn Doors>,
@@ -55,22 +53,18 @@ pub(super) async fn receive(
     listener: Listener,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let limits = doors.current().limits.clone();
+    let door = doors.current();
+    let limits = door.limits.clone();
     let peer = io.peer();
-    let overdue = overdue(io.watch_frames(), limits.head_timeout);
+    let siblings = siblings(&door, &io, &way);
+    drop(door);
+    let overdue = overdue(io.watch_frames(siblings.clone()), limits.head_timeout);
     tokio::pin!(overdue);
-    let mut builder = Builder::new();
-    builder
-        .max_concurrent_streams(STREAMS)
-        .initial_connection_window_size(WINDOW)
-        .max_local_error_reset_streams(Some(MALFORMED))
-        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
-    let shaken = timeout(limits.head_timeout, builder.handshake(io)).await;
-    let Ok(Ok(mut connection)) = shaken else { return };
+    let Some(mut connection) = shaken(io, &limits).await else { return };
     let way = Arc::new(way);
     let mut tally = Tally::default();
     let mut streams = JoinSet::new();
-    let mut closing = false;
+    let (mut closing, mut leaves) = (false, false);
     let farewell = loop {
         let idle = stage.borrow().grace().unwrap_or(limits.idle);
         let accepted = tokio::select! {
@@ -83,20 +77,30 @@ pub(super) async fn receive(
             Some(ended) = streams.join_next() => {
                 // A panic has been reported; the stream is reset, the others go on.
                 tally.ended(ended.unwrap_or(true));
+                leaves = siblings.has_left();
                 continue;
             }
             accepted = connection.accept() => accepted,
+            // The end of the last answer has been written, and goes out with the word that follows.
+            () = ready(()), if leaves && siblings.is_kept_back() => {
+                siblings.let_go();
+                if streams.is_empty() && !siblings.is_clogged() {
+                    break Some(Reason::NO_ERROR);
+                }
+                connection.graceful_shutdown();
+                continue;
+            }
             () = &mut overdue => break None,
             () = sleep(idle), if streams.is_empty() => break Some(Reason::NO_ERROR),
         };
         match accepted {
             Some(Ok((request, mut respond))) if is_malformed(&request) => {
                 respond.send_reset(Reason::PROTOCOL_ERROR);
-                tally.malformed += 1;
+                tally.malformed();
             }
             Some(Ok((request, respond))) => {
                 let (door, way) = (doors.current(), Arc::clone(&way));
-                let stream = Stream { request, respond };
+                let stream = Stream { request, respond, siblings: siblings.clone() };
                 streams.spawn(async move { door.stream(stream, &way, peer, listener).await });
             }
             None | Some(Err(_)) => break None,
@@ -111,10 +115,29 @@ pub(super) async fn receive(
     }
 }
 
+/// Tells the client what it may send; `None`: it says nothing of HTTP/2.
+async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, Bytes>> {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(WINDOW)
+        .max_local_error_reset_streams(Some(MALFORMED))
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
+    timeout(limits.head_timeout, builder.handshake(io)).await.ok()?.ok()
+}
+
+/// What the streams of a connection share.
+fn siblings(door: &Door, io: &ClientIo, way: &Way) -> Siblings {
+    let Way::Tunnel(origin) = way else { return Siblings::new(None) };
+    let place = || door.interception.http1_place(origin.host(), origin.port());
+    Siblings::new(io.speaks_http1_too().then(place))
+}
+
 /// A request whose head has come, and the way to answer it.
 struct Stream {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    siblings: Siblings,
 }
 
 /// Whether a head could be read in two ways: its stream is reset, as RFC 9113 §8.1.1 says.
@@ -155,28 +178,6 @@ async fn overdue(mut inside: watch::Receiver<bool>, within: Duration) {
     std::future::pending::<()>().await;
 }
 
-/// What has come of a connection's streams.
-#[derive(Debug, Default)]
-struct Tally {
-    answered: usize,
-    given_up: usize,
-    malformed: usize,
-}
-
-impl Tally {
-    fn ended(&mut self, answered: bool) {
-        if answered {
-            self.answered += 1;
-        } else {
-            self.given_up += 1;
-        }
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.malformed >= MALFORMED || self.given_up > GIVEN_UP + self.answered
-    }
-}
-
 impl Door {
     /// Serves one request; false when its client gave it up.
     async fn stream(
@@ -186,10 +187,11 @@ impl Door {
         peer: SocketAddr,
         listener: Listener,
     ) -> bool {
-        let Stream { request, respond } = stream;
+        let Stream { request, respond, siblings } = stream;
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
-        let session = Session::Http2(Box::new(Http2::new(body, respond, &self.in_flight)));
+        let session =
+            Session::Http2(Box::new(Http2::new(body, respond, siblings, &self.in_flight)));
         match self.asked_on(head, ends_here, way, peer, listener) {
             Ok(asked) => {
                 let served = self.service.serve(asked, session).await;
@@ -332,19 +334,5 @@ mod tests {
         ] {
             assert_eq!(is_same(authority, host), same, "{authority} {host}");
         }
-    }
-
-    #[test]
-    fn a_client_may_give_up_as_often_as_it_waits_and_a_hundred_times_more() {
-        let mut tally = Tally::default();
-        for _ in 0..1000 {
-            tally.ended(true);
-        }
-        for _ in 0..1100 {
-            tally.ended(false);
-            assert!(!tally.is_exhausted());
-        }
-        tally.ended(false);
-        assert!(tally.is_exhausted());
     }
 }

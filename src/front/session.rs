@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 
 pub use crate::front::session::http1::Http1;
 pub use crate::front::session::http2::Http2;
+use crate::front::siblings::Siblings;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::pinned::Pins;
 
@@ -125,6 +126,29 @@ impl Session {
         match self {
             Self::Http1(session) => session.write_head(status, headers, length, spelling).await,
             Self::Http2(session) => session.write_head(status, headers, length),
+        }
+    }
+
+    /// The other exchanges on the client's connection, where there may be any at the same time.
+    pub fn siblings(&self) -> Option<&Siblings> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(session) => Some(session.siblings()),
+        }
+    }
+
+    /// A connection of HTTP/2 takes no further requests once this one has been answered.
+    pub fn leave_after(&mut self) {
+        if let Self::Http2(session) = self {
+            session.leave_after();
+        }
+    }
+
+    /// Ends an exchange of HTTP/2 that has no answer yet: its request is to be made again over HTTP/1
+    /// (RFC 9113 §7, `HTTP_1_1_REQUIRED`).
+    pub fn require_http1(&mut self) {
+        if let Self::Http2(session) = self {
+            session.require_http1();
         }
     }
 

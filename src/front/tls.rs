@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustls::ServerConfig;
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -15,18 +16,19 @@ use tokio::time::timeout;
 use crate::account::{Account, Handshake};
 use crate::config::Config;
 use crate::front::authority::mint::Mint;
-use crate::front::io::ClientIo;
+use crate::front::http1_only::{Http1Only, Http1Place, SignIns};
+use crate::front::io::{ClientIo, offers_http1};
 use crate::route::pattern::HostPattern;
 
 /// Room for what a client says first; all but odd hellos fit.
 const HELLO: usize = 4 * 1024;
 
 /// Which connections are intercepted, and as whom.
-#[derive(Default)]
 pub struct Interception {
     named: Vec<HostPattern>,
     passthrough: Vec<HostPattern>,
     mint: Option<Mint>,
+    http1_only: Http1Only,
 }
 
 /// The pattern that named a host: what its handshakes are counted under.
@@ -43,8 +45,8 @@ pub struct Intercepted {
 
 impl Interception {
     /// What `config` names, vouched for by `mint`. A route for every host names none: that takes
-    /// `tls.intercept`.
-    pub fn new(config: &Config, mint: Option<Mint>) -> Self {
+    /// `tls.intercept`. `sign_ins`: what is remembered over reloads.
+    pub fn new(config: &Config, mint: Option<Mint>, sign_ins: SignIns) -> Self {
         let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
         let mut named: Vec<HostPattern> = Vec::new();
         for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
@@ -52,7 +54,9 @@ impl Interception {
                 named.push(pattern.clone());
             }
         }
-        Self { named, passthrough: config.tls.passthrough.clone(), mint }
+        let passthrough = config.tls.passthrough.clone();
+        let http1_only = Http1Only::new(&config.upstreams, sign_ins);
+        Self { named, passthrough, mint, http1_only }
     }
 
     /// Whether TLS to `host:port` is intercepted, and what says so.
@@ -63,17 +67,22 @@ impl Interception {
         (!spared).then_some(Named(named))
     }
 
+    /// Where it is remembered that clients of `host:port` need HTTP/1.
+    pub(super) fn http1_place(&self, host: &str, port: u16) -> Http1Place {
+        self.http1_only.place(host, port)
+    }
+
     /// Answers the handshake that begins with `first` as `host`; `None`: it failed, and that is
     /// recorded.
     pub(super) async fn intercept(
         &self,
         io: ClientIo,
-        host: &str,
+        (host, port): (&str, u16),
         named: Named,
         first: BytesMut,
         terms: Terms<'_>,
     ) -> Option<Intercepted> {
-        let shaken = timeout(terms.within, self.shake_hands(io, host, first));
+        let shaken = timeout(terms.within, self.shake_hands(io, host, port, first));
         let outcome = shaken.await.unwrap_or(Err(Handshake::Slow));
         let label = self.named.get(named.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
@@ -92,6 +101,7 @@ impl Interception {
         &self,
         mut io: ClientIo,
         host: &str,
+        port: u16,
         first: BytesMut,
     ) -> Result<Intercepted, Handshake> {
         let hello = hello(&mut io, first).await?;
@@ -105,9 +115,19 @@ impl Interception {
             }
             None => return Err(Handshake::Unvouched),
         };
+        // Who speaks HTTP/2 alone (gRPC) gets that all the same.
+        let http1 = offers_http1(&hello) && self.http1_only.has(host, port);
+        let config = if http1 { http1_alone(&config) } else { config };
         let io = io.secured(hello, config).await.map_err(|error| fault(&error))?;
         Ok(Intercepted { io, consistent })
     }
+}
+
+/// The same without HTTP/2.
+fn http1_alone(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols.retain(|name| name != b"h2");
+    Arc::new(config)
 }
 
 /// What a handshake is held to.
@@ -176,7 +196,8 @@ mod tests {
             .expect("it is valid");
         let clock = Clock::default();
         let authority = Authority::for_now(clock.now(), &[]).expect("an authority");
-        Interception::new(&config, Some(Mint::new(Arc::new(authority), clock).expect("a mint")))
+        let mint = Mint::new(Arc::new(authority), clock).expect("a mint");
+        Interception::new(&config, Some(mint), SignIns::default())
     }
 
     #[test]

@@ -37,13 +37,24 @@ impl Drip {
         self.since = is_waited_for.then(clock::of_timers);
     }
 
-    /// So much has come; whether it is too little.
-    pub(super) fn came(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes as u64;
-        self.is_too_slow()
+    /// So much has come; whether a window is over that brought too little. Another begins then.
+    pub(super) fn came(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        self.count();
+        if self.waited < self.window {
+            return false;
+        }
+        let slow = self.bytes < self.least;
+        (self.bytes, self.waited) = (0, Duration::ZERO);
+        slow
     }
 
-    /// Resolves when the window ends while the client is waited for; [`Drip::is_too_slow`] tells then.
+    /// What is enough for a window.
+    pub(super) fn least(&self) -> u64 {
+        self.least
+    }
+
+    /// Resolves when the window ends while the client is waited for; [`Drip::came`] tells then.
     /// May be dropped while it waits.
     pub(super) async fn window_ends(&self) {
         match self.since {
@@ -52,17 +63,6 @@ impl Drip {
             }
             Some(_) | None => std::future::pending().await,
         }
-    }
-
-    /// Whether a window is over that brought too little; another begins.
-    pub(super) fn is_too_slow(&mut self) -> bool {
-        self.count();
-        if self.waited < self.window {
-            return false;
-        }
-        let slow = self.bytes < self.least;
-        (self.bytes, self.waited) = (0, Duration::ZERO);
-        slow
     }
 
     fn count(&mut self) {

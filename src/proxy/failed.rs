@@ -6,11 +6,12 @@ use http::{HeaderMap, Method};
 
 use crate::account::problem::Problem;
 use crate::account::{Refusal, ResultKind};
+use crate::engine::reply::{Reply, ReplyBody};
 use crate::front::session::{ClientError, Length, Session};
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::semantics::asked::Asked;
-use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::spelling::Spelling;
 use crate::upstream::failure::Failure;
 
@@ -26,6 +27,15 @@ const SLOW_BODY: Problem = Problem::new(
     "request_body_timeout",
     "the request body did not arrive in time: limits.body_idle, limits.body_min_rate",
     "http_request_error",
+);
+
+/// RFC 9110 §11.7.1: what a 407 asks for is for the proxy that said it, and an origin is none of the client's. The
+/// client would take it for larder's, and show larder's password for it, in vain at best.
+const PROXY_AUTH: Problem = Problem::new(
+    http::StatusCode::BAD_GATEWAY,
+    "origin_407",
+    "the origin asked for a sign-in at a proxy (407), which only a proxy may do: larder asks for none here, and passes no Proxy-Authorization on",
+    "http_protocol_error; received-status=407",
 );
 
 const NO_TRACE: Problem = Problem::new(
@@ -73,6 +83,19 @@ impl Handler {
         Ok(End::Answered)
     }
 
+    /// The origin spoke as only a proxy may.
+    pub(super) async fn not_a_proxy(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+    ) -> Result<End, Broken> {
+        let received = http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        let status = CacheStatus::forwarded(ctx.why.token()).status(received);
+        self.tell(asked, client, ctx, &PROXY_AUTH, &status).await?;
+        Ok(End::Answered)
+    }
+
     /// The client's own side broke before there was an answer: told, if it still can be.
     pub(super) async fn broken_by_client(
         &self,
@@ -117,5 +140,25 @@ impl Handler {
             client.write_body(body).await?;
         }
         client.end(None).await
+    }
+}
+
+/// `reply`, or what is told in its place where an origin spoke as only a proxy may.
+pub(super) fn unless_as_a_proxy(asked: &Asked, reply: Reply) -> Reply {
+    if reply.status != http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return reply;
+    }
+    let (mut headers, body) = PROXY_AUTH.response();
+    for said in reply.headers.get_all(CACHE_STATUS) {
+        headers.append(CACHE_STATUS, said.clone());
+    }
+    let empty = asked.method == Method::HEAD;
+    Reply {
+        status: PROXY_AUTH.status,
+        headers,
+        body: if empty { ReplyBody::Empty } else { ReplyBody::Whole(body) },
+        result: ResultKind::Error,
+        why: reply.why,
+        error: Some(PROXY_AUTH.class),
     }
 }

@@ -17,7 +17,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, cors, sign_in, write};
+use crate::proxy::{Parts, cors, failed, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -122,12 +122,17 @@ impl Handler {
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
-        mut reply: Reply,
+        reply: Reply,
     ) -> Result<End, Broken> {
+        let mut reply = failed::unless_as_a_proxy(asked, reply);
         ctx.result = reply.result;
         ctx.miss = reply.why;
         ctx.error = reply.error;
         client.skip_body();
+        let said = (reply.status, &reply.headers);
+        if sign_in::is_left_to_http1(asked, client, ctx, said) {
+            return Ok(End::Answered);
+        }
         self.finish_head(asked, client, ctx, &mut reply.headers);
         write::reply(client, reply).await?;
         Ok(End::Answered)

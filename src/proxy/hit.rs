@@ -30,8 +30,13 @@ impl Handler {
         }
         let route = self.prepare(asked)?;
         let hit = self.engine.at_hand(asked, route)?;
-        // These have no body, and a length that says nothing of it.
-        if matches!(hit.stored.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // The first two have no body, and a length that says nothing of it; the last is not told as it is.
+        if matches!(
+            hit.stored.status,
+            StatusCode::NO_CONTENT
+                | StatusCode::NOT_MODIFIED
+                | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        ) {
             return None;
         }
         let cache_status = hit.status.value();

@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 
 use crate::clock;
 use crate::front::session::{ClientError, Length, Session};
+use crate::front::siblings::Siblings;
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
@@ -98,6 +99,9 @@ impl Handler {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(asked, client, ctx, *head, channel).await;
         }
+        if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return self.not_a_proxy(asked, client, ctx).await;
+        }
         self.answered(asked, client, ctx, *head, (channel, upload), &place).await
     }
 
@@ -160,7 +164,7 @@ impl Handler {
             client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
             awaits_leave = false;
         }
-        let mut silence = self.silence_before_head(asked, place);
+        let mut silence = self.silence_before_head(asked, place).among(client.siblings());
         let began = clock::of_timers();
         let (aside, leave) = (began + ASIDE, began + LEAVE);
         loop {
@@ -168,6 +172,7 @@ impl Handler {
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
             silence.is_of(if waits_for_client && !awaits_leave { Of::Client } else { Of::Origin });
+            silence.is_held(!waits_for_client && !client.has_read_body());
             let before = upload.came_so_far();
             tokio::select! {
                 biased;
@@ -231,6 +236,9 @@ impl Handler {
         place: &Place,
     ) -> Result<End, Broken> {
         let Head { status, mut headers, framing, ended, spelling, .. } = head;
+        if sign_in::is_left_to_http1(asked, client, ctx, (status, &headers)) {
+            return Ok(End::Answered);
+        }
         let patience = (!message::streams(asked) && !is_event_stream(&headers))
             .then_some(place.timeouts.between_bytes);
         message::strip(&mut headers);
@@ -270,7 +278,7 @@ async fn pump(
     passes: impl Fn(&mut Ctx, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
-    let mut silence = Silence::new(patience, None);
+    let mut silence = Silence::new(patience, None).among(client.siblings());
     let mut since = clock::of_timers();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
@@ -281,6 +289,7 @@ async fn pump(
             since = clock::of_timers();
         }
         silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
+        silence.is_held(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;
             event = channel.next(reads) => match event {
@@ -309,11 +318,15 @@ async fn pump(
     }
 }
 
-/// What `work` comes to, unless the client is gone before.
+/// What `work` comes to, unless the client is gone before. More of its body is not read meanwhile.
 async fn while_there<T>(
     client: &mut Session,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
+    let mut held = client.siblings().map(Siblings::holding);
+    if let Some(held) = &mut held {
+        held.is(!client.has_read_body());
+    }
     tokio::select! {
         biased;
         done = work => Ok(done),

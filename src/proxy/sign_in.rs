@@ -4,9 +4,10 @@
 //! Owns: which exchanges need that, and what their clients are told. Never touches: the connections
 //! (`upstream::pinned`).
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use crate::front::session::Session;
+use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
 use crate::semantics::asked::Asked;
 use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
@@ -23,6 +24,32 @@ impl Handler {
             pins.has(group_key(&place, asked.listener))
         })
     }
+}
+
+/// An answer over HTTP/2 that asks for such a sign-in: there nobody can sign in, so its client is to come by
+/// HTTP/1. The first question is passed on, and is the last answer of its connection: all clients know a 401,
+/// and few (Go's does not) how to make a request again over HTTP/1. Where the request was a step of a sign-in,
+/// the next one would be for a connection that the client does not have: then true, and the stream has ended
+/// with the word that it is to be taken again over HTTP/1. Its connection stays: curl 7.88 misses that word
+/// where the connection ends right behind it.
+pub(super) fn is_left_to_http1(
+    asked: &Asked,
+    client: &mut Session,
+    ctx: &mut Ctx,
+    (status, headers): (StatusCode, &HeaderMap),
+) -> bool {
+    let asks = status == StatusCode::UNAUTHORIZED && session_auth::is_asked_for(headers);
+    let Some(siblings) = client.siblings().filter(|_| asks) else { return false };
+    if !siblings.need_http1() {
+        return false;
+    }
+    if session_auth::is_sent(&asked.headers) {
+        ctx.error = Some("http1_required");
+        client.require_http1();
+        return true;
+    }
+    client.leave_after();
+    false
 }
 
 /// Whose connection a call goes over.

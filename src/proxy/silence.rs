@@ -1,13 +1,24 @@
 //! How long nothing may happen in a call, or too little of a request's body come, and whose fault it is.
 //!
 //! Owns: the timers of that. Never touches: what happens.
+//!
+//! A client that sends several bodies over one connection of HTTP/2 may send them in turn: it is measured by
+//! what comes on all streams, and a body that waits for its turn is no silence. Nor is it one while the client
+//! can send no more of another body, whose origin takes no more (`timeouts.first_byte` ends that).
+//!
+//! So a client may hold a hundred streams, as many as a connection has, at the price of one that flows. That
+//! costs its own connection, of which `limits.connections` has so many, and no more memory than what it may have
+//! sent ahead anyhow. Each such call has a connection to its origin, whose own patience ends it, and a place at
+//! the gate for a quarter of a second (`Pass::step_aside`): others wait for none of them.
 
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, sleep_until};
 
+use crate::clock;
 use crate::config::BodyLimits;
+use crate::front::siblings::{Holding, Siblings};
 use crate::proxy::drip::Drip;
 
 /// Who is silent.
@@ -30,13 +41,35 @@ pub(super) struct Silence {
     drip: Option<Drip>,
     /// It has.
     too_slow: bool,
+    /// The other bodies on the client's connection, and how many bytes of all were counted.
+    siblings: Option<Siblings>,
+    counted: u64,
+    /// Whether this one is held up by its origin.
+    holding: Option<Holding>,
 }
 
 impl Silence {
     /// A silence of the origin's that begins now.
     pub(super) fn new(origin: Option<Duration>, client: Option<Duration>) -> Self {
         let timer = Box::pin(sleep(origin.unwrap_or_default()));
-        Self { origin, client, of: Of::Origin, timer, drip: None, too_slow: false }
+        Self {
+            origin,
+            client,
+            of: Of::Origin,
+            timer,
+            drip: None,
+            too_slow: false,
+            siblings: None,
+            counted: 0,
+            holding: None,
+        }
+    }
+
+    /// The same on a connection that may be shared with these.
+    pub(super) fn among(self, siblings: Option<&Siblings>) -> Self {
+        let counted = siblings.map_or(0, |siblings| siblings.came().bytes);
+        let holding = siblings.map(Siblings::holding);
+        Self { siblings: siblings.cloned(), counted, holding, ..self }
     }
 
     /// The same, while a client's body is awaited that may come no slower than this.
@@ -55,10 +88,31 @@ impl Silence {
         }
     }
 
+    /// Whether the client could send more than is read, for the origin takes no more.
+    pub(super) fn is_held(&mut self, held: bool) {
+        if let Some(holding) = &mut self.holding {
+            holding.is(held);
+        }
+    }
+
     /// So much of the client's body has come.
     pub(super) fn came(&mut self, bytes: usize) {
         self.broken();
-        self.too_slow |= self.drip.as_mut().is_some_and(|drip| drip.came(bytes));
+        self.count(bytes);
+    }
+
+    /// So many bytes more, or what has come on the whole connection since the last time.
+    fn count(&mut self, bytes: usize) {
+        let Some(drip) = &mut self.drip else { return };
+        let mut bytes = bytes as u64;
+        if let Some(siblings) = &self.siblings {
+            let came = siblings.came().bytes;
+            bytes = came.saturating_sub(std::mem::replace(&mut self.counted, came));
+            if siblings.is_any_held() {
+                bytes = bytes.max(drip.least());
+            }
+        }
+        self.too_slow |= drip.came(bytes);
     }
 
     /// Something has happened.
@@ -77,12 +131,28 @@ impl Silence {
                 }
             };
             tokio::select! {
-                () = timer, if is_bounded => return self.of,
-                () = window => {}
+                () = timer, if is_bounded => {
+                    if !self.is_broken_elsewhere() {
+                        return self.of;
+                    }
+                }
+                () = window => self.count(0),
             }
-            self.too_slow = self.drip.as_mut().is_some_and(Drip::is_too_slow);
         }
         Of::Client
+    }
+
+    /// Whether the client was not silent on another stream, or could not be otherwise; the timer goes on.
+    fn is_broken_elsewhere(&mut self) -> bool {
+        let (Of::Client, Some(allowed), Some(siblings)) = (self.of, self.client, &self.siblings)
+        else {
+            return false;
+        };
+        let now = clock::of_timers();
+        let last = if siblings.is_any_held() { now } else { siblings.came().last };
+        let until = last + allowed;
+        self.timer.set(sleep_until(until));
+        until > now
     }
 
     fn allowed(&self) -> Option<Duration> {

@@ -12,6 +12,7 @@ use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
 use crate::engine::switch::Switch;
+use crate::front::http1_only::SignIns;
 use crate::front::stage::Stage;
 use crate::server::Parts;
 use crate::server::handover::echo::Echoing;
@@ -33,6 +34,8 @@ pub(super) struct Ground {
     pub(super) switch: Arc<Switch>,
     /// What is held, learned and counted of upstreams.
     pub(super) traffics: Arc<Traffics>,
+    /// Which hosts ask for sign-ins that count for a connection.
+    pub(super) sign_ins: SignIns,
     /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
@@ -67,6 +70,7 @@ impl Ground {
             in_flight,
             switch,
             traffics,
+            sign_ins: SignIns::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: parts.clock.clone(),
             name_server: parts.name_server,

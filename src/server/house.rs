@@ -100,7 +100,7 @@ impl House {
             gatekeeper: Gatekeeper::new(config.access.clone()),
             service: Arc::new(service),
             tunnels,
-            interception: Interception::new(&config, mint),
+            interception: Interception::new(&config, mint, ground.sign_ins.clone()),
             mounts: Mounts::new(&config.upstreams),
             spenders: Spenders::new(&config.upstreams),
             in_flight: Arc::clone(&ground.in_flight),

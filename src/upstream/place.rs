@@ -98,13 +98,17 @@ impl Upstreams {
         let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
         // Most larders have none: nothing is looked up then.
         shows.next()?;
-        let (_, upstream, _) = self.naming(target)?;
-        upstream.credential.as_ref()
+        self.of(target.host(), target.port())?.credential.as_ref()
+    }
+
+    /// The upstream that a host belongs to.
+    pub fn of(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
+        self.naming(host, port).map(|(_, upstream, _)| upstream)
     }
 
     /// Where a call to `target` goes.
     pub fn place(&self, target: &Target) -> Place {
-        if let Some((index, upstream, host)) = self.naming(target) {
+        if let Some((index, upstream, host)) = self.naming(target.host(), target.port()) {
             let scheme = host.scheme.unwrap_or(target.scheme());
             let port = host.port.unwrap_or_else(|| moved_port(target, scheme));
             return Place {
@@ -128,9 +132,8 @@ impl Upstreams {
 }
 
 impl Upstreams {
-    /// The first upstream that names the host of `target`, its index, and how it names it.
-    fn naming(&self, target: &Target) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
-        let (host, port) = (target.host(), target.port());
+    /// The first upstream that names a host, its index, and how it names it.
+    fn naming(&self, host: &str, port: u16) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
         self.named.iter().enumerate().find_map(|(index, upstream)| {
             let named = upstream.hosts.iter().find(|named| named.host.matches(host, port))?;
             Some((index, upstream, named))

@@ -1,6 +1,8 @@
 //! TLS that ends at larder: who is intercepted, as whom, and that what is inside is held to the same
 //! rules as everything else. TLS-05 to TLS-07 by their ids.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use http::Request;
@@ -160,7 +162,7 @@ async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
 #[tokio::test]
 async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
-    let roots = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    let roots = fs::read_to_string(scene.authority.root()).expect("roots");
     // It reaches an origin whose certificate is for the API's name: what matters is whose it is.
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     let stream = client.connect("other.example.test:443", API).await.expect("the origin's own");
@@ -173,7 +175,7 @@ async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
 async fn what_is_passed_through_is_never_intercepted_though_a_route_names_it() {
     let yaml = format!("tls: {{ passthrough: ['{API}'] }}\n{}", route(&["ttl: 1h"]));
     let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
-    let roots = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    let roots = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     client.connect(&format!("{API}:443"), API).await.expect("the origin's own certificate");
 }
@@ -287,7 +289,7 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
 #[tokio::test]
 async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
-    let other = std::fs::read_to_string(scene.authority.root()).expect("roots");
+    let other = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &other, &["http/1.1"]);
     for _ in 0..3 {
         client.connect(&format!("{API}:443"), API).await.expect_err("it trusts another authority");
@@ -337,4 +339,86 @@ async fn careless(
     protocols: &[&str],
 ) -> TlsStream<TcpStream> {
     scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
+}
+
+/// Inside a tunnel it is no proxy's word either: clients have been known to take it for one.
+#[tokio::test]
+async fn an_origins_407_inside_a_tunnel_is_no_proxys() {
+    let challenge = ["Proxy-Authenticate: Digest realm=\"phish\", nonce=\"1\""];
+    let origin = Origin::always(Answer::new(407, &challenge, "password?")).await;
+    let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
+    let scene = Scene::with(origin, &yaml).await;
+    let http1 = scene.client(&["http/1.1"]);
+    let mut h2 = scene.h2().await;
+    for path in ["/kept", "/passed"] {
+        let answer = ask(&mut http1.http1(API).await, path, API).await;
+        assert_eq!((answer.status, answer.field("proxy-authenticate")), (502, None), "{path}");
+        let answer = send(&mut h2, Request::get(format!("https://{API}{path}")), None).await;
+        assert_eq!(answer.0, 502, "{path}");
+        assert!(String::from_utf8_lossy(&answer.2).contains("\"origin_407\""), "{path}");
+    }
+    // What a client shows for a proxy ends at larder there, too.
+    let shown = "Proxy-Authorization: Basic YW5uOnMzY3JldA==";
+    let mut client = http1.http1(API).await;
+    client.send(format!("GET /passed HTTP/1.1\r\nHost: {API}\r\n{shown}\r\n\r\n")).await;
+    client.answer("GET").await.expect("an answer");
+    let request = Request::get(format!("https://{API}/passed"));
+    send(&mut h2, request.header("proxy-authorization", "Basic YW5uOnMzY3JldA=="), None).await;
+    for seen in scene.origin.seen() {
+        assert_eq!(seen.field("proxy-authorization"), None, "{}", seen.raw_head);
+    }
+}
+
+/// A browser that uses larder as its proxy speaks HTTP/2 to most APIs.
+#[tokio::test]
+async fn inside_http_2_too_no_page_of_another_site_has_larders_credential_shown_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    fs::write(&file, "larders-own-s3cret\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let credential = format!(
+        ", credential: {{ header: X-Api-Key, file: \"{}\", allow_origins: [\"http://localhost:3000\"] }}",
+        file.display()
+    );
+    let origin = Origin::always(Answer::new(200, &[], "here")).await;
+    let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
+    let scene = Scene::before(origin, &credential, &yaml).await;
+    let mut h2 = scene.h2().await;
+    let browser = ("user-agent", "Mozilla/5.0 (X11) Chrome/140");
+    let cross = ("sec-fetch-site", "cross-site");
+    let url = |path| format!("https://{API}{path}");
+    assert_eq!(get(&mut h2, &url("/kept")).await.0, 200);
+    let calls = scene.origin.calls();
+    let with = |method: &str, path, fields: &[(&str, &str)]| {
+        let request = Request::builder().method(method).uri(url(path));
+        fields.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    };
+    for page in [
+        &[("origin", "https://page.example")][..],
+        &[("origin", "null"), ("sec-fetch-site", "same-site")],
+        &[cross, ("sec-fetch-mode", "no-cors")],
+        &[browser, ("referer", "https://page.example/x")],
+        &[browser],
+        &[("sec-fetch-dest", "image")],
+    ] {
+        // What is stored was brought by it too.
+        for (method, path) in [("GET", "/kept"), ("GET", "/passed"), ("POST", "/passed")] {
+            let answer = send(&mut h2, with(method, path, page), None).await;
+            assert_eq!(answer.0, 403, "{method} {path} {page:?}");
+            let text = String::from_utf8_lossy(&answer.2);
+            assert!(text.contains("credential.allow_origins"), "{text}");
+        }
+    }
+    assert_eq!(scene.origin.calls(), calls);
+    for page in [
+        &[("sec-fetch-site", "none"), browser][..],
+        &[("origin", "https://api.example.test"), ("sec-fetch-site", "same-origin")],
+        &[("origin", "http://localhost:3000"), cross],
+    ] {
+        let answer = send(&mut h2, with("GET", "/passed", page), None).await;
+        assert_eq!(answer.0, 200, "{page:?}");
+    }
+    for seen in scene.origin.seen() {
+        assert_eq!(seen.field("x-api-key"), Some("larders-own-s3cret"), "{}", seen.raw_head);
+    }
 }

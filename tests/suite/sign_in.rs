@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use h2::Reason;
 use http::Request;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client::{Client, Response};
 use crate::crowd::bounded;
-use crate::intercepted::{self, Scene};
+use crate::intercepted::{self, Scene, h2_over, is_h2};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin, Seen, Step};
 use crate::process::Process;
@@ -59,7 +61,12 @@ async fn larder(origin: &Origin, policy: &[&str]) -> Larder {
 }
 
 /// Signs `name` in at `url`, and shows every step.
-async fn sign_in(client: &mut Client, url: &str, scheme: &str, name: &str) {
+async fn sign_in<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Client<S>,
+    url: &str,
+    scheme: &str,
+    name: &str,
+) {
     for (step, status) in [("", 401), ("one", 401), (&*format!("three {name}"), 200)] {
         let field = format!("Authorization: {scheme} {step}");
         let fields: &[&str] = if step.is_empty() { &[] } else { &[&field] };
@@ -203,4 +210,106 @@ async fn who_signed_in_keeps_no_descriptor_from_a_call_and_no_origin_is_blamed_f
         assert_eq!(answer.status, 401, "{}", answer.text());
     })
     .await;
+}
+
+const INTERCEPTED: &str = "https://api.example.test/me";
+
+/// Waits until a connection takes no further requests.
+async fn is_left(h2: &intercepted::H2) {
+    bounded(async {
+        while h2.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Clients know HTTP/2 from interception alone: the origin may speak none, and they sign in there.
+#[tokio::test]
+async fn who_is_asked_to_sign_in_over_http_2_does_so_over_the_next_connection() {
+    for yaml in [route(&["ttl: 1h"]), "tls: { intercept: [api.example.test] }\n".to_owned()] {
+        for scheme in ["NTLM", "Negotiate"] {
+            let scene = Scene::with(windows().await, &yaml).await;
+            let mut h2 = h2_over(scene.either().await).await;
+            let (answer, _) = intercepted::head(&mut h2, Request::get(INTERCEPTED));
+            let answer = bounded(answer).await.expect("the question itself is passed on");
+            assert_eq!(answer.status(), 401);
+            assert_eq!(answer.headers()["www-authenticate"], "Negotiate, NTLM");
+            let (mut read, mut body) = (answer.into_body(), Vec::new());
+            while let Some(piece) = bounded(read.data()).await {
+                body.extend_from_slice(&piece.expect("a whole body"));
+            }
+            assert_eq!(body, b"who?");
+            // It learns of it with the end of the answer: what it asks next goes another way.
+            assert!(h2.clone().ready().await.is_err(), "it would have gone on");
+            let next = scene.either().await;
+            assert!(!is_h2(&next));
+            let mut alice = Client::over(next);
+            sign_in(&mut alice, INTERCEPTED, scheme, "alice").await;
+            assert_eq!(alice.get(INTERCEPTED, &[]).await.text(), "alice");
+            let mut other = Client::over(scene.either().await);
+            assert_eq!(other.get(INTERCEPTED, &[]).await.status, 401);
+        }
+    }
+}
+
+/// RFC 9113 §7. Its answer would be for a connection that the client does not have.
+#[tokio::test]
+async fn a_step_of_a_sign_in_over_http_2_is_to_be_taken_again_over_http_1() {
+    let scene = Scene::with(windows().await, &route(&["ttl: 1h"])).await;
+    let mut h2 = h2_over(scene.either().await).await;
+    let first = || Request::get(INTERCEPTED).header("authorization", "NTLM one");
+    let (answer, _) = intercepted::head(&mut h2, first());
+    let reset = bounded(answer).await.expect_err("no answer");
+    assert_eq!(reset.reason(), Some(Reason::HTTP_1_1_REQUIRED));
+    assert!(!is_h2(&scene.either().await));
+    // Its connection goes on, until it is asked to sign in there.
+    assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
+    is_left(&h2).await;
+    // What is complete in one step (Kerberos) is answered as it is.
+    scene.origin.now(|_| Answer::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
+    let mut h2 = scene.h2().await;
+    let ticket = Request::get(INTERCEPTED).header("authorization", "Negotiate ticket");
+    assert_eq!(intercepted::send(&mut h2, ticket, None).await.0, 200);
+    assert!(bounded(h2.ready()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_http_2_alone_is_not_sent_away() {
+    let scene = Scene::with(windows().await, &route(&["ttl: 1h"])).await;
+    let mut h2 = scene.h2().await;
+    for _ in 0..3 {
+        assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
+    }
+    // Others may have noticed meanwhile; what it offers is all there is to agree on.
+    is_left(&{
+        let mut both = h2_over(scene.either().await).await;
+        assert_eq!(intercepted::get(&mut both, INTERCEPTED).await.0, 401);
+        both
+    })
+    .await;
+    assert!(!is_h2(&scene.either().await));
+    assert_eq!(intercepted::get(&mut scene.h2().await, INTERCEPTED).await.0, 401);
+    assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
+}
+
+#[tokio::test]
+async fn hosts_that_ask_for_such_a_sign_in_are_known_past_a_reload() {
+    let scene = Scene::with(windows().await, &route(&["ttl: 1h"])).await;
+    let mut h2 = h2_over(scene.either().await).await;
+    assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
+    scene.reload(&route(&["ttl: 2h"])).await;
+    assert!(!is_h2(&scene.either().await));
+}
+
+/// Any other 401 is none of that.
+#[tokio::test]
+async fn other_schemes_are_asked_for_over_http_2_as_ever() {
+    let challenge = ["WWW-Authenticate: Basic realm=\"NTLM\", Bearer"];
+    let scene = Scene::keeping(Answer::new(401, &challenge, "who?")).await;
+    let mut h2 = h2_over(scene.either().await).await;
+    for _ in 0..2 {
+        assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
+    }
+    assert!(is_h2(&scene.either().await));
 }

@@ -1,13 +1,22 @@
 //! Clients that are slow to send or to take: their fault is never the origin's, and holds nobody up.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::crowd::bounded;
+use crate::intercepted::{self, H2, Scene};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
+use crate::tls_origin::{Authority, TlsOrigin};
 
 const LIMITS: &str = "limits: { body_idle: 600ms, body_min_rate: 100B/s }\n";
 
@@ -98,7 +107,7 @@ async fn a_slow_upload_that_tries_a_held_origin_makes_nobody_wait() {
 async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
     bounded(async {
         let (listener, addr) = {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let addr = listener.local_addr().expect("it has one");
             (listener, addr)
         };
@@ -106,7 +115,6 @@ async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
                     let mut seen = Vec::new();
                     while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
                         if stream.read_buf(&mut seen).await.unwrap_or_default() == 0 {
@@ -163,6 +171,169 @@ async fn larder_gives_leave_where_an_origin_does_not() {
         assert_eq!(client.one_answer("POST").await.expect("leave").status, 100);
         client.send("hi").await;
         assert_eq!(client.answer("POST").await.expect("an answer").text(), "ok");
+    })
+    .await;
+}
+
+/// Begins an upload on a connection that it shares with others.
+fn upload(h2: &mut H2, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+    let request = Request::post(format!("https://{}{path}", intercepted::API));
+    h2.send_request(request.body(()).expect("a request"), false).expect("a stream")
+}
+
+async fn answered(answer: ResponseFuture) -> (u16, Vec<u8>) {
+    let answer = answer.await.expect("an answer");
+    let (status, mut read) = (answer.status().as_u16(), answer.into_body());
+    let mut body = Vec::new();
+    while let Some(piece) = read.data().await {
+        body.extend_from_slice(&piece.expect("a whole body"));
+    }
+    (status, body)
+}
+
+async fn with_limits() -> Scene {
+    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    Scene::with(origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await
+}
+
+/// A client that sends one after the other is not silent while it does: those that wait for their turn
+/// wait for the client's line, not for the client.
+#[tokio::test]
+async fn uploads_that_wait_for_their_turn_on_one_connection_are_not_cut() {
+    bounded(async {
+        let scene = with_limits().await;
+        let mut h2 = scene.h2().await;
+        let mut uploads: Vec<_> = (0..3).map(|at| upload(&mut h2, &format!("/{at}"))).collect();
+        for (_, body) in &mut uploads {
+            for piece in 0..9 {
+                sleep(Duration::from_millis(100)).await;
+                body.send_data(Bytes::from_static(&[b'x'; 30]), piece == 8).expect("it is taken");
+            }
+        }
+        for (at, (answer, _)) in uploads.into_iter().enumerate() {
+            assert_eq!(answered(answer).await, (200, b"ok".to_vec()), "upload {at}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_or_too_little_comes_is_no_excuse() {
+    bounded(async {
+        let scene = with_limits().await;
+        for drips in [false, true] {
+            let mut h2 = scene.h2().await;
+            let (first, mut body) = upload(&mut h2, "/1");
+            let (second, _waits) = upload(&mut h2, "/2");
+            let dripping = async {
+                loop {
+                    sleep(Duration::from_millis(100)).await;
+                    if drips && body.send_data(Bytes::from_static(b"x"), false).is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    // Frames that are no body are no sign of one.
+                    body.reserve_capacity(0);
+                }
+            };
+            let both = async { (answered(first).await.0, answered(second).await.0) };
+            let statuses = tokio::select! {
+                both = both => both,
+                () = dripping => unreachable!("it has no end"),
+            };
+            assert_eq!(statuses, (408, 408), "drips: {drips}");
+        }
+    })
+    .await;
+}
+
+/// An origin that reads no more than the head of a `POST /deaf`.
+async fn deaf() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("it has one");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while !seen.ends_with(b"0\r\n\r\n") {
+                    if seen.starts_with(b"POST /deaf") {
+                        std::future::pending::<()>().await;
+                    }
+                    if stream.read_buf(&mut seen).await.unwrap_or_default() == 0 {
+                        return;
+                    }
+                }
+                let ok = &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..];
+                let _gone = stream.write_all(ok).await;
+            });
+        }
+    });
+    addr
+}
+
+/// The origin of the first takes nothing: its client can send no more of it, nor yet of the second, whose
+/// turn is afterwards.
+#[tokio::test]
+async fn an_upload_behind_one_that_its_origin_does_not_take_is_not_cut() {
+    bounded(async {
+        let authority = Authority::new();
+        let tls = TlsOrigin::before(&authority, deaf().await).await;
+        let spare = Origin::always(Answer::closed()).await;
+        let yaml = format!("{LIMITS}tls: {{ intercept: [{}] }}\n", intercepted::API);
+        let scene = Scene::at(tls, authority, spare, &yaml).await;
+        let mut h2 = scene.h2().await;
+        let (first, mut body) = upload(&mut h2, "/deaf");
+        let (mut second, mut waits) = upload(&mut h2, "/2");
+        // More than fits between here and there.
+        body.send_data(Bytes::from(vec![b'x'; 64 << 20]), true).expect("it is taken");
+        let cut = timeout(Duration::from_secs(3), &mut second).await;
+        assert!(cut.is_err(), "{cut:?}");
+        // Its turn comes.
+        body.send_reset(h2::Reason::CANCEL);
+        drop(first);
+        waits.send_data(Bytes::from_static(b"x"), true).expect("it is taken");
+        assert_eq!(answered(second).await.0, 200);
+    })
+    .await;
+}
+
+/// However lively its connection is, a call that is held up by its own client keeps no place from others.
+#[tokio::test]
+async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
+    bounded(async {
+        let origin = Origin::start(|seen| match seen.index {
+            0 => Answer::new(429, &["Retry-After: 1", "Connection: close"], "later"),
+            _ => Answer::new(200, &[], "ok"),
+        })
+        .await;
+        let upstream = ", pace: { max_wait: 9s, in_flight: 1 }";
+        let scene =
+            Scene::before(origin, upstream, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
+        let mut h2 = scene.h2().await;
+        let url = |path: &str| format!("https://{}{path}", intercepted::API);
+        assert_eq!(intercepted::get(&mut h2, &url("/x")).await.0, 429);
+        scene.larder.clock.advance(Duration::from_secs(2));
+        let (waits, mut last) = upload(&mut h2, "/waits");
+        last.send_data(Bytes::from_static(b"x"), false).expect("it is taken");
+        let calls = async {
+            while scene.origin.connections() < 2 {
+                tokio::task::yield_now().await;
+            }
+            let mut other = scene.h2().await;
+            let cold = intercepted::get(&mut other, &url("/y")).await;
+            assert_eq!((cold.0, cold.2), (200, b"ok".to_vec()));
+        };
+        calls.await;
+        let (flows, mut body) = upload(&mut h2, "/flows");
+        for at in 0..12 {
+            sleep(Duration::from_millis(100)).await;
+            body.send_data(Bytes::from_static(&[b'x'; 600]), false).expect("it is taken");
+            let cold = intercepted::get(&mut scene.h2().await, &url(&format!("/{at}"))).await;
+            assert_eq!(cold.0, 200);
+        }
+        for body in [&mut body, &mut last] {
+            body.send_data(Bytes::from_static(b"x"), true).expect("it is taken");
+        }
+        assert_eq!((answered(flows).await.0, answered(waits).await.0), (200, 200));
     })
     .await;
 }

@@ -13,6 +13,7 @@ use crate::crowd::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::{House, Process, program};
+use crate::tls_client::TlsClient;
 use crate::tls_origin::{Asks, Authority, Certificate, ClientFiles, Speaks, TlsOrigin};
 
 /// Everything on `api.example.test` by TLS to `addr`, kept for a minute; `tls` is what else it says.
@@ -617,4 +618,27 @@ impl Switch {
     fn lead_to(&self, addr: std::net::SocketAddr) {
         self.to.send_replace(addr);
     }
+}
+
+/// What larder does not ask for there, its clients do not use either: many requests on one connection.
+#[tokio::test]
+async fn clients_of_an_upstream_without_http_2_are_offered_none_unless_they_speak_nothing_else() {
+    bounded(async {
+        let authority = Authority::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::Both, "ok").await;
+        for (tls, offered, agreed) in [
+            ("", &["h2", "http/1.1"][..], &b"h2"[..]),
+            (", http2: false", &["h2", "http/1.1"], b"http/1.1"),
+            (", http2: false", &["http/1.1"], b"http/1.1"),
+            (", http2: false", &["h2"], b"h2"),
+        ] {
+            let larder = Larder::bare(&tls_yaml(&origin, &authority, tls)).await;
+            let client = TlsClient::of(&larder, offered);
+            let stream = client.connect("api.example.test:443", "api.example.test").await;
+            let stream = stream.expect("a handshake");
+            let found = stream.get_ref().1.alpn_protocol();
+            assert_eq!(found, Some(agreed), "{tls} {offered:?}");
+        }
+    })
+    .await;
 }

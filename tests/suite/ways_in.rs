@@ -300,3 +300,43 @@ async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
     assert_eq!(client.answer("CONNECT").await.unwrap().status, 403);
     assert_eq!(origin.connections(), 0);
 }
+
+/// RFC 9110 §11.7.1: a 407 is a proxy's word to its own client. From an origin it would have the client
+/// show larder's password in vain, or to another (curl keeps a Digest challenge for its next CONNECT).
+#[tokio::test]
+async fn an_origins_407_reaches_no_client_as_if_it_were_larders() {
+    let challenges = ["Proxy-Authenticate: Basic realm=\"phish\"", "Proxy-Authenticate: NTLM"];
+    let asks =
+        Answer::new(407, &[&challenges[..], &["X-Own: 1"]].concat(), "your password, please");
+    let origin = Origin::always(asks).await;
+    let mount = "upstreams: { api: { hosts: [api.example.test], \
+                 mount: { path: /api, to: \"http://api.example.test\" } } }\n";
+    let kept = route(&["ttl: 1h", "ttl_by_status: { 407: 1h }"]).replace("/**", "/kept");
+    let larder = Larder::start(&origin, &format!("{mount}{kept}")).await;
+    // The second one of what is kept comes from the store.
+    for path in ["/kept", "/kept", "/passed"] {
+        for (url, base) in [("http://api.example.test", ""), ("", "/api")] {
+            for method in ["GET", "HEAD", "POST"] {
+                let mut client = larder.client().await;
+                let head = format!("{method} {url}{base}{path} HTTP/1.1\r\nHost: localhost\r\n");
+                client.send(format!("{head}Content-Length: 0\r\n\r\n")).await;
+                let answer =
+                    timeout(SOON, client.answer(method)).await.expect("soon").expect("one");
+                let case = format!("{method} {url}{base}{path}");
+                assert_eq!(answer.status, 502, "{case}");
+                assert_eq!(answer.field("proxy-authenticate"), None, "{case}");
+                assert_eq!(answer.field("proxy-authorization"), None, "{case}");
+                let said = answer.field("proxy-status").unwrap_or_default();
+                let expected = "larder; error=http_protocol_error; received-status=407; \
+                                details=\"origin_407\"";
+                assert_eq!(said, expected, "{case}");
+                assert!(!answer.text().contains("password, please"), "{case}");
+                assert!(method == "HEAD" || answer.text().contains("\"origin_407\""), "{case}");
+                assert!(!answer.cache_status().is_empty(), "{case}");
+            }
+        }
+    }
+    for seen in origin.seen() {
+        assert_eq!(seen.field("proxy-authorization"), None);
+    }
+}

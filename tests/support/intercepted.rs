@@ -29,14 +29,20 @@ pub struct Scene {
 
 impl Scene {
     pub async fn with(origin: Origin, yaml: &str) -> Self {
+        Self::before(origin, "", yaml).await
+    }
+
+    /// The same with further keys of the API's upstream, a comma before each.
+    pub async fn before(origin: Origin, upstream: &str, yaml: &str) -> Self {
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, origin.addr).await;
-        Self::at(tls, authority, origin, yaml).await
+        let larder = Larder::bare(&file(&tls, &authority, upstream, yaml)).await;
+        Self { larder, origin, tls, authority }
     }
 
     /// The same before another origin, whose certificates `authority` makes.
     pub async fn at(tls: TlsOrigin, authority: Authority, origin: Origin, yaml: &str) -> Self {
-        let larder = Larder::bare(&file(&tls, &authority, yaml)).await;
+        let larder = Larder::bare(&file(&tls, &authority, "", yaml)).await;
         Self { larder, origin, tls, authority }
     }
 
@@ -51,8 +57,14 @@ impl Scene {
 
     /// Another configuration, read again.
     pub async fn reload(&self, yaml: &str) {
-        let file = file(&self.tls, &self.authority, yaml);
+        let file = file(&self.tls, &self.authority, "", yaml);
         self.larder.reload_bare(&file).await.expect("it is valid");
+    }
+
+    /// TLS with the API, for a client that speaks both versions and likes HTTP/2 better.
+    pub async fn either(&self) -> TlsStream<TcpStream> {
+        let client = self.client(&["h2", "http/1.1"]);
+        client.connect(&format!("{API}:443"), API).await.expect("a handshake")
     }
 
     /// HTTP/2 to the API.
@@ -63,10 +75,10 @@ impl Scene {
 }
 
 /// Two names lead to the origin; larder trusts it, and `yaml` is the rest.
-fn file(tls: &TlsOrigin, authority: &Authority, yaml: &str) -> String {
+fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> String {
     format!(
         "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
-         upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }} }} }}\n{yaml}",
+         upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }}{upstream} }} }}\n{yaml}",
         authority.root().display(),
         addr = tls.addr,
     )
@@ -78,6 +90,11 @@ pub async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: 
     timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer")
 }
 
+/// Whether HTTP/2 was agreed on.
+pub fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
 /// A connection of HTTP/2.
 pub type H2 = h2::client::SendRequest<Bytes>;
 
@@ -87,6 +104,14 @@ pub async fn h2_over(stream: TlsStream<TcpStream>) -> H2 {
     let (send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
     tokio::spawn(connection);
     send.ready().await.expect("it is open")
+}
+
+/// Sends a request that has no body: its answer's head, and the stream that it went over.
+pub fn head(
+    h2: &mut H2,
+    request: http::request::Builder,
+) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    h2.send_request(request.body(()).expect("a request"), true).expect("a stream")
 }
 
 /// [`send`] of a `GET`.

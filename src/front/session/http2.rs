@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::front::session::stall::Stall;
 use crate::front::session::{ClientError, Length, News};
+use crate::front::siblings::Siblings;
 use crate::upstream::in_flight::InFlight;
 
 /// How long what is left of a request's body is read once its answer is written, and how much.
@@ -28,6 +29,9 @@ pub struct Http2 {
     incoming: RecvStream,
     has_read: bool,
     respond: SendResponse<Bytes>,
+    siblings: Siblings,
+    /// The answer is the last one of its connection.
+    is_last: bool,
     outgoing: Option<SendStream<Bytes>>,
     status: Option<StatusCode>,
     ended: bool,
@@ -38,10 +42,11 @@ pub struct Http2 {
 }
 
 impl Http2 {
-    /// The exchange on the stream that these are the two sides of.
+    /// The exchange on the stream that these are the two sides of, one of `siblings`.
     pub fn new(
         incoming: RecvStream,
         respond: SendResponse<Bytes>,
+        siblings: Siblings,
         in_flight: &Arc<InFlight>,
     ) -> Self {
         let has_read = incoming.is_end_stream();
@@ -49,6 +54,8 @@ impl Http2 {
             incoming,
             has_read,
             respond,
+            siblings,
+            is_last: false,
             outgoing: None,
             status: None,
             ended: false,
@@ -147,10 +154,33 @@ impl Http2 {
         *head.status_mut() = status;
         *head.headers_mut() = headers;
         let ends = matches!(length, Length::None | Length::Known(0));
+        if ends {
+            self.leave();
+        }
         let sent = self.respond.send_response(head, ends);
         self.outgoing = Some(sent.map_err(|_reset| ClientError::Gone)?);
         (self.status, self.ended) = (Some(status), ends);
         Ok(())
+    }
+
+    pub(super) fn siblings(&self) -> &Siblings {
+        &self.siblings
+    }
+
+    pub(super) fn leave_after(&mut self) {
+        self.is_last = true;
+    }
+
+    /// The answer ends next. Where the request has not, its client sends on, and stays.
+    fn leave(&self) {
+        if self.is_last && self.has_read {
+            self.siblings.leave();
+        }
+    }
+
+    pub(super) fn require_http1(&mut self) {
+        self.respond.send_reset(Reason::HTTP_1_1_REQUIRED);
+        self.ended = true;
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -188,6 +218,7 @@ impl Http2 {
         if self.ended {
             return Ok(());
         }
+        self.leave();
         let outgoing = self.outgoing.as_mut().ok_or(ClientError::Gone)?;
         let trailed = trailers.map(|trailers| outgoing.send_trailers(trailers));
         self.ended = true;
