@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::crowd::bounded;
 use crate::intercepted::{self, H2, Scene};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{Answer, Origin, Step};
 use crate::tls_origin::{Authority, TlsOrigin};
 
 const LIMITS: &str = "limits: { body_idle: 600ms, body_min_rate: 100B/s }\n";
@@ -336,4 +336,41 @@ async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
         assert_eq!((answered(flows).await.0, answered(waits).await.0), (200, 200));
     })
     .await;
+}
+
+/// Far more than the sockets between them hold.
+const LONG: usize = 24 << 20;
+
+/// Each holds buffers of larder's for as long as it is waited for: a minute, where there is room for that.
+#[tokio::test]
+async fn where_memory_is_short_clients_that_take_nothing_are_let_go_of_soon() {
+    for (host, routed) in [(API, true), ("http://other.example.test", false)] {
+        bounded(async {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n"
+            );
+            let body = Step::Repeat(&[b'x'; 1 << 16], LONG >> 16);
+            let long = Answer::raw(head).then([body]);
+            let origin = Origin::always(long).await;
+            let to = format!("'{}'", origin.addr);
+            let resolve = format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
+            let limits = "limits: { in_flight: 1MiB }\nstore: { disk: off, max_object: 512KiB }\n";
+            let larder = Larder::bare(&format!("{resolve}{limits}{}", route(&["ttl: 1h"]))).await;
+            let mut stalled = Vec::new();
+            for n in 0..12 {
+                let mut client = larder.client().await;
+                client.ask("GET", &format!("{host}/{n}"), &[]).await;
+                stalled.push(client);
+            }
+            let route = if routed { "api" } else { "none" };
+            let broken = format!("larder_requests_total{{result=\"error\",route=\"{route}\"}}");
+            while larder.metric(&broken) < 4.0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+            // Who takes what it is given gets all of it.
+            let answer = larder.client().await.get(&format!("{host}/taken"), &[]).await;
+            assert_eq!(answer.body.len(), LONG);
+        })
+        .await;
+    }
 }
