@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::VIA;
 use http::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::account::problem::Problem;
@@ -18,7 +17,7 @@ use crate::config::Limits;
 use crate::front::Service;
 use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
 use crate::front::head::{self, Head, HeadTarget, Scan};
-use crate::front::io::ClientIo;
+use crate::front::io::{ClientIo, within};
 use crate::front::mount::{Meant, Mounts};
 use crate::front::page::Spenders;
 use crate::front::session::{Http1, Session};
@@ -97,12 +96,11 @@ impl Door {
         if !self.gatekeeper.admits(io.peer()) {
             return self.turn_away(io, &CLIENT_DENIED).await;
         }
-        let arrived = match timeout(self.limits.head_timeout, self.read_head(&mut io, first)).await
-        {
-            Ok(Ok(Some(arrived))) => arrived,
-            Ok(Ok(None)) => return None,
-            Ok(Err(problem)) => return self.turn_away(io, &problem).await,
-            Err(_elapsed) => return self.turn_away(io, &SLOW_HEAD).await,
+        let arrived = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await {
+            Some(Ok(Some(arrived))) => arrived,
+            Some(Ok(None)) => return None,
+            Some(Err(problem)) => return self.turn_away(io, &problem).await,
+            None => return self.turn_away(io, &SLOW_HEAD).await,
         };
         if let Err(problem) = self.allow(&arrived.head, way) {
             return self.turn_away(io, &problem).await;

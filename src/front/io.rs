@@ -237,14 +237,24 @@ pub(super) async fn patiently<T>(
     taken: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     let mut taken = std::pin::pin!(taken);
-    let at_once = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
-    match at_once {
-        Poll::Ready(taken) => taken,
-        Poll::Pending => {
-            let late = || Err(io::ErrorKind::TimedOut.into());
-            in_flight.patiently(STALLED, taken).await.unwrap_or_else(late)
-        }
+    if let Poll::Ready(taken) = at_once(&mut taken).await {
+        return taken;
     }
+    let late = || Err(io::ErrorKind::TimedOut.into());
+    in_flight.patiently(STALLED, taken).await.unwrap_or_else(late)
+}
+
+/// What `work` comes to; `None`: not within this time. What is done at once needs no timer.
+pub(super) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    match at_once(&mut work).await {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => timeout(time, work).await.ok(),
+    }
+}
+
+async fn at_once<T>(work: &mut Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await
 }
 
 impl Drop for ClientIo {

@@ -3,6 +3,7 @@
 //! Owns: the one pass over them that every look-up makes. Never touches: names (`credential`, `harmless`), the
 //! framing of a key (`canonical`).
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::key::{Keyring, Purpose, Scope, credential, harmless};
@@ -60,7 +61,7 @@ impl Keyring {
     }
 
     fn kind(&self, name: &HeaderName) -> Kind {
-        if self.credential_headers.contains(name) {
+        if *name == AUTHORIZATION || self.credential_headers.contains(name) {
             Kind::Credential
         } else if harmless::is_harmless(name) {
             Kind::Harmless

@@ -353,7 +353,8 @@ async fn where_memory_is_short_clients_that_take_nothing_are_let_go_of_soon() {
             let long = Answer::raw(head).then([body]);
             let origin = Origin::always(long).await;
             let to = format!("'{}'", origin.addr);
-            let resolve = format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
+            let resolve =
+                format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
             let limits = "limits: { in_flight: 1MiB }\nstore: { disk: off, max_object: 512KiB }\n";
             let larder = Larder::bare(&format!("{resolve}{limits}{}", route(&["ttl: 1h"]))).await;
             let mut stalled = Vec::new();
