@@ -186,7 +186,7 @@ impl Stored {
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         let fields = fields_weight(&self.headers) + fields_weight(&self.withheld);
-        size_of::<Self>() + self.body.len() + fields + self.vary.weight()
+        size_of::<Self>() + self.body.len() + fields + self.vary.weight() + self.said.weight()
     }
 
     /// Whether a 304 with these fields speaks of this response (RFC 9111 §4.3.4). Where it does

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
-use crate::upstream::in_flight::{EACH, Flow, InFlight, SMALL};
+use crate::upstream::in_flight::{EACH, InFlight, SMALL};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
@@ -30,7 +30,6 @@ pub(crate) struct Growing {
     /// Something for the writer: a piece was read, a reader left.
     room: Notify,
     in_flight: Arc<InFlight>,
-    _flow: Flow,
     largest: usize,
 }
 
@@ -69,7 +68,6 @@ impl Growing {
             }),
             news: Notify::new(),
             room: Notify::new(),
-            _flow: in_flight.flow(),
             in_flight,
             largest,
         })

@@ -41,6 +41,9 @@ use crate::semantics::spelling::Spelling;
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
+/// How much of an answer may wait in a stream for its client.
+const AHEAD: usize = 64 * 1024;
+
 /// How much of the bodies of all requests may come ahead of who reads them. Each stream has 64 KiB of it, so
 /// that many may be stuck before the others are. All go to one origin.
 const WINDOW: u32 = 2 * 1024 * 1024;
@@ -120,6 +123,7 @@ async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, By
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
+        .max_send_buffer_size(AHEAD)
         .initial_connection_window_size(WINDOW)
         .max_local_error_reset_streams(Some(MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));

@@ -75,7 +75,9 @@ async fn drain(io: &mut ClientIo) {
         while let Ok(n @ 1..) = io.read(&mut sink).await {
             left = left.saturating_sub(n);
             if left == 0 {
-                break;
+                // It gets no more room, and still a moment to read the refusal: a close before it has would
+                // reset the connection, and the answer with it.
+                return std::future::pending().await;
             }
         }
     };

@@ -215,14 +215,19 @@ pub(super) fn is_harmless(name: &HeaderName) -> bool {
 
 /// Fields by which an origin's framework answers for another host or path than the one that was asked
 /// for: part of the key in every scope, or one client would poison the answers of all.
-const REWRITES: [&str; 22] = [
+const REWRITES: [&str; 31] = [
+    "cloudfront-forwarded-proto",
+    "disguised-host",
     "forwarded",
     "front-end-https",
+    "x-envoy-original-path",
+    "x-forwarded-method",
     "x-forwarded-host",
     "x-forwarded-path",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-protocol",
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
@@ -230,6 +235,7 @@ const REWRITES: [&str; 22] = [
     "x-forwarded-url",
     "x-host",
     "x-http-host-override",
+    "x-original-forwarded-host",
     "x-original-host",
     "x-original-path",
     "x-original-uri",
@@ -237,7 +243,10 @@ const REWRITES: [&str; 22] = [
     "x-override-url",
     "x-rewrite-uri",
     "x-rewrite-url",
+    "x-scheme",
     "x-script-name",
+    "x-url-scheme",
+    "x-waws-unencoded-url",
 ];
 
 /// Whether the field may change which resource is answered for.
@@ -333,9 +342,15 @@ mod tests {
 
     #[test]
     fn what_rewrites_the_target_is_not_harmless() {
-        for text in
-            ["X-Forwarded-Host", "X-Original-URL", "X-Rewrite-URL", "Forwarded", "X_Forwarded_Host"]
-        {
+        for text in [
+            "X-Forwarded-Host",
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "Forwarded",
+            "X_Forwarded_Host",
+            "X-Forwarded-Protocol",
+            "CloudFront-Forwarded-Proto",
+        ] {
             assert!(rewrites_the_target(&name(text)) && !is_harmless(&name(text)), "{text}");
         }
     }

@@ -247,7 +247,6 @@ impl Handler {
         self.finish_head(asked, client, ctx, &mut headers);
         let length = message::length(asked, status, &headers, framing, ended);
         let has_body = !matches!(length, Length::None | Length::Known(0));
-        let _flow = has_body.then(|| self.network.in_flight.flow());
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
             self.ended(ctx).await;

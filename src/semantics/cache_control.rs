@@ -61,6 +61,14 @@ impl CacheControl {
         said
     }
 
+    /// About how many bytes of memory it takes beside itself.
+    pub fn weight(&self) -> usize {
+        // A vector that grows by doubling, and the allocations of a name that the `http` crate does not know.
+        const NAME: usize = 2 * size_of::<HeaderName>() + 64;
+        let fields = self.private_fields.iter().chain(&self.no_cache_fields);
+        fields.map(|name| NAME + name.as_str().len()).sum()
+    }
+
     /// Whether the directive is there.
     pub fn has(&self, directive: Directive) -> bool {
         self.directives & bit(directive) != 0

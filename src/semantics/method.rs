@@ -53,8 +53,14 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Fields by which some frameworks let a client name another method than the one it uses.
-const OVERRIDES: [&str; 4] =
-    ["x-http-method-override", "x-http-method", "x-method-override", "x-method"];
+const OVERRIDES: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-method",
+    "x-original-method",
+    "x-restli-method",
+];
 
 /// Whether a request names another method than its own.
 pub fn is_overridden(headers: &HeaderMap) -> bool {

@@ -91,6 +91,14 @@ impl EntityTag {
 }
 
 impl Said {
+    /// About how many bytes of memory it takes beside itself.
+    pub fn weight(&self) -> usize {
+        const MEMBER: usize = 2 * size_of::<(HeaderName, Said)>() + 64;
+        let targeted = self.targeted.iter();
+        let targeted = targeted.map(|(name, said)| MEMBER + name.as_str().len() + said.weight());
+        self.cache_control.weight() + targeted.sum::<usize>()
+    }
+
     /// What a response with this status and these fields says.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         let cache_control = CacheControl::response(headers);

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
@@ -118,4 +118,17 @@ proptest! {
         assert_eq!(stored.all_headers(), headers);
         assert!(stored.headers.keys().all(|name| !is_left_out_of_hits(name)));
     }
+}
+
+/// What is read of them once is kept beside them.
+#[test]
+fn directives_that_name_fields_weigh_what_they_take() {
+    let weight = |directive: &str| {
+        let names: Vec<_> = (0..10_000).map(|n| format!("a{n:04}")).collect();
+        let said = format!("max-age=60, {directive}=\"{}\"", names.join(","));
+        let headers = HeaderMap::from_iter([(CACHE_CONTROL, said.parse().unwrap())]);
+        stored(&headers, "x").weight()
+    };
+    let plain = weight("ext");
+    assert!(weight("no-cache") > plain + 10_000 * 100 && weight("private") > plain + 10_000 * 100);
 }

@@ -362,3 +362,35 @@ async fn an_origin_of_http_2_switches_nobody_to_another_protocol() {
     }))
     .await;
 }
+
+/// Most servers read on for a while, so that a client that writes before it reads gets its answer.
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_sends_all_of_its_body_first() {
+    bounded(async {
+        let (listener, origin) = listener().await;
+        tokio::spawn(async move {
+            loop {
+                let mut stream = with_head(&listener).await;
+                let early = "HTTP/1.1 413 Long\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
+                stream.write_all(early.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        let larder = larder_before(origin, "").await;
+        let piece = vec![b'x'; 1 << 16];
+        // An origin that answers early, and none at all.
+        for (host, status) in [(API, 413), ("127.0.0.1:1", 502)] {
+            for _ in 0..3 {
+                let mut client = larder.client().await;
+                let line = format!("POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n");
+                client.send(format!("{line}Content-Length: {LONG}\r\n\r\n")).await;
+                for _ in 0..LONG >> 16 {
+                    client.send(&piece).await;
+                }
+                let answer = client.answer("POST").await.expect("an answer");
+                assert_eq!(answer.status, status);
+            }
+        }
+    })
+    .await;
+}

@@ -38,7 +38,10 @@ const AHEAD: usize = 64 * 1024;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How much of it is read.
-const DRAIN_BYTES: u64 = 256 * 1024;
+const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long a client that sends more than that has for reading its answer.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// One exchange.
 pub struct Http1 {
@@ -258,7 +261,8 @@ impl Http1 {
             while let (true, Ok(read @ 1..)) = (shut, self.io.read(&mut sink).await) {
                 left = left.saturating_sub(read as u64);
                 if left == 0 {
-                    break;
+                    // It gets no more room, and still a moment to read its answer.
+                    return tokio::time::sleep(LAST_LOOK).await;
                 }
             }
         };

@@ -203,9 +203,14 @@ impl StoreThread {
             Err(fault) => {
                 self.shared.account.store_error(StoreOp::Write, &fault);
                 self.let_go();
-                // What fails again so soon is not to be had as it is.
                 let soon = clock::monotonic() < self.opened + TRIAL;
-                self.climb(if soon { Rung::Quarantine } else { Rung::AsItIs });
+                if soon && fault.is_passing() {
+                    // The system lacks something: no reason to put aside what lies there.
+                    self.rest(fault.to_string());
+                } else {
+                    // What fails again so soon is not to be had as it is.
+                    self.climb(if soon { Rung::Quarantine } else { Rung::AsItIs });
+                }
                 None
             }
         }
@@ -221,11 +226,14 @@ impl StoreThread {
                 self.opened = now;
                 self.timers.check = now;
             }
-            Err(why) => {
-                self.shared.out_of_order(why);
-                self.timers.retry = clock::monotonic() + self.shared.means.retry_every;
-            }
+            Err(why) => self.rest(why),
         }
+    }
+
+    /// Goes on with memory only until the next try.
+    fn rest(&mut self, why: String) {
+        self.shared.out_of_order(why);
+        self.timers.retry = clock::monotonic() + self.shared.means.retry_every;
     }
 
     /// Empties everything: what is there is put out of the way and a new database opened.

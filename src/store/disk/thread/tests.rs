@@ -58,6 +58,23 @@ fn what_fails_soon_after_its_opening_is_begun_anew() {
     assert_eq!(thread.shared.sizes.totals().entries, 0);
 }
 
+/// A process without descriptors says nothing about what lies on disk.
+#[test]
+fn what_fails_for_want_of_descriptors_is_tried_again_later_and_put_aside_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path(), |_| None);
+    note(&mut thread, 0..5);
+    for _ in 0..3 {
+        let lacks = std::io::Error::from(rustix::io::Errno::MFILE);
+        let failed: Option<()> = thread.attempt(|_, _| Err(Fault::Io(lacks)));
+        assert!(failed.is_none() && thread.open.is_none() && !recovered(&thread));
+        assert!(thread.timers.retry > clock::monotonic(), "not at once");
+        thread.timers.retry = clock::monotonic();
+        thread.look_after(true);
+        assert_eq!(thread.shared.sizes.totals().entries, 5);
+    }
+}
+
 #[test]
 fn what_worked_for_long_is_opened_once_more_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
