@@ -12,7 +12,7 @@ use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
 use crate::policy::{KeyRule, Policy, QueryRule};
 use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::redaction;
-use crate::semantics::target::{Scheme, Target};
+use crate::semantics::target::{Scheme, Target, spelled};
 
 /// The version of this form; the first byte of each key.
 pub(super) const FORMAT: u8 = 3;
@@ -75,8 +75,8 @@ fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &Query
     });
     bytes.extend_from_slice(&target.port().to_le_bytes());
     put(bytes, target.host().as_bytes());
-    put_path(bytes, ring, target.path());
-    put_query(bytes, ring, target.query(), rule);
+    put_path(bytes, ring, &spelled::normal(target.path()));
+    put_query(bytes, ring, target.query().map(spelled::normal).as_deref(), rule);
 }
 
 /// Its parts in their order, secret ones hashed. Two paths have the same list only if they are the same:

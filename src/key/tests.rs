@@ -73,6 +73,8 @@ fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
         ("http://A.Example/x", "http://a.example/x"),
         ("http://a/x", "http://a:80/x"),
         ("http://a./x", "http://a/x"),
+        ("http://a/%7Eb?%2d=%2f", "http://a/~b?-=%2F"),
+        ("http://a/a/../b", "http://a/a/%2e%2E/b"),
     ];
     for (one, other) in same {
         assert_eq!(key(one, &[]), key(other, &[]), "{one} {other}");
@@ -80,7 +82,8 @@ fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
     let urls = [
         "http://a/b",
         "http://a/a/../b",
-        "http://a/a/%2e%2e/b",
+        "http://a/%40b",
+        "http://a/@b",
         "http://a//b",
         "http://a/b;x",
         "http://a/B",

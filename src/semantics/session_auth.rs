@@ -5,6 +5,7 @@
 
 use http::header::{AUTHORIZATION, HeaderName, PROXY_AUTHENTICATE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
+use xxhash_rust::xxh3::Xxh3;
 
 /// The field by which an intermediary says that a client's connection stays with one connection to the
 /// origin (RFC 4559 §6).
@@ -15,12 +16,73 @@ pub const SUPPORTED: HeaderValue = HeaderValue::from_static("Session-Based-Authe
 
 /// Schemes whose credentials make a whole connection the user's. Registered are Negotiate alone (RFC 4559)
 /// and none of the others.
-const SCHEMES: [&str; 4] = ["negotiate", "ntlm", "kerberos", "credssp"];
+const SCHEMES: [&str; 7] =
+    ["negotiate", "ntlm", "kerberos", "credssp", "nego2", "pku2u", "livessp"];
+
+/// Schemes whose credentials count for their request alone: those that are registered, and those of widely
+/// used APIs.
+const OF_A_REQUEST: [&str; 45] = [
+    "acs3-hmac-sha256",
+    "api-key",
+    "apikey",
+    "aws",
+    "aws4-ecdsa-p256-sha256",
+    "aws4-hmac-sha256",
+    "basic",
+    "bearer",
+    "bot",
+    "client-id",
+    "concealed",
+    "deepl-auth-key",
+    "digest",
+    "discogs",
+    "dpop",
+    "geniekey",
+    "gnap",
+    "goog4-rsa-sha256",
+    "googlelogin",
+    "hawk",
+    "hmac",
+    "hmac-sha256",
+    "hoba",
+    "jwt",
+    "key",
+    "klaviyo-api-key",
+    "mac",
+    "mutual",
+    "oauth",
+    "privatetoken",
+    "scram-sha-1",
+    "scram-sha-256",
+    "sdk-hmac-sha256",
+    "sharedaccesssignature",
+    "sharedkey",
+    "sharedkeylite",
+    "signature",
+    "snowflake",
+    "splunk",
+    "sso-key",
+    "ssws",
+    "tc3-hmac-sha256",
+    "token",
+    "vapid",
+    "zoho-oauthtoken",
+];
 
 /// Whether a request takes part in such a sign-in.
 pub fn is_sent(headers: &HeaderMap) -> bool {
     let given = headers.get_all(AUTHORIZATION).iter();
     given.map(HeaderValue::as_bytes).any(is_of_a_connection)
+}
+
+/// What stands for the credentials of a request by a scheme that larder does not know: an origin may take the
+/// connection they came on for their user's, so that no other calls may use it. `None`: there are none.
+pub fn of_an_unknown_scheme(headers: &HeaderMap) -> Option<u64> {
+    let given = || headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let known = |value: &[u8]| is_of(value, &OF_A_REQUEST);
+    let mut hash = Xxh3::new();
+    given().for_each(|value| hash.update(value));
+    (!given().all(known)).then(|| hash.digest())
 }
 
 /// Whether an answer asks for such a sign-in, or goes on with one.
@@ -33,9 +95,13 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 
 /// Whether a challenge or credentials begin with one of the schemes, whatever its letter case.
 fn is_of_a_connection(text: &[u8]) -> bool {
+    is_of(text, &SCHEMES)
+}
+
+fn is_of(text: &[u8], schemes: &[&str]) -> bool {
     let mut words = text.trim_ascii().split(u8::is_ascii_whitespace);
     let scheme = words.next().unwrap_or_default();
-    SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+    schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 #[cfg(test)]
@@ -63,6 +129,19 @@ mod tests {
             assert_eq!(is_sent(&one(AUTHORIZATION, value)), is, "{value:?}");
         }
         assert!(!is_sent(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn credentials_of_unknown_schemes_are_kept_apart() {
+        let of = |value| of_an_unknown_scheme(&one(AUTHORIZATION, value));
+        for value in
+            ["Bearer x", "basic eDp5", "AWS4-HMAC-SHA256 Credential=a, Signature=b", "token x"]
+        {
+            assert_eq!(of(value), None, "{value}");
+        }
+        assert_eq!(of_an_unknown_scheme(&HeaderMap::new()), None);
+        assert!(of("Zork alice").is_some() && of("Zork alice") != of("Zork bob"));
+        assert!(of("c0ffee").is_some(), "a token without a scheme");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod authority;
 mod dots;
+pub mod spelled;
 
 use std::fmt;
 

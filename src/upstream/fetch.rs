@@ -79,7 +79,12 @@ impl Network {
         over: Over,
         owner: Owner,
     ) -> Result<Channel, Attempt> {
-        let peer = self.peer(place, listener).await.map_err(Attempt::Failed)?;
+        let mut peer = self.peer(place, listener).await.map_err(Attempt::Failed)?;
+        if matches!(owner, Owner::Pool)
+            && let Some(apart) = session_auth::of_an_unknown_scheme(&request.headers)
+        {
+            peer.group_key ^= apart;
+        }
         self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
             NotBegun::Failed(failure) => Attempt::Failed(failure),
             NotBegun::NotProcessed => Attempt::NotProcessed,

@@ -17,12 +17,13 @@ use crate::tls_origin::{Authority, TlsOrigin};
 const HOST: &str = "api.example.test";
 
 /// How a client of the proxy or the mount writes it.
-const WAYS: [&str; 5] = [
+const WAYS: [&str; 6] = [
     "http://api.example.test/x",
     "/api/x",
     "http://api.example.test:80/x",
     "http://api.example.test./x",
     "http://API.EXAMPLE.TEST/x",
+    "http://api.example.test/%78",
 ];
 
 struct Scene {
@@ -114,9 +115,11 @@ async fn a_change_by_one_way_counts_for_all() {
 async fn a_purge_of_any_of_its_urls_reaches_it() {
     let scene = Scene::start().await;
     let admin = scene.larder.server.admin_addr().expect("it is on");
-    for url in
-        ["http://api.example.test/x", "https://api.example.test/x", "http://api.example.test.:80/x"]
-    {
+    for url in [
+        "http://api.example.test/x",
+        "https://api.example.test/%78",
+        "http://api.example.test.:80/x",
+    ] {
         scene.ask("GET", "/api/x").await;
         let now = scene.changes();
         let body = format!("{{\"url\":\"{url}\"}}");

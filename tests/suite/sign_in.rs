@@ -313,3 +313,32 @@ async fn other_schemes_are_asked_for_over_http_2_as_ever() {
     }
     assert!(is_h2(&scene.either().await));
 }
+
+/// No list has every scheme: what larder does not know may sign a connection in, too.
+#[tokio::test]
+async fn nobody_is_answered_on_a_connection_on_which_an_unknown_scheme_was_used() {
+    let users = Mutex::new(HashMap::<usize, String>::new());
+    let origin = Origin::start(move |seen| {
+        let mut users = users.lock();
+        if let Some(name) = seen.field("authorization") {
+            users.insert(seen.connection, name.to_owned());
+        }
+        match users.get(&seen.connection) {
+            Some(name) => Answer::new(200, &[], name),
+            None => Answer::new(401, &["WWW-Authenticate: Zork"], ""),
+        }
+    })
+    .await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    for (base, path) in [(API, "/me"), (OTHER, "/me"), (API, "/other"), (OTHER, "/other")] {
+        let url = format!("{base}{path}");
+        for name in ["Zork alice", "Zork bob", "c0ffee"] {
+            let mut client = larder.client().await;
+            let answer = client.get(&url, &[&format!("Authorization: {name}")]).await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, name), "{url}");
+        }
+        is_asked_who(&larder, &url).await;
+    }
+    // Two hosts, three credentials and none: what is used again is one's own.
+    assert_eq!(origin.connections(), 8);
+}

@@ -1,12 +1,13 @@
 //! Path patterns: `/api/{version}/guilds/{guild}/roles`, `/files/*.json`, `/api/**`.
 //!
-//! Owns: which raw paths a pattern means. A path is matched as it was sent, nothing is decoded or
-//! normalised: an origin may tell `/a%2Fb` and `/a/b` apart, and so must larder.
+//! Owns: which raw paths a pattern means. Of a path nothing is decoded but what is equivalent by RFC 3986
+//! (`%7E` is `~`): an origin may tell `/a%2Fb` and `/a/b` apart, and so must larder.
 //! Never touches: queries.
 
 use std::fmt;
 
 use crate::semantics::path_outline::{Outline, OutlineError};
+use crate::semantics::target::spelled;
 
 /// Which paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +76,8 @@ impl PathPattern {
 
     /// Reads a pattern as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let outline = Outline::read(text)?;
+        let normal = spelled::normal(text);
+        let outline = Outline::read(&normal)?;
         let segments: Vec<_> = outline.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
             return Err(PathError::Twice);
@@ -86,6 +88,7 @@ impl PathPattern {
 
     /// Whether `path`, as it was sent, is meant.
     pub fn matches(&self, path: &str) -> bool {
+        let path = &*spelled::normal(path);
         let Some(mut left) = path.strip_prefix(self.literal.as_str()) else { return false };
         for segment in &self.segments {
             let Some(path) = left.strip_prefix('/') else { return false };

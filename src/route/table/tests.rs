@@ -93,9 +93,10 @@ proptest! {
         let table = Table::new(routes);
         let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
         let asked = Asked::get(target);
+        let found = table.first(&asked, asked.target.path());
         let searched = table.routes().iter().find(|route| route.pattern.matches(&asked));
         prop_assert_eq!(
-            table.find(&asked).map(|route| route.index),
+            found.map(|route| route.index),
             searched.map(|route| route.index)
         );
     }
@@ -158,4 +159,27 @@ fn fields_that_name_users_are_known_for_the_whole_host() {
     assert_eq!(named("http://api.example/elsewhere"), ["x-app-user", "x-any-user"]);
     assert_eq!(named("http://b.example/"), ["x-any-user"]);
     assert!(named("http://third.test/").is_empty());
+}
+
+/// The first may keep answers apart that the second does not.
+#[test]
+fn a_path_that_an_origin_may_read_as_another_routes_has_no_route() {
+    let table = Table::new(vec![
+        route("own", "api.example", "/api/{v}/users/@me/**"),
+        route("all", "api.example", "/api/**"),
+    ]);
+    for (path, name) in [
+        ("/api/v10/users/@me", Some("own")),
+        ("/api/v10/users/@%6De", Some("own")),
+        ("/api/v10/user%73/@me/x", Some("own")),
+        ("/api/v10/users/%40me", None),
+        ("/api/v10/users/%2540me", None),
+        ("/api/v10//users/@me", None),
+        ("/api/v10/users/@me;x", None),
+        ("/api/v10/users/7;x", Some("all")),
+        ("/api/v4/projects/a%2Fb", Some("all")),
+        ("/api/v10/search%20for//x", Some("all")),
+    ] {
+        assert_eq!(found(&table, &format!("http://api.example{path}")), name, "{path}");
+    }
 }

@@ -1,0 +1,128 @@
+//! Spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origin reads
+//! alike.
+//!
+//! Owns: the one written form of the former. Never touches: dot segments (`dots`); what is sent to the
+//! origin, which gets every path and query as it came.
+
+use std::borrow::Cow;
+
+/// The text with unreserved characters decoded and hexadecimal digits in capitals (RFC 3986 §6.2.2.1,
+/// §6.2.2.2): `%7e` is `~`, `%2f` is `%2F`.
+pub fn normal(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('%') {
+        out.push_str(before);
+        match octet(behind) {
+            Some((octet, after)) => {
+                if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+                    out.push(char::from(octet));
+                } else {
+                    out.push_str(&format!("%{octet:02X}"));
+                }
+                rest = after;
+            }
+            None => {
+                out.push('%');
+                rest = behind;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// The path as an origin may read it that decodes it, takes several slashes for one and leaves out what is
+/// behind a `;`; `None`: as it is. An encoded slash stays: it is data inside a segment (GitLab's ids).
+pub fn as_read(path: &str) -> Option<String> {
+    if !path.contains(['%', ';']) && !path.contains("//") {
+        return None;
+    }
+    let mut decoded = path.to_owned();
+    // Each server decodes once, and some pass it on to another.
+    for _ in 0..2 {
+        decoded = decoded_once(&decoded);
+    }
+    let segments = decoded.split('/').filter(|segment| !segment.is_empty());
+    let bare = segments.map(|segment| segment.split_once(';').map_or(segment, |(bare, _)| bare));
+    let mut read = String::with_capacity(path.len());
+    for segment in bare {
+        read.push('/');
+        read.push_str(segment);
+    }
+    if decoded.ends_with('/') {
+        read.push('/');
+    }
+    (read != path).then_some(read)
+}
+
+fn decoded_once(path: &str) -> String {
+    let kept = |octet: u8| matches!(octet, b'/' | b'\\') || !octet.is_ascii();
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, behind)) = rest.split_once('%') {
+        out.push_str(before);
+        match octet(behind).filter(|(octet, _)| !kept(*octet)) {
+            Some((octet, after)) => {
+                out.push(char::from(octet));
+                rest = after;
+            }
+            None => {
+                out.push('%');
+                rest = behind;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The octet that two hexadecimal digits at the beginning stand for, and what follows them.
+fn octet(text: &str) -> Option<(u8, &str)> {
+    let (digits, after) = text.split_at_checked(2)?;
+    let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten().map(|octet| (octet, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{as_read, normal};
+
+    #[test]
+    fn equivalent_spellings_have_one_form_and_others_stay_apart() {
+        for (text, form) in [
+            ("/~bob", "/~bob"),
+            ("/%7Ebob", "/~bob"),
+            ("/%7ebob", "/~bob"),
+            ("/a%2db%5f%41%30", "/a-b_A0"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/%40me", "/%40me"),
+            ("/%zz%4", "/%zz%4"),
+            ("/%25%37%65", "/%257e"),
+            ("/%c3%a9", "/%C3%A9"),
+        ] {
+            assert_eq!(normal(text), form, "{text}");
+            assert_eq!(normal(form), form, "once is enough");
+        }
+    }
+
+    #[test]
+    fn a_path_is_read_as_lenient_origins_do() {
+        for (path, read) in [
+            ("/users/@me", None),
+            ("/users/%40me", Some("/users/@me")),
+            ("/users/%2540me", Some("/users/@me")),
+            ("//users///@me", Some("/users/@me")),
+            ("/users;v=1/@me;x", Some("/users/@me")),
+            ("/users%3Bx/@me", Some("/users/@me")),
+            ("/projects/a%2Fb/c", None),
+            ("/a//", Some("/a/")),
+            ("/%c3%a9", None),
+        ] {
+            assert_eq!(as_read(path).as_deref(), read, "{path}");
+        }
+    }
+}
