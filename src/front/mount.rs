@@ -19,7 +19,7 @@ use crate::upstream::destination;
 const NOT_LARDERS: Problem = Problem::new(
     StatusCode::MISDIRECTED_REQUEST,
     "misdirected",
-    "ask a mount on this host by larder's address, as localhost, or by one of mount.allow_hosts",
+    "ask a mount by larder's address, as localhost, or by one of mount.allow_hosts",
     "http_request_denied",
 );
 
@@ -53,9 +53,10 @@ impl Mounts {
         Self { mounts }
     }
 
-    /// What a request in origin form means; `None`: it is below no mount. What this host reaches is
-    /// also reached by the pages in its browsers: they may not bring a `Host` that somebody else's DNS
-    /// answers with its address, and no page of another site may ask at all unless it is named.
+    /// What a request in origin form means; `None`: it is below no mount. What a host reaches is also
+    /// reached by the pages in its browsers: they may not bring a `Host` that somebody else's DNS
+    /// answers with larder's address (RFC 9110 §7.4), and no page of another site may ask at all unless it
+    /// is named.
     pub fn find(
         &self,
         path_and_query: &str,
@@ -64,8 +65,14 @@ impl Mounts {
         is_local: impl FnOnce() -> bool,
     ) -> Option<Result<Meant, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
-        let local = listener == Listener::Loopback || is_local();
-        if local && !asking.names_this_host(&mount.allow_hosts) {
+        let is_near = || listener == Listener::Loopback || is_local();
+        let is_ours = if asking.shows_a_browser() || is_near() {
+            asking.names_this_host(&mount.allow_hosts)
+        } else {
+            // A program of another host, or a page that makes its browser look like one.
+            !mount.guarded || asking.names_a_neighbour(&mount.allow_hosts)
+        };
+        if !is_ours {
             return Some(Err(NOT_LARDERS));
         }
         let page = match asking.page(&mount.allow_origins, mount.guarded) {
@@ -207,5 +214,43 @@ mod tests {
         let asking = Asking { fields: &fields, host: Some(&host) };
         let found = mounts().find("/a", asking, Listener::Reachable, || true);
         assert!(found.unwrap().is_err());
+    }
+
+    #[test]
+    fn no_browser_of_another_host_reaches_a_mount_by_a_name_of_its_own() {
+        let mut mounts = mounts();
+        mounts.mounts[0].allow_hosts = vec!["larder.internal".into()];
+        let refused = |guarded: bool, host: &str, said: (&'static str, &'static str)| {
+            let mut mounts = mounts.clone();
+            mounts.mounts[0].guarded = guarded;
+            let mut fields = HeaderMap::new();
+            fields.insert(said.0, HeaderValue::from_static(said.1));
+            let host = HeaderValue::from_str(host).unwrap();
+            let asking = Asking { fields: &fields, host: Some(&host) };
+            let found = mounts.find("/a/b", asking, Listener::Reachable, || false).unwrap();
+            found.is_err_and(|problem| problem.class == NOT_LARDERS.class)
+        };
+        const NODE: (&str, &str) = ("user-agent", "node");
+        for said in [
+            ("user-agent", "Mozilla/5.0 (X11) Firefox/140.0"),
+            ("origin", "http://evil.example:8080"),
+            ("referer", "http://evil.example:8080/page"),
+            ("sec-fetch-site", "same-origin"),
+        ] {
+            for (host, is_refused) in [
+                ("evil.example:8080", true),
+                ("larder:8080", true),
+                ("192.0.2.7:8080", false),
+                ("larder.internal:8080", false),
+            ] {
+                assert_eq!(refused(false, host, said), is_refused, "{host} {said:?}");
+                assert_eq!(refused(true, host, said), is_refused, "{host} {said:?}");
+            }
+        }
+        // A program's own names, but that where a credential is at stake nobody on the internet has one.
+        assert!(!refused(false, "larder.team.example:8080", NODE));
+        assert!(refused(true, "larder.team.example:8080", NODE));
+        assert!(!refused(true, "larder:8080", NODE));
+        assert!(!refused(true, "larder.internal:8080", NODE));
     }
 }

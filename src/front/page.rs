@@ -79,12 +79,34 @@ impl Asking<'_> {
     /// answers with the address of this host (DNS rebinding).
     pub fn names_this_host(&self, allowed: &[Box<str>]) -> bool {
         // No browser leaves it out.
-        let Some(host) = self.host else { return true };
-        let Ok(host) = host.to_str() else { return false };
-        let Ok((host, _port)) = authority::split(host) else { return false };
-        is_localhost(&host)
-            || address(&host).is_some_and(is_written_plainly)
-            || allowed.iter().any(|allowed| **allowed == *host)
+        self.host.is_none() || self.host().is_some_and(|host| is_name_of_this_host(&host, allowed))
+    }
+
+    /// Whether `Host` may also be a name without a dot, as one network's own DNS gives it (`larder` in
+    /// Docker Compose): nobody on the internet has one.
+    pub fn names_a_neighbour(&self, allowed: &[Box<str>]) -> bool {
+        self.names_this_host(allowed)
+            || self.host().is_some_and(|host| !host.contains(['.', ':', '[']))
+    }
+
+    fn host(&self) -> Option<String> {
+        let host = self.host?.to_str().ok()?;
+        authority::split(host).ok().map(|(host, _port)| host)
+    }
+
+    /// Whether a browser shows: by its name, or by what it says of a page. Node's `fetch` gives itself away
+    /// as none.
+    pub fn shows_a_browser(&self) -> bool {
+        let says = |name| self.fields.contains_key(name);
+        self.is_named_as_a_browser() || says(ORIGIN) || says(REFERER) || self.fetch_site().is_some()
+    }
+
+    fn is_named_as_a_browser(&self) -> bool {
+        self.agent().is_some_and(|agent| agent.starts_with(b"Mozilla/"))
+    }
+
+    fn agent(&self) -> Option<&[u8]> {
+        self.fields.get(USER_AGENT).map(HeaderValue::as_bytes)
     }
 
     /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
@@ -111,12 +133,16 @@ impl Asking<'_> {
     }
 
     /// Whether a browser says of its request that no other site has caused it; `None`: it says nothing.
+    /// Node's `fetch` names a mode, and itself; a browser that names one names the site, too.
     fn fetch_site(&self) -> Option<bool> {
         let mut metadata =
             self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
         metadata.next()?;
         let mut sites = self.fields.get_all("sec-fetch-site").iter().map(HeaderValue::as_bytes);
         let first = sites.next();
+        if first.is_none() && self.agent().is_some() && !self.is_named_as_a_browser() {
+            return None;
+        }
         let all = first.into_iter().chain(sites);
         Some(first.is_some() && { all }.all(|site| matches!(site, b"none" | b"same-origin")))
     }
@@ -125,9 +151,7 @@ impl Asking<'_> {
     /// 192.168.0.1), nor through a proxy to `http://`: there the page's own address is what is left. A
     /// program may send a `Referer` of its own, as APIs ask for.
     fn is_of_a_foreign_browser(&self, referrer: Option<&HeaderValue>, guarded: bool) -> bool {
-        let agent = self.fields.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is_browser = agent.starts_with(b"Mozilla/");
-        is_browser && referrer.map_or(guarded, |page| !self.is_own(page))
+        self.is_named_as_a_browser() && referrer.map_or(guarded, |page| !self.is_own(page))
     }
 
     /// Whether a page that larder itself has shown is meant: its origin is this `Host`.
@@ -137,6 +161,12 @@ impl Asking<'_> {
         let authority = rest.and_then(|rest| rest.split('/').next());
         authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     }
+}
+
+fn is_name_of_this_host(host: &str, allowed: &[Box<str>]) -> bool {
+    is_localhost(host)
+        || address(host).is_some_and(is_written_plainly)
+        || allowed.iter().any(|allowed| **allowed == *host)
 }
 
 /// Whether a host is `localhost`, or below it: names that no DNS is asked for.
@@ -211,6 +241,9 @@ mod tests {
             (&[("user-agent", "python-requests/2.32")], false),
             (&[("sec-fetch-site", "same-origin"), ("referer", "https://evil.example/x")], false),
             (&[("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], true),
+            (&[("sec-fetch-mode", "cors"), ("user-agent", BROWSER)], true),
+            // Node's fetch.
+            (&[("sec-fetch-mode", "cors"), ("user-agent", "node")], false),
             (&[("origin", "http://127.0.0.1:8080"), ("origin", "https://evil.example")], true),
             (&[("sec-fetch-site", "none"), ("origin", "https://evil.example")], true),
         ] {
