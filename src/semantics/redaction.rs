@@ -63,16 +63,6 @@ impl Redactor {
         query::names(param).any(|name| self.is_credential_name(&name))
     }
 
-    /// Whether a raw parameter is such a credential, or is JSON in which one is: all of that changes with what
-    /// else is in it.
-    pub fn holds_credential(&self, param: &str) -> bool {
-        let within = |json: Cow<'_, str>| {
-            json::secrets(&json, |name| self.is_credential_name(name), |_| false) != NOTHING
-        };
-        self.is_credential_param(param)
-            || query::pieces(param).any(|(_, value)| value.and_then(json::text).is_some_and(within))
-    }
-
     /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
     /// there are none.
     pub fn secrets_of_path(&self, path: &str) -> Vec<Range<usize>> {
