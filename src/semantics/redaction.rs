@@ -40,9 +40,8 @@ pub struct Redactor {
 impl Redactor {
     /// The built-in rules, these names of query parameters (decoded, in whatever case) and these paths.
     pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
-        // A built-in name needs no second look.
-        let further = params.iter().filter(|name| !names::is_credential(name));
-        let params = further.map(|name| name.to_ascii_lowercase()).collect();
+        // Also those that are built in: only what is listed is compared in whatever case.
+        let params = params.iter().map(|name| name.to_ascii_lowercase()).collect();
         Self { params, paths: paths.to_vec() }
     }
 

@@ -30,6 +30,14 @@ fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
     }
 }
 
+#[test]
+fn a_listed_name_is_known_in_whatever_case_also_one_that_is_built_in() {
+    let listed = Redactor::new(&["device_code".to_owned()], &[]);
+    for name in ["device_code", "DEVICE_CODE", "dEvIce_cOde"] {
+        assert!(listed.is_secret_name(name), "{name}");
+    }
+}
+
 /// GraphQL over GET, filters, anything that a client puts into one parameter.
 #[test]
 fn members_of_json_in_a_parameter_are_secret_by_their_names() {
