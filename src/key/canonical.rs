@@ -121,14 +121,14 @@ fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, found: &[Field<'_>]) {
     }
 }
 
-/// What a rule leaves out of a query tells no answers apart, but for credentials: as fields that are, they
-/// count unless the operator has said that all share the answers, or the app has named its user.
+/// What a rule leaves out of a query tells no answers apart, but for what is secret: as fields that are, it
+/// counts unless the operator has said that all share the answers, or the app has named its user.
 fn put_left_out(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Policy, scope: Scope) {
     if matches!(scope, Scope::Shared | Scope::Named(_)) {
         return;
     }
     let mut left_out = query::left_out(asked.target.query(), &policy.key.query)
-        .filter(|param| ring.redactor.holds_credential(param))
+        .filter(|param| ring.redactor.is_secret_param(param))
         .peekable();
     if left_out.peek().is_some() {
         bytes.push(MASKED);

@@ -32,7 +32,7 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
     let scope = ring.scope(asked, &policy.scope);
     if matches!(scope, Scope::Anonymous | Scope::Credential(_)) {
         let left_out = query::left_out(asked.target.query(), &policy.key.query);
-        let secret = left_out.filter(|param| ring.redactor.holds_credential(param));
+        let secret = left_out.filter(|param| ring.redactor.is_secret_param(param));
         let shown: Vec<_> = secret.map(|param| ring.redactor.param(param)).collect();
         if !shown.is_empty() {
             parts.push((

@@ -403,6 +403,35 @@ fn a_credential_within_json_tells_users_apart_too() {
     assert_ne!(key("{token:alice"), key("{token:bob"));
 }
 
+/// Also what is for one call or one sign-in, and what only looks like a secret.
+#[test]
+fn whatever_is_secret_in_a_query_counts_though_its_rule_leaves_it_out() {
+    let mut policy = Policy::origin();
+    policy.key.query = QueryRule::Include(vec!["id".to_owned()]);
+    let key = |param: &str| ring().key(&asked(&format!("http://h/p?id=1&{param}"), &[]), &policy);
+    let jwt = "t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOi";
+    for start in [
+        "api_key=",
+        "ticket=",
+        "code=",
+        "assertion=",
+        "otp=",
+        "X-Amz-Signature=",
+        "page_token=",
+        jwt,
+        "u=https%3A%2F%2Fh%2F%3Ftoken%3D",
+        "v=%7B%22sig%22%3A%22",
+        "a=1;token=",
+    ] {
+        let of = |user: &str| key(&format!("{start}{user}"));
+        assert_ne!(of("alice1x"), of("bob1yz"), "{start}");
+        assert_eq!(of("alice1x").target_id(), of("bob1yz").target_id(), "{start}");
+    }
+    for (one, other) in [("utm=1", "utm=2"), ("page=1", "page=2"), ("q=ann", "q=bob")] {
+        assert_eq!(key(one), key(other), "{one}");
+    }
+}
+
 #[test]
 fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
     for rule in [

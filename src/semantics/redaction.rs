@@ -27,6 +27,9 @@ const NOTHING: Secrets = Secrets::Values(Vec::new());
 /// How deep a URL within a parameter of a URL is looked into.
 const DEPTH: u8 = 2;
 
+/// How often a value is decoded to look into it.
+const DECODINGS: u8 = 3;
+
 /// Bytes of the longest name of a secret parameter that is shown.
 const LONGEST_NAME: usize = 64;
 
@@ -40,9 +43,8 @@ pub struct Redactor {
 impl Redactor {
     /// The built-in rules, these names of query parameters (decoded, in whatever case) and these paths.
     pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
-        // A built-in name needs no second look.
-        let further = params.iter().filter(|name| !names::is_credential(name));
-        let params = further.map(|name| name.to_ascii_lowercase()).collect();
+        // Also those that are built in: only what is listed is compared in whatever case.
+        let params = params.iter().map(|name| name.to_ascii_lowercase()).collect();
         Self { params, paths: paths.to_vec() }
     }
 
@@ -63,25 +65,51 @@ impl Redactor {
         query::names(param).any(|name| self.is_credential_name(&name))
     }
 
-    /// Whether a raw parameter is such a credential, or is JSON in which one is: all of that changes with what
-    /// else is in it.
-    pub fn holds_credential(&self, param: &str) -> bool {
-        let within = |json: Cow<'_, str>| {
-            json::secrets(&json, |name| self.is_credential_name(name), |_| false) != NOTHING
-        };
-        self.is_credential_param(param)
-            || query::pieces(param).any(|(_, value)| value.and_then(json::text).is_some_and(within))
-    }
-
     /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
     /// there are none.
     pub fn secrets_of_path(&self, path: &str) -> Vec<Range<usize>> {
+        self.secrets_of_path_within(path, DEPTH)
+    }
+
+    fn secrets_of_path_within(&self, path: &str, depth: u8) -> Vec<Range<usize>> {
         let mut found = shapes::secrets_of_path(path);
+        let plain = found.len();
+        if path.contains(['@', '%']) {
+            found.extend(self.urls_in_path(path, depth));
+        }
+        if found.len() > plain {
+            found = joined(found);
+        }
         let captured = self.paths.iter().flat_map(|pattern| pattern.captured(path));
         let before = found.len();
         found.extend(captured);
         if found.len() > before {
             found = joined(found);
+        }
+        found
+    }
+
+    /// Segments with a user's password, and such as hold, encoded, a URL or parameters with a secret:
+    /// `/proxy/https://u:p@a.test/`, `/proxy/https%3A%2F%2Fa.test%2F%3Ftoken%3Db`.
+    fn urls_in_path(&self, path: &str, depth: u8) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut start = 0;
+        for segment in path.split('/') {
+            let end = start + segment.len();
+            let user = segment.rfind('@').filter(|at| {
+                segment.get(..*at).is_some_and(|user| user.trim_start_matches(':').contains(':'))
+            });
+            let within = |depth| {
+                segment.contains('%')
+                    && (self.holds_json_secret(segment, depth)
+                        || self.holds_url_secret(segment, depth))
+            };
+            if let Some(at) = user {
+                found.push(start..start + at);
+            } else if depth.checked_sub(1).is_some_and(within) {
+                found.push(start..end);
+            }
+            start = end + 1;
         }
         found
     }
@@ -153,6 +181,10 @@ impl Redactor {
         json::secrets(text, |name| self.is_secret_name(name), is_value)
     }
 
+    fn holds_json_secret(&self, value: &str, depth: u8) -> bool {
+        json::text(value).is_some_and(|json| self.secrets_of_json(&json, depth) != NOTHING)
+    }
+
     fn is_secret_value(&self, value: &str, depth: u8) -> bool {
         if let Some(json) = json::text(value) {
             return self.secrets_of_json(&json, depth) != NOTHING;
@@ -160,12 +192,27 @@ impl Redactor {
         if shapes::is_secret(value) {
             return true;
         }
-        // A URL as a value, as in `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`.
-        let Some(depth) = depth.checked_sub(1) else { return false };
-        if !value.contains('?') && !value.contains("%3F") && !value.contains("%3f") {
+        depth.checked_sub(1).is_some_and(|depth| self.holds_url_secret(value, depth))
+    }
+
+    /// Whether a raw value is a URL, or the parameters of one, with a secret in it, as in
+    /// `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`: also where it is encoded more than once.
+    fn holds_url_secret(&self, value: &str, depth: u8) -> bool {
+        if !value.contains(['?', '#', '=', '@', '%']) && !value.contains("://") {
             return false;
         }
-        matches!(self.text_within(&query::decoded(value), depth), Cow::Owned(_))
+        let mut text = Cow::Borrowed(value);
+        for _ in 0..DECODINGS {
+            let decoded = query::decoded(&text);
+            if matches!(self.text_within(&decoded, depth), Cow::Owned(_)) {
+                return true;
+            }
+            if decoded == text || !decoded.contains('%') {
+                return false;
+            }
+            text = Cow::Owned(decoded.into_owned());
+        }
+        false
     }
 
     fn text_within<'t>(&self, text: &'t str, depth: u8) -> Cow<'t, str> {
@@ -204,7 +251,7 @@ impl Redactor {
         let end = rest.find(['?', '#']).unwrap_or(rest.len());
         let (path, params) = rest.split_at(end);
         if path.contains('/') {
-            let path = self.path(path);
+            let path = masked(path, &self.secrets_of_path_within(path, depth));
             hidden |= matches!(path, Cow::Owned(_));
             out.push_str(&path);
         } else {

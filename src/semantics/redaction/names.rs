@@ -6,15 +6,52 @@
 
 /// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
-    let mut grants = false;
-    let found = words(name).any(|word| {
+    let mut before = Lower::of("");
+    let mut found = false;
+    for word in words(name) {
         let word = Lower::of(word);
-        let code = grants && word.bytes() == b"code";
-        grants = is_granting(word.bytes());
-        code || is_word(word.bytes())
-    });
-    found || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
+        found |= is_word(word.bytes()) || is_behind(before.bytes(), word.bytes());
+        before = word;
+    }
+    // Of several words the last: `user_pass`, and no `pass_count`.
+    found
+        || (before.bytes() == b"pass" && ends_apart(name, b"pass"))
+        || is_in_odd_case(name)
+        || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
 }
+
+/// Whether two words are a secret's name, though neither is.
+fn is_behind(before: &[u8], word: &[u8]) -> bool {
+    match word {
+        b"code" => is_granting(before),
+        b"phrase" | b"word" => before == b"pass",
+        b"sign" => before == b"api",
+        b"ticket" => matches!(before, b"access" | b"auth" | b"login" | b"service" | b"session"),
+        _ => false,
+    }
+}
+
+/// Whether the last word stands behind another with which it means a secret.
+fn ends_apart(name: &str, last: &[u8]) -> bool {
+    let words = words(name).map(Lower::of);
+    let mut before = words.skip_while(|word| word.bytes() == last);
+    let Some(first) = before.next() else { return false };
+    !matches!(first.bytes(), b"all" | b"band" | b"boarding" | b"by" | b"high" | b"low")
+}
+
+/// Whether a run of letters is such a word though its capitals part it: `passWord`, `apiKEy`, `TOKENid`.
+fn is_in_odd_case(name: &str) -> bool {
+    if !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return false;
+    }
+    name.split(|c: char| !c.is_ascii_alphabetic()).any(|run| {
+        let start = run.get(..ASP_SESSION.len()).unwrap_or_default();
+        is_word(Lower::of(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
+    })
+}
+
+/// Behind it stand letters by chance.
+const ASP_SESSION: &str = "ASPSESSIONID";
 
 /// Whether it is a credential of a user's: secret, and the same in all calls of this user.
 pub(super) fn is_credential(name: &str) -> bool {
@@ -23,10 +60,11 @@ pub(super) fn is_credential(name: &str) -> bool {
 
 /// Whether the path segment behind one of this name is a secret: `/webhooks/…`, `/token/…`.
 pub(super) fn announces_secret(segment: &str) -> bool {
-    words(segment).any(|word| {
+    let announces = |word: &str| {
         let word = Lower::of(word);
         is_hook(word.bytes()) || is_word(word.bytes())
-    })
+    };
+    words(segment).any(announces) || is_in_odd_case(segment)
 }
 
 /// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
@@ -140,7 +178,9 @@ fn is_word(word: &[u8]) -> bool {
 /// Words that are one, or end in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
 fn ends_as_one(word: &[u8]) -> bool {
     let endings: &[&[u8]] = match word.last() {
-        Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid"],
+        Some(b'd') => {
+            &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"]
+        }
         Some(b'e') => &[b"signature"],
         Some(b'n') => &[b"token"],
         Some(b't') => &[b"secret"],
@@ -159,8 +199,20 @@ const KEYS_OF_NOTHING: [&[u8]; 9] = [
 ];
 
 /// Words that end in `pass` and open nothing.
-const PASSES_OF_NOTHING: [&[u8]; 7] =
-    [b"bypass", b"compass", b"encompass", b"overpass", b"surpass", b"trespass", b"underpass"];
+const PASSES_OF_NOTHING: [&[u8]; 12] = [
+    b"allpass",
+    b"bandpass",
+    b"boardingpass",
+    b"bypass",
+    b"compass",
+    b"encompass",
+    b"highpass",
+    b"lowpass",
+    b"overpass",
+    b"surpass",
+    b"trespass",
+    b"underpass",
+];
 
 /// Words that make a `code` behind them a grant; `country_code` is none.
 fn is_granting(word: &[u8]) -> bool {
@@ -176,6 +228,7 @@ fn is_granting(word: &[u8]) -> bool {
             | b"login"
             | b"magic"
             | b"pairing"
+            | b"pass"
             | b"recovery"
             | b"reset"
             | b"security"
@@ -263,7 +316,9 @@ mod tests {
             code_verifier oauth_signature sessionid JSESSIONID PHPSESSID sid AWSAccessKeyId \
             awsaccesskeyid Key-Pair-Id SAMLResponse user[password] client_assertion authtoken idtoken \
             sign device_code invite_code subscriptionkey servicekey encryptionkey passkey wskey mapkey \
-            sessionkey apikeyv2 pat pw dbpass userpass";
+            sessionkey apikeyv2 pat pw dbpass userpass passWord PassWord toKen apiKEy accessTOKen passPhrase \
+            user_pass db_pass userPass pass_word pass_phrase pass_code api_sign service_ticket \
+            TOKENid APIKEYv2 ASPSESSIONIDQQABCDEF loginTicket";
         for name in names.split_whitespace() {
             assert!(is_secret(name), "{name}");
         }
@@ -274,7 +329,8 @@ mod tests {
         let names = "keyword keywords monkey postcode country_code currency_code countryCode zip_code \
             codec author authority tokenize signal design pinned spin secretary passage side residence \
             hockey turkey page limit offset symbol convert sort fields q id user_id client_id \
-            statuscode codes jockey whiskey compass bypass spat power";
+            statuscode codes jockey whiskey compass bypass spat power passenger passengers ticket_id assign \
+            bandPass byPass low_pass pass_count passWeight monkeyName sign_count";
         for name in names.split_whitespace().chain([""]) {
             assert!(!is_secret(name), "{name}");
         }

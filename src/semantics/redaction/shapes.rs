@@ -71,7 +71,7 @@ fn secret_of(segment: &str, before: &str) -> Option<Range<usize>> {
     }
     let behind = || {
         let digits = segment.bytes().filter(u8::is_ascii_digit).count();
-        digits > 0 && digits < segment.len() && names::announces_secret(before)
+        digits > 0 && digits < segment.len() && names::announces_secret(&decoded(before))
     };
     let is_one = is_secret(segment) || behind() || (!is_listed(before) && is_short_one(segment));
     is_one.then_some(0..segment.len())

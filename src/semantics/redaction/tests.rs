@@ -22,11 +22,32 @@ fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
         ("X7kQ2pVd9sLm3RtYw8ZcNa5u=1", "(secret)"),
         ("next=https%3A%2F%2Fa.test%2Fb%3Ftoken%3Dc", "next=(secret)"),
         ("next=https%3A%2F%2Fa.test%2Fb%3Fpage%3D2", "next=https%3A%2F%2Fa.test%2Fb%3Fpage%3D2"),
+        ("next=https%3a%2f%2fa.test%2fb%3ftoken%3dc", "next=(secret)"),
+        ("next=https%253A%252F%252Fa.test%252Fb%253Ftoken%253Dc", "next=(secret)"),
+        ("url=https://bob:S3CRET@h/x", "url=(secret)"),
+        ("url=https%3A%2F%2Fbob%3AS3CRET%40h%2Fx", "url=(secret)"),
+        ("url=https://h/cb#access_token=S3CRET", "url=(secret)"),
+        ("url=https%3A%2F%2Fh%2Fcb%23access_token%3DS3CRET", "url=(secret)"),
+        ("url=https%3A%2F%2Fh%2Fa%3Bjsessionid%3DS3CRET", "url=(secret)"),
+        ("state=token%3DS3CRET", "state=(secret)"),
+        ("url=https://h/x", "url=https://h/x"),
+        ("url=https%3A%2F%2Fh%2Fx%3Fa%3D1%23b", "url=https%3A%2F%2Fh%2Fx%3Fa%3D1%23b"),
+        ("mail=ann%40a.test", "mail=ann%40a.test"),
+        ("q=100%25&x", "q=100%25&x"),
+        ("filter=price%3D10", "filter=price%3D10"),
         ("country_code=US", "country_code=US"),
         ("limit=10", "limit=10"),
         ("", ""),
     ] {
         assert_eq!(redactor().param(param), shown, "{param}");
+    }
+}
+
+#[test]
+fn a_listed_name_is_known_in_whatever_case_also_one_that_is_built_in() {
+    let listed = Redactor::new(&["device_code".to_owned()], &[]);
+    for name in ["device_code", "DEVICE_CODE", "dEvIce_cOde"] {
+        assert!(listed.is_secret_name(name), "{name}");
     }
 }
 
@@ -90,6 +111,28 @@ fn built_in_and_captured_parts_of_a_path_are_one() {
 }
 
 #[test]
+fn urls_in_a_path_and_encoded_names_in_it_lose_their_secrets() {
+    for (path, shown) in [
+        ("/proxy/https://u:S3CRET@h/x", "/proxy/https://(secret)@h/x"),
+        ("/proxy/https%3A%2F%2Fu%3AS3CRET%40h%2Fx", "/proxy/(secret)"),
+        ("/proxy/https%3A%2F%2Fh%2F%3Ftoken%3DS3CRET", "/proxy/(secret)"),
+        ("/proxy/https%3a%2f%2fh%2f%3ftoken%3dS3CRET/y", "/proxy/(secret)/y"),
+        ("/fetch/https://h/x%3Ftoken=S3CRET", "/fetch/https://h/(secret)"),
+        ("/json/%7B%22token%22%3A%22S3CRET%22%7D", "/json/(secret)"),
+        ("/tok%65n/S3CRETa1", "/tok%65n/(secret)"),
+        ("/users/@me/guilds", "/users/@me/guilds"),
+        ("/@scope/pkg@1.2.3", "/@scope/pkg@1.2.3"),
+        ("/mails/ann%40a.test", "/mails/ann%40a.test"),
+        ("/proxy/https%3A%2F%2Fh%2Fx%3Fpage%3D2", "/proxy/https%3A%2F%2Fh%2Fx%3Fpage%3D2"),
+        ("/caf%C3%A9/a%20b", "/caf%C3%A9/a%20b"),
+    ] {
+        assert_eq!(redactor().path(path), shown, "{path}");
+    }
+    let deep = format!("/{}", "%25".repeat(20_000));
+    assert_eq!(redactor().path(&deep), deep);
+}
+
+#[test]
 fn urls_in_texts_lose_their_secrets_alone() {
     for (text, shown) in [
         ("https://a.test/a?access_token=x&b=2#c", "https://a.test/a?access_token=(secret)&b=2#c"),
@@ -100,6 +143,8 @@ fn urls_in_texts_lose_their_secrets_alone() {
         ),
         ("5; url=https://u:p@a.test/x?sig=1", "5; url=https://(secret)@a.test/x?sig=(secret)"),
         ("/botplainword/getMe", "/bot(secret)/getMe"),
+        ("https://a.test/cb?state=token%3Da&x=1", "https://a.test/cb?state=(secret)&x=1"),
+        ("</n?url=https%3A%2F%2Fu%3Ap%40h%2Fx>; rel=next", "</n?url=(secret)>; rel=next"),
         ("//a.test/v3/9aa3d95b3bc440fa88ea12eaa4456161", "//a.test/v3/(secret)"),
         ("Bearer realm=x, token=abc", "Bearer realm=x, token=(secret)"),
         ("\"9aa3d95b3bc440fa88ea12eaa4456161\"", "\"9aa3d95b3bc440fa88ea12eaa4456161\""),
