@@ -263,6 +263,7 @@ impl Door {
             upgrade: None,
             trailers,
             page: None,
+            in_browser: false,
         })
     }
 
