@@ -233,7 +233,7 @@ mod tests {
             let found = mounts.find("/a/b", asking, Listener::Reachable, || false).unwrap();
             found.is_err_and(|problem| problem.class == NOT_LARDERS.class)
         };
-        const NODE: (&str, &str) = ("user-agent", "node");
+        let node = ("user-agent", "node");
         for said in [
             ("user-agent", "Mozilla/5.0 (X11) Firefox/140.0"),
             ("origin", "http://evil.example:8080"),
@@ -251,9 +251,9 @@ mod tests {
             }
         }
         // A program's own names, but that where a credential is at stake nobody on the internet has one.
-        assert!(!refused(false, "larder.team.example:8080", NODE));
-        assert!(refused(true, "larder.team.example:8080", NODE));
-        assert!(!refused(true, "larder:8080", NODE));
-        assert!(!refused(true, "larder.internal:8080", NODE));
+        assert!(!refused(false, "larder.team.example:8080", node));
+        assert!(refused(true, "larder.team.example:8080", node));
+        assert!(!refused(true, "larder:8080", node));
+        assert!(!refused(true, "larder.internal:8080", node));
     }
 }

@@ -150,7 +150,7 @@ impl Asking<'_> {
         }
         let is_harmless = |site| site == b"none" || (has_own && site == b"same-origin");
         let all = first.into_iter().chain(sites);
-        Some(first.is_some() && { all }.all(|site| is_harmless(site)))
+        Some(first.is_some() && { all }.all(is_harmless))
     }
 
     /// A browser sends no metadata to an address that it does not trust to be this host's (0.0.0.0,
