@@ -3,6 +3,7 @@
 //!
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
+mod browser;
 mod copied;
 mod cors;
 mod drip;

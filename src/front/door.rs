@@ -144,8 +144,8 @@ impl Door {
         let mut asked = asked(head, meant, io.peer(), listener);
         // What is sent ahead of the answer needs the session's order.
         let plain = plain && persists && asked.version == Version::HTTP_11;
-        // On a connection on which its user has signed in, the origin answers; a page is told more.
-        let plain = plain && io.pins().is_none() && asked.page.is_none();
+        // On a connection on which its user has signed in, the origin answers; a browser is told more.
+        let plain = plain && io.pins().is_none() && asked.page.is_none() && !asked.in_browser;
         if plain && asked.body == Framing::None && rest.is_empty() {
             let since = clock::monotonic();
             if let Some(ready) = self.service.at_hand(&mut asked) {
@@ -271,6 +271,10 @@ impl Door {
 fn asked(head: Head, meant: Meant, client: std::net::SocketAddr, listener: Listener) -> Asked {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
+    if meant.in_browser {
+        // A browser sends the cookies of all that is on this host, whatever the port (RFC 6265 §8.5).
+        headers.remove(http::header::COOKIE);
+    }
     if head.framing == Framing::None {
         headers.remove(http::header::CONTENT_LENGTH);
     }
@@ -285,6 +289,7 @@ fn asked(head: Head, meant: Meant, client: std::net::SocketAddr, listener: Liste
         upgrade: head.upgrade,
         trailers: head.trailers,
         page: meant.page,
+        in_browser: meant.in_browser,
     }
 }
 

@@ -30,11 +30,13 @@ pub struct Meant {
     pub target: Target,
     /// The page's origin.
     pub page: Option<HeaderValue>,
+    /// A browser asks below a mount.
+    pub in_browser: bool,
 }
 
 impl From<Target> for Meant {
     fn from(target: Target) -> Self {
-        Self { target, page: None }
+        Self { target, page: None, in_browser: false }
     }
 }
 
@@ -66,7 +68,8 @@ impl Mounts {
     ) -> Option<Result<Meant, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
         let is_near = || listener == Listener::Loopback || is_local();
-        let is_ours = if asking.shows_a_browser() || is_near() {
+        let in_browser = asking.shows_a_browser();
+        let is_ours = if in_browser || is_near() {
             asking.names_this_host(&mount.allow_hosts)
         } else {
             // A program of another host, or a page that makes its browser look like one.
@@ -75,12 +78,12 @@ impl Mounts {
         if !is_ours {
             return Some(Err(NOT_LARDERS));
         }
-        let page = match asking.page(&mount.allow_origins, mount.guarded) {
+        let page = match asking.page(&mount.allow_origins, mount.guarded, None) {
             Page::None => None,
             Page::Named(origin) => Some(origin),
             Page::Foreign => return Some(Err(FOREIGN_PAGE)),
         };
-        Some(Ok(Meant { target: led(mount, rest)?, page }))
+        Some(Ok(Meant { target: led(mount, rest)?, page, in_browser }))
     }
 
     /// The URL that a URL below a mount stands for, as a request for it would be sent on: one of a larder
@@ -230,7 +233,7 @@ mod tests {
             let found = mounts.find("/a/b", asking, Listener::Reachable, || false).unwrap();
             found.is_err_and(|problem| problem.class == NOT_LARDERS.class)
         };
-        const NODE: (&str, &str) = ("user-agent", "node");
+        let node = ("user-agent", "node");
         for said in [
             ("user-agent", "Mozilla/5.0 (X11) Firefox/140.0"),
             ("origin", "http://evil.example:8080"),
@@ -248,9 +251,9 @@ mod tests {
             }
         }
         // A program's own names, but that where a credential is at stake nobody on the internet has one.
-        assert!(!refused(false, "larder.team.example:8080", NODE));
-        assert!(refused(true, "larder.team.example:8080", NODE));
-        assert!(!refused(true, "larder:8080", NODE));
-        assert!(!refused(true, "larder.internal:8080", NODE));
+        assert!(!refused(false, "larder.team.example:8080", node));
+        assert!(refused(true, "larder.team.example:8080", node));
+        assert!(!refused(true, "larder:8080", node));
+        assert!(!refused(true, "larder.internal:8080", node));
     }
 }

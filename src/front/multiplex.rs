@@ -267,6 +267,7 @@ impl Door {
             upgrade: None,
             trailers,
             page: None,
+            in_browser: false,
         })
     }
 

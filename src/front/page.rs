@@ -16,11 +16,11 @@ use crate::config::Upstream;
 use crate::semantics::target::{Target, authority};
 use crate::upstream::place::Upstreams;
 
-/// A page of another site.
+/// A page, of another site or of what a mount leads to.
 pub const FOREIGN_PAGE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page of another site may not use this mount (Origin, Referer, Sec-Fetch-Site): mount.allow_origins names those that may",
+    "a page may not use this mount (Origin, Referer, Sec-Fetch-Site): mount.allow_origins names those that may",
     "http_request_denied",
 );
 
@@ -45,9 +45,9 @@ impl Spenders {
     /// Whether a request with these fields may go to `target`.
     pub fn admit(&self, target: &Target, fields: &HeaderMap) -> Result<(), Problem> {
         let Some(credential) = self.0.credential(target) else { return Ok(()) };
-        let host = HeaderValue::try_from(target.authority()).ok();
-        let asking = Asking { fields, host: host.as_ref() };
-        match asking.page(&credential.allow_origins, true) {
+        let own = format!("{}://{}", target.scheme().as_str(), target.authority());
+        let asking = Asking { fields, host: None };
+        match asking.page(&credential.allow_origins, true, Some(&own)) {
             Page::Foreign => Err(FOREIGN_SPENDER),
             Page::None | Page::Named(_) => Ok(()),
         }
@@ -57,7 +57,7 @@ impl Spenders {
 /// What a browser says of the page that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Page {
-    /// Nothing, or that it is one of the same origin: a program, the address bar.
+    /// Nothing, or that it is one of the origin itself: a program, the address bar.
     None,
     /// It is of another site, and let in: its origin.
     Named(HeaderValue),
@@ -98,7 +98,10 @@ impl Asking<'_> {
     /// as none.
     pub fn shows_a_browser(&self) -> bool {
         let says = |name| self.fields.contains_key(name);
-        self.is_named_as_a_browser() || says(ORIGIN) || says(REFERER) || self.fetch_site().is_some()
+        self.is_named_as_a_browser()
+            || says(ORIGIN)
+            || says(REFERER)
+            || self.fetch_site(false).is_some()
     }
 
     fn is_named_as_a_browser(&self) -> bool {
@@ -111,8 +114,9 @@ impl Asking<'_> {
 
     /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
     /// are no browsers say nothing of the kind. `guarded`: a credential is at stake, and a browser that says
-    /// nothing at all of a page is not believed.
-    pub fn page(&self, allowed: &[Box<str>], guarded: bool) -> Page {
+    /// nothing at all of a page is not believed. `own`: the origin whose pages may ask themselves; a mount has
+    /// none, for what lies below one is written by whoever the API lets write.
+    pub fn page(&self, allowed: &[Box<str>], guarded: bool, own: Option<&str>) -> Page {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
         if more {
@@ -123,18 +127,19 @@ impl Asking<'_> {
         if let Some(named) = named(origin, referrer, allowed) {
             return Page::Named(named);
         }
-        let foreign = match (self.fetch_site(), origin) {
-            (_, Some(origin)) if !self.is_own(origin) => true,
+        let foreign = match (self.fetch_site(own.is_some()), origin) {
+            (_, Some(origin)) if !is_of(origin, own) => true,
             (Some(own_site), _) => !own_site,
             (None, Some(_)) => false,
-            (None, None) => self.is_of_a_foreign_browser(referrer, guarded),
+            (None, None) => self.is_of_a_foreign_browser(referrer, guarded, own),
         };
         if foreign { Page::Foreign } else { Page::None }
     }
 
     /// Whether a browser says of its request that no other site has caused it; `None`: it says nothing.
     /// Node's `fetch` names a mode, and itself; a browser that names one names the site, too.
-    fn fetch_site(&self) -> Option<bool> {
+    /// `has_own`: there may be a page of the same origin.
+    fn fetch_site(&self, has_own: bool) -> Option<bool> {
         let mut metadata =
             self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
         metadata.next()?;
@@ -143,24 +148,30 @@ impl Asking<'_> {
         if first.is_none() && self.agent().is_some() && !self.is_named_as_a_browser() {
             return None;
         }
+        let is_harmless = |site| site == b"none" || (has_own && site == b"same-origin");
         let all = first.into_iter().chain(sites);
-        Some(first.is_some() && { all }.all(|site| matches!(site, b"none" | b"same-origin")))
+        Some(first.is_some() && { all }.all(is_harmless))
     }
 
     /// A browser sends no metadata to an address that it does not trust to be this host's (0.0.0.0,
     /// 192.168.0.1), nor through a proxy to `http://`: there the page's own address is what is left. A
     /// program may send a `Referer` of its own, as APIs ask for.
-    fn is_of_a_foreign_browser(&self, referrer: Option<&HeaderValue>, guarded: bool) -> bool {
-        self.is_named_as_a_browser() && referrer.map_or(guarded, |page| !self.is_own(page))
+    fn is_of_a_foreign_browser(
+        &self,
+        referrer: Option<&HeaderValue>,
+        guarded: bool,
+        own: Option<&str>,
+    ) -> bool {
+        self.is_named_as_a_browser() && referrer.map_or(guarded, |page| !is_of(page, own))
     }
+}
 
-    /// Whether a page that larder itself has shown is meant: its origin is this `Host`.
-    fn is_own(&self, page: &HeaderValue) -> bool {
-        let (Some(host), Ok(page)) = (self.host, page.to_str()) else { return false };
-        let rest = page.strip_prefix("http://").or_else(|| page.strip_prefix("https://"));
-        let authority = rest.and_then(|rest| rest.split('/').next());
-        authority.is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
-    }
+/// Whether a page is of the origin `own`, by its URL or its origin: scheme, host and port.
+fn is_of(page: &HeaderValue, own: Option<&str>) -> bool {
+    let (Some(own), Ok(page)) = (own, page.to_str()) else { return false };
+    let same = page.get(..own.len()).is_some_and(|start| start.eq_ignore_ascii_case(own));
+    let rest = page.get(own.len()..).unwrap_or_default();
+    same && (rest.is_empty() || rest.starts_with(['/', '?']))
 }
 
 fn is_name_of_this_host(host: &str, allowed: &[Box<str>]) -> bool {
@@ -207,14 +218,41 @@ mod tests {
 
     const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
+    const OWN: &str = "http://127.0.0.1:8080";
+
     fn foreign(fields: &[(&'static str, &str)], allowed: &[&str]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        let host = HeaderValue::from_static("127.0.0.1:8080");
         let allowed: Vec<Box<str>> = allowed.iter().map(|&one| one.into()).collect();
-        Asking { fields: &map, host: Some(&host) }.page(&allowed, true) == Page::Foreign
+        let asking = Asking { fields: &map, host: None };
+        let is_foreign = |own| asking.page(&allowed, true, own) == Page::Foreign;
+        // Who is foreign to an origin is foreign to a mount.
+        assert!(is_foreign(None) || !is_foreign(Some(OWN)), "{fields:?}");
+        is_foreign(Some(OWN))
+    }
+
+    #[test]
+    fn a_page_that_a_mount_has_shown_is_of_nobodys_origin() {
+        for (fields, is_foreign) in [
+            (&[("sec-fetch-site", "same-origin")][..], true),
+            (&[("origin", OWN)], true),
+            (&[("user-agent", BROWSER), ("referer", "http://127.0.0.1:8080/a/page")], true),
+            (&[("sec-fetch-site", "none"), ("user-agent", BROWSER)], false),
+            (&[("user-agent", "curl/8.0")], false),
+            (&[], false),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                map.append(*name, value.parse().unwrap());
+            }
+            let asking = Asking { fields: &map, host: None };
+            for guarded in [false, true] {
+                let page = asking.page(&[], guarded, None);
+                assert_eq!(page == Page::Foreign, is_foreign, "{fields:?}");
+            }
+        }
     }
 
     #[test]
@@ -231,6 +269,8 @@ mod tests {
             (&[("origin", "https://evil.example")], true),
             (&[("origin", "http://127.0.0.1:3000")], true),
             (&[("origin", "http://localhost:8080")], true),
+            (&[("origin", "https://127.0.0.1:8080")], true),
+            (&[("origin", "http://127.0.0.1:80801")], true),
             (&[("origin", "null")], true),
             // A program's word for itself; a browser's word for a page.
             (&[("referer", "https://evil.example/x")], false),

@@ -17,7 +17,7 @@ use crate::front::session::Session;
 use crate::front::stage::Stage;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, cors, failed, sign_in, write};
+use crate::proxy::{Parts, browser, cors, failed, sign_in, write};
 use crate::route::table::{Route, Table};
 use crate::semantics::asked::Asked;
 use crate::semantics::date;
@@ -76,7 +76,7 @@ impl Handler {
         if self.has_signed_in(asked, client) {
             return self.pass(asked, client, ctx).await;
         }
-        let interims = Interims::new();
+        let (interims, in_browser) = (Interims::new(), asked.in_browser);
         let answered = {
             let answer = self.engine.answer(asked, route, &interims);
             tokio::pin!(answer);
@@ -84,14 +84,16 @@ impl Handler {
                 tokio::select! {
                     biased;
                     answered = &mut answer => break answered,
-                    interim = interims.next() => {
+                    mut interim = interims.next() => {
+                        browser::confine(in_browser, &mut interim.headers);
                         client.write_interim(interim.status, interim.headers).await?;
                     }
                     gone = client.gone() => return Err(gone.into()),
                 }
             }
         };
-        while let Some(interim) = interims.pop() {
+        while let Some(mut interim) = interims.pop() {
+            browser::confine(in_browser, &mut interim.headers);
             client.write_interim(interim.status, interim.headers).await?;
         }
         match answered {
@@ -149,6 +151,7 @@ impl Handler {
     ) {
         headers.append(http::header::VIA, self.via.clone());
         sign_in::tell(headers, client);
+        browser::confine(asked.in_browser, headers);
         cors::tell(asked, headers);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();

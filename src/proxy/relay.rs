@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use crate::clock;
 use crate::front::session::{ClientError, Length, Session};
 use crate::front::siblings::Siblings;
+use crate::proxy::browser;
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
 use crate::proxy::message;
@@ -181,6 +182,7 @@ impl Handler {
                         awaits_leave &= head.status != StatusCode::CONTINUE;
                         let mut headers = head.headers;
                         message::strip(&mut headers);
+                        browser::confine(asked.in_browser, &mut headers);
                         client.write_interim(head.status, headers).await?;
                     }
                     Ok(Event::Head(head)) => return Ok(head),

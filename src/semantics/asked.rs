@@ -36,6 +36,8 @@ pub struct Asked {
     pub trailers: bool,
     /// The origin of a web page of another site, which asks by a mount that lets it in.
     pub page: Option<HeaderValue>,
+    /// A browser asks by a mount: what the origin says to browsers is not for all that larder serves.
+    pub in_browser: bool,
 }
 
 /// How a request's body is framed (RFC 9112 §6.3).
@@ -74,6 +76,7 @@ impl Asked {
             upgrade: None,
             trailers: false,
             page: None,
+            in_browser: false,
         }
     }
 
@@ -104,6 +107,7 @@ impl fmt::Debug for Asked {
             .field("upgrade", &self.upgrade.is_some())
             .field("trailers", &self.trailers)
             .field("page", &self.page)
+            .field("in_browser", &self.in_browser)
             .finish()
     }
 }

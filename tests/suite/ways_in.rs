@@ -122,6 +122,57 @@ async fn a_page_of_another_site_reaches_a_mount_only_if_it_is_named() {
     }
 }
 
+/// Two mounts are one place to a browser, and so is all else on this host: what one origin has it show must
+/// not speak for another, nor see or leave what others keep there.
+#[tokio::test]
+async fn what_a_mount_shows_in_a_browser_is_of_no_origin_and_has_no_cookies() {
+    let said = [
+        "Content-Type: text/html",
+        "Set-Cookie: sid=1",
+        "Service-Worker-Allowed: /",
+        "Clear-Site-Data: \"*\"",
+        "Content-Security-Policy: default-src 'self'",
+    ];
+    let origin = Origin::always(Answer::new(200, &said, "<script>")).await;
+    let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
+                 mount: { path: /api, to: \"http://api.example.test\", \
+                 allow_origins: \"http://localhost:3000\" }\n";
+    for policy in [&["ttl: 1h", "set_cookie: keep"][..], &["ttl: 0s"]] {
+        let larder = Larder::start(&origin, &format!("{mount}{}", route(policy))).await;
+        let ask = async |fields: &str| {
+            let mut client = larder.client().await;
+            let head = "GET /api/x HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nCookie: sid=other\r\n";
+            client.send(format!("{head}{fields}\r\n")).await;
+            timeout(SOON, client.answer("GET")).await.expect("in time").expect("one")
+        };
+        let agent = "User-Agent: Mozilla/5.0 (X11) Firefox/140.0\r\n";
+        let typed = format!("{agent}Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n");
+        let named = format!("{agent}Origin: http://localhost:3000\r\n");
+        for fields in [agent, &typed, &typed, &named] {
+            let calls = origin.calls();
+            let shown = ask(fields).await;
+            assert_eq!((shown.status, shown.text().as_str()), (200, "<script>"), "{fields}");
+            for name in ["set-cookie", "service-worker-allowed", "clear-site-data"] {
+                assert_eq!(shown.field(name), None, "{name} {fields}");
+            }
+            let policies = shown.all("content-security-policy");
+            assert_eq!(policies, ["default-src 'self'", "sandbox"], "{fields}");
+            assert_eq!(shown.field("x-content-type-options"), Some("nosniff"), "{fields}");
+            if origin.calls() > calls {
+                assert_eq!(origin.seen().last().unwrap().field("cookie"), None, "{fields}");
+            }
+        }
+        let of_the_mount = "Sec-Fetch-Site: same-origin\r\n\
+                            Referer: http://127.0.0.1:8080/api/x\r\n";
+        assert_eq!(ask(of_the_mount).await.status, 403);
+        // A program is told what the origin says, and sends what it likes.
+        let plain = ask("User-Agent: node\r\nSec-Fetch-Mode: cors\r\n").await;
+        assert_eq!(plain.field("set-cookie"), Some("sid=1"));
+        assert_eq!(plain.all("content-security-policy").len(), 1);
+        assert_eq!(origin.seen().last().unwrap().field("cookie"), Some("sid=other"));
+    }
+}
+
 /// A browser lets a page read what it is told it may (Fetch Standard, "CORS protocol").
 #[tokio::test]
 async fn a_page_that_is_let_in_may_read_what_it_asks_for() {
