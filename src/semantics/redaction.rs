@@ -189,7 +189,8 @@ impl Redactor {
         if let Some(json) = json::text(value) {
             return self.secrets_of_json(&json, depth) != NOTHING;
         }
-        if shapes::is_secret(value) {
+        let in_graphql = || json::is_secret_graphql(value, |name| self.is_secret_name(name));
+        if shapes::is_secret(value) || in_graphql() {
             return true;
         }
         depth.checked_sub(1).is_some_and(|depth| self.holds_url_secret(value, depth))
@@ -355,8 +356,11 @@ fn split_origin(word: &str) -> (&str, &str) {
 fn word_end(text: &str) -> usize {
     let end = text.find(ends_word).unwrap_or(text.len());
     let word = text.get(..end).unwrap_or_default();
-    let json = word.trim_end_matches(['{', '[']);
-    if json.len() == word.len() || !json.ends_with('=') || !json.contains('?') {
+    let json = word.trim_end_matches(['{', '[', '+']);
+    let is_json = json.len() < word.len() && json.ends_with('=');
+    let opens = || text.get(end..).is_some_and(|rest| rest.starts_with('('));
+    let is_document = || word.rsplit('=').next().is_some_and(json::begins_as_document);
+    if !word.contains('?') || !(is_json || (opens() && is_document())) {
         return end;
     }
     text.find(|c: char| c.is_whitespace() || c.is_control()).unwrap_or(text.len())

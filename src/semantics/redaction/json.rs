@@ -22,13 +22,71 @@ pub(super) enum Secrets {
     Whole,
 }
 
-/// A raw value as JSON, decoded; `None`: it does not begin as an object or a list does.
+/// A raw value as JSON, decoded as often as it is encoded; `None`: it does not begin as an object or a list
+/// does behind white space (RFC 8259 §2) or a byte order mark, and is no string of JSON.
 pub(super) fn text(value: &str) -> Option<Cow<'_, str>> {
-    let begins =
-        |prefix: &str| value.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let is_one = value.starts_with(['{', '[']) || begins("%7B") || begins("%5B");
-    is_one.then(|| query::decoded(value))
+    let begins = value.starts_with(['{', '[', '"', '%', '+', BOM]);
+    if !begins && !value.starts_with(char::is_whitespace) {
+        return None;
+    }
+    let mut text = query::decoded(value);
+    for _ in 0..DECODINGS {
+        let start = text.trim_start_matches(|c: char| c.is_whitespace() || c == BOM);
+        if start.starts_with(['{', '[']) || is_string(start) {
+            let skipped = text.len() - start.len();
+            return Some(if skipped > 0 { Cow::Owned(start.to_owned()) } else { text });
+        }
+        if !start.starts_with('%') {
+            return None;
+        }
+        text = Cow::Owned(query::decoded(start).into_owned());
+    }
+    None
 }
+
+fn is_string(text: &str) -> bool {
+    text.starts_with('"') && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+const BOM: char = '\u{FEFF}';
+
+/// How often an encoded text is decoded further.
+const DECODINGS: u8 = 3;
+
+/// Whether a raw value begins as a GraphQL document does.
+pub(super) fn begins_as_document(value: &str) -> bool {
+    value.starts_with(['{', '%']) || GRAPHQL.into_iter().any(|word| value.starts_with(word))
+}
+
+/// Whether a GraphQL document has an argument with such a name and a value of its own, no variable.
+pub(super) fn is_secret_graphql(value: &str, is_name: impl Fn(&str) -> bool) -> bool {
+    let begins = |word: &str| value.get(..word.len()).is_some_and(|start| start == word);
+    if value.starts_with(|c: char| c.is_ascii_alphanumeric()) && !GRAPHQL.into_iter().any(begins) {
+        return false;
+    }
+    let text = query::decoded(value);
+    let text = text.trim_start();
+    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let Some(rest) = GRAPHQL.into_iter().find_map(|word| text.strip_prefix(word)) else {
+        return false;
+    };
+    if rest.starts_with(of_name) || !rest.contains('{') {
+        return false;
+    }
+    let mut places = text.match_indices(':');
+    places.any(|(at, _)| {
+        let (before, after) = text.split_at(at);
+        let before = before.trim_end();
+        let start = before.trim_end_matches(of_name);
+        let name = before.strip_prefix(start).unwrap_or_default();
+        let is_variable =
+            start.ends_with('$') || after.trim_start_matches([':', ' ']).starts_with('$');
+        !is_variable && is_name(name)
+    })
+}
+
+/// What documents begin with; those that begin with a brace are read as JSON is.
+const GRAPHQL: [&str; 4] = ["query", "mutation", "subscription", "fragment"];
 
 /// What is secret: the values of members by their names, and strings by themselves. A text that is no JSON
 /// after all is secret as a whole where one of its words is such a name.
@@ -45,9 +103,15 @@ pub(super) fn secrets(
     }
     let mut walk = Walk { text, at: 0, within: Vec::new(), name_is_next: false };
     let mut found = Vec::new();
+    // `{"name": "token", "value": "…"}`
+    let (mut names_one, has_values) = (false, text.contains("\"val"));
     while let Some(string) = walk.string() {
         let said = walk.unescaped(&string);
         if !walk.name_is_next {
+            if has_values && names_one && is_name(&said) {
+                return Secrets::Whole;
+            }
+            names_one = false;
             found.extend(is_value(&said).then_some(string));
             continue;
         }
@@ -55,7 +119,8 @@ pub(super) fn secrets(
             return Secrets::Whole;
         }
         walk.name_is_next = false;
-        if is_name(&said) {
+        names_one = matches!(said.as_str(), "name" | "key" | "field" | "header" | "parameter");
+        if is_name(&said) && !(names_one && has_values) {
             found.push(walk.value());
         }
     }

@@ -74,6 +74,32 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
         ("v={token:S3CRET}", "v=(secret)"),
         ("v=%7B%22tok%65n%22:S3CRET", "v=(secret)"),
         ("v=%5B\"accessToken\", \"S3CRET\"", "v=(secret)"),
+        // White space and a byte order mark before it, a string of it, encoded twice.
+        ("v=%20%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
+        ("v=+{\"token\":\"S3CRET\"}", "v=%7B%22token%22%3A%22(secret)%22%7D"),
+        ("v=%0A%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
+        ("v=%EF%BB%BF%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
+        (
+            "v=%257B%2522token%2522%253A%2522S3CRET%2522%257D",
+            "v=%7B%22token%22%3A%22(secret)%22%7D",
+        ),
+        ("v=%22%7B%5C%22token%5C%22%3A%5C%22S3CRET%5C%22%7D%22", "v=%22(secret)%22"),
+        ("v={\"a\":\"{\\\"token\\\":\\\"S3CRET\\\"}\"}", "v={\"a\":\"(secret)\"}"),
+        // Names and values apart.
+        ("v=[{\"name\":\"token\",\"value\":\"S3CRET\"}]", "v=(secret)"),
+        ("v=[{\"key\":\"token\",\"value\":\"S3CRET\"}]", "v=(secret)"),
+        ("v=[{\"value\":\"S3CRET\",\"name\":\"token\"}]", "v=(secret)"),
+        ("v=[{\"name\":\"a\",\"value\":\"b\"}]", "v=[{\"name\":\"a\",\"value\":\"b\"}]"),
+        // GraphQL documents.
+        ("query=query%7Bme(token%3A%22S3CRET%22)%7Bid%7D%7D", "query=(secret)"),
+        ("query=mutation+%7Blogin(password+:+%22S3CRET%22)%7Bid%7D%7D", "query=(secret)"),
+        (
+            "query=query($token:String!){me(token:$token){id}}",
+            "query=query($token:String!){me(token:$token){id}}",
+        ),
+        ("query=query{me(id:7){id}}", "query=query{me(id:7){id}}"),
+        ("v=%22btc%22", "v=%22btc%22"),
+        ("q=query+token", "q=query+token"),
         // Nothing in it is secret.
         ("v={\"id\":7,\"name\":\"Ann\"}", "v={\"id\":7,\"name\":\"Ann\"}"),
         ("v={\"country_code\":\"US\"}", "v={\"country_code\":\"US\"}"),
