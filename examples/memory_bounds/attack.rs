@@ -93,9 +93,10 @@ impl Attack {
     /// The configuration, with the API at `origin`.
     fn yaml(self, origin: SocketAddr) -> String {
         let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
-        let upstream = match self.by {
-            Filled::BodiesThatRulesRead => format!("upstreams: {{ api: {{ {rules} }} }}\n"),
-            _ => String::new(),
+        let upstream = if self.by == Filled::BodiesThatRulesRead {
+            format!("upstreams: {{ api: {{ {rules} }} }}\n")
+        } else {
+            String::new()
         };
         let disk = if self.disk { "1GiB" } else { "off" };
         format!(
@@ -125,7 +126,9 @@ impl Attack {
         match self.by {
             Filled::BodiesThatRulesRead => at_once(proxy, "GET").await?,
             Filled::RecordedAnswers => at_once(proxy, "POST").await?,
-            _ => self.one_by_one(proxy).await?,
+            Filled::Urls(_) | Filled::LongVaryLists | Filled::SmallAnswers | Filled::ManyFields => {
+                self.one_by_one(proxy).await?;
+            }
         }
         api.abort();
         let most = memory(pid, "VmHWM:")?;
@@ -176,7 +179,9 @@ impl Attack {
 
     fn vary(self) -> String {
         if self.by == Filled::ManyFields {
-            return (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
+            let fields: Vec<_> =
+                (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
+            return fields.concat();
         }
         if self.by != Filled::LongVaryLists {
             return String::new();

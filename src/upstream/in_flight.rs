@@ -257,16 +257,18 @@ mod tests {
         assert_eq!((room.used(), held.is_empty(), held.pop()), (0, true, None));
     }
 
+    /// How long a client that takes nothing is waited for, where a minute is usual.
+    async fn waited(room: Arc<InFlight>) -> Duration {
+        let (since, never) = (clock::of_timers(), std::future::pending::<()>());
+        assert_eq!(room.patiently(Duration::from_secs(60), never).await, None);
+        since.elapsed()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_waited_for_as_long_as_there_is_room() {
         let lent = Arc::new(AtomicUsize::new(0));
         let room = InFlight::beside(2 * WAITED_FOR, Arc::clone(&lent));
         let usual = Duration::from_secs(60);
-        async fn waited(room: Arc<InFlight>) -> Duration {
-            let (since, never) = (clock::of_timers(), std::future::pending::<()>());
-            assert_eq!(room.patiently(Duration::from_secs(60), never).await, None);
-            since.elapsed()
-        }
         let wait = || tokio::spawn(waited(Arc::clone(&room)));
         for waiting in [wait(), wait()] {
             assert!(waiting.await.unwrap() >= usual);

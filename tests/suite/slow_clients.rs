@@ -346,7 +346,7 @@ async fn where_memory_is_short(host: &str, route_of_it: &str) {
     bounded(async {
         let head =
             format!("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n");
-        let body = Step::Repeat(&[b'x'; 1 << 16], LONG >> 16);
+        let body = Step::Repeat(&[b'x'; 4096], LONG >> 12);
         let long = Answer::raw(head).then([body]);
         let origin = Origin::always(long).await;
         let to = format!("'{}'", origin.addr);

@@ -16,20 +16,19 @@ pub fn normal(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once('%') {
         out.push_str(before);
-        match octet(behind) {
-            Some((octet, after)) => {
-                if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
-                    out.push(char::from(octet));
-                } else {
-                    out.push_str(&format!("%{octet:02X}"));
-                }
-                rest = after;
-            }
-            None => {
-                out.push('%');
-                rest = behind;
-            }
+        let Some((octet, after)) = octet(behind) else {
+            out.push('%');
+            rest = behind;
+            continue;
+        };
+        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+            out.push(char::from(octet));
+        } else {
+            let digits = behind.get(..2).unwrap_or_default();
+            out.push('%');
+            out.push_str(&digits.to_ascii_uppercase());
         }
+        rest = after;
     }
     out.push_str(rest);
     Cow::Owned(out)
@@ -65,15 +64,12 @@ fn decoded_once(path: &str) -> String {
     let mut rest = path;
     while let Some((before, behind)) = rest.split_once('%') {
         out.push_str(before);
-        match octet(behind).filter(|(octet, _)| !kept(*octet)) {
-            Some((octet, after)) => {
-                out.push(char::from(octet));
-                rest = after;
-            }
-            None => {
-                out.push('%');
-                rest = behind;
-            }
+        if let Some((octet, after)) = octet(behind).filter(|(octet, _)| !kept(*octet)) {
+            out.push(char::from(octet));
+            rest = after;
+        } else {
+            out.push('%');
+            rest = behind;
         }
     }
     out.push_str(rest);
