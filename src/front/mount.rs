@@ -78,7 +78,11 @@ impl Mounts {
         if !is_ours {
             return Some(Err(NOT_LARDERS));
         }
-        let page = match asking.page(&mount.allow_origins, mount.guarded, None) {
+        let page = match asking.page(
+            &mount.allow_origins,
+            mount.guarded,
+            asking.own_origin().as_deref(),
+        ) {
             Page::None => None,
             Page::Named(origin) => Some(origin),
             Page::Foreign => return Some(Err(FOREIGN_PAGE)),

@@ -162,9 +162,16 @@ async fn what_a_mount_shows_in_a_browser_is_of_no_origin_and_has_no_cookies() {
                 assert_eq!(origin.seen().last().unwrap().field("cookie"), None, "{fields}");
             }
         }
-        let of_the_mount = "Sec-Fetch-Site: same-origin\r\n\
-                            Referer: http://127.0.0.1:8080/api/x\r\n";
-        assert_eq!(ask(of_the_mount).await.status, 403);
+        // Confined documents are of no origin, and ask as such.
+        for (said, status) in [
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: null\r\n", 403),
+            ("Sec-Fetch-Site: same-origin\r\n", 200),
+        ] {
+            let answer = ask(&format!("{agent}{said}")).await;
+            assert_eq!(answer.status, status, "{said}");
+            let policies = answer.all("content-security-policy");
+            assert_eq!(policies.contains(&"sandbox"), status == 200, "{said}");
+        }
         // A program is told what the origin says, and sends what it likes.
         let plain = ask("User-Agent: node\r\nSec-Fetch-Mode: cors\r\n").await;
         assert_eq!(plain.field("set-cookie"), Some("sid=1"));
