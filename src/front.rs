@@ -24,10 +24,10 @@ pub mod tls;
 pub mod tunnel;
 pub mod way;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
@@ -50,7 +50,6 @@ pub struct Ready {
 }
 
 /// Who takes a clean request and answers it on its connection.
-#[async_trait]
 pub trait Service: Send + Sync + 'static {
     /// The answer to `asked`, an HTTP/1.1 request without a body on a connection that goes on, if it
     /// is at hand. `asked` may be normalised further in place; the answer that [`Service::serve`]
@@ -67,8 +66,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Answers `asked` on `session`. Returns it back, unless it has become something else, and whether
     /// its client stayed to the end.
-    async fn serve(&self, asked: Asked, session: Session) -> Served;
+    fn serve(&self, asked: Asked, session: Session) -> Serving<'_>;
 }
+
+/// An exchange under way. In a box: an idle connection must not carry the room that a request needs.
+pub type Serving<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
 
 /// What has come of an exchange.
 pub struct Served {

@@ -23,7 +23,6 @@ mod write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use http::HeaderValue;
 use tokio::sync::watch;
 
@@ -32,7 +31,7 @@ use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::front::session::Session;
 use crate::front::stage::Stage;
-use crate::front::{Ready, Served, Service};
+use crate::front::{Ready, Service, Serving};
 use crate::policy::HoldRule;
 use crate::proxy::handler::Handler;
 use crate::route::table::Table;
@@ -73,7 +72,6 @@ impl Proxy {
     }
 }
 
-#[async_trait]
 impl Service for Proxy {
     fn at_hand(&self, asked: &mut Asked) -> Option<Ready> {
         self.handler.at_hand(asked)
@@ -87,7 +85,7 @@ impl Service for Proxy {
         self.handler.routes.names(host, port)
     }
 
-    async fn serve(&self, asked: Asked, session: Session) -> Served {
-        self.handler.serve(asked, session).await
+    fn serve(&self, asked: Asked, session: Session) -> Serving<'_> {
+        Box::pin(self.handler.serve(asked, session))
     }
 }

@@ -155,8 +155,7 @@ impl Door {
             }
         }
         let session = Http1::new(io, rest, asked.body, asked.version, persists, raw);
-        // Boxed: an idle connection must not carry the room a request needs.
-        let served = Box::pin(self.service.serve(asked, Session::Http1(Box::new(session)))).await;
+        let served = self.service.serve(asked, Session::Http1(Box::new(session))).await;
         match served.session {
             Some(Session::Http1(session)) => session.finish().await,
             Some(Session::Http2(_)) | None => None,

@@ -3,6 +3,7 @@
 //! Owns: one call for one client, both bodies on their way at once. Never touches: what is changed in a
 //! message (`message`), whether a call is made again (`tries`).
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -126,8 +127,13 @@ impl Handler {
         ctx.signed_in = !matches!(owner, Owner::Pool);
         loop {
             upload.begin();
-            let begun = self.network.begin(place, asked.listener, &request, over, owner.clone());
-            let attempt = match while_there(client, begun).await {
+            let begun = {
+                // Pinned here and lent: who waits for it must not have room for it a second time.
+                let work =
+                    pin!(self.network.begin(place, asked.listener, &request, over, owner.clone()));
+                while_there(client, work).await
+            };
+            let attempt = match begun {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
