@@ -90,7 +90,7 @@ impl Asking<'_> {
     }
 
     /// The origin that a browser takes this larder for: a document that a mount has shown is not of it
-    /// (`proxy::cors` confines those), so who asks as one of it is the user's own.
+    /// (`proxy::browser` confines those), so who asks as one of it is the user's own.
     pub fn own_origin(&self) -> Option<String> {
         Some(format!("http://{}", self.host?.to_str().ok()?))
     }

@@ -244,8 +244,7 @@ impl Memory {
         let varies = !stored.vary.names().is_empty();
         let presence = self.generations.enter(key.target_id(), As::Kept);
         let hold = stored.hold_body(&self.lent);
-        let key_of_it = key.clone();
-        let entry = Entry { key: key_of_it, mark, stored, _presence: presence, _hold: hold };
+        let entry = Entry { key: key.clone(), mark, stored, _presence: presence, _hold: hold };
         let entry = Arc::new(entry);
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };
