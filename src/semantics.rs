@@ -25,6 +25,7 @@ pub mod rate_limit;
 pub mod redaction;
 pub mod retry_after;
 pub mod said;
+pub mod scan;
 pub mod session_auth;
 pub mod spelling;
 pub mod status;

@@ -13,7 +13,7 @@ use http::{HeaderName, Method};
 pub use crate::route::pattern::host::HostPattern;
 pub use crate::route::pattern::path::PathPattern;
 use crate::semantics::asked::Asked;
-use crate::semantics::target::Target;
+use crate::semantics::target::{Target, spelled};
 
 /// Which requests a route is for. All parts must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,13 +61,13 @@ pub enum ValueMatch {
 impl Pattern {
     /// Whether `asked` is one of the requests.
     pub fn matches(&self, asked: &Asked) -> bool {
-        self.matches_at(asked, asked.target.path())
+        self.matches_at(asked, &spelled::normal(asked.target.path()))
     }
 
-    /// The same, with the target's path taken out once for many patterns.
+    /// The same, with the target's path taken out once for many patterns, in its normal spelling.
     pub(crate) fn matches_at(&self, asked: &Asked, path: &str) -> bool {
         let target = &asked.target;
-        self.path.matches(path)
+        self.path.matches_normal(path)
             && self.has_method(&asked.method)
             && self.host.matches(target.host(), target.port())
             && self.headers.iter().all(|field| field.matches(asked))

@@ -76,7 +76,7 @@ impl Table {
     }
 
     fn first(&self, asked: &Asked, path: &str) -> Option<&Route> {
-        let host = asked.target.host();
+        let (host, path) = (asked.target.host(), &*spelled::normal(path));
         let exact = self.exact.get(host);
         let below = self.ends(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);

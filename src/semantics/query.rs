@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use crate::semantics::scan::{has_byte, kinds, table};
+
 /// The names in one parameter (what stands between two `&`), decoded: one, or several where a `;`
 /// stands inside.
 pub fn names(param: &str) -> impl Iterator<Item = Cow<'_, str>> {
@@ -18,6 +20,20 @@ pub fn pieces(param: &str) -> impl Iterator<Item = (Cow<'_, str>, Option<&str>)>
         Some((name, value)) => (decoded(name), Some(value)),
         None => (decoded(piece), None),
     })
+}
+
+/// All but those of names and plain values.
+static SIGNS: [u8; 256] =
+    table(&[(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,~=", 0)], 1);
+
+/// Name and value of a parameter in which no sign means anything but the first `=`: nothing in it is encoded,
+/// nests or separates. Most are so. `None`: this one may be read in more ways.
+pub fn simple(param: &str) -> Option<(&str, &str)> {
+    if kinds(param, &SIGNS) != 0 {
+        return None;
+    }
+    let (name, value) = param.split_once('=').unwrap_or((param, ""));
+    (!has_byte(value, |byte| byte == b'=')).then_some((name, value))
 }
 
 /// A name or value as its sender meant it (`application/x-www-form-urlencoded`).

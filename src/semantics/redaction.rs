@@ -72,18 +72,14 @@ impl Redactor {
     }
 
     fn secrets_of_path_within(&self, path: &str, depth: u8) -> Vec<Range<usize>> {
-        let mut found = shapes::secrets_of_path(path);
-        let plain = found.len();
-        if path.contains(['@', '%']) {
+        let (by_shape, urls) = shapes::may_hold(path);
+        let mut found = if by_shape { shapes::secrets_of_path(path) } else { Vec::new() };
+        let by_shape = found.len();
+        if urls {
             found.extend(self.urls_in_path(path, depth));
         }
-        if found.len() > plain {
-            found = joined(found);
-        }
-        let captured = self.paths.iter().flat_map(|pattern| pattern.captured(path));
-        let before = found.len();
-        found.extend(captured);
-        if found.len() > before {
+        found.extend(self.paths.iter().flat_map(|pattern| pattern.captured(path)));
+        if found.len() > by_shape {
             found = joined(found);
         }
         found
@@ -146,6 +142,15 @@ impl Redactor {
     }
 
     fn is_secret_within(&self, param: &str, depth: u8) -> bool {
+        if let Some((name, value)) = query::simple(param) {
+            return self.is_secret_name(name)
+                || shapes::is_secret(name)
+                || shapes::is_secret(value);
+        }
+        self.is_secret_in_pieces(param, depth)
+    }
+
+    fn is_secret_in_pieces(&self, param: &str, depth: u8) -> bool {
         query::pieces(param).any(|(name, value)| {
             let by_name = self.is_secret_name(&name) || shapes::is_secret(&name);
             by_name || value.is_some_and(|value| self.is_secret_value(value, depth))

@@ -42,7 +42,8 @@ pub enum HeadSays {
 
 /// Whether the request has any condition.
 pub fn has_conditionals(headers: &HeaderMap) -> bool {
-    CONDITIONALS.iter().any(|name| headers.contains_key(name))
+    // Every request asks: looking at its names costs less than looking for these.
+    headers.keys().any(|name| CONDITIONALS.contains(name))
 }
 
 /// Whether the request has a condition that is about the whole response, not about its ranges.

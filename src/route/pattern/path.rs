@@ -88,7 +88,11 @@ impl PathPattern {
 
     /// Whether `path`, as it was sent, is meant.
     pub fn matches(&self, path: &str) -> bool {
-        let path = &*spelled::normal(path);
+        self.matches_normal(&spelled::normal(path))
+    }
+
+    /// The same of a path in its [normal](spelled::normal) spelling, made once for many patterns.
+    pub(crate) fn matches_normal(&self, path: &str) -> bool {
         let Some(mut left) = path.strip_prefix(self.literal.as_str()) else { return false };
         for segment in &self.segments {
             let Some(path) = left.strip_prefix('/') else { return false };

@@ -4,20 +4,45 @@
 //! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
 //! is then hashed and not shown, which costs no answer and no hit. Never touches: values.
 
+use crate::semantics::scan::has_byte;
+
 /// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
-    let mut before = Lower::of("");
-    let mut found = false;
-    for word in words(name) {
-        let word = Lower::of(word);
-        found |= is_word(word.bytes()) || is_behind(before.bytes(), word.bytes());
-        before = word;
+    if has_byte(name, |byte| byte.is_ascii_uppercase()) {
+        return is_secret_by(words(name).map(Lower::of), name) || is_in_odd_case(name);
+    }
+    let words = name.as_bytes().split(|byte| !byte.is_ascii_alphabetic());
+    is_secret_by(words.filter(|word| !word.is_empty()).map(Small), name)
+}
+
+/// The same, `words` being those of `name` in small letters.
+fn is_secret_by<W: Word>(words: impl Iterator<Item = W>, name: &str) -> bool {
+    let mut before: Option<W> = None;
+    for word in words {
+        let behind = before.as_ref().map_or(&b""[..], W::bytes);
+        if is_word(word.bytes()) || is_behind(behind, word.bytes()) {
+            return true;
+        }
+        before = Some(word);
     }
     // Of several words the last: `user_pass`, and no `pass_count`.
-    found
-        || (before.bytes() == b"pass" && ends_apart(name, b"pass"))
-        || is_in_odd_case(name)
+    let last_is_pass = before.is_some_and(|last| last.bytes() == b"pass");
+    (last_is_pass && ends_apart(name, b"pass"))
         || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
+}
+
+/// A word in small letters.
+trait Word {
+    fn bytes(&self) -> &[u8];
+}
+
+/// One that is written so.
+struct Small<'n>(&'n [u8]);
+
+impl Word for Small<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
 }
 
 /// Whether two words are a secret's name, though neither is.
@@ -41,9 +66,6 @@ fn ends_apart(name: &str, last: &[u8]) -> bool {
 
 /// Whether a run of letters is such a word though its capitals part it: `passWord`, `apiKEy`, `TOKENid`.
 fn is_in_odd_case(name: &str) -> bool {
-    if !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return false;
-    }
     name.split(|c: char| !c.is_ascii_alphabetic()).any(|run| {
         let start = run.get(..ASP_SESSION.len()).unwrap_or_default();
         is_word(Lower::of(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
@@ -64,7 +86,8 @@ pub(super) fn announces_secret(segment: &str) -> bool {
         let word = Lower::of(word);
         is_hook(word.bytes()) || is_word(word.bytes())
     };
-    words(segment).any(announces) || is_in_odd_case(segment)
+    let has_capitals = has_byte(segment, |byte| byte.is_ascii_uppercase());
+    words(segment).any(announces) || (has_capitals && is_in_odd_case(segment))
 }
 
 /// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
@@ -89,6 +112,9 @@ fn humps(run: &str) -> impl Iterator<Item = &str> {
 /// How long the first word is: up to a capital behind a small letter, or up to the last of several
 /// capitals before a small one.
 fn hump(run: &[u8]) -> usize {
+    if !run.iter().any(u8::is_ascii_uppercase) {
+        return run.len();
+    }
     let begins = |at: usize| {
         let (before, own, next) = (run.get(at - 1), run.get(at), run.get(at + 1));
         let capital = own.is_some_and(u8::is_ascii_uppercase);
@@ -114,7 +140,9 @@ impl Lower {
         bytes.iter_mut().zip(word).for_each(|(own, byte)| *own = byte.to_ascii_lowercase());
         Self { bytes, length: word.len() }
     }
+}
 
+impl Word for Lower {
     fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }

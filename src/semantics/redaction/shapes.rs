@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::semantics::redaction::names;
 use crate::semantics::redaction::random::{is_random, is_random_though_short};
+use crate::semantics::scan::{kinds, table};
 
 /// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
 /// neither a digit nor `=` nor `_` is passed over.
@@ -17,7 +18,7 @@ pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
     let (mut start, mut before, mut suspect) = (0, 0..0, false);
     for (at, byte) in path.bytes().enumerate() {
         if byte != b'/' {
-            suspect |= byte.is_ascii_digit() || matches!(byte, b'=' | b'_');
+            suspect |= is_suspect(byte);
             continue;
         }
         if suspect {
@@ -29,6 +30,21 @@ pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
         found.extend(secret_within(path, &before, start..path.len()));
     }
     found
+}
+
+/// Whether a path may have such a part, and whether a segment of it may hold a URL.
+pub(super) fn may_hold(path: &str) -> (bool, bool) {
+    let kinds = kinds(path, &KINDS);
+    (kinds & SUSPECT != 0, kinds & OF_URL != 0)
+}
+
+const SUSPECT: u8 = 1;
+const OF_URL: u8 = 2;
+static KINDS: [u8; 256] = table(&[(b"0123456789=_", SUSPECT), (b"@%", OF_URL)], 0);
+
+/// No secret is without one.
+fn is_suspect(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'=' | b'_')
 }
 
 /// The secret part of a segment that follows the segment `before`.

@@ -197,3 +197,16 @@ proptest! {
         prop_assert!(!redactor().text(&own).contains("XSECRETX"));
     }
 }
+
+proptest! {
+    /// The short way for parameters without signs is only faster.
+    #[test]
+    fn a_parameter_without_signs_is_as_secret_as_it_is_by_the_long_way(
+        name in "[a-zA-Z_.-]{0,12}|(access|api|pass)_?(key|token|word|code)|accessToken|appid",
+        equals in "=?", value in "[a-zA-Z0-9,~_-]{0,40}|eyJ[a-zA-Z0-9_-]{20,40}",
+    ) {
+        let redactor = Redactor::new(&["own".to_owned()], &[]);
+        let param = format!("{name}{equals}{value}");
+        prop_assert_eq!(redactor.is_secret_param(&param), redactor.is_secret_in_pieces(&param, DEPTH));
+    }
+}

@@ -6,10 +6,12 @@
 
 use std::borrow::Cow;
 
+use crate::semantics::scan::{has_byte, has_pair};
+
 /// The text with unreserved characters decoded and hexadecimal digits in capitals (RFC 3986 §6.2.2.1,
 /// §6.2.2.2): `%7e` is `~`, `%2f` is `%2F`.
 pub fn normal(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if !has_byte(text, |byte| byte == b'%') {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
@@ -37,7 +39,8 @@ pub fn normal(text: &str) -> Cow<'_, str> {
 /// The path as an origin may read it that decodes it, takes several slashes for one and leaves out what is
 /// behind a `;`; `None`: as it is. An encoded slash stays: it is data inside a segment (GitLab's ids).
 pub fn as_read(path: &str) -> Option<String> {
-    if !path.contains(['%', ';']) && !path.contains("//") {
+    let has_sign = has_byte(path, |byte| matches!(byte, b'%' | b';'));
+    if !has_sign && !has_pair(path, (b'/', b'/')) {
         return None;
     }
     let mut decoded = path.to_owned();
