@@ -3,7 +3,6 @@
 //! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
 
 mod controls;
-pub mod descriptors;
 mod estate;
 mod ground;
 pub mod handover;
@@ -39,6 +38,7 @@ use crate::server::house::BuildError;
 use crate::server::reload::Source;
 use crate::server::sockets::{Listeners, Sockets};
 use crate::store::state::NoSecret;
+use crate::upstream::descriptors;
 
 /// What a larder takes from its surroundings; tests put their own in.
 #[derive(Debug, Default)]

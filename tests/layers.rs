@@ -65,7 +65,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "store",
             "server/handover",
             "server/sockets",
-            "server/descriptors",
+            "upstream/descriptors",
             "upstream/dial",
             "front/authority",
             "launch",

@@ -13,12 +13,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::account::log;
 use crate::cli::{Exit, World};
 use crate::config::{self, Config};
-use crate::server::descriptors;
 use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::reload::Source;
 use crate::server::sockets::Sockets;
 use crate::server::{Parts, Server, StartError};
 use crate::store::lock;
+use crate::upstream::descriptors;
 
 /// The arguments of `larder run`.
 #[derive(Debug, clap::Args)]

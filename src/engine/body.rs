@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
-use crate::upstream::in_flight::{EACH, InFlight, SMALL};
+use crate::upstream::in_flight::{EACH, InFlight, SENT_AHEAD, SMALL};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
@@ -163,7 +163,8 @@ impl Growing {
                     return;
                 }
             }
-            if self.in_flight.patiently(STALLED, room).await.is_none() {
+            let ahead = SENT_AHEAD as usize;
+            if self.in_flight.patiently_besides(ahead, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.news.notify_waiters();
             }

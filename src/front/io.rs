@@ -5,6 +5,7 @@
 //! Never touches: what the bytes mean.
 
 mod frames;
+pub(in crate::front) mod stall;
 mod transport;
 
 use std::future::poll_fn;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::front::io::frames::Frames;
+use crate::front::io::stall::Stall;
 pub use crate::front::io::transport::Transport;
 use crate::front::siblings::Siblings;
 use crate::upstream::in_flight::InFlight;
@@ -192,27 +194,43 @@ impl ClientIo {
     }
 
     /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
-    /// that takes nothing for [`STALLED`], or for less where memory is short, is given up.
+    /// that takes nothing for [`STALLED`], or little where memory is short, is given up.
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> Sent {
         let transport = self.stream.get_mut();
         let (all, mut done) = (head.len() + body.len(), 0);
+        // Most take all of it at once.
+        let mut stall = None;
         while done < all {
             let parts = [
                 IoSlice::new(head.get(done..).unwrap_or_default()),
                 IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
             ];
-            match patiently(&self.in_flight, transport.write_vectored(&parts)).await {
-                Ok(written @ 1..) => done += written,
-                Ok(0) | Err(_) => break,
+            let written =
+                poll_fn(|cx| match Pin::new(&mut *transport).poll_write_vectored(cx, &parts) {
+                    Poll::Ready(written) => Poll::Ready(written.unwrap_or(0)),
+                    Poll::Pending => {
+                        let stall = stall.get_or_insert_with(|| Stall::new(&self.in_flight));
+                        stall.poll(cx).map(|()| 0)
+                    }
+                });
+            match written.await {
+                0 => break,
+                written => done += written,
+            }
+            if let Some(stall) = &mut stall {
+                stall.moved(done);
             }
         }
         let whole = done == all && patiently(&self.in_flight, transport.flush()).await.is_ok();
         Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
-    fn clogs(&self, clogged: bool) {
-        if let Some(frames) = &self.frames {
-            frames.siblings().clogs(clogged);
+    /// Tells the streams of HTTP/2 what has come of writing.
+    fn wrote<T>(&self, written: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
+        let Some(frames) = &self.frames else { return };
+        frames.siblings().clogs(written.is_pending());
+        if let Poll::Ready(Ok(taken)) = written {
+            frames.siblings().wrote(bytes(taken));
         }
     }
 
@@ -304,7 +322,7 @@ impl AsyncWrite for ClientIo {
         let this = self.get_mut();
         this.unflushed = true;
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.clogs(written.is_pending());
+        this.wrote(&written, |taken| *taken);
         written
     }
 
@@ -315,6 +333,7 @@ impl AsyncWrite for ClientIo {
         }
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.unflushed &= flushed.is_pending();
+        this.wrote(&flushed, |()| 0);
         flushed
     }
 
@@ -330,7 +349,7 @@ impl AsyncWrite for ClientIo {
         let this = self.get_mut();
         this.unflushed = true;
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.clogs(written.is_pending());
+        this.wrote(&written, |taken| *taken);
         written
     }
 

@@ -3,14 +3,13 @@
 //! Owns: one connection's streams until they are clean requests, and what a client may make larder do
 //! with them (RFC 9113 §10.5). Never touches: frames (`h2`), what is answered.
 
+mod patience;
 mod tally;
 
 use std::future::{poll_fn, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
@@ -28,8 +27,9 @@ use crate::front::access::CLIENT_DENIED;
 use crate::front::door::{Door, LOOP, passed_before};
 use crate::front::head::{BAD_TARGET, TOO_MANY_FIELDS};
 use crate::front::io::{ClientIo, FAREWELL};
+use crate::front::multiplex::patience::given_up;
 use crate::front::multiplex::tally::{MALFORMED, Tally};
-use crate::front::session::{ClientError, Http2, Length, Session};
+use crate::front::session::{ClientError, Http2, Length, Session, Unsent};
 use crate::front::siblings::Siblings;
 use crate::front::stage::Stage;
 use crate::front::way::{NESTED, Way};
@@ -61,8 +61,8 @@ pub(super) async fn receive(
     let peer = io.peer();
     let siblings = siblings(&door, &io, &way);
     drop(door);
-    let overdue = overdue(io.watch_frames(siblings.clone()), limits.head_timeout);
-    tokio::pin!(overdue);
+    let given_up = given_up(&siblings, io.watch_frames(siblings.clone()), limits.head_timeout);
+    tokio::pin!(given_up);
     let Some(mut connection) = shaken(io, &limits).await else { return };
     let way = Arc::new(way);
     let mut tally = Tally::default();
@@ -93,7 +93,7 @@ pub(super) async fn receive(
                 connection.graceful_shutdown();
                 continue;
             }
-            () = &mut overdue => break None,
+            () = &mut given_up => break None,
             () = sleep(idle), if streams.is_empty() => break Some(Reason::NO_ERROR),
         };
         match accepted {
@@ -119,7 +119,7 @@ pub(super) async fn receive(
 }
 
 /// Tells the client what it may send; `None`: it says nothing of HTTP/2.
-async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, Bytes>> {
+async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, Unsent>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -127,20 +127,24 @@ async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, By
         .initial_connection_window_size(WINDOW)
         .max_local_error_reset_streams(Some(MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
-    timeout(limits.head_timeout, builder.handshake(io)).await.ok()?.ok()
+    timeout(limits.head_timeout, builder.handshake::<_, Unsent>(io)).await.ok()?.ok()
 }
 
 /// What the streams of a connection share.
 fn siblings(door: &Door, io: &ClientIo, way: &Way) -> Siblings {
-    let Way::Tunnel(origin) = way else { return Siblings::new(None) };
-    let place = || door.interception.http1_place(origin.host(), origin.port());
-    Siblings::new(io.speaks_http1_too().then(place))
+    let http1 = match way {
+        Way::Tunnel(origin) if io.speaks_http1_too() => {
+            Some(door.interception.http1_place(origin.host(), origin.port()))
+        }
+        Way::Straight | Way::Tunnel(_) | Way::Astray => None,
+    };
+    Siblings::new(http1, &door.in_flight)
 }
 
 /// A request whose head has come, and the way to answer it.
 struct Stream {
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Unsent>,
     siblings: Siblings,
 }
 
@@ -164,22 +168,11 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
 }
 
 /// Ends a connection and says why.
-async fn part(mut connection: Connection<ClientIo, Bytes>, why: Reason) {
+async fn part(mut connection: Connection<ClientIo, Unsent>, why: Reason) {
     connection.abrupt_shutdown(why);
     let told = poll_fn(|cx| connection.poll_closed(cx));
     // A client that does not listen is not waited for.
     let _told = timeout(FAREWELL, told).await;
-}
-
-/// Resolves once a head has taken longer than it may: until it has ended, nothing else can come.
-async fn overdue(mut inside: watch::Receiver<bool>, within: Duration) {
-    // Whoever tells lives as long as the connection.
-    while inside.wait_for(|inside| *inside).await.is_ok() {
-        if timeout(within, inside.wait_for(|inside| !inside)).await.is_err() {
-            return;
-        }
-    }
-    std::future::pending::<()>().await;
 }
 
 impl Door {

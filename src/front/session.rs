@@ -5,13 +5,14 @@
 
 mod http1;
 mod http2;
-mod stall;
+mod unsent;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 pub use crate::front::session::http1::Http1;
 pub use crate::front::session::http2::Http2;
+pub use crate::front::session::unsent::Unsent;
 use crate::front::siblings::Siblings;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::pinned::Pins;
@@ -157,6 +158,14 @@ impl Session {
         match self {
             Self::Http1(session) => session.has_room(),
             Self::Http2(session) => session.has_room(),
+        }
+    }
+
+    /// While the client is waited for, an origin may send so many bytes ahead of it.
+    pub fn is_ahead(&mut self, bytes: usize) {
+        match self {
+            Self::Http1(session) => session.is_ahead(bytes),
+            Self::Http2(session) => session.is_ahead(bytes),
         }
     }
 

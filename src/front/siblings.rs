@@ -5,12 +5,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::front::http1_only::Http1Place;
+use crate::upstream::in_flight::InFlight;
+
+/// How much of all answers on a connection may wait for its client to read on. More goes on as soon as half
+/// of it has been sent.
+const AHEAD: usize = 256 * 1024;
 
 /// Each stream of a connection has one.
 #[derive(Debug, Clone)]
@@ -22,7 +29,14 @@ struct Inner {
     http1: Option<Http1Place>,
     leaves: AtomicBool,
     kept_back: AtomicBool,
-    clogged: AtomicBool,
+    clogged: watch::Sender<bool>,
+    /// The bytes that its client has taken, of answers and all else.
+    written: AtomicUsize,
+    /// What of answers it has not.
+    ahead: AtomicUsize,
+    /// The streams that have more for it.
+    waiting: Mutex<Vec<Waker>>,
+    in_flight: Arc<InFlight>,
     came: Mutex<Came>,
     /// How many of them have a body that larder does not read on, for its origin takes no more of it.
     held: AtomicUsize,
@@ -45,13 +59,18 @@ pub struct Holding {
 }
 
 impl Siblings {
-    /// Those of a connection whose client speaks HTTP/1 too, and may be sent there, or HTTP/2 alone.
-    pub(super) fn new(http1: Option<Http1Place>) -> Self {
+    /// Those of a connection whose client speaks HTTP/1 too, and may be sent there, or HTTP/2 alone. What
+    /// it does not read counts in `in_flight`.
+    pub(super) fn new(http1: Option<Http1Place>, in_flight: &Arc<InFlight>) -> Self {
         Self(Arc::new(Inner {
             http1,
             leaves: AtomicBool::new(false),
             kept_back: AtomicBool::new(false),
-            clogged: AtomicBool::new(false),
+            clogged: watch::Sender::new(false),
+            written: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            in_flight: Arc::clone(in_flight),
             came: Mutex::new(Came { bytes: 0, last: clock::of_timers() }),
             held: AtomicUsize::new(0),
         }))
@@ -107,17 +126,84 @@ impl Siblings {
 
     /// Whether the client takes less than there is to send.
     pub(super) fn is_clogged(&self) -> bool {
-        self.0.clogged.load(Ordering::Relaxed)
+        *self.0.clogged.borrow()
     }
 
     /// It does, or does no more.
     pub(super) fn clogs(&self, clogged: bool) {
-        self.0.clogged.store(clogged, Ordering::Relaxed);
+        self.0.clogged.send_if_modified(|told| std::mem::replace(told, clogged) != clogged);
+    }
+
+    /// Tells when that changes.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.0.clogged.subscribe()
+    }
+
+    /// The client has taken so many bytes.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.0.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many it has taken so far.
+    pub(super) fn written(&self) -> usize {
+        self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// What all bodies on their way hold.
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.0.in_flight
+    }
+
+    /// Whether more of an answer may be given to the connection.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.ahead.load(Ordering::Acquire) < AHEAD
+    }
+
+    /// Ready when it may.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.0.waiting.lock();
+        // Looked at again: whoever makes room wakes those whom it finds here behind this lock.
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// So many bytes more of an answer are given to the connection.
+    pub(super) fn ahead(&self, bytes: usize) -> Ahead {
+        self.0.ahead.fetch_add(bytes, Ordering::AcqRel);
+        self.0.in_flight.unsent(bytes);
+        Ahead { siblings: self.clone(), bytes }
     }
 
     /// Whether nothing is to be sent for the moment.
     pub(super) fn is_kept_back(&self) -> bool {
         self.0.kept_back.load(Ordering::Acquire)
+    }
+}
+
+/// Bytes of an answer that its connection has taken over. Dropped, they are sent, or never will be.
+#[derive(Debug)]
+pub struct Ahead {
+    siblings: Siblings,
+    bytes: usize,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let Inner { ahead, waiting, in_flight, .. } = &*self.siblings.0;
+        in_flight.sent(self.bytes);
+        let before = ahead.fetch_sub(self.bytes, Ordering::AcqRel);
+        if before > AHEAD / 2 && before - self.bytes <= AHEAD / 2 {
+            let woken = std::mem::take(&mut *waiting.lock());
+            woken.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
@@ -144,11 +230,13 @@ impl Drop for Holding {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use super::*;
 
     #[test]
     fn what_is_held_counts_once_and_not_past_its_end() {
-        let siblings = Siblings::new(None);
+        let siblings = Siblings::new(None, &InFlight::new(1 << 20));
         let (mut one, mut other) = (siblings.holding(), siblings.holding());
         for held in [true, true, false, false, true] {
             one.is(held);
@@ -159,5 +247,37 @@ mod tests {
         assert!(siblings.is_any_held());
         drop(other);
         assert!(!siblings.is_any_held());
+    }
+
+    /// A stream that waits; it knows whether it has been woken.
+    struct Stream(AtomicBool);
+
+    impl Wake for Stream {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_a_client_does_not_read_is_bounded_and_counted_until_it_is_gone() {
+        let in_flight = InFlight::new(1 << 20);
+        let siblings = Siblings::new(None, &in_flight);
+        let stream = Arc::new(Stream(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&stream));
+        let mut cx = Context::from_waker(&waker);
+        let mut given = Vec::new();
+        while siblings.poll_room(&mut cx).is_ready() {
+            given.push(siblings.ahead(AHEAD / 8));
+        }
+        assert_eq!(given.len(), 8);
+        assert!(siblings.poll_room(&mut cx).is_pending());
+        assert_eq!(siblings.0.waiting.lock().len(), 1, "one place for one stream");
+        given.truncate(5);
+        assert!(!stream.0.load(Ordering::Relaxed), "half of it is not gone");
+        given.truncate(4);
+        assert!(stream.0.load(Ordering::Relaxed) && siblings.0.waiting.lock().is_empty());
+        given.clear();
+        assert!(siblings.poll_room(&mut cx).is_ready());
+        assert!(in_flight.bears(0, std::time::Duration::MAX));
     }
 }

@@ -286,6 +286,7 @@ async fn pump(
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
     let mut silence = Silence::new(patience, None).among(client.siblings());
+    client.is_ahead(channel.ahead());
     let mut since = clock::of_timers();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);

@@ -6,14 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::connectors::TransportConnector;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error, ErrorType};
 use tokio::time::timeout;
 
+use crate::upstream::descriptors;
 use crate::upstream::dial::EXHAUSTED;
 use crate::upstream::failure::Failure;
+use crate::upstream::idle::Idle;
+use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
 use crate::upstream::pinned::{Pinned, Pins};
 use crate::upstream::session::http1::{Http1, Raw};
@@ -31,12 +34,18 @@ struct Inner {
     transport: TransportConnector,
     shared: Shared,
     pinned: Pinned,
+    idle: Idle,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        let (transport, shared) = (TransportConnector::new(None), Shared::default());
-        Self(Arc::new(Inner { transport, shared, pinned: Pinned::default() }))
+        let options = ConnectorOptions::new(descriptors::waiting());
+        Self(Arc::new(Inner {
+            transport: TransportConnector::new(Some(options)),
+            shared: Shared::default(),
+            pinned: Pinned::default(),
+            idle: Idle::default(),
+        }))
     }
 }
 
@@ -119,6 +128,7 @@ impl Pool {
         // Boxed: a call on a connection that is there must not carry the room that dialling needs.
         let stream = Box::pin(self.dial(peer, http1)).await.map_err(NotBegun::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
+            self.0.idle.made(key, peer.clone());
             let session = Http1::new(stream, request);
             return Ok(channel(Session::Http1(Box::new(session)), false));
         }
@@ -141,11 +151,12 @@ impl Pool {
         if http1 {
             peer.options.alpn = ALPN::H1;
         }
+        let Inner { transport, pinned, idle, .. } = &*self.0;
         loop {
-            let dialled = self.0.transport.new_stream(&peer).await.map_err(|error| failure(&error));
+            let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
             let lacks = matches!(dialled, Err(Failure::Exhausted));
             // A connection that only waits has what this one lacks.
-            if !lacks || !self.0.pinned.let_one_go() {
+            if !lacks || !(idle.let_one_go(transport).await || pinned.let_one_go()) {
                 return dialled;
             }
         }
@@ -212,6 +223,15 @@ impl Channel {
     /// Whether the connection had been used before this call.
     pub fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// How much of the answer may come before it is read.
+    pub fn ahead(&self) -> usize {
+        match self.session {
+            // What the socket holds is the system's.
+            Some(Session::Http1(_)) | None => 0,
+            Some(Session::Http2(_)) => SENT_AHEAD as usize,
+        }
     }
 
     /// Whether larder has to answer an `Expect` in the place of the origin.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::upstream::descriptors;
 use crate::upstream::failure::Failure;
 use crate::upstream::keep_alive;
 
@@ -82,6 +84,9 @@ impl Dialer {
             Ok(Err(_refused)) => return Err(Failure::Refused),
             Err(_elapsed) => return Err(Failure::ConnectTimeout),
         };
+        if descriptors::is_for_clients(stream.as_raw_fd()) {
+            return Err(Failure::Exhausted);
+        }
         if self.addresses.first() != Some(&address) {
             self.preferred.remember(&self.host, self.port, address);
         }

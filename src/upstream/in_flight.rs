@@ -2,7 +2,7 @@
 //! (`limits.in_flight`).
 //!
 //! Owns: the count, over fills, recordings and what rules read; that whoever holds bytes gives them back;
-//! how long a client that takes nothing may keep them.
+//! how long a client that takes nothing, or little, may keep them.
 //! Never touches: what the bodies are held for, or what becomes of one for which there is no room.
 
 use std::collections::VecDeque;
@@ -26,16 +26,28 @@ pub const EACH: usize = 64;
 /// buffers of its connections, and the piece that it is being given.
 const WAITED_FOR: usize = 128 * 1024;
 
-/// How long a client may take nothing while more is held than there is room for. One that is slow and
-/// steady seems to take nothing until a third of its socket's buffer is free.
+/// How much of an answer may come on a stream of HTTP/2 before it is read.
+pub const SENT_AHEAD: u32 = 512 * 1024;
+
+/// How long a client may take nothing while memory is just short; where twice as much is held, half as long.
+/// One that is slow and steady seems to take nothing until a third of its socket's buffer is free.
 const SHORT: Duration = Duration::from_secs(15);
+
+/// How often that is looked at. Every client has that long.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The bytes a second that a client takes at least while memory is just short; where twice as much is
+/// held, twice as many.
+const SLOWEST: usize = 16 * 1024;
 
 /// The bytes of all bodies that are held.
 #[derive(Debug)]
 pub struct InFlight {
     used: AtomicUsize,
-    /// Clients that are waited for.
-    waits: AtomicUsize,
+    /// What clients that are waited for make larder hold.
+    waited_for: AtomicUsize,
+    /// What the connections of clients have taken over and not sent.
+    unsent: AtomicUsize,
     /// What the store has let go of and clients still have.
     lent: Arc<AtomicUsize>,
     cap: usize,
@@ -49,35 +61,81 @@ impl InFlight {
 
     /// The same; `lent` counts the bytes that the store has let go of and clients still have.
     pub fn beside(cap: usize, lent: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), waits: AtomicUsize::new(0), lent, cap })
+        let [used, waited_for, unsent] = [0; 3].map(AtomicUsize::new);
+        Arc::new(Self { used, waited_for, unsent, lent, cap })
     }
 
-    /// Whether more is held, for clients that are waited for too, than there is room for.
-    fn is_over(&self) -> bool {
-        let waits = self.waits.load(Ordering::Relaxed).saturating_mul(WAITED_FOR);
-        let lent = self.lent.load(Ordering::Relaxed);
-        self.used().saturating_add(waits).saturating_add(lent) > self.cap
+    /// All that is held, for clients that are waited for too.
+    fn held(&self) -> usize {
+        let parts = [&self.used, &self.waited_for, &self.unsent, &*self.lent];
+        let add = |sum: usize, part: &AtomicUsize| sum.saturating_add(part.load(Ordering::Relaxed));
+        parts.into_iter().fold(0, add)
     }
 
-    /// How long a client may take nothing now, of the `usual` time.
+    /// How long a client may take nothing now, of the `usual` time: less where so much is held that bodies can
+    /// no longer be kept whole, or soon cannot be.
     pub fn patience(&self, usual: Duration) -> Duration {
-        if self.is_over() { usual.min(SHORT) } else { usual }
+        let (held, most) = (self.held(), self.most());
+        if held <= most {
+            return usual;
+        }
+        let short = SHORT.as_millis() * most as u128 / held as u128;
+        Duration::from_millis(u64::try_from(short).unwrap_or(u64::MAX))
+            .clamp(LOOK.min(usual), usual)
+    }
+
+    /// Whether a client may be waited for that has taken so many bytes while it was `waited` for. The more is
+    /// held, the more it must take.
+    pub fn bears(&self, taken: usize, waited: Duration) -> bool {
+        let (held, most) = (self.held(), self.most().max(1));
+        let least = (held / 1024).saturating_mul(SLOWEST) / most.div_ceil(1024);
+        let seconds = usize::try_from(waited.as_secs()).unwrap_or(usize::MAX);
+        held <= most || taken >= least.saturating_mul(seconds)
     }
 
     /// What `taken` comes to; `None`: a client has taken nothing for the `usual` time, or for less where
     /// there is no room for what it keeps.
     pub async fn patiently<T>(&self, usual: Duration, taken: impl Future<Output = T>) -> Option<T> {
+        self.patiently_with(WAITED_FOR, usual, taken).await
+    }
+
+    /// The same for a client that makes larder hold `more` bytes besides, which an origin has sent ahead.
+    pub async fn patiently_besides<T>(
+        &self,
+        more: usize,
+        usual: Duration,
+        taken: impl Future<Output = T>,
+    ) -> Option<T> {
+        self.patiently_with(WAITED_FOR + more, usual, taken).await
+    }
+
+    async fn patiently_with<T>(
+        &self,
+        bytes: usize,
+        usual: Duration,
+        taken: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut taken = std::pin::pin!(taken);
-        let _wait = Wait::begin(&self.waits);
+        let _wait = Held::new(&self.waited_for, bytes);
         let since = clock::of_timers();
         loop {
-            if let Ok(taken) = timeout(usual.min(SHORT), taken.as_mut()).await {
+            if let Ok(taken) = timeout(usual.min(LOOK), taken.as_mut()).await {
                 return Some(taken);
             }
             if since.elapsed() >= self.patience(usual) {
                 return None;
             }
         }
+    }
+
+    /// Counts bytes that a client's connection has taken over, until they are [sent](Self::sent).
+    pub fn unsent(&self, bytes: usize) {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are sent, or never will be.
+    pub fn sent(&self, bytes: usize) {
+        self.unsent.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether there is room for no more bodies that are kept whole.
@@ -117,19 +175,19 @@ impl InFlight {
     }
 }
 
-/// A client that is waited for.
-struct Wait<'a>(&'a AtomicUsize);
+/// What a client that is waited for makes larder hold.
+struct Held<'a>(&'a AtomicUsize, usize);
 
-impl<'a> Wait<'a> {
-    fn begin(waits: &'a AtomicUsize) -> Self {
-        waits.fetch_add(1, Ordering::Relaxed);
-        Self(waits)
+impl<'a> Held<'a> {
+    fn new(count: &'a AtomicUsize, bytes: usize) -> Self {
+        count.fetch_add(bytes, Ordering::Relaxed);
+        Self(count, bytes)
     }
 }
 
-impl Drop for Wait<'_> {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -264,10 +322,14 @@ mod tests {
         since.elapsed()
     }
 
+    async fn waited_beside(room: &Arc<InFlight>) -> Duration {
+        waited(Arc::clone(room)).await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_waited_for_as_long_as_there_is_room() {
         let lent = Arc::new(AtomicUsize::new(0));
-        let room = InFlight::beside(2 * WAITED_FOR, Arc::clone(&lent));
+        let room = InFlight::beside(3 * WAITED_FOR, Arc::clone(&lent));
         let usual = Duration::from_secs(60);
         let wait = || tokio::spawn(waited(Arc::clone(&room)));
         for waiting in [wait(), wait()] {
@@ -279,14 +341,42 @@ mod tests {
         }
         waited.sort();
         // No more of them than have to go.
-        assert!(waited[0] <= SHORT + Duration::from_millis(10) && waited[1] >= usual, "{waited:?}");
-        // It is looked at again while it waits.
-        let waiting = wait();
-        tokio::time::sleep(SHORT).await;
-        lent.store(2 * WAITED_FOR, Ordering::Relaxed);
-        assert!(waiting.await.unwrap() <= 2 * SHORT + Duration::from_millis(10));
+        assert!(waited[0] <= SHORT && waited[1] >= usual, "{waited:?}");
+        // It is looked at again while it waits. Where ten times as much is held it has a tenth of the time.
+        for lent_now in [2, 22] {
+            let waiting = wait();
+            tokio::time::sleep(SHORT).await;
+            lent.store(lent_now * WAITED_FOR, Ordering::Relaxed);
+            assert!(waiting.await.unwrap() <= SHORT + LOOK + Duration::from_millis(10));
+            let short = waited_beside(&room).await;
+            assert!(
+                short <= SHORT * 3 / (u32::try_from(lent_now).unwrap() + 1) + LOOK,
+                "{short:?}"
+            );
+            lent.store(0, Ordering::Relaxed);
+        }
         assert_eq!(room.patience(usual), usual, "nobody is waited for");
         assert_eq!(room.patiently(usual, async { 7 }).await, Some(7));
+        assert_eq!(
+            room.patiently_besides(3 * WAITED_FOR, usual, async { room.held() }).await,
+            Some(4 * WAITED_FOR)
+        );
+    }
+
+    #[test]
+    fn the_more_is_held_the_more_a_client_must_take() {
+        let (room, mib) = (InFlight::new(4 << 20), 1 << 20);
+        let bears = |taken| room.bears(taken, Duration::from_secs(15));
+        room.unsent(3 * mib);
+        assert!(bears(0), "there is room");
+        for (held, wanted) in [(4, 4), (6, 6), (30, 30)] {
+            room.unsent((held - 3) * mib);
+            let least = SLOWEST * 15 * wanted / 3;
+            assert!(!bears(least - 1024) && bears(least), "{held} MiB: {least}");
+            room.sent((held - 3) * mib);
+        }
+        room.sent(3 * mib);
+        assert_eq!(room.held(), 0);
     }
 
     /// A chunk of one byte may come in a buffer that four kilobytes of extensions filled.

@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use tokio::time::sleep;
 
+use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::{H2_STREAMS, IDLE};
 use crate::upstream::session::http2::Connection;
 
-/// How much of a body may come ahead of who reads it, on a stream; on a connection as much for each:
-/// who does not read must not take the others' room.
-const WINDOW: u32 = 512 * 1024;
-const WINDOWS: u32 = WINDOW * 100;
+/// How much of all bodies may come ahead of who reads them, on a connection: who does not read one must not
+/// take the others' room.
+const WINDOWS: u32 = SENT_AHEAD * 100;
 const _: () = assert!(H2_STREAMS == 100, "one window for each");
 
 /// How many origins are remembered that speak HTTP/1 only for some of what they are asked.
@@ -79,7 +79,7 @@ impl Shared {
             .initial_max_send_streams(H2_STREAMS)
             .max_frame_size(FRAME)
             .max_header_list_size(HEAD)
-            .initial_window_size(WINDOW)
+            .initial_window_size(SENT_AHEAD)
             .initial_connection_window_size(WINDOWS)
             .handshake::<_, Bytes>(stream)
             .await;

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use larder::server::{Parts, descriptors};
+use larder::server::Parts;
+use larder::upstream::descriptors;
 use tokio::task::JoinSet;
 
 use crate::client::Client;

@@ -92,8 +92,8 @@ async fn accept_errors(admin: &mut Client) -> usize {
 /// that an answer may need.
 #[tokio::test]
 async fn ovl_05_clients_beyond_the_open_files_are_not_let_in_and_those_inside_have_all_they_need() {
-    // What 128 files are enough for: one for the connection and one for a call each, beside 32.
-    const PLACES: usize = 48;
+    // Three eighths of what 128 files are beside 32, and as many for their calls.
+    const PLACES: usize = 36;
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let (mut larder, _house) = cramped(&origin).await;
@@ -120,6 +120,32 @@ async fn ovl_05_clients_beyond_the_open_files_are_not_let_in_and_those_inside_ha
         );
         larder.signal("TERM");
         assert!(larder.ended().await.success());
+    })
+    .await;
+}
+
+/// Each waits for its next call a minute long.
+#[tokio::test]
+async fn ovl_05_what_waits_for_its_next_call_keeps_no_descriptor_from_a_call() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let hosts = ["a", "b", "c", "d", "e"].map(|name| format!("{name}.example.test"));
+        let to = |host: &String| format!("{host}: '{}'", origin.addr);
+        let resolve = hosts.iter().map(to).collect::<Vec<_>>().join(", ");
+        let (process, _house) = Process::run(&format!(
+            "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nstore: {{ disk: off }}\n\
+             resolve: {{ {resolve} }}\n"
+        ))
+        .await;
+        let mut client = Client::connect(process.addr().await).await;
+        for (n, host) in hosts.iter().enumerate() {
+            if n == 2 {
+                process.limit_files(process.next_file());
+            }
+            let answer = client.get(&format!("http://{host}/"), &[]).await;
+            assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+        }
+        assert_eq!((origin.calls(), origin.connections()), (5, 5));
     })
     .await;
 }

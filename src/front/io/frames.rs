@@ -102,9 +102,10 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::in_flight::InFlight;
 
     fn frames() -> (Frames, watch::Receiver<bool>) {
-        Frames::new(Siblings::new(None))
+        Frames::new(Siblings::new(None, &InFlight::new(1 << 20)))
     }
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::front::io::ClientIo;
-use crate::front::session::stall::{Look, Stall};
+use crate::front::io::stall::{Look, Stall};
 use crate::front::session::{ClientError, News};
 use crate::semantics::asked::Framing;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
@@ -221,6 +221,10 @@ impl Http1 {
 
     pub(super) fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    pub(super) fn is_ahead(&mut self, bytes: usize) {
+        self.stall.is_ahead(bytes);
     }
 
     pub(super) fn body_bytes(&self) -> u64 {

@@ -15,7 +15,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UP
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::front::session::stall::Stall;
+use crate::front::io::stall::Stall;
+use crate::front::session::unsent::Unsent;
 use crate::front::session::{ClientError, Length, News};
 use crate::front::siblings::Siblings;
 use crate::upstream::in_flight::InFlight;
@@ -28,11 +29,11 @@ const DRAIN_BYTES: usize = 1024 * 1024;
 pub struct Http2 {
     incoming: RecvStream,
     has_read: bool,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Unsent>,
     siblings: Siblings,
     /// The answer is the last one of its connection.
     is_last: bool,
-    outgoing: Option<SendStream<Bytes>>,
+    outgoing: Option<SendStream<Unsent>>,
     status: Option<StatusCode>,
     ended: bool,
     /// What is to be written.
@@ -45,7 +46,7 @@ impl Http2 {
     /// The exchange on the stream that these are the two sides of, one of `siblings`.
     pub fn new(
         incoming: RecvStream,
-        respond: SendResponse<Bytes>,
+        respond: SendResponse<Unsent>,
         siblings: Siblings,
         in_flight: &Arc<InFlight>,
     ) -> Self {
@@ -70,7 +71,7 @@ impl Http2 {
     }
 
     fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
-        if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
+        if !self.has_room() && self.poll_queue(cx)?.is_ready() && self.poll_room(cx)?.is_ready() {
             return Poll::Ready(Ok(News::Room));
         }
         if !reads {
@@ -183,8 +184,16 @@ impl Http2 {
         self.ended = true;
     }
 
+    /// Not while the connection has enough of others: what is read for a client that takes nothing is held.
     pub(super) fn has_room(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.siblings.has_room()
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        if self.siblings.poll_room(cx).is_pending() {
+            return self.stall.poll(cx).map(|()| Err(ClientError::Stalled));
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn queue(&mut self, piece: Bytes) {
@@ -197,19 +206,24 @@ impl Http2 {
 
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while !self.queue.is_empty() {
+            // Room first: `h2` tells of capacity once.
+            ready!(self.poll_room(cx))?;
             let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.ended) else {
                 return Poll::Ready(Err(ClientError::Gone));
             };
             outgoing.reserve_capacity(self.queue.len());
             let granted = match outgoing.poll_capacity(cx) {
-                Poll::Pending => return self.stall.poll(cx).map(Err),
+                Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
                 Poll::Ready(Some(Ok(granted))) => granted,
                 Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Err(ClientError::Gone)),
             };
             let part = self.queue.split_to(granted.min(self.queue.len()));
             self.sent += part.len() as u64;
-            self.stall.moved();
-            outgoing.send_data(part, false).map_err(|_reset| ClientError::Gone)?;
+            self.stall.moved(part.len());
+            let ahead = self.siblings.ahead(part.len());
+            outgoing
+                .send_data(Unsent::new(part, ahead), false)
+                .map_err(|_reset| ClientError::Gone)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -226,7 +240,7 @@ impl Http2 {
             Some(Ok(())) => Ok(()),
             // The answer is whole all the same where its trailers cannot be sent.
             None | Some(Err(_)) => {
-                outgoing.send_data(Bytes::new(), true).map_err(|_reset| ClientError::Gone)
+                outgoing.send_data(Unsent::end(), true).map_err(|_reset| ClientError::Gone)
             }
         }
     }
@@ -252,6 +266,10 @@ impl Http2 {
 
     pub(super) fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    pub(super) fn is_ahead(&mut self, bytes: usize) {
+        self.stall.is_ahead(bytes);
     }
 
     pub(super) fn body_bytes(&self) -> u64 {

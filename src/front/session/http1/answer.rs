@@ -115,11 +115,13 @@ impl Http1 {
     pub(super) fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while let Some(front) = self.queue.front_mut() {
             match Pin::new(&mut self.io).poll_write(cx, front) {
-                Poll::Pending => return self.stall.poll(cx).map(Err),
-                Poll::Ready(Ok(written @ 1..)) => front.advance(written),
+                Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
+                Poll::Ready(Ok(written @ 1..)) => {
+                    front.advance(written);
+                    self.stall.moved(written);
+                }
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ClientError::Gone)),
             }
-            self.stall.moved();
             if front.is_empty() {
                 self.queue.pop_front();
             }

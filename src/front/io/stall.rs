@@ -1,0 +1,109 @@
+//! How long a client is waited for, where a wait is polled and not awaited.
+//!
+//! Owns: the two timers of that, and what counts as taking nothing. Never touches: connections.
+
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::clock;
+use crate::front::io::STALLED;
+use crate::upstream::in_flight::InFlight;
+
+/// For so long a client is waited for, by and by, until it is looked at how fast it is.
+const STRETCH: Duration = Duration::from_secs(5);
+
+/// How often a connection that cannot be read on is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Lets a client take nothing for as long as [`InFlight::patiently`] does, and while memory is short as little
+/// as it [bears](InFlight::bears). Made when there is something to wait for.
+pub(in crate::front) struct Stall {
+    in_flight: Arc<InFlight>,
+    late: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Since when it is waited for.
+    since: Option<Instant>,
+    /// For how long it has been waited for lately, and what it took meanwhile.
+    waited: Duration,
+    taken: usize,
+    /// What an origin may send ahead of it.
+    ahead: usize,
+}
+
+impl Stall {
+    pub(in crate::front) fn new(in_flight: &Arc<InFlight>) -> Self {
+        Self {
+            in_flight: Arc::clone(in_flight),
+            late: None,
+            since: None,
+            waited: Duration::ZERO,
+            taken: 0,
+            ahead: 0,
+        }
+    }
+
+    /// While the client is waited for, an origin may send so many bytes ahead.
+    pub(in crate::front) fn is_ahead(&mut self, bytes: usize) {
+        self.ahead = bytes;
+    }
+
+    /// The client has taken so much.
+    pub(in crate::front) fn moved(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes);
+        self.late = None;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Nothing can be written now; ready once that has been so for too long, or too often.
+    pub(in crate::front) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_too_slow() {
+            return Poll::Ready(());
+        }
+        self.since.get_or_insert_with(clock::of_timers);
+        let late = self.late.get_or_insert_with(|| {
+            let (in_flight, ahead) = (Arc::clone(&self.in_flight), self.ahead);
+            Box::pin(async move {
+                let taken = std::future::pending::<()>();
+                let _late = in_flight.patiently_besides(ahead, STALLED, taken).await;
+            })
+        });
+        late.as_mut().poll(cx)
+    }
+
+    /// Looks at what was taken in each stretch of waiting.
+    fn is_too_slow(&mut self) -> bool {
+        if self.waited < STRETCH {
+            return false;
+        }
+        let (taken, waited) = (mem::take(&mut self.taken), mem::take(&mut self.waited));
+        !self.in_flight.bears(taken, waited)
+    }
+}
+
+/// Looks at a connection now and then.
+#[derive(Default)]
+pub(in crate::front) struct Look(Option<Pin<Box<Sleep>>>);
+
+impl Look {
+    /// Ready once `is_over`.
+    pub(in crate::front) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_over: impl Fn() -> bool,
+    ) -> Poll<()> {
+        loop {
+            if is_over() {
+                return Poll::Ready(());
+            }
+            let next = self.0.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(next.as_mut().poll(cx));
+            self.0 = None;
+        }
+    }
+}
