@@ -13,9 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::crowd::bounded;
-use crate::intercepted::{self, H2, Scene};
+use crate::intercepted::{self, API as HOST, H2, Scene};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Step};
+use crate::origin::{Answer, Gate, Origin, Step};
 use crate::tls_origin::{Authority, TlsOrigin};
 
 const LIMITS: &str = "limits: { body_idle: 600ms, body_min_rate: 100B/s }\n";
@@ -351,7 +351,7 @@ async fn where_memory_is_short(host: &str, route_of_it: &str) {
         let origin = Origin::always(long).await;
         let to = format!("'{}'", origin.addr);
         let resolve = format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
-        let limits = "limits: { in_flight: 1MiB }\nstore: { disk: off, max_object: 512KiB }\n";
+        let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
         let larder = Larder::bare(&format!("{resolve}{limits}{}", route(&["ttl: 1h"]))).await;
         let mut stalled = Vec::new();
         for n in 0..12 {
@@ -378,4 +378,57 @@ async fn where_memory_is_short_clients_that_take_nothing_are_let_go_of_soon() {
 #[tokio::test]
 async fn where_memory_is_short_clients_that_take_nothing_of_what_passes_are_let_go_of_soon() {
     where_memory_is_short("http://other.example.test", "none").await;
+}
+
+/// Larder is done with small answers at once: they wait in the connection. One that never ends keeps it open.
+#[tokio::test]
+async fn where_memory_is_short_a_connection_of_http_2_that_nobody_reads_is_let_go_of() {
+    const ANSWERS: usize = 90;
+    bounded(async {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| match &*seen.target {
+            "/quiet" => {
+                let fields = ["Content-Type: text/event-stream"];
+                Answer::chunked_open(200, &fields, &[b"x"]).then([Step::Hang])
+            }
+            _ => {
+                let mut answer = Answer::new(200, &["Cache-Control: no-store"], [b'x'; 60_000]);
+                answer.0.insert(0, Step::Wait(held.clone()));
+                answer
+            }
+        })
+        .await;
+        let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
+        let scene = Scene::with(origin, &format!("{limits}{}", route(&["ttl: 1h"]))).await;
+        let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
+        let (mut h2, connection) = h2::client::Builder::new()
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30)
+            .handshake::<_, Bytes>(stream.expect("a handshake"))
+            .await
+            .expect("larder speaks it");
+        let mut connection = std::pin::pin!(connection);
+        let paths = (0..ANSWERS).map(|n| format!("/{n}")).chain(["/quiet".to_owned()]);
+        let get = |path| Request::get(format!("https://{HOST}{path}"));
+        let asked: Vec<_> = paths.map(|path| intercepted::head(&mut h2, get(path))).collect();
+        tokio::select! {
+            _ended = &mut connection => panic!("it is open"),
+            () = origin_has(&scene, ANSWERS + 1) => {}
+        }
+        // From here on nobody reads.
+        gate.open();
+        let taken = scene.larder.server.places_taken();
+        while scene.larder.server.places_taken() == taken {
+            sleep(Duration::from_millis(20)).await;
+        }
+        drop(asked);
+    })
+    .await;
+}
+
+async fn origin_has(scene: &Scene, calls: usize) {
+    while scene.origin.calls() < calls {
+        sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -107,3 +107,36 @@ impl Look {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Takes so many bytes every three seconds; for how long that goes well.
+    async fn takes(in_flight: &Arc<InFlight>, bytes: usize) -> Duration {
+        let (mut stall, since) = (Stall::new(in_flight), clock::of_timers());
+        while since.elapsed() < Duration::from_secs(600) {
+            let pause = timeout(Duration::from_secs(3), poll_fn(|cx| stall.poll(cx)));
+            if pause.await.is_ok() {
+                break;
+            }
+            stall.moved(bytes);
+        }
+        since.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_little_is_waited_for_unless_memory_is_short() {
+        let in_flight = InFlight::new(4 << 20);
+        let long = Duration::from_secs(600);
+        assert!(takes(&in_flight, 1).await >= long, "there is room");
+        in_flight.take(6 << 20);
+        assert!(takes(&in_flight, 1).await < Duration::from_secs(10));
+        assert!(takes(&in_flight, 64 * 1024).await < Duration::from_secs(10));
+        assert!(takes(&in_flight, 128 * 1024).await >= long, "twice as much is held");
+    }
+}
