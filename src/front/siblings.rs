@@ -16,8 +16,9 @@ use crate::front::http1_only::Http1Place;
 use crate::upstream::in_flight::InFlight;
 
 /// How much of all answers on a connection may wait for its client to read on. More goes on as soon as half
-/// of it has been sent.
-const AHEAD: usize = 256 * 1024;
+/// of it has been sent. Much of what is short enough is done with so: an answer that is held back holds the
+/// origin's connection too.
+const AHEAD: usize = 1024 * 1024;
 
 /// Each stream of a connection has one.
 #[derive(Debug, Clone)]
