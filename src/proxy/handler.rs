@@ -50,7 +50,7 @@ impl Handler {
     }
 
     /// Answers `asked`.
-    pub(super) async fn serve(&self, mut asked: Asked, mut client: Session) -> Served {
+    pub(super) async fn serve(self: &Arc<Self>, mut asked: Asked, mut client: Session) -> Served {
         let mut ctx = Ctx::new(self.routes.routes().len());
         let answered = self.answer(&mut asked, &mut client, &mut ctx).await;
         if let Err(why) = answered {
@@ -63,7 +63,7 @@ impl Handler {
     }
 
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         asked: &mut Asked,
         client: &mut Session,
         ctx: &mut Ctx,
@@ -107,7 +107,7 @@ impl Handler {
 
     /// Passes `asked` through, unless the origin may not be asked.
     async fn pass(
-        &self,
+        self: &Arc<Self>,
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,

@@ -63,6 +63,7 @@ mod idle_tunnels;
 mod interception;
 mod lasting;
 mod launch;
+mod leaving;
 mod limits;
 mod logs;
 mod matrix;

@@ -88,7 +88,9 @@ impl Pass {
 
     fn ended(&mut self, status: StatusCode, verdict: &Verdict) {
         self.record.answered(status);
-        self.count(verdict);
+        if self.verdict.is_none() {
+            self.count(verdict);
+        }
         self.settle(verdict, End::Answered(status));
         self.verdict = Some(verdict.clone());
     }
@@ -130,6 +132,22 @@ impl Pass {
     /// All of the request was sent, and its answer is not waited for any longer.
     pub fn left(&mut self) {
         self.charge.left();
+    }
+
+    /// Its client has left before its head. Whether it is to go on without it: it counts until it is known
+    /// what it comes to. `whole`: all of its request is there; half of one is answered early, if ever, which
+    /// only the ban guard is about.
+    pub fn outlives_its_client(&mut self, whole: bool) -> bool {
+        let Some(upstream) = &self.place.upstream else { return false };
+        if whole {
+            self.charge.left();
+        } else if upstream.conduct.invalid_requests.is_none() {
+            return false;
+        }
+        if let Some(Out { traffic, ticket }) = &mut self.out {
+            traffic.state.lock().come_back(ticket);
+        }
+        true
     }
 
     /// Its body is not one that rules can read: its head is all there is.
