@@ -81,6 +81,7 @@ mod restraint;
 mod schema;
 mod secrets;
 mod sign_in;
+mod signs;
 mod slow_clients;
 mod store;
 mod storms;
