@@ -124,7 +124,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn upstream_call(&self, call: &UpstreamCall) {
+    pub(super) fn upstream_call(&self, call: &UpstreamCall<'_>) {
         let Some(upstream) = self.upstream(call.upstream) else { return };
         let Some(route) = self.route(call.route) else { return };
         let code = match &call.outcome {

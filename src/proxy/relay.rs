@@ -149,7 +149,7 @@ impl Handler {
             if !upload.is_whole() || !repeats.again(attempt, &asked.method) {
                 return Tried::Failed(attempt.failure());
             }
-            self.network.gate.redialled(place.index, ctx.route);
+            self.network.gate.redialled(place, ctx.route);
             over = Over::New;
         }
     }

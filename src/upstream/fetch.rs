@@ -200,7 +200,7 @@ impl Origin for Network {
             match self.attempt(call, &place, over).await {
                 Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
                 Err(attempt) if repeats.again(attempt, &call.method) => {
-                    self.gate.redialled(place.index, call.knock.route);
+                    self.gate.redialled(&place, call.knock.route);
                     over = Over::New;
                 }
                 Err(attempt) => {

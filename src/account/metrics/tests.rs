@@ -85,6 +85,8 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
     let call = UpstreamCall {
         upstream: 0,
         route: 0,
+        host: "h",
+        port: 443,
         outcome: Ok(StatusCode::OK),
         duration: Duration::from_millis(1),
     };
@@ -157,6 +159,8 @@ fn whatever_statuses_an_origin_invents_the_series_stay_few() {
         metrics.upstream_call(&UpstreamCall {
             upstream: 0,
             route: 0,
+            host: "h",
+            port: 443,
             outcome: Ok(status),
             duration,
         });
