@@ -144,7 +144,7 @@ impl Account {
             error = exchange.error,
             seconds = exchange.duration.as_secs_f64(),
             client_bytes = exchange.client_bytes,
-            upstream_bytes = exchange.upstream_bytes,
+            upstream_bytes = exchange.upstream_bytes + exchange.filled_bytes,
             "Answered"
         );
     }

@@ -39,6 +39,11 @@ pub struct Exchange<'a> {
     /// Bytes received from the origin for this client alone: passed through or tunnelled. What a
     /// fill receives is told by [`Account::upstream_bytes`](crate::account::Account::upstream_bytes).
     pub upstream_bytes: u64,
+    /// Bytes of the fill that this request began, as far as they came while it was answered: those are
+    /// counted by the fill.
+    pub filled_bytes: u64,
+    /// What the client got is an error of larder's own: its bytes are no API's.
+    pub is_larders: bool,
 }
 
 /// How an exchange ended: the `result` of `larder_requests_total`.

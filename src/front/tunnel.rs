@@ -237,6 +237,8 @@ impl Tunnels {
             duration: clock::monotonic().saturating_duration_since(since),
             client_bytes: down,
             upstream_bytes: down,
+            filled_bytes: 0,
+            is_larders: outcome.is_err(),
         });
     }
 

@@ -64,6 +64,8 @@ fn exchange(path: &str) -> Exchange<'_> {
         duration: std::time::Duration::from_millis(2),
         client_bytes: 10,
         upstream_bytes: 9,
+        filled_bytes: 3,
+        is_larders: false,
     }
 }
 
@@ -78,6 +80,7 @@ fn an_exchange_is_one_json_line_at_debug_and_none_at_info() {
     assert_eq!(line["result"], "miss");
     assert_eq!(line["why"], "uri-miss");
     assert_eq!(line["status"], 200);
+    assert_eq!(line["upstream_bytes"], 12, "of the call, and of the fill that it began");
     assert_eq!(line["path"], "/api/v10/guilds/1/roles");
     assert_eq!(line.get("error"), None);
     assert!(line["time"].as_str().unwrap().ends_with('Z'));

@@ -29,6 +29,8 @@ fn exchange(route: usize, result: ResultKind) -> Exchange<'static> {
         duration: Duration::from_micros(80),
         client_bytes: 100,
         upstream_bytes: 0,
+        filled_bytes: 0,
+        is_larders: false,
     }
 }
 
@@ -119,6 +121,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         "larder_config_reload_failures_total",
         "larder_denied_total",
         "larder_entries",
+        "larder_error_bytes_total",
         "larder_evictions_total",
         "larder_fast_hits_total",
         "larder_invalidations_total",
