@@ -35,19 +35,38 @@ use crate::upstream::session::{Broken, Event, Head};
 /// much later that it need not wait, and its place is another's so much later.
 const EARLY: Duration = Duration::from_secs(5);
 
+/// How long a body that rules read may take. Its call has given its place back: nothing else bounds how many
+/// there are.
+const READ: Duration = Duration::from_secs(5);
+
 /// A call that its client waits for. Dropped before it is `over`, its client has left, in whatever way: a
 /// connection of HTTP/2 that ends takes all that was asked on it along.
 pub(super) struct Watch<'a> {
-    pub(super) handler: &'a Arc<Handler>,
+    handler: &'a Arc<Handler>,
     pub(super) asked: &'a Asked,
     pub(super) place: &'a Place,
     pub(super) ctx: &'a mut Ctx,
     pub(super) channel: &'a mut Channel,
     pub(super) upload: &'a mut Upload,
-    pub(super) over: bool,
+    over: bool,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    pub(super) fn new(
+        handler: &'a Arc<Handler>,
+        asked: &'a Asked,
+        place: &'a Place,
+        (ctx, upload): (&'a mut Ctx, &'a mut Upload),
+        channel: &'a mut Channel,
+    ) -> Self {
+        Self { handler, asked, place, ctx, channel, upload, over: false }
+    }
+
+    /// The wait has ended; unless the call is `over`, it goes on alone.
+    pub(super) fn over(mut self, over: bool) {
+        self.over = over;
+    }
+
     /// The call without its client, if it is to go on.
     fn alone(&mut self) -> Option<Alone> {
         let whole = self.asked.body == Framing::None || self.upload.is_all_here();
@@ -169,7 +188,7 @@ impl Alone {
         let in_flight = &self.handler.network.in_flight;
         if reads {
             let reading = json::read(headers, body, in_flight);
-            let Ok((said, rest)) = timeout(self.place.timeouts.total, reading).await else {
+            let Ok((said, rest)) = timeout(READ, reading).await else {
                 return;
             };
             match said {

@@ -136,7 +136,10 @@ impl Handler {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    match self.watched(asked, client, (ctx, upload), &mut channel, place).await {
+                    let mut watch = Watch::new(self, asked, place, (ctx, upload), &mut channel);
+                    let head = self.head(client, &mut watch).await;
+                    watch.over(!matches!(head, Err(NoHead::Client(_))));
+                    match head {
                         Ok(head) => {
                             sign_in::heard(&head.headers, client, &mut channel);
                             return Tried::Answered(head, channel);
@@ -152,21 +155,6 @@ impl Handler {
             self.network.gate.redialled(place, ctx.route);
             over = Over::New;
         }
-    }
-
-    /// The head of the final answer. Whatever ends the wait for it but the origin, the call goes on alone.
-    async fn watched(
-        self: &Arc<Self>,
-        asked: &Asked,
-        client: &mut Session,
-        (ctx, upload): (&mut Ctx, &mut Upload),
-        channel: &mut Channel,
-        place: &Place,
-    ) -> Result<Box<Head>, NoHead> {
-        let mut watch = Watch { handler: self, asked, place, ctx, channel, upload, over: false };
-        let head = self.head(client, &mut watch).await;
-        watch.over = !matches!(head, Err(NoHead::Client(_)));
-        head
     }
 
     /// Sends the request's body until the head of the final answer comes.

@@ -12,7 +12,7 @@ use crate::crowd::bounded;
 use crate::intercepted::{self, Scene};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step};
-use crate::storm::{api, class, yaml};
+use crate::storm::{api, class, holds, yaml};
 
 const GUARD: &str = "invalid_requests: { statuses: [401], limit: 10/10m }, pace: { max_wait: 0s }";
 
@@ -242,6 +242,30 @@ async fn a_write_whose_client_left_invalidates_what_is_stored() {
         larder.until("it is answered", |larder| in_flight(larder) == 0).await;
         larder.counts("larder_invalidations_total{source=\"unsafe-method\"}", 1.0).await;
         assert!(!larder.get("/0").await.cache_status().contains("hit"));
+    })
+    .await;
+}
+
+/// A limit that only a body tells of is heard of, too.
+#[tokio::test]
+async fn what_a_body_says_that_nobody_took_counts_as_well() {
+    bounded(async {
+        let gate = Gate::new();
+        let release = gate.clone();
+        let origin = Origin::start(move |_| {
+            let fields = ["Content-Type: application/json"];
+            Answer::new(200, &fields, "{\"code\":9}").after(&release)
+        })
+        .await;
+        let rules =
+            "errors: [{ json: { \"$.code\": [9] }, class: quota, hold: until-utc-midnight }]";
+        let larder = Larder::start(&origin, &yaml(rules, &["retry: off"])).await;
+        leaves(&larder, &origin, passing(0)).await;
+        gate.open();
+        larder.until("it is read", |larder| !holds(larder).is_empty()).await;
+        let refused = (429, "quota_spent".to_owned());
+        assert_eq!(asks(&larder, post("/w", 2, "hi")).await, refused);
+        assert_eq!(origin.calls(), 1);
     })
     .await;
 }
