@@ -144,19 +144,21 @@ impl Account {
             error = exchange.error,
             seconds = exchange.duration.as_secs_f64(),
             client_bytes = exchange.client_bytes,
-            upstream_bytes = exchange.upstream_bytes,
+            upstream_bytes = exchange.upstream_bytes + exchange.filled_bytes,
             "Answered"
         );
     }
 
     /// A finished call to an origin.
-    pub fn upstream_call(&self, call: &UpstreamCall) {
+    pub fn upstream_call(&self, call: &UpstreamCall<'_>) {
         self.metrics.upstream_call(call);
         let Err(error) = call.outcome else { return };
         let Some(suppressed) = self.admit_line() else { return };
         tracing::warn!(
             upstream = self.upstream_name(call.upstream),
             route = self.route_name(call.route),
+            host = call.host,
+            port = call.port,
             error,
             suppressed,
             "Call to origin failed"
@@ -164,12 +166,14 @@ impl Account {
     }
 
     /// A call that is made once more, and why.
-    pub fn upstream_retry(&self, retry: &Retry) {
+    pub fn upstream_retry(&self, retry: &Retry<'_>) {
         self.metrics.upstream_retry(retry.upstream, retry.cause);
         let Some(suppressed) = self.admit_minor_line() else { return };
         tracing::info!(
             upstream = self.upstream_name(retry.upstream),
             route = self.route_name(retry.route),
+            host = retry.host,
+            port = retry.port,
             cause = retry.cause,
             wait = retry.wait.as_secs_f64(),
             suppressed,

@@ -14,6 +14,7 @@ pub mod fake;
 pub mod inspect;
 pub mod ls;
 pub mod mode;
+mod named;
 pub mod purge;
 pub mod reload;
 mod remote;

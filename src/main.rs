@@ -35,7 +35,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the proxy until SIGTERM or SIGINT.
+    /// Run the proxy until SIGTERM or SIGINT. SIGHUP reads the configuration again.
     Run(run::Args),
     /// Check a configuration; with --explain, say what would happen to a request.
     Check(check::Args),

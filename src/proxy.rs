@@ -3,6 +3,7 @@
 //!
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
+mod alone;
 mod browser;
 mod copied;
 mod cors;
@@ -62,13 +63,13 @@ pub struct Parts {
 
 /// The proxy.
 pub struct Proxy {
-    handler: Handler,
+    handler: Arc<Handler>,
 }
 
 impl Proxy {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Self {
-        Self { handler: Handler::new(parts) }
+        Self { handler: Arc::new(Handler::new(parts)) }
     }
 }
 

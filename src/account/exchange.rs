@@ -39,6 +39,11 @@ pub struct Exchange<'a> {
     /// Bytes received from the origin for this client alone: passed through or tunnelled. What a
     /// fill receives is told by [`Account::upstream_bytes`](crate::account::Account::upstream_bytes).
     pub upstream_bytes: u64,
+    /// Bytes of the fill that this request began, as far as they came while it was answered: those are
+    /// counted by the fill.
+    pub filled_bytes: u64,
+    /// What the client got is an error of larder's own: its bytes are no API's.
+    pub is_larders: bool,
 }
 
 /// How an exchange ended: the `result` of `larder_requests_total`.
@@ -114,11 +119,15 @@ impl ResultKind {
 
 /// One finished call to an origin.
 #[derive(Debug, Clone, Copy)]
-pub struct UpstreamCall {
+pub struct UpstreamCall<'a> {
     /// The upstream's index in the configuration; one past the last: none.
     pub upstream: usize,
     /// The route's index; one past the last: none.
     pub route: usize,
+    /// The host that was called.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
     /// The status of the answer, or the class of the failure.
     pub outcome: Result<StatusCode, &'static str>,
     /// From the start of the call to the answer's head, or to the failure.
@@ -127,11 +136,15 @@ pub struct UpstreamCall {
 
 /// A call to an origin that is made once more.
 #[derive(Debug, Clone, Copy)]
-pub struct Retry {
+pub struct Retry<'a> {
     /// The upstream's index in the configuration; one past the last: none.
     pub upstream: usize,
     /// The route's index; one past the last: none.
     pub route: usize,
+    /// The host that is called.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
     /// What became of the call before.
     pub cause: &'static str,
     /// How long it waits before.

@@ -41,6 +41,7 @@ pub(super) struct Metrics {
     accept_errors: IntCounter,
     fast_hits: IntCounter,
     client_bytes: IntCounter,
+    error_bytes: IntCounter,
     upstream_bytes: IntCounter,
 }
 
@@ -80,6 +81,11 @@ impl Metrics {
                 "Hits that were answered as soon as their head was read.",
             ),
             client_bytes: counter(r, "larder_client_bytes_total", "Bytes sent to clients."),
+            error_bytes: counter(
+                r,
+                "larder_error_bytes_total",
+                "Bytes sent to clients that were errors of larder's own.",
+            ),
             upstream_bytes: counter(
                 r,
                 "larder_upstream_bytes_total",
@@ -103,6 +109,7 @@ impl Metrics {
             accept_errors: self.accept_errors.clone(),
             fast_hits: self.fast_hits.clone(),
             client_bytes: self.client_bytes.clone(),
+            error_bytes: self.error_bytes.clone(),
             upstream_bytes: self.upstream_bytes.clone(),
             registry: self.registry.clone(),
         }
@@ -116,6 +123,9 @@ impl Metrics {
         let Some(route) = self.route(exchange.route) else { return };
         route.ended(exchange.result, exchange.duration);
         self.client_bytes.inc_by(exchange.client_bytes);
+        if exchange.is_larders {
+            self.error_bytes.inc_by(exchange.client_bytes);
+        }
         if exchange.upstream_bytes > 0 {
             self.upstream_bytes.inc_by(exchange.upstream_bytes);
         }
@@ -124,7 +134,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn upstream_call(&self, call: &UpstreamCall) {
+    pub(super) fn upstream_call(&self, call: &UpstreamCall<'_>) {
         let Some(upstream) = self.upstream(call.upstream) else { return };
         let Some(route) = self.route(call.route) else { return };
         let code = match &call.outcome {

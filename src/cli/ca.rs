@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
+use crate::cli::named::Named;
 use crate::cli::{Exit, World};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
@@ -40,7 +41,7 @@ enum Verb {
     /// Say whose it is, until when it counts, what it may vouch for, and where it lies.
     Show {
         #[command(flatten)]
-        of: Of,
+        of: Named,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -49,7 +50,7 @@ enum Verb {
     /// that take a bundle in place of the system's (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`).
     Bundle {
         #[command(flatten)]
-        of: Of,
+        of: Named,
         /// Write it to this file instead.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -59,7 +60,7 @@ enum Verb {
     /// admin listener.
     Export {
         #[command(flatten)]
-        of: Of,
+        of: Named,
         /// Text, or bytes as some trust stores want them.
         #[arg(long, default_value = "pem")]
         format: Format,
@@ -72,19 +73,11 @@ enum Verb {
     /// next `larder reload`: clients must trust it by then.
     Rotate {
         #[command(flatten)]
-        of: Of,
+        of: Named,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-}
-
-/// Whose authority.
-#[derive(Debug, clap::Args)]
-struct Of {
-    /// The configuration.
-    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
-    config: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -129,7 +122,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     if matches!(failure, Failure::Config(_)) { Exit::Invalid } else { Exit::Failed }
 }
 
-fn show(of: &Of, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
+fn show(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
     let authority = existing(of, world)?;
     if json {
         writeln!(world.out, "{:#}", show::to_json(&authority))?;
@@ -139,7 +132,7 @@ fn show(of: &Of, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bundle(of: &Of, out: Option<&Path>, world: &mut World<'_>) -> Result<(), Failure> {
+fn bundle(of: &Named, out: Option<&Path>, world: &mut World<'_>) -> Result<(), Failure> {
     let ca = existing(of, world)?.pem();
     let all = launch::bundle(&ca);
     if all == ca {
@@ -149,7 +142,7 @@ fn bundle(of: &Of, out: Option<&Path>, world: &mut World<'_>) -> Result<(), Fail
 }
 
 fn export(
-    of: &Of,
+    of: &Named,
     format: Format,
     out: Option<&Path>,
     world: &mut World<'_>,
@@ -162,7 +155,7 @@ fn export(
     }
 }
 
-fn rotate(of: &Of, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
+fn rotate(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
     let (config, files) = read(of, world)?;
     let now = Clock::system().now();
     let authority = Authority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
@@ -176,7 +169,7 @@ fn rotate(of: &Of, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
     if let Some(kept) = kept {
         writeln!(world.out, "before       {}, {}", kept.cert.display(), kept.key.display())?;
     }
-    let file = of.config.display();
+    let file = of.path().display();
     writeln!(
         world.out,
         "\nNow let clients trust it (`larder ca export {file}`), then `larder reload`."
@@ -189,14 +182,14 @@ fn rotate(of: &Of, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
 }
 
 /// The authority, made if there is none.
-fn existing(of: &Of, world: &World<'_>) -> Result<Authority, Failure> {
+fn existing(of: &Named, world: &World<'_>) -> Result<Authority, Failure> {
     let (config, files) = read(of, world)?;
     let now = Clock::system().now();
     Ok(Authority::lasting(files, &config.tls.ca.constrain, now)?)
 }
 
-fn read(of: &Of, world: &World<'_>) -> Result<(Config, CaFiles), Failure> {
-    let config = config::load(&of.config, &world.env)?;
+fn read(of: &Named, world: &World<'_>) -> Result<(Config, CaFiles), Failure> {
+    let config = config::load(of.path(), &world.env)?;
     let files = authority::files_of(&config).ok_or(Failure::Nowhere)?;
     Ok((config, files))
 }

@@ -6,10 +6,10 @@
 mod explain;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::cli::named::Named;
 use crate::cli::{Exit, World};
 use crate::config::diagnostics::{Note, Report};
 use crate::config::{self, Config, words};
@@ -19,9 +19,8 @@ use crate::semantics::redaction;
 /// The arguments of `larder check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration.
-    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: Named,
     /// Show what would become of a request: its route, its key, what counts as a credential.
     #[arg(long, num_args = 2, value_names = ["METHOD", "URL"])]
     explain: Option<Vec<String>>,
@@ -35,7 +34,7 @@ pub struct Args {
 
 /// Checks the file and prints what it says.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let printed = match config::load(&args.config, &world.env) {
+    let printed = match config::load(args.config.path(), &world.env) {
         Err(report) => invalid(&report, args.json, world).map(|()| Exit::Invalid),
         Ok(config) => match &args.explain {
             None => valid(args, &config, world.out).map(|()| Exit::Ok),
@@ -91,7 +90,12 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
         return writeln!(out, "{:#}", to_json(args, config));
     }
     let routes = config.routes.routes();
-    writeln!(out, "{} is valid: {}.", args.config.display(), counted(routes.len(), "route"))?;
+    writeln!(
+        out,
+        "{} is valid: {}.",
+        args.config.path().display(),
+        counted(routes.len(), "route")
+    )?;
     writeln!(out)?;
     for address in &config.listen {
         writeln!(out, "listens on      {address}, {}", words::users(config, *address))?;
@@ -152,7 +156,7 @@ fn to_json(args: &Args, config: &Config) -> Value {
     };
     json!({
         "valid": true,
-        "file": args.config.to_string_lossy(),
+        "file": args.config.path().to_string_lossy(),
         "listen": config.listen,
         "admin": config.admin.as_ref().map(|admin| admin.listen),
         "upstreams": config.upstreams.iter().map(|up| &*up.name).collect::<Vec<_>>(),

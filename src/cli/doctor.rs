@@ -101,7 +101,7 @@ async fn examine(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
 async fn names(config: &Config) -> Names {
     let mut names = Names::default();
     for rule in &config.resolve {
-        names.add(rule.address.ip(), &rule.host);
+        names.add_place(rule.address, &rule.host);
     }
     for host in config.named().filter_map(|pattern| pattern.exact()) {
         let found = timeout(LOOK_UP, tokio::net::lookup_host((host, 443))).await;

@@ -5,12 +5,13 @@
 
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account::log;
+use crate::cli::named::Named;
 use crate::cli::{Exit, World};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};
@@ -23,9 +24,8 @@ use crate::upstream::descriptors;
 /// The arguments of `larder run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration. SIGHUP reads it again.
-    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: Named,
     /// Replace the larder that runs with this store, without dropping a connection: it hands its
     /// listening sockets over, finishes what is in flight, and exits. Starts as usual if none runs.
     #[arg(long)]
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then finishes what is in flight; a second signal ends at once.
 pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let config = match config::load(&args.config, &world.env) {
+    let config = match config::load(args.config.path(), &world.env) {
         Ok(config) => config,
         Err(report) => {
             complain(world, &format!("{report}"));
@@ -141,20 +141,21 @@ async fn start(
         Ok(sockets) => sockets,
         Err(error) => return failed(world, &format!("cannot take over: {error}")),
     };
-    let (path, env) = (args.config.clone(), world.env.clone());
-    let source = Source::new(args.config.to_string_lossy(), move || config::load(&path, &env));
+    let (path, env) = (args.config.path().to_owned(), world.env.clone());
+    let source =
+        Source::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let (notes, routes) = (config.notes.clone(), config.routes.routes().len());
     let taken_over = before.is_some();
     let parts = Parts { source: Some(source), sockets, takes_over: taken_over, ..Parts::default() };
     let mut server = match Server::start(config, parts) {
         Ok(server) => server,
-        Err(error) => return failed(world, &reason(&error, &offer, &args.config).await),
+        Err(error) => return failed(world, &reason(&error, &offer, args.config.path()).await),
     };
     for note in &notes {
         tracing::warn!("{note}");
     }
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(config = %args.config.display(), routes, version, "Serving");
+    tracing::info!(config = %args.config.path().display(), routes, version, "Serving");
     if let Some(before) = before {
         let pid = before.pid();
         match server.succeed(before).await {

@@ -168,6 +168,8 @@ pub enum NoteKind {
     TrailingDot,
     /// A limit that works, and is surely a slip.
     OddLimit,
+    /// A destination that no call ever reaches.
+    Unreachable,
 }
 
 impl NoteKind {
@@ -183,6 +185,7 @@ impl NoteKind {
             Self::InTheClear => "credential-in-the-clear",
             Self::TrailingDot => "trailing-dot",
             Self::OddLimit => "odd-limit",
+            Self::Unreachable => "unreachable",
         }
     }
 }

@@ -500,6 +500,55 @@ fn limits_that_no_request_could_keep_are_refused() {
 }
 
 #[test]
+fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
+    for (text, path, says) in [
+        (
+            "upstreams: { u: { hosts: [api.example, 0.0.0.0] } }",
+            "upstreams.u.hosts[1]",
+            "`127.0.0.1`",
+        ),
+        ("upstreams: { u: { hosts: ['https://[::]:8443'] } }", "upstreams.u.hosts[0]", "`[::1]`"),
+        ("resolve: { api.example: '0.0.0.0:80' }", "resolve.api.example", "`127.0.0.1`"),
+        (
+            "destinations: { deny: [10.0.0.0/8] }\nupstreams: { u: { hosts: [10.1.2.3] } }",
+            "upstreams.u.hosts[0]",
+            "`10.0.0.0/8`",
+        ),
+        (
+            "destinations: { deny: ['10.1.2.3:81'] }\nresolve: { api.example: '10.1.2.3:81' }",
+            "resolve.api.example",
+            "`10.1.2.3:81`",
+        ),
+        (
+            "destinations: { deny: ['*.example'] }\nupstreams: { u: { hosts: ['*.api.example'] } }",
+            "upstreams.u.hosts[0]",
+            "`*.example`",
+        ),
+        (
+            "destinations: { ports: [443] }\nupstreams: { u: { hosts: ['https://a.test:8443'] } }",
+            "upstreams.u.hosts[0]",
+            "port 8443",
+        ),
+    ] {
+        let config = valid(text);
+        let note = config.notes.iter().find(|note| note.kind == NoteKind::Unreachable).expect(text);
+        assert_eq!(note.path, path, "{text}");
+        assert!(note.text.contains(says), "{text}: {}", note.text);
+        assert_eq!(note.place.line, 1 + text.lines().count(), "{text}");
+    }
+    for text in [
+        "upstreams: { u: { hosts: [127.0.0.1, 'https://api.example'] } }",
+        "destinations: { deny: ['10.1.2.3:81'] }\nupstreams: { u: { hosts: ['10.1.2.3', '10.1.2.3:82'] } }",
+        "destinations: { deny: [api.example] }\nupstreams: { u: { hosts: ['*.example'] } }",
+        "destinations: { deny: ['api.example:81'] }\nupstreams: { u: { hosts: [api.example] } }",
+        "destinations: { ports: [443] }\nupstreams: { u: { hosts: [api.example] } }",
+    ] {
+        let config = valid(text);
+        assert!(config.notes.iter().all(|note| note.kind != NoteKind::Unreachable), "{text}");
+    }
+}
+
+#[test]
 fn limits_that_are_surely_a_slip_are_noted() {
     let noted = |text: &str| {
         let config = valid(&format!("limits: {{ {text} }}"));

@@ -13,7 +13,7 @@ use crate::account::problem::Problem;
 use crate::semantics::asked::Framing;
 use crate::semantics::field_list;
 use crate::semantics::hop_by_hop;
-use crate::semantics::target::{Target, TargetError, authority};
+use crate::semantics::target::{Target, TargetError, authority, spelled};
 
 /// A head that was read and makes sense.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ const fn bad(class: &'static str, reason: &'static str) -> Problem {
 const MALFORMED: Problem = bad("malformed_head", "the request head is not valid HTTP/1.1");
 /// A target that is no URL.
 pub const BAD_TARGET: Problem = bad("malformed_target", "the request target is not a valid URL");
+/// No method, target or version has a space in it: another reader might take a part of the line for another.
+const SPACE: Problem =
+    bad("malformed_target", "the request target holds a space: it is written %20 in a URL");
 /// A request in origin form that is below no mount.
 pub const NOT_PROXY: Problem = bad(
     "not_a_proxy_request",
@@ -158,13 +161,27 @@ pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
                 Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
             }
         }
+        Err(httparse::Error::Version) if has_spaced_target(bytes) => Err(SPACE),
         Err(httparse::Error::Version) if names_another_version(bytes) => Err(VERSION_UNSUPPORTED),
         Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
     }
 }
 
+/// Whether the first line is one but for single spaces inside its target.
+fn has_spaced_target(bytes: &[u8]) -> bool {
+    let mut words: Vec<_> = first_line(bytes).split(|c| *c == b' ').collect();
+    let version = words.pop().unwrap_or_default();
+    matches!(version, b"HTTP/1.1" | b"HTTP/1.0")
+        && words.len() > 2
+        && words.iter().all(|word| !word.is_empty())
+}
+
+fn first_line(bytes: &[u8]) -> &[u8] {
+    bytes.split(|c| *c == b'\r').next().unwrap_or_default()
+}
+
 fn names_another_version(bytes: &[u8]) -> bool {
-    let line = bytes.split(|c| *c == b'\r').next().unwrap_or_default();
+    let line = first_line(bytes);
     let version = line.rsplit(|c| *c == b' ').next().unwrap_or_default();
     let spoken = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
     !spoken && version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
@@ -243,8 +260,9 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
     // RFC 9112 §3.2.4: the asterisk is for OPTIONS alone.
     if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
-        fits(path)?;
-        return Ok(HeadTarget::Origin(path.to_owned()));
+        let path = spelled::carried(path);
+        fits(&path)?;
+        return Ok(HeadTarget::Origin(path.into_owned()));
     }
     let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
     fits(target.path_and_query())?;

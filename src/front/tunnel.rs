@@ -25,6 +25,7 @@ use crate::semantics::asked::Listener;
 use crate::upstream::dial::Dialer;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Gate;
+use crate::upstream::place::Place;
 use crate::upstream::resolve::Resolver;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -181,7 +182,8 @@ impl Tunnels {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
-        let mut pass = self.gate.record(self.upstream, self.route);
+        let place = Place::of_a_tunnel(self.upstream, host, port);
+        let mut pass = self.gate.record(place, self.route);
         match self.dial(host, port, listener).await {
             Ok(origin) => {
                 pass.answered(StatusCode::OK);
@@ -235,6 +237,8 @@ impl Tunnels {
             duration: clock::monotonic().saturating_duration_since(since),
             client_bytes: down,
             upstream_bytes: down,
+            filled_bytes: 0,
+            is_larders: outcome.is_err(),
         });
     }
 

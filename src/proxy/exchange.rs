@@ -49,6 +49,10 @@ pub(super) struct Ctx {
     pub(super) signed_in: bool,
     /// Bytes of the answer's body that came for this client alone.
     pub(super) upstream_bytes: u64,
+    /// Bytes of the body that came for it by a fill that it began.
+    pub(super) filled_bytes: u64,
+    /// Its client got an error of larder's own.
+    pub(super) is_larders: bool,
 }
 
 /// How an exchange ended, if not with a whole answer.
@@ -85,6 +89,8 @@ impl Ctx {
             copy: None,
             signed_in: false,
             upstream_bytes: 0,
+            filled_bytes: 0,
+            is_larders: false,
         }
     }
 
@@ -131,6 +137,8 @@ impl Ctx {
             duration: clock::monotonic().saturating_duration_since(self.since),
             client_bytes: client.map_or(self.upstream_bytes, Session::body_bytes),
             upstream_bytes: self.upstream_bytes,
+            filled_bytes: self.filled_bytes,
+            is_larders: self.is_larders,
         });
     }
 }

@@ -128,6 +128,7 @@ impl Handler {
     ) -> Result<(), ClientError> {
         ctx.result = ResultKind::Error;
         ctx.error = Some(problem.class);
+        ctx.is_larders = true;
         let (mut headers, body) = problem.response();
         status.append_to(&mut headers);
         client.skip_body();

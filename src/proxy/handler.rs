@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::account::Account;
+use crate::account::{Account, ResultKind};
 use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::reply::{Answered, Reply};
@@ -50,7 +50,7 @@ impl Handler {
     }
 
     /// Answers `asked`.
-    pub(super) async fn serve(&self, mut asked: Asked, mut client: Session) -> Served {
+    pub(super) async fn serve(self: &Arc<Self>, mut asked: Asked, mut client: Session) -> Served {
         let mut ctx = Ctx::new(self.routes.routes().len());
         let answered = self.answer(&mut asked, &mut client, &mut ctx).await;
         if let Err(why) = answered {
@@ -63,7 +63,7 @@ impl Handler {
     }
 
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         asked: &mut Asked,
         client: &mut Session,
         ctx: &mut Ctx,
@@ -107,7 +107,7 @@ impl Handler {
 
     /// Passes `asked` through, unless the origin may not be asked.
     async fn pass(
-        &self,
+        self: &Arc<Self>,
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
@@ -130,13 +130,15 @@ impl Handler {
         ctx.result = reply.result;
         ctx.miss = reply.why;
         ctx.error = reply.error;
+        ctx.is_larders = reply.result == ResultKind::Error;
         client.skip_body();
         let said = (reply.status, &reply.headers);
         if sign_in::is_left_to_http1(asked, client, ctx, said) {
             return Ok(End::Answered);
         }
         self.finish_head(asked, client, ctx, &mut reply.headers);
-        write::reply(client, reply).await?;
+        let begun = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
+        write::reply(client, reply, begun).await?;
         Ok(End::Answered)
     }
 

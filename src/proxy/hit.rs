@@ -62,6 +62,8 @@ impl Handler {
             duration: clock::monotonic().saturating_duration_since(since),
             client_bytes: bytes,
             upstream_bytes: 0,
+            filled_bytes: 0,
+            is_larders: false,
         });
     }
 }

@@ -7,6 +7,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::account::problem::{PROXY_STATUS, received_error};
+use crate::engine::head::Sent;
 use crate::engine::recorded::Recording;
 use crate::front::session::{Length, Session};
 use crate::proxy::exchange::Ctx;
@@ -128,17 +129,30 @@ impl Handler {
         headers: &HeaderMap,
         framing: BodyFraming,
     ) {
-        self.engine
-            .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
-            .await;
+        let sent = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
+        self.heard_of_stored(asked, (ctx.route, sent), status, headers).await;
         if ctx.signed_in {
             return;
         }
-        if let (Some(sent), Some(route)) = (&ctx.sent, self.route(ctx)) {
-            self.engine.head_answered(asked, route, sent, status, headers).await;
-        }
         if framing != BodyFraming::Close {
             ctx.recording = self.recording(asked, ctx, status, headers);
+        }
+    }
+
+    /// The head of an answer to a request that went to `route`: what it says about what is stored. `sent`:
+    /// when, unless its user had signed in on the connection.
+    pub(super) async fn heard_of_stored(
+        &self,
+        asked: &Asked,
+        (route, sent): (usize, Option<&Sent>),
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
+        self.engine
+            .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
+            .await;
+        if let (Some(sent), Some(route)) = (sent, self.routes.routes().get(route)) {
+            self.engine.head_answered(asked, route, sent, status, headers).await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! message (`message`), whether a call is made again (`tries`).
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio::time::sleep_until;
 use crate::clock;
 use crate::front::session::{ClientError, Length, Session};
 use crate::front::siblings::Siblings;
+use crate::proxy::alone::Watch;
 use crate::proxy::browser;
 use crate::proxy::exchange::{Broken, Ctx};
 use crate::proxy::handler::{End, Handler};
@@ -58,7 +60,7 @@ impl From<ClientError> for NoHead {
 impl Handler {
     /// Passes `asked` through.
     pub(super) async fn relay(
-        &self,
+        self: &Arc<Self>,
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
@@ -91,9 +93,6 @@ impl Handler {
                     }
                 }
                 Tried::Client(error) => {
-                    if let Some(pass) = ctx.pass.as_mut().filter(|_| upload.is_sent()) {
-                        pass.left();
-                    }
                     return Err(self.broken_by_client(asked, client, ctx, error).await);
                 }
             }
@@ -109,7 +108,7 @@ impl Handler {
 
     /// One try: through the gate, to the head of an answer.
     async fn tried(
-        &self,
+        self: &Arc<Self>,
         asked: &Asked,
         client: &mut Session,
         ctx: &mut Ctx,
@@ -137,7 +136,10 @@ impl Handler {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    match self.head(asked, client, ctx, &mut channel, upload, place).await {
+                    let mut watch = Watch::new(self, asked, place, (ctx, upload), &mut channel);
+                    let head = self.head(client, &mut watch).await;
+                    watch.over(!matches!(head, Err(NoHead::Client(_))));
+                    match head {
                         Ok(head) => {
                             sign_in::heard(&head.headers, client, &mut channel);
                             return Tried::Answered(head, channel);
@@ -150,21 +152,14 @@ impl Handler {
             if !upload.is_whole() || !repeats.again(attempt, &asked.method) {
                 return Tried::Failed(attempt.failure());
             }
-            self.network.gate.redialled(place.index, ctx.route);
+            self.network.gate.redialled(place, ctx.route);
             over = Over::New;
         }
     }
 
     /// Sends the request's body until the head of the final answer comes.
-    async fn head(
-        &self,
-        asked: &Asked,
-        client: &mut Session,
-        ctx: &mut Ctx,
-        channel: &mut Channel,
-        upload: &mut Upload,
-        place: &Place,
-    ) -> Result<Box<Head>, NoHead> {
+    async fn head(&self, client: &mut Session, watch: &mut Watch<'_>) -> Result<Box<Head>, NoHead> {
+        let Watch { asked, place, ctx, channel, upload, .. } = watch;
         // A client that waits for leave to send is waited for by nobody until it has it.
         let mut awaits_leave = asked.expects_continue() && !client.has_read_body();
         if awaits_leave && channel.goes_on_unasked() {
@@ -342,13 +337,13 @@ async fn while_there<T>(
     }
 }
 
-fn send_what_is_at_hand(channel: &mut Channel, upload: &mut Upload) {
+pub(super) fn send_what_is_at_hand(channel: &mut Channel, upload: &mut Upload) {
     while channel.has_room() {
         let Some(part) = upload.at_hand() else { return };
         channel.send(part);
     }
 }
 
-fn is_interim(status: StatusCode) -> bool {
+pub(super) fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

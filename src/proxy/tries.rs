@@ -125,12 +125,12 @@ impl Handler {
             return None;
         }
         let (error, status) = (Kind::Status(head.status), Some(head.status));
-        let route = self.route(ctx)?;
-        let reply = self.engine.stale_head(asked, route, error, status, error.token()).await?;
+        // Before the look-up: its client may leave meanwhile.
         if let Some(pass) = &mut ctx.pass {
             pass.answered(head.status, &head.headers, None);
         }
-        Some(reply)
+        let route = self.route(ctx)?;
+        self.engine.stale_head(asked, route, error, status, error.token()).await
     }
 
     /// What is stored in the place of no answer to a `HEAD`.

@@ -69,6 +69,11 @@ impl Upload {
         self.told
     }
 
+    /// Whether all of it has been read from the client: what is not sent yet can be without it.
+    pub(super) fn is_all_here(&self) -> bool {
+        self.ended
+    }
+
     /// Whether the client is to be asked for more.
     pub(super) fn needs_more(&self) -> bool {
         !self.ended && self.sent == self.kept.len()

@@ -13,8 +13,13 @@ use crate::proxy::exchange::Broken;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::failure::Failure;
 
-/// Writes `reply` to the end. `Err`: the client must not take what it got for whole.
-pub(super) async fn reply(client: &mut Session, mut reply: Reply) -> Result<(), Broken> {
+/// Writes `reply` to the end. `Err`: the client must not take what it got for whole. `came`: where what comes
+/// from the origin meanwhile is counted.
+pub(super) async fn reply(
+    client: &mut Session,
+    mut reply: Reply,
+    came: Option<&mut u64>,
+) -> Result<(), Broken> {
     // An origin's own error that has just been received, not one of larder's or from the store.
     let received = reply.why.is_some() && reply.error.is_none();
     if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
@@ -30,7 +35,9 @@ pub(super) async fn reply(client: &mut Session, mut reply: Reply) -> Result<(), 
                 client.write_body(piece).await?;
             }
         }
-        ReplyBody::Growing { reader, skip, take } => growing(client, reader, skip, take).await?,
+        ReplyBody::Growing { reader, skip, take } => {
+            growing(client, reader, (skip, take), came).await?;
+        }
     }
     Ok(client.end(None).await?)
 }
@@ -50,8 +57,8 @@ fn length(body: &ReplyBody) -> Length {
 async fn growing(
     client: &mut Session,
     mut reader: Reader,
-    mut skip: u64,
-    take: Option<u64>,
+    (mut skip, take): (u64, Option<u64>),
+    mut came: Option<&mut u64>,
 ) -> Result<(), Broken> {
     let mut left = take.unwrap_or(u64::MAX);
     while left > 0 {
@@ -61,6 +68,9 @@ async fn growing(
             gone = client.gone() => return Err(gone.into()),
         };
         let Some(piece) = next.map_err(Broken::Answer)? else { break };
+        if let Some(came) = &mut came {
+            **came += piece.len() as u64;
+        }
         let piece = within(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }

@@ -27,7 +27,8 @@ const NOTHING: Secrets = Secrets::Values(Vec::new());
 /// How deep a URL within a parameter of a URL is looked into.
 const DEPTH: u8 = 2;
 
-/// How often a value is decoded to look into it.
+/// How often a value is decoded to look into it: every URL within a URL is encoded once more. What is encoded
+/// more often counts as secret.
 const DECODINGS: u8 = 3;
 
 /// Bytes of the longest name of a secret parameter that is shown.
@@ -202,7 +203,8 @@ impl Redactor {
     }
 
     /// Whether a raw value is a URL, or the parameters of one, with a secret in it, as in
-    /// `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`: also where it is encoded more than once.
+    /// `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`: also where it is encoded more than once, or too often to
+    /// be looked into.
     fn holds_url_secret(&self, value: &str, depth: u8) -> bool {
         if !value.contains(['?', '#', '=', '@', '%']) && !value.contains("://") {
             return false;
@@ -218,7 +220,8 @@ impl Redactor {
             }
             text = Cow::Owned(decoded.into_owned());
         }
-        false
+        // What lies deeper is not looked at, and not shown.
+        query::decoded(&text) != text
     }
 
     fn text_within<'t>(&self, text: &'t str, depth: u8) -> Cow<'t, str> {

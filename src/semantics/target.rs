@@ -49,7 +49,7 @@ impl Scheme {
     }
 }
 
-/// Where a request goes. The host is lower-case, the port explicit, path and query untouched
+/// Where a request goes. The host is lower-case, the port explicit, path and query as received
 /// (RFC 3986 §6.2.2.1 and §6.2.3: nothing else is equivalent without knowing the origin).
 /// `Display` writes the absolute form; `Debug` leaves query values out, for they may be secret, and what
 /// looks like a secret in the path.
@@ -242,18 +242,20 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Path and query without a fragment, beginning with a slash. Everything but controls and spaces
-/// passes as it is: origins are known to tell apart what a generic clean-up would make equal.
+/// Path and query without a fragment, beginning with a slash. Controls and spaces are refused; what no URL
+/// holds is [`carried`](spelled::carried); everything else passes as it is: origins are known to tell apart what
+/// a generic clean-up would make equal.
 fn clean(path_and_query: &str) -> Result<String, TargetError> {
     let text = path_and_query.split_once('#').map_or(path_and_query, |(before, _)| before);
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return Err(TargetError::Path);
     }
+    let text = spelled::carried(text);
     match text.as_bytes().first() {
         None => Ok("/".to_owned()),
         Some(b'?') => Ok(format!("/{text}")),
-        Some(b'/') => Ok(text.to_owned()),
-        Some(b'*') if text == "*" => Ok(text.to_owned()),
+        Some(b'/') => Ok(text.into_owned()),
+        Some(b'*') if text == "*" => Ok(text.into_owned()),
         Some(_) => Err(TargetError::Path),
     }
 }

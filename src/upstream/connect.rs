@@ -196,6 +196,17 @@ impl Channel {
         event
     }
 
+    /// The call, to go on elsewhere; here it is over.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self {
+            session: self.session.take(),
+            pool: self.pool.clone(),
+            owner: self.owner.clone(),
+            ..*self
+        }
+    }
+
     /// The origin has been silent for too long: no other call is to wait on its connection.
     pub fn distrust(&self) {
         if let Some(session) = &self.session {

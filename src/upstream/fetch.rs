@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
@@ -117,9 +117,7 @@ impl Network {
         if session_auth::is_asked_for(&head.headers) {
             channel.belongs_to(Owner::Call);
         }
-        // An event stream may be silent for as long as nothing happens.
-        let between_bytes =
-            (!is_event_stream(&head.headers)).then_some(place.timeouts.between_bytes);
+        let body = body_behind(&head.headers, channel, place);
         Ok(Answer {
             status: head.status,
             headers: head.headers,
@@ -129,7 +127,7 @@ impl Network {
             total: place.timeouts.total,
             verdict: Verdict::of(Class::Ok),
             waited: None,
-            body: Box::new(NetworkBody { channel: Some(channel), between_bytes }),
+            body,
         })
     }
 }
@@ -202,7 +200,7 @@ impl Origin for Network {
             match self.attempt(call, &place, over).await {
                 Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
                 Err(attempt) if repeats.again(attempt, &call.method) => {
-                    self.gate.redialled(place.index, call.knock.route);
+                    self.gate.redialled(&place, call.knock.route);
                     over = Over::New;
                 }
                 Err(attempt) => {
@@ -295,6 +293,13 @@ async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Resul
             _ => return Ok(*head),
         }
     }
+}
+
+/// The body behind a head that came on `channel`.
+pub fn body_behind(headers: &HeaderMap, channel: Channel, place: &Place) -> Box<dyn Body> {
+    // An event stream may be silent for as long as nothing happens.
+    let between_bytes = (!is_event_stream(headers)).then_some(place.timeouts.between_bytes);
+    Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 
 /// A body that is read off a connection, which is free for others after the last piece.

@@ -64,9 +64,9 @@ impl Gate {
             unsaved = admitted.ticket.unsaved;
             out = Some(Out { traffic, ticket: admitted.ticket });
         }
-        let record = self.record(place.index, knock.route);
+        let record = self.record(place.clone(), knock.route);
         let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
-        let mut pass = Pass::new(self.clone(), place.clone(), knock, record, charge, out);
+        let mut pass = Pass::new(self.clone(), knock, record, charge, out);
         pass.waited = waited;
         if unsaved {
             // A larder that is killed now has counted a call that was not made, never the reverse.
@@ -101,8 +101,7 @@ impl Gate {
         }
         let spare = traffic.state.lock().retries.spend(self.clock.instant());
         if spare {
-            let (upstream, route) = (place.index, knock.route);
-            self.account.upstream_retry(&Retry { upstream, route, cause, wait });
+            self.again(place, knock.route, cause, wait);
         } else {
             self.account.refused_call(place.index, "retry-budget");
         }
@@ -120,14 +119,18 @@ impl Gate {
     }
 
     /// A call that nobody keeps back, and whose answer nobody sees: a tunnel.
-    pub fn record(&self, upstream: usize, route: usize) -> Record {
-        Record::new(Arc::clone(&self.account), upstream, route)
+    pub fn record(&self, place: Place, route: usize) -> Record {
+        Record::new(Arc::clone(&self.account), place, route)
     }
 
     /// A connection that had died in the pool led to another attempt.
-    pub fn redialled(&self, upstream: usize, route: usize) {
-        let (cause, wait) = ("dead-connection", Duration::ZERO);
-        self.account.upstream_retry(&Retry { upstream, route, cause, wait });
+    pub fn redialled(&self, place: &Place, route: usize) {
+        self.again(place, route, "dead-connection", Duration::ZERO);
+    }
+
+    fn again(&self, place: &Place, route: usize, cause: &'static str, wait: Duration) {
+        let (upstream, host, port) = (place.index, &*place.host, place.port);
+        self.account.upstream_retry(&Retry { upstream, route, host, port, cause, wait });
     }
 
     /// What is known of the upstream at `place`; `None`: it is nobody's business.

@@ -40,6 +40,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// Where a tunnel goes: to no upstream, whose index this is.
+    pub fn of_a_tunnel(index: usize, host: &str, port: u16) -> Self {
+        let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
+        Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
+    }
+
     /// How long a call that has no retries may wait for its turn, or for a hold to end.
     pub fn patience(&self) -> Duration {
         self.upstream.as_ref().map(|upstream| upstream.conduct.pace.max_wait).unwrap_or_default()

@@ -100,6 +100,25 @@ async fn tls_01_the_first_start_makes_a_key_that_nobody_else_reads() {
 }
 
 #[tokio::test]
+async fn a_configuration_is_named_as_an_argument_or_by_config_but_not_twice() {
+    let house = House::with(INTERCEPTING);
+    let (file, config) = (house.config.as_os_str(), OsStr::new("--config"));
+    for verb in [&["ca", "show"][..], &["ca", "export"], &["check"]] {
+        let verb: Vec<_> = verb.iter().map(OsStr::new).collect();
+        let plain = larder(&[&verb[..], &[file]].concat()).await;
+        let named = larder(&[&verb[..], &[config, file]].concat()).await;
+        assert_eq!(named.status.code(), Some(0), "{}", text(&named.stderr));
+        assert_eq!(text(&named.stdout), text(&plain.stdout), "{verb:?}");
+        let both = larder(&[&verb[..], &[file, config, file]].concat()).await;
+        assert_eq!(both.status.code(), Some(2), "{verb:?}");
+    }
+    let mut running = Process::start(&[OsStr::new("run"), config, file]);
+    running.addr().await;
+    running.signal("TERM");
+    assert_eq!(running.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn tls_01_larder_does_not_start_with_a_key_that_others_could_read() {
     let house = House::with(INTERCEPTING);
     said(&house, "show", &[]).await;

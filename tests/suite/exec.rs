@@ -100,6 +100,20 @@ async fn the_second_call_of_a_command_hits_and_two_lines_say_what_was_saved() {
 }
 
 #[tokio::test]
+async fn an_error_of_larders_own_is_no_answer_of_the_api_and_saves_nothing() {
+    if !has_curl("exec") {
+        return;
+    }
+    let origin = Origin::always(Answer::closed()).await;
+    let home = Home::of(&origin);
+    let output = home.exec(&[], &["sh", "-c", CURL]).await;
+    assert!(text(&output.stdout).contains("larder_error"), "{}", text(&output.stdout));
+    let said = text(&output.stderr);
+    assert!(said.contains("0 answered without the API (0.0 %), 0 went to it, 1 failed"), "{said}");
+    assert!(said.contains("larder: saved 0 B of 0 B;"), "{said}");
+}
+
+#[tokio::test]
 async fn what_a_command_stored_is_there_for_the_next_one() {
     if !has_curl("exec") {
         return;

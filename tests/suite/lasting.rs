@@ -252,15 +252,18 @@ async fn booked(larder: &Larder, calls: u64, credits: f64) {
 #[tokio::test]
 async fn a_post_whose_client_leaves_in_the_middle_is_in_the_books_once() {
     bounded(async {
-        let body = "{\"status\":{\"credit_count\":3}}";
+        let (body, gate) = ("{\"status\":{\"credit_count\":3}}", Gate::new());
+        let release = gate.clone();
         let origin = Origin::start(move |seen| match seen.target.as_str() {
             "/whole" => begun(body.len(), body),
             "/left" => begun(200_000, body).then([Step::UntilGone]),
+            "/late" => begun(body.len(), body).after(&release),
             "/unanswered" => Answer(vec![Step::UntilGone]),
             other => panic!("{other}"),
         })
         .await;
-        let larder = Larder::start(&origin, &priced()).await;
+        let yaml = priced().replace("cost:", "timeouts: { first_byte: 2s }, cost:");
+        let larder = Larder::start(&origin, &yaml).await;
         let posted = |path: &str, body: &str, length: usize| {
             format!(
                 "POST {API}{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -277,12 +280,20 @@ async fn a_post_whose_client_leaves_in_the_middle_is_in_the_books_once() {
         drop(client);
         booked(&larder, 2, 6.0).await;
         origin.left(1).await;
-        // Before the answer came, all of the request having been sent.
+        // Before the answer came, all of the request having been sent: its answer is heard all the same.
         let mut client = larder.client().await;
-        client.send(posted("/unanswered", "x", 1)).await;
+        client.send(posted("/late", "x", 1)).await;
         origin.reached(3).await;
         drop(client);
+        larder.counts("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
+        gate.open();
         booked(&larder, 3, 9.0).await;
+        // Where none comes in time, the API has done it all the same.
+        let mut client = larder.client().await;
+        client.send(posted("/unanswered", "x", 1)).await;
+        origin.reached(4).await;
+        drop(client);
+        booked(&larder, 4, 12.0).await;
         origin.left(2).await;
         // In the middle of its own request: no API does half of one.
         let mut client = larder.client().await;
@@ -290,7 +301,7 @@ async fn a_post_whose_client_leaves_in_the_middle_is_in_the_books_once() {
         larder.until("its call is under way", |larder| in_flight(larder) == 1).await;
         drop(client);
         larder.until("it has ended", |larder| in_flight(larder) == 0).await;
-        booked(&larder, 3, 9.0).await;
+        booked(&larder, 4, 12.0).await;
     })
     .await;
 }

@@ -185,6 +185,38 @@ async fn adm_06_no_request_forges_a_line_reaches_a_terminal_or_fills_the_log() {
     }
 }
 
+/// A miss is told with the bytes that came for it, which its fill counts; a hit with none.
+#[tokio::test]
+async fn a_line_of_an_answer_tells_what_came_from_the_origin_for_it() {
+    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let yaml = format!(
+        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+         log: {{ format: json, level: debug }}\n\
+         resolve: {{ api.example.test: \"{}\" }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr
+    );
+    let (mut larder, _house) = Process::run(&yaml).await;
+    let addr = larder.addr().await;
+    for method in ["GET", "GET", "DELETE"] {
+        let mut client = Client::connect(addr).await;
+        client.ask(method, "http://api.example.test/x", &[]).await;
+        assert_eq!(client.answer(method).await.expect("an answer").text(), "hello");
+    }
+    larder.signal("TERM");
+    larder.ended().await;
+    let lines = larder.err.all();
+    let told = |result: &str| {
+        let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+        let mut answered = lines.filter(|line: &serde_json::Value| line["message"] == "Answered");
+        let line = answered.find(|line| line["result"] == result).expect("it is there");
+        (line["client_bytes"].as_u64(), line["upstream_bytes"].as_u64())
+    };
+    assert_eq!(told("miss"), (Some(5), Some(5)));
+    assert_eq!(told("hit"), (Some(5), Some(0)));
+    assert_eq!(told("bypass"), (Some(5), Some(5)));
+}
+
 /// A field that changes with every call costs every hit: the operator hears of it once.
 #[tokio::test]
 async fn a_field_that_keeps_equal_requests_apart_is_named_once_and_never_its_values() {

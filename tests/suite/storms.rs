@@ -839,24 +839,28 @@ async fn posting(larder: &Larder, path: &str) -> Client {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_gives_back_its_place_and_its_probe() {
+async fn a_client_that_goes_away_leaves_its_place_and_its_probe_to_its_call() {
     bounded(async {
-        let origin = nowhere().await;
+        let (origin, gate) = (nowhere().await, Gate::new());
         let keys = "pace: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
         let larder = Larder::start(&origin, &yaml(keys, &["retry: off"])).await;
         origin.now(|_| Answer::new(503, &[], "down"));
         assert_eq!(post(&larder, "/w").await.text(), "down");
         assert_eq!(api(&larder).breaker, Some("open"));
         larder.clock.advance(30 * SECOND);
-        origin.now(|_| Answer::hung());
+        let release = gate.clone();
+        origin.now(move |_| ok("here").after(&release));
         let probe = posting(&larder, "/w").await;
         origin.reached(2).await;
         assert_eq!(class(&post(&larder, "/w").await), "breaker_open", "one call tries");
         drop(probe);
-        larder.until("it is gone", |larder| api(larder).in_flight == 0).await;
-        origin.now(|_| ok("here"));
-        assert_eq!(post(&larder, "/w").await.text(), "here");
+        larder.counts("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
+        assert_eq!(class(&post(&larder, "/w").await), "breaker_open", "it still does");
+        assert_eq!((api(&larder).in_flight, origin.calls()), (1, 2));
+        gate.open();
+        larder.until("it is answered", |larder| api(larder).in_flight == 0).await;
         assert_eq!(api(&larder).breaker, Some("closed"));
+        assert_eq!(post(&larder, "/w").await.text(), "here");
     })
     .await;
 }

@@ -72,6 +72,8 @@ fn answered(account: &Account, host: &str, result: ResultKind) {
         duration: Duration::ZERO,
         client_bytes: 0,
         upstream_bytes: 0,
+        filled_bytes: 0,
+        is_larders: false,
     });
 }
 

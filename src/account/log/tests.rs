@@ -64,6 +64,8 @@ fn exchange(path: &str) -> Exchange<'_> {
         duration: std::time::Duration::from_millis(2),
         client_bytes: 10,
         upstream_bytes: 9,
+        filled_bytes: 3,
+        is_larders: false,
     }
 }
 
@@ -78,6 +80,7 @@ fn an_exchange_is_one_json_line_at_debug_and_none_at_info() {
     assert_eq!(line["result"], "miss");
     assert_eq!(line["why"], "uri-miss");
     assert_eq!(line["status"], 200);
+    assert_eq!(line["upstream_bytes"], 12, "of the call, and of the fill that it began");
     assert_eq!(line["path"], "/api/v10/guilds/1/roles");
     assert_eq!(line.get("error"), None);
     assert!(line["time"].as_str().unwrap().ends_with('Z'));
@@ -191,6 +194,8 @@ fn a_failed_call_names_upstream_route_and_class() {
     let call = UpstreamCall {
         upstream: 0,
         route: 1,
+        host: "discord.example",
+        port: 8443,
         outcome: Err("connect-refused"),
         duration: std::time::Duration::from_millis(1),
     };
@@ -199,6 +204,7 @@ fn a_failed_call_names_upstream_route_and_class() {
     assert_eq!(line["message"], "Call to origin failed");
     assert_eq!(line["upstream"], "discord");
     assert_eq!(line["route"], "none");
+    assert_eq!((&line["host"], &line["port"]), (&"discord.example".into(), &8443.into()));
     assert_eq!(line["error"], "connect-refused");
 }
 
@@ -218,7 +224,8 @@ fn what_pingora_warns_of_is_shown_at_debug_only() {
 #[test]
 fn a_retry_and_a_stale_answer_in_place_of_an_error_are_a_line_each_with_their_cause() {
     let wait = std::time::Duration::from_millis(2500);
-    let retry = Retry { upstream: 0, route: 0, cause: "rate-limited", wait };
+    let (host, port) = ("discord.example", 443);
+    let retry = Retry { upstream: 0, route: 0, host, port, cause: "rate-limited", wait };
     let act = || {
         let account = account();
         account.upstream_retry(&retry);
@@ -251,7 +258,15 @@ fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
         }
         let duration = std::time::Duration::ZERO;
         let outcome = Err("connect");
-        account.upstream_call(&UpstreamCall { upstream: 0, route: 0, outcome, duration });
+        let (host, port) = ("h", 443);
+        account.upstream_call(&UpstreamCall {
+            upstream: 0,
+            route: 0,
+            host,
+            port,
+            outcome,
+            duration,
+        });
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     assert!(text.contains("Call to origin failed"), "{text}");

@@ -29,6 +29,8 @@ fn exchange(route: usize, result: ResultKind) -> Exchange<'static> {
         duration: Duration::from_micros(80),
         client_bytes: 100,
         upstream_bytes: 0,
+        filled_bytes: 0,
+        is_larders: false,
     }
 }
 
@@ -77,18 +79,17 @@ fn an_index_past_the_last_route_counts_as_none() {
     assert_eq!(value(&metrics.render(), series), Some(2.0));
 }
 
+fn call(status: StatusCode) -> UpstreamCall<'static> {
+    let duration = Duration::from_millis(1);
+    UpstreamCall { upstream: 0, route: 0, host: "h", port: 443, outcome: Ok(status), duration }
+}
+
 #[test]
 fn every_family_of_the_issue_appears_once_something_of_it_happened() {
     let metrics = metrics(1);
     let missed = Exchange { why: Some("stale"), ..exchange(0, ResultKind::Miss) };
     metrics.record(&missed);
-    let call = UpstreamCall {
-        upstream: 0,
-        route: 0,
-        outcome: Ok(StatusCode::OK),
-        duration: Duration::from_millis(1),
-    };
-    metrics.upstream_call(&call);
+    metrics.upstream_call(&call(StatusCode::OK));
     metrics.operation().mode("cache", &["cache", "bypass"]);
     metrics.operation().insecure(["u"].into_iter());
     metrics.upstream_retry(0, "closed");
@@ -117,6 +118,7 @@ fn every_family_of_the_issue_appears_once_something_of_it_happened() {
         "larder_config_reload_failures_total",
         "larder_denied_total",
         "larder_entries",
+        "larder_error_bytes_total",
         "larder_evictions_total",
         "larder_fast_hits_total",
         "larder_invalidations_total",
@@ -153,13 +155,7 @@ fn whatever_statuses_an_origin_invents_the_series_stay_few() {
     let metrics = metrics(1);
     for code in 100..1000 {
         let status = StatusCode::from_u16(code).unwrap();
-        let duration = Duration::from_millis(1);
-        metrics.upstream_call(&UpstreamCall {
-            upstream: 0,
-            route: 0,
-            outcome: Ok(status),
-            duration,
-        });
+        metrics.upstream_call(&call(status));
     }
     let page = metrics.render();
     let series = |line: &&str| line.starts_with("larder_upstream_requests_total{");

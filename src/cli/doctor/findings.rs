@@ -2,7 +2,7 @@
 //!
 //! Owns: the guesses. Never touches: how it was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
@@ -12,22 +12,36 @@ use crate::cli::exec::left::Left;
 use crate::cli::remote::harmless;
 use crate::launch::no_proxy::NoProxy;
 
-/// The hosts behind addresses.
+/// The hosts of the configuration that have an address. Others may have it too: which one a client asked for by
+/// its name is not seen, so none is told as the one.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<IpAddr, String>);
+pub(super) struct Names {
+    addresses: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Where `resolve` sends a host: to this port alone.
+    places: BTreeMap<SocketAddr, BTreeSet<String>>,
+}
 
 impl Names {
-    /// The first host of an address counts.
+    /// A name server has said so.
     pub(super) fn add(&mut self, ip: IpAddr, host: &str) {
-        self.0.entry(ip).or_insert_with(|| host.to_owned());
+        self.addresses.entry(ip).or_default().insert(host.to_owned());
+    }
+
+    /// `resolve` says so.
+    pub(super) fn add_place(&mut self, address: SocketAddr, host: &str) {
+        self.places.entry(address).or_default().insert(host.to_owned());
     }
 
     fn shown(&self, address: SocketAddr) -> String {
-        let name = self.0.get(&address.ip());
-        name.map_or_else(
-            || address.to_string(),
-            |name| format!("{name}:{} ({address})", address.port()),
-        )
+        let of = self.places.get(&address).or_else(|| self.addresses.get(&address.ip()));
+        let all = of.map(|hosts| hosts.iter().map(String::as_str).collect::<Vec<_>>());
+        match all.as_deref() {
+            None | Some([]) => address.to_string(),
+            Some([host]) => format!("{address} (an address of {host})"),
+            Some([host, rest @ ..]) => {
+                format!("{address} (an address of {host} and {} more)", rest.len())
+            }
+        }
     }
 }
 
@@ -181,4 +195,26 @@ fn reason(process: &Process, to: SocketAddr, spared: &NoProxy) -> (&'static str,
     }
     let fix = "give its client larder as proxy (Go: http.ProxyFromEnvironment), or use a mount";
     ("a client that ignores the variables", fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_host_is_told_as_the_one_that_was_asked_for() {
+        let mut names = Names::default();
+        names.add_place("127.0.0.1:9001".parse().unwrap(), "api.example");
+        for host in ["b.example", "a.example"] {
+            names.add("192.0.2.1".parse().unwrap(), host);
+        }
+        for (address, shown) in [
+            ("127.0.0.1:9001", "127.0.0.1:9001 (an address of api.example)"),
+            ("127.0.0.1:5432", "127.0.0.1:5432"),
+            ("192.0.2.1:443", "192.0.2.1:443 (an address of a.example and 1 more)"),
+            ("192.0.2.2:443", "192.0.2.2:443"),
+        ] {
+            assert_eq!(names.shown(address.parse().unwrap()), shown);
+        }
+    }
 }

@@ -15,6 +15,8 @@ pub(super) struct Counts {
     /// By `result`.
     results: BTreeMap<String, u64>,
     to_clients: u64,
+    /// Of those, what are errors of larder's own.
+    errors: u64,
     from_origins: u64,
     /// The hosts of tunnels, where they are known.
     pub(super) tunnelled: Vec<String>,
@@ -38,6 +40,7 @@ impl Counts {
                     }
                 }
                 "larder_client_bytes_total" => counts.to_clients += value,
+                "larder_error_bytes_total" => counts.errors += value,
                 "larder_upstream_bytes_total" => counts.from_origins += value,
                 _ => {}
             }
@@ -51,6 +54,7 @@ impl Counts {
             *count = count.saturating_sub(before.result(result));
         }
         self.to_clients = self.to_clients.saturating_sub(before.to_clients);
+        self.errors = self.errors.saturating_sub(before.errors);
         self.from_origins = self.from_origins.saturating_sub(before.from_origins);
         self
     }
@@ -80,8 +84,13 @@ impl Counts {
         self.calls() - self.without() - self.failed()
     }
 
+    /// Bytes of answers of the API, whoever gave them.
+    fn answers(&self) -> u64 {
+        self.to_clients.saturating_sub(self.errors)
+    }
+
     fn saved(&self) -> u64 {
-        self.to_clients.saturating_sub(self.from_origins)
+        self.answers().saturating_sub(self.from_origins)
     }
 
     /// For people.
@@ -98,7 +107,7 @@ impl Counts {
             if self.failed() > 0 {
                 write!(text, ", {} failed", self.failed())?;
             }
-            let (saved, all) = (bytes(self.saved()), bytes(self.to_clients));
+            let (saved, all) = (bytes(self.saved()), bytes(self.answers()));
             write!(text, "\nlarder: saved {saved} of {all}; {}", self.unseen())?;
             if shared {
                 write!(text, "; with the calls of other clients in it")?;
@@ -132,6 +141,7 @@ impl Counts {
             "tunnelled_hosts": self.tunnelled,
             "results": self.results,
             "client_bytes": self.to_clients,
+            "error_bytes": self.errors,
             "upstream_bytes": self.from_origins,
             "shared": shared,
         })
@@ -181,7 +191,8 @@ larder_requests_total{result=\"coalesced\",route=\"api\"} 1
 larder_requests_total{result=\"miss\",route=\"api\"} 2
 larder_requests_total{result=\"error\",route=\"none\"} 1
 larder_requests_total{result=\"tunnel\",route=\"none\"} 3
-larder_client_bytes_total 1363149
+larder_client_bytes_total 1364149
+larder_error_bytes_total 1000
 larder_upstream_bytes_total 104857
 ";
 

@@ -9,6 +9,7 @@ use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::file::Value;
 use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::listen::net;
+use crate::config::resolve::reach;
 use crate::config::{DestinationRule, Destinations, Ports, ResolveRule};
 use crate::route::pattern::HostPattern;
 
@@ -31,7 +32,11 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
 }
 
 /// `resolve`: `host: "ip:port"` or `host:port: "ip:port"`.
-pub(super) fn resolve(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ResolveRule> {
+pub(super) fn resolve(
+    top: &mut Section<'_>,
+    destinations: &Destinations,
+    reader: &mut Reader<'_>,
+) -> Vec<ResolveRule> {
     let Some(section) = top.section(reader, "resolve") else { return Vec::new() };
     let mut names: Vec<(String, Option<u16>)> = Vec::new();
     let mut rules = Vec::new();
@@ -51,6 +56,11 @@ pub(super) fn resolve(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Res
             reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
         }
         names.push((host.clone(), port));
+        if let Some(at) = &address
+            && let Some(why) = reach::never_at(destinations, at.value.ip(), Some(at.value.port()))
+        {
+            reader.note(at, NoteKind::Unreachable, why);
+        }
         rules.extend(address.map(|address| ResolveRule { host, port, address: address.value }));
     }
     rules

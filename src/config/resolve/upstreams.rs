@@ -12,16 +12,21 @@ mod tls;
 
 use std::sync::Arc;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::{NoteKind, Wrong};
 use crate::config::duration::parse_positive;
 use crate::config::reader::{At, Reader, Section};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
-use crate::config::{Timeouts, Upstream, UpstreamHost};
+use crate::config::resolve::reach;
+use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
 use crate::policy::conduct::Conduct;
 use crate::semantics::target::Scheme;
 
 /// `upstreams`, in the order of the file.
-pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Upstream>> {
+pub(super) fn read(
+    top: &mut Section<'_>,
+    destinations: &Destinations,
+    reader: &mut Reader<'_>,
+) -> Vec<Arc<Upstream>> {
     let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
     let mut all: Vec<Arc<Upstream>> = Vec::new();
     for entry in section.entries() {
@@ -35,7 +40,7 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Up
             );
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
-        let hosts = hosts(&mut one, &all, reader);
+        let hosts = hosts(&mut one, &all, destinations, reader);
         let mut mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
         let tls = tls::read(&mut one, &hosts, reader);
@@ -81,6 +86,7 @@ pub(super) fn label(text: &str) -> Result<Arc<str>, Wrong> {
 fn hosts(
     one: &mut Section<'_>,
     earlier: &[Arc<Upstream>],
+    destinations: &Destinations,
     reader: &mut Reader<'_>,
 ) -> Vec<UpstreamHost> {
     let known = reader.problems.len();
@@ -95,6 +101,13 @@ fn hosts(
         if let Some(other) = other {
             let what = format!("already belongs to upstream `{}`", other.name);
             reader.problem(*place, path, what, "name each host in one upstream only");
+        }
+    }
+    for at in &hosts {
+        let UpstreamHost { host, scheme, port } = &at.value;
+        let port = port.or(host.port()).or(scheme.map(Scheme::default_port));
+        if let Some(why) = reach::never(destinations, host, port) {
+            reader.note(at, NoteKind::Unreachable, why);
         }
     }
     hosts.into_iter().map(|at| at.value).collect()

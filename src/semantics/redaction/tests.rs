@@ -181,6 +181,37 @@ fn urls_in_texts_lose_their_secrets_alone() {
     }
 }
 
+/// What is encoded as often as it lies within another.
+fn within_urls(levels: usize, secret: &str) -> String {
+    let encoded = |text: &str| {
+        let one = |byte: u8| match byte {
+            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        };
+        text.bytes().map(one).collect::<String>()
+    };
+    let inner = format!("https://a.test/cb?{secret}");
+    let url = (0..levels).fold(inner, |url, n| format!("https://h{n}.test/?r={}", encoded(&url)));
+    url.split_once('?').map(|(_, query)| query.to_owned()).unwrap_or_default()
+}
+
+#[test]
+fn a_secret_within_urls_within_urls_is_hidden_however_deep_it_lies() {
+    for levels in 1..=12 {
+        let (token, page) = (within_urls(levels, "token=S3CRET"), within_urls(levels, "page=2"));
+        let user = within_urls(levels, "x=https://u:S3CRET@b.test/");
+        for param in [&token, &user] {
+            let shown = redactor().param(param);
+            assert!(!shown.contains("S3CRET"), "{levels}: {shown}");
+            assert!(redactor().is_secret_param(param), "{levels}");
+        }
+        // Deeper, nothing is looked at.
+        if levels <= 3 {
+            assert_eq!(redactor().param(&page), page, "{levels}");
+        }
+    }
+}
+
 #[test]
 fn a_url_within_urls_without_end_is_read_in_bounds() {
     let deep = "?a=".repeat(20_000);

@@ -1,8 +1,8 @@
 //! Spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origin reads
 //! alike.
 //!
-//! Owns: the one written form of the former. Never touches: dot segments (`dots`); what is sent to the
-//! origin, which gets every path and query as it came.
+//! Owns: the one written form of the former; what of a URL is encoded for those who did not. Never
+//! touches: dot segments (`dots`); what else is sent to the origin, which gets every path and query as it came.
 
 use std::borrow::Cow;
 
@@ -33,6 +33,28 @@ pub fn normal(text: &str) -> Cow<'_, str> {
         rest = after;
     }
     out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// Path and query as every server takes them: the signs that belong in no URL, and that HTTP/2 does not carry,
+/// are percent-encoded (RFC 3986 §2.1). In a path those are `<`, `>` and `` ` ``, in a query `<`, `>` and `"`; some
+/// clients send them as they were typed (`curl -g`). All others stay as they are.
+pub fn carried(path_and_query: &str) -> Cow<'_, str> {
+    if !has_byte(path_and_query, |byte| matches!(byte, b'<' | b'>' | b'`' | b'"')) {
+        return Cow::Borrowed(path_and_query);
+    }
+    let mut out = String::with_capacity(path_and_query.len() + 8);
+    let mut in_query = false;
+    for sign in path_and_query.chars() {
+        in_query |= sign == '?';
+        match sign {
+            '<' => out.push_str("%3C"),
+            '>' => out.push_str("%3E"),
+            '`' if !in_query => out.push_str("%60"),
+            '"' if in_query => out.push_str("%22"),
+            _ => out.push(sign),
+        }
+    }
     Cow::Owned(out)
 }
 
@@ -88,7 +110,32 @@ fn octet(text: &str) -> Option<(u8, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{as_read, normal};
+    use http::Uri;
+    use proptest::prelude::proptest;
+
+    use super::{as_read, carried, normal};
+
+    #[test]
+    fn what_no_url_holds_is_encoded_and_nothing_else() {
+        for (typed, sent) in [
+            ("/a<b>`c?d", "/a%3Cb%3E%60c?d"),
+            ("/\"{|}\\^", "/\"{|}\\^"),
+            ("/?\"<x>\"?`{|}\\^", "/?%22%3Cx%3E%22?`{|}\\^"),
+            ("/%3C%22", "/%3C%22"),
+            ("/ü?ü", "/ü?ü"),
+        ] {
+            assert_eq!(carried(typed), sent, "{typed}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_typed_without_controls_can_be_carried(text in "/[!-~ü]{0,40}") {
+            let sent = carried(&text);
+            assert!(Uri::try_from(&*sent).is_ok(), "{text} {sent}");
+            assert_eq!(carried(&sent), sent, "once is enough");
+        }
+    }
 
     #[test]
     fn equivalent_spellings_have_one_form_and_others_stay_apart() {

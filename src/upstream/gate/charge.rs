@@ -32,6 +32,8 @@ pub(super) struct Charge {
 enum Due {
     /// No answer came so far.
     Nothing,
+    /// Nor need one be heard: who asked has left, and the API charges all the same.
+    Left,
     /// The head of an answer came, and its body will tell the price. `ok`: it is an answer to use.
     Unread { ok: bool },
     /// It is in the books.
@@ -100,7 +102,7 @@ impl Charge {
         let cost = self.upstream.as_ref().and_then(|one| one.conduct.cost.as_ref());
         let in_body = cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_)));
         let free = status == StatusCode::NOT_MODIFIED;
-        if in_body && !free && self.due == Due::Nothing {
+        if in_body && !free && self.due != Due::Settled {
             self.due = Due::Unread { ok };
         } else {
             self.answered(status, ok, headers, None);
@@ -115,12 +117,11 @@ impl Charge {
         }
     }
 
-    /// All of the request was sent, and its answer is not waited for: the API charges all the same.
+    /// All of the request was sent, and whoever asked is gone: unless an answer tells another price, the
+    /// call costs the usual one.
     pub(super) fn left(&mut self) {
-        if self.due == Due::Nothing
-            && let Some(usual) = self.usual()
-        {
-            self.spend(usual);
+        if self.due == Due::Nothing {
+            self.due = Due::Left;
         }
     }
 
@@ -165,5 +166,8 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.unread();
+        if let (Due::Left, Some(usual)) = (self.due, self.usual()) {
+            self.spend(usual);
+        }
     }
 }

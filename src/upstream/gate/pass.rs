@@ -17,13 +17,11 @@ use crate::upstream::gate::settle::End;
 use crate::upstream::gate::traffic::{State, Subject, Ticket, Traffic};
 use crate::upstream::gate::{Gate, conduct};
 use crate::upstream::held::Cause;
-use crate::upstream::place::Place;
 use crate::upstream::verdict::Verdict;
 
 /// A call on its way. Dropped without a word, it counts as abandoned.
 pub struct Pass {
     gate: Gate,
-    place: Place,
     knock: Knock,
     record: Record,
     charge: Charge,
@@ -45,14 +43,13 @@ pub(super) struct Out {
 impl Pass {
     pub(super) fn new(
         gate: Gate,
-        place: Place,
         knock: Knock,
         record: Record,
         charge: Charge,
         out: Option<Out>,
     ) -> Self {
         let (verdict, unread, waited) = (None, None, None);
-        Self { gate, place, knock, record, charge, out, verdict, unread, waited }
+        Self { gate, knock, record, charge, out, verdict, unread, waited }
     }
 
     /// The head of the final answer came, and its body as far as rules read it.
@@ -72,11 +69,12 @@ impl Pass {
     /// then, and so whether calls like it go well.
     pub fn answered_so_far(&mut self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         let verdict = self.judge(status, headers, None);
-        if verdict.is_ok() && conduct(&self.place).rules.read_bodies() {
+        if verdict.is_ok() && conduct(&self.record.place).rules.read_bodies() {
             self.unread = self.out.take();
         }
         if let Some(Out { traffic, mut ticket }) = self.unread.take() {
-            let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+            let subject =
+                Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
             self.learn(&traffic, |state| state.heard(&subject, &mut ticket, &verdict, end, now));
             self.unread = Some(Out { traffic, ticket });
@@ -88,7 +86,9 @@ impl Pass {
 
     fn ended(&mut self, status: StatusCode, verdict: &Verdict) {
         self.record.answered(status);
-        self.count(verdict);
+        if self.verdict.is_none() {
+            self.count(verdict);
+        }
         self.settle(verdict, End::Answered(status));
         self.verdict = Some(verdict.clone());
     }
@@ -105,7 +105,7 @@ impl Pass {
         match self.unread.take() {
             Some(out) => self.find_out(&out, &verdict),
             None if more => {
-                if let Some(traffic) = self.gate.traffic(&self.place, &self.knock) {
+                if let Some(traffic) = self.gate.traffic(&self.record.place, &self.knock) {
                     self.find_out(&Out { traffic, ticket: Ticket::default() }, &verdict);
                 }
             }
@@ -132,6 +132,22 @@ impl Pass {
         self.charge.left();
     }
 
+    /// Its client has left before its head. Whether it is to go on without it: it counts until it is known
+    /// what it comes to. `whole`: all of its request is there; half of one is answered early, if ever, which
+    /// only the ban guard is about.
+    pub fn outlives_its_client(&mut self, whole: bool) -> bool {
+        let Some(upstream) = &self.record.place.upstream else { return false };
+        if whole {
+            self.charge.left();
+        } else if upstream.conduct.invalid_requests.is_none() {
+            return false;
+        }
+        if let Some(Out { traffic, ticket }) = &mut self.out {
+            traffic.state.lock().come_back(ticket);
+        }
+        true
+    }
+
     /// Its body is not one that rules can read: its head is all there is.
     pub fn unreadable(&mut self) {
         self.charge.unread();
@@ -155,30 +171,30 @@ impl Pass {
 
     /// Whether the body of its answer says something that the head does not.
     pub fn reads_bodies(&self) -> bool {
-        conduct(&self.place).reads_bodies()
+        conduct(&self.record.place).reads_bodies()
     }
 
     fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> Verdict {
-        let conduct: &Conduct = conduct(&self.place);
+        let conduct: &Conduct = conduct(&self.record.place);
         classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now())
     }
 
     fn count(&self, verdict: &Verdict) {
         if let Class::RateLimited(limit) = verdict.class {
-            self.gate.account.rate_limited(self.place.index, limit.token());
+            self.gate.account.rate_limited(self.record.place.index, limit.token());
         }
     }
 
     fn settle(&mut self, verdict: &Verdict, end: End) {
         let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
-        let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+        let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
         self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
     fn find_out(&self, Out { traffic, ticket }: &Out, verdict: &Verdict) {
-        let subject = Subject::new(&self.knock, conduct(&self.place), &self.place);
+        let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
         self.learn(traffic, |state| state.found_out(&subject, ticket, verdict, now));
         traffic.eased.notify_waiters();

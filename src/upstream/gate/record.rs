@@ -9,19 +9,21 @@ use http::StatusCode;
 
 use crate::account::{Account, UpstreamCall};
 use crate::clock;
+use crate::upstream::place::Place;
 
 /// A call that is under way. Dropped without a word, it counts as abandoned.
 pub struct Record {
     account: Arc<Account>,
-    upstream: usize,
+    /// Where it goes.
+    pub(super) place: Place,
     route: usize,
     since: Instant,
     said: bool,
 }
 
 impl Record {
-    pub(super) fn new(account: Arc<Account>, upstream: usize, route: usize) -> Self {
-        Self { account, upstream, route, since: clock::monotonic(), said: false }
+    pub(super) fn new(account: Arc<Account>, place: Place, route: usize) -> Self {
+        Self { account, place, route, since: clock::monotonic(), said: false }
     }
 
     /// The head of the final answer came.
@@ -39,8 +41,10 @@ impl Record {
             return;
         }
         self.account.upstream_call(&UpstreamCall {
-            upstream: self.upstream,
+            upstream: self.place.index,
             route: self.route,
+            host: &self.place.host,
+            port: self.place.port,
             outcome,
             duration: clock::monotonic().saturating_duration_since(self.since),
         });

@@ -213,6 +213,24 @@ async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others
     assert!(!bench.entering(knock("/")).await.is_finished());
 }
 
+/// Or clients that hold calls up and leave would leave any number of them behind.
+#[tokio::test]
+async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
+    let mut conduct = Conduct::default();
+    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(conduct);
+    let mut left = bench.enter(knock("/")).await.expect("there is room");
+    assert!(!left.outlives_its_client(false), "half a request, and no guard that counts");
+    left.step_aside();
+    let mut other = bench.enter(knock("/")).await.expect("there is room");
+    assert!(left.outlives_its_client(true));
+    answer(&mut other, 200, &[]);
+    let waiting = bench.entering(knock("/")).await;
+    assert!(!waiting.is_finished());
+    answer(&mut left, 200, &[]);
+    done(waiting).await.expect("there is room");
+}
+
 /// A client may make up credentials without end.
 #[tokio::test]
 async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {

@@ -184,6 +184,16 @@ impl State {
         ticket.probes.clear();
     }
 
+    /// The client that held a call up has left, and the call goes on: it is among the others again, even if
+    /// they are too many then. No more go out until they are fewer, so no client leaves any number behind.
+    pub(super) fn come_back(&mut self, ticket: &mut Ticket) {
+        if ticket.seat == Seat::Aside {
+            self.aside -= 1;
+            self.in_flight += 1;
+            ticket.seat = Seat::Taken;
+        }
+    }
+
     /// A call is under way no longer.
     pub(super) fn ended(&mut self, ticket: &mut Ticket) {
         let among = match std::mem::take(&mut ticket.seat) {

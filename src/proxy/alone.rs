@@ -1,0 +1,202 @@
+//! A call whose client leaves before its answer comes: where its upstream counts calls, it goes on alone.
+//!
+//! Owns: that it keeps its place at the gate until it is known what it comes to, within the deadlines of its
+//! upstream. Never touches: clients; what an answer changes for others (`upstream::gate`).
+//!
+//! An API counts such a call whether or not anybody is there for its answer. What clients leave behind is
+//! bounded by `pace.in_flight`, among which it counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::engine::head::Sent;
+use crate::proxy::exchange::Ctx;
+use crate::proxy::handler::Handler;
+use crate::proxy::message;
+use crate::proxy::relay::{is_interim, send_what_is_at_hand};
+use crate::proxy::upload::Upload;
+use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::session_auth;
+use crate::upstream::Body;
+use crate::upstream::begun::taken_in;
+use crate::upstream::connect::{Channel, Owner};
+use crate::upstream::failure::Failure;
+use crate::upstream::fetch::{Attempt, body_behind};
+use crate::upstream::gate::Pass;
+use crate::upstream::json;
+use crate::upstream::place::Place;
+use crate::upstream::session::{Broken, Event, Head};
+
+/// How long an early answer is waited for where the rest of a request will never come. Its origin learns so
+/// much later that it need not wait, and its place is another's so much later.
+const EARLY: Duration = Duration::from_secs(5);
+
+/// How long a body that rules read may take. Its call has given its place back: nothing else bounds how many
+/// there are.
+const READ: Duration = Duration::from_secs(5);
+
+/// A call that its client waits for. Dropped before it is `over`, its client has left, in whatever way: a
+/// connection of HTTP/2 that ends takes all that was asked on it along.
+pub(super) struct Watch<'a> {
+    handler: &'a Arc<Handler>,
+    pub(super) asked: &'a Asked,
+    pub(super) place: &'a Place,
+    pub(super) ctx: &'a mut Ctx,
+    pub(super) channel: &'a mut Channel,
+    pub(super) upload: &'a mut Upload,
+    over: bool,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(
+        handler: &'a Arc<Handler>,
+        asked: &'a Asked,
+        place: &'a Place,
+        (ctx, upload): (&'a mut Ctx, &'a mut Upload),
+        channel: &'a mut Channel,
+    ) -> Self {
+        Self { handler, asked, place, ctx, channel, upload, over: false }
+    }
+
+    /// The wait has ended; unless the call is `over`, it goes on alone.
+    pub(super) fn over(mut self, over: bool) {
+        self.over = over;
+    }
+
+    /// The call without its client, if it is to go on.
+    fn alone(&mut self) -> Option<Alone> {
+        let whole = self.asked.body == Framing::None || self.upload.is_all_here();
+        let pass = self.ctx.pass.take_if(|pass| pass.outlives_its_client(whole))?;
+        let mut channel = self.channel.take();
+        if self.ctx.signed_in {
+            // What its user may do on it is nobody else's to do.
+            channel.belongs_to(Owner::Call);
+        }
+        let rest = Upload::new(&self.handler.network.in_flight);
+        Some(Alone {
+            handler: Arc::clone(self.handler),
+            asked: self.asked.clone(),
+            place: self.place.clone(),
+            route: self.ctx.route,
+            sent: self.ctx.sent.take().filter(|_| !self.ctx.signed_in),
+            pass,
+            channel,
+            upload: std::mem::replace(self.upload, rest),
+            whole,
+        })
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        // Without a runtime larder itself has ended.
+        if let (Some(alone), Ok(runtime)) = (self.alone(), Handle::try_current()) {
+            runtime.spawn(alone.run());
+        }
+    }
+}
+
+/// A call that nobody waits for.
+struct Alone {
+    handler: Arc<Handler>,
+    asked: Asked,
+    place: Place,
+    route: usize,
+    sent: Option<Sent>,
+    pass: Pass,
+    channel: Channel,
+    upload: Upload,
+    /// All of its request is there.
+    whole: bool,
+}
+
+impl Alone {
+    async fn run(mut self) {
+        let first_byte = self.place.timeouts.first_byte;
+        let patience = if self.whole { first_byte } else { first_byte.min(EARLY) };
+        match timeout(patience, self.head()).await {
+            Ok(Ok(head)) => self.answered(*head).await,
+            Ok(Err(broken)) => self.broke(broken),
+            Err(_elapsed) => self.unanswered(),
+        }
+    }
+
+    /// The head of the final answer.
+    async fn head(&mut self) -> Result<Box<Head>, Broken> {
+        loop {
+            send_what_is_at_hand(&mut self.channel, &mut self.upload);
+            match self.channel.next(true).await? {
+                Event::Head(head) if !is_interim(head.status) => return Ok(head),
+                Event::Head(_) | Event::Room => {}
+                Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
+            }
+        }
+    }
+
+    /// A connection that waited for a call and had ended, and half a request, say nothing of the origin: as
+    /// the pass is dropped, the call counts as abandoned.
+    fn broke(mut self, broken: Broken) {
+        if let (true, Attempt::Failed(failure)) =
+            (self.whole, Attempt::after(broken, &self.channel))
+        {
+            self.pass.failed(failure);
+        }
+    }
+
+    fn unanswered(mut self) {
+        // An event stream may be silent for long.
+        if self.whole && !message::streams(&self.asked) {
+            self.channel.distrust();
+            self.pass.failed(Failure::FirstByteTimeout);
+        }
+    }
+
+    async fn answered(mut self, head: Head) {
+        let Head { status, mut headers, .. } = head;
+        if status == StatusCode::REQUEST_TIMEOUT && !self.whole {
+            return;
+        }
+        if session_auth::is_asked_for(&headers) {
+            self.channel.belongs_to(Owner::Call);
+        }
+        message::strip(&mut headers);
+        let reads = self.pass.reads_bodies()
+            && status != StatusCode::SWITCHING_PROTOCOLS
+            && json::coding(&headers).is_some();
+        if reads {
+            self.pass.answered_so_far(status, &headers);
+        } else {
+            self.pass.answered(status, &headers, None);
+        }
+        let asked = (self.route, self.sent.as_ref());
+        self.handler.heard_of_stored(&self.asked, asked, status, &headers).await;
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            self.read(status, &headers, reads).await;
+        }
+    }
+
+    /// A body that rules read is read; a short one is taken off its connection, which others can use then.
+    async fn read(mut self, status: StatusCode, headers: &HeaderMap, reads: bool) {
+        let mut body: Box<dyn Body> = body_behind(headers, self.channel, &self.place);
+        let in_flight = &self.handler.network.in_flight;
+        if reads {
+            let reading = json::read(headers, body, in_flight);
+            let Ok((said, rest)) = timeout(READ, reading).await else {
+                return;
+            };
+            match said {
+                Some(json) => _ = self.pass.read(status, headers, &json),
+                None => self.pass.unreadable(),
+            }
+            body = rest;
+        }
+        taken_in(body, in_flight).await;
+    }
+}
