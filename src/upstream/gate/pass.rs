@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::conduct::{Class, Conduct};
+use crate::policy::conduct::{Class, Conduct, Pace};
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::charge::Charge;
@@ -133,13 +133,17 @@ impl Pass {
     }
 
     /// Its client has left before its head. Whether it is to go on without it: it counts until it is known
-    /// what it comes to. `whole`: all of its request is there; half of one is answered early, if ever, which
-    /// only the ban guard is about.
+    /// what it comes to. That is so where the upstream's rules count calls by what becomes of them; elsewhere
+    /// it ends, and the API learns at once that nobody waits. `whole`: all of its request is there; half of one
+    /// is answered early, if ever, which only the ban guard is about.
     pub fn outlives_its_client(&mut self, whole: bool) -> bool {
-        let Some(upstream) = &self.record.place.upstream else { return false };
         if whole {
             self.charge.left();
-        } else if upstream.conduct.invalid_requests.is_none() {
+        }
+        let Some(upstream) = &self.record.place.upstream else { return false };
+        let guards = upstream.conduct.invalid_requests.is_some();
+        let bounds = upstream.conduct.pace.in_flight < Pace::default().in_flight;
+        if !guards && !(whole && bounds) {
             return false;
         }
         if let Some(Out { traffic, ticket }) = &mut self.out {
