@@ -41,6 +41,8 @@ enum Tried {
     Answered(Box<Head>, Channel),
     Failed(Failure),
     Client(ClientError),
+    /// The client has to sign in again, by this scheme.
+    SignedOut(&'static str),
 }
 
 /// Why waiting for a head ended without one.
@@ -67,6 +69,9 @@ impl Handler {
             return self.last_hop(asked, client, ctx).await;
         }
         let place = self.network.upstreams.place(&asked.target);
+        if let Some(scheme) = sign_in::lost(asked, client, &place) {
+            return self.signed_out(asked, client, ctx, scheme).await;
+        }
         let mut upload = Upload::new(&self.network.in_flight);
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
@@ -95,6 +100,9 @@ impl Handler {
                         pass.left();
                     }
                     return Err(self.broken_by_client(asked, client, ctx, error).await);
+                }
+                Tried::SignedOut(scheme) => {
+                    return self.signed_out(asked, client, ctx, scheme).await;
                 }
             }
         };
@@ -139,7 +147,7 @@ impl Handler {
                 Ok(Ok(mut channel)) => {
                     match self.head(asked, client, ctx, &mut channel, upload, place).await {
                         Ok(head) => {
-                            sign_in::heard(&head.headers, client, &mut channel);
+                            sign_in::heard(&head.headers, client, &mut channel, place);
                             return Tried::Answered(head, channel);
                         }
                         Err(NoHead::Client(error)) => return Tried::Client(error),
@@ -147,7 +155,13 @@ impl Handler {
                     }
                 }
             };
-            if !upload.is_whole() || !repeats.again(attempt, &asked.method) {
+            let again = upload.is_whole() && repeats.again(attempt, &asked.method);
+            if (again || attempt == Attempt::SignedOut)
+                && let Some(scheme) = sign_in::lost(asked, client, place)
+            {
+                return Tried::SignedOut(scheme);
+            }
+            if !again {
                 return Tried::Failed(attempt.failure());
             }
             self.network.gate.redialled(place.index, ctx.route);

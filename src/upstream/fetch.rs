@@ -88,6 +88,7 @@ impl Network {
         self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
             NotBegun::Failed(failure) => Attempt::Failed(failure),
             NotBegun::NotProcessed => Attempt::NotProcessed,
+            NotBegun::SignedOut => Attempt::SignedOut,
         })
     }
 
@@ -141,6 +142,8 @@ pub enum Attempt {
     Dead,
     /// Nothing has come of it at the origin.
     NotProcessed,
+    /// It was not made: the connection on which its client had signed in has ended.
+    SignedOut,
     /// For good.
     Failed(Failure),
 }
@@ -160,7 +163,7 @@ impl Attempt {
     /// The same, when it is not repeated.
     pub fn failure(self) -> Failure {
         match self {
-            Self::Dead => Failure::Closed,
+            Self::Dead | Self::SignedOut => Failure::Closed,
             Self::NotProcessed => Failure::NotProcessed,
             Self::Failed(failure) => failure,
         }
@@ -187,7 +190,7 @@ impl Repeats {
             Attempt::Dead if method::is_idempotent(method) => {
                 !std::mem::replace(&mut self.redialled, true)
             }
-            Attempt::Dead | Attempt::Failed(_) => false,
+            Attempt::Dead | Attempt::SignedOut | Attempt::Failed(_) => false,
         }
     }
 }

@@ -155,6 +155,14 @@ impl Session {
         }
     }
 
+    /// Whether another call may follow on the connection, as far as the head of the answer tells.
+    pub fn persists(&self) -> bool {
+        match self {
+            Self::Http1(session) => session.persists(),
+            Self::Http2(_) => true,
+        }
+    }
+
     /// Whether the origin is told to go on by larder itself: its own word for it does not come.
     pub fn goes_on_unasked(&self) -> bool {
         matches!(self, Self::Http2(_))

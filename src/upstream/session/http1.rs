@@ -261,6 +261,10 @@ impl Http1 {
         if untouched { Broken::Closed } else { Broken::Cut }
     }
 
+    pub(super) fn persists(&self) -> bool {
+        self.persists && !matches!(self.incoming, Incoming::Close)
+    }
+
     fn awaits_head(&self) -> bool {
         matches!(self.incoming, Incoming::Head)
     }
