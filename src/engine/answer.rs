@@ -137,7 +137,7 @@ impl Engine {
     }
 
     pub(crate) fn variant(&self, asked: &Asked, fields: &VaryFields) -> VariantId {
-        fields.variant(&asked.headers, &|name, value| self.keyring.mask(name, value))
+        self.keyring.variant(fields, &asked.headers)
     }
 
     /// What memory holds.

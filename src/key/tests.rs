@@ -9,6 +9,7 @@ use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
+use crate::semantics::vary::VaryFields;
 
 fn ring() -> Keyring {
     Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
@@ -277,6 +278,16 @@ fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
     assert!(mask("cookie", "x").is_some());
     assert_ne!(mask("cookie", "x"), mask("cookie", "y"));
     assert_ne!(mask("cookie", "x"), mask("authorization", "x"));
+}
+
+#[test]
+fn another_secret_makes_other_variants() {
+    let other = Keyring::new([8; 32], &[], Redactor::default());
+    let names = VaryFields::new(vec![HeaderName::from_static("accept")]);
+    let request = asked("http://a/", &[("accept", "a")]);
+    let same = ring().variant(&names, &request.headers);
+    assert_eq!(same, ring().variant(&names, &request.headers));
+    assert_ne!(same, other.variant(&names, &request.headers));
 }
 
 /// `X-<before>Secret<after>` in any case, around each of the telling words.
