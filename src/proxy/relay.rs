@@ -155,7 +155,7 @@ impl Handler {
                     }
                 }
             };
-            let again = upload.is_whole() && repeats.again(attempt, &asked.method);
+            let again = upload.is_whole() && repeats.again(attempt, asked.is_idempotent());
             if (again || attempt == Attempt::SignedOut)
                 && let Some(scheme) = sign_in::lost(asked, client, place)
             {

@@ -237,7 +237,11 @@ mod tests {
         let id = |request| names.variant(request, &secret(), &unmasked);
         assert_ne!(id(&mine), id(&theirs));
         let other = VariantSecret::new([7; VARIANT_SECRET]);
-        assert_ne!(id(&mine), names.variant(&mine, &other, &unmasked), "nobody else makes the same");
+        assert_ne!(
+            id(&mine),
+            names.variant(&mine, &other, &unmasked),
+            "nobody else makes the same"
+        );
     }
 
     #[test]

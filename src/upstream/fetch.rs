@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
@@ -178,18 +178,15 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// Whether a call with this method, all of which can still be sent, is made once more, on a
-    /// connection of its own.
-    pub fn again(&mut self, attempt: Attempt, method: &Method) -> bool {
+    /// Whether a call, all of which can still be sent, is made once more, on a connection of its own.
+    pub fn again(&mut self, attempt: Attempt, idempotent: bool) -> bool {
         match attempt {
             // RFC 9113 §8.7: safe whatever the method is.
             Attempt::NotProcessed => {
                 self.refused += 1;
                 self.refused <= REFUSED
             }
-            Attempt::Dead if method::is_idempotent(method) => {
-                !std::mem::replace(&mut self.redialled, true)
-            }
+            Attempt::Dead if idempotent => !std::mem::replace(&mut self.redialled, true),
             Attempt::Dead | Attempt::SignedOut | Attempt::Failed(_) => false,
         }
     }
@@ -204,7 +201,7 @@ impl Origin for Network {
         loop {
             match self.attempt(call, &place, over).await {
                 Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
-                Err(attempt) if repeats.again(attempt, &call.method) => {
+                Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
                     self.gate.redialled(place.index, call.knock.route);
                     over = Over::New;
                 }
