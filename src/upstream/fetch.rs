@@ -156,6 +156,7 @@ impl Attempt {
             Broken::Closed if channel.is_reused() => Self::Dead,
             Broken::Closed | Broken::Cut => Self::Failed(Failure::Closed),
             Broken::Tls(fault) => Self::Failed(Failure::Tls(fault)),
+            Broken::Switched => Self::Failed(Failure::Switched),
             Broken::Protocol => Self::Failed(Failure::Protocol),
         }
     }
@@ -282,7 +283,7 @@ async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Resul
             Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
         };
         match head.status {
-            StatusCode::SWITCHING_PROTOCOLS => return Err(Broken::Protocol),
+            StatusCode::SWITCHING_PROTOCOLS => return Err(Broken::Switched),
             // No client asked larder to go on: a 100 is nobody's.
             StatusCode::CONTINUE => {}
             status if status.is_informational() => {

@@ -104,6 +104,9 @@ pub enum Broken {
     /// The connection ended, or the stream was reset, inside an answer.
     #[error("the answer was cut")]
     Cut,
+    /// The origin has switched to another protocol, for which it was not asked (RFC 9110 §15.2.2).
+    #[error("the origin switched protocols unasked")]
+    Switched,
     /// What came is not HTTP, can be read in two ways, or breaks a bound.
     #[error("the answer is not valid HTTP")]
     Protocol,

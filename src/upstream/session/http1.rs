@@ -229,7 +229,7 @@ impl Http1 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
             if !self.upgrades {
-                return Err(Broken::Protocol);
+                return Err(Broken::Switched);
             }
             self.persists = false;
         }
