@@ -197,16 +197,8 @@ impl Failure {
             Self::Cut => {
                 (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's answer was cut")
             }
-            Self::Switched => (
-                StatusCode::BAD_GATEWAY,
-                "http_protocol_error",
-                "the origin switched to another protocol (101), for which it was not asked",
-            ),
-            Self::Protocol => (
-                StatusCode::BAD_GATEWAY,
-                "http_protocol_error",
-                "the origin's answer is not valid HTTP",
-            ),
+            Self::Protocol => return NOT_HTTP,
+            Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,
             Self::Abandoned | Self::Held(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -218,6 +210,20 @@ impl Failure {
         Problem::new(status, class, reason, proxy_status)
     }
 }
+
+const NOT_HTTP: Problem = Problem::new(
+    StatusCode::BAD_GATEWAY,
+    "protocol",
+    "the origin's answer is not valid HTTP",
+    "http_protocol_error",
+);
+
+const SWITCHED: Problem = Problem::new(
+    StatusCode::BAD_GATEWAY,
+    "protocol",
+    "the origin switched to another protocol (101), for which it was not asked",
+    "http_protocol_error",
+);
 
 const EXHAUSTED: Problem = Problem::new(
     StatusCode::SERVICE_UNAVAILABLE,
