@@ -124,6 +124,8 @@ impl Handler {
         place: &Place,
         upload: &mut Upload,
     ) -> Tried {
+        let owner = sign_in::owner(asked, client, place);
+        ctx.signed_in = !matches!(owner, Owner::Pool);
         match while_there(client, self.passed(ctx, asked, place)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Tried::Failed(failure),
@@ -131,8 +133,6 @@ impl Handler {
         }
         let request = message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
-        let owner = sign_in::owner(asked, client, place);
-        ctx.signed_in = !matches!(owner, Owner::Pool);
         loop {
             upload.begin();
             let begun = {

@@ -37,8 +37,8 @@ impl Handler {
         })
     }
 
-    /// Asks the client to sign in again, over its next connection; this one it takes for its user's. It is not
-    /// known to the origin that `asked` was asked, so that any method may be asked again.
+    /// Asks the client to sign in again, over its next connection; this one it takes for its user's. Either the
+    /// origin has not seen `asked`, or making it twice does no more than once: it may be made again.
     pub(super) async fn signed_out(
         &self,
         asked: &Asked,

@@ -57,10 +57,11 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Fields by which some frameworks let a client name another method than the one it uses.
-const OVERRIDES: [&str; 6] = [
+const OVERRIDES: [&str; 7] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    "x-methodoverride",
     "x-method",
     "x-original-method",
     "x-restli-method",

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use h2::Reason;
 use http::Request;
@@ -246,6 +247,31 @@ async fn an_origin_that_says_it_ends_a_sign_in_ends_the_clients_connection_too()
     let answer = alice.get(&format!("{API}/bye"), &[]).await;
     assert_eq!((answer.text().as_str(), answer.field("connection")), ("bye", Some("close")));
     assert!(alice.is_closed().await);
+}
+
+/// What anybody may have is no answer to somebody, not even while the origin may not be asked.
+#[tokio::test]
+async fn who_has_signed_in_is_not_answered_a_head_from_the_store_while_calls_are_held() {
+    let state = Mutex::new(Windows::default());
+    let origin = Origin::start(move |seen| match &*seen.target {
+        "/open" => Answer::new(200, &["Cache-Control: public, max-age=60"], "anybody"),
+        "/busy" => Answer::new(429, &["Retry-After: 3000"], ""),
+        _ => state.lock().answer(seen),
+    })
+    .await;
+    let larder = larder(&origin, &["scope: shared", "stale_if_error: { for: 24h }"]).await;
+    let (mut alice, mut other) = (larder.client().await, larder.client().await);
+    sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
+    let url = format!("{API}/open");
+    other.get(&url, &[]).await;
+    larder.clock.advance(Duration::from_secs(120));
+    assert_eq!(other.get(&format!("{API}/busy"), &[]).await.status, 429);
+    let calls = origin.calls();
+    for (client, status) in [(&mut other, 200), (&mut alice, 429)] {
+        client.ask("HEAD", &url, &[]).await;
+        assert_eq!(client.answer("HEAD").await.expect("an answer").status, status);
+    }
+    assert_eq!(origin.calls(), calls, "it is held");
 }
 
 /// A reload may have changed who is trusted, and where one may go.
