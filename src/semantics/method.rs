@@ -7,7 +7,7 @@
 use http::{HeaderMap, Method};
 
 use crate::semantics::query::{decoded, pieces};
-use crate::semantics::scan::{has_byte, has_pair_in_any_case};
+use crate::semantics::scan::{has_byte, has_three_in_any_case};
 use crate::semantics::spelling;
 use crate::semantics::target::Target;
 
@@ -94,9 +94,8 @@ pub fn is_overridden(method: &Method, target: &Target, headers: &HeaderMap) -> b
 
 /// The same of its query alone.
 fn is_overridden_in(query: &str, method: &Method) -> bool {
-    // Few queries have anything of that kind: in most there is no `th`, and nothing encoded.
-    let small = |pair| has_pair_in_any_case(query, pair);
-    if !small((b't', b'h')) && !has_byte(query, |byte| byte == b'%') {
+    // Few queries have anything of that kind: in most there is no `tho`, and nothing encoded.
+    if !has_three_in_any_case(query, *b"tho") && !has_byte(query, |byte| byte == b'%') {
         return false;
     }
     query.split('&').flat_map(pieces).any(|(name, value)| {
