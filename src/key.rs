@@ -26,6 +26,7 @@ use crate::semantics::asked::Asked;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
+use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, VaryFields};
 
 /// Whose answer it is (product: `scope`). Part of every key, so an answer cannot be looked up
 /// without saying whose.
@@ -167,6 +168,7 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 #[derive(Clone)]
 pub struct Keyring {
     mac: Hmac<Sha256>,
+    variants: VariantSecret,
     credential_headers: Vec<HeaderName>,
     redactor: Redactor,
 }
@@ -176,11 +178,9 @@ impl Keyring {
     /// `redactor` tells which parts of a URL are secret.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn new(secret: [u8; 32], credential_headers: &[HeaderName], redactor: Redactor) -> Self {
-        Self {
-            mac: Hmac::new_from_slice(&secret).expect("an HMAC takes a key of any length"),
-            credential_headers: credential_headers.to_vec(),
-            redactor,
-        }
+        let mac = Hmac::new_from_slice(&secret).expect("an HMAC takes a key of any length");
+        let variants = VariantSecret::new(expanded(&mac));
+        Self { mac, variants, credential_headers: credential_headers.to_vec(), redactor }
     }
 
     /// The redactor: which parts of a URL are secret.
@@ -218,6 +218,11 @@ impl Keyring {
             .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
+    /// Which of the variants that `fields` choose `request` asks for.
+    pub fn variant(&self, fields: &VaryFields, request: &HeaderMap) -> VariantId {
+        fields.variant(request, &self.variants, &|name, value| self.mask(name, value))
+    }
+
     /// Whether a field's value holds a secret, such as a URL with a token in it.
     fn holds_secret(&self, value: &http::HeaderValue) -> bool {
         self.redactor.has_secret(&String::from_utf8_lossy(value.as_bytes()))
@@ -250,17 +255,34 @@ impl Keyring {
     /// HMAC-SHA256 over length-framed parts, cut to 128 bits. The purpose keeps a user's name from
     /// ever equalling somebody's credential.
     fn hmac<'a>(&self, purpose: Purpose, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
-        let mut mac = self.mac.clone();
-        mac.update(&[purpose as u8]);
-        for part in parts {
-            mac.update(&canonical::length(part));
-            mac.update(part);
-        }
-        let bytes: [u8; 32] = mac.finalize().into_bytes().into();
-        let mut half = [0; 16];
-        half.copy_from_slice(bytes.split_at(16).0);
-        half
+        hmac(&self.mac, purpose, parts)
     }
+}
+
+fn hmac<'a>(
+    mac: &Hmac<Sha256>,
+    purpose: Purpose,
+    parts: impl IntoIterator<Item = &'a [u8]>,
+) -> [u8; 16] {
+    let mut mac = mac.clone();
+    mac.update(&[purpose as u8]);
+    for part in parts {
+        mac.update(&canonical::length(part));
+        mac.update(part);
+    }
+    let bytes: [u8; 32] = mac.finalize().into_bytes().into();
+    let mut half = [0; 16];
+    half.copy_from_slice(bytes.split_at(16).0);
+    half
+}
+
+/// The secret of variants: as many bytes as it takes, from one secret.
+fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET] {
+    let mut bytes = [0; VARIANT_SECRET];
+    for (piece, n) in bytes.chunks_mut(16).zip(0_u8..) {
+        piece.copy_from_slice(&hmac(mac, Purpose::Variants, [&[n][..]]));
+    }
+    bytes
 }
 
 /// Prints no secret: neither the key of the HMACs nor anything made with it.
@@ -283,6 +305,7 @@ enum Purpose {
     Asker = 5,
     Separators = 6,
     Path = 7,
+    Variants = 8,
 }
 
 #[cfg(test)]

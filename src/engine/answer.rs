@@ -24,7 +24,6 @@ use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::invalidation;
-use crate::semantics::method;
 use crate::semantics::session_auth;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
@@ -137,7 +136,7 @@ impl Engine {
     }
 
     pub(crate) fn variant(&self, asked: &Asked, fields: &VaryFields) -> VariantId {
-        fields.variant(&asked.headers, &|name, value| self.keyring.mask(name, value))
+        self.keyring.variant(fields, &asked.headers)
     }
 
     /// What memory holds.
@@ -302,7 +301,7 @@ pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
         return Some(Forward::Method);
     }
     // Another method, or a path that an origin may read as another than the one a route matched.
-    if method::is_overridden(&asked.headers) || asked.target.is_ambiguous() {
+    if asked.is_overridden() || asked.target.is_ambiguous() {
         return Some(Forward::Bypass);
     }
     // The answer is that of a connection, whatever else the request says.

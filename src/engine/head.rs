@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::account::ResultKind;
 use crate::decide::{Decision, Found, stand_in};
 use crate::engine::Engine;
+use crate::engine::answer::not_cached;
 use crate::engine::reply::Reply;
 use crate::policy::{self, Mode};
 use crate::route::table::Route;
@@ -32,7 +33,7 @@ pub struct Sent {
 impl Engine {
     /// A request is about to pass through, which `route` caches.
     pub fn sent(&self, asked: &Asked, route: Option<&Route>) -> Sent {
-        let route = route.filter(|_| asked.method == Method::HEAD);
+        let route = route.filter(|_| asks_as_a_get_would(asked));
         let watch = route.map(|route| {
             self.store.watch(self.keyring.target_id(&asked.target, &route.policy.key.query))
         });
@@ -48,7 +49,7 @@ impl Engine {
         answered: Option<StatusCode>,
         cause: &'static str,
     ) -> Option<Reply> {
-        if asked.method != Method::HEAD || self.switch.mode() != Mode::Cache {
+        if !asks_as_a_get_would(asked) || self.switch.mode() != Mode::Cache {
             return None;
         }
         let key = self.keyring.key(asked, &route.policy);
@@ -107,4 +108,9 @@ impl Engine {
             }
         }
     }
+}
+
+/// A `HEAD` whose `GET` might have been answered from the store.
+fn asks_as_a_get_would(asked: &Asked) -> bool {
+    asked.method == Method::HEAD && not_cached(asked).is_none()
 }

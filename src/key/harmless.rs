@@ -3,19 +3,23 @@
 //! Owns: the list, and what it means: in every scope but `shared` a field that is *not* on it is part
 //! of the key, hashed. A name that is missing here costs hits; one too many could show a user's answer
 //! to another. So the list holds what RFC 9110 and its kin define for the message itself, what tells of
-//! the client's software, what traces a request, and what SDKs change with each call. What `Vary` names
-//! counts all the same. Never touches: credentials, which no list makes harmless (`credential`).
+//! the client's software, what traces a request, and what SDKs change with each call. It has whole names
+//! alone: of a family (`X-B3-…`, `Sec-CH-…`) an origin may make up more. What `Vary` names counts all the
+//! same. Never touches: credentials, which no list makes harmless (`credential`).
+//!
+//! `baggage` and its like (`tracestate`, `correlation-context`, `jaeger-baggage`, `x-datadog-tags`) carry what an
+//! app puts in, `userId=` too. They are for tracing all the same, and change with each call: counted, they
+//! would cost every hit. Where an API answers by one of them, the route says `key: { headers: [baggage] }`.
 
 use std::sync::LazyLock;
 
 use http::HeaderName;
 use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, USER_AGENT};
 
-use crate::key::credential::has_telling_word;
 use crate::semantics::spelling;
 
 /// Whole names, sorted.
-const NAMES: [&str; 165] = [
+const NAMES: [&str; 203] = [
     // RFC 9110, 9111, 9112 and their kin, client hints, user agents, tracing, what SDKs change per call.
     // `Authorization`, `Cookie`, `From` and `Origin` are not among them.
     "accept",
@@ -73,6 +77,9 @@ const NAMES: [&str; 165] = [
     "last-modified",
     "max-forwards",
     "newrelic",
+    "ot-tracer-sampled",
+    "ot-tracer-spanid",
+    "ot-tracer-traceid",
     "pinpoint-flags",
     "pinpoint-pspanid",
     "pinpoint-sampled",
@@ -89,6 +96,36 @@ const NAMES: [&str; 165] = [
     "request-id",
     "rtt",
     "save-data",
+    "sec-ch-device-memory",
+    "sec-ch-downlink",
+    "sec-ch-dpr",
+    "sec-ch-ect",
+    "sec-ch-forced-colors",
+    "sec-ch-prefers-color-scheme",
+    "sec-ch-prefers-contrast",
+    "sec-ch-prefers-reduced-data",
+    "sec-ch-prefers-reduced-motion",
+    "sec-ch-prefers-reduced-transparency",
+    "sec-ch-rtt",
+    "sec-ch-save-data",
+    "sec-ch-ua",
+    "sec-ch-ua-arch",
+    "sec-ch-ua-bitness",
+    "sec-ch-ua-form-factors",
+    "sec-ch-ua-full-version",
+    "sec-ch-ua-full-version-list",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-model",
+    "sec-ch-ua-platform",
+    "sec-ch-ua-platform-version",
+    "sec-ch-ua-wow64",
+    "sec-ch-viewport-height",
+    "sec-ch-viewport-width",
+    "sec-ch-width",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-storage-access",
     "sec-fetch-user",
     "sec-gpc",
     "sec-purpose",
@@ -114,6 +151,11 @@ const NAMES: [&str; 165] = [
     "x-amzn-trace-id",
     "x-api-client",
     "x-appengine-request-log-id",
+    "x-b3-flags",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-spanid",
+    "x-b3-traceid",
     "x-client-request-id",
     "x-client-trace-id",
     "x-client-user-agent",
@@ -185,9 +227,6 @@ const NAMES: [&str; 165] = [
     "x-vercel-id",
 ];
 
-/// What whole families of names begin with; one that names a credential all the same is none of the family.
-const FAMILIES: [&str; 4] = ["ot-tracer-", "sec-ch-", "sec-fetch-", "x-b3-"];
-
 /// Those of each length: every request asks for each of its fields.
 static BY_LENGTH: LazyLock<Vec<Vec<&'static [u8]>>> = LazyLock::new(|| {
     let longest = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();
@@ -210,7 +249,6 @@ pub(super) fn is_harmless(name: &HeaderName) -> bool {
     let ends = |name: &[u8]| (name.first().copied(), name.last().copied());
     let own = ends(name.as_bytes());
     alike.iter().any(|one| ends(one) == own && *one == name.as_bytes())
-        || (FAMILIES.iter().any(|family| name.starts_with(family)) && !has_telling_word(name))
 }
 
 /// Fields by which an origin's framework answers for another host or path than the one that was asked
@@ -304,6 +342,11 @@ mod tests {
             "X-Stripe-Client-Account",
             "Sec-Ch-User",
             "X-B3-Api-Key",
+            "X-B3-Account",
+            "Sec-CH-Org",
+            "Sec-Fetch-Account",
+            "Ot-Tracer-Customer",
+            "Amz-Sdk-Account",
         ] {
             assert!(!is_harmless(&name(text)), "{text}");
         }
@@ -323,6 +366,10 @@ mod tests {
             "Sec-CH-UA",
             "Referer",
             "X-B3-TraceId",
+            "X-B3-Sampled",
+            "Ot-Tracer-SpanId",
+            "Sec-CH-UA-Full-Version-List",
+            "Sec-CH-Prefers-Color-Scheme",
             "sentry-trace",
             "baggage",
             "Accept-Charset",

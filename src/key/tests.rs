@@ -9,6 +9,7 @@ use crate::semantics::asked::{Asked, Listener};
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
+use crate::semantics::vary::VaryFields;
 
 fn ring() -> Keyring {
     Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
@@ -277,6 +278,38 @@ fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
     assert!(mask("cookie", "x").is_some());
     assert_ne!(mask("cookie", "x"), mask("cookie", "y"));
     assert_ne!(mask("cookie", "x"), mask("authorization", "x"));
+}
+
+#[test]
+fn a_field_for_tracing_counts_where_the_route_says_so() {
+    let baggage = vec![HeaderName::from_static("baggage")];
+    let counts = policy(ScopeRule::Credential, KeyRule { headers: baggage, ..KeyRule::default() });
+    let plain = policy(ScopeRule::Credential, KeyRule::default());
+    let key = |user, policy| ring().key(&asked("http://a/", &[("baggage", user)]), policy);
+    assert_eq!(key("userId=alice", &plain), key("userId=bob", &plain));
+    assert_ne!(key("userId=alice", &counts), key("userId=bob", &counts));
+}
+
+#[test]
+fn accounts_have_limits_of_their_own_where_the_field_that_tells_them_apart_is_named() {
+    let account = HeaderName::from_static("stripe-account");
+    let named = Keyring::new([7; 32], &[account], Redactor::default());
+    let of = |ring: &Keyring, account| {
+        let fields = [("authorization", "Bearer x"), ("stripe-account", account)];
+        ring.asker(&asked("http://a/", &fields))
+    };
+    assert_ne!(of(&named, "acct_1"), of(&named, "acct_2"));
+    assert_eq!(of(&ring(), "acct_1"), of(&ring(), "acct_2"), "the key's alone");
+}
+
+#[test]
+fn another_secret_makes_other_variants() {
+    let other = Keyring::new([8; 32], &[], Redactor::default());
+    let names = VaryFields::new(vec![HeaderName::from_static("accept")]);
+    let request = asked("http://a/", &[("accept", "a")]);
+    let same = ring().variant(&names, &request.headers);
+    assert_eq!(same, ring().variant(&names, &request.headers));
+    assert_ne!(same, other.variant(&names, &request.headers));
 }
 
 /// `X-<before>Secret<after>` in any case, around each of the telling words.

@@ -126,11 +126,25 @@ impl Handler {
         problem: &Problem,
         status: &CacheStatus,
     ) -> Result<(), ClientError> {
+        let mut headers = HeaderMap::new();
+        status.append_to(&mut headers);
+        self.tell_with(asked, client, ctx, problem, headers).await
+    }
+
+    /// The same with `more` fields.
+    pub(super) async fn tell_with(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+        problem: &Problem,
+        more: HeaderMap,
+    ) -> Result<(), ClientError> {
         ctx.result = ResultKind::Error;
         ctx.error = Some(problem.class);
         ctx.is_larders = true;
         let (mut headers, body) = problem.response();
-        status.append_to(&mut headers);
+        headers.extend(more);
         client.skip_body();
         client.close_after();
         self.finish_head(asked, client, ctx, &mut headers);

@@ -43,6 +43,8 @@ enum Tried {
     Answered(Box<Head>, Channel),
     Failed(Failure),
     Client(ClientError),
+    /// The client has to sign in again, by this scheme.
+    SignedOut(&'static str),
 }
 
 /// Why waiting for a head ended without one.
@@ -69,6 +71,9 @@ impl Handler {
             return self.last_hop(asked, client, ctx).await;
         }
         let place = self.network.upstreams.place(&asked.target);
+        if let Some(scheme) = sign_in::lost(asked, client, &place) {
+            return self.signed_out(asked, client, ctx, scheme).await;
+        }
         let mut upload = Upload::new(&self.network.in_flight);
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
@@ -95,6 +100,9 @@ impl Handler {
                 Tried::Client(error) => {
                     return Err(self.broken_by_client(asked, client, ctx, error).await);
                 }
+                Tried::SignedOut(scheme) => {
+                    return self.signed_out(asked, client, ctx, scheme).await;
+                }
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -115,6 +123,8 @@ impl Handler {
         place: &Place,
         upload: &mut Upload,
     ) -> Tried {
+        let owner = sign_in::owner(asked, client, place);
+        ctx.signed_in = !matches!(owner, Owner::Pool);
         match while_there(client, self.passed(ctx, asked, place)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Tried::Failed(failure),
@@ -122,8 +132,6 @@ impl Handler {
         }
         let request = message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
-        let owner = sign_in::owner(asked, client, place);
-        ctx.signed_in = !matches!(owner, Owner::Pool);
         loop {
             upload.begin();
             let begun = {
@@ -141,7 +149,7 @@ impl Handler {
                     watch.over(!matches!(head, Err(NoHead::Client(_))));
                     match head {
                         Ok(head) => {
-                            sign_in::heard(&head.headers, client, &mut channel);
+                            sign_in::heard(&head.headers, client, &mut channel, place);
                             return Tried::Answered(head, channel);
                         }
                         Err(NoHead::Client(error)) => return Tried::Client(error),
@@ -149,7 +157,13 @@ impl Handler {
                     }
                 }
             };
-            if !upload.is_whole() || !repeats.again(attempt, &asked.method) {
+            let again = upload.is_whole() && repeats.again(attempt, asked.is_idempotent());
+            if (again || attempt == Attempt::SignedOut)
+                && let Some(scheme) = sign_in::lost(asked, client, place)
+            {
+                return Tried::SignedOut(scheme);
+            }
+            if !again {
                 return Tried::Failed(attempt.failure());
             }
             self.network.gate.redialled(place, ctx.route);

@@ -4,16 +4,28 @@
 //! Owns: which exchanges need that, and what their clients are told. Never touches: the connections
 //! (`upstream::pinned`).
 
-use http::{HeaderMap, StatusCode};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
+use crate::account::problem::Problem;
 use crate::front::session::Session;
-use crate::proxy::exchange::Ctx;
-use crate::proxy::handler::Handler;
+use crate::proxy::exchange::{Broken, Ctx};
+use crate::proxy::handler::{End, Handler};
 use crate::semantics::asked::Asked;
+use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::upstream::connect::{Channel, Owner};
-use crate::upstream::peer::group_key;
+use crate::upstream::pinned::Pins;
 use crate::upstream::place::Place;
+
+/// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
+/// have to be asked as nobody to say the same.
+const SIGNED_OUT: Problem = Problem::new(
+    StatusCode::UNAUTHORIZED,
+    "signed_out",
+    "the connection to the origin on which this client had signed in has ended: it has to sign in again",
+    "connection_terminated",
+);
 
 impl Handler {
     /// Whether the client's connection has one to the place of `asked` for itself: then the origin alone
@@ -21,9 +33,31 @@ impl Handler {
     pub(super) fn has_signed_in(&self, asked: &Asked, client: &Session) -> bool {
         client.pins().is_some_and(|pins| {
             let place = self.network.upstreams.place(&asked.target);
-            pins.has(group_key(&place, asked.listener))
+            pins.has(&place.origin())
         })
     }
+
+    /// Asks the client to sign in again, over its next connection; this one it takes for its user's. Either the
+    /// origin has not seen `asked`, or making it twice does no more than once: it may be made again.
+    pub(super) async fn signed_out(
+        &self,
+        asked: &Asked,
+        client: &mut Session,
+        ctx: &mut Ctx,
+        scheme: &'static str,
+    ) -> Result<End, Broken> {
+        ctx.pass = None;
+        let mut headers = HeaderMap::new();
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        CacheStatus::refused().append_to(&mut headers);
+        self.tell_with(asked, client, ctx, &SIGNED_OUT, headers).await?;
+        Ok(End::Answered)
+    }
+}
+
+/// The scheme by which the client has to sign in again before `asked` may be sent to `place`.
+pub(super) fn lost(asked: &Asked, client: &Session, place: &Place) -> Option<&'static str> {
+    client.pins()?.signed_out(&place.origin(), &asked.headers)
 }
 
 /// An answer over HTTP/2 that asks for such a sign-in: there nobody can sign in, so its client is to come by
@@ -54,15 +88,29 @@ pub(super) fn is_left_to_http1(
 
 /// Whose connection a call goes over.
 pub(super) fn owner(asked: &Asked, client: &mut Session, place: &Place) -> Owner {
-    let key = group_key(place, asked.listener);
-    let pinned = client.pins().is_some_and(|pins| pins.has(key));
-    if pinned || session_auth::is_sent(&asked.headers) { own(client) } else { Owner::Pool }
+    let pinned = client.pins().is_some_and(|pins| pins.has(&place.origin()));
+    if !pinned && !session_auth::is_sent(&asked.headers) {
+        return Owner::Pool;
+    }
+    if client.pins().is_some_and(Pins::are_many) {
+        client.close_after();
+    }
+    own(client, place)
 }
 
-/// An answer has come: if it asks for such a sign-in, its connection is the client's from now on.
-pub(super) fn heard(headers: &HeaderMap, client: &mut Session, channel: &mut Channel) {
+/// An answer has come: if it asks for such a sign-in, its connection is the client's from now on. Where a client
+/// may have signed in and the origin ends that, the client's connection ends too: so it learns of it.
+pub(super) fn heard(
+    headers: &HeaderMap,
+    client: &mut Session,
+    channel: &mut Channel,
+    place: &Place,
+) {
+    if channel.is_a_clients() && !channel.persists() {
+        client.close_after();
+    }
     if session_auth::is_asked_for(headers) {
-        channel.belongs_to(own(client));
+        channel.belongs_to(own(client, place));
     }
 }
 
@@ -74,6 +122,7 @@ pub(super) fn tell(headers: &mut HeaderMap, client: &Session) {
 }
 
 /// Where many exchanges share the client's connection, each has one of its own: it is nobody's afterwards.
-fn own(client: &mut Session) -> Owner {
-    client.pins_to_be().map_or(Owner::Call, |pins| Owner::Client(pins.clone()))
+fn own(client: &mut Session, place: &Place) -> Owner {
+    let pins = client.pins_to_be();
+    pins.map_or(Owner::Call, |pins| Owner::Client(pins.clone(), place.origin()))
 }

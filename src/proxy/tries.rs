@@ -78,6 +78,7 @@ impl Handler {
         let begun = ctx.tries.began.is_some();
         if !begun
             && policy.retry.repeats(&asked.method)
+            && !asked.is_overridden()
             && knock.governed
             && asked.upgrade.is_none()
         {

@@ -10,6 +10,7 @@ use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::semantics::cache_control::RequestCacheControl;
+use crate::semantics::method;
 use crate::semantics::target::Target;
 
 /// A request after the front door: target made absolute, hop-by-hop fields and `Host` removed.
@@ -85,6 +86,16 @@ impl Asked {
         self.headers.get(EXPECT).is_some_and(|expected| {
             expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue")
         })
+    }
+
+    /// Whether a field or the query names another method than the request's own: some frameworks go by that.
+    pub fn is_overridden(&self) -> bool {
+        method::is_overridden(&self.method, &self.target, &self.headers)
+    }
+
+    /// Whether making the request twice is meant to do what making it once does.
+    pub fn is_idempotent(&self) -> bool {
+        method::is_idempotent(&self.method) && !self.is_overridden()
     }
 
     /// The request's own cache directives (RFC 9111 §5.2.1).

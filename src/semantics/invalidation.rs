@@ -33,9 +33,9 @@ pub fn targets(
     targets
 }
 
-/// A method that only asks, and that no field replaces by another.
+/// A method that only asks, and that nothing replaces by another.
 fn is_safe(asked: &Asked) -> bool {
-    method::is_safe(&asked.method) && !method::is_overridden(&asked.headers)
+    method::is_safe(&asked.method) && !asked.is_overridden()
 }
 
 fn reference(asked: &Asked, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {

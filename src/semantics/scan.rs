@@ -37,9 +37,20 @@ pub fn has_pair(text: &str, pair: (u8, u8)) -> bool {
     pairs.fold(0, |found, bytes| found | here(bytes)) != 0
 }
 
+/// Whether three letters, given in small, stand side by side in a text, in either case. Signs may pass for letters.
+pub fn has_three_in_any_case(text: &str, three: [u8; 3]) -> bool {
+    const SMALL: u8 = 0x20;
+    let from = |at| text.as_bytes().get(at..).unwrap_or_default().iter();
+    let is = |byte: &u8, letter| u8::from(*byte | SMALL == letter);
+    let here = |((one, two), last): ((&u8, &u8), &u8)| {
+        is(one, three[0]) & is(two, three[1]) & is(last, three[2])
+    };
+    from(0).zip(from(1)).zip(from(2)).fold(0, |found, bytes| found | here(bytes)) != 0
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{has_byte, has_pair};
+    use super::{has_byte, has_pair, has_three_in_any_case};
 
     #[test]
     fn bytes_and_pairs_are_found_wherever_they_stand() {
@@ -48,6 +59,11 @@ mod tests {
         {
             assert_eq!(has_byte(text, |byte| byte == b'a'), has_a, "{text}");
             assert_eq!(has_pair(text, (b'a', b'a')), has_two, "{text}");
+        }
+        for (text, has) in
+            [("", false), ("th", false), ("tho", true), ("METHOD", true), ("ethereum,oh", false)]
+        {
+            assert_eq!(has_three_in_any_case(text, *b"tho"), has, "{text}");
         }
     }
 }

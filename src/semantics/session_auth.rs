@@ -17,7 +17,7 @@ pub const SUPPORTED: HeaderValue = HeaderValue::from_static("Session-Based-Authe
 /// Schemes whose credentials make a whole connection the user's. Registered are Negotiate alone (RFC 4559)
 /// and none of the others.
 const SCHEMES: [&str; 7] =
-    ["negotiate", "ntlm", "kerberos", "credssp", "nego2", "pku2u", "livessp"];
+    ["Negotiate", "NTLM", "Kerberos", "CredSSP", "Nego2", "PKU2U", "LiveSSP"];
 
 /// Schemes whose credentials count for their request alone: those that are registered, and those of widely
 /// used APIs.
@@ -71,15 +71,20 @@ const OF_A_REQUEST: [&str; 45] = [
 
 /// Whether a request takes part in such a sign-in.
 pub fn is_sent(headers: &HeaderMap) -> bool {
-    let given = headers.get_all(AUTHORIZATION).iter();
-    given.map(HeaderValue::as_bytes).any(is_of_a_connection)
+    scheme_sent(headers).is_some()
+}
+
+/// The scheme of such a sign-in that a request takes part in. By itself it is the challenge that a sign-in begins
+/// with.
+pub fn scheme_sent(headers: &HeaderMap) -> Option<&'static str> {
+    headers.get_all(AUTHORIZATION).iter().find_map(|value| one_of(value.as_bytes(), &SCHEMES))
 }
 
 /// What stands for the credentials of a request by a scheme that larder does not know: an origin may take the
 /// connection they came on for their user's, so that no other calls may use it. `None`: there are none.
 pub fn of_an_unknown_scheme(headers: &HeaderMap) -> Option<u64> {
     let given = || headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    let known = |value: &[u8]| is_of(value, &OF_A_REQUEST);
+    let known = |value: &[u8]| one_of(value, &OF_A_REQUEST).is_some();
     if given().all(known) {
         return None;
     }
@@ -98,13 +103,14 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 
 /// Whether a challenge or credentials begin with one of the schemes, whatever its letter case.
 fn is_of_a_connection(text: &[u8]) -> bool {
-    is_of(text, &SCHEMES)
+    one_of(text, &SCHEMES).is_some()
 }
 
-fn is_of(text: &[u8], schemes: &[&str]) -> bool {
+fn one_of(text: &[u8], schemes: &[&'static str]) -> Option<&'static str> {
     let mut words = text.trim_ascii().split(u8::is_ascii_whitespace);
     let scheme = words.next().unwrap_or_default();
-    schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+    let is = |known: &&&str| scheme.eq_ignore_ascii_case(known.as_bytes());
+    schemes.iter().find(is).copied()
 }
 
 #[cfg(test)]

@@ -150,8 +150,9 @@ impl Target {
     }
 
     /// Whether the path has segments that say "here" or "up", in one of the spellings that origins read so:
-    /// plain, encoded once or twice, with `\\` for `/`, or with parameters behind them (`..;`). Such a path
-    /// may lead elsewhere than it seems.
+    /// plain, encoded once or more often, with `\\` for `/`, with parameters behind them (`..;`), as overlong UTF-8
+    /// (`%c0%ae`), or as `%u002e`. Such a path may lead elsewhere than it seems, as may one in which a slash is
+    /// written so.
     pub fn is_ambiguous(&self) -> bool {
         dots::leads_elsewhere(self.path())
     }

@@ -1,13 +1,14 @@
 //! Which request fields choose among the stored responses of one key (RFC 9111 §4.1).
 //!
 //! Owns: the names in `Vary`, and when two requests mean the same by them.
-//! Never touches: keys, secrets (credential values come in masked).
+//! Never touches: keys; where secrets come from (credential values come in masked).
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, HeaderName, VARY};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use crate::semantics::field_list;
 
@@ -53,6 +54,28 @@ impl Vary {
 /// Gives an HMAC for the value of a field that holds a credential, `None` for other fields.
 pub type Mask<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> + 'a;
 
+/// What variants are hashed with. Without it a client could find two values that mean one variant, and have
+/// others answered what it asked for: nothing but the hash tells variants apart. Cheap to clone.
+#[derive(Clone)]
+pub struct VariantSecret(Arc<[u8; VARIANT_SECRET]>);
+
+/// As many bytes as XXH3 mixes in; with fewer it would repeat them.
+pub const VARIANT_SECRET: usize = 192;
+
+impl VariantSecret {
+    /// These bytes, which are as good as random.
+    pub fn new(bytes: [u8; VARIANT_SECRET]) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+/// Shows nothing of it.
+impl fmt::Debug for VariantSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VariantSecret")
+    }
+}
+
 /// Names of request fields: sorted, each once. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct VaryFields(Option<Arc<[HeaderName]>>);
@@ -86,10 +109,20 @@ impl VaryFields {
     }
 
     /// Which variant this request asks for. What `mask` gives is used in place of the value.
-    pub fn variant(&self, request: &HeaderMap, mask: &Mask<'_>) -> VariantId {
+    pub fn variant(
+        &self,
+        request: &HeaderMap,
+        secret: &VariantSecret,
+        mask: &Mask<'_>,
+    ) -> VariantId {
         if self.names().is_empty() {
             return VariantId::SOLE;
         }
+        VariantId(xxh3_128_with_secret(&self.framed(request, mask), &*secret.0))
+    }
+
+    /// What the names and their values are, so that no two of them are written alike.
+    fn framed(&self, request: &HeaderMap, mask: &Mask<'_>) -> Vec<u8> {
         let mut framed = Vec::with_capacity(128);
         for name in self.names() {
             frame(&mut framed, NAME, name.as_str().as_bytes());
@@ -101,7 +134,7 @@ impl VaryFields {
                 },
             }
         }
-        VariantId(xxh3_128(&framed))
+        framed
     }
 }
 
@@ -148,7 +181,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::{any, proptest};
 
-    use crate::semantics::vary::{VariantId, Vary, VaryFields};
+    use xxhash_rust::xxh3::xxh3_128;
+
+    use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, Vary, VaryFields};
 
     type Lines<'a> = &'a [(&'static str, &'a [u8])];
 
@@ -169,8 +204,44 @@ mod tests {
         None
     }
 
+    fn secret() -> VariantSecret {
+        let mut bytes = [0; VARIANT_SECRET];
+        for (byte, n) in bytes.iter_mut().zip(0_u8..) {
+            *byte = n.wrapping_mul(151).wrapping_add(43);
+        }
+        VariantSecret::new(bytes)
+    }
+
     fn variant(names: &[&'static str], request: Lines<'_>) -> VariantId {
-        fields(names).variant(&map(request), &unmasked)
+        fields(names).variant(&map(request), &secret(), &unmasked)
+    }
+
+    /// Eight bytes whose first four are those of XXH3's own secret at their place count for nothing but their
+    /// sum: two such may give each other what they like.
+    #[test]
+    fn values_that_are_alike_to_a_hash_without_a_secret_are_two_variants() {
+        let names = fields(&["x-a"]);
+        let request = |one: &[u8; 4], other: &[u8; 4]| {
+            let mut framed = vec![b'a'; 640];
+            framed[128..132].copy_from_slice(&[0xde, 0xd4, 0x6d, 0xe9]);
+            framed[132..136].copy_from_slice(one);
+            framed[192..196].copy_from_slice(&[0x72, 0x40, 0xa4, 0xa4]);
+            framed[196..200].copy_from_slice(other);
+            // Kinds, lengths and the name stand before the value.
+            let value = HeaderValue::from_bytes(&framed[2 * 9 + "x-a".len()..]).unwrap();
+            HeaderMap::from_iter([(HeaderName::from_static("x-a"), value)])
+        };
+        let (mine, theirs) = (request(b"aaab", b"aaaa"), request(b"aaaa", b"aaab"));
+        let plain = |request| xxh3_128(&names.framed(request, &unmasked));
+        assert_eq!(plain(&mine), plain(&theirs), "nothing is tried here");
+        let id = |request| names.variant(request, &secret(), &unmasked);
+        assert_ne!(id(&mine), id(&theirs));
+        let other = VariantSecret::new([7; VARIANT_SECRET]);
+        assert_ne!(
+            id(&mine),
+            names.variant(&mine, &other, &unmasked),
+            "nobody else makes the same"
+        );
     }
 
     #[test]
@@ -232,7 +303,7 @@ mod tests {
     fn a_mask_replaces_the_value() {
         let names = fields(&["authorization"]);
         let with = |value: &[u8], hmac: [u8; 16]| {
-            names.variant(&map(&[("authorization", value)]), &|_, _| Some(hmac))
+            names.variant(&map(&[("authorization", value)]), &secret(), &|_, _| Some(hmac))
         };
         assert_eq!(with(b"one", [7; 16]), with(b"other", [7; 16]));
         assert_ne!(with(b"one", [7; 16]), with(b"one", [8; 16]));
@@ -280,7 +351,7 @@ mod tests {
                 for name in fields.names() {
                     request.append(name.clone(), value.clone());
                 }
-                let chosen = fields.variant(&request, &unmasked);
+                let chosen = fields.variant(&request, &secret(), &unmasked);
                 assert_eq!(chosen == VariantId::SOLE, fields.names().is_empty());
             }
         }

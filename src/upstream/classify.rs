@@ -65,6 +65,7 @@ pub fn failure(failure: Failure) -> Option<Verdict> {
         | Failure::Closed
         | Failure::NotProcessed
         | Failure::Cut
+        | Failure::Switched
         | Failure::Protocol => Class::Network,
     };
     Some(Verdict::of(class))

@@ -18,7 +18,7 @@ use crate::upstream::failure::Failure;
 use crate::upstream::idle::Idle;
 use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
-use crate::upstream::pinned::{Pinned, Pins};
+use crate::upstream::pinned::{Pinned, Pins, Taken};
 use crate::upstream::session::http1::{Http1, Raw};
 use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
@@ -55,8 +55,8 @@ pub enum Owner {
     /// Anybody's calls may use it.
     #[default]
     Pool,
-    /// One client's connection has it, for a user has signed in on it.
-    Client(Pins),
+    /// One client's connection has it, for a user has signed in on it, at this origin ([`crate::upstream::place::Place::origin`]).
+    Client(Pins, String),
     /// The call's alone: it ends with it.
     Call,
 }
@@ -67,7 +67,7 @@ pub struct Channel {
     pool: Pool,
     owner: Owner,
     key: u64,
-    /// The place, as [`Pins`] know it.
+    /// The peer's group ([`crate::upstream::peer::group_key`]).
     place: u64,
     idle: Option<Duration>,
     /// Whether the connection has been used before.
@@ -80,6 +80,8 @@ pub enum NotBegun {
     Failed(Failure),
     /// A connection, and nothing of the request was sent.
     NotProcessed,
+    /// The connection on which the client had signed in has ended: its origin would not know who asks.
+    SignedOut,
 }
 
 /// What a call goes over.
@@ -107,10 +109,16 @@ impl Pool {
             || !matches!(owner, Owner::Pool)
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, over) {
-            (_, Over::New) | (Owner::Call, _) => None,
+            (Owner::Pool, Over::New) | (Owner::Call, _) => None,
             (Owner::Pool, Over::Pooled) => self.reused(peer, key, request, http1).await,
-            (Owner::Client(pins), Over::Pooled) => {
-                pins.take(place).map(|stream| Session::Http1(Box::new(Http1::new(stream, request))))
+            (Owner::Client(pins, origin), _) => {
+                match pins.take(origin, place, &request.headers, &self.0.pinned) {
+                    Taken::Stream(stream) => {
+                        Some(Session::Http1(Box::new(Http1::new(stream, request))))
+                    }
+                    Taken::New => None,
+                    Taken::SignedOut => return Err(NotBegun::SignedOut),
+                }
             }
         };
         let channel = |session, reused| Channel {
@@ -219,6 +227,11 @@ impl Channel {
         self.owner = owner;
     }
 
+    /// Whether one client's connection has it.
+    pub fn is_a_clients(&self) -> bool {
+        matches!(self.owner, Owner::Client(..))
+    }
+
     /// Whether [`Channel::send`] may be called.
     pub fn has_room(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_room)
@@ -245,6 +258,11 @@ impl Channel {
         }
     }
 
+    /// Whether the connection may be used again, as far as the head of the answer tells.
+    pub fn persists(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::persists)
+    }
+
     /// Whether larder has to answer an `Expect` in the place of the origin.
     pub fn goes_on_unasked(&self) -> bool {
         self.session.as_ref().is_some_and(Session::goes_on_unasked)
@@ -266,7 +284,9 @@ impl Channel {
                 Owner::Pool => {
                     self.pool.0.transport.release_stream(stream, self.key, self.idle);
                 }
-                Owner::Client(pins) => pins.put(self.place, stream, &self.pool.0.pinned),
+                Owner::Client(pins, origin) => {
+                    pins.put(origin, self.place, stream, &self.pool.0.pinned);
+                }
                 Owner::Call => {}
             }
         }

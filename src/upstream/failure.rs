@@ -49,6 +49,9 @@ pub enum Failure {
     /// The connection closed inside a body.
     #[error("the answer's body was cut")]
     Cut,
+    /// The origin switched to another protocol, for which nobody had asked.
+    #[error("the origin switched to another protocol unasked")]
+    Switched,
     /// What came is not HTTP, or breaks larder's bounds on answers.
     #[error("the origin's answer is not valid HTTP")]
     Protocol,
@@ -67,11 +70,12 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether another try, a moment later, may go better. A certificate stays as it is, and names have
-    /// been asked for more than once by then.
+    /// Whether another try, a moment later, may go better. A certificate stays as it is, names have been
+    /// asked for more than once by then, and an origin that switches protocols unasked means to: where it has
+    /// acted on the request, it would do so once more.
     pub fn may_pass(self) -> bool {
         match self {
-            Self::Dns | Self::Denied(_) | Self::Held(_) => false,
+            Self::Dns | Self::Denied(_) | Self::Held(_) | Self::Switched => false,
             Self::Tls(fault) => !fault.lasts(),
             Self::Refused
             | Self::ConnectTimeout
@@ -107,7 +111,7 @@ impl Failure {
             Self::Closed => "closed",
             Self::NotProcessed => "not-processed",
             Self::Cut => "cut",
-            Self::Protocol => "protocol",
+            Self::Switched | Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
             Self::Held(held) => held.cause.token(),
             Self::Exhausted => "exhausted",
@@ -130,6 +134,7 @@ impl Failure {
             | Self::Closed
             | Self::NotProcessed
             | Self::Cut
+            | Self::Switched
             | Self::Protocol
             | Self::Exhausted
             | Self::Internal => Some(decide::Failure::Connect),
@@ -192,11 +197,8 @@ impl Failure {
             Self::Cut => {
                 (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's answer was cut")
             }
-            Self::Protocol => (
-                StatusCode::BAD_GATEWAY,
-                "http_protocol_error",
-                "the origin's answer is not valid HTTP",
-            ),
+            Self::Protocol => return NOT_HTTP,
+            Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,
             Self::Abandoned | Self::Held(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -208,6 +210,20 @@ impl Failure {
         Problem::new(status, class, reason, proxy_status)
     }
 }
+
+const NOT_HTTP: Problem = Problem::new(
+    StatusCode::BAD_GATEWAY,
+    "protocol",
+    "the origin's answer is not valid HTTP",
+    "http_protocol_error",
+);
+
+const SWITCHED: Problem = Problem::new(
+    StatusCode::BAD_GATEWAY,
+    "protocol",
+    "the origin switched to another protocol (101), for which it was not asked",
+    "http_protocol_error",
+);
 
 const EXHAUSTED: Problem = Problem::new(
     StatusCode::SERVICE_UNAVAILABLE,

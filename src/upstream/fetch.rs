@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
@@ -88,6 +88,7 @@ impl Network {
         self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
             NotBegun::Failed(failure) => Attempt::Failed(failure),
             NotBegun::NotProcessed => Attempt::NotProcessed,
+            NotBegun::SignedOut => Attempt::SignedOut,
         })
     }
 
@@ -139,6 +140,8 @@ pub enum Attempt {
     Dead,
     /// Nothing has come of it at the origin.
     NotProcessed,
+    /// It was not made: the connection on which its client had signed in has ended.
+    SignedOut,
     /// For good.
     Failed(Failure),
 }
@@ -151,6 +154,7 @@ impl Attempt {
             Broken::Closed if channel.is_reused() => Self::Dead,
             Broken::Closed | Broken::Cut => Self::Failed(Failure::Closed),
             Broken::Tls(fault) => Self::Failed(Failure::Tls(fault)),
+            Broken::Switched => Self::Failed(Failure::Switched),
             Broken::Protocol => Self::Failed(Failure::Protocol),
         }
     }
@@ -158,7 +162,7 @@ impl Attempt {
     /// The same, when it is not repeated.
     pub fn failure(self) -> Failure {
         match self {
-            Self::Dead => Failure::Closed,
+            Self::Dead | Self::SignedOut => Failure::Closed,
             Self::NotProcessed => Failure::NotProcessed,
             Self::Failed(failure) => failure,
         }
@@ -173,19 +177,16 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// Whether a call with this method, all of which can still be sent, is made once more, on a
-    /// connection of its own.
-    pub fn again(&mut self, attempt: Attempt, method: &Method) -> bool {
+    /// Whether a call, all of which can still be sent, is made once more, on a connection of its own.
+    pub fn again(&mut self, attempt: Attempt, idempotent: bool) -> bool {
         match attempt {
             // RFC 9113 §8.7: safe whatever the method is.
             Attempt::NotProcessed => {
                 self.refused += 1;
                 self.refused <= REFUSED
             }
-            Attempt::Dead if method::is_idempotent(method) => {
-                !std::mem::replace(&mut self.redialled, true)
-            }
-            Attempt::Dead | Attempt::Failed(_) => false,
+            Attempt::Dead if idempotent => !std::mem::replace(&mut self.redialled, true),
+            Attempt::Dead | Attempt::SignedOut | Attempt::Failed(_) => false,
         }
     }
 }
@@ -199,7 +200,7 @@ impl Origin for Network {
         loop {
             match self.attempt(call, &place, over).await {
                 Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
-                Err(attempt) if repeats.again(attempt, &call.method) => {
+                Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
                     self.gate.redialled(&place, call.knock.route);
                     over = Over::New;
                 }
@@ -280,7 +281,7 @@ async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Resul
             Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
         };
         match head.status {
-            StatusCode::SWITCHING_PROTOCOLS => return Err(Broken::Protocol),
+            StatusCode::SWITCHING_PROTOCOLS => return Err(Broken::Switched),
             // No client asked larder to go on: a 100 is nobody's.
             StatusCode::CONTINUE => {}
             status if status.is_informational() => {

@@ -60,6 +60,11 @@ impl Place {
         }
     }
 
+    /// Scheme and authority, whichever upstream leads there.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme.as_str(), self.authority())
+    }
+
     /// What a request to this place carries beyond what its client sent: larder's own credential in
     /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
     pub fn dress(&self, method: &Method, headers: &mut HeaderMap) {

@@ -104,6 +104,9 @@ pub enum Broken {
     /// The connection ended, or the stream was reset, inside an answer.
     #[error("the answer was cut")]
     Cut,
+    /// The origin has switched to another protocol, for which it was not asked (RFC 9110 §15.2.2).
+    #[error("the origin switched protocols unasked")]
+    Switched,
     /// What came is not HTTP, can be read in two ways, or breaks a bound.
     #[error("the answer is not valid HTTP")]
     Protocol,
@@ -152,6 +155,14 @@ impl Session {
         match self {
             Self::Http1(session) => session.send(part),
             Self::Http2(session) => session.send(part),
+        }
+    }
+
+    /// Whether another call may follow on the connection, as far as the head of the answer tells.
+    pub fn persists(&self) -> bool {
+        match self {
+            Self::Http1(session) => session.persists(),
+            Self::Http2(_) => true,
         }
     }
 

@@ -137,7 +137,17 @@ async fn cch_07_only_what_rfc_3986_calls_equivalent_shares_an_answer() {
         }
         assert_eq!(origin.calls(), different.len());
         // What an origin may read as another path is no route's to keep.
-        for path in ["/a/../b", "/a/%2e%2e/b", "/a/./b", "/a/..%2fb", "/a/..;/b"] {
+        for path in [
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "/a/./b",
+            "/a/..%2fb",
+            "/a/..;/b",
+            "/a/..%c1%9cb",
+            "/a/%c0%ae%c0%ae/b",
+            "/a/%uff0e%uff0e/b",
+            "/a/x%c0%afb",
+        ] {
             let calls = origin.calls();
             for _ in 0..2 {
                 let answer = larder.get(path).await;
@@ -231,6 +241,61 @@ async fn cch_10_head_is_answered_from_a_stored_get() {
         // The connection is in step: no body followed.
         assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "12345");
         assert_eq!(origin.calls(), 1);
+    })
+    .await;
+}
+
+const OVERRIDES: [(&str, &[&str]); 3] = [
+    ("?_method=DELETE", &[]),
+    ("?a=1&X-HTTP-Method-Override=PATCH", &[]),
+    ("?a=1", &["X-HTTP-Method-Override: DELETE"]),
+];
+
+#[tokio::test]
+async fn cch_10_what_names_another_method_than_its_own_is_never_stored_or_answered_from_the_store()
+{
+    bounded(async {
+        for (query, fields) in OVERRIDES {
+            let origin = numbered(200, &["ETag: \"1\""]).await;
+            let stale = "stale_if_error: { for: 24h, hold_down: 0s }";
+            let larder = Larder::with_policy(&origin, &["ttl: 1m", "scope: shared", stale]).await;
+            let path = format!("/x{query}");
+            for method in ["GET", "GET", "HEAD"] {
+                let before = origin.calls();
+                let answer = send(&larder, method, &path, fields).await;
+                assert!(answer.cache_status().contains("fwd=bypass"), "{method} {path}");
+                assert_eq!(origin.calls(), before + 1, "{method} {path}");
+            }
+            // What a plain request has stored is no answer to it either, not even for want of a better.
+            let plain = larder.get("/x?a=1").await;
+            assert!(!is_hit(&plain) && is_hit(&larder.get("/x?a=1").await));
+            larder.clock.advance(secs(120));
+            origin.now(|_| Answer::new(500, &[], ""));
+            assert_eq!(send(&larder, "HEAD", "/x?a=1", &[]).await.status, 200, "stale");
+            assert_eq!(send(&larder, "HEAD", &path, fields).await.status, 500, "{path}");
+        }
+    })
+    .await;
+}
+
+/// It may be meant as a POST.
+#[tokio::test]
+async fn what_names_another_method_than_its_own_is_not_made_again() {
+    bounded(async {
+        for (query, fields) in OVERRIDES {
+            let policy = ["ttl: 1m", "retry: { retries: 2, backoff: { initial: 1ms } }"];
+            let origin = numbered(200, &[]).await;
+            let larder = Larder::with_policy(&origin, &policy).await;
+            // On a connection that has been used before, its end before an answer may mean that it was dead.
+            larder.get("/open").await;
+            origin.now(|_| Answer::closed());
+            let path = format!("/x{query}");
+            assert_eq!(send(&larder, "GET", &path, fields).await.status, 502, "{path}");
+            assert_eq!(origin.calls(), 2, "{path}");
+            origin.now(|_| Answer::new(503, &[], ""));
+            assert_eq!(send(&larder, "GET", &path, fields).await.status, 503, "{path}");
+            assert_eq!(origin.calls(), 3, "{path}");
+        }
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! Bad input: what is not clearly one request is refused, and what an origin sends that is not
 //! clearly one answer is not passed on. Whatever the input hides never reaches an origin.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -511,6 +512,41 @@ async fn par_17_an_answer_that_is_not_http_is_a_502_and_not_stored() {
             }
         }
     }
+}
+
+/// RFC 9110 §15.2.2. What it speaks on that connection from then on is nothing that larder knows.
+#[tokio::test]
+async fn par_17_an_origin_that_switches_protocols_unasked_is_asked_once_and_its_connection_let_go()
+{
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let poison = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6\r\n\r\npoison";
+    let origin = Origin::start(move |seen| match &*seen.target {
+        "/x" => Answer::raw(format!("{switch}{poison}")),
+        _ => Answer::new(200, &[], "good"),
+    })
+    .await;
+    let retry = ["ttl: 1h", "retry: { retries: 3, backoff: { initial: 1ms } }"];
+    for policy in [&retry[..], &[]] {
+        let larder = match policy {
+            [] => Larder::start(&origin, "").await,
+            policy => Larder::with_policy(&origin, policy).await,
+        };
+        for asked in ["GET", "HEAD", "GET"] {
+            let calls = origin.calls();
+            let mut client = larder.client().await;
+            client.ask(asked, &format!("{API}/x"), &[]).await;
+            let answer = timeout(SOON, client.answer(asked)).await.expect("no hang").unwrap();
+            assert_eq!(answer.status, 502, "{asked}");
+            assert_eq!(origin.calls(), calls + 1, "{asked}: once");
+            assert_eq!(larder.get(&format!("/good?{calls}")).await.text(), "good");
+        }
+    }
+    let mut let_go = HashSet::new();
+    for seen in origin.seen() {
+        assert!(!let_go.contains(&seen.connection), "{} after a switch", seen.target);
+        let_go.extend((seen.target == "/x").then_some(seen.connection));
+    }
+    assert_eq!(let_go.len(), 6);
 }
 
 /// RFC 9112 §6.3: `Transfer-Encoding` wins and `Content-Length` goes. Where larder would store the

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use h2::Reason;
 use http::Request;
@@ -12,7 +13,7 @@ use crate::client::{Client, Response};
 use crate::crowd::bounded;
 use crate::intercepted::{self, Scene, h2_over, is_h2};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Seen, Step};
+use crate::origin::{Answer, Gate, Origin, Seen, Step};
 use crate::process::Process;
 
 /// No route leads here.
@@ -119,21 +120,177 @@ async fn a_connection_that_signed_in_is_its_clients_and_nothing_of_it_is_stored(
     }
 }
 
-#[tokio::test]
-async fn where_the_origin_ends_it_the_client_signs_in_again() {
-    let state = Arc::new(Mutex::new(Windows::default()));
-    let origin = Origin::start(move |seen| {
-        let answer = state.lock().answer(seen);
-        if seen.target == "/last" { answer.then([Step::Close]) } else { answer }
+/// What the origin does with a connection that waits, once the test says so.
+#[derive(Clone)]
+struct Ending {
+    says: &'static [u8],
+    now: Gate,
+    done: Gate,
+}
+
+impl Ending {
+    fn new(says: &'static [u8]) -> Self {
+        Self { says, now: Gate::new(), done: Gate::new() }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let done = self.done.clone();
+        let mut steps = vec![Step::Wait(self.now.clone()), Step::Write(self.says.to_vec())];
+        steps.push(Step::Do(Arc::new(move || done.open())));
+        // The end follows before anything else may run; what was said unasked stands alone.
+        steps.push(if self.says.is_empty() { Step::Close } else { Step::Hang });
+        steps
+    }
+
+    async fn comes(&self) {
+        self.now.open();
+        self.done.passed().await;
+    }
+}
+
+async fn windows_that_ends(ending: Ending) -> Origin {
+    let state = Mutex::new(Windows::default());
+    Origin::start(move |seen| match &*seen.target {
+        "/last" => state.lock().answer(seen).then(ending.steps()),
+        "/closed" => Answer::closed(),
+        "/bye" => Answer::new(200, &["Connection: close"], "bye"),
+        "/open" => Answer::new(200, &["Cache-Control: public, max-age=600"], "anybody"),
+        _ => state.lock().answer(seen),
     })
-    .await;
+    .await
+}
+
+/// The client is led to sign in anew: it is asked, and its connection ends.
+async fn is_led_to_sign_in(client: &mut Client, method: &str, url: &str) {
+    client.ask(method, url, &["Content-Length: 0"]).await;
+    let answer = client.answer(method).await.expect("an answer");
+    assert_eq!(answer.status, 401, "{method} {url}: {}", answer.text());
+    assert_eq!(answer.field("www-authenticate"), Some("NTLM"));
+    assert_eq!(answer.field("proxy-support"), Some("Session-Based-Authentication"));
+    assert_eq!(answer.field("connection"), Some("close"));
+    assert_eq!(answer.field("cache-status"), Some("larder"));
+    assert!(answer.field("proxy-status").is_some_and(|status| status.contains("signed_out")));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn where_the_origin_has_ended_a_sign_in_the_client_is_asked_anew_and_nobody_asks_for_it() {
+    let unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbob";
+    for (says, base) in [(&b""[..], API), (b"", OTHER), (unasked, API)] {
+        for (method, path) in [("GET", "/me"), ("HEAD", "/me"), ("POST", "/me"), ("GET", "/open")] {
+            let ending = Ending::new(says);
+            let origin = windows_that_ends(ending.clone()).await;
+            let larder = larder(&origin, &["ttl: 1h", "scope: shared"]).await;
+            // What anybody may have is stored; and yet it is not what the user asks for.
+            let open = larder.client().await.get(&format!("{base}/open"), &[]).await;
+            assert_eq!(open.text(), "anybody");
+            let mut alice = larder.client().await;
+            sign_in(&mut alice, &format!("{base}/me"), "ntlm", "alice").await;
+            assert_eq!(alice.get(&format!("{base}/last"), &[]).await.text(), "alice");
+            ending.comes().await;
+            let (calls, url) = (origin.calls(), format!("{base}{path}"));
+            is_led_to_sign_in(&mut alice, method, &url).await;
+            assert_eq!(origin.calls(), calls, "nobody asked");
+            let mut alice = larder.client().await;
+            sign_in(&mut alice, &format!("{base}/me"), "NTLM", "alice").await;
+            assert_eq!(alice.get(&format!("{base}/me"), &[]).await.text(), "alice");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_says_who_asks_is_not_asked_for_a_lost_sign_in() {
+    let ending = Ending::new(b"");
+    let origin = windows_that_ends(ending.clone()).await;
     let larder = larder(&origin, &["ttl: 1h"]).await;
     let mut alice = larder.client().await;
     sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
     assert_eq!(alice.get(&format!("{API}/last"), &[]).await.text(), "alice");
-    // A dead connection is no answer: the call is made anew, as somebody unknown.
-    assert_eq!(alice.get(&format!("{API}/me"), &[]).await.status, 401);
+    ending.comes().await;
+    let answer = alice.get(&format!("{API}/me"), &["Authorization: Basic YTpi"]).await;
+    assert_eq!((answer.status, answer.text().as_str()), (401, "who?"), "the origin's");
+    // The same of another origin, where nobody was.
+    assert_eq!(alice.get(&format!("{OTHER}/open"), &[]).await.text(), "anybody");
+    for (step, status) in [("one", 401), ("three alice", 200)] {
+        let field = format!("Authorization: NTLM {step}");
+        assert_eq!(alice.get(&format!("{API}/me"), &[&field]).await.status, status);
+    }
+    assert_eq!(alice.get(&format!("{API}/me"), &[]).await.text(), "alice");
+}
+
+/// It was sent: whether the origin did what it asks for is not known.
+#[tokio::test]
+async fn a_post_on_which_the_origin_ends_a_sign_in_is_not_asked_for_again() {
+    let origin = windows_that_ends(Ending::new(b"")).await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    for base in [API, OTHER] {
+        let url = format!("{base}/closed");
+        let mut alice = larder.client().await;
+        sign_in(&mut alice, &format!("{base}/me"), "NTLM", "alice").await;
+        alice.ask("POST", &url, &["Content-Length: 0"]).await;
+        assert_eq!(alice.answer("POST").await.expect("an answer").status, 502);
+        assert!(alice.is_closed().await);
+        let mut alice = larder.client().await;
+        sign_in(&mut alice, &format!("{base}/me"), "NTLM", "alice").await;
+        is_led_to_sign_in(&mut alice, "GET", &url).await;
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_says_it_ends_a_sign_in_ends_the_clients_connection_too() {
+    let origin = windows_that_ends(Ending::new(b"")).await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let mut alice = larder.client().await;
+    let answer = alice.get(&format!("{API}/bye"), &[]).await;
+    assert_ne!(answer.field("connection"), Some("close"), "nobody's");
     sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
+    let answer = alice.get(&format!("{API}/bye"), &[]).await;
+    assert_eq!((answer.text().as_str(), answer.field("connection")), ("bye", Some("close")));
+    assert!(alice.is_closed().await);
+}
+
+/// What anybody may have is no answer to somebody, not even while the origin may not be asked.
+#[tokio::test]
+async fn who_has_signed_in_is_not_answered_a_head_from_the_store_while_calls_are_held() {
+    let state = Mutex::new(Windows::default());
+    let origin = Origin::start(move |seen| match &*seen.target {
+        "/open" => Answer::new(200, &["Cache-Control: public, max-age=60"], "anybody"),
+        "/busy" => Answer::new(429, &["Retry-After: 3000"], ""),
+        _ => state.lock().answer(seen),
+    })
+    .await;
+    let larder = larder(&origin, &["scope: shared", "stale_if_error: { for: 24h }"]).await;
+    let (mut alice, mut other) = (larder.client().await, larder.client().await);
+    sign_in(&mut alice, &format!("{API}/me"), "NTLM", "alice").await;
+    let url = format!("{API}/open");
+    other.get(&url, &[]).await;
+    larder.clock.advance(Duration::from_secs(120));
+    assert_eq!(other.get(&format!("{API}/busy"), &[]).await.status, 429);
+    let calls = origin.calls();
+    for (client, status) in [(&mut other, 200), (&mut alice, 429)] {
+        client.ask("HEAD", &url, &[]).await;
+        assert_eq!(client.answer("HEAD").await.expect("an answer").status, status);
+    }
+    assert_eq!(origin.calls(), calls, "it is held");
+}
+
+/// A reload may have changed who is trusted, and where one may go.
+#[tokio::test]
+async fn a_sign_in_ends_with_a_reload_that_changes_the_way_to_its_origin() {
+    let origin = windows().await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let url = format!("{API}/me");
+    let (mut alice, mut bob) = (larder.client().await, larder.client().await);
+    sign_in(&mut alice, &url, "NTLM", "alice").await;
+    let to = |more: &str| format!("resolve: {{ api.example.test: '{}' }}\n{more}", origin.addr);
+    larder.reload_bare(&to(&route(&["ttl: 2h"]))).await.expect("it is valid");
+    is_led_to_sign_in(&mut alice, "GET", &url).await;
+    sign_in(&mut bob, &url, "NTLM", "bob").await;
+    larder.reload_bare(&to(&route(&["ttl: 3h"]))).await.expect("it is valid");
+    assert_eq!(bob.get(&url, &[]).await.text(), "bob", "the way is as it was");
+    let upstream = "upstreams: { api: { hosts: [api.example.test] } }\n";
+    larder.reload_bare(&to(upstream)).await.expect("it is valid");
+    is_led_to_sign_in(&mut bob, "POST", &url).await;
 }
 
 #[tokio::test]
@@ -208,6 +365,8 @@ async fn who_signed_in_keeps_no_descriptor_from_a_call_and_no_origin_is_blamed_f
         process.limit_files(1024);
         let answer = others[1].get(&url(&hosts[5]), &["Authorization: NTLM one"]).await;
         assert_eq!(answer.status, 401, "{}", answer.text());
+        // Who had signed in is told so, and not taken for nobody.
+        is_led_to_sign_in(&mut alice, "POST", &url(&hosts[0])).await;
     })
     .await;
 }

@@ -251,6 +251,8 @@ impl Origin {
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
+        // What a step writes is there when the next one begins.
+        stream.set_nodelay(true).expect("a connection that was just accepted");
         let connection = state.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(converse(stream, connection, Arc::clone(&state)));
     }

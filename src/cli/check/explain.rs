@@ -106,12 +106,17 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     } else if !stored {
         notes.push("only answers to GET and HEAD are stored: passed through");
     }
+    if asked.is_overridden() {
+        notes.push(
+            "a field or a parameter names another method than its own: passed through, not stored",
+        );
+    }
     if session_auth::is_sent(&asked.headers) {
         notes.push(
             "it signs in (NTLM, Negotiate): passed through over a connection that is its client's alone, not stored",
         );
     }
-    if !stored && !method::is_safe(&asked.method) {
+    if (!stored && !method::is_safe(&asked.method)) || asked.is_overridden() {
         notes.push("a success makes what is stored of this URL unusable");
     }
     let cached = route.filter(|_| stored);

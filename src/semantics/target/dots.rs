@@ -1,13 +1,20 @@
-//! Dot segments in all the spellings that some server reads as one (RFC 3986 §5.2.4, §6.2.2.3).
+//! Dot segments in all the spellings that some server reads as one (RFC 3986 §5.2.4, §6.2.2.3), and slashes in
+//! those that are written for no other reason.
 //!
-//! Owns: telling them from data: `%2f` alone inside a segment (GitLab's ids, npm's scopes) is data.
+//! Owns: telling them from data: `%2f` alone inside a segment (GitLab's ids, npm's scopes) is data, as is UTF-8.
 //! Never touches: what becomes of such a path.
+
+use crate::semantics::scan::has_byte;
 
 /// Whether some server may read the path as another than it seems.
 pub(super) fn leads_elsewhere(path: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii() && byte != b'%';
     // Without a dot, plain or encoded, there is none.
-    if !path.contains('.') && !path.contains('%') {
+    if !has_byte(path, |byte| byte == b'.' || !is_plain(byte)) {
         return false;
+    }
+    if !has_byte(path, |byte| !is_plain(byte)) {
+        return has_dots(path.as_bytes());
     }
     let mut path = path.as_bytes().to_vec();
     // Each server decodes once, and some pass it on to another.
@@ -15,7 +22,7 @@ pub(super) fn leads_elsewhere(path: &str) -> bool {
         if has_dots(&path) {
             return true;
         }
-        let decoded = decoded(&path);
+        let Some(decoded) = decoded(&path).and_then(as_lax_readers_do) else { return true };
         if decoded == path {
             return false;
         }
@@ -29,7 +36,7 @@ pub(super) fn leads_elsewhere(path: &str) -> bool {
 const DECODINGS: usize = 5;
 
 fn has_dots(path: &[u8]) -> bool {
-    path.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| {
+    path.split(|byte| is_slash(*byte)).any(|segment| {
         let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
         // Some servers end a name at a NUL, or leave blanks out.
         let end = bare.iter().position(|byte| *byte == 0).unwrap_or(bare.len());
@@ -38,44 +45,101 @@ fn has_dots(path: &[u8]) -> bool {
     })
 }
 
-/// The path with all its octets decoded once: `%2e`, `%u002e`, and the overlong UTF-8 of a dot or a slash.
-fn decoded(path: &[u8]) -> Vec<u8> {
+fn is_slash(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\')
+}
+
+/// The path with all its octets decoded once: `%2e`, and `%u002e` as some scripts write it. `None`: a slash is
+/// written in the latter way.
+fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, behind @ ..] = rest {
-        // `%u002e` is how some scripts write it.
-        let digits = match (first, behind) {
-            (b'%', [b'u' | b'U', b'0', b'0', digits @ ..] | digits) => digits,
-            _ => &[],
-        };
-        let octet = match digits {
-            [high, low, ..] => hex(*high, *low),
-            [] | [_] => None,
-        };
-        out.push(octet.unwrap_or(*first));
-        rest = if octet.is_some() { digits.get(2..).unwrap_or_default() } else { behind };
+        if let [b'%', b'u' | b'U', a, b, c, d, left @ ..] = rest
+            && let Some(octet) = hex(*a, *b).zip(hex(*c, *d)).and_then(of_unicode)
+        {
+            if is_slash(octet) {
+                return None;
+            }
+            out.push(octet);
+            rest = left;
+        } else if let [b'%', high, low, left @ ..] = rest
+            && let Some(octet) = hex(*high, *low)
+        {
+            out.push(octet);
+            rest = left;
+        } else {
+            out.push(*first);
+            rest = behind;
+        }
     }
-    overlong(out)
+    Some(out)
 }
 
-/// `C0 AE` is a dot and `C0 AF` a slash to a lax reader.
-fn overlong(bytes: Vec<u8>) -> Vec<u8> {
-    if !bytes.contains(&0xc0) {
-        return bytes;
+/// What a character counts for that stands for one octet, or that servers take for a dot or a slash: by width, or
+/// as the nearest that their character set has.
+fn of_unicode((high, low): (u8, u8)) -> Option<u8> {
+    match (high, low) {
+        (0x00, octet) => Some(octet),
+        // Full width.
+        (0xff, 0x01..=0x5e) => Some(low + 0x20),
+        (0x20, 0x24 | 0x25) | (0xfe, 0x52) => Some(b'.'),
+        (0x20, 0x44) | (0x22, 0x15) => Some(b'/'),
+        (0x22, 0x16) | (0xfe, 0x68) => Some(b'\\'),
+        _ => None,
+    }
+}
+
+/// The bytes as those read them who do not mind longer forms of UTF-8 than need be, or take characters of other
+/// widths for the same. `None`: a slash is written in such a longer form, as nobody does in good faith.
+fn as_lax_readers_do(bytes: Vec<u8>) -> Option<Vec<u8>> {
+    if bytes.is_ascii() {
+        return Some(bytes);
     }
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = &bytes[..];
     while let [first, behind @ ..] = rest {
-        rest = behind;
-        match (first, behind) {
-            (0xc0, [second @ 0x80..=0xbf, left @ ..]) => {
-                out.push(second & 0x3f);
-                rest = left;
+        if let Some((octet, length)) = overlong(rest) {
+            if is_slash(octet) {
+                return None;
             }
-            _ => out.push(*first),
+            out.push(octet);
+            rest = rest.get(length..).unwrap_or_default();
+        } else if let Some((octet, length)) = alike(rest) {
+            out.push(octet);
+            rest = rest.get(length..).unwrap_or_default();
+        } else {
+            out.push(*first);
+            rest = behind;
         }
     }
-    out
+    Some(out)
+}
+
+/// The sign of ASCII that these bytes begin with, in two to four bytes, and how many.
+fn overlong(bytes: &[u8]) -> Option<(u8, usize)> {
+    let of = |before: &u8, last: &u8| (before & 1) << 6 | (last & 0x3f);
+    match bytes {
+        [before @ (0xc0 | 0xc1), last @ 0x80..=0xbf, ..] => Some((of(before, last), 2)),
+        [0xe0, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((of(before, last), 3)),
+        [0xf0, 0x80, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((of(before, last), 4)),
+        _ => None,
+    }
+}
+
+/// The dot or slash that these bytes begin with for some readers, and how many bytes it takes.
+fn alike(bytes: &[u8]) -> Option<(u8, usize)> {
+    match bytes {
+        // Who does not look at how the second byte begins.
+        [0xc0, second @ (b'.' | b'/'), ..] => Some((*second, 2)),
+        [0xc1, 0x1c | b'\\', ..] => Some((b'\\', 2)),
+        [0xef, 0xbc, 0x8e, ..] | [0xef, 0xb9, 0x92, ..] | [0xe2, 0x80, 0xa4 | 0xa5, ..] => {
+            Some((b'.', 3))
+        }
+        [0xef, 0xbc, 0x8f, ..] => Some((b'/', 3)),
+        [0xef, 0xbc, 0xbc, ..] | [0xef, 0xb9, 0xa8, ..] => Some((b'\\', 3)),
+        _ => None,
+    }
 }
 
 fn hex(high: u8, low: u8) -> Option<u8> {
@@ -137,6 +201,57 @@ mod tests {
             "/public/%E2%82%AC",
             "/public/%zz",
             "/public/a;b",
+        ] {
+            assert!(!leads_elsewhere(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn dots_and_slashes_in_disguise_are_seen_and_text_is_not_taken_for_them() {
+        for path in [
+            "/public/%c0%ae/private",
+            "/public/..%c1%9cprivate",
+            "/public/x%c0%afprivate",
+            "/public/%e0%80%ae%e0%80%ae/private",
+            "/public/..%e0%80%afprivate",
+            "/public/x%e0%81%9cprivate",
+            "/public/%f0%80%80%ae./private",
+            "/public/%c0%2e%c0%2e/private",
+            "/public/..%c1%5cprivate",
+            "/public/%25c0%25ae%25c0%25ae/private",
+            "/public/%c0%a5%32%65%c0%a52e/private",
+            "/public/..%c0%bbx/private",
+            "/public/%uff0e%uff0e/private",
+            "/public/%uFF0E./private",
+            "/public/..%uff0fprivate",
+            "/public/..%u2215private",
+            "/public/x%u002fprivate",
+            "/public/%u2025/private",
+            "/public/..%u005cprivate",
+            "/public/%ef%bc%8e%ef%bc%8e/private",
+            "/public/．．/private",
+            "/public/..%ef%bc%8fprivate",
+            "/public/‥/private",
+        ] {
+            assert!(leads_elsewhere(path), "{path}");
+        }
+        for path in [
+            "/public/%c3%a9t%c3%a9",
+            "/public/été.html",
+            "/public/voil%e0/x",
+            "/public/%c0%20propos",
+            "/public/%c0%b4%c0%ee",
+            "/public/%e0%b8%81",
+            "/public/%f0%9f%98%80.png",
+            "/public/%u4e2d%u6587",
+            "/public/file%u002etxt",
+            "/public/Fate%ef%bc%8fstay",
+            "/public/Fate／stay．x",
+            "/public/%u00e9t%u00e9",
+            "/public/%u",
+            "/public/%u00",
+            "/public/%e0",
+            "/public/%c0",
         ] {
             assert!(!leads_elsewhere(path), "{path}");
         }

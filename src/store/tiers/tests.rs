@@ -4,6 +4,7 @@ mod ledger;
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -40,9 +41,11 @@ fn told(dir: &Path, disk: u64, account: &Arc<Account>) -> Arc<Tiers> {
     Tiers::open(settings, Clock::by_hand(NOW), account)
 }
 
+static RING: LazyLock<Keyring> = LazyLock::new(|| Keyring::new([7; 32], &[], Redactor::default()));
+
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
+    RING.key(&Asked::get(target), &Policy::origin())
 }
 
 fn answer(body: impl Into<Bytes>) -> Stored {

@@ -248,6 +248,7 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
         (Failure::Closed, Some(Class::Network)),
         (Failure::Cut, Some(Class::Network)),
         (Failure::Protocol, Some(Class::Network)),
+        (Failure::Switched, Some(Class::Network)),
         (Failure::ConnectTimeout, Some(Class::Timeout)),
         (Failure::FirstByteTimeout, Some(Class::Timeout)),
         (Failure::BodyTimeout, Some(Class::Timeout)),

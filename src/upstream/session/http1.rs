@@ -229,7 +229,7 @@ impl Http1 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
             if !self.upgrades {
-                return Err(Broken::Protocol);
+                return Err(Broken::Switched);
             }
             self.persists = false;
         }
@@ -259,6 +259,10 @@ impl Http1 {
     fn cut(&self) -> Broken {
         let untouched = self.awaits_head() && self.input.is_empty() && self.interims.are_none();
         if untouched { Broken::Closed } else { Broken::Cut }
+    }
+
+    pub(super) fn persists(&self) -> bool {
+        self.persists && !matches!(self.incoming, Incoming::Close)
     }
 
     fn awaits_head(&self) -> bool {

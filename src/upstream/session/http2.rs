@@ -181,7 +181,7 @@ impl Http2 {
             self.interims.one_more()?;
             // RFC 9113 §8.6: nothing can be switched to here.
             if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Err(Broken::Protocol));
+                return Poll::Ready(Err(Broken::Switched));
             }
             let framing = BodyFraming::Length(0);
             let head = head(parts.status, parts.headers, framing, false);
@@ -193,8 +193,10 @@ impl Http2 {
         };
         self.share.0.proven.store(true, Ordering::Relaxed);
         let (mut parts, stream) = response.into_parts();
-        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        if switches || !is_within_bounds(&parts.headers) {
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Poll::Ready(Err(Broken::Switched));
+        }
+        if !is_within_bounds(&parts.headers) {
             return Poll::Ready(Err(Broken::Protocol));
         }
         let left = length(&parts.headers)?;
