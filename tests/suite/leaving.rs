@@ -16,6 +16,9 @@ use crate::storm::{api, class, holds, yaml};
 
 const GUARD: &str = "invalid_requests: { statuses: [401], limit: 10/10m }, pace: { max_wait: 0s }";
 
+/// An operator who says how many calls there may be at once has them counted until they are over.
+const BOUND: &str = "pace: { in_flight: 64 }";
+
 fn post(path: &str, length: usize, body: &str) -> String {
     format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
 }
@@ -234,7 +237,7 @@ async fn a_write_whose_client_left_invalidates_what_is_stored() {
             _ => Answer::new(204, &[], "").after(&release),
         })
         .await;
-        let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
+        let larder = Larder::start(&origin, &yaml(BOUND, &["retry: off"])).await;
         larder.get("/0").await;
         assert!(larder.get("/0").await.cache_status().contains("hit"));
         leaves(&larder, &origin, passing(0)).await;
@@ -257,9 +260,9 @@ async fn what_a_body_says_that_nobody_took_counts_as_well() {
             Answer::new(200, &fields, "{\"code\":9}").after(&release)
         })
         .await;
-        let rules =
-            "errors: [{ json: { \"$.code\": [9] }, class: quota, hold: until-utc-midnight }]";
-        let larder = Larder::start(&origin, &yaml(rules, &["retry: off"])).await;
+        let quota = "{ json: { \"$.code\": [9] }, class: quota, hold: until-utc-midnight }";
+        let rules = format!("errors: [{quota}], {BOUND}");
+        let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
         leaves(&larder, &origin, passing(0)).await;
         gate.open();
         larder.until("it is read", |larder| !holds(larder).is_empty()).await;
@@ -277,7 +280,7 @@ async fn the_connection_of_a_short_answer_that_nobody_took_is_used_again() {
         let gate = Gate::new();
         let release = gate.clone();
         let origin = Origin::start(move |_| Answer::new(200, &[], "ok").after(&release)).await;
-        let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
+        let larder = Larder::start(&origin, &yaml(BOUND, &["retry: off"])).await;
         leaves(&larder, &origin, passing(0)).await;
         gate.open();
         larder.until("it is answered", |larder| in_flight(larder) == 0).await;
@@ -290,6 +293,19 @@ async fn the_connection_of_a_short_answer_that_nobody_took_is_used_again() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("never on the first connection");
+    })
+    .await;
+}
+
+/// An API that is paid for its work, and stops where nobody waits, must learn of it.
+#[tokio::test]
+async fn a_call_that_no_rule_counts_ends_with_its_client() {
+    bounded(async {
+        let origin = Origin::start(|_| Answer(vec![Step::UntilGone])).await;
+        let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
+        leaves(&larder, &origin, passing(0)).await;
+        larder.until("its place is free", |larder| in_flight(larder) == 0).await;
+        origin.left(1).await;
     })
     .await;
 }

@@ -143,7 +143,7 @@ impl Pass {
         let Some(upstream) = &self.record.place.upstream else { return false };
         let guards = upstream.conduct.invalid_requests.is_some();
         let bounds = upstream.conduct.pace.in_flight < Pace::default().in_flight;
-        if !guards && !(whole && bounds) {
+        if !(guards || whole && bounds) {
             return false;
         }
         if let Some(Out { traffic, ticket }) = &mut self.out {
