@@ -387,16 +387,12 @@ async fn where_memory_is_short_a_connection_of_http_2_that_nobody_reads_is_let_g
     bounded(async {
         let gate = Gate::new();
         let held = gate.clone();
-        let origin = Origin::start(move |seen| match &*seen.target {
-            "/quiet" => {
+        let origin = Origin::start(move |seen| {
+            if seen.target == "/quiet" {
                 let fields = ["Content-Type: text/event-stream"];
-                Answer::chunked_open(200, &fields, &[b"x"]).then([Step::Hang])
+                return Answer::chunked_open(200, &fields, &[b"x"]).then([Step::Hang]);
             }
-            _ => {
-                let mut answer = Answer::new(200, &["Cache-Control: no-store"], [b'x'; 60_000]);
-                answer.0.insert(0, Step::Wait(held.clone()));
-                answer
-            }
+            Answer::new(200, &["Cache-Control: no-store"], vec![b'x'; 60_000]).after(&held)
         })
         .await;
         let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
