@@ -253,11 +253,12 @@ pub(super) fn is_harmless(name: &HeaderName) -> bool {
 
 /// Fields by which an origin's framework answers for another host or path than the one that was asked
 /// for: part of the key in every scope, or one client would poison the answers of all.
-const REWRITES: [&str; 31] = [
+const REWRITES: [&str; 35] = [
     "cloudfront-forwarded-proto",
     "disguised-host",
     "forwarded",
     "front-end-https",
+    "x-arr-ssl",
     "x-envoy-original-path",
     "x-forwarded-method",
     "x-forwarded-host",
@@ -273,12 +274,15 @@ const REWRITES: [&str; 31] = [
     "x-forwarded-url",
     "x-host",
     "x-http-host-override",
+    "x-ingress-path",
+    "x-ms-original-url",
     "x-original-forwarded-host",
     "x-original-host",
     "x-original-path",
     "x-original-uri",
     "x-original-url",
     "x-override-url",
+    "x-replaced-path",
     "x-rewrite-uri",
     "x-rewrite-url",
     "x-scheme",
