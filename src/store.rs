@@ -128,8 +128,15 @@ pub trait Store: Send + Sync {
 
     /// Keeps a complete response, replacing the same variant unless that arrived later. Queued where
     /// it may block; dropped silently where there is no room. `mark`: taken before the response was
-    /// asked for. `until`: when it is of no more use to anybody; `None`: never.
-    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>);
+    /// asked for. `until`: when it is of no more use to anybody; `None`: never. Whether it is now the one
+    /// to keep.
+    fn put(
+        &self,
+        key: &CacheKey,
+        stored: Arc<Stored>,
+        mark: Mark,
+        until: Option<SystemTime>,
+    ) -> bool;
 
     /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts.
     fn invalidate(&self, reach: Reach, kind: Kind);

@@ -107,6 +107,11 @@ pub enum BodyFraming {
 pub trait Body: Send {
     /// The next piece; `None` when the body is complete. A cut body is an error, never `None`.
     async fn next(&mut self) -> Result<Option<Bytes>, Failure>;
+
+    /// How much of it may come before it is read.
+    fn ahead(&self) -> usize {
+        0
+    }
 }
 
 /// Whoever can answer a call: the network, or a scripted origin in tests.

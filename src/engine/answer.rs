@@ -159,12 +159,18 @@ impl Engine {
 
     /// Keeps a complete response for as long as `policy` can make use of it, unless larder has been
     /// told to keep out.
-    pub(crate) fn keep(&self, key: &CacheKey, policy: &Policy, stored: Arc<Stored>, mark: Mark) {
+    pub(crate) fn keep(
+        &self,
+        key: &CacheKey,
+        policy: &Policy,
+        stored: Arc<Stored>,
+        mark: Mark,
+    ) -> bool {
         if self.switch.mode() == Mode::Bypass {
-            return;
+            return false;
         }
         let until = useful_until(policy, key.scope().cache_kind(), &stored);
-        self.store.put(key, stored, mark, until);
+        self.store.put(key, stored, mark, until)
     }
 
     pub(crate) fn decide(

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
-use crate::upstream::in_flight::{EACH, InFlight, SENT_AHEAD, SMALL};
+use crate::upstream::in_flight::{EACH, InFlight, SMALL, Waiting};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
@@ -31,6 +32,8 @@ pub(crate) struct Growing {
     room: Notify,
     in_flight: Arc<InFlight>,
     largest: usize,
+    /// What its origin may send ahead of its slowest reader.
+    ahead: AtomicUsize,
 }
 
 struct Inner {
@@ -45,7 +48,9 @@ struct Inner {
     /// Whether every piece is kept until the end (to be stored, for newcomers).
     kept: bool,
     end: Option<Result<(), Failure>>,
-    /// The next piece of each reader.
+    /// All of it, once it is stored: what the pieces were.
+    stored: Option<Bytes>,
+    /// The next piece of each reader; once it is stored, its next byte.
     readers: HashMap<u64, usize>,
     next_reader: u64,
 }
@@ -63,6 +68,7 @@ impl Growing {
                 written: 0,
                 kept,
                 end: None,
+                stored: None,
                 readers: HashMap::new(),
                 next_reader: 0,
             }),
@@ -70,6 +76,7 @@ impl Growing {
             room: Notify::new(),
             in_flight,
             largest,
+            ahead: AtomicUsize::new(0),
         })
     }
 
@@ -98,6 +105,11 @@ impl Growing {
     /// Whether the whole body is still kept.
     pub(crate) fn is_kept(&self) -> bool {
         self.inner.lock().kept
+    }
+
+    /// Its origin may send so much ahead of its slowest reader.
+    pub(crate) fn is_ahead(&self, bytes: usize) {
+        self.ahead.store(bytes, Ordering::Relaxed);
     }
 
     /// From now on pieces are let go once all readers have them.
@@ -163,8 +175,9 @@ impl Growing {
                     return;
                 }
             }
-            let ahead = SENT_AHEAD as usize;
-            if self.in_flight.patiently_besides(ahead, STALLED, room).await.is_none() {
+            // What it has been given is counted, and so is whom it goes to.
+            let waiting = Waiting { counted: self.ahead.load(Ordering::Relaxed), held: 0 };
+            if self.in_flight.patiently_for(waiting, None, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.news.notify_waiters();
             }
@@ -176,6 +189,24 @@ impl Growing {
         let inner = self.inner.lock();
         let length = inner.held + last.len();
         (inner.kept && length <= self.largest).then(|| inner.whole(last))
+    }
+
+    /// It is whole, and `stored`: readers go on in that, for the pieces would be held beside it.
+    pub(crate) fn settle(&self, stored: Bytes) {
+        let mut inner = self.inner.lock();
+        if !inner.kept {
+            return;
+        }
+        let Inner { pieces, readers, .. } = &mut *inner;
+        let read = |next: usize| pieces.iter().take(next).map(Bytes::len).sum();
+        for next in readers.values_mut() {
+            *next = read(*next);
+        }
+        inner.pieces.clear();
+        self.in_flight.give_back(std::mem::take(&mut inner.charged));
+        (inner.held, inner.stored) = (0, Some(stored));
+        drop(inner);
+        self.news.notify_waiters();
     }
 
     /// Ends the body; the first end counts.
@@ -253,6 +284,13 @@ impl Reader {
         let Some(&next) = inner.readers.get(&self.id) else {
             return Some(Err(Failure::BodyTimeout));
         };
+        if let Some(stored) = inner.stored.clone() {
+            if next == stored.len() {
+                return inner.end.map(|end| end.map(|()| None));
+            }
+            inner.readers.insert(self.id, stored.len());
+            return Some(Ok(Some(stored.slice(next..))));
+        }
         let Some(piece) = inner.pieces.get(next - inner.gone).cloned() else {
             return inner.end.map(|end| end.map(|()| None));
         };
@@ -307,6 +345,28 @@ mod tests {
         for seen in [early.await.unwrap(), late.await.unwrap(), after] {
             assert_eq!(seen.unwrap(), b"one two");
         }
+    }
+
+    #[tokio::test]
+    async fn once_it_is_stored_readers_go_on_in_that_wherever_they_are() {
+        let budget = InFlight::new(10_000);
+        let body = Growing::new(true, 1000, Arc::clone(&budget));
+        let (mut behind, mut ahead) = (body.reader().unwrap(), body.reader().unwrap());
+        for piece in ["one ", "two "] {
+            body.push(Bytes::from_static(piece.as_bytes())).await;
+            assert_eq!(ahead.next().await.unwrap().unwrap(), piece);
+        }
+        assert_eq!(behind.next().await.unwrap().unwrap(), "one ");
+        let stored = body.whole(&Bytes::from_static(b"three")).unwrap();
+        body.settle(stored);
+        assert_eq!(budget.used(), 0, "the store counts it");
+        let late = body.reader().unwrap();
+        body.finish(Ok(()));
+        for (reader, left) in [(behind, "two three"), (ahead, "three"), (late, "one two three")] {
+            assert_eq!(read_all(reader).await.unwrap(), left.as_bytes());
+        }
+        drop(body);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

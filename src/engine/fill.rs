@@ -220,9 +220,7 @@ impl Fill {
         self.flight.publish(Published::Head(Arc::clone(&head)));
         let times = Times { request: answer.request_time, response: answer.response_time };
         let end = self.take_in(answer, head.shared.is_ok(), |body| {
-            if let Ok(headers) = &head.shared {
-                self.keep(&head, headers, body, &times);
-            }
+            self.keep(&head, head.shared.as_ref().ok()?, body, &times)
         });
         let end = end.await;
         if end.is_err() {
@@ -298,24 +296,26 @@ impl Fill {
         }
     }
 
-    fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) {
-        if let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) {
-            let said = Said::of(head.status, headers);
-            let stored = Stored::new(
-                head.status,
-                headers,
-                body,
-                (vary.clone(), variant),
-                (times.request, times.response),
-                freshness::initial_age(&said, times.request, times.response),
-            );
-            let stored = stored.fetched_with(self.asked.headers.contains_key(AUTHORIZATION));
-            if head.part {
-                self.keep_part(stored);
-            } else {
-                self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark());
-            }
+    /// The body as it is stored, if it is.
+    fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) -> Option<Bytes> {
+        let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
+        let said = Said::of(head.status, headers);
+        let stored = Stored::new(
+            head.status,
+            headers,
+            body,
+            (vary.clone(), variant),
+            (times.request, times.response),
+            freshness::initial_age(&said, times.request, times.response),
+        );
+        let stored = stored.fetched_with(self.asked.headers.contains_key(AUTHORIZATION));
+        if head.part {
+            self.keep_part(stored);
+            return None;
         }
+        let body = stored.body.clone();
+        let kept = self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark());
+        kept.then_some(body)
     }
 
     fn keep_part(&self, stored: Stored) {

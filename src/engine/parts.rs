@@ -111,7 +111,7 @@ impl Engine {
         match part.whole() {
             Some(whole) => self.keep(key, policy, Arc::new(whole), mark),
             None => self.keep(&parts, policy, part.stored(), mark),
-        }
+        };
         true
     }
 

@@ -209,7 +209,11 @@ impl ClientIo {
                 poll_fn(|cx| match Pin::new(&mut *transport).poll_write_vectored(cx, &parts) {
                     Poll::Ready(written) => Poll::Ready(written.unwrap_or(0)),
                     Poll::Pending => {
-                        let stall = stall.get_or_insert_with(|| Stall::new(&self.in_flight));
+                        let stall = stall.get_or_insert_with(|| {
+                            let mut stall = Stall::new(&self.in_flight);
+                            stall.holds(body.len());
+                            stall
+                        });
                         stall.poll(cx).map(|()| 0)
                     }
                 });

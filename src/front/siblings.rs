@@ -15,10 +15,12 @@ use crate::clock;
 use crate::front::http1_only::Http1Place;
 use crate::upstream::in_flight::InFlight;
 
-/// How much of all answers on a connection may wait for its client to read on. More goes on as soon as half
-/// of it has been sent. Much of what is short enough is done with so: an answer that is held back holds the
-/// origin's connection too.
+/// How much of all answers on a connection may wait for its client to read on. Much of what is short enough
+/// is done with so: an answer that is held back holds the origin's connection too.
 const AHEAD: usize = 1024 * 1024;
+
+/// What a stream of which nothing waits may give, however much the others have: it gets its turn.
+const TURN: usize = 16 * 1024;
 
 /// Each stream of a connection has one.
 #[derive(Debug, Clone)]
@@ -35,12 +37,12 @@ struct Inner {
     written: AtomicUsize,
     /// What of answers it has not.
     ahead: AtomicUsize,
-    /// The streams that have more for it.
-    waiting: Mutex<Vec<Waker>>,
+    /// What the streams that wait for it make larder hold.
+    held: AtomicUsize,
     in_flight: Arc<InFlight>,
     came: Mutex<Came>,
     /// How many of them have a body that larder does not read on, for its origin takes no more of it.
-    held: AtomicUsize,
+    stuck: AtomicUsize,
 }
 
 /// What has come of the bodies of all requests on a connection, also what nobody has read yet.
@@ -70,10 +72,10 @@ impl Siblings {
             clogged: watch::Sender::new(false),
             written: AtomicUsize::new(0),
             ahead: AtomicUsize::new(0),
-            waiting: Mutex::default(),
+            held: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
             came: Mutex::new(Came { bytes: 0, last: clock::of_timers() }),
-            held: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
         }))
     }
 
@@ -91,7 +93,7 @@ impl Siblings {
 
     /// Whether the client can send no more of a body because its origin takes no more.
     pub fn is_any_held(&self) -> bool {
-        self.0.held.load(Ordering::Relaxed) > 0
+        self.0.stuck.load(Ordering::Relaxed) > 0
     }
 
     /// For a stream that may be held up.
@@ -155,32 +157,14 @@ impl Siblings {
         &self.0.in_flight
     }
 
-    /// Whether more of an answer may be given to the connection.
-    pub(super) fn has_room(&self) -> bool {
-        self.0.ahead.load(Ordering::Acquire) < AHEAD
+    /// What the streams that wait for the client make larder hold.
+    pub(super) fn held(&self) -> &AtomicUsize {
+        &self.0.held
     }
 
-    /// Ready when it may.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has_room() {
-            return Poll::Ready(());
-        }
-        let mut waiting = self.0.waiting.lock();
-        // Looked at again: whoever makes room wakes those whom it finds here behind this lock.
-        if self.has_room() {
-            return Poll::Ready(());
-        }
-        if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    /// So many bytes more of an answer are given to the connection.
-    pub(super) fn ahead(&self, bytes: usize) -> Ahead {
-        self.0.ahead.fetch_add(bytes, Ordering::AcqRel);
-        self.0.in_flight.unsent(bytes);
-        Ahead { siblings: self.clone(), bytes }
+    /// For a stream: its part of what waits in the connection.
+    pub(super) fn share(&self) -> Share {
+        Share { siblings: self.clone(), own: Arc::default() }
     }
 
     /// Whether nothing is to be sent for the moment.
@@ -189,21 +173,73 @@ impl Siblings {
     }
 }
 
+/// What a stream has given to its connection.
+#[derive(Debug)]
+pub(super) struct Share {
+    siblings: Siblings,
+    own: Arc<Own>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    /// What of it has not been sent.
+    bytes: AtomicUsize,
+    /// Who waits until it has.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Share {
+    /// How much more it may give now.
+    pub(super) fn room(&self) -> usize {
+        if self.siblings.0.ahead.load(Ordering::Acquire) < AHEAD {
+            usize::MAX
+        } else if self.own.bytes.load(Ordering::Acquire) == 0 {
+            TURN
+        } else {
+            0
+        }
+    }
+
+    /// The same, ready when it is not nothing.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let room = self.room();
+        if room > 0 {
+            return Poll::Ready(room);
+        }
+        *self.own.waker.lock() = Some(cx.waker().clone());
+        // Looked at again: whoever sends the last of it wakes whom it finds here behind this lock.
+        match self.room() {
+            0 => Poll::Pending,
+            room => Poll::Ready(room),
+        }
+    }
+
+    /// So many bytes more are given.
+    pub(super) fn give(&self, bytes: usize) -> Ahead {
+        self.own.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.siblings.0.ahead.fetch_add(bytes, Ordering::AcqRel);
+        self.siblings.0.in_flight.unsent(bytes);
+        Ahead { siblings: self.siblings.clone(), own: Arc::clone(&self.own), bytes }
+    }
+}
+
 /// Bytes of an answer that its connection has taken over. Dropped, they are sent, or never will be.
 #[derive(Debug)]
 pub struct Ahead {
     siblings: Siblings,
+    own: Arc<Own>,
     bytes: usize,
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        let Inner { ahead, waiting, in_flight, .. } = &*self.siblings.0;
+        let Inner { ahead, in_flight, .. } = &*self.siblings.0;
         in_flight.sent(self.bytes);
-        let before = ahead.fetch_sub(self.bytes, Ordering::AcqRel);
-        if before > AHEAD / 2 && before - self.bytes <= AHEAD / 2 {
-            let woken = std::mem::take(&mut *waiting.lock());
-            woken.into_iter().for_each(Waker::wake);
+        ahead.fetch_sub(self.bytes, Ordering::AcqRel);
+        if self.own.bytes.fetch_sub(self.bytes, Ordering::AcqRel) == self.bytes
+            && let Some(waker) = self.own.waker.lock().take()
+        {
+            waker.wake();
         }
     }
 }
@@ -214,7 +250,7 @@ impl Holding {
         if std::mem::replace(&mut self.is_held, held) == held {
             return;
         }
-        let count = &self.siblings.0.held;
+        let count = &self.siblings.0.stuck;
         if held {
             count.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -260,25 +296,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_does_not_read_is_bounded_and_counted_until_it_is_gone() {
-        let in_flight = InFlight::new(1 << 20);
+    fn what_a_client_does_not_read_is_bounded_and_counted_and_every_stream_has_its_turn() {
+        let in_flight = InFlight::new(8 << 20);
         let siblings = Siblings::new(None, &in_flight);
         let stream = Arc::new(Stream(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&stream));
         let mut cx = Context::from_waker(&waker);
+        let (one, other) = (siblings.share(), siblings.share());
         let mut given = Vec::new();
-        while siblings.poll_room(&mut cx).is_ready() {
-            given.push(siblings.ahead(AHEAD / 8));
+        while one.room() > 0 {
+            given.push(one.give(AHEAD / 8));
         }
         assert_eq!(given.len(), 8);
-        assert!(siblings.poll_room(&mut cx).is_pending());
-        assert_eq!(siblings.0.waiting.lock().len(), 1, "one place for one stream");
-        given.truncate(5);
-        assert!(!stream.0.load(Ordering::Relaxed), "half of it is not gone");
-        given.truncate(4);
-        assert!(stream.0.load(Ordering::Relaxed) && siblings.0.waiting.lock().is_empty());
+        assert!(one.poll_room(&mut cx).is_pending());
+        // Another is not kept waiting for it.
+        assert_eq!(other.poll_room(&mut cx), Poll::Ready(TURN));
+        let turn = other.give(TURN);
+        assert!(other.poll_room(&mut cx).is_pending());
+        drop(turn);
+        assert!(stream.0.swap(false, Ordering::Relaxed), "what it gave is sent");
+        assert_eq!(other.room(), TURN);
+        assert!(one.poll_room(&mut cx).is_pending());
         given.clear();
-        assert!(siblings.poll_room(&mut cx).is_ready());
-        assert!(in_flight.bears(0, std::time::Duration::MAX));
+        assert!(stream.0.load(Ordering::Relaxed));
+        assert_eq!((one.room(), other.room()), (usize::MAX, usize::MAX));
+        assert_eq!(siblings.0.ahead.load(Ordering::Relaxed), 0);
     }
 }

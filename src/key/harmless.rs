@@ -253,13 +253,20 @@ pub(super) fn is_harmless(name: &HeaderName) -> bool {
 
 /// Fields by which an origin's framework answers for another host or path than the one that was asked
 /// for: part of the key in every scope, or one client would poison the answers of all.
-const REWRITES: [&str; 35] = [
+const REWRITES: [&str; 45] = [
     "cloudfront-forwarded-proto",
     "disguised-host",
     "forwarded",
     "front-end-https",
     "x-arr-ssl",
+    "x-backend-host",
+    "x-envoy-original-host",
     "x-envoy-original-path",
+    "x-forward-host",
+    "x-forwarded-authority",
+    "x-forwarded-base",
+    "x-forwarded-context",
+    "x-forwarded-request-uri",
     "x-forwarded-method",
     "x-forwarded-host",
     "x-forwarded-path",
@@ -275,13 +282,16 @@ const REWRITES: [&str; 35] = [
     "x-host",
     "x-http-host-override",
     "x-ingress-path",
+    "x-middleware-rewrite",
     "x-ms-original-url",
     "x-original-forwarded-host",
     "x-original-host",
     "x-original-path",
+    "x-original-request-uri",
     "x-original-uri",
     "x-original-url",
     "x-override-url",
+    "x-real-host",
     "x-replaced-path",
     "x-rewrite-uri",
     "x-rewrite-url",

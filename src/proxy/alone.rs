@@ -166,6 +166,9 @@ impl Alone {
         if session_auth::is_asked_for(&headers) {
             self.channel.belongs_to(Owner::Call);
         }
+        if !self.whole {
+            self.pass.spares_the_origin();
+        }
         message::strip(&mut headers);
         let reads = self.pass.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS

@@ -78,7 +78,11 @@ impl Handler {
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
-                    if head.status == StatusCode::REQUEST_TIMEOUT && !upload.is_sent() {
+                    let half = !upload.is_all_here() && !client.has_read_body();
+                    if let Some(pass) = ctx.pass.as_mut().filter(|_| half) {
+                        pass.spares_the_origin();
+                    }
+                    if head.status == StatusCode::REQUEST_TIMEOUT && half {
                         ctx.pass = None;
                     }
                     if let Some(reply) = self.stale_head(asked, ctx, &head).await {

@@ -4,7 +4,7 @@
 //! What is not registered is neither.
 //! Never touches: what a route says about methods.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use crate::semantics::query::{decoded, pieces};
 use crate::semantics::scan::{has_byte, has_three_in_any_case};
@@ -57,7 +57,13 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Fields by which some frameworks let a client name another method than the one it uses.
-const OVERRIDES: [&str; 7] = [
+const OVERRIDES: [&str; 13] = [
+    "http-method-override",
+    "method-override",
+    "x-http-verb",
+    "x-httpmethod",
+    "x-override-method",
+    "x-request-method",
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
@@ -69,8 +75,9 @@ const OVERRIDES: [&str; 7] = [
 
 /// Query parameters by which some do so, in small letters and without signs: `_method` (Rails, Laravel, Symfony),
 /// `X-HTTP-Method-Override` (Google), `_method_override`, `httpMethod`.
-const PARAMS: [&str; 8] = [
+const PARAMS: [&str; 9] = [
     "method",
+    "xmethod",
     "methodoverride",
     "httpmethod",
     "httpmethodoverride",
@@ -86,9 +93,10 @@ const OVERRIDING: [&str; 4] = ["DELETE", "PATCH", "POST", "PUT"];
 /// Whether a request names another method than its own.
 pub fn is_overridden(method: &Method, target: &Target, headers: &HeaderMap) -> bool {
     // Every request asks: looking at its names costs less than looking for these.
-    headers
-        .keys()
-        .any(|name| name.as_str().starts_with('x') && spelling::names_one_of(name, &OVERRIDES))
+    let overrides = |name: &HeaderName| {
+        name.as_str().starts_with(['x', 'h', 'm']) && spelling::names_one_of(name, &OVERRIDES)
+    };
+    headers.keys().any(overrides)
         || target.query().is_some_and(|query| is_overridden_in(query, method))
 }
 
@@ -100,22 +108,19 @@ fn is_overridden_in(query: &str, method: &Method) -> bool {
     }
     query.split('&').flat_map(pieces).any(|(name, value)| {
         let value = value.map(decoded).unwrap_or_default();
-        param(&name).is_some_and(|methods| {
-            let mut methods = methods.iter().flat_map(|methods| methods.iter());
-            !value.eq_ignore_ascii_case(method.as_str())
-                && methods.any(|known| known.eq_ignore_ascii_case(&value))
-        })
+        let value = value.trim_matches(|sign: char| sign.is_whitespace() || sign.is_control());
+        let named = |methods: &[&str]| methods.iter().any(|one| one.eq_ignore_ascii_case(value));
+        let is_another = !value.is_empty() && !value.eq_ignore_ascii_case(method.as_str());
+        is_another && param(&name).is_some_and(|bare| !bare || named(&OVERRIDING))
     })
 }
 
-/// The methods that a parameter of this name may name; `None`: it names none.
-fn param(name: &str) -> Option<&'static [&'static [&'static str]]> {
-    const ANY: &[&[&str]] = &[&OVERRIDING, &SAFE, &IDEMPOTENT, &["CONNECT", "LOCK", "PURGE"]];
+/// Whether a parameter of this name is `method` alone; `None`: it names no method.
+fn param(name: &str) -> Option<bool> {
     let letters = || name.bytes().filter(u8::is_ascii_alphanumeric);
     let is = |known: &&str| letters().map(|byte| byte.to_ascii_lowercase()).eq(known.bytes());
     let known = PARAMS.iter().find(|known| is(known))?;
-    let bare = *known == "method" && letters().count() == name.len();
-    Some(if bare { &ANY[..1] } else { ANY })
+    Some(*known == "method" && letters().count() == name.len())
 }
 
 #[cfg(test)]
@@ -144,6 +149,10 @@ mod tests {
             ("$method=PUT", true),
             ("_method=HEAD", true),
             ("method=delete", true),
+            ("_method=DELETE%20", true),
+            ("_method=%00delete", true),
+            ("_method=FOO", true),
+            ("x_method=DELETE", true),
             ("_method=GET", false),
             ("_method=get", false),
             ("_method=", false),

@@ -61,7 +61,7 @@ impl Estate {
                     config = report.name(),
                     problems = problems.len(),
                     line = first.map(|problem| problem.place.line),
-                    key = first.map(|problem| problem.path.as_str()),
+                    at = first.map(|problem| problem.path.as_str()),
                     first = first.map(|problem| problem.what.as_str()),
                     "Configuration not reloaded: the old one stays"
                 );

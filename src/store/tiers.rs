@@ -252,12 +252,19 @@ impl Store for Tiers {
         self.validity(key, mark) == Validity::Current
     }
 
-    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
+    fn put(
+        &self,
+        key: &CacheKey,
+        stored: Arc<Stored>,
+        mark: Mark,
+        until: Option<SystemTime>,
+    ) -> bool {
         let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
         if let (true, Some(deep)) = (is_newest, &*self.deep.load()) {
             let presence = self.generations.enter(key.target_id(), As::Awaited);
             deep.disk.put(key, &stored, mark, until, presence);
         }
+        is_newest
     }
 
     fn invalidate(&self, reach: Reach, kind: Kind) {

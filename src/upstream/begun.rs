@@ -81,4 +81,11 @@ impl Body for Begun {
             Rest::Failed(failure) => Err(*failure),
         }
     }
+
+    fn ahead(&self) -> usize {
+        match &self.rest {
+            Rest::Open(body) => body.ahead(),
+            Rest::Ended | Rest::Failed(_) => 0,
+        }
+    }
 }

@@ -312,6 +312,10 @@ struct NetworkBody {
 
 #[async_trait]
 impl Body for NetworkBody {
+    fn ahead(&self) -> usize {
+        self.channel.as_ref().map_or(0, Channel::ahead)
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             let Some(channel) = self.channel.as_mut() else { return Ok(None) };

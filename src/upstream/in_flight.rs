@@ -24,7 +24,11 @@ pub const EACH: usize = 64;
 
 /// What a client that takes nothing makes larder hold beside the pieces that are counted one by one: the
 /// buffers of its connections, and the piece that it is being given.
-const WAITED_FOR: usize = 128 * 1024;
+pub const WAITED_FOR: usize = 128 * 1024;
+
+/// Who holds no more than this, with all its answers, is borne until twice as much is held as for others: a
+/// slow client with one answer is no reason for memory to be short.
+const MODEST: usize = 1024 * 1024;
 
 /// How much of an answer may come on a stream of HTTP/2 before it is read.
 pub const SENT_AHEAD: u32 = 512 * 1024;
@@ -72,10 +76,15 @@ impl InFlight {
         parts.into_iter().fold(0, add)
     }
 
-    /// How long a client may take nothing now, of the `usual` time: less where so much is held that bodies can
-    /// no longer be kept whole, or soon cannot be.
-    pub fn patience(&self, usual: Duration) -> Duration {
-        let (held, most) = (self.held(), self.most());
+    /// From what on that is held in all a client counts as one that memory is short for; `own`: what it holds.
+    fn enough_for(&self, own: usize) -> usize {
+        if own <= MODEST { self.most().saturating_mul(2) } else { self.most() }
+    }
+
+    /// How long a client that holds `own` bytes may take nothing now, of the `usual` time: less where so much
+    /// is held that bodies can no longer be kept whole, or soon cannot be.
+    fn patience(&self, usual: Duration, own: usize) -> Duration {
+        let (held, most) = (self.held(), self.enough_for(own));
         if held <= most {
             return usual;
         }
@@ -84,10 +93,10 @@ impl InFlight {
             .clamp(LOOK.min(usual), usual)
     }
 
-    /// Whether a client may be waited for that has taken so many bytes while it was `waited` for. The more is
-    /// held, the more it must take.
-    pub fn bears(&self, taken: usize, waited: Duration) -> bool {
-        let (held, most) = (self.held(), self.most().max(1));
+    /// Whether a client that holds `own` bytes may be waited for, when it has taken so many while it was
+    /// `waited` for. The more is held in all, the more it must take.
+    pub fn bears(&self, taken: usize, waited: Duration, own: usize) -> bool {
+        let (held, most) = (self.held(), self.enough_for(own).max(1));
         let least = (held / 1024).saturating_mul(SLOWEST) / most.div_ceil(1024);
         let seconds = usize::try_from(waited.as_secs()).unwrap_or(usize::MAX);
         held <= most || taken >= least.saturating_mul(seconds)
@@ -96,33 +105,28 @@ impl InFlight {
     /// What `taken` comes to; `None`: a client has taken nothing for the `usual` time, or for less where
     /// there is no room for what it keeps.
     pub async fn patiently<T>(&self, usual: Duration, taken: impl Future<Output = T>) -> Option<T> {
-        self.patiently_with(WAITED_FOR, usual, taken).await
+        self.patiently_for(Waiting { counted: WAITED_FOR, held: 0 }, None, usual, taken).await
     }
 
-    /// The same for a client that makes larder hold `more` bytes besides, which an origin has sent ahead.
-    pub async fn patiently_besides<T>(
+    /// The same for a client that is waiting so. `all`: where what it makes larder hold by all its answers is
+    /// counted, if it has several.
+    pub async fn patiently_for<T>(
         &self,
-        more: usize,
-        usual: Duration,
-        taken: impl Future<Output = T>,
-    ) -> Option<T> {
-        self.patiently_with(WAITED_FOR + more, usual, taken).await
-    }
-
-    async fn patiently_with<T>(
-        &self,
-        bytes: usize,
+        waiting: Waiting,
+        all: Option<&AtomicUsize>,
         usual: Duration,
         taken: impl Future<Output = T>,
     ) -> Option<T> {
         let mut taken = std::pin::pin!(taken);
-        let _wait = Held::new(&self.waited_for, bytes);
+        let _wait = Held::new(&self.waited_for, waiting.counted);
+        let _own = all.map(|all| Held::new(all, waiting.counted));
         let since = clock::of_timers();
         loop {
             if let Ok(taken) = timeout(usual.min(LOOK), taken.as_mut()).await {
                 return Some(taken);
             }
-            if since.elapsed() >= self.patience(usual) {
+            let own = all.map_or(waiting.counted, |all| all.load(Ordering::Relaxed));
+            if since.elapsed() >= self.patience(usual, own.saturating_add(waiting.held)) {
                 return None;
             }
         }
@@ -173,6 +177,15 @@ impl InFlight {
     pub fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// A client that takes nothing for the moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// What it makes larder hold, as far as it is counted nowhere else.
+    pub counted: usize,
+    /// What else it holds: a body that it is given in one piece.
+    pub held: usize,
 }
 
 /// What a client that is waited for makes larder hold.
@@ -318,7 +331,8 @@ mod tests {
     /// How long a client that takes nothing is waited for, where a minute is usual.
     async fn waited(room: Arc<InFlight>) -> Duration {
         let (since, never) = (clock::of_timers(), std::future::pending::<()>());
-        assert_eq!(room.patiently(Duration::from_secs(60), never).await, None);
+        let waiting = Waiting { counted: WAITED_FOR, held: MODEST };
+        assert_eq!(room.patiently_for(waiting, None, Duration::from_secs(60), never).await, None);
         since.elapsed()
     }
 
@@ -355,24 +369,21 @@ mod tests {
             );
             lent.store(0, Ordering::Relaxed);
         }
-        assert_eq!(room.patience(usual), usual, "nobody is waited for");
+        assert_eq!(room.patience(usual, 0), usual, "nobody is waited for");
         assert_eq!(room.patiently(usual, async { 7 }).await, Some(7));
-        assert_eq!(
-            room.patiently_besides(3 * WAITED_FOR, usual, async { room.held() }).await,
-            Some(4 * WAITED_FOR)
-        );
     }
 
     #[test]
     fn the_more_is_held_the_more_a_client_must_take() {
         let (room, mib) = (InFlight::new(4 << 20), 1 << 20);
-        let bears = |taken| room.bears(taken, Duration::from_secs(15));
+        let bears = |taken| room.bears(taken, Duration::from_secs(15), MODEST + 1);
         room.unsent(3 * mib);
         assert!(bears(0), "there is room");
         for (held, wanted) in [(4, 4), (6, 6), (30, 30)] {
             room.unsent((held - 3) * mib);
             let least = SLOWEST * 15 * wanted / 3;
             assert!(!bears(least - 1024) && bears(least), "{held} MiB: {least}");
+            assert_eq!(room.bears(0, Duration::from_secs(15), MODEST), held <= 6, "{held} MiB");
             room.sent((held - 3) * mib);
         }
         room.sent(3 * mib);

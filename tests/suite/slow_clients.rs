@@ -338,6 +338,62 @@ async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
     .await;
 }
 
+/// An origin that answers as soon as it has a head: a POST by 503, all else by 200.
+async fn answering_heads() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let (status, body) = if head.starts_with(b"POST") {
+                    ("503 Service Unavailable", "no body came")
+                } else {
+                    ("200 OK", "fine")
+                };
+                let fields = format!("Connection: close\r\nContent-Length: {}", body.len());
+                let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}");
+                let _gone = stream.write_all(answer.as_bytes()).await;
+                // Closed at once, what is unread would be answered by a reset.
+                let _ended = stream.read_to_end(&mut head).await;
+            });
+        }
+    });
+    addr
+}
+
+/// Servers whose read of a body fails inside the application say so with an error of their own.
+#[tokio::test]
+async fn an_error_in_answer_to_half_an_upload_is_no_fault_of_the_origins() {
+    bounded(async {
+        let origin = answering_heads().await;
+        let yaml = format!(
+            "resolve: {{ api.example.test: '{origin}' }}\n\
+             upstreams: {{ api: {{ hosts: [api.example.test], \
+             breaker: {{ failures: 3, within: 30s, open_for: 30s }} }} }}\n"
+        );
+        let larder = Larder::bare(&format!("{yaml}{}", route(&["ttl: 1h"]))).await;
+        for n in 0..5 {
+            let mut client = begun(&larder, &format!("/w{n}"), 10_000, "").await;
+            let answer = client.answer("POST").await.expect("an answer");
+            assert_eq!((answer.status, answer.text().as_str()), (503, "no body came"));
+        }
+        assert_eq!(larder.get("/x").await.text(), "fine");
+        // Whole ones are another matter.
+        for n in 0..3 {
+            let mut client = begun(&larder, &format!("/w{n}"), 1, "").await;
+            assert_eq!(client.answer("POST").await.expect("an answer").text(), "no body came");
+        }
+        assert_eq!(larder.get("/y").await.status, 503);
+    })
+    .await;
+}
+
 /// Far more than the sockets between them hold.
 const LONG: usize = 24 << 20;
 

@@ -22,20 +22,27 @@ struct Intake {
 
 impl Fill {
     /// Reads the body to its end. A whole body that was kept is handed to `keep` before any reader
-    /// can have all of it: who has read it to the end finds it in the store.
+    /// can have all of it: who has read it to the end finds it in the store. What `keep` has stored is what
+    /// readers go on in.
     pub(super) async fn take_in(
         &self,
         mut answer: Answer,
         storing: bool,
-        keep: impl FnOnce(Bytes),
+        keep: impl FnOnce(Bytes) -> Option<Bytes>,
     ) -> Result<(), Failure> {
         let mut intake = Intake::default();
+        self.flight.body.is_ahead(answer.body.ahead());
         let end = self.to_its_end(&mut answer, storing, &mut intake).await;
         self.engine.account.upstream_bytes(intake.read);
         end?;
         let (body, Intake { read, last }) = (&self.flight.body, intake);
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
-            Some(whole) => keep(whole),
+            Some(whole) => {
+                if let Some(stored) = keep(whole) {
+                    body.settle(stored);
+                    return Ok(());
+                }
+            }
             None if storing => {
                 self.engine.account.not_stored(self.route, body.why_not_kept().token());
             }

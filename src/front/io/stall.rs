@@ -5,6 +5,7 @@
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::clock;
 use crate::front::io::STALLED;
-use crate::upstream::in_flight::InFlight;
+use crate::front::siblings::Siblings;
+use crate::upstream::in_flight::{InFlight, WAITED_FOR, Waiting};
 
 /// For so long a client is waited for, by and by, until it is looked at how fast it is.
 const STRETCH: Duration = Duration::from_secs(5);
@@ -32,6 +34,10 @@ pub(in crate::front) struct Stall {
     taken: usize,
     /// What an origin may send ahead of it.
     ahead: usize,
+    /// The piece that it is given.
+    piece: usize,
+    /// The others on its connection.
+    siblings: Option<Siblings>,
 }
 
 impl Stall {
@@ -43,7 +49,19 @@ impl Stall {
             waited: Duration::ZERO,
             taken: 0,
             ahead: 0,
+            piece: 0,
+            siblings: None,
         }
+    }
+
+    /// For one of several answers on a connection: what all of them hold is their client's.
+    pub(in crate::front) fn among(in_flight: &Arc<InFlight>, siblings: &Siblings) -> Self {
+        Self { siblings: Some(siblings.clone()), ..Self::new(in_flight) }
+    }
+
+    /// The client is given a piece of so many bytes.
+    pub(in crate::front) fn holds(&mut self, bytes: usize) {
+        self.piece = bytes;
     }
 
     /// While the client is waited for, an origin may send so many bytes ahead.
@@ -67,13 +85,21 @@ impl Stall {
         }
         self.since.get_or_insert_with(clock::of_timers);
         let late = self.late.get_or_insert_with(|| {
-            let (in_flight, ahead) = (Arc::clone(&self.in_flight), self.ahead);
+            let waiting = Waiting { counted: WAITED_FOR + self.ahead, held: self.piece };
+            let (in_flight, siblings) = (Arc::clone(&self.in_flight), self.siblings.clone());
             Box::pin(async move {
+                let all = siblings.as_ref().map(Siblings::held);
                 let taken = std::future::pending::<()>();
-                let _late = in_flight.patiently_besides(ahead, STALLED, taken).await;
+                let _late = in_flight.patiently_for(waiting, all, STALLED, taken).await;
             })
         });
         late.as_mut().poll(cx)
+    }
+
+    /// What the client makes larder hold.
+    fn of_its_client(&self) -> usize {
+        let all = self.siblings.as_ref().map_or(0, |all| all.held().load(Ordering::Relaxed));
+        all.max(WAITED_FOR + self.ahead) + self.piece
     }
 
     /// Looks at what was taken in each stretch of waiting.
@@ -82,7 +108,7 @@ impl Stall {
             return false;
         }
         let (taken, waited) = (mem::take(&mut self.taken), mem::take(&mut self.waited));
-        !self.in_flight.bears(taken, waited)
+        !self.in_flight.bears(taken, waited, self.of_its_client())
     }
 }
 
@@ -119,6 +145,7 @@ mod tests {
     /// Takes so many bytes every three seconds; for how long that goes well.
     async fn takes(in_flight: &Arc<InFlight>, bytes: usize) -> Duration {
         let (mut stall, since) = (Stall::new(in_flight), clock::of_timers());
+        stall.holds(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
             let pause = timeout(Duration::from_secs(3), poll_fn(|cx| stall.poll(cx)));
             if pause.await.is_ok() {

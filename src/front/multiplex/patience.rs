@@ -2,6 +2,7 @@
 //!
 //! Owns: heads that do not end, and answers that nobody reads. Never touches: frames, streams.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::front::io::STALLED;
 use crate::front::siblings::Siblings;
+use crate::upstream::in_flight::Waiting;
 
 /// Resolves once the client is not worth waiting for. `inside`: whether it is in the middle of a head, which
 /// it may be `within` this time.
@@ -39,9 +41,10 @@ async fn stalled(siblings: &Siblings) {
     while clogged.wait_for(|clogged| *clogged).await.is_ok() {
         let (before, since) = (siblings.written(), clock::of_timers());
         let moves = clogged.wait_for(|clogged| !*clogged);
-        let stays = siblings.in_flight().patiently(STALLED, moves).await.is_none();
-        let taken = siblings.written() - before;
-        if stays && (taken == 0 || !siblings.in_flight().bears(taken, since.elapsed())) {
+        let (in_flight, waiting) = (siblings.in_flight(), Waiting { counted: 0, held: 0 });
+        let stays = in_flight.patiently_for(waiting, Some(siblings.held()), STALLED, moves).await;
+        let (taken, own) = (siblings.written() - before, siblings.held().load(Ordering::Relaxed));
+        if stays.is_none() && (taken == 0 || !in_flight.bears(taken, since.elapsed(), own)) {
             return;
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::front::io::stall::Stall;
 use crate::front::session::unsent::Unsent;
 use crate::front::session::{ClientError, Length, News};
-use crate::front::siblings::Siblings;
+use crate::front::siblings::{Share, Siblings};
 use crate::upstream::in_flight::InFlight;
 
 /// How long what is left of a request's body is read once its answer is written, and how much.
@@ -31,6 +31,7 @@ pub struct Http2 {
     has_read: bool,
     respond: SendResponse<Unsent>,
     siblings: Siblings,
+    share: Share,
     /// The answer is the last one of its connection.
     is_last: bool,
     outgoing: Option<SendStream<Unsent>>,
@@ -51,17 +52,19 @@ impl Http2 {
         in_flight: &Arc<InFlight>,
     ) -> Self {
         let has_read = incoming.is_end_stream();
+        let share = siblings.share();
         Self {
             incoming,
             has_read,
             respond,
+            stall: Stall::among(in_flight, &siblings),
             siblings,
+            share,
             is_last: false,
             outgoing: None,
             status: None,
             ended: false,
             queue: Bytes::new(),
-            stall: Stall::new(in_flight),
             sent: 0,
         }
     }
@@ -186,17 +189,18 @@ impl Http2 {
 
     /// Not while the connection has enough of others: what is read for a client that takes nothing is held.
     pub(super) fn has_room(&self) -> bool {
-        self.queue.is_empty() && self.siblings.has_room()
+        self.queue.is_empty() && self.share.room() > 0
     }
 
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        if self.siblings.poll_room(cx).is_pending() {
-            return self.stall.poll(cx).map(|()| Err(ClientError::Stalled));
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
+        match self.share.poll_room(cx) {
+            Poll::Ready(room) => Poll::Ready(Ok(room)),
+            Poll::Pending => self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
         }
-        Poll::Ready(Ok(()))
     }
 
     pub(super) fn queue(&mut self, piece: Bytes) {
+        self.stall.holds(piece.len());
         self.queue = piece;
     }
 
@@ -207,20 +211,20 @@ impl Http2 {
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while !self.queue.is_empty() {
             // Room first: `h2` tells of capacity once.
-            ready!(self.poll_room(cx))?;
+            let room = ready!(self.poll_room(cx))?;
             let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.ended) else {
                 return Poll::Ready(Err(ClientError::Gone));
             };
-            outgoing.reserve_capacity(self.queue.len());
+            outgoing.reserve_capacity(self.queue.len().min(room));
             let granted = match outgoing.poll_capacity(cx) {
                 Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
                 Poll::Ready(Some(Ok(granted))) => granted,
                 Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Err(ClientError::Gone)),
             };
-            let part = self.queue.split_to(granted.min(self.queue.len()));
+            let part = self.queue.split_to(granted.min(self.queue.len()).min(room));
             self.sent += part.len() as u64;
             self.stall.moved(part.len());
-            let ahead = self.siblings.ahead(part.len());
+            let ahead = self.share.give(part.len());
             outgoing
                 .send_data(Unsent::new(part, ahead), false)
                 .map_err(|_reset| ClientError::Gone)?;

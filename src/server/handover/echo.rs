@@ -187,8 +187,14 @@ impl Store for Echoing {
         self.store.is_current(key, mark)
     }
 
-    fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark, until: Option<SystemTime>) {
-        self.store.put(key, stored, mark, until);
+    fn put(
+        &self,
+        key: &CacheKey,
+        stored: Arc<Stored>,
+        mark: Mark,
+        until: Option<SystemTime>,
+    ) -> bool {
+        self.store.put(key, stored, mark, until)
     }
 
     fn invalidate(&self, reach: Reach, kind: Kind) {

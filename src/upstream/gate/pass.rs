@@ -30,6 +30,8 @@ pub struct Pass {
     verdict: Option<Verdict>,
     /// Its head is one to use, and its body may yet say otherwise.
     unread: Option<Out>,
+    /// An error may be its client's fault.
+    spares: bool,
     /// What it waited for, if it did.
     pub(super) waited: Option<Cause>,
 }
@@ -49,7 +51,13 @@ impl Pass {
         out: Option<Out>,
     ) -> Self {
         let (verdict, unread, waited) = (None, None, None);
-        Self { gate, knock, record, charge, out, verdict, unread, waited }
+        Self { gate, knock, record, charge, out, verdict, unread, spares: false, waited }
+    }
+
+    /// What comes is an answer to half a request, whose client may be at fault: an error of its says nothing of
+    /// the origin.
+    pub fn spares_the_origin(&mut self) {
+        self.spares = true;
     }
 
     /// The head of the final answer came, and its body as far as rules read it.
@@ -193,7 +201,18 @@ impl Pass {
         let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
         let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
-        self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
+        let spares = self.spares;
+        self.learn(&traffic, |state| match verdict.class {
+            Class::Server | Class::Timeout | Class::Network if spares => {
+                state.spared(&subject, &mut ticket, verdict, end, now);
+            }
+            Class::Server
+            | Class::Timeout
+            | Class::Network
+            | Class::Ok
+            | Class::Auth
+            | Class::RateLimited(_) => state.settle(&subject, &mut ticket, verdict, end, now),
+        });
         traffic.eased.notify_waiters();
     }
 

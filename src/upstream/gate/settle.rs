@@ -49,6 +49,20 @@ impl State {
         }
     }
 
+    /// A call was answered by an error that its own client may be the reason for: it counts towards limits and a
+    /// ban, and its origin is not held for it.
+    pub(super) fn spared(
+        &mut self,
+        subject: &Subject<'_>,
+        ticket: &mut Ticket,
+        verdict: &Verdict,
+        end: End,
+        now: Instant,
+    ) {
+        self.heard(subject, ticket, verdict, end, now);
+        self.holds.unprobe(&ticket.probes);
+    }
+
     /// A call is no longer under way; what it comes to is found out now or once its body was read.
     pub(super) fn heard(
         &mut self,

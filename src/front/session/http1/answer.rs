@@ -91,6 +91,7 @@ impl Http1 {
             return Ok(());
         }
         self.sent += piece.len() as u64;
+        self.stall.holds(piece.len());
         match &mut self.outgoing {
             Outgoing::Chunked => {
                 self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
