@@ -1,15 +1,21 @@
 //! Clients that are slow to send or to take: their fault is never the origin's, and holds nobody up.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::Request;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
 use crate::crowd::bounded;
@@ -483,4 +489,88 @@ async fn origin_has(scene: &Scene, calls: usize) {
     while scene.origin.calls() < calls {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A client's end of a connection, which reads 32 KiB a millisecond at most.
+struct Slowly {
+    stream: TlsStream<TcpStream>,
+    pause: Pin<Box<Sleep>>,
+}
+
+impl AsyncRead for Slowly {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.pause.as_mut().poll(cx));
+        let mut few = vec![0; buf.remaining().min(32 * 1024)];
+        let mut few = ReadBuf::new(&mut few);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut few))?;
+        buf.put_slice(few.filled());
+        self.pause.set(sleep(Duration::from_millis(1)));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Slowly {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// More answers than the connection takes over at once, to a client that reads steadily: none waits for the end
+/// of another.
+#[tokio::test]
+async fn on_a_slow_connection_of_http_2_every_answer_gets_on() {
+    const STREAMS: usize = 40;
+    bounded(async {
+        let long = Answer::raw(
+            "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 8388608\r\n\r\n",
+        );
+        let body = Step::Repeat(&[b'x'; 4096], 2048);
+        let scene =
+            Scene::with(Origin::always(long.then([body])).await, &route(&["ttl: 1h"])).await;
+        let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
+        let pause = Box::pin(sleep(Duration::ZERO));
+        let slowly = Slowly { stream: stream.expect("a handshake"), pause };
+        let (mut h2, connection) = h2::client::Builder::new()
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30)
+            .handshake::<_, Bytes>(slowly)
+            .await
+            .expect("larder speaks it");
+        let driver = tokio::spawn(connection);
+        let read = Arc::new([const { AtomicUsize::new(0) }; STREAMS]);
+        for n in 0..STREAMS {
+            let request = Request::post(format!("https://{HOST}/{n}"));
+            let (answer, _end) = intercepted::head(&mut h2, request);
+            let read = Arc::clone(&read);
+            tokio::spawn(async move {
+                let mut body = answer.await.expect("an answer").into_body();
+                while let Some(Ok(piece)) = body.data().await {
+                    read[n].fetch_add(piece.len(), Ordering::Relaxed);
+                }
+            });
+        }
+        let all = || read.iter().map(|one| one.load(Ordering::Relaxed));
+        while all().sum::<usize>() < STREAMS << 18 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(all().min() > Some(1 << 15), "{:?}", all().collect::<Vec<_>>());
+        driver.abort();
+    })
+    .await;
 }

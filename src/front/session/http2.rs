@@ -39,8 +39,19 @@ pub struct Http2 {
     ended: bool,
     /// What is to be written.
     queue: Bytes,
+    room: Room,
     stall: Stall,
     sent: u64,
+}
+
+/// Whether there is room for more of the answer. There is none while the connection has enough of others: what
+/// is read for a client that takes nothing is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// There was, when it was last told.
+    Known,
+    /// It is to be told.
+    Awaited,
 }
 
 impl Http2 {
@@ -65,6 +76,7 @@ impl Http2 {
             status: None,
             ended: false,
             queue: Bytes::new(),
+            room: Room::Known,
             sent: 0,
         }
     }
@@ -74,7 +86,11 @@ impl Http2 {
     }
 
     fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
-        if !self.has_room() && self.poll_queue(cx)?.is_ready() && self.poll_room(cx)?.is_ready() {
+        if self.room == Room::Awaited
+            && self.poll_queue(cx)?.is_ready()
+            && self.poll_room(cx)?.is_ready()
+        {
+            self.room = Room::Known;
             return Poll::Ready(Ok(News::Room));
         }
         if !reads {
@@ -187,9 +203,9 @@ impl Http2 {
         self.ended = true;
     }
 
-    /// Not while the connection has enough of others: what is read for a client that takes nothing is held.
+    /// As was told last, so that whoever hears that there is none hears of it when there is.
     pub(super) fn has_room(&self) -> bool {
-        self.queue.is_empty() && self.share.room() > 0
+        self.room == Room::Known
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
@@ -201,7 +217,7 @@ impl Http2 {
 
     pub(super) fn queue(&mut self, piece: Bytes) {
         self.stall.holds(piece.len());
-        self.queue = piece;
+        (self.queue, self.room) = (piece, Room::Awaited);
     }
 
     pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
