@@ -217,12 +217,13 @@ impl ClientIo {
                         stall.poll(cx).map(|()| 0)
                     }
                 });
-            match written.await {
-                0 => break,
-                written => done += written,
+            let written = written.await;
+            if written == 0 {
+                break;
             }
+            done += written;
             if let Some(stall) = &mut stall {
-                stall.moved(done);
+                stall.moved(written);
             }
         }
         let whole = done == all && patiently(&self.in_flight, transport.flush()).await.is_ok();
