@@ -4,7 +4,8 @@
 //! and answers that are recorded (`limits.in_flight`), long URLs and long `Vary` lists (`store.memory`). What
 //! larder has grown by at most is held against the bound: at most 1.2 times it.
 //!
-//! `cargo build --release && cargo run --release --example memory_bounds`. Everything runs on loopback: an API,
+//! `cargo build --release && cargo run --release --example memory_bounds`, or `-- JSON` for the attacks whose
+//! names contain that. Everything runs on loopback: an API,
 //! larder as a process of its own, and the clients. Ends with 1 if a figure is missed.
 #![expect(clippy::print_stdout, reason = "an example prints what it found")]
 
@@ -45,7 +46,8 @@ async fn all() -> Result<bool, Failure> {
         "| attack | bound | larder grew by | of the bound (must be <= {MOST}) |\n|---|---|---|---|"
     );
     let mut within = true;
-    for attack in Attack::ALL {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    for attack in Attack::ALL.into_iter().filter(|attack| attack.name().contains(&wanted)) {
         let grown = attack.run().await?;
         let bound = attack.bound();
         // Precise enough: sizes of some megabytes.

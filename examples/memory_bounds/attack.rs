@@ -163,8 +163,11 @@ impl Attack {
             let large = path.starts_with("/large");
             let body = if large { large_body() } else { "{\"ok\":true}".to_owned() };
             let (length, vary) = (body.len(), self.vary());
+            // What rules read is stored nowhere, so that the bound is that of `limits.in_flight` alone.
+            let read = self.by == Filled::BodiesThatRulesRead;
+            let keeps = if read { "no-store" } else { "max-age=600" };
             let told = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: max-age=600\r\n\
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: {keeps}\r\n\
                  Content-Location: {path}\r\n{vary}Content-Length: {length}\r\n\r\n"
             );
             let (most, last) = body.split_at(length - 1);

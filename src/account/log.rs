@@ -107,3 +107,5 @@ fn dialling_level(level: config::LogLevel) -> LevelFilter {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod written;

@@ -362,3 +362,6 @@ impl AsyncWrite for ClientIo {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests;

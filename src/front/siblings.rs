@@ -32,7 +32,9 @@ struct Inner {
     http1: Option<Http1Place>,
     leaves: AtomicBool,
     kept_back: AtomicBool,
-    clogged: watch::Sender<bool>,
+    /// What was told last of whether the client takes less than there is to send, and who is told.
+    clogged: AtomicBool,
+    tells: watch::Sender<bool>,
     /// The bytes that its client has taken, of answers and all else.
     written: AtomicUsize,
     /// What of answers it has not.
@@ -69,7 +71,8 @@ impl Siblings {
             http1,
             leaves: AtomicBool::new(false),
             kept_back: AtomicBool::new(false),
-            clogged: watch::Sender::new(false),
+            clogged: AtomicBool::new(false),
+            tells: watch::Sender::new(false),
             written: AtomicUsize::new(0),
             ahead: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -129,17 +132,20 @@ impl Siblings {
 
     /// Whether the client takes less than there is to send.
     pub(super) fn is_clogged(&self) -> bool {
-        *self.0.clogged.borrow()
+        self.0.clogged.load(Ordering::Acquire)
     }
 
-    /// It does, or does no more.
+    /// It does, or does no more. Its connection says so at every write.
     pub(super) fn clogs(&self, clogged: bool) {
-        self.0.clogged.send_if_modified(|told| std::mem::replace(told, clogged) != clogged);
+        if self.0.clogged.load(Ordering::Relaxed) != clogged {
+            self.0.clogged.store(clogged, Ordering::Release);
+            self.0.tells.send_replace(clogged);
+        }
     }
 
     /// Tells when that changes.
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.0.clogged.subscribe()
+        self.0.tells.subscribe()
     }
 
     /// The client has taken so many bytes.

@@ -28,7 +28,8 @@ impl Copied {
         in_flight: &Arc<InFlight>,
     ) -> Option<Self> {
         let coding = json::coding(headers)?;
-        Some(Self { status, headers: headers.clone(), coding, body: Gathered::new(in_flight) })
+        let body = Gathered::to_read(in_flight);
+        Some(Self { status, headers: headers.clone(), coding, body })
     }
 
     /// Adds a piece; false once it is too much, or all bodies that are held are: give this one up.
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {
-        let room = InFlight::new(4 * json::LARGEST);
+        let room = InFlight::new(8 * json::LARGEST);
         let copy = || {
             Copied::of(StatusCode::OK, &HeaderMap::new(), &room)
                 .expect("what is not called anything is tried")

@@ -34,13 +34,12 @@ pub(super) enum Rest {
 }
 
 impl Begun {
-    /// Reads until the end, or until `enough` has been read, or there is no room for more.
+    /// Reads behind what has been `read`, until the end, or until `enough` has been read, or there is no room for more.
     pub(super) async fn until(
         mut body: Box<dyn Body>,
-        in_flight: &Arc<InFlight>,
+        mut read: Gathered,
         enough: impl Fn(&Gathered) -> bool,
     ) -> Self {
-        let mut read = Gathered::new(in_flight);
         let mut spilled = None;
         let rest = loop {
             match body.next().await {
@@ -59,7 +58,8 @@ impl Begun {
 /// The same body off its connection, which others can use meanwhile. A long or slow one is lost, and
 /// says so to whoever wants to read it after all: errors are short.
 pub async fn taken_in(body: Box<dyn Body>, in_flight: &Arc<InFlight>) -> Box<dyn Body> {
-    let taken = timeout(SOON, Begun::until(body, in_flight, |read| read.len() > SMALL)).await;
+    let enough = |read: &Gathered| read.len() > SMALL;
+    let taken = timeout(SOON, Begun::until(body, Gathered::new(in_flight), enough)).await;
     match taken {
         Ok(begun) => Box::new(begun),
         Err(_elapsed) => {

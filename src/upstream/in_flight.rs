@@ -163,10 +163,17 @@ impl InFlight {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes if there is room for them.
-    fn take_within(&self, bytes: usize) -> bool {
+    /// The bytes up to which pieces are gathered of a body that is then read. That takes its length twice
+    /// again, and in memory that lies in one piece: what others have given back in small ones is of no use
+    /// for it.
+    fn most_to_read(&self) -> usize {
+        self.cap / 3
+    }
+
+    /// Counts bytes if no more than `most` are held with them.
+    fn take_within(&self, bytes: usize, most: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let within = used <= self.most();
+        let within = used <= most;
         if !within {
             self.give_back(bytes);
         }
@@ -219,7 +226,12 @@ impl Share {
 
     /// More; false, and as many as before, where there is no room.
     pub fn add(&mut self, bytes: usize) -> bool {
-        let within = self.of.take_within(bytes);
+        self.add_up_to(bytes, self.of.most())
+    }
+
+    /// More, where no more than `most` are held with them.
+    fn add_up_to(&mut self, bytes: usize, most: usize) -> bool {
+        let within = self.of.take_within(bytes, most);
         self.bytes += if within { bytes } else { 0 };
         within
     }
@@ -247,12 +259,22 @@ pub struct Gathered {
     pieces: VecDeque<Bytes>,
     length: usize,
     share: Share,
+    most: usize,
 }
 
 impl Gathered {
     /// None yet.
     pub fn new(of: &Arc<InFlight>) -> Self {
-        Self { pieces: VecDeque::new(), length: 0, share: Share::new(of) }
+        Self::within(of, of.most())
+    }
+
+    /// None yet of a body that is read once all of it is there: there is less room for that.
+    pub fn to_read(of: &Arc<InFlight>) -> Self {
+        Self::within(of, of.most_to_read())
+    }
+
+    fn within(of: &Arc<InFlight>, most: usize) -> Self {
+        Self { pieces: VecDeque::new(), length: 0, share: Share::new(of), most }
     }
 
     /// Adds a piece; gives it back where there is no room.
@@ -260,7 +282,7 @@ impl Gathered {
         if piece.is_empty() {
             return Ok(());
         }
-        if !self.share.add(piece.len() + EACH) {
+        if !self.share.add_up_to(piece.len() + EACH, self.most) {
             return Err(piece);
         }
         let small = piece.len() < SMALL;

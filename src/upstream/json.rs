@@ -122,7 +122,7 @@ pub async fn read(
     let enough = |read: &Gathered| {
         read.len() > LARGEST || read.first().is_some_and(|first| !coding.begins(first))
     };
-    let begun = Begun::until(body, in_flight, enough).await;
+    let begun = Begun::until(body, Gathered::to_read(in_flight), enough).await;
     let json = match begun.rest {
         Rest::Ended => parse_apart(coding, &begun.read).await,
         Rest::Open(_) | Rest::Failed(_) => None,

@@ -1,13 +1,12 @@
 //! Spending, avoiding, budgets and their windows, over reloads and restarts.
 #![expect(clippy::float_cmp, reason = "whole credits are exact")]
 
-use std::io;
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::account::log;
+use crate::account::log::written::Written;
 use crate::account::{Account, Exchange, ResultKind};
-use crate::config::{self, LogFormat, LogLevel, Timeouts, UpstreamHost, UpstreamTls};
+use crate::config::{Timeouts, UpstreamHost, UpstreamTls};
 use crate::policy::conduct::{AtLimit, Conduct, Period};
 use crate::route::pattern::HostPattern;
 use crate::semantics::redaction::Redactor;
@@ -268,29 +267,12 @@ fn threads_that_hit_at_once_are_all_counted() {
     assert_eq!((today.avoided_calls, today.avoided_credits, today.credits), (4000, 4000.0, 40.0));
 }
 
-/// What was written so far.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
     let budget = a_month(10.0);
     let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
     let written = Written::default();
-    let writer = written.clone();
-    let log = config::Log { format: LogFormat::Json, level: LogLevel::Info };
-    tracing::subscriber::with_default(log::subscriber(&log, move || writer.clone()), || {
+    tracing::subscriber::with_default(written.log(), || {
         for month in 0..2 {
             for _ in 0..12 {
                 let now = noon() + month * 31 * DAY;
@@ -299,9 +281,7 @@ fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
             }
         }
     });
-    let text = String::from_utf8(written.0.lock().clone()).unwrap();
-    let lines: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines = written.lines();
     let said: Vec<_> =
         lines.iter().map(|line| (line["message"].as_str().unwrap(), &line["used"])).collect();
     let (nearly, spent) = (serde_json::json!(8), serde_json::json!(10));

@@ -3,32 +3,11 @@
 use std::sync::Arc;
 
 use http::Method;
-use parking_lot::Mutex;
 
 use super::*;
+use crate::account::log::written::Written;
 use crate::account::{Account, Exchange, Refusal, ResultKind, Retry, UpstreamCall};
 use crate::config::{LogFormat, LogLevel};
-
-/// What was written so far.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Written {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).unwrap()
-    }
-}
-
-impl io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What `act` makes the log say.
 fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {

@@ -201,18 +201,8 @@ impl Pass {
         let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
         let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
-        let spares = self.spares;
-        self.learn(&traffic, |state| match verdict.class {
-            Class::Server | Class::Timeout | Class::Network if spares => {
-                state.spared(&subject, &mut ticket, verdict, end, now);
-            }
-            Class::Server
-            | Class::Timeout
-            | Class::Network
-            | Class::Ok
-            | Class::Auth
-            | Class::RateLimited(_) => state.settle(&subject, &mut ticket, verdict, end, now),
-        });
+        let end = if self.spares { end.spared(verdict.class) } else { end };
+        self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
@@ -227,8 +217,13 @@ impl Pass {
     fn learn(&self, traffic: &Traffic, how: impl FnOnce(&mut State)) {
         let mut state = traffic.state.lock();
         how(&mut state);
-        let urgent = std::mem::take(&mut state.urgent);
+        let (urgent, stopped) = (std::mem::take(&mut state.urgent), state.stopped.take());
         drop(state);
+        if let Some((cause, time)) = stopped {
+            let (cause, seconds) = (cause.token(), time.as_secs());
+            let upstream = self.record.place.upstream.as_ref().map(|upstream| &*upstream.name);
+            tracing::warn!(upstream, cause, seconds, "All calls to an upstream are held back");
+        }
         if urgent {
             self.gate.traffics.nudge();
         }

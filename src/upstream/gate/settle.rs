@@ -26,8 +26,22 @@ pub(super) enum End {
     Answered(StatusCode),
     /// Without one, though there was a way to the origin.
     Broken,
+    /// As its own client may be the reason for: by this error, or without an answer. It counts towards limits
+    /// and a ban, and its origin is not held for it.
+    Spared(Option<StatusCode>),
     /// There was none.
     Unreached,
+}
+
+impl End {
+    /// The same of a call whose failures its own client may be the reason for.
+    pub(super) fn spared(self, class: Class) -> Self {
+        match (class, self) {
+            (Class::Ok | Class::Auth | Class::RateLimited(_), _) | (_, Self::Spared(_)) => self,
+            (_, Self::Answered(status)) => Self::Spared(Some(status)),
+            (_, Self::Broken | Self::Unreached) => Self::Spared(None),
+        }
+    }
 }
 
 impl State {
@@ -41,26 +55,14 @@ impl State {
         now: Instant,
     ) {
         self.heard(subject, ticket, verdict, end, now);
-        if end == End::Unreached {
-            self.hold_origin(subject, ticket, verdict, now);
-            self.trip(subject, ticket, now);
-        } else {
-            self.found_out(subject, ticket, verdict, now);
+        match end {
+            End::Unreached => {
+                self.hold_origin(subject, ticket, verdict, now);
+                self.trip(subject, ticket, now);
+            }
+            End::Spared(_) => self.holds.unprobe(&ticket.probes),
+            End::Answered(_) | End::Broken => self.found_out(subject, ticket, verdict, now),
         }
-    }
-
-    /// A call was answered by an error that its own client may be the reason for: it counts towards limits and a
-    /// ban, and its origin is not held for it.
-    pub(super) fn spared(
-        &mut self,
-        subject: &Subject<'_>,
-        ticket: &mut Ticket,
-        verdict: &Verdict,
-        end: End,
-        now: Instant,
-    ) {
-        self.heard(subject, ticket, verdict, end, now);
-        self.holds.unprobe(&ticket.probes);
     }
 
     /// A call is no longer under way; what it comes to is found out now or once its body was read.
@@ -74,7 +76,7 @@ impl State {
     ) {
         self.ended(ticket);
         self.learn(subject, ticket, verdict, now);
-        if let End::Answered(status) = end {
+        if let End::Answered(status) | End::Spared(Some(status)) = end {
             self.count(subject, verdict, status, now);
         }
     }
@@ -149,8 +151,16 @@ impl State {
         // Of a large count, the answers of a third of a second are no matter.
         self.urgent |= counts && rule.limit.count <= FEW;
         if let Some(left) = self.guard.tripped(rule, now) {
-            self.hold(Reach::Upstream, left, Cause::InvalidRequests, now);
+            self.stop(left, Cause::InvalidRequests, now);
         }
+    }
+
+    /// Stops all calls to the upstream; where none of them was stopped already, that is news.
+    fn stop(&mut self, time: Duration, cause: Cause, now: Instant) {
+        if !self.holds.is_known(Reach::Upstream) {
+            self.stopped = Some((cause, time));
+        }
+        self.hold(Reach::Upstream, time, cause, now);
     }
 
     /// Begins a firm hold, which outlives the process if it lasts a while.
@@ -215,7 +225,7 @@ impl State {
         let Some(rule) = &subject.conduct.breaker else { return };
         let tried = ticket.probes.contains(&Reach::Upstream);
         if self.run.failed(rule, now) || tried {
-            self.holds.begin(Reach::Upstream, rule.open_for, Cause::Breaker, true, now);
+            self.stop(rule.open_for, Cause::Breaker, now);
         }
     }
 

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::account::log::written::Written;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
 use crate::policy::conduct::{
@@ -352,6 +353,37 @@ async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
     assert_eq!(held.cause, Cause::InvalidRequests);
     bench.clock.advance(held.left);
     assert!(bench.enter(knock("/")).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
+    let breaker = Breaker { failures: 2, within: 60 * SECOND, open_for: 5 * SECOND };
+    for (conduct, status, cause, seconds) in [
+        (Conduct { breaker: Some(breaker), ..Conduct::default() }, 500, "breaker", 5),
+        (
+            Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() },
+            401,
+            "invalid-requests",
+            61,
+        ),
+    ] {
+        let (bench, written) = (Bench::new(conduct), Written::default());
+        let _log = tracing::subscriber::set_default(written.log());
+        for call in 0..8 {
+            let passed = bench.enter(keyed(call)).await;
+            if let Ok(mut pass) = passed {
+                answer(&mut pass, status, &[]);
+            }
+        }
+        bench.clock.advance(5 * SECOND);
+        if let Ok(mut probe) = bench.enter(keyed(9)).await {
+            answer(&mut probe, status, &[]);
+        }
+        let lines = written.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let (told, expected) = (&lines[0], (&"api".into(), &cause.into(), &seconds.into()));
+        assert_eq!((&told["upstream"], &told["cause"], &told["seconds"]), expected);
+    }
 }
 
 #[tokio::test]

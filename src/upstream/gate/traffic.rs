@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) unsaved: Unsaved,
     /// Some of it is not to wait until the disk asks for it.
     pub(super) urgent: bool,
+    /// All calls were stopped just now, for so long: nobody has been told yet.
+    pub(super) stopped: Option<(Cause, Duration)>,
 }
 
 /// Where a call waits for its turn.
