@@ -229,8 +229,14 @@ impl Keyring {
     }
 
     /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, query parameters that are
-    /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users.
+    /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users: where
+    /// one shows an API key or `Authorization`, cookies and tokens of a session beside it, which may change with
+    /// every call, make nobody else of it.
     pub fn asker(&self, asked: &Asked) -> u128 {
+        let lasting = fields::lasting(self, &asked.headers);
+        if let Scope::Credential(fields) = self.scope_of(lasting) {
+            return u128::from_be_bytes(fields);
+        }
         let params = query::counted(asked.target.query(), &QueryRule::All);
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();

@@ -83,6 +83,8 @@ pub struct Answer {
     pub framing: BodyFraming,
     /// What it means.
     pub verdict: Verdict,
+    /// Its body may say that it means something else: a rule looks into bodies, and this one was not read.
+    pub unread: bool,
     /// What the call had to wait for before it went out.
     pub waited: Option<Cause>,
     /// The body.

@@ -17,6 +17,8 @@ use crate::process::Larder;
 /// How many large answers come at once, and how large they are.
 const ANSWERS: usize = 60;
 const LARGE: usize = 7 * MIB;
+/// And those of nested lists, which take many times that once they are parsed.
+const NESTED: usize = 280_000;
 
 /// How many answers come one after the other, and of short ones.
 const ONES: usize = 8000;
@@ -32,6 +34,7 @@ const HOST: &str = "api.example.test";
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Filled {
     BodiesThatRulesRead,
+    NestedLists,
     RecordedAnswers,
     /// URLs of so many bytes.
     Urls(usize),
@@ -56,8 +59,9 @@ const fn with_disk(by: Filled) -> Attack {
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         without(Filled::BodiesThatRulesRead),
+        without(Filled::NestedLists),
         without(Filled::RecordedAnswers),
         without(Filled::Urls(16_000)),
         without(Filled::LongVaryLists),
@@ -72,6 +76,9 @@ impl Attack {
         let by = match self.by {
             Filled::BodiesThatRulesRead => {
                 "60 JSON bodies of 7 MiB at once, read by rules".to_owned()
+            }
+            Filled::NestedLists => {
+                "60 JSON bodies of 280 kB in nested lists at once, read by rules".to_owned()
             }
             Filled::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded".to_owned(),
             Filled::Urls(length) => format!("{ONES} URLs of {length} bytes"),
@@ -93,7 +100,7 @@ impl Attack {
     /// The configuration, with the API at `origin`.
     fn yaml(self, origin: SocketAddr) -> String {
         let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
-        let upstream = if self.by == Filled::BodiesThatRulesRead {
+        let upstream = if self.is_read() {
             format!("upstreams: {{ api: {{ {rules} }} }}\n")
         } else {
             String::new()
@@ -124,8 +131,9 @@ impl Attack {
         Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
         let idle = memory(pid, "VmRSS:")?;
         match self.by {
-            Filled::BodiesThatRulesRead => at_once(proxy, "GET").await?,
-            Filled::RecordedAnswers => at_once(proxy, "POST").await?,
+            Filled::BodiesThatRulesRead => at_once(proxy, "GET", LARGE).await?,
+            Filled::NestedLists => at_once(proxy, "GET", NESTED).await?,
+            Filled::RecordedAnswers => at_once(proxy, "POST", LARGE).await?,
             Filled::Urls(_) | Filled::LongVaryLists | Filled::SmallAnswers | Filled::ManyFields => {
                 self.one_by_one(proxy).await?;
             }
@@ -161,11 +169,10 @@ impl Attack {
             }
             let path = head.split(' ').nth(1)?.to_owned();
             let large = path.starts_with("/large");
-            let body = if large { large_body() } else { "{\"ok\":true}".to_owned() };
+            let body = if large { self.large_body() } else { "{\"ok\":true}".to_owned() };
             let (length, vary) = (body.len(), self.vary());
             // What rules read is stored nowhere, so that the bound is that of `limits.in_flight` alone.
-            let read = self.by == Filled::BodiesThatRulesRead;
-            let keeps = if read { "no-store" } else { "max-age=600" };
+            let keeps = if self.is_read() { "no-store" } else { "max-age=600" };
             let told = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: {keeps}\r\n\
                  Content-Location: {path}\r\n{vary}Content-Length: {length}\r\n\r\n"
@@ -178,6 +185,20 @@ impl Attack {
             }
             stream.get_mut().write_all(last.as_bytes()).await.ok()?;
         }
+    }
+
+    fn is_read(self) -> bool {
+        matches!(self.by, Filled::BodiesThatRulesRead | Filled::NestedLists)
+    }
+
+    fn large_body(self) -> String {
+        let a = if self.by == Filled::NestedLists {
+            let one = format!("{}{}", "[".repeat(120), "]".repeat(120));
+            format!("[{}[]]", format!("{one},").repeat(NESTED / (one.len() + 1) + 1))
+        } else {
+            format!("\"{}\"", "x".repeat(LARGE))
+        };
+        format!("{{\"ok\":true,\"a\":{a}}}")
     }
 
     fn vary(self) -> String {
@@ -198,12 +219,8 @@ fn url(path: &str) -> String {
     format!("http://{HOST}{path}")
 }
 
-fn large_body() -> String {
-    format!("{{\"ok\":true,\"a\":\"{}\"}}", "x".repeat(LARGE))
-}
-
 /// All large answers at once, each taken to its end.
-async fn at_once(proxy: SocketAddr, method: &'static str) -> Result<(), Failure> {
+async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Result<(), Failure> {
     let mut clients = JoinSet::new();
     for number in 0..ANSWERS {
         clients.spawn(async move {
@@ -214,7 +231,7 @@ async fn at_once(proxy: SocketAddr, method: &'static str) -> Result<(), Failure>
             );
             stream.get_mut().write_all(head.as_bytes()).await?;
             let taken = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-            let whole = taken >= u64::try_from(LARGE)?;
+            let whole = taken >= u64::try_from(length)?;
             if whole { Ok::<_, Failure>(()) } else { Err("an answer was cut".into()) }
         });
     }

@@ -31,6 +31,9 @@ pub enum ClientCertError {
     /// PEM of something that is no certificate.
     #[error("holds a certificate that cannot be read")]
     Certificate,
+    /// A certificate that no TLS library takes.
+    #[error("holds a certificate that TLS cannot be done with")]
+    Unfit,
     /// No PEM of a key.
     #[error("holds no private key")]
     NoKey,
@@ -52,6 +55,9 @@ impl ClientCertError {
             Self::NoCertificate | Self::Certificate => {
                 "give a PEM file with larder's certificate first and its intermediates after it"
             }
+            Self::Unfit => {
+                "give an X.509 v3 certificate: `openssl x509 -req` makes one with `-extfile` or `-copy_extensions copy`"
+            }
             Self::NoKey | Self::Key => {
                 "give a PEM file with one `BEGIN PRIVATE KEY` (ECDSA, Ed25519, or RSA from 2048 bits)"
             }
@@ -65,7 +71,7 @@ impl ClientCertError {
     /// Whether it is the file with the key that is wrong.
     pub fn is_of_key(self) -> bool {
         match self {
-            Self::NoCertificate | Self::Certificate => false,
+            Self::NoCertificate | Self::Certificate | Self::Unfit => false,
             Self::NoKey | Self::Encrypted | Self::Key | Self::Mismatch => true,
         }
     }
@@ -80,6 +86,8 @@ impl ClientCert {
         match CertifiedKey::from_der(chain.clone(), key, &default_provider()) {
             Ok(_pair) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(ClientCertError::Mismatch),
+            // A certificate that TLS cannot be done with either, such as one of X.509's first version.
+            Err(rustls::Error::InvalidCertificate(_)) => return Err(ClientCertError::Unfit),
             Err(_other) => return Err(ClientCertError::Key),
         }
         let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();

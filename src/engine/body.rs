@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::semantics::storing::NotStored;
 use crate::upstream::failure::Failure;
+use crate::upstream::gate::knock::Audience;
 use crate::upstream::in_flight::{EACH, InFlight, SMALL, Waiting};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
@@ -30,6 +31,8 @@ pub(crate) struct Growing {
     news: Notify,
     /// Something for the writer: a piece was read, a reader left.
     room: Notify,
+    /// Whether there are readers, for the call that brings it.
+    audience: Arc<Audience>,
     in_flight: Arc<InFlight>,
     largest: usize,
     /// What its origin may send ahead of its slowest reader.
@@ -74,6 +77,7 @@ impl Growing {
             }),
             news: Notify::new(),
             room: Notify::new(),
+            audience: Arc::new(Audience::nobody()),
             in_flight,
             largest,
             ahead: AtomicUsize::new(0),
@@ -89,12 +93,18 @@ impl Growing {
         let id = inner.next_reader;
         inner.next_reader += 1;
         inner.readers.insert(id, 0);
+        self.audience.is(true);
         Some(Reader { body: Arc::clone(self), id })
     }
 
     /// The reader of a body that nobody has written to yet.
     pub(crate) fn first_reader(self: &Arc<Self>) -> Reader {
         self.reader().expect("nothing is let go before anything is written")
+    }
+
+    /// Whether there are readers: it changes as they come and leave.
+    pub(crate) fn audience(&self) -> Arc<Audience> {
+        Arc::clone(&self.audience)
     }
 
     /// How many read or wait.
@@ -307,6 +317,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut inner = self.body.inner.lock();
         inner.readers.remove(&self.id);
+        self.body.audience.is(!inner.readers.is_empty());
         inner.let_go(&self.body.in_flight);
         drop(inner);
         self.body.room.notify_waiters();

@@ -28,7 +28,6 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::stored::part;
-use crate::upstream::gate::knock::Who;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Answer, BodyFraming, Call};
 
@@ -119,9 +118,7 @@ impl Fill {
         let mut knock = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
         knock.yields = self.yields;
         knock.in_line = Arc::clone(&self.flight.in_line);
-        if self.trigger.is_some() {
-            knock.who = Who::Background;
-        }
+        knock.audience = self.flight.body.audience();
         Call {
             knock,
             method: Method::GET,
@@ -192,7 +189,8 @@ impl Fill {
         let conditional = self.place.is_none()
             && self.confirm.is_none()
             && validation::has_conditionals(&self.asked.headers);
-        if why != NotStored::NoRoom && !conditional && !self.ranged {
+        let busy = matches!(why, NotStored::NoRoom | NotStored::Unread);
+        if !busy && !conditional && !self.ranged {
             self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
         }
     }
@@ -273,7 +271,9 @@ impl Fill {
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
         // An error that only its body tells of is not what was asked for.
         let told = answer.status.is_success() && !answer.verdict.is_ok();
-        if !told && (!self.ranged || head.part || whole) {
+        if answer.unread {
+            head.shared = Err(NotStored::Unread);
+        } else if !told && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
                 .storing(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())

@@ -24,7 +24,6 @@ use crate::semantics::validation;
 use crate::semantics::vary::VariantId;
 use crate::store::Lookup;
 use crate::stored::Stored;
-use crate::upstream::gate::knock::Who;
 
 impl Engine {
     pub(super) async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
@@ -154,7 +153,7 @@ impl Engine {
         variant: Option<VariantId>,
     ) {
         let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
-        (knock.who, knock.yields) = (Who::Background, true);
+        knock.yields = true;
         if self.in_flight.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
             return;
         }

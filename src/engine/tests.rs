@@ -96,6 +96,7 @@ impl Origin for Scripted {
                     .collect();
                 let now = self.clock.now();
                 Ok(Answer {
+                    unread: false,
                     status,
                     verdict: classify::answer(status, &headers, None, &Rules::default(), now),
                     headers,

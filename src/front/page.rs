@@ -20,7 +20,7 @@ use crate::upstream::place::Upstreams;
 pub const FOREIGN_PAGE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page may not use this mount (Origin, Referer, Sec-Fetch-Site): mount.allow_origins names those that may",
+    "a page may not use this mount (Origin, Referer, Sec-Fetch-Site, or a browser's User-Agent without them): mount.allow_origins names those that may; a program names itself otherwise than a browser",
     "http_request_denied",
 );
 

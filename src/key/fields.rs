@@ -108,6 +108,18 @@ pub(super) fn credentials<'a>(ring: &Keyring, headers: &'a HeaderMap) -> Vec<Fie
     headers.iter().filter(|(name, _)| ring.is_credential(name)).collect()
 }
 
+/// Those that stay the same for as long as somebody uses an API: `Authorization`, API keys, and what the operator
+/// names.
+pub(super) fn lasting<'a>(ring: &Keyring, headers: &'a HeaderMap) -> Vec<Field<'a>> {
+    let lasts = |name: &HeaderName| {
+        *name == AUTHORIZATION
+            || ring.credential_headers.contains(name)
+            || name.as_str().ends_with("api-key")
+            || name.as_str().ends_with("apikey")
+    };
+    headers.iter().filter(|(name, _)| lasts(name)).collect()
+}
+
 /// By name. Stable: the lines of one field keep their order, the order of fields does not matter.
 fn sorted(mut fields: Vec<Field<'_>>) -> Vec<Field<'_>> {
     fields.sort_by_key(|(name, _)| name.as_str());

@@ -418,6 +418,21 @@ proptest! {
     }
 }
 
+/// A field of a session that changes with every call must not get around the limits of its credential.
+#[test]
+fn who_shows_a_lasting_credential_is_told_by_that_alone() {
+    let asker = |fields: &[(&str, &str)]| ring().asker(&asked("http://a/", fields));
+    for lasting in [("authorization", "Bearer a"), ("x-api-key", "a"), ("x-my-thing", "a")] {
+        let alone = asker(&[lasting]);
+        assert_ne!(alone, 0);
+        for changing in [("x-csrf-token", "1"), ("cookie", "s=1"), ("x-session-id", "1")] {
+            assert_eq!(asker(&[lasting, changing]), alone, "{lasting:?} {changing:?}");
+            assert_ne!(asker(&[changing]), 0, "where there is nothing else");
+        }
+    }
+    assert_ne!(asker(&[("authorization", "a")]), asker(&[("authorization", "b")]));
+}
+
 #[test]
 fn a_credential_within_json_tells_users_apart_too() {
     let mut policy = Policy::origin();

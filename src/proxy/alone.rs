@@ -194,8 +194,8 @@ impl Alone {
             let Ok((said, rest)) = timeout(READ, reading).await else {
                 return;
             };
-            match said {
-                Some(json) => _ = self.pass.read(status, headers, &json),
+            match said.says() {
+                Some(json) => _ = self.pass.read(status, headers, json),
                 None => self.pass.unreadable(),
             }
             body = rest;

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::proxy::exchange::Ctx;
 use crate::upstream::in_flight::{Gathered, InFlight};
-use crate::upstream::json::{self, Coding};
+use crate::upstream::json::{self, Coding, Reading};
 
 /// A body that is copied while it passes.
 pub(super) struct Copied {
@@ -45,20 +45,29 @@ impl Ctx {
         let Some(copy) = &mut self.copy else { return };
         if !copy.push(piece) {
             self.copy = None;
-            if let Some(pass) = &mut self.pass {
-                pass.unreadable();
-            }
+            self.is_unread();
         }
     }
 
     /// All of the body has passed: now rules can read it. A large one is parsed off the threads that serve.
     pub(super) async fn read_all(&mut self) {
         let Some(copy) = self.copy.take() else { return };
-        let json = json::parse_apart(copy.coding, &copy.body).await;
+        let reading = json::parse_apart(copy.coding, &copy.body).await;
         let Some(pass) = &mut self.pass else { return };
-        let Some(json) = json else { return pass.unreadable() };
-        if !pass.read(copy.status, &copy.headers, &json) {
+        match reading {
+            Reading::Says(json) if pass.read(copy.status, &copy.headers, &json) => {}
             // An error that only its body tells of is kept for nobody.
+            Reading::Says(_) => self.recording = None,
+            Reading::NoJson => pass.unreadable(),
+            Reading::Unread => self.is_unread(),
+        }
+    }
+
+    /// Nor is what may be one.
+    fn is_unread(&mut self) {
+        let Some(pass) = &mut self.pass else { return };
+        pass.unreadable();
+        if pass.judges_bodies() {
             self.recording = None;
         }
     }

@@ -102,6 +102,14 @@ impl Ctx {
         }
     }
 
+    /// Returns once others wait for the place that its client makes it hold.
+    pub(super) async fn has_to_make_way(&self) {
+        match self.pass.as_ref().and_then(Pass::way) {
+            Some(way) => way.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// An origin that ends a connection before all of a body was sent may refuse the body: that says nothing
     /// of how it is.
     pub(super) fn spare_the_origin(&mut self, asked: &Asked, failure: Failure, upload: &Upload) {

@@ -25,7 +25,8 @@ const BAD_BODY: Problem = Problem::new(
 const SLOW_BODY: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
     "request_body_timeout",
-    "the request body did not arrive in time: limits.body_idle, limits.body_min_rate",
+    "the request body did not arrive in time (limits.body_idle, limits.body_min_rate), or too slowly while \
+     other calls waited for its place among those that upstreams.*.invalid_requests bears",
     "http_request_error",
 );
 

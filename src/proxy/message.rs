@@ -17,6 +17,8 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::upstream::BodyFraming;
+use crate::upstream::gate::Pass;
+use crate::upstream::json;
 use crate::upstream::place::Place;
 use crate::upstream::session::Outgoing;
 
@@ -169,6 +171,11 @@ impl Handler {
         }
         let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
         let route = self.routes.find(&get)?;
+        // What a rule should look into and cannot may be an error.
+        let judged = ctx.pass.as_ref().is_some_and(Pass::judges_bodies);
+        if judged && ctx.copy.is_none() && json::may_be_json(headers) {
+            return None;
+        }
         self.engine.record(asked, route, ctx.sent.as_ref()?, status, headers)
     }
 

@@ -228,6 +228,9 @@ impl Handler {
                     awaits_leave = false;
                 }
                 () = sleep_until(aside), if waits_for_client && !ctx.aside => ctx.step_aside(),
+                // Others wait for the place that it would keep for as long as its client likes.
+                () = ctx.has_to_make_way(), if waits_for_client && ctx.aside =>
+                    return Err(NoHead::Client(ClientError::Stalled)),
                 whose = silence.lasted() => {
                     if whose == Of::Client {
                         return Err(NoHead::Client(ClientError::Stalled));

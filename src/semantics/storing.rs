@@ -50,6 +50,9 @@ pub enum NotStored {
     TooLarge,
     /// Too many bodies are in flight to keep this one.
     NoRoom,
+    /// A rule looks into bodies, and there was no room to read this one, or it is too large for that: it may be an
+    /// error.
+    Unread,
 }
 
 impl NotStored {
@@ -70,6 +73,7 @@ impl NotStored {
             Self::Incomplete => "incomplete",
             Self::TooLarge => "too-large",
             Self::NoRoom => "no-room",
+            Self::Unread => "unread",
         }
     }
 }

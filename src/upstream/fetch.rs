@@ -29,7 +29,7 @@ use crate::upstream::gate::{Gate, Pass};
 use crate::upstream::held::Held;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::{Interim, Interims};
-use crate::upstream::json;
+use crate::upstream::json::{self, Reading};
 use crate::upstream::peer::peer;
 use crate::upstream::place::{Place, Upstreams};
 use crate::upstream::profile::Profiles;
@@ -127,6 +127,7 @@ impl Network {
             framing: head.framing,
             total: place.timeouts.total,
             verdict: Verdict::of(Class::Ok),
+            unread: false,
             waited: None,
             body,
         })
@@ -239,7 +240,7 @@ async fn understood(
     pass: &mut Pass,
     in_flight: &Arc<InFlight>,
 ) -> Result<Answer, Failure> {
-    let mut said = None;
+    let mut said = Reading::NoJson;
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
         let reading = json::read(&answer.headers, answer.body, in_flight);
         let Ok((read, body)) = timeout(answer.total, reading).await else {
@@ -251,7 +252,8 @@ async fn understood(
         };
         (said, answer.body) = (read, body);
     }
-    answer.verdict = pass.answered(answer.status, &answer.headers, said.as_ref());
+    answer.verdict = pass.answered(answer.status, &answer.headers, said.says());
+    answer.unread = said == Reading::Unread && pass.judges_bodies();
     answer.waited = pass.waited();
     Ok(answer)
 }

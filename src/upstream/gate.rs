@@ -167,14 +167,15 @@ impl Gate {
         knock: &Knock,
     ) -> Result<Admitted, Held> {
         let subject = Subject::new(knock, conduct(place), place);
-        let turn = traffic.state.lock().turn(knock.who);
+        let turn = traffic.state.lock().turn(knock.audience.is_there());
         let mut waiting = Waiting::new(self, traffic, place, turn);
         loop {
+            waiting.is_for(knock.audience.is_there());
             // Before the look: what eases meanwhile is not missed.
             let eased = traffic.eased.notified();
             tokio::pin!(eased);
             eased.as_mut().enable();
-            let (admit, reservation) = self.admit(traffic, place, &subject, turn);
+            let (admit, reservation) = self.admit(traffic, place, &subject, waiting.turn);
             match admit {
                 Admit::Go(ticket) => return Ok(waiting.over(ticket, reservation, traffic)),
                 Admit::Hold(held) => {
@@ -189,6 +190,7 @@ impl Gate {
                     knock.in_line.store(true, Ordering::Relaxed);
                     tokio::select! {
                         () = woken.notified() => {}
+                        () = knock.audience.changes() => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
@@ -266,6 +268,14 @@ impl<'a> Waiting<'a> {
             return Err(Held { cause, left: outlook });
         }
         Ok(time.unwrap_or(patience).min(patience))
+    }
+
+    /// A client waits for it, or nobody does any more: it stands where it would, had it come so now.
+    fn is_for(&mut self, a_client: bool) {
+        if self.turn.background == a_client {
+            self.leave();
+            self.turn = self.traffic.state.lock().turn(a_client);
+        }
     }
 
     /// The call goes out.

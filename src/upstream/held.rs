@@ -140,6 +140,12 @@ impl Held {
                 "the API bans who gets many more answers of these kinds; see \
                  upstreams.*.invalid_requests",
             ),
+            Cause::Budget { .. } if self.left.is_zero() => (
+                MANY,
+                "budget_reserved",
+                "what is left of this API's budget is set aside for calls under way; see `larder cost` \
+                 and upstreams.*.cost.budget",
+            ),
             Cause::Budget { .. } => (
                 MANY,
                 "budget_spent",

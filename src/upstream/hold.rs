@@ -206,6 +206,11 @@ impl Holds {
         self.all.contains_key(&reach)
     }
 
+    /// Why this is held, or was until its probe.
+    pub(super) fn cause(&self, reach: Reach) -> Option<Cause> {
+        self.all.get(&reach).map(|hold| hold.cause)
+    }
+
     /// Takes over a firm hold of an earlier larder; one that runs for longer stays as it is.
     pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
         let until = now.checked_add(kept.left).unwrap_or(now);

@@ -19,6 +19,10 @@ use crate::clock;
 /// may have held much else.
 pub const SMALL: usize = 4 * 1024;
 
+/// A body of this length, inflated, is read by rules however much is held: who holds much must not have others'
+/// errors taken for answers.
+pub const READ_ALWAYS: usize = 64 * 1024;
+
 /// What a piece costs beside its bytes.
 pub const EACH: usize = 64;
 
@@ -229,6 +233,12 @@ impl Share {
         self.add_up_to(bytes, self.of.most())
     }
 
+    /// More, whether or not there is room.
+    pub fn take(&mut self, bytes: usize) {
+        self.of.take(bytes);
+        self.bytes += bytes;
+    }
+
     /// More, where no more than `most` are held with them.
     fn add_up_to(&mut self, bytes: usize, most: usize) -> bool {
         let within = self.of.take_within(bytes, most);
@@ -260,21 +270,24 @@ pub struct Gathered {
     length: usize,
     share: Share,
     most: usize,
+    /// So much is gathered whether or not there is room.
+    always: usize,
 }
 
 impl Gathered {
     /// None yet.
     pub fn new(of: &Arc<InFlight>) -> Self {
-        Self::within(of, of.most())
+        Self::within(of, of.most(), 0)
     }
 
-    /// None yet of a body that is read once all of it is there: there is less room for that.
+    /// None yet of a body that is read once all of it is there: there is less room for that, but always some
+    /// for a [short one](READ_ALWAYS).
     pub fn to_read(of: &Arc<InFlight>) -> Self {
-        Self::within(of, of.most_to_read())
+        Self::within(of, of.most_to_read(), READ_ALWAYS)
     }
 
-    fn within(of: &Arc<InFlight>, most: usize) -> Self {
-        Self { pieces: VecDeque::new(), length: 0, share: Share::new(of), most }
+    fn within(of: &Arc<InFlight>, most: usize, always: usize) -> Self {
+        Self { pieces: VecDeque::new(), length: 0, share: Share::new(of), most, always }
     }
 
     /// Adds a piece; gives it back where there is no room.
@@ -282,7 +295,9 @@ impl Gathered {
         if piece.is_empty() {
             return Ok(());
         }
-        if !self.share.add_up_to(piece.len() + EACH, self.most) {
+        if self.length + piece.len() <= self.always {
+            self.share.take(piece.len() + EACH);
+        } else if !self.share.add_up_to(piece.len() + EACH, self.most) {
             return Err(piece);
         }
         let small = piece.len() < SMALL;
@@ -322,8 +337,13 @@ impl Gathered {
     }
 
     /// The same, if there is room for it beside the pieces, and for `more` bytes: with what holds that room.
+    /// There always is for short ones.
     pub fn joined_within(&self, more: usize) -> Option<(Bytes, Share)> {
         let mut share = Share::new(&self.share.of);
+        if self.length + more <= self.always {
+            share.take(self.length + more);
+            return Some((self.joined(), share));
+        }
         share.add(self.length.saturating_add(more)).then(|| (self.joined(), share))
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::semantics::encoding;
 use crate::upstream::Body;
 use crate::upstream::begun::{Begun, Rest};
-use crate::upstream::in_flight::{Gathered, InFlight, Share};
+use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS, Share};
 
 /// A body that is longer, as it came or inflated, is not readable.
 pub const LARGEST: usize = 8 * 1024 * 1024;
@@ -30,14 +30,38 @@ const MOST_VALUES: usize = 1 << 20;
 /// What a value takes beside its bytes, in a list that grows.
 const VALUE: usize = 2 * size_of::<Value>();
 
+/// What a list that is not empty takes beside its values: it has room for four at first.
+const LIST: usize = 80;
+
 /// What an object takes beside its values: the node of its tree has room for eleven.
 const OBJECT: usize = 640;
 
 /// So much is parsed on the spot; more would keep others waiting.
-const AT_ONCE: usize = 64 * 1024;
+const AT_ONCE: usize = READ_ALWAYS;
 
 /// How many large bodies are parsed at the same time.
 static LARGE_ONES: Semaphore = Semaphore::const_new(4);
+
+/// What reading a body comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    /// It says this.
+    Says(Value),
+    /// It is no JSON.
+    NoJson,
+    /// It may be, and was not read: there is no room, or it is too large, or coded otherwise.
+    Unread,
+}
+
+impl Reading {
+    /// What it says.
+    pub fn says(&self) -> Option<&Value> {
+        match self {
+            Self::Says(value) => Some(value),
+            Self::NoJson | Self::Unread => None,
+        }
+    }
+}
 
 /// How a readable body is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +106,7 @@ pub fn accept_encoding(headers: &mut HeaderMap) {
 /// How the body under this head is to be read. `None`: not at all, for it is not called JSON, or is
 /// coded otherwise, or too long. One that is not called anything is tried.
 pub fn coding(headers: &HeaderMap) -> Option<Coding> {
-    if !headers.get(CONTENT_TYPE).is_none_or(is_json) || is_too_long(headers) {
+    if !may_be_json(headers) || is_too_long(headers) {
         return None;
     }
     let coded = lower(headers, &CONTENT_ENCODING);
@@ -91,6 +115,11 @@ pub fn coding(headers: &HeaderMap) -> Option<Coding> {
         b"gzip" | b"x-gzip" => Some(Coding::Gzip),
         _ => None,
     }
+}
+
+/// Whether a body under this head may be JSON, readable or not.
+pub fn may_be_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_none_or(is_json)
 }
 
 fn is_json(value: &HeaderValue) -> bool {
@@ -112,28 +141,33 @@ fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
 
 /// Reads a body to its end if it may be JSON, gives what it says, and a body that yields the same bytes
 /// and ends in the same way. Where it turns out not to be readable, or there is no room for it among all
-/// bodies that are held, the rest flows as it comes.
+/// bodies that are held, the rest flows as it comes, unread.
 pub async fn read(
     headers: &HeaderMap,
     body: Box<dyn Body>,
     in_flight: &Arc<InFlight>,
-) -> (Option<Value>, Box<dyn Body>) {
-    let Some(coding) = coding(headers) else { return (None, body) };
-    let enough = |read: &Gathered| {
-        read.len() > LARGEST || read.first().is_some_and(|first| !coding.begins(first))
+) -> (Reading, Box<dyn Body>) {
+    let Some(coding) = coding(headers) else {
+        let reading = if may_be_json(headers) { Reading::Unread } else { Reading::NoJson };
+        return (reading, body);
     };
+    let is_none = |read: &Gathered| read.first().is_some_and(|first| !coding.begins(first));
+    let enough = |read: &Gathered| read.len() > LARGEST || is_none(read);
     let begun = Begun::until(body, Gathered::to_read(in_flight), enough).await;
-    let json = match begun.rest {
+    let reading = match begun.rest {
         Rest::Ended => parse_apart(coding, &begun.read).await,
-        Rest::Open(_) | Rest::Failed(_) => None,
+        Rest::Open(_) if is_none(&begun.read) => Reading::NoJson,
+        Rest::Open(_) | Rest::Failed(_) => Reading::Unread,
     };
-    (json, Box::new(begun))
+    (reading, Box::new(begun))
 }
 
 /// What a complete body says, found out on the spot.
-fn parse(coding: Coding, body: &Gathered) -> Option<Value> {
-    let (body, share) = in_one_piece(coding, body)?;
-    parse_within(coding, &body, share)
+fn parse(coding: Coding, body: &Gathered) -> Reading {
+    match in_one_piece(coding, body) {
+        Some((body, share)) => parse_within(coding, &body, share),
+        None => Reading::Unread,
+    }
 }
 
 /// The body, and room for what it says: that is inflated first.
@@ -148,25 +182,27 @@ fn in_one_piece(coding: Coding, body: &Gathered) -> Option<(Bytes, Share)> {
     body.joined_within(inflated)
 }
 
-fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Option<Value> {
+fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Reading {
     match coding {
         Coding::Identity => parse_text(body, &mut share),
-        Coding::Gzip => {
-            let (text, most) = (inflate(body)?, coding.largest(body.len()));
-            if text.len() > most { None } else { parse_text(&text, &mut share) }
-        }
+        Coding::Gzip => match inflate(body) {
+            None => Reading::NoJson,
+            Some(text) if text.len() > coding.largest(body.len()) => Reading::Unread,
+            Some(text) => parse_text(&text, &mut share),
+        },
     }
 }
 
-/// What a complete body says. `None`: it is not readable, or there is no room to read it. A large body is
-/// parsed where nothing else waits for it, a few of them at a time.
-pub async fn parse_apart(coding: Coding, body: &Gathered) -> Option<Value> {
+/// What a complete body says. A large body is parsed where nothing else waits for it, a few of them at a
+/// time.
+pub async fn parse_apart(coding: Coding, body: &Gathered) -> Reading {
     if coding.largest(body.len()) <= AT_ONCE {
         return parse(coding, body);
     }
-    let _turn = LARGE_ONES.acquire().await.ok()?;
-    let (body, share) = in_one_piece(coding, body)?;
-    tokio::task::spawn_blocking(move || parse_within(coding, &body, share)).await.ok()?
+    let Ok(_turn) = LARGE_ONES.acquire().await else { return Reading::Unread };
+    let Some((body, share)) = in_one_piece(coding, body) else { return Reading::Unread };
+    let parsed = tokio::task::spawn_blocking(move || parse_within(coding, &body, share)).await;
+    parsed.unwrap_or(Reading::Unread)
 }
 
 /// The inflated body, or one byte more than it may have.
@@ -178,16 +214,19 @@ fn inflate(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// serde's own bound on nesting (128) keeps the stack small.
-fn parse_text(text: &[u8], share: &mut Share) -> Option<Value> {
+fn parse_text(text: &[u8], share: &mut Share) -> Reading {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
     let values = text.iter().filter(begins_one).count();
     let objects = text.split(|byte| *byte == b'{').count() - 1;
-    let tree = values * VALUE + objects * OBJECT;
-    if values >= MOST_VALUES || !share.add(text.len() + tree) {
-        return None;
+    let lists = text.split(|byte| *byte == b'[').count() - 1;
+    let tree = values * VALUE + lists * LIST + objects * OBJECT;
+    // A short one is parsed on the spot: no more of those at a time than there are threads.
+    let mut room = || text.len() <= AT_ONCE || share.add(text.len() + tree);
+    if values >= MOST_VALUES || !room() {
+        return Reading::Unread;
     }
-    serde_json::from_slice(text).ok()
+    serde_json::from_slice(text).map_or(Reading::NoJson, Reading::Says)
 }
 
 #[cfg(test)]

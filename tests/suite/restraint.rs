@@ -437,6 +437,45 @@ async fn bodies_that_rules_read_have_no_more_room_than_bodies_have() {
     .await;
 }
 
+/// What a rule cannot look into may be an error: it replaces no answer that is stored, nor becomes one.
+#[tokio::test]
+async fn what_a_rule_could_not_read_is_not_stored() {
+    bounded(async {
+        let good = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let long = "x".repeat(400_000);
+        let is_good = std::sync::Arc::clone(&good);
+        let origin = Origin::start(move |call| {
+            let ok = is_good.load(std::sync::atomic::Ordering::Relaxed);
+            let body = format!("{{\"ok\":{ok},\"a\":\"{long}\"}}");
+            let body =
+                if call.target.starts_with("/short") { format!("{{\"ok\":{ok}}}") } else { body };
+            Answer::new(200, &[JSON, "Content-Location: /posted"], &body)
+        })
+        .await;
+        let rules = "success: { json: { \"$.ok\": [true] } }";
+        let policy = "limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }\n";
+        let larder =
+            Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h", "retry: off"])))
+                .await;
+        good.store(false, std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..2 {
+            let answer = larder.get("/long").await;
+            assert_eq!((answer.status, answer.body.len()), (200, 400_000 + 19));
+            assert!(!answer.cache_status().contains("hit"), "{}", answer.cache_status());
+        }
+        let unread = "larder_not_stored_total{reason=\"unread\",route=\"api\"}";
+        assert!(larder.metric(unread) >= 2.0);
+        // A POST's answer is recorded for later GETs of what it names, but not such a one.
+        let mut client = larder.client().await;
+        client.ask("POST", &format!("{API}/posted"), &["Content-Length: 0"]).await;
+        assert_eq!(client.answer("POST").await.expect("an answer").status, 200);
+        assert!(!larder.get("/posted").await.cache_status().contains("hit"));
+        // A short one is always read.
+        assert!(!larder.get("/short").await.cache_status().contains("stored"));
+    })
+    .await;
+}
+
 // ---- larder's own credential
 
 const SECRET: &str = "larders-own-s3cret";

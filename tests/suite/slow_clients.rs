@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -396,6 +396,43 @@ async fn an_error_in_answer_to_half_an_upload_is_no_fault_of_the_origins() {
             assert_eq!(client.answer("POST").await.expect("an answer").text(), "no body came");
         }
         assert_eq!(larder.get("/y").await.status, 503);
+    })
+    .await;
+}
+
+/// Each keeps a place among the calls that the guard bears: for no longer than nobody waits for it.
+#[tokio::test]
+async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
+    bounded(async {
+        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let guard = "upstreams: { api: { hosts: [api.example.test], pace: { max_wait: 5s }, \
+                     invalid_requests: { limit: 4/10m, trip_at: 0.75, statuses: [401] } } }\n";
+        let larder = Larder::start(&origin, &format!("{guard}{}", route(&["ttl: 1h"]))).await;
+        let mut slow = Vec::new();
+        for n in 0..3 {
+            slow.push(begun(&larder, &format!("/w{n}"), 10_000, "").await);
+        }
+        larder.until("they are under way", |_| origin.connections() == 3).await;
+        for n in 0..2 {
+            let path = format!("/{n}");
+            let mut answer = pin!(larder.get(&path));
+            let answer = loop {
+                tokio::select! {
+                    answer = &mut answer => break answer,
+                    // Whoever is slow steps aside by and by, and is borne for a second then.
+                    () = sleep(Duration::from_millis(50)) => {
+                        larder.clock.advance(Duration::from_millis(200));
+                    }
+                }
+            };
+            assert_eq!(answer.text(), "ok");
+        }
+        let made_way = slow[0].answer("POST").await.expect("an answer");
+        assert_eq!(made_way.status, 408);
+        assert!(made_way.text().contains("invalid_requests"), "{}", made_way.text());
+        // The others go on.
+        slow[2].send("x".repeat(9_999)).await;
+        assert_eq!(slow[2].answer("POST").await.expect("an answer").text(), "ok");
     })
     .await;
 }

@@ -3,10 +3,11 @@
 //! Owns: which limits and holds a call is subject to. Never touches: whether it passes.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::policy::{Backoff, HoldRule, Policy};
@@ -19,8 +20,8 @@ pub struct Knock {
     pub route: usize,
     /// Whether a route or an upstream names what is called: nothing else is ever kept back.
     pub governed: bool,
-    /// Who waits for it.
-    pub who: Who,
+    /// Whether a client waits for it.
+    pub audience: Arc<Audience>,
     /// The credential it is made with, hashed; zero: none.
     pub credential: u128,
     /// Under which key its answer is stored, if it is.
@@ -55,13 +56,42 @@ pub enum Attempt {
     Again,
 }
 
-/// Who waits for a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
-    /// A client.
-    Client,
-    /// Nobody: a refresh.
-    Background,
+/// Whether a client waits for a call: one may join while the call itself waits for its turn, and all may leave.
+#[derive(Debug)]
+pub struct Audience {
+    is_there: AtomicBool,
+    changed: Notify,
+}
+
+/// A client.
+impl Default for Audience {
+    fn default() -> Self {
+        Self { is_there: AtomicBool::new(true), changed: Notify::new() }
+    }
+}
+
+impl Audience {
+    /// Nobody, for now: a refresh.
+    pub fn nobody() -> Self {
+        Self { is_there: AtomicBool::new(false), ..Self::default() }
+    }
+
+    /// Whether it is there from now on.
+    pub fn is(&self, is_there: bool) {
+        if self.is_there.swap(is_there, Ordering::AcqRel) != is_there {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether it is there.
+    pub fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Acquire)
+    }
+
+    /// Returns when that has changed. For the one call that it is about.
+    pub(super) async fn changes(&self) {
+        self.changed.notified().await;
+    }
 }
 
 impl Knock {
@@ -78,7 +108,7 @@ impl Knock {
         Self {
             route,
             governed: true,
-            who: Who::Client,
+            audience: Arc::default(),
             credential,
             key: None,
             shape,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::policy::conduct::{Class, Conduct, Pace};
 use crate::upstream::classify;
@@ -28,6 +29,7 @@ pub struct Pass {
     /// `None` once it is settled, or where nothing is ever kept back.
     out: Option<Out>,
     verdict: Option<Verdict>,
+    way: Option<Arc<Notify>>,
     /// Its head is one to use, and its body may yet say otherwise.
     unread: Option<Out>,
     /// An error may be its client's fault.
@@ -50,8 +52,8 @@ impl Pass {
         charge: Charge,
         out: Option<Out>,
     ) -> Self {
-        let (verdict, unread, waited) = (None, None, None);
-        Self { gate, knock, record, charge, out, verdict, unread, spares: false, waited }
+        let (verdict, way, unread, waited) = (None, None, None, None);
+        Self { gate, knock, record, charge, out, verdict, way, unread, spares: false, waited }
     }
 
     /// What comes is an answer to half a request, whose client may be at fault: an error of its says nothing of
@@ -170,10 +172,18 @@ impl Pass {
 
     /// It is held up by its own client, which is slow to send or to take: others need not wait for it.
     pub fn step_aside(&mut self) {
+        let now = self.gate.clock.instant();
         for Out { traffic, ticket } in [&mut self.out, &mut self.unread].into_iter().flatten() {
-            traffic.state.lock().step_aside(ticket);
+            let way = traffic.state.lock().step_aside(ticket, now);
+            self.way = way.or(self.way.take());
             traffic.eased.notify_waiters();
         }
+    }
+
+    /// Tells when it has to make way: others wait for the place of a call that its own client holds up. `None`:
+    /// it is none.
+    pub fn way(&self) -> Option<Arc<Notify>> {
+        self.way.clone()
     }
 
     /// What it had to wait for before it went out.
@@ -184,6 +194,11 @@ impl Pass {
     /// Whether the body of its answer says something that the head does not.
     pub fn reads_bodies(&self) -> bool {
         conduct(&self.record.place).reads_bodies()
+    }
+
+    /// Whether what it says may be that its answer is an error.
+    pub fn judges_bodies(&self) -> bool {
+        conduct(&self.record.place).rules.read_bodies()
     }
 
     fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> Verdict {

@@ -155,9 +155,9 @@ impl State {
         }
     }
 
-    /// Stops all calls to the upstream; where none of them was stopped already, that is news.
+    /// Stops all calls to the upstream; where they were not for the same cause, since the last one that went well, that is news.
     fn stop(&mut self, time: Duration, cause: Cause, now: Instant) {
-        if !self.holds.is_known(Reach::Upstream) {
+        if self.holds.cause(Reach::Upstream) != Some(cause) {
             self.stopped = Some((cause, time));
         }
         self.hold(Reach::Upstream, time, cause, now);

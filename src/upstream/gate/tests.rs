@@ -17,7 +17,7 @@ use crate::semantics::json_path::JsonPath;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::Who;
+use crate::upstream::gate::knock::Audience;
 use crate::upstream::place::Upstreams;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -422,7 +422,8 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
     }
     let third = bench.entering(knock("/")).await;
     let fourth = bench.entering(knock("/")).await;
-    let background = bench.entering(Knock { who: Who::Background, ..knock("/") }).await;
+    let background =
+        bench.entering(Knock { audience: Audience::nobody().into(), ..knock("/") }).await;
     let fifth = bench.entering(knock("/")).await;
     bench.clock.advance(SECOND);
     out.push(done(third).await.expect("the first in line"));
@@ -432,6 +433,64 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
     let fifth = done(fifth).await.expect("clients before background work");
     assert_eq!(fifth.waited(), Some(Cause::Pace));
     assert_eq!(done(background).await.err(), None, "and that at last");
+}
+
+/// Slow uploads, as many as the guard bears: whoever sends them must not keep everybody else out.
+#[tokio::test]
+async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_place() {
+    let conduct = Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() };
+    let bench = Bench::new(conduct);
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut one = bench.enter(knock("/")).await.expect("eight are borne");
+        one.step_aside();
+        slow.push(one);
+        bench.clock.advance(SECOND / 100);
+    }
+    let next = bench.entering(knock("/")).await;
+    assert!(!next.is_finished(), "not so soon");
+    bench.clock.advance(SECOND);
+    let _next = done(next).await.expect("the place of the first that was slow");
+    slow[0].way().expect("it is slow").notified().await;
+    let second = bench.enter(knock("/")).await.expect("and that of the second");
+    slow[1].way().expect("it is slow").notified().await;
+    // What they are answered all the same counts, and they have no place any more.
+    for mut left in slow.drain(..2) {
+        assert!(left.outlives_its_client(false));
+        answer(&mut left, 401, &[]);
+    }
+    drop(second);
+    // Six are borne now, of which one has just begun.
+    let _third = bench.enter(knock("/")).await.expect("two more make way");
+    for left in &slow[..2] {
+        left.way().expect("it is slow").notified().await;
+    }
+    assert_eq!(bench.gate.report(&[bench.place.upstream.clone().unwrap()])[0].in_flight, 2);
+}
+
+/// A fill whose clients have left, and a refresh that a client has joined.
+#[tokio::test]
+async fn a_place_in_line_is_that_of_who_waits_now() {
+    let mut conduct = Conduct::default();
+    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(conduct);
+    let audiences = [true, false].map(|is_there| {
+        let audience = Arc::new(Audience::nobody());
+        audience.is(is_there);
+        audience
+    });
+    let mut out = bench.enter(knock("/")).await.expect("one at a time");
+    let [left, joined] =
+        audiences.clone().map(|audience| bench.entering(Knock { audience, ..knock("/") }));
+    let (left, joined) = (left.await, joined.await);
+    let client = bench.entering(knock("/")).await;
+    audiences[0].is(false);
+    audiences[1].is(true);
+    tokio::task::yield_now().await;
+    for next in [client, joined, left] {
+        answer(&mut out, 200, &[]);
+        out = done(next).await.expect("its turn");
+    }
 }
 
 #[tokio::test]
@@ -553,6 +612,30 @@ async fn what_is_known_of_an_upstream_outlives_its_configuration() {
     let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
     let reloaded = Gate::new(account, traffics, bench.clock.clone());
     assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
+}
+
+#[tokio::test]
+async fn hosts_that_are_made_up_push_no_word_of_an_api_out() {
+    let bench = Bench::new(Conduct::default());
+    let host = |number: usize| {
+        let target = Target::absolute(&format!("http://h{number}.test/")).unwrap();
+        Upstreams::new(Vec::new()).place(&target)
+    };
+    let named = knock("/");
+    let mut pass = bench.gate.enter(&host(0), named.clone()).await.unwrap();
+    answer(&mut pass, 429, &[("retry-after", "600")]);
+    for number in 1..3_000 {
+        let mut pass = bench.gate.enter(&host(number), named.clone()).await.unwrap();
+        pass.failed(Failure::Refused);
+    }
+    assert!(bench.gate.held(&host(0), &named).is_some());
+    // Nor do so many others of which the API has said so, for less time.
+    for number in 3_000..5_000 {
+        let mut pass = bench.gate.enter(&host(number), named.clone()).await.unwrap();
+        answer(&mut pass, 429, &[("retry-after", "60")]);
+    }
+    assert!(bench.gate.held(&host(0), &named).is_some());
+    assert!(bench.gate.traffics.others().len() <= 1024);
 }
 
 #[tokio::test]

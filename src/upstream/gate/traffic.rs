@@ -3,7 +3,7 @@
 //! Owns: whether a call goes out now. Pure but for waking who waits: the time is an argument. Never
 //! touches: waiting (`gate`), what an answer changes (`settle`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::policy::conduct::{Conduct, Rate};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::breaker;
 use crate::upstream::gate::durable::Unsaved;
-use crate::upstream::gate::knock::{Attempt, Knock, Who};
+use crate::upstream::gate::knock::{Attempt, Knock};
 use crate::upstream::gate::line::{Line, Turn};
 use crate::upstream::guard::Guard;
 use crate::upstream::held::{Cause, Held};
@@ -37,6 +37,9 @@ pub(super) struct Traffic {
     pub(super) eased: Notify,
 }
 
+/// How long a call that its client holds up keeps a place for which others wait.
+const BORNE: Duration = Duration::from_secs(1);
+
 /// All that is known of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -53,8 +56,8 @@ pub(super) struct State {
     /// Who waits because too many wait for an answer.
     pub(super) cap: Line,
     pub(super) in_flight: usize,
-    /// Calls that are under way beside those, for their own clients hold them up.
-    aside: usize,
+    /// Calls that are under way beside those, for their own clients hold them up; the oldest first.
+    asides: VecDeque<Aside>,
     turns: u64,
     /// Where, and which call, failed last; forgotten with a success.
     pub(super) last_failed: Option<(u64, u128)>,
@@ -65,6 +68,15 @@ pub(super) struct State {
     pub(super) urgent: bool,
     /// All calls were stopped just now, for so long: nobody has been told yet.
     pub(super) stopped: Option<(Cause, Duration)>,
+}
+
+/// A call that its client holds up.
+#[derive(Debug)]
+struct Aside {
+    number: u64,
+    since: Instant,
+    /// Tells it to make way.
+    way: Arc<Notify>,
 }
 
 /// Where a call waits for its turn.
@@ -92,8 +104,8 @@ pub(super) struct Ticket {
 pub(super) enum Seat {
     /// Those that `pace.in_flight` is about.
     Taken,
-    /// Those that are held up by their own clients.
-    Aside,
+    /// Those that are held up by their own clients, as this one of them.
+    Aside(u64),
     /// None: it is over.
     #[default]
     Over,
@@ -139,9 +151,9 @@ fn origin(place: &Place) -> u64 {
 
 impl State {
     /// A place in every line.
-    pub(super) fn turn(&mut self, who: Who) -> Turn {
+    pub(super) fn turn(&mut self, for_a_client: bool) -> Turn {
         self.turns += 1;
-        Turn { background: who == Who::Background, number: self.turns }
+        Turn { background: !for_a_client, number: self.turns }
     }
 
     /// Whether something keeps the call back that waiting in a line would not end.
@@ -175,44 +187,67 @@ impl State {
         Admit::Go(Ticket { probes, learned, unsaved, seat: Seat::Taken })
     }
 
-    /// A call is held up by its own client: others take its place, and its probe.
-    pub(super) fn step_aside(&mut self, ticket: &mut Ticket) {
-        if ticket.seat == Seat::Taken {
-            self.ended(ticket);
-            self.aside += 1;
-            ticket.seat = Seat::Aside;
-        }
+    /// A call is held up by its own client: others take its place, and its probe. Returns what tells it to make
+    /// way altogether.
+    pub(super) fn step_aside(&mut self, ticket: &mut Ticket, now: Instant) -> Option<Arc<Notify>> {
         self.holds.unprobe(&ticket.probes);
         ticket.probes.clear();
+        if ticket.seat != Seat::Taken {
+            return None;
+        }
+        self.ended(ticket);
+        self.turns += 1;
+        let way = Arc::default();
+        self.asides.push_back(Aside { number: self.turns, since: now, way: Arc::clone(&way) });
+        ticket.seat = Seat::Aside(self.turns);
+        Some(way)
     }
 
     /// The client that held a call up has left, and the call goes on: it is among the others again, even if
-    /// they are too many then. No more go out until they are fewer, so no client leaves any number behind.
+    /// they are too many then. No more go out until they are fewer, so no client leaves any number behind. One
+    /// that had to make way has no place any more.
     pub(super) fn come_back(&mut self, ticket: &mut Ticket) {
-        if ticket.seat == Seat::Aside {
-            self.aside -= 1;
-            self.in_flight += 1;
-            ticket.seat = Seat::Taken;
+        if let Seat::Aside(number) = ticket.seat {
+            let had_a_place = self.asides.iter().any(|aside| aside.number == number);
+            self.ended(ticket);
+            if had_a_place {
+                self.in_flight += 1;
+                ticket.seat = Seat::Taken;
+            }
         }
     }
 
     /// A call is under way no longer.
     pub(super) fn ended(&mut self, ticket: &mut Ticket) {
-        let among = match std::mem::take(&mut ticket.seat) {
-            Seat::Taken => &mut self.in_flight,
-            Seat::Aside => &mut self.aside,
+        match std::mem::take(&mut ticket.seat) {
+            Seat::Taken => self.in_flight -= 1,
+            Seat::Aside(number) => self.asides.retain(|aside| aside.number != number),
             Seat::Over => return,
-        };
-        *among -= 1;
+        }
         self.cap.wake();
     }
 
     /// Whether one more call may be under way. Each may be answered in a way that counts towards a ban: no
-    /// more go out at once than the ban guard bears.
-    fn has_room(&mut self, conduct: &Conduct, now: Instant) -> bool {
-        let borne = conduct.invalid_requests.as_ref().map(|rule| self.guard.left(rule, now));
-        let under_way = (self.in_flight + self.aside) as u64;
-        self.in_flight < conduct.pace.in_flight && borne.is_none_or(|borne| under_way < borne)
+    /// more go out at once than the ban guard bears. Where that is because of some that their clients hold up, they
+    /// make way. `Err`: there is no room; when the next will make way, if so.
+    fn room(&mut self, conduct: &Conduct, now: Instant) -> Result<(), Option<Duration>> {
+        if self.in_flight >= conduct.pace.in_flight {
+            return Err(None);
+        }
+        let Some(rule) = &conduct.invalid_requests else { return Ok(()) };
+        let borne = self.guard.left(rule, now);
+        while (self.in_flight + self.asides.len()) as u64 >= borne {
+            let oldest = self.asides.front().filter(|_| (self.in_flight as u64) < borne);
+            let since = oldest.ok_or(None)?.since;
+            let left = BORNE.saturating_sub(now.saturating_duration_since(since));
+            if !left.is_zero() {
+                return Err(Some(left));
+            }
+            if let Some(oldest) = self.asides.pop_front() {
+                oldest.way.notify_one();
+            }
+        }
+        Ok(())
     }
 
     /// A call counts towards the configured limit of a credential.
@@ -316,8 +351,10 @@ impl State {
                 return Some((Station::Learned(id), wait));
             }
         }
-        (!self.has_room(subject.conduct, now) || !self.cap.is_first(turn))
-            .then_some((Station::Cap, None))
+        if !self.cap.is_first(turn) {
+            return Some((Station::Cap, None));
+        }
+        self.room(subject.conduct, now).err().map(|wait| (Station::Cap, wait))
     }
 
     pub(super) fn line(&mut self, station: Station) -> &mut Line {

@@ -69,7 +69,7 @@ impl Traffics {
             unnamed.retain(|_, traffic| !traffic.is_idle(now));
         }
         if unnamed.len() >= UNNAMED {
-            unnamed.clear();
+            make_room(&mut unnamed, now);
         }
         let traffic = Traffic::new(name.into());
         unnamed.insert(name.into(), Arc::clone(&traffic));
@@ -77,9 +77,33 @@ impl Traffics {
     }
 }
 
+/// Forgets hosts of which nothing is known but larder's own guess after a failure, and then the half of those that
+/// are held for the shortest time: a client that makes hosts up must not make larder forget what an API said.
+fn make_room(unnamed: &mut HashMap<Box<str>, Arc<Traffic>>, now: Instant) {
+    unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now).is_some());
+    if unnamed.len() < UNNAMED {
+        return;
+    }
+    let mut until: Vec<_> = unnamed.values().map(|traffic| traffic.told_until(now)).collect();
+    let middle = until.len() / 2;
+    let (_, &mut middle, _) = until.select_nth_unstable(middle);
+    unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now) > middle);
+}
+
 impl Traffic {
     fn new(name: Arc<str>) -> Arc<Self> {
         Arc::new(Self { name, state: Mutex::default(), eased: Notify::new() })
+    }
+
+    fn is_busy(&self) -> bool {
+        self.state.lock().in_flight > 0
+    }
+
+    /// Until when it is held by the API's own word.
+    fn told_until(&self, now: Instant) -> Option<Instant> {
+        let state = self.state.lock();
+        let firm = state.holds.all().filter(|(_, hold)| hold.firm && hold.until > now);
+        firm.map(|(_, hold)| hold.until).max()
     }
 
     fn is_idle(&self, now: Instant) -> bool {

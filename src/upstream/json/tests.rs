@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use crate::upstream::Body;
 use crate::upstream::failure::Failure;
-use crate::upstream::in_flight::{Gathered, InFlight};
+use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS};
 use crate::upstream::json::{
-    self, AT_ONCE, Coding, LARGEST, MOST_VALUES, accept_encoding, coding, inflate,
+    self, AT_ONCE, Coding, LARGEST, MOST_VALUES, Reading, accept_encoding, coding, inflate,
 };
 
 /// Room for everything.
@@ -30,11 +30,12 @@ fn room() -> Arc<InFlight> {
 fn parse(coding: Coding, body: &[u8]) -> Option<Value> {
     let mut gathered = Gathered::new(&room());
     gathered.push(Bytes::copy_from_slice(body)).expect("there is room");
-    json::parse(coding, &gathered)
+    json::parse(coding, &gathered).says().cloned()
 }
 
 async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
-    json::read(headers, body, &room()).await
+    let (reading, body) = json::read(headers, body, &room()).await;
+    (reading.says().cloned(), body)
 }
 
 /// A body in these pieces, which nobody asks again once it has ended.
@@ -219,34 +220,50 @@ async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
 
 #[tokio::test]
 async fn a_body_for_which_there_is_no_room_flows_on_unread() {
-    let text = json!({ "text": "x".repeat(40_000) }).to_string().into_bytes();
+    let text = json!({ "text": "x".repeat(200_000) }).to_string().into_bytes();
     let parts: Vec<&[u8]> = text.chunks(5000).collect();
     // Room for some of it; for all, but not for what it says; and for that too.
-    for (bytes, readable) in [(20_000, false), (80_000, false), (200_000, true)] {
+    for (bytes, readable) in [(100_000, false), (600_000, false), (1_000_000, true)] {
         let room = InFlight::new(bytes);
         let (said, body) = json::read(&json_head(), pieces(&parts, Ok(())), &room).await;
-        assert_eq!(said.is_some(), readable, "{bytes}");
+        assert_eq!(said.says().is_some(), readable, "{bytes}");
+        assert!(readable || said == Reading::Unread);
         assert!(room.used() <= bytes);
         assert_eq!(drained(body).await, (text.clone(), Ok(())), "{bytes}");
         assert_eq!(room.used(), 0);
     }
 }
 
+/// Who holds a lot must not have others' errors taken for answers.
+#[tokio::test]
+async fn a_short_body_is_read_however_much_is_held() {
+    let room = InFlight::new(1000);
+    room.take(1_000_000);
+    for length in [10, READ_ALWAYS - 20] {
+        let text = json!({ "text": "x".repeat(length) }).to_string();
+        let body = pieces(&[text.as_bytes()], Ok(()));
+        let (said, body) = json::read(&json_head(), body, &room).await;
+        assert!(said.says().is_some(), "{length}");
+        assert_eq!(drained(body).await.0, text.as_bytes());
+        assert_eq!(room.used(), 1_000_000);
+    }
+}
+
 /// Each object takes a node of its tree, however short it is written.
 #[test]
 fn objects_are_charged_for_more_than_they_are_long() {
-    let of_lists = format!("[{}0]", "[0],".repeat(1000));
-    let of_objects = format!("[{}0]", "{\"\":0},".repeat(1000));
+    let of_lists = format!("[{}0]", "[0],".repeat(20_000));
+    let of_objects = format!("[{}0]", "{\"\":0},".repeat(20_000));
     let room = |bytes| {
         let in_flight = InFlight::new(bytes);
         move |text: &str| {
             let mut gathered = Gathered::new(&in_flight);
             gathered.push(Bytes::copy_from_slice(text.as_bytes())).expect("there is room");
-            json::parse(Coding::Identity, &gathered).is_some()
+            json::parse(Coding::Identity, &gathered).says().is_some()
         }
     };
-    assert!(room(400_000)(&of_lists) && !room(400_000)(&of_objects));
-    assert!(room(2_000_000)(&of_objects));
+    assert!(room(6_000_000)(&of_lists) && !room(6_000_000)(&of_objects));
+    assert!(room(25_000_000)(&of_objects));
 }
 
 /// What is large is parsed elsewhere, and says the same.
