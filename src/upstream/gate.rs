@@ -6,6 +6,7 @@
 mod budget;
 mod charge;
 mod durable;
+mod failing;
 pub mod knock;
 mod line;
 mod pass;
@@ -66,12 +67,14 @@ impl Gate {
         }
         let record = self.record(place.clone(), knock.route);
         let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
+        let goes_out = knock.goes_out.clone();
         let mut pass = Pass::new(self.clone(), knock, record, charge, out);
         pass.waited = waited;
         if unsaved {
             // A larder that is killed now has counted a call that was not made, never the reverse.
             self.traffics.settle().await;
         }
+        goes_out.tell();
         Ok(pass)
     }
 

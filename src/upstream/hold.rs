@@ -36,6 +36,10 @@ pub(super) enum Reach {
     Upstream,
     /// One host and port of it.
     Origin(u64),
+    /// The endpoints of an origin whose paths differ in the last segment.
+    Family(u64),
+    /// One endpoint of an origin: a method, and a path without its ids.
+    Endpoint(u64),
     /// What is asked with one credential.
     Credential(u128),
     /// What counts towards one of the origin's limits.
@@ -50,6 +54,8 @@ impl Reach {
         match self {
             Self::Upstream => "upstream",
             Self::Origin(_) => "origin",
+            Self::Family(_) => "endpoints",
+            Self::Endpoint(_) => "endpoint",
             Self::Credential(_) => "credential",
             Self::Bucket(_) => "bucket",
             Self::Key(_) => "key",

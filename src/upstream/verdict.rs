@@ -46,6 +46,11 @@ impl Verdict {
     }
 
     /// Whether the answer is one to use.
+    pub fn is_limit(&self) -> bool {
+        matches!(self.class, Class::RateLimited(_))
+    }
+
+    /// Whether the origin did what it was asked.
     pub fn is_ok(&self) -> bool {
         self.class == Class::Ok
     }

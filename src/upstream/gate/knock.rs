@@ -2,6 +2,7 @@
 //!
 //! Owns: which limits and holds a call is subject to. Never touches: whether it passes.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Knock {
     pub shape: u64,
     /// The first id in the path, hashed.
     pub resource: u64,
+    /// The shape without the last segment, which may be an id that does not look like one.
+    pub family: u64,
     /// How long failures hold.
     pub hold: HoldRule,
     /// How long a rate limit without a word of the origin is held for.
@@ -45,6 +48,31 @@ pub struct Knock {
     pub attempt: Attempt,
     /// Becomes true once it has to wait for its turn, for those who wait for its answer.
     pub in_line: Arc<AtomicBool>,
+    /// Is told each time it goes out.
+    pub goes_out: Told,
+}
+
+/// What is to be told of something, if anything is.
+#[derive(Clone, Default)]
+pub struct Told(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Told {
+    /// This is called.
+    pub fn by(call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(call)))
+    }
+
+    pub(super) fn tell(&self) {
+        if let Some(call) = &self.0 {
+            call();
+        }
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Told" } else { "Untold" })
+    }
 }
 
 /// Which of several calls for one request it is.
@@ -105,6 +133,7 @@ impl Knock {
         credential: u128,
     ) -> Self {
         let (shape, resource) = shape(method, target);
+        let family = family(method, target);
         Self {
             route,
             governed: true,
@@ -113,6 +142,7 @@ impl Knock {
             key: None,
             shape,
             resource,
+            family,
             hold: policy.hold,
             backoff: policy.retry.backoff,
             heeds: policy.retry.honour_retry_after,
@@ -120,8 +150,23 @@ impl Knock {
             yields: false,
             attempt: Attempt::First,
             in_line: Arc::default(),
+            goes_out: Told::default(),
         }
     }
+}
+
+/// The family of a call's endpoint.
+fn family(method: &Method, target: &Target) -> u64 {
+    let path = target.path().split('?').next().unwrap_or_default();
+    let parent = path.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| parent);
+    let parent = parent.filter(|parent| !parent.is_empty()).unwrap_or(path);
+    let mut family = Xxh3::new();
+    family.update(method.as_str().as_bytes());
+    for segment in parent.split('/').filter(|segment| !is_id(segment)) {
+        family.update(b"/");
+        family.update(segment.as_bytes());
+    }
+    family.digest()
 }
 
 /// The shape and the resource of a call.

@@ -88,6 +88,7 @@ impl Pass {
             let (end, now) = (End::Answered(status), self.gate.clock.instant());
             self.learn(&traffic, |state| state.heard(&subject, &mut ticket, &verdict, end, now));
             self.unread = Some(Out { traffic, ticket });
+            self.gives_way();
         }
         self.ended(status, &verdict);
         self.charge.begun(status, verdict.is_ok(), headers);
@@ -162,11 +163,24 @@ impl Pass {
         true
     }
 
+    /// Whether it was answered with a limit of calls.
+    pub fn is_limited(&self) -> bool {
+        self.verdict.as_ref().is_some_and(Verdict::is_limit)
+    }
+
     /// Its body is not one that rules can read: its head is all there is.
     pub fn unreadable(&mut self) {
         self.charge.unread();
         if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
             self.find_out(&out, verdict);
+        }
+    }
+
+    /// The head of its answer is there: while its body is read, others find out how things are, too.
+    pub fn gives_way(&self) {
+        for Out { traffic, ticket } in [&self.out, &self.unread].into_iter().flatten() {
+            traffic.state.lock().holds.unprobe(&ticket.probes);
+            traffic.eased.notify_waiters();
         }
     }
 

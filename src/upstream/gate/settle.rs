@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use crate::policy::conduct::{Class, Limit};
 use crate::semantics::rate_limit::Whose;
+use crate::upstream::gate::failing::Failed;
 use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry, of};
 use crate::upstream::held::Cause;
 use crate::upstream::hold::{Reach, WORTH_KEEPING};
@@ -57,7 +58,9 @@ impl State {
         self.heard(subject, ticket, verdict, end, now);
         match end {
             End::Unreached => {
-                self.hold_origin(subject, ticket, verdict, now);
+                self.holds.unprobe(&ticket.probes);
+                let origin = Reach::Origin(subject.origin);
+                self.hold_group(origin, subject, ticket, verdict, now);
                 self.trip(subject, ticket, now);
             }
             End::Spared(_) => self.holds.unprobe(&ticket.probes),
@@ -173,18 +176,23 @@ impl State {
 
     fn succeeded(&mut self, subject: &Subject<'_>, ticket: &Ticket, now: Instant) {
         self.run.broken();
-        self.last_failed = None;
-        let own = [Some(Reach::Origin(subject.origin)), subject.knock.key.map(Reach::Key)];
-        for reach in own.into_iter().flatten().chain(ticket.probes.iter().copied()) {
+        for (member, failing) in subject.levels().into_iter().zip(&mut self.failing) {
+            failing.succeeded(member);
+            self.holds.lift(member.group, now);
+        }
+        let own = subject.knock.key.map(Reach::Key);
+        for reach in own.into_iter().chain(ticket.probes.iter().copied()) {
             self.holds.lift(reach, now);
         }
     }
 
-    /// 5xx, and no whole answer in time: the key alone; two different ones in a row speak for the origin.
+    /// 5xx, and no whole answer in time: the key alone; three different ones without a success in between speak
+    /// for all of their group, once.
     fn failed(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
         let cause = Cause::Failed(verdict.class);
         let rule = &subject.knock.hold;
         let word = word(subject, verdict);
+        let is_held = subject.knock.key.is_some_and(|key| self.holds.is_known(Reach::Key(key)));
         if let Some(key) = subject.knock.key {
             let time = word.unwrap_or(rule.hold_down);
             match word {
@@ -192,31 +200,30 @@ impl State {
                 None => self.holds.begin(Reach::Key(key), time, cause, false, now),
             }
         }
-        let here = (subject.origin, subject.call());
-        let before = self.last_failed.replace(here);
-        let another = before.is_some_and(|(origin, call)| origin == here.0 && call != here.1);
-        if another || ticket.probes.contains(&Reach::Origin(subject.origin)) {
-            self.hold_origin(subject, ticket, verdict, now);
-        } else {
-            self.holds.unprobe(&ticket.probes);
+        self.holds.unprobe(&ticket.probes);
+        for (level, member) in subject.levels().into_iter().enumerate() {
+            let probes = ticket.probes.contains(&member.group);
+            let failed = Failed { probes, is_held, hold: rule.hold_down, at: now };
+            if self.failing[level].failed(member, failed) {
+                self.hold_group(member.group, subject, ticket, verdict, now);
+            }
         }
         self.trip(subject, ticket, now);
     }
 
-    /// Only its probe renews a hold of a whole origin: whoever passes it without one must not keep the
+    /// Only its probe renews a hold of a whole group: whoever passes it without one must not keep the
     /// others from finding out that it is back.
-    fn hold_origin(
+    fn hold_group(
         &mut self,
+        group: Reach,
         subject: &Subject<'_>,
         ticket: &Ticket,
         verdict: &Verdict,
         now: Instant,
     ) {
-        let reach = Reach::Origin(subject.origin);
-        self.holds.unprobe(&ticket.probes);
-        if !self.holds.is_known(reach) || ticket.probes.contains(&reach) {
+        if !self.holds.is_known(group) || ticket.probes.contains(&group) {
             let time = subject.knock.hold.hold_down;
-            self.holds.begin(reach, time, Cause::Failed(verdict.class), false, now);
+            self.holds.begin(group, time, Cause::Failed(verdict.class), false, now);
         }
     }
 

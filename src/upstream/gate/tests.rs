@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::task::JoinHandle;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::account::log::written::Written;
@@ -261,34 +262,137 @@ async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
 }
 
 #[tokio::test]
-async fn one_failing_key_is_held_alone_and_two_in_a_row_speak_for_their_origin() {
+async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoint() {
     let bench = Bench::new(Conduct::default());
-    bench.answered(keyed(1), 503, &[]).await;
-    let held = bench.gate.held(&bench.place, &yielding(1)).expect("its own failure");
-    assert_eq!(held, Held { cause: Cause::Failed(Class::Server), left: 30 * SECOND });
-    assert_eq!(bench.gate.held(&bench.place, &yielding(2)), None);
-    assert!(bench.enter(keyed(1)).await.is_ok(), "who has nothing stale asks");
-    bench.answered(keyed(2), 500, &[]).await;
-    assert!(bench.gate.held(&bench.place, &yielding(3)).is_some());
-    assert!(bench.enter(keyed(3)).await.is_ok(), "who has nothing stale asks");
-    bench.answered(keyed(3), 200, &[]).await;
-    assert_eq!(bench.gate.held(&bench.place, &yielding(4)), None, "it is back");
+    for key in 1..=2 {
+        bench.answered(keyed(key), 503, &[]).await;
+        let held = bench.gate.held(&bench.place, &yielding(key)).expect("its own failure");
+        assert_eq!(held, Held { cause: Cause::Failed(Class::Server), left: 30 * SECOND });
+        assert_eq!(bench.gate.held(&bench.place, &yielding(9)), None);
+        assert!(bench.enter(keyed(key)).await.is_ok(), "who has nothing stale asks");
+    }
+    bench.answered(keyed(3), 500, &[]).await;
+    assert!(bench.gate.held(&bench.place, &yielding(9)).is_some());
+    assert!(bench.enter(keyed(9)).await.is_ok(), "who has nothing stale asks");
+    bench.answered(keyed(9), 200, &[]).await;
+    assert_eq!(bench.gate.held(&bench.place, &yielding(8)), None, "it is back");
     assert!(bench.gate.held(&bench.place, &yielding(1)).is_some(), "that one is not");
 }
 
+/// They were heard once, and have nothing new to say of the others.
 #[tokio::test]
-async fn an_endpoint_that_always_fails_does_not_keep_the_others_from_coming_back() {
+async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
     let bench = Bench::new(Conduct::default());
-    bench.answered(keyed(1), 503, &[]).await;
-    bench.answered(keyed(2), 503, &[]).await;
+    let broken = ["/a", "/b", "/c"];
+    let all = async |status| {
+        for (key, path) in (1..).zip(broken) {
+            bench.answered(Knock { key: Some(key), ..knock(path) }, status, &[]).await;
+        }
+    };
+    let well = || Knock { key: Some(9), yields: true, ..knock("/well") };
+    all(503).await;
+    assert!(bench.gate.held(&bench.place, &well()).is_some());
     for _ in 0..10 {
         bench.clock.advance(3 * SECOND);
-        bench.answered(keyed(1), 503, &[]).await;
-        bench.answered(keyed(2), 503, &[]).await;
+        all(503).await;
     }
-    assert_eq!(bench.gate.held(&bench.place, &yielding(3)), None, "30 seconds are over");
-    bench.answered(yielding(3), 200, &[]).await;
-    assert_eq!(bench.gate.held(&bench.place, &yielding(4)), None);
+    assert_eq!(bench.gate.held(&bench.place, &well()), None, "30 seconds are over");
+    // One of them comes as the probe first, and leaves its place to the next.
+    bench.clock.advance(30 * SECOND);
+    bench.answered(Knock { yields: true, key: Some(1), ..knock("/a") }, 503, &[]).await;
+    bench.answered(well(), 200, &[]).await;
+    // Beside one that is well they never speak for the origin again.
+    for _ in 0..10 {
+        bench.clock.advance(40 * SECOND);
+        all(503).await;
+        assert_eq!(bench.gate.held(&bench.place, &well()), None);
+    }
+    // Once they have been well they may.
+    all(200).await;
+    all(503).await;
+    assert!(bench.gate.held(&bench.place, &well()).is_some());
+}
+
+/// It fails under ever new keys, and is one endpoint all the same.
+#[tokio::test]
+async fn one_endpoint_that_fails_for_every_id_is_heard_once() {
+    let bench = Bench::new(Conduct::default());
+    let broken = async |id: u128| {
+        let path = format!("/broken/no-{id}");
+        bench.answered(Knock { key: Some(id), ..knock(&path) }, 500, &[]).await;
+    };
+    let well = || Knock { key: Some(9), yields: true, ..knock("/well") };
+    let mut stale = 0;
+    for second in 0..300 {
+        for n in 0..10 {
+            broken(1_000 + second * 10 + n).await;
+        }
+        bench.clock.advance(SECOND);
+        if bench.gate.held(&bench.place, &well()).is_some() {
+            stale += 1;
+        } else {
+            bench.answered(well(), 200, &[]).await;
+        }
+    }
+    assert!(stale <= 30, "{stale} of 300");
+}
+
+/// What fails beside it: other paths with the same parent, with queries, with names that look like no ids.
+#[tokio::test]
+async fn an_endpoint_that_is_well_is_stale_for_one_hold_at_most_whatever_fails_beside_it() {
+    type PathAt = fn(u128) -> String;
+    let failing: [&[PathAt]; 5] = [
+        &[|id| format!("/v1/bad?i={id}")],
+        &[|id| format!("/v1/bad?i={}", id % 5)],
+        &[|_| "/v1/a".into(), |_| "/v1/b".into(), |_| "/v1/c".into()],
+        &[|_| "/v1/a".into(), |_| "/v2/b".into(), |_| "/v3/c".into(), |_| "/v4/d".into()],
+        &[|id| format!("/v1/no-{}/stats", id % 50)],
+    ];
+    for (case, failing) in failing.into_iter().enumerate() {
+        let bench = Bench::new(Conduct::default());
+        let well = || Knock { key: Some(9), yields: true, ..knock("/v1/well") };
+        let mut stale = 0;
+        for second in 0..300 {
+            for (n, path) in (0..).zip(failing) {
+                let path = path(second);
+                let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
+                let bad = Knock { key, yields: second % 2 == 0, ..knock(&path) };
+                if bench.gate.held(&bench.place, &bad).is_none() {
+                    bench.answered(bad, 503, &[]).await;
+                }
+            }
+            bench.clock.advance(SECOND);
+            if bench.gate.held(&bench.place, &well()).is_some() {
+                stale += 1;
+            } else {
+                bench.answered(well(), 200, &[]).await;
+            }
+        }
+        assert!(stale <= 30, "case {case}: {stale} of 300");
+    }
+}
+
+/// Once in thirty seconds somebody finds out whether it is back, however many want to know.
+#[tokio::test]
+async fn a_dead_origin_is_left_alone() {
+    for path in [
+        |_| "/all/alike".to_owned(),
+        |key: u128| format!("/{}", ["a", "b", "c", "d"][key as usize % 4]),
+    ] {
+        let bench = Bench::new(Conduct::default());
+        let mut calls = 0;
+        for second in 0..300 {
+            for key in 0..40 {
+                let knock = Knock { key: Some(key), yields: true, ..knock(&path(key)) };
+                if bench.gate.held(&bench.place, &knock).is_none() {
+                    calls += 1;
+                    bench.answered(knock, 503, &[]).await;
+                }
+            }
+            bench.clock.advance(SECOND);
+            assert!(calls <= 6 + second / 30, "{calls} after {second} seconds");
+        }
+    }
 }
 
 #[tokio::test]
@@ -673,8 +777,9 @@ async fn the_retries_of_all_calls_are_a_fifth_of_them() {
 #[tokio::test]
 async fn the_report_shows_what_is_held_and_until_when() {
     let bench = Bench::new(Conduct::default());
-    bench.answered(keyed(1), 503, &[]).await;
-    bench.answered(keyed(2), 503, &[]).await;
+    for key in 1..=3 {
+        bench.answered(keyed(key), 503, &[]).await;
+    }
     bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
     let upstream = bench.place.upstream.clone().unwrap();
     let report = bench.gate.report(&[upstream]).remove(0);
@@ -685,8 +790,8 @@ async fn the_report_shows_what_is_held_and_until_when() {
         .collect();
     let expected = [
         ("credential", "rate-limited", true, 7, 1),
-        ("key", "server-error", false, 30, 2),
-        ("origin", "server-error", false, 30, 1),
+        ("endpoint", "server-error", false, 30, 1),
+        ("key", "server-error", false, 30, 3),
     ];
     assert_eq!(shown, expected);
 }

@@ -15,6 +15,7 @@ use crate::policy::conduct::{Conduct, Rate};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::breaker;
 use crate::upstream::gate::durable::Unsaved;
+use crate::upstream::gate::failing::{Failing, Member};
 use crate::upstream::gate::knock::{Attempt, Knock};
 use crate::upstream::gate::line::{Line, Turn};
 use crate::upstream::guard::Guard;
@@ -59,8 +60,8 @@ pub(super) struct State {
     /// Calls that are under way beside those, for their own clients hold them up; the oldest first.
     asides: VecDeque<Aside>,
     turns: u64,
-    /// Where, and which call, failed last; forgotten with a success.
-    pub(super) last_failed: Option<(u64, u128)>,
+    /// Which keys of an endpoint fail, which endpoints of a family, which families of an origin.
+    pub(super) failing: [Failing; LEVELS],
     /// Of each bucket that is held, the shape of the call that it was held after.
     pub(super) held_shapes: HashMap<u128, u64>,
     pub(super) unsaved: Unsaved,
@@ -122,12 +123,18 @@ pub(super) enum Admit {
     Line(Station, Arc<Notify>, Option<Duration>),
 }
 
+/// How many levels there are at which several that fail speak for all.
+const LEVELS: usize = 3;
+
 /// What a call at its place is subject to.
 pub(super) struct Subject<'a> {
     pub(super) knock: &'a Knock,
     pub(super) conduct: &'a Conduct,
     /// The host and port, hashed.
     pub(super) origin: u64,
+    /// The endpoint there, and its family.
+    endpoint: u64,
+    family: u64,
     /// Who asks, as the origin sees it: larder itself, where it shows a credential of its own.
     pub(super) credential: u128,
 }
@@ -136,12 +143,24 @@ impl<'a> Subject<'a> {
     pub(super) fn new(knock: &'a Knock, conduct: &'a Conduct, place: &Place) -> Self {
         let own = place.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
         let credential = if own { 0 } else { knock.credential };
-        Self { knock, conduct, origin: origin(place), credential }
+        let origin = origin(place);
+        let there =
+            |what: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(what)).to_le_bytes());
+        let (endpoint, family) = (there(knock.shape), there(knock.family));
+        Self { knock, conduct, origin, endpoint, family, credential }
     }
 
-    /// Which of the failing calls this is.
-    pub(super) fn call(&self) -> u128 {
-        self.knock.key.unwrap_or_else(|| u128::from(self.knock.shape ^ self.knock.resource))
+    /// What the call is one of, from the nearest to the widest.
+    pub(super) fn levels(&self) -> [Member; LEVELS] {
+        let resource = || u128::from(self.knock.resource);
+        [
+            Member {
+                group: Reach::Endpoint(self.endpoint),
+                number: self.knock.key.unwrap_or_else(resource),
+            },
+            Member { group: Reach::Family(self.family), number: self.endpoint.into() },
+            Member { group: Reach::Origin(self.origin), number: self.family.into() },
+        ]
     }
 }
 
@@ -158,7 +177,27 @@ impl State {
 
     /// Whether something keeps the call back that waiting in a line would not end.
     pub(super) fn look(&self, subject: &Subject<'_>, now: Instant) -> Look {
+        if subject.knock.yields
+            && let Some(held) = self.rests(subject, now)
+        {
+            return Look::Until(held);
+        }
         self.holds.look(&self.reaches(subject), subject.knock.yields, now)
+    }
+
+    /// Whether a call leaves it to others to find out how things are: one that is not known to fail does not.
+    fn rests(&self, subject: &Subject<'_>, now: Instant) -> Option<Held> {
+        let levels = subject.levels();
+        let is_held = |key| self.holds.is_known(Reach::Key(key));
+        let fails = subject.knock.key.is_some_and(is_held) || self.failing[1].knows(levels[1]);
+        let rests = levels.into_iter().zip(&self.failing).filter(|_| fails);
+        rests
+            .filter_map(|(member, failing)| {
+                let (left, cause) =
+                    (failing.resting(member, now)?, self.holds.cause(member.group)?);
+                Some(Held { cause, left })
+            })
+            .max_by_key(|held| held.left)
     }
 
     /// Lets the call go out, or says what it has to wait for.
@@ -295,6 +334,8 @@ impl State {
         let mut reaches = vec![
             Reach::Upstream,
             Reach::Origin(subject.origin),
+            Reach::Family(subject.family),
+            Reach::Endpoint(subject.endpoint),
             Reach::Credential(subject.credential),
         ];
         reaches.extend(self.bucket_of(subject).map(Reach::Bucket));

@@ -256,6 +256,8 @@ fn reach(reach: Reach) -> (u64, u128) {
         Reach::Credential(id) => (2, id),
         Reach::Bucket(id) => (3, id),
         Reach::Key(id) => (4, id),
+        Reach::Family(id) => (5, id.into()),
+        Reach::Endpoint(id) => (6, id.into()),
     }
 }
 
@@ -266,6 +268,8 @@ fn known_reach(kind: u64, id: u128) -> Option<Reach> {
         2 => Reach::Credential(id),
         3 => Reach::Bucket(id),
         4 => Reach::Key(id),
+        5 => Reach::Family(u64::try_from(id).ok()?),
+        6 => Reach::Endpoint(u64::try_from(id).ok()?),
         _ => return None,
     })
 }

@@ -1,0 +1,115 @@
+//! Which calls fail, and how far that speaks for others: three keys for their endpoint, three endpoints for those
+//! beside them (their paths differ in the last segment), three of such families for their origin.
+//!
+//! Owns: when several that fail speak for all, and which have nothing more to say. Bounded. Pure: time is an
+//! argument. Never touches: holds themselves (`hold`).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::upstream::hold::Reach;
+
+/// So many different ones that fail speak for all.
+const SPEAKING: usize = 3;
+
+/// How much is remembered at each level; the oldest goes first.
+const MOST: usize = 256;
+
+/// One of a group: what it speaks for, and which of them it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) group: Reach,
+    pub(super) number: u128,
+}
+
+/// What is known of those that fail, at one level.
+#[derive(Debug, Default)]
+pub(super) struct Failing {
+    /// Those that failed since the last success in their group, and have not been heard yet.
+    speaking: VecDeque<Member>,
+    /// Those that have been heard: they say nothing new until one of theirs goes well.
+    heard: VecDeque<Member>,
+    /// Until when those of a group that have been heard leave it to the others to find out how things are.
+    resting: VecDeque<(Reach, Instant)>,
+}
+
+/// How a call failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    /// It was to find out whether its group is back.
+    pub(super) probes: bool,
+    /// It was known to fail, for it has a hold of its own.
+    pub(super) is_held: bool,
+    /// How long its group is held, if it is to be.
+    pub(super) hold: Duration,
+    pub(super) at: Instant,
+}
+
+impl Failing {
+    /// One of a group failed; whether the group is to be held.
+    pub(super) fn failed(&mut self, member: Member, failed: Failed) -> bool {
+        let Failed { probes, is_held, hold, at } = failed;
+        let group = member.group;
+        if is_held && probes && !self.heard.contains(&member) {
+            push(&mut self.heard, member);
+        }
+        if self.heard.contains(&member) {
+            if probes {
+                self.rest(group, at.checked_add(hold));
+            }
+            return false;
+        }
+        if !is_held && !self.speaking.contains(&member) {
+            push(&mut self.speaking, member);
+        }
+        let of_it = |other: &&Member| other.group == group;
+        if !(probes || self.speaking.iter().filter(of_it).count() >= SPEAKING) {
+            return false;
+        }
+        let spoken: Vec<Member> = self.speaking.iter().filter(of_it).copied().collect();
+        for one in spoken.into_iter().chain([member]) {
+            if !self.heard.contains(&one) {
+                push(&mut self.heard, one);
+            }
+        }
+        self.speaking.retain(|other| other.group != group);
+        // The others come first when the hold is over.
+        self.rest(group, at.checked_add(hold.saturating_mul(2)));
+        true
+    }
+
+    /// One of a group went well.
+    pub(super) fn succeeded(&mut self, member: Member) {
+        self.speaking.retain(|other| other.group != member.group);
+        self.resting.retain(|(group, _)| *group != member.group);
+        self.heard.retain(|other| *other != member);
+    }
+
+    /// Whether it failed, and neither it nor another of its group has gone well since.
+    pub(super) fn knows(&self, member: Member) -> bool {
+        self.speaking.contains(&member) || self.heard.contains(&member)
+    }
+
+    /// How long it leaves it to others to find out whether its group is back.
+    pub(super) fn resting(&self, member: Member, now: Instant) -> Option<Duration> {
+        if self.resting.is_empty() || !self.heard.contains(&member) {
+            return None;
+        }
+        let until = self.resting.iter().find(|(group, _)| *group == member.group)?.1;
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    fn rest(&mut self, group: Reach, until: Option<Instant>) {
+        self.resting.retain(|(other, _)| *other != group);
+        if let Some(until) = until {
+            push(&mut self.resting, (group, until));
+        }
+    }
+}
+
+fn push<T>(all: &mut VecDeque<T>, one: T) {
+    if all.len() >= MOST {
+        all.pop_front();
+    }
+    all.push_back(one);
+}
