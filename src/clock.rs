@@ -21,6 +21,8 @@ struct Hand {
     start: SystemTime,
     begun: Instant,
     turned: watch::Sender<Duration>,
+    /// By how much the wall clock was set back.
+    back: Mutex<Duration>,
     /// Until when each sleeper sleeps.
     sleeping: Mutex<Vec<Duration>>,
 }
@@ -34,13 +36,17 @@ impl Clock {
     /// A clock that stands at `start` until [`Clock::advance`] turns it.
     pub fn by_hand(start: SystemTime) -> Self {
         let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), Mutex::default());
-        Self { hand: Some(Arc::new(Hand { start, begun: monotonic(), turned, sleeping })) }
+        let (begun, back) = (monotonic(), Mutex::default());
+        Self { hand: Some(Arc::new(Hand { start, begun, turned, back, sleeping })) }
     }
 
     /// The wall-clock time now.
     pub fn now(&self) -> SystemTime {
         match &self.hand {
-            Some(hand) => hand.start.checked_add(hand.turned()).unwrap_or(hand.start),
+            Some(hand) => {
+                let start = hand.start.checked_sub(*hand.back.lock()).unwrap_or(hand.start);
+                start.checked_add(hand.turned()).unwrap_or(start)
+            }
             None => read_system(),
         }
     }
@@ -68,6 +74,14 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Some(hand) = &self.hand {
             hand.turned.send_modify(|turned| *turned = turned.saturating_add(by));
+        }
+    }
+
+    /// Sets the wall clock back, and not the monotonic one, as an operator or NTP does; the operating system's
+    /// is left alone.
+    pub fn set_back(&self, by: Duration) {
+        if let Some(hand) = &self.hand {
+            *hand.back.lock() += by;
         }
     }
 

@@ -15,7 +15,7 @@ use crate::semantics::freshness;
 use crate::semantics::said::Said;
 use crate::semantics::storing::CacheKind;
 use crate::stored::part::Part;
-use crate::stored::{Head, Stored};
+use crate::stored::{Head, Outdated, Stored};
 
 /// What the store holds for a request.
 #[derive(Debug, Clone, Copy)]
@@ -214,11 +214,13 @@ fn reuse(wish: &RequestCacheControl, seen: &Seen<'_>) -> Decision {
             Decision::forward(Forward::Stale, Some(seen))
         }
         // RFC 5861 §3: answer now, ask behind the client's back.
-        Standing::Stale(by) if by < swr => {
+        Standing::Stale(by) if by < swr && !seen.superseded => {
             Decision::Serve { ttl, stale: Some(Stale::WhileRevalidate), refresh: true }
         }
         // §5.2.1.2 max-stale: the client does not mind.
-        Standing::Stale(by) if wish.max_stale.is_some_and(|most| by <= most) => {
+        Standing::Stale(by)
+            if !seen.superseded && wish.max_stale.is_some_and(|most| by <= most) =>
+        {
             Decision::Serve { ttl, stale: Some(Stale::MaxStale), refresh: false }
         }
         Standing::Stale(_) => Decision::forward(Forward::Stale, Some(seen)),
@@ -270,6 +272,8 @@ struct Seen<'a> {
     policy: &'a Policy,
     freshness: Freshness,
     standing: Standing,
+    /// There is something newer.
+    superseded: bool,
     age: Duration,
 }
 
@@ -280,13 +284,19 @@ impl<'a> Seen<'a> {
         let standing = freshness.standing(initial_age, response_time, now);
         // A soft purge ends the lifetime there and then; the stale windows run from it.
         let standing = match (standing, outdated) {
-            (Standing::Fresh(_), Some(at)) => {
-                Standing::Stale(now.duration_since(at).unwrap_or_default())
+            (standing, Some(Outdated { at, .. })) => {
+                let since = now.duration_since(at).unwrap_or_default();
+                let before = match standing {
+                    Standing::Fresh(_) => Duration::ZERO,
+                    Standing::Stale(by) => by,
+                };
+                Standing::Stale(since.max(before))
             }
-            (standing, _) => standing,
+            (standing, None) => standing,
         };
         let age = freshness::current_age(initial_age, response_time, now);
-        Self { said, status, policy, freshness, standing, age }
+        let superseded = outdated.is_some_and(|outdated| outdated.superseded);
+        Self { said, status, policy, freshness, standing, superseded, age }
     }
 
     /// Whether it may be shown in place of an error, if one happened now. An error that is stored

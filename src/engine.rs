@@ -6,12 +6,16 @@
 
 pub mod answer;
 pub mod body;
+pub mod change;
+pub mod ends;
 pub mod head;
 pub mod hit;
 pub mod operate;
 pub mod recorded;
+pub mod remembered;
 pub mod reply;
 pub mod switch;
+pub mod underway;
 
 mod apart;
 mod collapse;
@@ -20,6 +24,7 @@ mod fill;
 mod flight;
 mod follow;
 mod forward;
+mod given;
 mod parts;
 mod plan;
 mod tries;
@@ -33,7 +38,9 @@ use crate::account::Account;
 use crate::clock::Clock;
 use crate::engine::apart::Apart;
 use crate::engine::collapse::Flights;
+use crate::engine::remembered::Remembered;
 use crate::engine::switch::Switch;
+use crate::engine::underway::Underway;
 use crate::key::{CacheKey, Keyring};
 use crate::policy::Policy;
 use crate::semantics::asked::Asked;
@@ -70,6 +77,10 @@ pub struct Parts {
     pub in_flight: Arc<InFlight>,
     /// The master switch.
     pub switch: Arc<Switch>,
+    /// The fills of all engines that share it.
+    pub underway: Arc<Underway>,
+    /// What bears on stored answers and outlives the configuration.
+    pub remembered: Arc<Remembered>,
     /// What larder adds to `Via`.
     pub via: HeaderValue,
 }
@@ -84,6 +95,8 @@ pub struct Engine {
     bounds: Bounds,
     in_flight: Arc<InFlight>,
     switch: Arc<Switch>,
+    underway: Arc<Underway>,
+    remembered: Arc<Remembered>,
     flights: Flights,
     apart: Apart,
     /// What larder adds to `Via`.
@@ -93,8 +106,8 @@ pub struct Engine {
 impl Engine {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, origin, account, keyring, clock, bounds, in_flight, switch, via } =
-            parts;
+        let Parts { store, origin, account, keyring, clock, bounds, in_flight, .. } = parts;
+        let Parts { switch, underway, remembered, via, .. } = parts;
         Arc::new(Self {
             store,
             origin,
@@ -104,6 +117,8 @@ impl Engine {
             bounds,
             in_flight,
             switch,
+            underway,
+            remembered,
             flights: Flights::default(),
             apart: Apart::default(),
             via,

@@ -207,7 +207,7 @@ impl Keyring {
 
     /// The id that the keys of all answers of `target` share whose policy counts its query by
     /// `rule`, in whatever scope. What the rule leaves out tells no two answers apart, so it tells no
-    /// two ids apart either.
+    /// two ids of this rule apart either; those of two rules always are.
     pub fn target_id(&self, target: &Target, rule: &QueryRule) -> u128 {
         canonical::target_id(self, target, rule)
     }

@@ -122,12 +122,31 @@ pub struct StaleIfError {
     pub window: Option<Duration>,
     /// The failures that a stale answer hides.
     pub on: Vec<ErrorMatch>,
+    /// The answers after which what was stored before hides nothing any more: 401 and 403 for who got them,
+    /// others for all.
+    pub ends_on: Vec<StatusMatch>,
+}
+
+/// For whom an answer ends what was stored before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndsFor {
+    /// Whoever asks for the same.
+    All,
+    /// Who asks with the same credential.
+    Asker,
 }
 
 impl StaleIfError {
     /// Whether a stale answer may hide this failure.
     pub fn covers(&self, failure: Failure) -> bool {
         self.on.iter().any(|member| failure.is(*member))
+    }
+
+    /// Whether an answer with this status ends the right of what was stored before to hide later errors.
+    pub fn ended_by(&self, status: StatusCode) -> Option<EndsFor> {
+        let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
+        let asker = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        ends.then_some(if asker { EndsFor::Asker } else { EndsFor::All })
     }
 
     /// Whether an answer with this status is an error that a stale one may hide.
@@ -155,6 +174,14 @@ impl Default for StaleIfError {
                 ErrorMatch::Breaker,
                 ErrorMatch::Budget,
             ],
+            ends_on: [
+                StatusCode::NOT_FOUND,
+                StatusCode::GONE,
+                StatusCode::UNAUTHORIZED,
+                StatusCode::FORBIDDEN,
+            ]
+            .map(StatusMatch::Exact)
+            .to_vec(),
         }
     }
 }

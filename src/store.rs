@@ -123,10 +123,13 @@ pub trait Store: Send + Sync {
     /// invalidated later will not be brought back by [`Store::put`] with its mark.
     fn watch(&self, target: u128) -> Watch;
 
-    /// Whether nothing of this target was invalidated since `mark`, not even softly.
-    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool;
+    /// Whether `one` was asked for later than `other`, as [`Watch::asked`] says when.
+    fn is_newer(&self, one: u64, other: u64) -> bool;
 
-    /// Keeps a complete response, replacing the same variant unless that arrived later. Queued where
+    /// Whether nothing of this target was invalidated since `mark`, not even softly.
+    fn is_current(&self, target: u128, mark: Mark) -> bool;
+
+    /// Keeps a complete response, replacing the same variant unless that was asked for later. Queued where
     /// it may block; dropped silently where there is no room. `mark`: taken before the response was
     /// asked for. `until`: when it is of no more use to anybody; `None`: never. Whether it is now the one
     /// to keep.
@@ -138,8 +141,15 @@ pub trait Store: Send + Sync {
         until: Option<SystemTime>,
     ) -> bool;
 
-    /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts.
-    fn invalidate(&self, reach: Reach, kind: Kind);
+    /// Waits a little for a larder beside this one, if there is one, to know what was put or made unusable so far.
+    async fn told(&self) {}
+
+    /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts. False: there
+    /// is nothing of it.
+    fn invalidate(&self, reach: Reach, kind: Kind) -> bool;
+
+    /// Whether something of this target may be kept.
+    fn may_keep(&self, target: u128) -> bool;
 
     /// Waits until everything that was invalidated so far outlives the process; `Err` says why it
     /// would not.
@@ -155,4 +165,36 @@ pub trait Store: Send + Sync {
     /// Lets go of the deeper tiers: what is queued for them is written, then they are closed and
     /// free for another process. Memory goes on alone.
     async fn release(&self);
+}
+
+/// The place of what was asked for as `asked`: of two the higher one is the newer. `so_far`: where the order of
+/// all larders has got to by now; what is from beyond was kept before the clock went back and larder began anew.
+fn place_in_order(asked: u64, so_far: u64) -> (bool, u64) {
+    (asked <= so_far, asked)
+}
+
+/// Whether `one` was asked for later than `other`.
+fn is_newer(one: u64, other: u64, so_far: u64) -> bool {
+    place_in_order(one, so_far) > place_in_order(other, so_far)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_newer;
+
+    #[test]
+    fn what_was_kept_before_the_clock_went_back_is_older_than_what_comes_after_it() {
+        let so_far = 100;
+        for (one, other, newer) in [
+            (2, 1, true),
+            (1, 2, false),
+            (1, 1, false),
+            (101, 100, false),
+            (100, 101, true),
+            (102, 101, true),
+            (101, 102, false),
+        ] {
+            assert_eq!(is_newer(one, other, so_far), newer, "{one} and {other}");
+        }
+    }
 }

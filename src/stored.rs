@@ -43,14 +43,27 @@ pub struct Stored {
     pub response_time: SystemTime,
     /// The age it had on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
     pub initial_age: Duration,
+    /// Its place in the order in which answers were asked for: of two the higher one is the newer, whichever
+    /// came first.
+    pub asked: u64,
     /// The fields and `status`, read once: what bears on freshness and validation.
     pub said: Said,
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
-    /// When an operator called it outdated: it is stale from then on, whatever its lifetime.
-    pub outdated: Option<SystemTime>,
+    /// Whether it is stale, whatever its lifetime, and since when.
+    pub outdated: Option<Outdated>,
     /// `body` to its last reader.
     followed: Option<Arc<lent::Body>>,
+}
+
+/// That an answer is stale whatever its lifetime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outdated {
+    /// Since when.
+    pub at: SystemTime,
+    /// There is something newer: it may stand in for errors, and for nothing else. Else an operator has called it
+    /// stale, and all windows of stale answers run from then.
+    pub superseded: bool,
 }
 
 /// What of a stored response bears on whether it may be used.
@@ -64,8 +77,8 @@ pub struct Head<'a> {
     pub response_time: SystemTime,
     /// The age it had then.
     pub initial_age: Duration,
-    /// When an operator called it outdated.
-    pub outdated: Option<SystemTime>,
+    /// Whether it is stale, whatever its lifetime.
+    pub outdated: Option<Outdated>,
 }
 
 impl<'a> From<&'a Stored> for Head<'a> {
@@ -121,6 +134,7 @@ impl Stored {
             request_time,
             response_time,
             initial_age,
+            asked: 0,
             said,
             authorized: false,
             outdated: None,
@@ -135,10 +149,17 @@ impl Stored {
         self
     }
 
-    /// The same, outdated since `at`.
+    /// The same, asked for as this one in the order of all.
     #[must_use]
-    pub fn outdated(&self, at: SystemTime) -> Self {
-        Self { outdated: Some(at), ..self.clone() }
+    pub fn asked_as(mut self, asked: u64) -> Self {
+        self.asked = asked;
+        self
+    }
+
+    /// The same, outdated.
+    #[must_use]
+    pub fn outdated(&self, outdated: Outdated) -> Self {
+        Self { outdated: Some(outdated), ..self.clone() }
     }
 
     /// The same with another body.

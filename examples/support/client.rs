@@ -40,12 +40,23 @@ impl Connection {
         host: &str,
         fields: &str,
     ) -> Result<Answer, Failure> {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
-        self.stream.get_mut().write_all(request.as_bytes()).await?;
-        self.read().await
+        self.ask("GET", target, host, fields).await
     }
 
-    async fn read(&mut self) -> Result<Answer, Failure> {
+    /// The same by another method.
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        host: &str,
+        fields: &str,
+    ) -> Result<Answer, Failure> {
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
+        self.stream.get_mut().write_all(request.as_bytes()).await?;
+        self.read(method == "HEAD").await
+    }
+
+    async fn read(&mut self, bodiless: bool) -> Result<Answer, Failure> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).ok_or("no status")?.parse()?;
         let mut answer = Answer { status, hit: false, last: false, body: Vec::new() };
@@ -66,6 +77,7 @@ impl Connection {
             }
         }
         match length {
+            _ if bodiless => {}
             Some(length) => self.exactly(length, &mut answer.body).await?,
             None if chunked => self.chunks(&mut answer.body).await?,
             None => return Err("an answer whose end is not announced".into()),

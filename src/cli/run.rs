@@ -94,7 +94,12 @@ struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
+    /// A file grew beyond `ulimit -f`: the write fails, which is the store's business. Unheard it would end the process.
+    _too_large: Signal,
 }
+
+/// `SIGXFSZ`, the same on every system that larder runs on.
+const FILE_TOO_LARGE: i32 = 25;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -108,6 +113,7 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
+            _too_large: signal(SignalKind::from_raw(FILE_TOO_LARGE))?,
         })
     }
 

@@ -7,12 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::StatusCode;
-
 use crate::config::{
     Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls,
 };
-use crate::policy::{ErrorMatch, StatusMatch};
 
 /// `listen`: only this host.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -30,18 +27,6 @@ pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
 /// (`semantics::redaction`); `secret_query` adds to them.
 pub const SECRET_QUERY: [&str; 9] =
     ["api_key", "apikey", "key", "token", "access_token", "secret", "sig", "signature", "password"];
-
-/// `stale_if_error.on`: `[429, 5xx, connect, timeout, breaker, budget]`.
-pub fn stale_if_error_on() -> Vec<ErrorMatch> {
-    vec![
-        ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
-        ErrorMatch::Status(StatusMatch::Class(5)),
-        ErrorMatch::Connect,
-        ErrorMatch::Timeout,
-        ErrorMatch::Breaker,
-        ErrorMatch::Budget,
-    ]
-}
 
 impl Default for Admin {
     fn default() -> Self {

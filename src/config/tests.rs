@@ -18,7 +18,8 @@ use crate::config::{
 };
 use crate::policy::conduct::Conduct;
 use crate::policy::{
-    ErrorMatch, HoldRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie, StatusMatch, Ttl,
+    ErrorMatch, HoldRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie, StaleIfError,
+    StatusMatch, Ttl,
 };
 use crate::semantics::target::Scheme;
 
@@ -108,7 +109,7 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
     let demo = &config.routes.routes()[1].policy;
     assert_eq!(demo.scope, ScopeRule::Credential);
     assert_eq!(demo.coalesce_wait, defaults::COALESCE_WAIT);
-    assert_eq!(demo.stale_if_error.on, defaults::stale_if_error_on());
+    assert_eq!(demo.stale_if_error.on, StaleIfError::default().on);
     assert_eq!((demo.retry.clone(), demo.hold), (Retry::default(), HoldRule::default()));
     assert_eq!(demo.set_cookie, SetCookie::Refuse);
     assert_eq!(demo.key.query, QueryRule::All);

@@ -154,6 +154,12 @@ fn stale(policy: &Policy) -> String {
     } else {
         format!("{window} in place of {}", on.join(", "))
     };
+    let ends: Vec<_> = policy.stale_if_error.ends_on.iter().map(|on| status(*on)).collect();
+    let standing_in = if on.is_empty() || ends.is_empty() {
+        standing_in
+    } else {
+        format!("{standing_in}, until a {}", ends.join(", "))
+    };
     refreshing.map_or_else(|| standing_in.clone(), |first| format!("{first}; {standing_in}"))
 }
 

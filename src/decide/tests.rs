@@ -16,13 +16,17 @@ use crate::semantics::asked::Asked;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::Stored;
 use crate::stored::part::Part;
+use crate::stored::{Outdated, Stored};
 
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
 const UNAVAILABLE: Failure = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
 
-const fn secs(n: u64) -> Duration {
+const fn called_stale(at: SystemTime) -> Outdated {
+    Outdated { at, superseded: false }
+}
+
+fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
@@ -179,7 +183,7 @@ fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
         // Neither asked about nor put in place of an error: what a part has to say is not enough.
         let validates = matches!(decision, Decision::Forward { validate: true, .. });
         assert!(!validates, "{line} {ask}");
-        let purged = Part::of(Arc::new(stored.outdated(ARRIVAL))).unwrap();
+        let purged = Part::of(Arc::new(stored.outdated(called_stale(ARRIVAL)))).unwrap();
         let purged = decide(ask, Found::Part(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {ask}");
         let offline = decide_offline(
@@ -337,11 +341,11 @@ fn what_an_operator_called_outdated_is_stale_from_then_on() {
         // What was stale already is no younger for it.
         ("max-age=8, stale-if-error=7", "stale"),
     ] {
-        let outdated = stored(said).outdated(ARRIVAL + secs(10));
+        let outdated = stored(said).outdated(called_stale(ARRIVAL + secs(10)));
         assert_eq!(word(&decided("", &Policy::origin(), &outdated, 15)), expected, "{said}");
     }
     let forever = Policy { ttl: Ttl::Forever, ..Policy::origin() };
-    let outdated = stored("max-age=1").outdated(ARRIVAL + secs(10));
+    let outdated = stored("max-age=1").outdated(called_stale(ARRIVAL + secs(10)));
     assert_eq!(word(&decided("", &forever, &outdated, 15)), "stale fallback");
 }
 
@@ -424,5 +428,22 @@ proptest! {
             Decision::Refuse => {}
             Decision::Forward { why, .. } => panic!("{why:?}"),
         }
+    }
+}
+
+/// RFC 5861 is about what was right once: of what is superseded that is not so.
+#[test]
+fn what_is_superseded_stands_in_for_errors_and_is_served_for_nothing_else() {
+    let said = "max-age=60, stale-while-revalidate=60, stale-if-error=60";
+    let policy = Policy::origin();
+    for superseded in [false, true] {
+        let at = ARRIVAL + secs(5);
+        let stored = stored(said).outdated(Outdated { at, superseded });
+        for ask in ["", "max-stale=100"] {
+            let served = matches!(decided(ask, &policy, &stored, 10), Decision::Serve { .. });
+            assert_eq!(served, !superseded, "{ask}");
+        }
+        let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
+        assert!(stand_in(&asked(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
     }
 }

@@ -3,11 +3,10 @@
 //! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::header::{ACCEPT, RANGE};
-use http::{HeaderMap, Method, StatusCode};
-use tokio::time::timeout;
+use http::{Method, StatusCode};
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
@@ -18,17 +17,15 @@ use crate::engine::plan::Plan;
 use crate::engine::reply::{Answered, Reply};
 use crate::engine::switch::OFFLINE_PROBLEM;
 use crate::key::CacheKey;
-use crate::policy::{Mode, Policy, QueryRule};
+use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
 use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
-use crate::semantics::invalidation;
 use crate::semantics::session_auth;
 use crate::semantics::storing::CacheKind;
-use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Kind, Mark, Reach};
+use crate::store::generations::Mark;
 use crate::store::{Lookup, Wanted};
 use crate::stored::Stored;
 use crate::upstream::interim::Interims;
@@ -103,35 +100,6 @@ impl Engine {
             Step::Ranged(key, other) => self.ranged(asked, route, key, other, interims).await,
             // A load never says `Deeper`; were it to, the origin knows.
             Step::Deeper(_) => Answered::Pass(Forward::Bypass),
-        }
-    }
-
-    /// An unsafe method was answered through the pass-through: what it invalidates is unusable from
-    /// now on (RFC 9111 §4.4), and after a restart too. `rules`: by which rules routes count the query
-    /// of a `GET` for a target.
-    pub async fn invalidate<'r>(
-        &self,
-        asked: &Asked,
-        status: StatusCode,
-        headers: &HeaderMap,
-        rules: impl Fn(&Target) -> Vec<&'r QueryRule>,
-    ) {
-        let moved = |target: &Target| self.origin.moved(target);
-        let targets = invalidation::targets(asked, status, headers, moved);
-        let mut count = 0;
-        for target in &targets {
-            let rules = rules(target);
-            count += u64::from(!rules.is_empty());
-            for rule in rules {
-                let reach = Reach::Target(self.keyring.target_id(target, rule));
-                self.store.invalidate(reach, Kind::Hard);
-            }
-        }
-        if count > 0 {
-            self.account.invalidated("unsafe-method", count);
-            // The client may take its answer for a promise: it waits a little for the disk. A disk
-            // that is slower, or gone, must not hold answers up; what it says the log tells.
-            let _late = timeout(SETTLE, self.store.settle()).await;
         }
     }
 
@@ -231,6 +199,7 @@ impl Engine {
             Decision::Refuse => Step::Done(Answered::Reply(Box::new(self.refused(asked)))),
             Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
             Decision::Forward { why, validate, fallback, store: true } => {
+                let fallback = fallback && self.falls_back(&key, stored.as_deref());
                 let plan = Plan {
                     asked,
                     route,
@@ -278,9 +247,6 @@ impl Engine {
         Reply::from_stored(asked, stored, now, &status, result)
     }
 }
-
-/// How long the answer to an unsafe method waits for its invalidation to be on disk.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// What was stored under another policy, before a reload, may be nobody's under this one. Parts are
 /// found under keys of parts alone; should one lie elsewhere all the same, it is not there.

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::collapse::FlightKey;
 use crate::engine::ending::{Ending, Outcome};
 use crate::engine::flight::{Confirmed, Flight, Head, Published};
+use crate::engine::given::Given;
 use crate::engine::tries::Tried;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
@@ -23,12 +24,15 @@ use crate::semantics::asked::Asked;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
 use crate::semantics::said::Said;
+use crate::semantics::status;
 use crate::semantics::storing::{CacheKind, NotStored};
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::Stored;
 use crate::stored::part;
+use crate::upstream::gate::knock::Told;
 use crate::upstream::interim::Interims;
+use crate::upstream::verdict::Verdict;
 use crate::upstream::{Answer, BodyFraming, Call};
 
 /// A fill, ready to run.
@@ -119,6 +123,13 @@ impl Fill {
         knock.yields = self.yields;
         knock.in_line = Arc::clone(&self.flight.in_line);
         knock.audience = self.flight.body.audience();
+        let (engine, flight) = (Arc::clone(&self.engine), Arc::downgrade(&self.flight));
+        let target = self.key.target_id();
+        knock.goes_out = Told::by(move || {
+            if let Some(flight) = flight.upgrade() {
+                flight.order().goes_out(engine.store.watch(target).asked);
+            }
+        });
         Call {
             knock,
             method: Method::GET,
@@ -152,8 +163,9 @@ impl Fill {
     async fn confirmed(&mut self, mut answer: Answer) -> Outcome {
         let Some(stored) = self.confirm.take() else { return Outcome::Failed };
         while let Ok(Some(_)) = answer.body.next().await {}
-        let mut fresh =
-            stored.freshened(&answer.headers, answer.request_time, answer.response_time);
+        let mut fresh = stored
+            .freshened(&answer.headers, answer.request_time, answer.response_time)
+            .asked_as(self.flight.order().asked());
         if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
             fresh.variant = self.variant(&fields);
             fresh.vary = fields;
@@ -163,7 +175,10 @@ impl Fill {
             self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
         fresh.authorized |= self.asked.headers.contains_key(AUTHORIZATION);
         let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
+        let variant = Some(fresh.variant);
+        self.engine.underway.answered(&self.key, variant, self.flight.order().asked());
         let outcome = match &shared {
+            Ok(_) if self.flight.order().is_overtaken(variant) => Outcome::NotStored,
             Ok(kept) => {
                 self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark());
                 self.engine.flights.collapse_again(&self.key);
@@ -174,6 +189,9 @@ impl Fill {
                 Outcome::NotStored
             }
         };
+        if shared.is_ok() {
+            self.given(fresh.status, variant, outcome == Outcome::Confirmed).await;
+        }
         self.leave();
         let own = Arc::new(fresh);
         self.flight.publish(Published::Confirmed(Confirmed { own, shared }));
@@ -184,15 +202,27 @@ impl Fill {
     /// The answer is the asker's alone: for a while nobody waits for another such.
     fn not_stored(&self, why: NotStored) {
         self.engine.account.not_stored(self.route, why.token());
-        // The answer to a client's own condition says nothing about that to others, nor does a
-        // larder that is full.
-        let conditional = self.place.is_none()
-            && self.confirm.is_none()
-            && validation::has_conditionals(&self.asked.headers);
+        // The answer to a client's own condition says nothing about that to others, nor does the error that one
+        // client insisted on, nor a larder that is full.
+        let conditional =
+            self.confirm.is_none() && validation::has_conditionals(&self.asked.headers);
+        let its_own = self.place.is_none() && (conditional || why == NotStored::Status);
         let busy = matches!(why, NotStored::NoRoom | NotStored::Unread);
-        if !busy && !conditional && !self.ranged {
+        if !busy && !its_own && !self.ranged {
             self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
         }
+    }
+
+    /// An answer of this variant was given, as far as it has got; whether it is kept.
+    async fn given(&self, status: StatusCode, variant: Option<VariantId>, kept: bool) {
+        // Looked at behind the keeping: who overtakes in between is not missed.
+        let overtaken = self.flight.order().is_overtaken(variant);
+        if kept && !overtaken {
+            return;
+        }
+        let order = self.flight.order().asked() + u64::from(overtaken);
+        let (asked, key, policy) = (&self.asked, &self.key, &self.policy);
+        self.engine.given(Given { asked, key, policy, order }, status).await;
     }
 
     /// A final answer: its head goes out at once, its body as it arrives.
@@ -203,6 +233,8 @@ impl Fill {
     ) -> Outcome {
         let head = Arc::new(Head { detail, ..self.head(&answer) });
         self.permit = None;
+        let is_error = self.policy.stale_if_error.covers(head.failure);
+        let tells = self.is_told(&answer.verdict, &head).await && !is_error;
         match &head.shared {
             Ok(_) => self.engine.flights.collapse_again(&self.key),
             // Who waits shares it, and nobody is kept from waiting for the next.
@@ -225,14 +257,36 @@ impl Fill {
             // Before the readers know: nobody joins a body that is cut already.
             self.leave();
         }
+        let kept = head.shared.is_ok() && self.flight.body.is_kept();
+        // A body that was cut is an error, and no version.
+        if tells && end.is_ok() {
+            self.given(head.status, head.variant, kept).await;
+        }
         self.flight.body.finish(end);
         self.leave();
         match (end, &head.shared) {
-            (Ok(()), Ok(_)) if self.flight.body.is_kept() => Outcome::Replaced,
+            (Ok(()), Ok(_)) if kept => Outcome::Replaced,
             (Err(_), Ok(_)) => Outcome::Failed,
-            (_, Err(_)) if self.policy.stale_if_error.covers(head.failure) => Outcome::Failed,
+            (_, Err(_)) if is_error => Outcome::Failed,
             (Ok(()), Ok(_)) | (_, Err(_)) => Outcome::NotStored,
         }
+    }
+
+    /// What a head says of others' calls and of what is stored. Whether it is that of an answer which might be kept.
+    async fn is_told(&self, verdict: &Verdict, head: &Head) -> bool {
+        let (order, is_ok) = (self.flight.order().asked(), verdict.is_ok());
+        if !verdict.is_limit() {
+            self.engine.ends(&self.asked, &self.policy, &self.key, head.status, order).await;
+        }
+        if is_ok && status::is_news(head.status) {
+            self.engine.underway.answered(&self.key, head.variant, order);
+        }
+        let why_not = head.shared.as_ref().err();
+        let might_be_kept = is_ok && why_not.is_none_or(|why| why.is_for_want_of_room());
+        if might_be_kept {
+            self.given(head.status, head.variant, why_not.is_none()).await;
+        }
+        might_be_kept
     }
 
     fn head(&self, answer: &Answer) -> Head {
@@ -298,6 +352,9 @@ impl Fill {
 
     /// The body as it is stored, if it is.
     fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) -> Option<Bytes> {
+        if self.flight.order().is_overtaken(head.variant) {
+            return None;
+        }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
         let said = Said::of(head.status, headers);
         let stored = Stored::new(
@@ -308,7 +365,9 @@ impl Fill {
             (times.request, times.response),
             freshness::initial_age(&said, times.request, times.response),
         );
-        let stored = stored.fetched_with(self.asked.headers.contains_key(AUTHORIZATION));
+        let stored = stored
+            .fetched_with(self.asked.headers.contains_key(AUTHORIZATION))
+            .asked_as(self.flight.order().asked());
         if head.part {
             self.keep_part(stored);
             return None;

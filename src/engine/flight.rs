@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::body::Growing;
+use crate::engine::underway::{Begun, Order};
 use crate::policy::{self, Policy};
 use crate::semantics::cache_control::Directive;
 use crate::semantics::said::Said;
@@ -118,6 +119,7 @@ pub(crate) struct Flight {
     pub(crate) in_line: Arc<AtomicBool>,
     /// Taken before the origin was asked.
     watch: Watch,
+    begun: Begun,
     /// Bounds how many of its waiters ask for themselves at once.
     pub(crate) own_heads: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
@@ -125,13 +127,14 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn new(watch: Watch, body: Arc<Growing>) -> Arc<Self> {
+    pub(crate) fn new(watch: Watch, begun: Begun, body: Arc<Growing>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
             trouble: Mutex::new(None),
             changed: Notify::new(),
             in_line: Arc::default(),
             watch,
+            begun,
             own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
             body,
         })
@@ -140,6 +143,11 @@ impl Flight {
     /// When it was, in the order of invalidations.
     pub(crate) fn mark(&self) -> Mark {
         self.watch.mark
+    }
+
+    /// Its place among all that is asked for.
+    pub(crate) fn order(&self) -> &Order {
+        self.begun.order()
     }
 
     /// Publishes what the fill has come to and wakes everybody. Said once.

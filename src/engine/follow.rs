@@ -121,9 +121,15 @@ impl Engine {
         self.in_place_of(plan, held)
     }
 
+    /// What may stand in for an error, unless its right to has ended since it was looked up.
+    fn standing_in<'p>(&self, plan: &'p Plan<'_>) -> Option<&'p Arc<Stored>> {
+        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        self.has_its_right(&plan.key, stored).then_some(stored)
+    }
+
     /// The stored response in the place of a call that is not made.
     fn in_place_of(&self, plan: &Plan<'_>, held: Held) -> Option<Reply> {
-        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        let stored = self.standing_in(plan)?;
         let now = self.clock.now();
         let failure = held.as_error()?;
         let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
@@ -246,7 +252,7 @@ impl Engine {
         answered: Option<StatusCode>,
         cause: &'static str,
     ) -> Option<Reply> {
-        let stored: &Arc<Stored> = plan.stored.as_ref().filter(|_| plan.fallback)?;
+        let stored = self.standing_in(plan)?;
         let now = self.clock.now();
         let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
         let mut status = CacheStatus::forwarded(plan.why.token()).ttl(ttl);

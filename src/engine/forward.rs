@@ -17,6 +17,7 @@ use crate::engine::flight::Flight;
 use crate::engine::follow::Followed;
 use crate::engine::plan::Plan;
 use crate::engine::reply::{Answered, Reply};
+use crate::engine::underway::Order;
 use crate::key::CacheKey;
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
@@ -94,16 +95,24 @@ impl Engine {
         self.flights.join(
             &plan.place(),
             self.bounds.waiters_per_key,
-            |flight| self.store.is_current(&plan.key, flight.mark()),
+            |flight| self.is_news(&plan.key, plan.variant, flight),
             recheck,
-            || self.flight(&plan.key),
+            || self.flight(&plan.key, plan.variant),
         )
     }
 
-    fn flight(&self, key: &CacheKey) -> Arc<Flight> {
+    /// Whether what `flight` brings is news to who asks now.
+    fn is_news(&self, key: &CacheKey, variant: Option<VariantId>, flight: &Flight) -> bool {
+        !flight.order().is_overtaken(variant)
+            && self.store.is_current(key.target_id(), flight.mark())
+    }
+
+    fn flight(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<Flight> {
         let kept = !self.in_flight.is_spent();
         let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
-        Flight::new(self.store.watch(key.target_id()), body)
+        let watch = self.store.watch(key.target_id());
+        let order = Arc::new(Order::new(watch.asked));
+        Flight::new(watch, self.underway.begun(key, variant, order), body)
     }
 
     /// A fetch that nobody else joins.
@@ -112,7 +121,7 @@ impl Engine {
         plan: &Plan<'_>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Reply {
-        let flight = self.flight(&plan.key);
+        let flight = self.flight(&plan.key, None);
         let reader = flight.body.first_reader();
         self.fill(plan, &flight, None, permit).spawn();
         self.lead(plan, &flight, reader).await
@@ -161,9 +170,9 @@ impl Engine {
         let turn = self.flights.join(
             &place,
             usize::MAX,
-            |flight| self.store.is_current(&key, flight.mark()),
+            |flight| self.is_news(&key, variant, flight),
             || None::<()>,
-            || self.flight(&key),
+            || self.flight(&key, variant),
         );
         if let Turn::Lead(flight, reader) = turn {
             drop(reader);

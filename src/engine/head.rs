@@ -1,8 +1,8 @@
-//! What the answer to a `HEAD` that passed through says about the stored `GET` response
-//! (RFC 9111 §4.3.5).
+//! What the answer to a request that passed through says about what is stored, or on its way: to a `HEAD`
+//! (RFC 9111 §4.3.5), to a `GET` whose answer is not to be kept.
 //!
-//! Owns: when stored fields are updated or a stored response is given up for it. Never touches: what
-//! the client of the `HEAD` gets.
+//! Owns: when stored fields are updated or a stored response is given up for it; that it overtakes what was
+//! asked for before. Never touches: what its client gets.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,10 +14,13 @@ use crate::decide::{Decision, Found, stand_in};
 use crate::engine::Engine;
 use crate::engine::answer::not_cached;
 use crate::engine::reply::Reply;
+use crate::engine::underway::{Begun, Order};
 use crate::policy::{self, Mode};
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::{Asked, Framing};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::said::Said;
+use crate::semantics::status;
 use crate::semantics::validation::{self, HeadSays};
 use crate::store::Lookup;
 use crate::store::generations::{Kind, Reach, Watch};
@@ -25,19 +28,47 @@ use crate::store::generations::{Kind, Reach, Watch};
 /// A request on its way through the pass-through whose answer bears on what is stored.
 #[derive(Debug)]
 pub struct Sent {
-    /// Of what is stored of it; `None`: its answer is none to be kept.
-    watch: Option<Watch>,
+    /// Of what is stored of it, and of which target that is; `None`: its answer is none to be kept.
+    watch: Option<(u128, Watch)>,
+    /// Of a `POST`, whose answer may be what a later `GET` would bring.
+    begun: Option<Arc<Begun>>,
     pub(crate) time: SystemTime,
+}
+
+impl Sent {
+    /// The call among those under way.
+    pub(crate) fn begun(&self) -> Option<Arc<Begun>> {
+        self.begun.clone()
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref().map(|(_, watch)| watch)
+    }
 }
 
 impl Engine {
     /// A request is about to pass through, which `route` caches.
     pub fn sent(&self, asked: &Asked, route: Option<&Route>) -> Sent {
-        let route = route.filter(|_| asks_as_a_get_would(asked));
+        let bears =
+            asks_as_a_get_would(asked) || [Method::GET, Method::POST].contains(&asked.method);
+        let route = route.filter(|_| bears);
         let watch = route.map(|route| {
-            self.store.watch(self.keyring.target_id(&asked.target, &route.policy.key.query))
+            let target = self.keyring.target_id(&asked.target, &route.policy.key.query);
+            (target, self.store.watch(target))
         });
-        Sent { watch, time: self.clock.now() }
+        let begun = route.filter(|_| asked.method == Method::POST).zip(watch.as_ref());
+        let begun = begun.map(|(route, (_, watch))| {
+            let key = self.keyring.key(&as_a_get(asked), &route.policy);
+            Arc::new(self.underway.begun(&key, None, Arc::new(Order::new(watch.asked))))
+        });
+        Sent { watch, begun, time: self.clock.now() }
+    }
+
+    /// Whether nothing has invalidated what was asked for since it was.
+    pub fn is_current(&self, sent: &Sent) -> bool {
+        sent.watch
+            .as_ref()
+            .is_some_and(|(target, watch)| self.store.is_current(*target, watch.mark))
     }
 
     /// What is stored, stale, in the place of an error to a `HEAD`, as a `GET` would get it.
@@ -60,6 +91,7 @@ impl Engine {
         let decision = self.decide(asked, &route.policy, cache, seen, now);
         let Decision::Forward { why, fallback: true, .. } = decision else { return None };
         let ttl = stand_in(asked, &route.policy, cache, &stored, error, now)?;
+        self.has_its_right(&key, &stored).then_some(())?;
         let mut status = CacheStatus::forwarded(why.token()).ttl(ttl);
         if let Some(answered) = answered {
             status = status.status(answered);
@@ -70,7 +102,39 @@ impl Engine {
         Some(reply.because(why.token()))
     }
 
-    /// A `HEAD` was answered: equal validators freshen what is stored, others make it unusable.
+    /// A `GET` or `HEAD` that passed through was answered: what was asked for earlier is older.
+    /// `is_limit`: with this status, because of a limit of calls.
+    pub async fn read_answered(
+        &self,
+        asked: &Asked,
+        route: &Route,
+        sent: &Sent,
+        (status, is_limit): (StatusCode, bool),
+        headers: &HeaderMap,
+    ) {
+        let Some(watch) = sent.watch().filter(|_| not_cached(asked).is_none()) else {
+            return;
+        };
+        let is_get = asked.method == Method::GET;
+        // Some frameworks know no HEAD, and say 404 to it, or 405.
+        let tells = if is_get {
+            status::is_news(status) && !is_limit
+        } else {
+            status.is_success() && Said::of(status, headers).has_validator()
+        };
+        if !is_get && asked.method != Method::HEAD {
+            return;
+        }
+        let key = self.keyring.key(asked, &route.policy);
+        if tells {
+            self.underway.answered(&key, None, watch.asked);
+        }
+        if is_get && !is_limit {
+            self.ends(asked, &route.policy, &key, status, watch.asked).await;
+        }
+    }
+
+    /// A `HEAD` was answered: equal validators freshen what is stored, others outdate it.
     pub async fn head_answered(
         &self,
         asked: &Asked,
@@ -79,7 +143,7 @@ impl Engine {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
-        let Some(watch) = &sent.watch else { return };
+        let Some(watch) = sent.watch() else { return };
         let reads = asked.method == Method::HEAD
             && !asked.cache_control().no_store
             && self.switch.mode() != Mode::Bypass;
@@ -91,12 +155,18 @@ impl Engine {
         let Lookup::Found(stored) = found else { return };
         match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
             HeadSays::Nothing => {}
+            // It was asked before what is stored now.
+            _ if self.store.is_newer(stored.asked, watch.asked) => {}
             HeadSays::Changed => {
-                self.store.invalidate(Reach::Target(key.target_id()), Kind::Hard);
+                // RFC 9111 §4.3.5: it is to be considered stale. Some frameworks know no HEAD, and
+                // answer it with nothing.
+                self.store.invalidate(Reach::Target(key.target_id()), Kind::Superseded);
                 self.account.invalidated("head", 1);
+                self.store.told().await;
             }
             HeadSays::Same => {
                 let fresh = stored.freshened(headers, sent.time, self.clock.now());
+                let fresh = fresh.asked_as(watch.asked);
                 let asked = Asked { method: Method::GET, ..asked.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
@@ -113,4 +183,9 @@ impl Engine {
 /// A `HEAD` whose `GET` might have been answered from the store.
 fn asks_as_a_get_would(asked: &Asked) -> bool {
     asked.method == Method::HEAD && not_cached(asked).is_none()
+}
+
+/// The `GET` that the answer to a `POST` may serve.
+pub(crate) fn as_a_get(asked: &Asked) -> Asked {
+    Asked { method: Method::GET, body: Framing::None, ..asked.clone() }
 }

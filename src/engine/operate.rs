@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::decide;
 use crate::engine::Engine;
-use crate::policy::{Policy, QueryRule};
+use crate::policy::Policy;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::store::generations::{Kind, Reach};
@@ -22,11 +22,16 @@ impl Engine {
         self.origin.moved(target).unwrap_or_else(|| target.clone())
     }
 
-    /// What a purge of `target`, as larder knows it, reaches; `rules`: by which rules routes count its query.
-    pub fn reach(&self, target: &Target, rules: &[&QueryRule]) -> BTreeSet<Reach> {
-        let id = |rule| Reach::Target(self.keyring.target_id(target, rule));
-        // Byte for byte too: a route that is gone may have counted it so.
-        rules.iter().copied().chain([&QueryRule::All]).map(id).collect()
+    /// What `target`, as larder knows it, may be stored under: by the rules of routes that are gone, too. They
+    /// may come back.
+    pub fn reach(&self, target: &Target) -> BTreeSet<Reach> {
+        self.targets(target).into_iter().map(Reach::Target).collect()
+    }
+
+    /// The same, as ids.
+    pub(crate) fn targets(&self, target: &Target) -> BTreeSet<u128> {
+        let id = |rule| self.keyring.target_id(target, &rule);
+        self.remembered.rules().into_iter().map(id).collect()
     }
 
     /// Makes what `reach` reaches unusable or outdated, fills in flight included. Returns once that

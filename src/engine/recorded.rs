@@ -11,11 +11,12 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
-use crate::engine::head::Sent;
+use crate::engine::head::{Sent, as_a_get};
+use crate::engine::underway::Begun;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::Asked;
 use crate::semantics::freshness;
 use crate::semantics::said::Said;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
@@ -31,7 +32,10 @@ pub struct Recording {
     headers: HeaderMap,
     said: Said,
     vary: (VaryFields, VariantId),
+    /// Behind the invalidation that it brought itself.
     watch: Watch,
+    /// Its place among all that was asked for.
+    begun: Arc<Begun>,
     times: (SystemTime, SystemTime),
     body: Gathered,
     largest: usize,
@@ -47,8 +51,8 @@ impl Recording {
 }
 
 impl Engine {
-    /// The head of the answer to a `POST` that was `sent`, whose body's end is told: a recording, if
-    /// the answer may serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
+    /// The head of the answer to a `POST` that was `sent` and invalidated what it had to, whose body's end is
+    /// told: a recording, if the answer may serve later `GET`s of `route`. It needs explicit freshness, and a `Content-Location` that
     /// is the target.
     pub fn record(
         &self,
@@ -66,7 +70,7 @@ impl Engine {
         if !eligible || encoded || !self.is_the_target(asked, headers) {
             return None;
         }
-        let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
+        let get = as_a_get(asked);
         let key = self.keyring.key(&get, &route.policy);
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
@@ -75,7 +79,7 @@ impl Engine {
         let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
         let Vary::Fields(fields) = Vary::of(&kept) else { return None };
         let variant = self.variant(&get, &fields);
-        let watch = self.store.watch(key.target_id());
+        let (begun, watch) = (sent.begun()?, self.store.watch(key.target_id()));
         Some(Recording {
             key,
             policy: Arc::clone(&route.policy),
@@ -84,6 +88,7 @@ impl Engine {
             said,
             vary: (fields, variant),
             watch,
+            begun,
             times: (sent.time, now),
             body: Gathered::new(&self.in_flight),
             largest: self.bounds.max_object,
@@ -92,11 +97,17 @@ impl Engine {
 
     /// The answer has passed whole: it is stored.
     pub fn recorded(&self, recording: Recording) {
-        let Recording { key, policy, authorized, headers, said, vary, watch, times, body, .. } =
-            recording;
+        let Recording { key, policy, authorized, headers, said, vary, .. } = recording;
+        let Recording { watch, begun, times, body, .. } = recording;
         let age = freshness::initial_age(&said, times.0, times.1);
         let stored = Stored::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
-        self.keep(&key, &policy, Arc::new(stored.fetched_with(authorized)), watch.mark);
+        let order = begun.order();
+        let stored = stored.fetched_with(authorized).asked_as(order.asked());
+        self.underway.answered(&key, Some(stored.variant), order.asked());
+        if order.is_overtaken(Some(stored.variant)) {
+            return;
+        }
+        self.keep(&key, &policy, Arc::new(stored), watch.mark);
     }
 
     fn is_the_target(&self, asked: &Asked, headers: &HeaderMap) -> bool {

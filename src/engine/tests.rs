@@ -20,7 +20,7 @@ use crate::engine::switch::Switch;
 use crate::engine::{Bounds, Engine, Parts};
 use crate::key::Keyring;
 use crate::policy::conduct::Rules;
-use crate::policy::{Mode, Policy, QueryRule, Retry, Ttl};
+use crate::policy::{Mode, Policy, Retry, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
 use crate::semantics::asked::Asked;
@@ -170,6 +170,8 @@ impl Bench {
             bounds,
             in_flight: InFlight::new(in_flight),
             switch: Arc::new(Switch::new(Mode::Cache)),
+            underway: Arc::default(),
+            remembered: Arc::default(),
             via: HeaderValue::from_static("1.1 larder"),
         });
         let route = Arc::new(Route {
@@ -443,8 +445,7 @@ async fn an_invalidation_during_a_fill_wins_over_it() {
     let early = bench.ask();
     soon(bench.reached(1)).await;
     let post = Asked { method: Method::POST, ..asked() };
-    let rules = |_: &Target| vec![&QueryRule::All];
-    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), rules).await;
+    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
     let late = bench.ask();
     soon(bench.reached(2)).await;
     bench.open(2);

@@ -5,7 +5,7 @@
 //! [`FORMAT`] with it.
 //! Never touches: what counts (`query`, `credential`).
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
 use crate::key::fields::{self, Field};
 use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
@@ -32,7 +32,7 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     let target = &asked.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, ring, target, &policy.key.query);
-    let target_id = xxh3_128(&bytes);
+    let target_id = id_of(&bytes, &policy.key.query);
     // What one kind of listener may reach, the other may not see.
     bytes.push(match asked.listener {
         Listener::Loopback => 0,
@@ -59,7 +59,23 @@ pub(super) fn of_parts(whole: &CacheKey) -> CacheKey {
 pub(super) fn target_id(ring: &Keyring, target: &Target, rule: &QueryRule) -> u128 {
     let mut bytes = Vec::with_capacity(64 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, ring, target, rule);
-    xxh3_128(&bytes)
+    id_of(&bytes, rule)
+}
+
+/// Under another rule it is another target: `/items?id=7` where `id` does not count is not what `/items` is where
+/// it does.
+fn id_of(target: &[u8], rule: &QueryRule) -> u128 {
+    let (kind, names) = match rule {
+        QueryRule::All => return xxh3_128(target),
+        QueryRule::Include(names) => (1, names),
+        QueryRule::Exclude(names) => (2, names),
+    };
+    let mut seed = Xxh3::with_seed(kind);
+    for name in names {
+        seed.update(name.as_bytes());
+        seed.update(&[0]);
+    }
+    xxh3_128_with_seed(target, seed.digest())
 }
 
 /// A length as it stands before its part: the same on every machine.

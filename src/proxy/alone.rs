@@ -13,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::engine::change::Doubt;
 use crate::engine::head::Sent;
 use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
@@ -20,6 +21,7 @@ use crate::proxy::message;
 use crate::proxy::relay::{is_interim, send_what_is_at_hand};
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::invalidation;
 use crate::semantics::session_auth;
 use crate::upstream::Body;
 use crate::upstream::begun::taken_in;
@@ -83,6 +85,7 @@ impl<'a> Watch<'a> {
             place: self.place.clone(),
             route: self.ctx.route,
             sent: self.ctx.sent.take().filter(|_| !self.ctx.signed_in),
+            doubt: self.ctx.doubt.take(),
             pass,
             channel,
             upload: std::mem::replace(self.upload, rest),
@@ -110,6 +113,7 @@ struct Alone {
     place: Place,
     route: usize,
     sent: Option<Sent>,
+    doubt: Option<Doubt>,
     pass: Pass,
     channel: Channel,
     upload: Upload,
@@ -160,6 +164,9 @@ impl Alone {
 
     async fn answered(mut self, head: Head) {
         let Head { status, mut headers, .. } = head;
+        if let Some(doubt) = self.doubt.take().filter(|_| !invalidation::leaves_open(status)) {
+            doubt.resolved();
+        }
         if status == StatusCode::REQUEST_TIMEOUT && !self.whole {
             return;
         }
@@ -179,7 +186,8 @@ impl Alone {
             self.pass.answered(status, &headers, None);
         }
         let asked = (self.route, self.sent.as_ref());
-        self.handler.heard_of_stored(&self.asked, asked, status, &headers).await;
+        let said = (status, self.pass.is_limited());
+        self.handler.heard_alone(&self.asked, asked, said, &headers).await;
         if status != StatusCode::SWITCHING_PROTOCOLS {
             self.read(status, &headers, reads).await;
         }

@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
 use crate::account::{Account, Exchange, ResultKind};
 use crate::clock;
 use crate::decide::Forward;
+use crate::engine::change::Doubt;
 use crate::engine::head::Sent;
 use crate::engine::recorded::Recording;
 use crate::front::session::{ClientError, Session};
@@ -17,6 +18,7 @@ use crate::proxy::copied::Copied;
 use crate::proxy::tries::Tries;
 use crate::proxy::upload::Upload;
 use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::invalidation;
 use crate::upstream::failure::Failure;
 use crate::upstream::gate::Pass;
 
@@ -34,6 +36,8 @@ pub(super) struct Ctx {
     pub(super) cache_status: Option<HeaderValue>,
     /// When it was passed through: its answer may bear on what is stored.
     pub(super) sent: Option<Sent>,
+    /// What may have come of it, until that is known.
+    pub(super) doubt: Option<Doubt>,
     /// The answer to a `POST` that is stored for later `GET`s.
     pub(super) recording: Option<Recording>,
     /// The pass-through's call at the gate.
@@ -82,6 +86,7 @@ impl Ctx {
             error: None,
             cache_status: None,
             sent: None,
+            doubt: None,
             recording: None,
             pass: None,
             tries: Tries::default(),
@@ -91,6 +96,21 @@ impl Ctx {
             upstream_bytes: 0,
             filled_bytes: 0,
             is_larders: false,
+        }
+    }
+
+    /// The origin has answered, so what came of the call is known; a gateway does not know.
+    pub(super) async fn answered(&mut self, status: StatusCode) {
+        if let Some(doubt) = self.doubt.take() {
+            if invalidation::leaves_open(status) { doubt.stays().await } else { doubt.resolved() }
+        }
+    }
+
+    /// It has not, and will not.
+    pub(super) async fn unanswered(&mut self, failure: Failure) {
+        if let Some(doubt) = self.doubt.take() {
+            // RFC 9113 §8.7: then nothing came of it.
+            if failure == Failure::NotProcessed { doubt.resolved() } else { doubt.stays().await }
         }
     }
 
@@ -139,7 +159,7 @@ impl Ctx {
             host: asked.target.host(),
             port: asked.target.port(),
             path: asked.target.path(),
-            status: client.map_or(Some(http::StatusCode::SWITCHING_PROTOCOLS), Session::status),
+            status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), Session::status),
             cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
             error: self.error,
             duration: clock::monotonic().saturating_duration_since(self.since),

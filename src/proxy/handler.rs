@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::account::{Account, ResultKind};
 use crate::config::BodyLimits;
 use crate::engine::Engine;
+use crate::engine::ends::OWN_CREDENTIAL;
 use crate::engine::reply::{Answered, Reply};
 use crate::front::Served;
 use crate::front::session::Session;
@@ -23,9 +24,6 @@ use crate::semantics::asked::Asked;
 use crate::semantics::date;
 use crate::upstream::fetch::Network;
 use crate::upstream::interim::Interims;
-
-/// What stands for larder's own credential until a request leaves.
-const OWN_CREDENTIAL: HeaderValue = HeaderValue::from_static("larder");
 
 /// What answers requests.
 pub(super) struct Handler {

@@ -121,6 +121,12 @@ pub(super) fn copied(piece: &Bytes, ctx: &mut Ctx) {
     }
 }
 
+/// The `GET` that the answer to this `POST` may be one to as well.
+pub(super) fn as_a_get(asked: &Asked) -> Option<Asked> {
+    let is_post = asked.method == Method::POST;
+    is_post.then(|| Asked { method: Method::GET, body: Framing::None, ..asked.clone() })
+}
+
 impl Handler {
     /// The head of an answer that is passed on: what it says about what is stored.
     pub(super) async fn heard(
@@ -132,28 +138,39 @@ impl Handler {
         framing: BodyFraming,
     ) {
         let sent = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
-        self.heard_of_stored(asked, (ctx.route, sent), status, headers).await;
-        if ctx.signed_in {
-            return;
-        }
-        if framing != BodyFraming::Close {
-            ctx.recording = self.recording(asked, ctx, status, headers);
-        }
+        let is_limit = ctx.pass.as_ref().is_some_and(Pass::is_limited);
+        // Before its own invalidation: those of others make it old.
+        let is_current = sent.is_some_and(|sent| self.engine.is_current(sent));
+        let recorded = is_current && framing != BodyFraming::Close;
+        let record = || recorded.then(|| self.recording(asked, ctx, status, headers)).flatten();
+        let recording = self.engine.invalidate(asked, status, headers, record).await;
+        self.heard_of_reads(asked, (ctx.route, sent), (status, is_limit), headers).await;
+        ctx.recording = recording;
     }
 
-    /// The head of an answer to a request that went to `route`: what it says about what is stored. `sent`:
+    /// The same of a call that nobody waits for any more.
+    pub(super) async fn heard_alone(
+        &self,
+        asked: &Asked,
+        read: (usize, Option<&Sent>),
+        (status, is_limit): (StatusCode, bool),
+        headers: &HeaderMap,
+    ) {
+        self.engine.invalidate(asked, status, headers, || ()).await;
+        self.heard_of_reads(asked, read, (status, is_limit), headers).await;
+    }
+
+    /// The head of an answer to a request that went to `route`: what it says about what is stored of it. `sent`:
     /// when, unless its user had signed in on the connection.
-    pub(super) async fn heard_of_stored(
+    async fn heard_of_reads(
         &self,
         asked: &Asked,
         (route, sent): (usize, Option<&Sent>),
-        status: StatusCode,
+        (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
-        self.engine
-            .invalidate(asked, status, headers, |target| self.routes.query_rules(target))
-            .await;
         if let (Some(sent), Some(route)) = (sent, self.routes.routes().get(route)) {
+            self.engine.read_answered(asked, route, sent, (status, is_limit), headers).await;
             self.engine.head_answered(asked, route, sent, status, headers).await;
         }
     }
@@ -166,11 +183,7 @@ impl Handler {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<Recording> {
-        if asked.method != Method::POST {
-            return None;
-        }
-        let get = Asked { method: Method::GET, body: Framing::None, ..asked.clone() };
-        let route = self.routes.find(&get)?;
+        let route = self.routes.find(&as_a_get(asked)?)?;
         // What a rule should look into and cannot may be an error.
         let judged = ctx.pass.as_ref().is_some_and(Pass::judges_bodies);
         if judged && ctx.copy.is_none() && json::may_be_json(headers) {

@@ -78,6 +78,7 @@ impl Handler {
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
                 Tried::Answered(head, channel) => {
+                    ctx.answered(head.status).await;
                     let half = !upload.is_all_here() && !client.has_read_body();
                     if let Some(pass) = ctx.pass.as_mut().filter(|_| half) {
                         pass.spares_the_origin();
@@ -93,6 +94,7 @@ impl Handler {
                     }
                 }
                 Tried::Failed(failure) => {
+                    ctx.unanswered(failure).await;
                     ctx.spare_the_origin(asked, failure, &upload);
                     if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
                         return self.reply(asked, client, ctx, reply).await;
@@ -148,6 +150,7 @@ impl Handler {
                 Err(gone) => return Tried::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
+                    ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(asked));
                     let mut watch = Watch::new(self, asked, place, (ctx, upload), &mut channel);
                     let head = self.head(client, &mut watch).await;
                     watch.over(!matches!(head, Err(NoHead::Client(_))));

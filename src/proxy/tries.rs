@@ -12,6 +12,7 @@ use crate::policy::{Failure as Kind, Policy};
 use crate::proxy::copied::Copied;
 use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
+use crate::proxy::message;
 use crate::semantics::asked::Asked;
 use crate::upstream::classify;
 use crate::upstream::failure::Failure;
@@ -64,9 +65,11 @@ impl Handler {
         let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
         ctx.tries.waited = pass.waited().map(Cause::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
-        if ctx.sent.is_none() {
-            ctx.sent = Some(self.engine.sent(asked, self.route(ctx)));
-        }
+        let route = match asked.method {
+            Method::POST => message::as_a_get(asked).and_then(|get| self.routes.find(&get)),
+            _ => self.route(ctx),
+        };
+        ctx.sent = Some(self.engine.sent(asked, route));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::policy::{Policy, QueryRule, ScopeRule};
+use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
 use crate::semantics::asked::Asked;
@@ -100,19 +100,6 @@ impl Table {
             ScopeRule::Header(name) => Some(name),
             ScopeRule::Credential | ScopeRule::Shared => None,
         })
-    }
-
-    /// By which rules routes count the query of a `GET` for `target`, each rule once. Not only that
-    /// of the first match: another request's fields and parameters may lead to another route.
-    pub fn query_rules(&self, target: &Target) -> Vec<&QueryRule> {
-        let mut rules: Vec<&QueryRule> = Vec::new();
-        for route in &self.routes {
-            let rule = &route.policy.key.query;
-            if route.pattern.reaches(target) && !rules.contains(&rule) {
-                rules.push(rule);
-            }
-        }
-        rules
     }
 
     /// Whether any route is about this origin.

@@ -19,7 +19,7 @@ pub fn targets(
     headers: &HeaderMap,
     moved: impl Fn(&Target) -> Option<Target>,
 ) -> Vec<Target> {
-    if is_safe(asked) || !(status.is_success() || status.is_redirection()) {
+    if !may_change(asked) || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
     let mut targets = vec![asked.target.clone()];
@@ -33,9 +33,16 @@ pub fn targets(
     targets
 }
 
-/// A method that only asks, and that nothing replaces by another.
-fn is_safe(asked: &Asked) -> bool {
-    method::is_safe(&asked.method) && !asked.is_overridden()
+/// Whether the request may change something: not by a method that only asks, unless something replaces it by
+/// another.
+pub fn may_change(asked: &Asked) -> bool {
+    !method::is_safe(&asked.method) || asked.is_overridden()
+}
+
+/// Whether an answer with this status leaves open what became of the request: a gateway says it that does not
+/// know, or what follows is said in another protocol. A 500 is the origin's own word.
+pub fn leaves_open(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 101 | 502 | 504 | 520 | 522 | 524)
 }
 
 fn reference(asked: &Asked, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {

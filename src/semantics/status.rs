@@ -27,6 +27,17 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
     is_covered_by_ttl(status) || matches!(status.as_u16(), 404 | 405 | 410 | 501)
 }
 
+/// Whether an answer with this status is what its target is now, or says where that is: not a part of it, not
+/// that it is what it was, not that it cannot be had.
+pub fn is_a_version(status: StatusCode) -> bool {
+    (status.is_success() || status.is_redirection()) && !matches!(status.as_u16(), 206 | 304)
+}
+
+/// Whether an answer with this status says what its target is now: a version, or that there is none.
+pub fn is_news(status: StatusCode) -> bool {
+    is_a_version(status) || matches!(status.as_u16(), 404 | 410)
+}
+
 /// The final codes whose meaning larder knows (for `must-understand`, RFC 9111 §5.2.2.3).
 pub fn is_understood(status: StatusCode) -> bool {
     matches!(
@@ -43,6 +54,13 @@ mod tests {
 
     fn all() -> impl Iterator<Item = StatusCode> {
         (100..1000).map(|code| StatusCode::from_u16(code).unwrap())
+    }
+
+    #[test]
+    fn a_version_is_what_its_target_is_now_or_where_that_is() {
+        let version = |code| status::is_a_version(StatusCode::from_u16(code).unwrap());
+        assert!([200, 203, 204, 300, 301, 302, 303, 307, 308].into_iter().all(version));
+        assert!(![101, 206, 304, 400, 401, 404, 410, 412, 416, 500].into_iter().any(version));
     }
 
     #[test]

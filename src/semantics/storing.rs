@@ -78,6 +78,13 @@ impl NotStored {
     }
 }
 
+impl NotStored {
+    /// Whether it might have been stored, and larder could not.
+    pub fn is_for_want_of_room(self) -> bool {
+        matches!(self, Self::Incomplete | Self::TooLarge | Self::NoRoom)
+    }
+}
+
 /// The origin's prohibition that concerns the answer alone, if there is one.
 pub fn forbidden(said: &Said, kind: CacheKind) -> Option<NotStored> {
     if said.no_store {

@@ -11,13 +11,15 @@ use tokio::sync::watch;
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
+use crate::engine::remembered::Remembered;
 use crate::engine::switch::Switch;
+use crate::engine::underway::Underway;
 use crate::front::http1_only::SignIns;
 use crate::front::stage::Stage;
 use crate::server::Parts;
 use crate::server::handover::echo::Echoing;
 use crate::server::limits::{Counted, Disk};
-use crate::store::state::{NoSecret, Secret};
+use crate::store::state::{Lasting, NoSecret, Secret, Whose};
 use crate::store::tiers::{self, Tiers};
 use crate::upstream::gate::Traffics;
 use crate::upstream::in_flight::InFlight;
@@ -32,6 +34,10 @@ pub(super) struct Ground {
     /// Bodies on their way, over all houses: a reload does not double them.
     pub(super) in_flight: Arc<InFlight>,
     pub(super) switch: Arc<Switch>,
+    /// The fills that are under way: what is asked for later overtakes them, whoever began them.
+    pub(super) underway: Arc<Underway>,
+    /// What bears on stored answers and outlives configurations.
+    pub(super) remembered: Arc<Remembered>,
     /// What is held, learned and counted of upstreams.
     pub(super) traffics: Arc<Traffics>,
     /// Which hosts ask for sign-ins that count for a connection.
@@ -61,7 +67,8 @@ impl Ground {
         account.reloaded(true);
         let secret = secret(config)?;
         let traffics = Arc::default();
-        let store = store(config, &secret, &account, &traffics, &parts.clock);
+        let remembered = Arc::default();
+        let store = store(config, &secret, &account, &traffics, &remembered, &parts.clock);
         let in_flight = InFlight::beside(config.limits.in_flight, store.lent());
         traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
         Ok(Self {
@@ -69,6 +76,8 @@ impl Ground {
             secret: secret.derived("scope"),
             in_flight,
             switch,
+            underway: Arc::default(),
+            remembered,
             traffics,
             sign_ins: SignIns::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
@@ -88,6 +97,7 @@ fn store(
     secret: &Secret,
     account: &Arc<Account>,
     traffics: &Arc<Traffics>,
+    remembered: &Arc<Remembered>,
     clock: &Clock,
 ) -> Arc<Tiers> {
     let settings = tiers::Settings {
@@ -99,7 +109,11 @@ fn store(
         secret: secret.clone(),
     };
     let counted = Counted { traffics: Arc::clone(traffics), clock: clock.clone() };
-    Tiers::beside(settings, clock.clone(), account, Some(Arc::new(counted)))
+    let lasting: Vec<(Whose, Arc<dyn Lasting>)> = vec![
+        (Whose::Limits, Arc::new(counted)),
+        (Whose::Engine, Arc::clone(remembered) as Arc<dyn Lasting>),
+    ];
+    Tiers::beside(settings, clock.clone(), account, lasting)
 }
 
 /// The secret of all keys and of what lies on disk: the configured one, or this installation's own.

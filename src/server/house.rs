@@ -163,6 +163,7 @@ fn engine(
     via: &HeaderValue,
 ) -> Arc<Engine> {
     let keyring = config.keyring(ground.secret);
+    ground.remembered.know(config.routes.routes().iter().map(|route| &route.policy.key.query));
     Engine::new(engine::Parts {
         store: Arc::clone(&ground.store) as Arc<dyn Store>,
         origin: Arc::clone(network) as Arc<dyn Origin>,
@@ -175,6 +176,8 @@ fn engine(
         },
         in_flight: Arc::clone(&ground.in_flight),
         switch: Arc::clone(&ground.switch),
+        underway: Arc::clone(&ground.underway),
+        remembered: Arc::clone(&ground.remembered),
         via: via.clone(),
     })
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::account::ledger::Row;
 use crate::clock::Clock;
 use crate::store::Store as _;
-use crate::store::state::{Limits, Rows};
+use crate::store::state::{Lasting, Rows};
 use crate::store::tiers::Tiers;
 use crate::upstream::gate::{Keeping, Traffics};
 
@@ -19,7 +19,7 @@ pub(super) struct Counted {
     pub(super) clock: Clock,
 }
 
-impl Limits for Counted {
+impl Lasting for Counted {
     fn restore(&self, rows: &Rows) -> usize {
         let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
         self.traffics.restore(rows, self.clock.now(), self.clock.instant())

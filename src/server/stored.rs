@@ -104,7 +104,7 @@ impl Seen<'_> {
     }
 
     fn reach(self, known: &Target) -> BTreeSet<Reach> {
-        self.engine.reach(known, &self.routes.query_rules(known))
+        self.engine.reach(known)
     }
 }
 

@@ -10,6 +10,7 @@
 //! say what lies in the `database`, `bodies` and `layout` where files lie.
 
 mod at_rest;
+mod awaiting;
 mod bodies;
 mod check;
 mod codec;
@@ -125,6 +126,15 @@ pub struct Paged {
     pub mark: Mark,
 }
 
+/// What whoever uses a disk is told of.
+pub trait Events: Send + Sync {
+    /// An answer will not be written, and an older version may be on disk.
+    fn lost(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark);
+
+    /// What is on disk can be looked at, for the first time or again. Holds up the store thread.
+    fn opened(&self);
+}
+
 /// The disk tier. Dropping it closes it in the background; [`Disk::close`] waits for that.
 pub struct Disk {
     shared: Arc<Shared>,
@@ -148,13 +158,19 @@ struct Shared {
     condition: Mutex<Condition>,
     /// Whether nothing is written for want of room on the volume.
     full: AtomicBool,
+    events: Box<dyn Events>,
 }
 
 impl Disk {
     /// Starts the store thread, which opens what is in the directory, and returns at once. Until it
     /// is open nothing is found, and what is put waits.
-    pub fn start(settings: Settings, clock: Clock, account: Arc<Account>) -> Arc<Self> {
-        Self::start_with(settings, MEANS, clock, account)
+    pub fn start(
+        settings: Settings,
+        clock: Clock,
+        account: Arc<Account>,
+        events: Box<dyn Events>,
+    ) -> Arc<Self> {
+        Self::start_with(settings, MEANS, clock, account, events)
     }
 
     fn start_with(
@@ -162,8 +178,9 @@ impl Disk {
         means: Means,
         clock: Clock,
         account: Arc<Account>,
+        events: Box<dyn Events>,
     ) -> Arc<Self> {
-        let shared = Shared::new(settings, means, clock, account);
+        let shared = Shared::new(settings, means, clock, account, events);
         let own = Arc::clone(&shared);
         let run = move || StoreThread::new(own).run();
         let spawned = std::thread::Builder::new().name("larder-store".to_owned()).spawn(run);
@@ -188,10 +205,16 @@ impl Disk {
         self.shared.condition()
     }
 
-    /// Looks up what is known without reading a body: microseconds, on the caller's thread.
-    pub fn find(&self, wanted: Wanted<'_>) -> Find {
+    /// What was put and is not written yet: newer than whatever is found.
+    pub fn awaiting(&self, wanted: Wanted<'_>, so_far: u64) -> Option<(Arc<Stored>, Mark)> {
+        self.shared.queue.find(wanted, so_far)
+    }
+
+    /// Looks up what is known without reading a body: microseconds, on the caller's thread. `so_far`: where the
+    /// order of what is asked for has got to.
+    pub fn find(&self, wanted: Wanted<'_>, so_far: u64) -> Find {
         let Some(database) = self.shared.open.load_full() else { return Find::Nothing };
-        match caught(|| record::find(&database, wanted)) {
+        match caught(|| record::find(&database, wanted, so_far)) {
             Ok((found, damaged)) => {
                 for (place, hash) in damaged {
                     self.shared.remove_damaged(place, hash);
@@ -225,21 +248,35 @@ impl Disk {
     }
 
     /// Writes a response behind the caller's back, in place of the same variant unless that was
-    /// answered later. Dropped and counted where too much waits already. `until`: when it will be of
+    /// asked for later. Where too much waits already it is counted, and said to be [lost](Events::lost). `until`: when it will be of
     /// no use any more; `None`: never.
     pub fn put(
         &self,
         key: &CacheKey,
         stored: &Arc<Stored>,
-        mark: Mark,
+        (mark, so_far): (Mark, u64),
         until: Option<SystemTime>,
         presence: Presence,
     ) {
         let until = Until::of(until);
-        let (key, stored) = (key.clone(), Arc::clone(stored));
-        let put = Put { key, stored, mark, until, _presence: presence };
-        let queued = self.shared.queue.put(put, self.shared.clock.now());
+        let put = Put {
+            key: key.clone(),
+            stored: Arc::clone(stored),
+            mark,
+            so_far,
+            until,
+            _presence: presence,
+        };
+        let queued = self.shared.queue.put(put);
         self.shared.count_dropped(&queued);
+        if queued.is_err() {
+            self.shared.events.lost(key, stored, mark);
+        }
+    }
+
+    /// Whether what is here can be looked at.
+    pub fn is_open(&self) -> bool {
+        self.shared.open.load().is_some()
     }
 
     /// Whether an entry of this target may be here: where that cannot be told, one may.
@@ -247,6 +284,11 @@ impl Disk {
         let Some(database) = self.shared.open.load_full() else { return true };
         caught(|| database.scan(&keys::of_target(target), None, 1))
             .map_or(true, |found| !found.is_empty())
+    }
+
+    /// Whether an answer of this key waits to be written, or is being written.
+    pub fn is_to_hold(&self, key: &CacheKey) -> bool {
+        self.shared.queue.has(key)
     }
 
     /// Whether an entry of this target may be here that is older than `mark`: where that cannot be told,
@@ -321,7 +363,13 @@ impl Drop for Disk {
 }
 
 impl Shared {
-    fn new(settings: Settings, means: Means, clock: Clock, account: Arc<Account>) -> Arc<Self> {
+    fn new(
+        settings: Settings,
+        means: Means,
+        clock: Clock,
+        account: Arc<Account>,
+        events: Box<dyn Events>,
+    ) -> Arc<Self> {
         let at_rest = Arc::new(AtRest::new(&settings.secret));
         let queue = Queue::of(settings.waiting);
         Arc::new(Self {
@@ -337,6 +385,7 @@ impl Shared {
             at_rest,
             condition: Mutex::new(Condition::Good),
             full: AtomicBool::new(false),
+            events,
         })
     }
 
@@ -352,6 +401,7 @@ impl Shared {
             at_rest: Arc::clone(&self.at_rest),
             account: Arc::clone(&self.account),
             bound: self.settings.bytes,
+            so_far: 0,
             check: None,
         }
     }

@@ -2,7 +2,7 @@
 //! or outdated where the invalidation was soft.
 //!
 //! Owns: the order of invalidations relative to fetches, over restarts too; it wins over a fill in
-//! flight. Never touches: entries, disk (`state` keeps it).
+//! flight; the order of fetches among themselves. Never touches: entries, disk (`state` keeps it).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 
 use crate::store::presence::{As, Presence, Present};
+use crate::stored::Outdated;
 
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
 /// still or went back. Ordered over restarts and between a larder and its successor.
@@ -63,8 +64,10 @@ pub enum Reach {
 pub enum Kind {
     /// It is unusable.
     Hard,
-    /// It is stale from now on: to be revalidated, but it may stand in for an error.
+    /// It is stale from now on: to be revalidated, but the windows of stale answers run.
     Soft,
+    /// There is something newer: it may stand in for errors, and for nothing else.
+    Superseded,
 }
 
 /// The newest invalidations of a reach.
@@ -74,24 +77,37 @@ pub struct Generation {
     pub hard: Mark,
     /// What was marked before this is outdated.
     pub soft: Mark,
+    /// What was marked before this is superseded.
+    pub superseded: Mark,
 }
 
 impl Generation {
     fn of(kind: Kind, mark: Mark) -> Self {
+        let nothing = Self::default();
         match kind {
-            Kind::Hard => Self { hard: mark, soft: Mark::default() },
-            Kind::Soft => Self { hard: Mark::default(), soft: mark },
+            Kind::Hard => Self { hard: mark, ..nothing },
+            Kind::Soft => Self { soft: mark, ..nothing },
+            Kind::Superseded => Self { superseded: mark, ..nothing },
         }
     }
 
     /// Both: whichever is newer counts.
     #[must_use]
     pub fn joined(self, other: Self) -> Self {
-        Self { hard: self.hard.max(other.hard), soft: self.soft.max(other.soft) }
+        Self {
+            hard: self.hard.max(other.hard),
+            soft: self.soft.max(other.soft),
+            superseded: self.superseded.max(other.superseded),
+        }
     }
 
-    fn newest(self) -> Mark {
-        self.hard.max(self.soft)
+    pub(crate) fn newest(self) -> Mark {
+        self.hard.max(self.soft).max(self.superseded)
+    }
+
+    /// Whether it is about what is unusable alone.
+    pub(crate) fn is_hard(self) -> bool {
+        self.soft == Mark::default() && self.superseded == Mark::default()
     }
 
     fn is_nothing(self) -> bool {
@@ -104,8 +120,8 @@ impl Generation {
 pub enum Validity {
     /// Nothing was invalidated since.
     Current,
-    /// Softly invalidated at this time.
-    Outdated(SystemTime),
+    /// Softly invalidated, or superseded.
+    Outdated(Outdated),
     /// Invalidated.
     Gone,
 }
@@ -116,6 +132,9 @@ pub enum Validity {
 pub struct Watch {
     /// The point.
     pub mark: Mark,
+    /// When, in microseconds since 1970, or more where the clock stood still or went back: behind all that this
+    /// larder asked for before, and what others did, unless the clock went back between them.
+    pub asked: u64,
     _presence: Presence,
 }
 
@@ -126,6 +145,7 @@ const REMEMBERED: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Generations {
     latest: AtomicU64,
+    asked: AtomicU64,
     of: RwLock<All>,
     present: Arc<Present>,
 }
@@ -137,6 +157,8 @@ pub struct All {
     pub all: Generation,
     /// Of single targets.
     pub targets: HashMap<u128, Generation>,
+    /// No mark that was given out so far is newer: should the clock go back, the next larder's are newer all the same.
+    pub latest: Mark,
 }
 
 /// A generation that changed, to be kept.
@@ -153,6 +175,7 @@ impl Generations {
     pub fn new(now: SystemTime) -> Self {
         let generations = Self::default();
         generations.latest.store(Mark::at(now).0, Ordering::Release);
+        generations.asked.store(Mark::at(now).0, Ordering::Release);
         generations
     }
 
@@ -162,10 +185,24 @@ impl Generations {
     }
 
     /// Now, for something of `target` that is asked for next.
-    pub fn watch(&self, target: u128) -> Watch {
+    pub fn watch(&self, target: u128, now: SystemTime) -> Watch {
         // First: an invalidation behind the mark must find it.
         let presence = self.enter(target, As::Awaited);
-        Watch { mark: self.mark(), _presence: presence }
+        let now = Mark::at(now).0;
+        let next = |last: u64| Some(now.max(last.saturating_add(1)));
+        let last = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let asked = last.ok().and_then(next).unwrap_or(now);
+        Watch { mark: self.mark(), asked, _presence: presence }
+    }
+
+    /// Where the order of all that is asked for has got to.
+    pub fn so_far(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    /// It has got to `now` at least: another larder may have asked for something.
+    pub fn pass(&self, now: SystemTime) {
+        self.asked.fetch_max(Mark::at(now).0, Ordering::AcqRel);
     }
 
     /// Something of `target` is held from now on.
@@ -176,6 +213,11 @@ impl Generations {
     /// Whether anything of `target` is held or asked for.
     pub fn is_present(&self, target: u128) -> bool {
         self.present.has(target)
+    }
+
+    /// Whether anything of `target` is kept in memory.
+    pub fn keeps(&self, target: u128) -> bool {
+        self.present.keeps(target)
     }
 
     /// Whether anything of `target` is on its way.
@@ -193,6 +235,20 @@ impl Generations {
         Change { reach, generation }
     }
 
+    /// All of them.
+    pub fn all(&self) -> All {
+        self.dated(&self.of.read())
+    }
+
+    fn dated(&self, of: &All) -> All {
+        All { latest: self.mark(), ..of.clone() }
+    }
+
+    /// What `all` would be if everything were invalidated now.
+    pub fn foresee(&self, all: Generation, now: SystemTime) -> Generation {
+        Generation::of(Kind::Hard, Mark::next(self.mark(), now)).joined(all)
+    }
+
     /// Where something of `target` stands that was marked at `mark`.
     pub fn validity(&self, target: u128, mark: Mark) -> Validity {
         if mark == self.mark() {
@@ -200,14 +256,14 @@ impl Generations {
         }
         let of = self.of.read();
         let own = of.targets.get(&target).copied().unwrap_or_default();
-        let Generation { hard, soft } = own.joined(of.all);
+        let Generation { hard, soft, superseded } = own.joined(of.all);
         if mark < hard {
-            Validity::Gone
-        } else if mark < soft {
-            Validity::Outdated(soft.time())
-        } else {
-            Validity::Current
+            return Validity::Gone;
         }
+        let newest = [soft, superseded].into_iter().filter(|one| mark < *one).max();
+        newest.map_or(Validity::Current, |newest| {
+            Validity::Outdated(Outdated { at: newest.time(), superseded: mark < superseded })
+        })
     }
 
     /// Takes over what an earlier larder kept, and what a larder kept that ran until now while this
@@ -218,17 +274,19 @@ impl Generations {
         let mut of = self.of.write();
         let newest = kept.targets.values().fold(kept.all, |most, one| most.joined(*one)).newest();
         let own = std::mem::replace(&mut *of, kept);
-        let mark = Mark::next(self.mark().max(newest), now);
+        let mark = Mark::next(self.mark().max(newest).max(of.latest), now);
+        let renewed = |old: Mark| if old == Mark::default() { old } else { mark };
         let again = |old: Generation| Generation {
-            hard: if old.hard == Mark::default() { old.hard } else { mark },
-            soft: if old.soft == Mark::default() { old.soft } else { mark },
+            hard: renewed(old.hard),
+            soft: renewed(old.soft),
+            superseded: renewed(old.superseded),
         };
         of.join(Reach::All, again(own.all));
         for (target, old) in own.targets {
             of.join(Reach::Target(target), again(old));
         }
         self.latest.store(mark.0, Ordering::Release);
-        of.clone()
+        self.dated(&of)
     }
 
     /// Whether more targets are remembered one by one than there is room for.
@@ -255,12 +313,13 @@ impl Generations {
             let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
             of.join(Reach::All, joined);
         }
-        of.clone()
+        self.dated(&of)
     }
 }
 
 impl All {
-    fn join(&mut self, reach: Reach, generation: Generation) -> Generation {
+    /// Adds an invalidation; what it comes to with those before.
+    pub(super) fn join(&mut self, reach: Reach, generation: Generation) -> Generation {
         if generation.is_nothing() {
             return generation;
         }

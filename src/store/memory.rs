@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -15,7 +14,7 @@ use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Mark, Validity};
 use crate::store::presence::{As, Presence};
-use crate::store::{Listed, Lookup, Place, Totals, Wanted};
+use crate::store::{Listed, Lookup, Place, Totals, Wanted, is_newer};
 use crate::stored::Stored;
 use crate::stored::lent::{Hold, Lent};
 
@@ -25,9 +24,6 @@ pub const VARIANTS: usize = 64;
 /// What an entry costs besides its key, fields and body: slot, allocations, reference counts, and the count
 /// of its target.
 const OVERHEAD: u64 = 320;
-
-/// Fetches that run at once are answered within this of each other.
-const AT_ONCE: Duration = Duration::from_secs(60 * 60);
 
 /// How many bodies of the largest size must fit one shard: a heavier one is refused by the cache.
 const LARGEST_PER_SHARD: u64 = 4;
@@ -150,15 +146,13 @@ impl Memory {
         }
     }
 
-    /// Whether the same variant is kept in `slot` and arrived later: of two fetches at once the one
-    /// that ended last need not be the one that was answered last. What seems to have arrived much
-    /// later was kept before the clock was set back: it keeps nothing away.
+    /// Whether the same variant is kept in `slot` and was asked for later: of two fetches at once the one
+    /// that ended last need not be the one that was asked last.
     fn has_newer(&self, slot: &SlotKey, entry: &Entry) -> bool {
         let kept = self.usable(self.slots.peek(slot), &entry.key);
         kept.is_some_and(|kept| {
-            let later = kept.response_time.duration_since(entry.stored.response_time);
-            let later = later.is_ok_and(|later| !later.is_zero() && later <= AT_ONCE);
-            kept.variant == entry.stored.variant && later
+            let newer = is_newer(kept.asked, entry.stored.asked, self.generations.so_far());
+            kept.variant == entry.stored.variant && newer
         })
     }
 
@@ -166,13 +160,16 @@ impl Memory {
         let id = wanted.key.id();
         let mut newest: Option<Arc<Stored>> = None;
         for fields in variants.lists.iter().rev() {
-            let variant = Some((wanted.variant)(fields));
-            let Some(found) = self.usable(self.slots.get(&SlotKey { id, variant }), wanted.key)
-            else {
-                continue;
-            };
+            let variant = (wanted.variant)(fields);
+            let slot = self.slots.get(&SlotKey { id, variant: Some(variant) });
+            if slot.is_none() && variants.ids.contains(&variant) {
+                // There was no room for it. It may have been the newest.
+                return None;
+            }
+            let Some(found) = self.usable(slot, wanted.key) else { continue };
             // RFC 9111 §4: of several that match, the most recent.
-            let newer = newest.as_ref().is_none_or(|n| n.response_time < found.response_time);
+            let so_far = self.generations.so_far();
+            let newer = newest.as_ref().is_none_or(|n| !is_newer(n.asked, found.asked, so_far));
             if found.vary == *fields && newer {
                 newest = Some(found);
             }
@@ -259,6 +256,24 @@ impl Memory {
             self.slots.insert(root, Slot::Entry(entry));
         }
         true
+    }
+
+    /// What is kept at a place: its key, and the mark it was kept with.
+    pub fn kept(&self, place: Place) -> Option<(CacheKey, Arc<Stored>, Mark)> {
+        let slot = |variant| self.slots.peek(&SlotKey { id: place.id, variant });
+        let found = [slot(Some(place.variant)), slot(None)].into_iter().flatten();
+        found.into_iter().find_map(|slot| match slot {
+            Slot::Entry(entry) if entry.stored.variant == place.variant => {
+                Some((entry.key.clone(), Arc::clone(&entry.stored), entry.mark))
+            }
+            Slot::Entry(_) | Slot::Variants(_) => None,
+        })
+    }
+
+    /// Lets go of everything, as if there had been no room.
+    #[cfg(test)]
+    pub fn clear(&self) {
+        self.slots.clear();
     }
 
     /// Lets go of what was invalidated.

@@ -47,6 +47,11 @@ impl Present {
         self.0.lock().contains_key(&target)
     }
 
+    /// Whether anything of `target` is in memory.
+    pub fn keeps(&self, target: u128) -> bool {
+        self.0.lock().get(&target).is_some_and(|count| count.kept > 0)
+    }
+
     /// Whether anything of `target` is on its way.
     pub fn awaits(&self, target: u128) -> bool {
         self.0.lock().get(&target).is_some_and(|count| count.awaited > 0)

@@ -32,8 +32,29 @@ const FORMAT_KEY: &[u8] = b"format";
 /// Before the rows of the ledger. A larder that knows none of them leaves them alone.
 const LEDGER: &[u8] = b"c";
 
-/// Before the rows of the limits of upstreams. Neither does that.
-const LIMITS: &[u8] = b"u";
+/// Whose rows are kept beside what was purged and spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The limits of upstreams.
+    Limits,
+    /// What the engine remembers of answers beside them.
+    Engine,
+}
+
+impl Whose {
+    const ALL: [Self; 2] = [Self::Limits, Self::Engine];
+
+    /// Before the rows. A larder that does not know them leaves them alone.
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Limits => b"u",
+            Self::Engine => b"e",
+        }
+    }
+}
+
+/// Where the newest mark stands that there was when all generations were last written.
+const LATEST_KEY: &[u8] = b"latest";
 
 /// Where it stands how many targets there are at least: sled may lose some without a word.
 const LEAST_KEY: &[u8] = b"least";
@@ -46,14 +67,14 @@ pub struct State {
     keeper: Keeper,
     ill: Arc<Mutex<Option<String>>>,
     ledger: Mutex<Rows>,
-    limits: Mutex<Rows>,
+    others: [Mutex<Rows>; 2],
 }
 
 /// Rows of one kind: keys and values.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The limits of upstreams, as the state sees them.
-pub trait Limits: Send + Sync {
+/// What has rows of its own, as the state sees it.
+pub trait Lasting: Send + Sync {
     /// Takes over the rows of an earlier larder. Returns how many of them could not be read.
     fn restore(&self, rows: &Rows) -> usize;
 
@@ -104,7 +125,7 @@ impl State {
     /// not let be read or written now, for want of room or rights, stays where it is.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
         let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
-        let Known { db, all, ledger, limits } = match known(dir, now) {
+        let Known { db, all, ledger, others } = match known(dir, now) {
             Err(NotKnown::Damaged(why)) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
                 tracing::error!(
@@ -126,8 +147,8 @@ impl State {
         let keeper =
             Keeper::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&ill))
                 .map_err(|error| broken(error.to_string()))?;
-        let (ledger, limits) = (Mutex::new(ledger), Mutex::new(limits));
-        Ok((Self { keeper, ill, ledger, limits }, all))
+        let (ledger, others) = (Mutex::new(ledger), others.map(Mutex::new));
+        Ok((Self { keeper, ill, ledger, others }, all))
     }
 
     /// Keeps a change; on disk soon.
@@ -151,17 +172,17 @@ impl State {
         self.keeper.send(Command::Watch(LEDGER, Box::new(changed)));
     }
 
-    /// The same of the limits of upstreams.
-    pub fn limits(&self) -> Rows {
-        std::mem::take(&mut self.limits.lock())
+    /// The same of these.
+    pub fn rows(&self, whose: Whose) -> Rows {
+        std::mem::take(&mut self.others[whose as usize].lock())
     }
 
-    /// The same of the limits of upstreams.
-    pub fn keep_limits(&self, changed: impl Fn() -> Vec<Row> + Send + 'static) {
-        self.keeper.send(Command::Watch(LIMITS, Box::new(changed)));
+    /// The same of these.
+    pub fn keep_rows(&self, whose: Whose, changed: impl Fn() -> Vec<Row> + Send + 'static) {
+        self.keeper.send(Command::Watch(whose.prefix(), Box::new(changed)));
     }
 
-    /// Asks the ledger and the limits soon for the rows that changed.
+    /// Asks all of them soon for the rows that changed.
     pub fn nudge(&self) {
         self.keeper.send(Command::Nudge);
     }
@@ -208,25 +229,41 @@ fn known(dir: &Path, now: SystemTime) -> Result<Known, NotKnown> {
     }
 }
 
-fn key(reach: Reach) -> Vec<u8> {
-    let mut key = b"g".to_vec();
+/// Before the rows of generations, and of what in them is superseded: earlier larders know the former alone.
+const GENERATIONS: &[u8] = b"g";
+const SUPERSEDED: &[u8] = b"s";
+
+/// The key of a row: `kind` for everything, `kind` and a target for one.
+fn key(kind: &[u8], reach: Reach) -> Vec<u8> {
+    let mut key = kind.to_vec();
     if let Reach::Target(target) = reach {
         key.extend_from_slice(&target.to_be_bytes());
     }
     key
 }
 
-fn encode(generation: Generation) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&generation.hard.raw().to_be_bytes());
-    bytes[8..].copy_from_slice(&generation.soft.raw().to_be_bytes());
-    bytes
+/// Two marks. An earlier larder takes what is superseded for softly invalidated.
+fn encode(generation: Generation) -> Vec<u8> {
+    let Generation { hard, soft, superseded } = generation;
+    [hard, soft.max(superseded)].into_iter().flat_map(|mark| mark.raw().to_be_bytes()).collect()
+}
+
+/// The mark of what is superseded, where there is one.
+fn encode_superseded(generation: Generation) -> Option<Vec<u8>> {
+    let mark = generation.superseded;
+    (mark != Mark::default()).then(|| mark.raw().to_be_bytes().to_vec())
 }
 
 fn decode(bytes: &[u8]) -> Option<Generation> {
-    let (hard, soft) = bytes.split_at_checked(8)?;
-    let mark = |raw: &[u8]| Some(Mark::from_raw(u64::from_be_bytes(raw.try_into().ok()?)));
-    Some(Generation { hard: mark(hard)?, soft: mark(soft)? })
+    let (hard, soft) = bytes.split_first_chunk()?;
+    let mark = |raw: [u8; 8]| Mark::from_raw(u64::from_be_bytes(raw));
+    let (hard, soft) = (mark(*hard), mark(soft.try_into().ok()?));
+    Some(Generation { hard, soft, ..Generation::default() })
+}
+
+fn decode_superseded(bytes: &[u8]) -> Option<Generation> {
+    let superseded = Mark::from_raw(u64::from_be_bytes(bytes.try_into().ok()?));
+    Some(Generation { superseded, ..Generation::default() })
 }
 
 /// The secret stays where it is: it is no part of the damage.

@@ -4,6 +4,7 @@
 //! Never touches: how a tier keeps what it keeps.
 
 mod deep;
+mod unwritten;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,12 +22,13 @@ use crate::account::{Account, TierTotals};
 use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::store::disk::Find;
-use crate::store::generations::{All, Generation, Generations, Kind, Mark, Reach, Validity, Watch};
+use crate::store::generations::{All, Change, Generations, Kind, Mark, Reach, Validity, Watch};
 use crate::store::memory::Memory;
 use crate::store::presence::As;
-use crate::store::state::{Limits, Secret};
+use crate::store::state::{Lasting, Secret, Whose};
 use crate::store::tiers::deep::Deep;
-use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted};
+use crate::store::tiers::unwritten::Unwritten;
+use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted, is_newer};
 use crate::stored::Stored;
 use crate::stored::lent::Lent;
 
@@ -63,6 +65,8 @@ pub struct Tiers {
     readers: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory alone.
     deep: ArcSwapOption<Deep>,
+    /// What the disk does not know of, while it cannot be asked.
+    unwritten: Unwritten,
     /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
     /// is taken hold of, so that no invalidation falls between the two.
     alone: Mutex<Option<String>>,
@@ -72,15 +76,15 @@ impl Tiers {
     /// Opens a store. What is on disk is there at once, or once another larder lets go of it; until
     /// then memory serves alone.
     pub fn open(settings: Settings, clock: Clock, account: &Arc<Account>) -> Arc<Self> {
-        Self::beside(settings, clock, account, None)
+        Self::beside(settings, clock, account, Vec::new())
     }
 
-    /// The same, whose state keeps the limits of upstreams too.
+    /// The same, whose state keeps the rows of these too.
     pub fn beside(
         settings: Settings,
         clock: Clock,
         account: &Arc<Account>,
-        limits: Option<Arc<dyn Limits>>,
+        lasting: Vec<(Whose, Arc<dyn Lasting>)>,
     ) -> Arc<Self> {
         let generations = Arc::new(Generations::new(clock.now()));
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
@@ -88,8 +92,17 @@ impl Tiers {
         let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
         let has_disk = settings.disk > 0;
         let to_be_opened = AtomicBool::new(has_disk);
-        let tiers =
-            Arc::new(Self { memory, generations, clock, to_be_opened, readers, deep, alone });
+        let unwritten = Unwritten::default();
+        let tiers = Arc::new(Self {
+            memory,
+            generations,
+            clock,
+            to_be_opened,
+            readers,
+            deep,
+            unwritten,
+            alone,
+        });
         let weak = Arc::downgrade(&tiers);
         account.watch_condition(move || {
             weak.upgrade().is_none_or(|tiers| tiers.condition() == Condition::Good)
@@ -97,7 +110,7 @@ impl Tiers {
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if has_disk {
             tiers.report("disk", account, Self::disk_totals);
-            deep::take_hold(&tiers, settings, account, limits);
+            deep::take_hold(&tiers, settings, account, lasting);
         } else {
             deep::leave_nothing_old(&settings.path, tiers.clock.now());
         }
@@ -164,9 +177,38 @@ impl Tiers {
     fn deepen(&self, deep: Arc<Deep>, kept: All) {
         let mut alone = self.alone.lock();
         let kept = self.generations.adopt(kept, self.clock.now());
-        deep.state.replace(kept);
+        deep.state.replace(All { all: self.trusted(kept.all), ..kept });
         self.deep.store(Some(deep));
         *alone = None;
+        drop(alone);
+        self.catch_up(usize::MAX);
+    }
+
+    fn write(
+        &self,
+        deep: &Deep,
+        key: &CacheKey,
+        stored: &Arc<Stored>,
+        mark: Mark,
+        until: Option<SystemTime>,
+    ) {
+        let presence = self.generations.enter(key.target_id(), As::Awaited);
+        deep.disk.put(key, stored, (mark, self.generations.so_far()), until, presence);
+    }
+
+    /// Invalidates, and has that kept. Under the lock of `alone`.
+    fn invalidated(&self, reach: Reach, kind: Kind, deep: Option<&Deep>) {
+        let change = self.generations.invalidate(reach, kind, self.clock.now());
+        let forgotten = self.generations.is_full().then(|| self.forget(deep));
+        let Some(deep) = deep else { return };
+        match forgotten {
+            Some(all) => deep.state.replace(All { all: self.trusted(all.all), ..all }),
+            None if reach == Reach::All => {
+                let generation = self.trusted(change.generation);
+                deep.state.keep(Change { generation, ..change });
+            }
+            None => deep.state.keep(change),
+        }
     }
 
     /// Whether anything of `target` is kept, waited for, or on a disk that cannot be looked at.
@@ -180,13 +222,13 @@ impl Tiers {
         self.memory.drop_gone();
         let to_come = self.to_be_opened.load(Ordering::Relaxed);
         // What memory holds after that is newer than its generation, unless that was soft.
-        self.generations.forget(|target, Generation { hard, soft }| {
-            let here = if soft == Mark::default() {
+        self.generations.forget(|target, generation| {
+            let here = if generation.is_hard() {
                 self.generations.is_awaited(target)
             } else {
                 self.generations.is_present(target)
             };
-            let newest = hard.max(soft);
+            let newest = generation.newest();
             here || deep.map_or(to_come, |deep| deep.disk.may_hold_before(target, newest))
         })
     }
@@ -217,9 +259,17 @@ impl Store for Tiers {
         let in_memory = self.memory.get(wanted);
         let Some(deep) = self.deep.load_full() else { return in_memory };
         // What is read is kept in memory: it must not be invalidated unseen between the two.
-        let _watch = self.generations.watch(wanted.key.target_id());
+        let _watch = self.generations.enter(wanted.key.target_id(), As::Awaited);
         deep.disk.opened().await;
-        let record = match deep.disk.find(wanted) {
+        self.catch_up(unwritten::BATCH);
+        let so_far = self.generations.so_far();
+        if let Some((stored, mark)) = deep.disk.awaiting(wanted, so_far) {
+            return self.taken_in(wanted, mark, Some(stored));
+        }
+        if self.unwritten.may_have(wanted.key) {
+            return in_memory;
+        }
+        let record = match deep.disk.find(wanted, so_far) {
             Find::Found(record) => record,
             Find::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {
                 return Lookup::OtherVariants(variant);
@@ -245,11 +295,16 @@ impl Store for Tiers {
     }
 
     fn watch(&self, target: u128) -> Watch {
-        self.generations.watch(target)
+        self.generations.watch(target, self.clock.now())
     }
 
-    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
-        self.validity(key, mark) == Validity::Current
+    fn is_newer(&self, one: u64, other: u64) -> bool {
+        self.generations.pass(self.clock.now());
+        is_newer(one, other, self.generations.so_far())
+    }
+
+    fn is_current(&self, target: u128, mark: Mark) -> bool {
+        self.generations.validity(target, mark) == Validity::Current
     }
 
     fn put(
@@ -259,33 +314,37 @@ impl Store for Tiers {
         mark: Mark,
         until: Option<SystemTime>,
     ) -> bool {
+        self.generations.pass(self.clock.now());
         let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
-        if let (true, Some(deep)) = (is_newest, &*self.deep.load()) {
-            let presence = self.generations.enter(key.target_id(), As::Awaited);
-            deep.disk.put(key, &stored, mark, until, presence);
+        match &*self.deep.load() {
+            _ if !is_newest => {}
+            Some(deep) => self.write(deep, key, &stored, mark, until),
+            None => self.lost(key, &stored, mark),
         }
         is_newest
     }
 
-    fn invalidate(&self, reach: Reach, kind: Kind) {
+    fn invalidate(&self, reach: Reach, kind: Kind) -> bool {
         let _alone = self.alone.lock();
         let deep = self.deep.load();
         let deep = deep.as_deref();
         if matches!(reach, Reach::Target(target) if !self.may_hold(target, deep)) {
-            return;
+            return false;
         }
-        let change = self.generations.invalidate(reach, kind, self.clock.now());
-        let forgotten = self.generations.is_full().then(|| self.forget(deep));
-        let Some(deep) = deep else { return };
-        match forgotten {
-            Some(all) => deep.state.replace(all),
-            None => deep.state.keep(change),
-        }
+        self.invalidated(reach, kind, deep);
+        let Some(deep) = deep else { return true };
         match (reach, kind) {
-            (_, Kind::Soft) => {}
+            (_, Kind::Soft | Kind::Superseded) => {}
             (Reach::Target(target), Kind::Hard) => deep.disk.reclaim(target),
             (Reach::All, Kind::Hard) => deep.disk.clear(),
         }
+        true
+    }
+
+    fn may_keep(&self, target: u128) -> bool {
+        let to_come = self.to_be_opened.load(Ordering::Relaxed);
+        let on_disk = |deep: &Arc<Deep>| deep.disk.may_hold(target);
+        self.generations.keeps(target) || self.deep.load().as_ref().map_or(to_come, on_disk)
     }
 
     async fn settle(&self) -> Result<(), String> {
@@ -324,6 +383,7 @@ impl Store for Tiers {
     }
 
     async fn release(&self) {
+        self.catch_up(usize::MAX);
         let deep = {
             let mut alone = self.alone.lock();
             let deep = self.deep.swap(None);

@@ -19,7 +19,7 @@ pub fn one_file(store: &Path, random: &mut StdRng) {
         files.retain(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0));
         files
     };
-    let (databases, bodies) = (below(&["cache/v4/db", "state/db"]), below(&["cache/v4/body"]));
+    let (databases, bodies) = (below(&["cache/v5/db", "state/db"]), below(&["cache/v5/body"]));
     let files = if bodies.is_empty() || random.random() { databases } else { bodies };
     if files.is_empty() {
         return;

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::SystemTime;
 
 use larder::account::ledger::Spending;
-use larder::store::state::State;
+use larder::store::state::{State, Whose};
 
 use crate::client::Client;
 use crate::cost::copied;
@@ -51,7 +51,7 @@ fn are_kept(house: &House, rows: usize) -> bool {
         return false;
     }
     let Ok((state, _)) = State::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
-    let kept = state.limits().len();
+    let kept = state.rows(Whose::Limits).len();
     state.close();
     kept == rows
 }

@@ -72,6 +72,7 @@ mod multiplex;
 mod names;
 mod one_resource;
 mod operating;
+mod order;
 mod overload;
 mod parser;
 mod ranges;

@@ -26,7 +26,7 @@ async fn kept(origin: &Origin, more: &str, files: Option<u32>) -> (Process, Hous
         origin.addr
     );
     match files {
-        Some(files) => Process::run_within(files, &yaml).await,
+        Some(files) => Process::run_within(&format!("-n {files}"), &yaml).await,
         None => Process::run(&yaml).await,
     }
 }

@@ -409,6 +409,25 @@ async fn a_store_with_a_path_too_long_for_a_socket_costs_the_hand_over_only() {
     assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "hello");
 }
 
+#[tokio::test]
+async fn a_limit_on_the_size_of_files_costs_what_is_larger_its_place_on_disk_alone() {
+    let large = "x".repeat(4 << 20);
+    let origin = Origin::always(Answer::new(200, &["Cache-Control: max-age=600"], &large)).await;
+    for blocks in [1_000, 5_000] {
+        let (mut larder, _house) =
+            Process::run_within(&format!("-f {blocks}"), &yaml(&origin, "")).await;
+        let mut client = Client::connect(larder.addr().await).await;
+        for path in ["/1", "/2", "/3", "/1"] {
+            let answer = client.get(&format!("{API}{path}"), &[]).await;
+            assert_eq!(answer.text().len(), large.len());
+        }
+        larder.err.line("(os error 27)").await;
+        assert_eq!(client.get(&format!("{API}/1"), &[]).await.text().len(), large.len());
+        larder.signal("TERM");
+        assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
+    }
+}
+
 // ---- a supervisor that listens
 
 /// `larder run` with this socket as systemd hands it over: descriptor 3.

@@ -138,11 +138,11 @@ impl Process {
         (process, house)
     }
 
-    /// The same with at most `files` open.
-    pub async fn run_within(files: u32, yaml: &str) -> (Self, House) {
+    /// The same under this limit, as `ulimit` takes it.
+    pub async fn run_within(limit: &str, yaml: &str) -> (Self, House) {
         let house = House::with(yaml);
         let mut command = Command::new("sh");
-        let script = format!("ulimit -n {files}; exec \"$0\" run \"$1\"");
+        let script = format!("ulimit {limit}; exec \"$0\" run \"$1\"");
         command.args(["-c", &script, program()]).arg(&house.config).stdin(Stdio::null());
         let process = Self::of(command);
         process.out.line("listens on").await;

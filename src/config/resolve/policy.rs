@@ -39,6 +39,7 @@ pub(super) struct Defaults {
 struct Windows {
     window: Option<Duration>,
     on: Option<Vec<ErrorMatch>>,
+    ends_on: Option<Vec<StatusMatch>>,
     hold: HoldRule,
 }
 
@@ -102,12 +103,18 @@ pub(super) fn read(
     let operators = form.overrides_origin();
     let window = sie.window.or(defaults.stale_if_error.window.filter(|_| operators));
     let on = sie.on.or_else(|| defaults.stale_if_error.on.clone());
+    let ends_on = sie.ends_on.or_else(|| defaults.stale_if_error.ends_on.clone());
+    let usual = StaleIfError::default();
     let policy = Policy {
         ttl: form,
         ttl_by_status: by_status,
         ttl_jitter,
         stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
-        stale_if_error: StaleIfError { window, on: on.unwrap_or_else(defaults::stale_if_error_on) },
+        stale_if_error: StaleIfError {
+            window,
+            on: on.unwrap_or(usual.on),
+            ends_on: ends_on.unwrap_or(usual.ends_on),
+        },
         retry,
         hold: sie.hold,
         scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
@@ -210,9 +217,12 @@ fn stale_if_error(section: &mut Section<'_>, hold: HoldRule, reader: &mut Reader
     let Some(mut inner) = reader.section(node, &path) else { return unsaid };
     let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
     let on = inner.scalars(reader, "on", status::error);
+    let on = on.map(|on| on.into_iter().map(|at| at.value).collect());
+    let ends_on = inner.scalars(reader, "ends_on", status::ends);
+    let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
     let hold = retry::hold(&mut inner, hold, reader);
     inner.finish(reader);
-    Windows { window, on: on.map(|on| on.into_iter().map(|at| at.value).collect()), hold }
+    Windows { window, on, ends_on, hold }
 }
 
 fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {

@@ -42,6 +42,21 @@ pub(super) fn error(text: &str) -> Result<ErrorMatch, Wrong> {
     }
 }
 
+/// A member of `stale_if_error.ends_on`.
+pub(super) fn ends(text: &str) -> Result<StatusMatch, Wrong> {
+    let wanted = "a status such as `404`, or `4xx`";
+    let matched = failed(text, wanted, &["404", "410", "401", "403", "4xx"])?;
+    let passes = match matched {
+        StatusMatch::Exact(code) => code.is_server_error() || code == StatusCode::TOO_MANY_REQUESTS,
+        StatusMatch::Class(class) => class >= 5,
+    };
+    if passes {
+        let what = "is a failure that passes: it says nothing of what is stored";
+        return Err(Wrong::new(wanted, what, "name it in `stale_if_error.on`; remove it here"));
+    }
+    Ok(matched)
+}
+
 /// A member of `retry.on`.
 pub(super) fn retried(text: &str) -> Result<ErrorMatch, Wrong> {
     let wanted = "a status such as `429`, a class such as `5xx`, `connect` or `timeout`";

@@ -39,6 +39,7 @@ impl Fill {
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
             Some(whole) => {
                 if let Some(stored) = keep(whole) {
+                    self.engine.store.told().await;
                     body.settle(stored);
                     return Ok(());
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 
-use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
+use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::{Route, Shadowed, Table};
 use crate::semantics::asked::Asked;
@@ -111,31 +111,6 @@ proptest! {
         let index = table.find(&Asked::get(target)).map(|route| route.index);
         prop_assert!(table.shadowed().iter().all(|shadowed| Some(shadowed.route) != index));
     }
-}
-
-#[test]
-fn each_query_rule_that_may_count_for_a_target_is_named_once() {
-    let ruled = |path: &str, rule: QueryRule| {
-        let mut route = route("r", "api.example", path);
-        let key = KeyRule { query: rule, ..KeyRule::default() };
-        route.policy = Arc::new(Policy { key, ..(*policy()).clone() });
-        route
-    };
-    let include = QueryRule::Include(vec!["a".to_owned()]);
-    let exclude = QueryRule::Exclude(vec!["utm".to_owned()]);
-    let mut posts = ruled("/**", QueryRule::Include(Vec::new()));
-    posts.pattern.methods = vec![Method::POST];
-    let table = Table::new(vec![
-        posts,
-        ruled("/x", include.clone()),
-        ruled("/x/**", exclude.clone()),
-        ruled("/x", exclude.clone()),
-        ruled("/x", include.clone()),
-    ]);
-    let named = |url: &str| table.query_rules(&Target::absolute(url).unwrap());
-    assert_eq!(named("http://api.example/x?b"), [&include, &exclude]);
-    assert_eq!(named("http://api.example/x/y"), [&exclude]);
-    assert!(named("http://other.example/x").is_empty());
 }
 
 #[test]

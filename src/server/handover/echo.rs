@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -26,6 +26,12 @@ use crate::stored::Stored;
 /// How long a purge waits for the other larder; one that does not answer is about to end.
 const WAIT: Duration = Duration::from_secs(2);
 
+/// How long an answer that is kept waits for it.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How many lines may wait for the other's word.
+const UNCONFIRMED: u64 = 262_144;
+
 /// A store whose invalidations another larder hears of.
 pub(in crate::server) struct Echoing {
     store: Arc<Tiers>,
@@ -34,6 +40,8 @@ pub(in crate::server) struct Echoing {
     told: AtomicU64,
     /// How many the other has confirmed.
     done: watch::Sender<u64>,
+    /// The other has once left an answer waiting for its word: an earlier larder knows only some of the lines.
+    silent: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +54,8 @@ struct Told {
 impl Echoing {
     pub(in crate::server) fn new(store: Arc<Tiers>) -> Arc<Self> {
         let (other, told) = (Mutex::new(None), AtomicU64::new(0));
-        Arc::new(Self { store, other, told, done: watch::Sender::new(0) })
+        let (done, silent) = (watch::Sender::new(0), AtomicBool::new(false));
+        Arc::new(Self { store, other, told, done, silent })
     }
 
     /// The store itself.
@@ -58,13 +67,30 @@ impl Echoing {
     pub(in crate::server) fn open(self: &Arc<Self>) -> Echo {
         let (sender, told) = mpsc::unbounded_channel();
         *self.other.lock() = Some(sender);
+        self.silent.store(false, Ordering::Relaxed);
         Echo { store: Arc::clone(self), told }
     }
 
+    /// Waits for the other larder to have confirmed all that it was told so far.
+    async fn confirmed(&self) {
+        let told = self.told.load(Ordering::Relaxed);
+        let mut done = self.done.subscribe();
+        // It is this store's own sender: it is not gone.
+        let _done = done.wait_for(|done| *done >= told).await.map(|done| *done);
+    }
+
     fn note(&self, reach: Reach, kind: Kind) {
-        let other = self.other.lock();
+        let mut other = self.other.lock();
         let Some(sender) = &*other else { return };
         let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+        if number - *self.done.borrow() > UNCONFIRMED {
+            tracing::warn!(
+                "The other larder does not hear what is stored here: it is told no more"
+            );
+            *other = None;
+            self.done.send_replace(number);
+            return;
+        }
         // Whoever would receive it is just ending: see `Echo::drop`.
         let _ended = sender.send(Told { number, reach, kind });
     }
@@ -146,6 +172,7 @@ impl Told {
         let kind = match kind {
             Kind::Hard => "hard",
             Kind::Soft => "soft",
+            Kind::Superseded => "superseded",
         };
         match reach {
             Reach::All => format!("invalidate {number} all {kind}\n"),
@@ -163,6 +190,7 @@ impl Told {
         let kind = match words.next()? {
             "hard" => Kind::Hard,
             "soft" => Kind::Soft,
+            "superseded" => Kind::Superseded,
             _ => return None,
         };
         Some(Self { number, reach, kind })
@@ -183,8 +211,12 @@ impl Store for Echoing {
         self.store.watch(target)
     }
 
-    fn is_current(&self, key: &CacheKey, mark: Mark) -> bool {
-        self.store.is_current(key, mark)
+    fn is_newer(&self, one: u64, other: u64) -> bool {
+        self.store.is_newer(one, other)
+    }
+
+    fn is_current(&self, target: u128, mark: Mark) -> bool {
+        self.store.is_current(target, mark)
     }
 
     fn put(
@@ -194,22 +226,34 @@ impl Store for Echoing {
         mark: Mark,
         until: Option<SystemTime>,
     ) -> bool {
-        self.store.put(key, stored, mark, until)
+        let is_newest = self.store.put(key, stored, mark, until);
+        if is_newest {
+            // Clients may be given it: what the other larder has is older.
+            self.note(Reach::Target(key.target_id()), Kind::Superseded);
+        }
+        is_newest
     }
 
-    fn invalidate(&self, reach: Reach, kind: Kind) {
-        self.store.invalidate(reach, kind);
+    async fn told(&self) {
+        let is_there = self.other.lock().is_some() && !self.silent.load(Ordering::Relaxed);
+        if is_there && timeout(SOON, self.confirmed()).await.is_err() {
+            self.silent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn invalidate(&self, reach: Reach, kind: Kind) -> bool {
+        let is_here = self.store.invalidate(reach, kind);
         self.note(reach, kind);
+        is_here
+    }
+
+    fn may_keep(&self, target: u128) -> bool {
+        self.store.may_keep(target)
     }
 
     async fn settle(&self) -> Result<(), String> {
-        let told = self.told.load(Ordering::Relaxed);
-        let mut done = self.done.subscribe();
-        let confirmed = async {
-            // It is this store's own sender: it is not gone.
-            let _done = done.wait_for(|done| *done >= told).await.map(|done| *done);
-        };
-        let (settled, _in_time) = tokio::join!(self.store.settle(), timeout(WAIT, confirmed));
+        let confirmed = timeout(WAIT, self.confirmed());
+        let (settled, _in_time) = tokio::join!(self.store.settle(), confirmed);
         settled
     }
 
@@ -233,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_told_is_heard_as_it_was_meant() {
         for reach in [Reach::All, Reach::Target(0), Reach::Target(u128::MAX), Reach::Target(77)] {
-            for kind in [Kind::Hard, Kind::Soft] {
+            for kind in [Kind::Hard, Kind::Soft, Kind::Superseded] {
                 let line = Told { number: 9, reach, kind }.line();
                 let heard = Told::parse(line.trim_end()).expect("it is a line");
                 assert_eq!((heard.number, heard.reach, heard.kind), (9, reach, kind), "{line}");

@@ -1,14 +1,14 @@
-//! An entry as bytes, version 2: what happened when an answer was fetched, and its body where that is
+//! An entry as bytes, version 3: what happened when an answer was fetched, and its body where that is
 //! small.
 //!
 //! Owns: the layout; that a damaged value is refused. Raise [`VERSION`] when the layout changes: what
 //! is of another version counts as damaged. Never touches: files, the database.
 //!
-//! `flags | status | request, response, age in ns | mark | until | variant | body length, hash, file |
+//! `flags | status | request, response, age in ns | asked | mark | until | variant | body length, hash, file |
 //! canonical key | Vary names | fields, encrypted | inline body`; of the request only what `Vary` names,
 //! and of that only the names.
 //!
-//! v1: fields in clear.
+//! v1: fields in clear. v2: without its place in the order of what is asked for.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ use crate::store::generations::Mark;
 use crate::stored::Stored;
 
 /// The version of the layout.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// No larger value goes into the database. It holds pages of many values in memory beside its cache:
 /// with URLs of 16 kB those came to 290 MiB.
@@ -50,6 +50,7 @@ pub(super) struct Head {
     pub(super) request_time: SystemTime,
     pub(super) response_time: SystemTime,
     pub(super) initial_age: Duration,
+    pub(super) asked: u64,
     pub(super) mark: Mark,
     pub(super) until: Until,
     pub(super) variant: VariantId,
@@ -129,6 +130,7 @@ impl Writing<'_> {
         for nanos in [since(stored.request_time), since(stored.response_time), stored.initial_age] {
             draft.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
         }
+        draft.put(&stored.asked.to_le_bytes());
         draft.put(&self.mark.raw().to_le_bytes());
         draft.put(&self.until.0.to_le_bytes());
         draft.put(&stored.variant.0.to_le_bytes());
@@ -156,6 +158,7 @@ impl<'a> Entry<'a> {
         let request_time = time(cursor.u64()?)?;
         let response_time = time(cursor.u64()?)?;
         let initial_age = Duration::from_nanos(cursor.u64()?);
+        let asked = cursor.u64()?;
         let mark = Mark::from_raw(cursor.u64()?);
         let until = Until(cursor.u64()?);
         let variant = VariantId(cursor.u128()?);
@@ -174,6 +177,7 @@ impl<'a> Entry<'a> {
             request_time,
             response_time,
             initial_age,
+            asked,
             mark,
             until,
             variant,
@@ -231,6 +235,7 @@ impl<'a> Entry<'a> {
             head.initial_age,
         )
         .fetched_with(head.authorized)
+        .asked_as(head.asked)
     }
 }
 

@@ -5,23 +5,22 @@
 //! becomes of a fault.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use sled::IVec;
 
 use crate::account::{Account, StoreOp};
-use crate::semantics::vary::VariantId;
-use crate::store::Place;
+use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::bodies::Name;
 use crate::store::disk::check::Check;
 use crate::store::disk::codec::{BodyIn, Entry, Head, Writing, body_hash};
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::keys::{self, Until};
-use crate::store::disk::queue::{Put, is_newer};
+use crate::store::disk::queue::Put;
 use crate::store::disk::record::{Damaged, value_hash};
 use crate::store::disk::sizes::{Sizes, Weight};
 use crate::store::disk::variants::Variants;
+use crate::store::{Place, is_newer};
 
 /// The variants of a key as they are to be written.
 pub(super) struct Listed {
@@ -40,6 +39,8 @@ pub(super) struct Keeper {
     pub(super) account: Arc<Account>,
     /// `store.disk`.
     pub(super) bound: u64,
+    /// Where the order of what is asked for had got to with the last put.
+    pub(super) so_far: u64,
     /// The check that is under way.
     pub(super) check: Option<Check>,
 }
@@ -48,15 +49,49 @@ pub(super) struct Keeper {
 const PAGE: usize = 500;
 
 impl Keeper {
-    /// Writes an answer in place of the same variant unless that was answered later.
-    pub(super) fn put(&mut self, put: &Put, now: SystemTime) -> Result<(), Fault> {
+    /// Removes what an answer replaces that cannot be written.
+    pub(super) fn outdo(&self, put: &Put) -> Result<(), Fault> {
+        let place = put.place();
+        let kept = self.database.get(&keys::entry(&place))?;
+        let newer = |value: &IVec| {
+            Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.head.asked))
+        };
+        if kept.as_ref().is_some_and(newer) {
+            return Ok(());
+        }
+        self.remove(&place)?;
+        self.remove_older(&place, &put.stored.vary, |asked| !put.is_older_than(asked))
+    }
+
+    /// An answer at `place`, which varies by these fields, is gone: what varies by others may be selected in its
+    /// place, and must not be older.
+    fn remove_older(
+        &self,
+        place: &Place,
+        by: &VaryFields,
+        is_older: impl Fn(u64) -> bool,
+    ) -> Result<(), Fault> {
+        let Some(variants) = self.variants(place)? else { return Ok(()) };
+        for variant in variants.by_others(by) {
+            let other = Place { variant, ..*place };
+            let value = self.database.get(&keys::entry(&other))?;
+            let entry = value.as_ref().and_then(|value| Entry::decode(value));
+            if entry.is_none_or(|entry| is_older(entry.head.asked)) {
+                self.remove(&other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an answer in place of the same variant unless that was asked for later.
+    pub(super) fn put(&mut self, put: &Put) -> Result<(), Fault> {
+        self.so_far = put.so_far;
         let place = put.place();
         let kept = self.database.get(&keys::entry(&place))?;
         let kept = kept.as_ref().and_then(|value| Entry::decode(value));
         let kept = kept.filter(|entry| entry.canonical == put.key.canonical());
         let kept = kept.map(|entry| entry.head);
-        let order = |kept: &Head| (kept.response_time, kept.mark);
-        if kept.as_ref().is_some_and(|kept| is_newer(order(kept), put.order(), now)) {
+        if kept.as_ref().is_some_and(|kept| put.is_older_than(kept.asked)) {
             return Ok(());
         }
         let writing = Writing {
@@ -71,12 +106,12 @@ impl Keeper {
         let (Some(value), Some(variants)) = (writing.encode(body_in, &self.at_rest), variants)
         else {
             // Too large to be kept; and what it replaces is not the newest any more.
-            return self.remove(&place).map(drop);
+            return self.outdo(put);
         };
         if let BodyIn::File(number) = body_in
             && !self.write_body(Name { id: place.id, number }, &put.stored.body)
         {
-            return Ok(());
+            return self.outdo(put);
         }
         self.write_variants(&place, variants)?;
         let weight = weight(&value, body_in, put.stored.body.len());
@@ -115,7 +150,8 @@ impl Keeper {
         }
     }
 
-    /// Removes an entry and all that belongs to it; says whether there was one.
+    /// Removes an entry and all that belongs to it, with what is older and may be selected in its place; says whether
+    /// there was one.
     pub(super) fn remove(&self, place: &Place) -> Result<bool, Fault> {
         let Some(value) = self.database.remove(&keys::entry(place))? else { return Ok(false) };
         self.clean_after(place, &value, None)?;
@@ -123,6 +159,10 @@ impl Keeper {
             && variants.remove(place.variant)
         {
             self.write_variants(place, Listed { variants, shed: Vec::new(), changed: true })?;
+        }
+        if let Some(Entry { head, .. }) = Entry::decode(&value) {
+            let so_far = self.so_far;
+            self.remove_older(place, &head.vary, |asked| is_newer(head.asked, asked, so_far))?;
         }
         Ok(true)
     }
@@ -169,15 +209,15 @@ impl Keeper {
     /// Writes variants where they changed, and removes the entries of those that are too many.
     pub(super) fn write_variants(&self, place: &Place, listed: Listed) -> Result<(), Fault> {
         let Listed { variants, shed, changed } = listed;
+        for variant in shed {
+            self.remove(&Place { variant, ..*place })?;
+        }
         let at = keys::variants(place.id);
         if changed {
             match variants.encode().filter(|_| !variants.is_empty()) {
                 Some(value) => drop(self.database.insert(&at, value)?),
                 None => drop(self.database.remove(&at)?),
             }
-        }
-        for variant in shed {
-            self.remove(&Place { variant, ..*place })?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Where the disk tier's files lie: `cache/v4/db` (the database), `cache/v4/body` (large bodies), and
+//! Where the disk tier's files lie: `cache/v5/db` (the database), `cache/v5/body` (large bodies), and
 //! beside `cache` at most one `quarantine-TIME` with what could not be read.
 //!
 //! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
@@ -17,7 +17,7 @@ use std::time::SystemTime;
 ///
 /// v1: bodies over HTTP/2 might be stored cut. v2: secrets of paths, of many query parameters and of
 /// response fields in clear. v3: secrets of 16 to 23 letters and digits in paths, and those within JSON in a query.
-const VERSION: &str = "v4";
+const VERSION: &str = "v5";
 /// What is put aside to be removed is named so until it is gone.
 const DOOMED: &str = "doomed-";
 const QUARANTINE: &str = "quarantine-";

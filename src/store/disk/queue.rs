@@ -6,16 +6,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::key::CacheKey;
-use crate::store::Place;
+use crate::store::disk::awaiting::Awaiting;
 use crate::store::disk::keys::{self, Until};
 use crate::store::generations::Mark;
 use crate::store::presence::Presence;
+use crate::store::{Place, Wanted, is_newer};
 use crate::stored::Stored;
 
 /// Commands that wait.
@@ -26,6 +27,8 @@ pub(super) struct Put {
     pub(super) key: CacheKey,
     pub(super) stored: Arc<Stored>,
     pub(super) mark: Mark,
+    /// Where the order of what is asked for had got to.
+    pub(super) so_far: u64,
     pub(super) until: Until,
     /// Until it is written.
     pub(super) _presence: Presence,
@@ -73,20 +76,12 @@ struct Waiting {
     taken: u64,
     /// The puts that a later one of the same entry may stand in for, and their numbers.
     puts: HashMap<Place, u64>,
+    /// All puts, until the command behind them is taken.
+    awaiting: Awaiting,
+    /// The put that was taken last, and its number: it is being written.
+    writing: Option<(u64, Place)>,
     bytes: usize,
     closed: bool,
-}
-
-/// Whether what is kept was answered later than what comes. A time that has not come yet says only
-/// that the clock was set back: it never keeps anything newer away.
-pub(super) fn is_newer(
-    kept: (SystemTime, Mark),
-    comes: (SystemTime, Mark),
-    now: SystemTime,
-) -> bool {
-    let ((kept, kept_mark), (comes, mark)) = (kept, comes);
-    // What was asked for after an invalidation has the later mark, and replaces what was before.
-    kept > comes && kept <= now && kept_mark >= mark
 }
 
 impl Put {
@@ -98,8 +93,9 @@ impl Put {
         self.key.weight() + self.stored.weight()
     }
 
-    pub(super) fn order(&self) -> (SystemTime, Mark) {
-        (self.stored.response_time, self.mark)
+    /// Whether what is kept, asked for as `asked`, is newer.
+    pub(super) fn is_older_than(&self, asked: u64) -> bool {
+        is_newer(asked, self.stored.asked, self.so_far)
     }
 }
 
@@ -110,7 +106,7 @@ impl Queue {
     }
 
     /// Queues a put, or lets it stand in for one of the same entry.
-    pub(super) fn put(&self, put: Put, now: SystemTime) -> Result<(), NotQueued> {
+    pub(super) fn put(&self, put: Put) -> Result<(), NotQueued> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(NotQueued::Closed);
@@ -118,7 +114,7 @@ impl Queue {
         let place = put.place();
         let bytes = put.weight();
         if let Some(kept) = waiting.put_of(place) {
-            if is_newer(kept.order(), put.order(), now) {
+            if put.is_older_than(kept.stored.asked) {
                 return Ok(());
             }
             let before = kept.weight();
@@ -126,6 +122,8 @@ impl Queue {
                 return Err(NotQueued::Full);
             }
             waiting.bytes = waiting.bytes - before + bytes;
+            let number = waiting.puts.get(&place).copied().unwrap_or_default();
+            waiting.awaiting.put(number, place, &put.key, (&put.stored, put.mark));
             if let Some(kept) = waiting.put_of(place) {
                 *kept = put;
             }
@@ -137,9 +135,20 @@ impl Queue {
         waiting.bytes += bytes;
         let number = waiting.taken + waiting.commands.len() as u64;
         waiting.puts.insert(place, number);
+        waiting.awaiting.put(number, place, &put.key, (&put.stored, put.mark));
         waiting.commands.push_back(Command::Put(put));
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// What waits to be written, or is being written, and the request selects.
+    pub(super) fn find(&self, wanted: Wanted<'_>, so_far: u64) -> Option<(Arc<Stored>, Mark)> {
+        self.waiting.lock().awaiting.find(wanted, so_far)
+    }
+
+    /// Whether something of this key waits to be written, or is being written.
+    pub(super) fn has(&self, key: &CacheKey) -> bool {
+        self.waiting.lock().awaiting.has(key)
     }
 
     /// Queues a command that may be left out where there is no room.
@@ -171,6 +180,9 @@ impl Queue {
     /// The next command; `None` when there is none by `until`.
     pub(super) fn next(&self, until: Instant) -> Option<Command> {
         let mut waiting = self.waiting.lock();
+        if let Some((number, place)) = waiting.writing.take() {
+            waiting.awaiting.done(number, place);
+        }
         while waiting.commands.is_empty() {
             if self.changed.wait_until(&mut waiting, until).timed_out() {
                 break;
@@ -184,6 +196,7 @@ impl Queue {
             if waiting.puts.get(&place) == Some(&number) {
                 waiting.puts.remove(&place);
             }
+            waiting.writing = Some((number, place));
         }
         Some(command)
     }

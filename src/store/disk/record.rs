@@ -9,14 +9,13 @@ use sled::IVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::Place;
-use crate::store::Wanted;
 use crate::store::disk::Find;
 use crate::store::disk::codec::{BodyIn, Entry, Head};
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::keys;
 use crate::store::disk::variants::Variants;
 use crate::store::generations::Mark;
+use crate::store::{Place, Wanted, is_newer};
 
 /// An entry whose metadata was found whole and belongs to the key that was asked for.
 #[derive(Debug, Clone)]
@@ -67,7 +66,11 @@ pub(super) fn value_hash(value: &[u8]) -> u64 {
 }
 
 /// Looks up, and reports the damaged entries that it met.
-pub(super) fn find(database: &Database, wanted: Wanted<'_>) -> Result<(Find, Vec<Damaged>), Fault> {
+pub(super) fn find(
+    database: &Database,
+    wanted: Wanted<'_>,
+    so_far: u64,
+) -> Result<(Find, Vec<Damaged>), Fault> {
     let canonical = wanted.key.canonical();
     let nothing = Ok((Find::Nothing, Vec::new()));
     let Some(value) = database.get(&keys::variants(wanted.key.id()))? else { return nothing };
@@ -91,7 +94,7 @@ pub(super) fn find(database: &Database, wanted: Wanted<'_>) -> Result<(Find, Vec
         let Entry { head, canonical: found, .. } = entry;
         let same = found == canonical && head.variant == variant && head.vary == *fields;
         // RFC 9111 §4: of several that match, the most recent.
-        let newer = newest.as_ref().is_none_or(|n| n.head.response_time < head.response_time);
+        let newer = newest.as_ref().is_none_or(|n| is_newer(head.asked, n.head.asked, so_far));
         if same && newer {
             newest = Some(Record { place, value, head });
         }

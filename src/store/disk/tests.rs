@@ -45,6 +45,15 @@ struct House {
     means: Means,
 }
 
+/// Nothing is above these disks.
+pub(super) struct Unheard;
+
+impl crate::store::disk::Events for Unheard {
+    fn lost(&self, _key: &CacheKey, _stored: &Arc<Stored>, _mark: Mark) {}
+
+    fn opened(&self) {}
+}
+
 impl House {
     fn new() -> Self {
         let means = Means {
@@ -79,7 +88,13 @@ impl House {
 
     fn start(&self) -> Arc<Disk> {
         let account = Arc::clone(&self.account);
-        Disk::start_with(self.settings(), self.means, self.clock.clone(), account)
+        Disk::start_with(
+            self.settings(),
+            self.means,
+            self.clock.clone(),
+            account,
+            Box::new(Unheard),
+        )
     }
 
     /// An open disk tier.
@@ -101,6 +116,7 @@ impl House {
             at_rest: Arc::new(AtRest::new(&self.settings().secret)),
             account: Arc::clone(&self.account),
             bound: self.bytes,
+            so_far: 0,
             check: None,
         }
     }
@@ -161,14 +177,17 @@ fn stored_at(
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
     headers.insert("x-ratelimit-remaining", HeaderValue::from_static("2"));
-    Arc::new(Stored::new(
-        StatusCode::OK,
-        &headers,
-        body.into(),
-        (VaryFields::new(names), VariantId(variant)),
-        (at(seconds), at(seconds)),
-        Duration::from_secs(5),
-    ))
+    Arc::new(
+        Stored::new(
+            StatusCode::OK,
+            &headers,
+            body.into(),
+            (VaryFields::new(names), VariantId(variant)),
+            (at(seconds), at(seconds)),
+            Duration::from_secs(5),
+        )
+        .asked_as(seconds),
+    )
 }
 
 fn stored(body: impl Into<Bytes>) -> Arc<Stored> {
@@ -176,6 +195,8 @@ fn stored(body: impl Into<Bytes>) -> Arc<Stored> {
 }
 
 const MARK: Mark = Mark::from_raw(1);
+/// Nothing is asked for later.
+const SO_FAR: u64 = 1 << 40;
 
 /// Of no target that these tests are about.
 fn presence() -> Presence {
@@ -183,7 +204,7 @@ fn presence() -> Presence {
 }
 
 fn put(disk: &Disk, path: &str, stored: &Arc<Stored>) {
-    disk.put(&key(path), stored, MARK, None, presence());
+    disk.put(&key(path), stored, (MARK, SO_FAR), None, presence());
 }
 
 /// What a request finds whose variant is `variant` wherever something varies.
@@ -191,7 +212,7 @@ fn find(disk: &Disk, path: &str, variant: u128) -> Find {
     let choose = |fields: &VaryFields| {
         if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
     };
-    disk.find(Wanted { key: &key(path), variant: &choose })
+    disk.find(Wanted { key: &key(path), variant: &choose }, u64::MAX)
 }
 
 fn record(disk: &Disk, path: &str, variant: u128) -> Option<Record> {

@@ -16,7 +16,7 @@ use crate::store::disk::check::Check;
 use crate::store::disk::database::{Closed, Fault, caught};
 use crate::store::disk::keeper::Keeper;
 use crate::store::disk::layout::Layout;
-use crate::store::disk::queue::Command;
+use crate::store::disk::queue::{Command, Put};
 use crate::store::disk::recovery::{Ladder, Opened, Rung};
 use crate::store::disk::room::{self, Shortage, Step};
 
@@ -103,21 +103,30 @@ impl StoreThread {
     }
 
     fn obey(&mut self, command: &Command) {
-        let full = self.shortage.is_on();
-        let shared = Arc::clone(&self.shared);
-        self.attempt(|keeper, now| match command {
-            Command::Put(_) if full => {
-                shared.account.store_dropped();
-                Ok(())
+        match command {
+            Command::Put(put) => self.write(put),
+            Command::Remove(key, hash) => {
+                self.attempt(|keeper, _| keeper.remove_damaged((*key, *hash)));
             }
-            Command::Put(put) => {
-                keeper.put(put, now)?;
+            Command::Reclaim(target) => drop(self.attempt(|keeper, _| keeper.reclaim(*target))),
+            Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => {}
+        }
+    }
+
+    /// Writes an answer. Where it cannot be, what it replaces goes all the same.
+    fn write(&mut self, put: &Put) {
+        let written = if self.shortage.is_on() {
+            self.shared.account.store_dropped();
+            self.attempt(|keeper, _| keeper.outdo(put))
+        } else {
+            self.attempt(|keeper, _| {
+                keeper.put(put)?;
                 keeper.make_room()
-            }
-            Command::Remove(key, hash) => keeper.remove_damaged((*key, *hash)),
-            Command::Reclaim(target) => keeper.reclaim(*target),
-            Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => Ok(()),
-        });
+            })
+        };
+        if written.is_none() {
+            self.shared.events.lost(&put.key, &put.stored, put.mark);
+        }
     }
 
     /// What is due by the timers.
@@ -225,6 +234,7 @@ impl StoreThread {
                 let now = clock::monotonic();
                 self.opened = now;
                 self.timers.check = now;
+                self.shared.events.opened();
             }
             Err(why) => self.rest(why),
         }

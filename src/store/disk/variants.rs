@@ -41,6 +41,11 @@ impl Variants {
         self.known.iter().map(|(id, _)| *id)
     }
 
+    /// Those that vary by other fields than these.
+    pub(super) fn by_others(&self, by: &VaryFields) -> Vec<VariantId> {
+        self.known.iter().filter(|(_, vary)| vary != by).map(|(id, _)| *id).collect()
+    }
+
     /// What they vary by: each list once, that of the newest first.
     pub(super) fn lists(&self) -> Vec<&VaryFields> {
         let mut lists: Vec<&VaryFields> = Vec::with_capacity(1);

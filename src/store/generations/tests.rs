@@ -24,7 +24,13 @@ fn a_soft_invalidation_says_when_and_a_hard_one_wins_over_it() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     generations.invalidate(Reach::Target(7), Kind::Soft, at(20));
-    assert_eq!(generations.validity(7, before), Validity::Outdated(at(20)));
+    assert_eq!(
+        generations.validity(7, before),
+        Validity::Outdated(Outdated { at: at(20), superseded: false })
+    );
+    generations.invalidate(Reach::Target(7), Kind::Superseded, at(25));
+    let superseded = Outdated { at: at(25), superseded: true };
+    assert_eq!(generations.validity(7, before), Validity::Outdated(superseded));
     generations.invalidate(Reach::Target(7), Kind::Hard, at(30));
     assert_eq!(generations.validity(7, before), Validity::Gone);
 }
@@ -66,6 +72,20 @@ fn what_was_invalidated_before_a_restart_stays_so() {
         new.invalidate(Reach::Target(7), Kind::Hard, restarted);
         assert_eq!(new.validity(7, later), Validity::Gone, "{clock}");
     }
+}
+
+/// Of what was stored before the clock went back only its mark tells when.
+#[test]
+fn what_was_stored_before_the_clock_went_back_over_a_restart_can_be_invalidated() {
+    let old = Generations::new(at(100));
+    let stored = old.mark();
+    let kept = old.all();
+    assert_eq!(kept.targets.len(), 0, "nothing was invalidated");
+    let new = Generations::new(at(50));
+    new.adopt(kept, at(50));
+    assert_eq!(new.validity(7, stored), Validity::Current);
+    new.invalidate(Reach::Target(7), Kind::Hard, at(51));
+    assert_eq!(new.validity(7, stored), Validity::Gone);
 }
 
 #[test]

@@ -13,9 +13,9 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, Kind, Reach, Validity};
-use crate::store::memory::{Memory, VARIANTS};
+use crate::store::memory::{Memory, SlotKey, VARIANTS};
 use crate::store::{Lookup, Wanted};
-use crate::stored::Stored;
+use crate::stored::{Outdated, Stored};
 
 const MIB: usize = 1 << 20;
 
@@ -24,25 +24,22 @@ fn key(path: &str) -> CacheKey {
     Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
 }
 
-/// A response that arrived `at` seconds after the beginning.
+/// A response that was asked for, and arrived, `at` seconds after the beginning.
 fn stored(body: impl Into<Bytes>, vary: &[&'static str], variant: u128, at: u64) -> Arc<Stored> {
     let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
     let chosen = (VaryFields::new(names), VariantId(variant));
-    Arc::new(Stored::new(
-        StatusCode::OK,
-        &headers,
-        body.into(),
-        chosen,
-        (time, time),
-        Duration::ZERO,
-    ))
+    Arc::new(
+        Stored::new(StatusCode::OK, &headers, body.into(), chosen, (time, time), Duration::ZERO)
+            .asked_as(at),
+    )
 }
 
 fn memory(bytes: usize, max_object: usize) -> Memory {
-    let generations = Generations::new(SystemTime::UNIX_EPOCH);
+    // Later than all that these tests ask for.
+    let generations = Generations::new(SystemTime::UNIX_EPOCH + Duration::from_millis(9));
     Memory::new(bytes, max_object, Arc::new(generations))
 }
 
@@ -162,7 +159,10 @@ fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
     memory.generations.invalidate(Reach::Target(target), Kind::Soft, at);
     let wanted = Wanted { key: &key("/x"), variant: &|_| VariantId::SOLE };
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
-    assert_eq!((found.outdated, &found.body[..]), (Some(at), &b"old"[..]));
+    assert_eq!(
+        (found.outdated, &found.body[..]),
+        (Some(Outdated { at, superseded: false }), &b"old"[..])
+    );
     put(&memory, "/x", stored("new", &[], 0, 0));
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
     assert_eq!((found.outdated, &found.body[..]), (None, &b"new"[..]));
@@ -212,4 +212,19 @@ fn keys_and_what_they_vary_by_take_room_too() {
     }
     let lists = 200 * (64 + size_of::<HeaderName>());
     assert!(held(&memory) < 4 * MIB / lists, "{} lists of {lists} bytes", held(&memory));
+}
+
+/// An older answer that varies by other fields must not be given in its place.
+#[test]
+fn where_the_newest_of_several_that_match_had_no_room_nothing_is_found() {
+    let memory = memory(4 * MIB, MIB);
+    put(&memory, "/x", stored("older", &["x-v"], 7, 1));
+    put(&memory, "/x", stored("newer", &["x-v", "x-w"], 8, 2));
+    let choose = |fields: &VaryFields| VariantId(6 + fields.names().len() as u128);
+    let key = key("/x");
+    let seen = || memory.get(Wanted { key: &key, variant: &choose });
+    let Lookup::Found(newer) = seen() else { panic!("both are there") };
+    assert_eq!(newer.body, "newer");
+    memory.slots.remove(&SlotKey { id: key.id(), variant: Some(VariantId(8)) });
+    assert!(matches!(seen(), Lookup::OtherVariants(_)));
 }

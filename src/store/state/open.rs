@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{All, Generation, Mark, Reach};
 use crate::store::private;
 use crate::store::state::{
-    FORMAT, FORMAT_KEY, LEAST_KEY, LEDGER, LIMITS, Rows, decode, encode, key,
+    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, Rows, SUPERSEDED, Whose,
+    decode, decode_superseded, encode, key,
 };
 
 /// A locked database is tried for five seconds.
@@ -35,7 +36,7 @@ pub(super) struct Known {
     pub(super) db: sled::Db,
     pub(super) all: All,
     pub(super) ledger: Rows,
-    pub(super) limits: Rows,
+    pub(super) others: [Rows; 2],
 }
 
 /// Why a database could not be opened.
@@ -167,13 +168,13 @@ fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> 
     let db = config(dir).open()?;
     db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
     // What was purged of a cache beside it is not known: none of it is usable, also after a crash.
-    let all = Generation { hard: Mark::at(now), soft: Mark::default() };
-    db.insert(key(Reach::All), &encode(all))?;
+    let all = Generation { hard: Mark::at(now), ..Generation::default() };
+    db.insert(key(GENERATIONS, Reach::All), encode(all))?;
     db.flush()?;
     fs::remove_file(unfinished)?;
     private::settle(parent)?;
     let all = All { all, ..All::default() };
-    Ok(Known { db, all, ledger: Rows::new(), limits: Rows::new() })
+    Ok(Known { db, all, ledger: Rows::new(), others: Default::default() })
 }
 
 fn read_old(dir: &Path) -> Result<Read, Fault> {
@@ -185,13 +186,16 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
         // sled opens some damage as an empty database.
         None => return Err(Fault::damaged("its content is lost")),
     }
-    let all = generations(&db)?;
+    let mut all = generations(&db)?;
+    let latest = db.get(LATEST_KEY)?.and_then(|raw| raw.as_ref().try_into().ok());
+    all.latest = Mark::from_raw(latest.map_or(0, u64::from_be_bytes));
     let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
     }
-    let (ledger, limits) = (rows(&db, LEDGER)?, rows(&db, LIMITS)?);
-    Ok(Read::Known(Box::new(Known { db, all, ledger, limits })))
+    let ledger = rows(&db, LEDGER)?;
+    let [limits, engine] = Whose::ALL.map(|whose| rows(&db, whose.prefix()));
+    Ok(Read::Known(Box::new(Known { db, all, ledger, others: [limits?, engine?] })))
 }
 
 /// An open that met a full disk leaves a summary of the database half written, under a name that it
@@ -218,19 +222,17 @@ fn number(raw: &[u8]) -> u32 {
     raw.try_into().map_or(u32::MAX, u32::from_be_bytes)
 }
 
-/// `g` for everything, `g` and a target for one: two marks each.
 fn generations(db: &sled::Db) -> Result<All, Fault> {
     let mut all = All::default();
-    for item in db.scan_prefix(b"g") {
-        let (key, value) = item?;
-        let Some(generation) = decode(&value) else {
-            return Err(Fault::damaged("a generation of another length"));
-        };
-        match key.strip_prefix(b"g").and_then(|rest| <[u8; 16]>::try_from(rest).ok()) {
-            Some(target) => {
-                all.targets.insert(u128::from_be_bytes(target), generation);
-            }
-            None => all.all = generation,
+    for (kind, decode) in
+        [(GENERATIONS, decode as fn(&[u8]) -> Option<Generation>), (SUPERSEDED, decode_superseded)]
+    {
+        for (key, value) in rows(db, kind)? {
+            let Some(generation) = decode(&value) else {
+                return Err(Fault::damaged("a generation of another length"));
+            };
+            let target = <[u8; 16]>::try_from(key).ok().map(u128::from_be_bytes);
+            all.join(target.map_or(Reach::All, Reach::Target), generation);
         }
     }
     Ok(all)

@@ -14,7 +14,11 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn change(target: u128, hard: u64, soft: u64) -> Change {
-    let generation = Generation { hard: Mark::from_raw(hard), soft: Mark::from_raw(soft) };
+    let generation = Generation {
+        hard: Mark::from_raw(hard),
+        soft: Mark::from_raw(soft),
+        ..Generation::default()
+    };
     Change { reach: Reach::Target(target), generation }
 }
 
@@ -45,11 +49,36 @@ async fn what_was_settled_is_there_after_a_restart() {
     assert_eq!(all.targets[&7], change(7, 70, 0).generation);
     assert_eq!(all.targets[&8], change(8, 0, 80).generation);
     // Replacing leaves nothing else.
-    state.replace(All { targets: [(9, change(9, 1, 1).generation)].into(), ..All::default() });
+    let latest = Mark::from_raw(99);
+    let targets = [(9, change(9, 1, 1).generation)].into();
+    state.replace(All { targets, latest, ..All::default() });
     state.settle().await.unwrap();
     state.close();
     let (_state, all) = State::open(dir.path(), at(3)).unwrap();
     assert_eq!(all.targets.keys().copied().collect::<Vec<_>>(), [9]);
+    assert_eq!(all.latest, latest);
+}
+
+/// It reads rows of sixteen bytes, and leaves alone what begins otherwise.
+#[tokio::test]
+async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
+    let dir = tempfile::tempdir().unwrap();
+    let superseded = Generation { superseded: Mark::from_raw(90), ..change(7, 70, 80).generation };
+    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    for reach in [Reach::Target(7), Reach::All] {
+        state.keep(Change { reach, generation: superseded });
+    }
+    state.settle().await.unwrap();
+    state.close();
+    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    let known = Generation { soft: superseded.superseded, ..superseded };
+    assert_eq!([all.targets[&7], all.all], [known, known]);
+    state.replace(All::default());
+    state.settle().await.unwrap();
+    state.close();
+    let db = sled::open(dir.path().join("db")).unwrap();
+    let rows = |kind: &[u8]| db.scan_prefix(kind).values().map(|row| row.unwrap().len()).collect();
+    assert_eq!((rows(b"g"), rows(b"s")), (vec![16], vec![8]));
 }
 
 #[tokio::test]
@@ -202,7 +231,7 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
     let (state, _) = State::open(dir.path(), at(1)).unwrap();
     state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
     let (told, asked) = std::sync::mpsc::channel();
-    state.keep_limits(move || {
+    state.keep_rows(Whose::Limits, move || {
         let _gone = told.send(monotonic());
         vec![row(b"a", Some(b"2"))]
     });
@@ -219,8 +248,8 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
     state.close();
     let (state, _) = State::open(dir.path(), at(2)).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
-    assert_eq!(state.limits(), [(b"a".to_vec(), b"2".to_vec())]);
-    assert_eq!(state.limits(), Rows::new(), "they are handed out once");
+    assert_eq!(state.rows(Whose::Limits), [(b"a".to_vec(), b"2".to_vec())]);
+    assert_eq!(state.rows(Whose::Limits), Rows::new(), "they are handed out once");
 }
 
 #[tokio::test]

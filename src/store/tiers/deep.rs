@@ -14,12 +14,17 @@ use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::account::Account;
-use crate::store::disk::{self, Disk};
-use crate::store::generations::{All, Generations, Validity};
+use crate::key::CacheKey;
+use crate::store::disk::{self, Disk, Events};
+use crate::store::generations::{All, Generations, Mark, Validity};
 use crate::store::lock::{Lock, NotTaken};
-use crate::store::state::{Limits, State, Unopened};
+use crate::store::state::{Lasting, State, Unopened, Whose};
 use crate::store::tiers::{Settings, Tiers};
 use crate::store::{Condition, Listed, Place};
+use crate::stored::Stored;
+
+/// Of what the disk does not know so much is seen to as soon as it is open: it must fit what may wait for the disk.
+const CAUGHT_UP: usize = 1_024;
 
 /// A directory that is held.
 pub(super) struct Deep {
@@ -51,17 +56,17 @@ pub(super) fn take_hold(
     tiers: &Arc<Tiers>,
     settings: Settings,
     account: &Arc<Account>,
-    limits: Option<Arc<dyn Limits>>,
+    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
     match Lock::try_take(&settings.path, tiers.clock.now()) {
-        Ok(lock) => open(tiers, lock, &settings, account, limits),
+        Ok(lock) => open(tiers, lock, &settings, account, lasting),
         Err(held @ NotTaken::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
             tiers.wait_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
             let waiting = thread::Builder::new()
                 .name("larder-lock".to_owned())
-                .spawn(move || wait(&weak, &settings, &account, limits));
+                .spawn(move || wait(&weak, &settings, &account, lasting));
             if let Err(error) = waiting {
                 tracing::error!(%error, "Cannot wait for the store: memory serves alone");
                 tiers.stay_alone(error.to_string());
@@ -78,7 +83,7 @@ fn wait(
     tiers: &Weak<Tiers>,
     settings: &Settings,
     account: &Arc<Account>,
-    limits: Option<Arc<dyn Limits>>,
+    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
     let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
     match Lock::wait(&settings.path, || now().unwrap_or(std::time::UNIX_EPOCH)) {
@@ -86,7 +91,7 @@ fn wait(
             // The larder may be gone by now: the next one in line takes it.
             let Some(tiers) = tiers.upgrade() else { return };
             tracing::info!("The store is free: what is on disk is used from now on");
-            open(&tiers, lock, settings, account, limits);
+            open(&tiers, lock, settings, account, lasting);
         }
         Err(error) => not_held(tiers, &error),
     }
@@ -105,7 +110,7 @@ fn open(
     lock: Lock,
     settings: &Settings,
     account: &Arc<Account>,
-    limits: Option<Arc<dyn Limits>>,
+    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
     let opened = State::open(&settings.path.join("state"), tiers.clock.now());
     let (state, kept): (State, All) = match opened {
@@ -121,8 +126,8 @@ fn open(
         }
     };
     keep_ledger(&state, account);
-    if let Some(limits) = limits {
-        keep_limits(&state, limits);
+    for (whose, rows) in lasting {
+        keep_rows(&state, whose, rows);
     }
     let settings = disk::Settings {
         dir: settings.path.join("cache"),
@@ -131,9 +136,28 @@ fn open(
         sweep_every: settings.sweep_every,
         secret: settings.secret.clone(),
     };
-    let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account));
+    let weak = Arc::downgrade(tiers);
+    let above = Box::new(Above(weak));
+    let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account), above);
     let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };
     tiers.deepen(Arc::new(deep), kept);
+}
+
+/// The tiers above a disk, as that tells them of itself.
+struct Above(Weak<Tiers>);
+
+impl Events for Above {
+    fn lost(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark) {
+        if let Some(tiers) = self.0.upgrade() {
+            tiers.lost(key, stored, mark);
+        }
+    }
+
+    fn opened(&self) {
+        if let Some(tiers) = self.0.upgrade() {
+            tiers.catch_up(CAUGHT_UP);
+        }
+    }
 }
 
 /// Bytes that may wait to be written: in proportion to what memory keeps, but always the largest answer.
@@ -157,16 +181,17 @@ fn keep_ledger(state: &State, account: &Arc<Account>) {
     state.keep_ledger(move || account.ledger().changed());
 }
 
-/// The limits that an earlier larder kept go on, and their changes are kept from now on.
-fn keep_limits(state: &State, limits: Arc<dyn Limits>) {
-    let unread = limits.restore(&state.limits());
+/// What an earlier larder kept goes on, and its changes are kept from now on.
+fn keep_rows(state: &State, whose: Whose, lasting: Arc<dyn Lasting>) {
+    let unread = lasting.restore(&state.rows(whose));
     if unread > 0 {
-        tracing::warn!(
-            unread,
-            "Some of what was held or counted of upstreams is damaged: those limits begin anew"
-        );
+        let what = match whose {
+            Whose::Limits => "what was held or counted of upstreams",
+            Whose::Engine => "what is remembered of stored answers",
+        };
+        tracing::warn!(unread, "Some of {what} is damaged: it begins anew");
     }
-    state.keep_limits(move || limits.changed());
+    state.keep_rows(whose, move || lasting.changed());
 }
 
 impl Deep {

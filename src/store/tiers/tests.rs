@@ -1,6 +1,7 @@
 //! Memory and disk as one store.
 
 mod ledger;
+mod lost;
 
 use std::fs;
 use std::path::Path;
@@ -57,7 +58,8 @@ fn answer(body: impl Into<Bytes>) -> Stored {
 fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {
     let stored = answer(body);
     let key = key(path);
-    tiers.put(&key, Arc::new(stored), tiers.watch(key.target_id()).mark, None);
+    let watch = tiers.watch(key.target_id());
+    tiers.put(&key, Arc::new(stored.asked_as(watch.asked)), watch.mark, None);
 }
 
 async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
@@ -309,12 +311,12 @@ async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() 
 async fn without_a_disk_tier_what_another_format_left_is_removed_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     leave_old(dir.path());
-    for kept in ["cache/v4/db", "state/db"] {
+    for kept in ["cache/v5/db", "state/db"] {
         fs::create_dir_all(dir.path().join(kept)).unwrap();
     }
     let _memory = sized(dir.path(), 0);
     gone(dir.path()).await;
-    for kept in ["cache/v4/db", "state/db", "cache/mine"] {
+    for kept in ["cache/v5/db", "state/db", "cache/mine"] {
         assert!(dir.path().join(kept).exists(), "{kept}");
     }
 }

@@ -84,7 +84,12 @@ impl Ways<'_> {
         let cases = cases::all();
         for case in cases.into_iter().filter(|c| c.only.is_none_or(|only| only == version)) {
             if !wholes.contains_key(&case.path) && case.expect != Expect::Cut {
-                let whole = self.once(&mut caller, "GET", &case.path, &plain(&case)).await;
+                let mut whole = self.once(&mut caller, "GET", &case.path, &plain(&case)).await;
+                if whole.is_err() {
+                    // Its connection may just have been closed, for it was idle.
+                    caller = self.direct();
+                    whole = self.once(&mut caller, "GET", &case.path, &plain(&case)).await;
+                }
                 let Ok(whole) = whole else {
                     self.tally.holes.push(case.name);
                     continue;

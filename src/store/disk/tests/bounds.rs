@@ -112,7 +112,7 @@ async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
         disk.put(
             &key(&format!("/{}", n * 7919 % (puts / 2))),
             &stored(body.clone()),
-            MARK,
+            (MARK, SO_FAR),
             Some(until),
             presence(),
         );
@@ -152,10 +152,11 @@ fn the_nearest_death_goes_first_and_what_lives_forever_last() {
             key: key(&format!("/{n}")),
             stored,
             mark: MARK,
+            so_far: SO_FAR,
             until: until(n),
             _presence: presence(),
         };
-        keeper.put(&put, at(100)).unwrap();
+        keeper.put(&put).unwrap();
     }
     let each = keeper.sizes.bytes() / 10;
     keeper.bound = each * 4;

@@ -44,7 +44,13 @@ async fn template() -> House {
         for n in 0..ENTRIES_OF {
             // Written twice, so that something was replaced.
             let stored = stored_at(content(n), &[], 0, 100 + round);
-            disk.put(&key(&format!("/{n}")), &stored, MARK, Some(at(2_000_000)), presence());
+            disk.put(
+                &key(&format!("/{n}")),
+                &stored,
+                (MARK, SO_FAR),
+                Some(at(2_000_000)),
+                presence(),
+            );
         }
         disk.flush().await;
     }
@@ -190,7 +196,7 @@ async fn sto_02_what_another_version_wrote_is_removed_and_larders_own_is_begun_a
     for (seed, version) in ["v0", "v1", "v3", "v99"].into_iter().enumerate() {
         let house = House::new();
         copy(&template.cache(), &house.cache());
-        fs::rename(house.cache().join("v4"), house.cache().join(version)).unwrap();
+        fs::rename(house.cache().join("v5"), house.cache().join(version)).unwrap();
         fs::create_dir(house.cache().join("not-a-version")).unwrap();
         let aside = house.cache().parent().unwrap().join("quarantine-2026-11-01T00:00:00Z");
         fs::create_dir(&aside).unwrap();

@@ -23,7 +23,7 @@ async fn what_was_put_is_found_whole_after_a_restart() {
         disk.put(
             &key(&format!("/{size}")),
             &stored,
-            Mark::from_raw(40 + seed as u64),
+            (Mark::from_raw(40 + seed as u64), SO_FAR),
             None,
             presence(),
         );
@@ -117,23 +117,14 @@ async fn what_a_304_freshened_keeps_its_body_file() {
 async fn an_older_response_does_not_replace_a_newer_one() {
     let house = House::new();
     let disk = house.open().await;
-    let put = |body: &'static str, seconds, mark| {
-        disk.put(
-            &key("/x"),
-            &stored_at(body, &[], 0, seconds),
-            Mark::from_raw(mark),
-            None,
-            presence(),
-        );
-    };
-    put("newer", 20, 1);
+    put(&disk, "/x", &stored_at("newer", &[], 0, 20));
     disk.flush().await;
-    put("older", 10, 1);
+    put(&disk, "/x", &stored_at("older", &[], 0, 10));
     disk.flush().await;
     assert_eq!(body(&disk, "/x").unwrap(), "newer");
-    put("asked for after an invalidation", 15, 2);
+    put(&disk, "/x", &stored_at("newest", &[], 0, 21));
     disk.flush().await;
-    assert_eq!(body(&disk, "/x").unwrap(), "asked for after an invalidation");
+    assert_eq!(body(&disk, "/x").unwrap(), "newest");
     disk.close().await;
 }
 
@@ -141,7 +132,7 @@ async fn an_older_response_does_not_replace_a_newer_one() {
 async fn sto_07_an_entry_from_the_future_keeps_nothing_away() {
     let house = House::new();
     let disk = house.open().await;
-    let future = 1_000_000 + 10 * 365 * 86_400;
+    let future = SO_FAR + 1;
     put(&disk, "/x", &stored_at("from the future", &[], 0, future));
     disk.flush().await;
     put(&disk, "/x", &stored_at("from now", &[], 0, 1_000_000));
@@ -191,10 +182,11 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
         key: own.clone(),
         stored: stored("own"),
         mark: MARK,
+        so_far: SO_FAR,
         until: Until::FOREVER,
         _presence: presence(),
     };
-    keeper.put(&put, at(100)).unwrap();
+    keeper.put(&put).unwrap();
     let move_to_other = |from: Vec<u8>, to: Vec<u8>| {
         let value = keeper.database.get(&from).unwrap().unwrap();
         keeper.database.insert(&to, value.to_vec()).unwrap();
@@ -202,9 +194,13 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let entry = |key| keys::entry(&keys::place(key, VariantId::SOLE));
     let find = |key| {
         let variant = |_: &VaryFields| VariantId::SOLE;
-        crate::store::disk::record::find(&keeper.database, Wanted { key, variant: &variant })
-            .unwrap()
-            .0
+        crate::store::disk::record::find(
+            &keeper.database,
+            Wanted { key, variant: &variant },
+            u64::MAX,
+        )
+        .unwrap()
+        .0
     };
     move_to_other(entry(&own), entry(&other));
     move_to_other(keys::variants(own.id()), keys::variants(other.id()));
@@ -368,7 +364,7 @@ async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
         disk.put(
             &keyring.key(&asked, &Policy::origin()),
             &Arc::new(varied),
-            MARK,
+            (MARK, SO_FAR),
             None,
             presence(),
         );

@@ -9,9 +9,15 @@ use crate::store::disk::sizes::Weight;
 
 fn put_until(keeper: &mut Keeper, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
     let until = Until::of(until.map(at));
-    let put =
-        Put { key: key(path), stored: stored(body), mark: MARK, until, _presence: presence() };
-    keeper.put(&put, at(100)).unwrap();
+    let put = Put {
+        key: key(path),
+        stored: stored(body),
+        mark: MARK,
+        so_far: SO_FAR,
+        until,
+        _presence: presence(),
+    };
+    keeper.put(&put).unwrap();
 }
 
 fn place(path: &str) -> Place {
@@ -47,6 +53,52 @@ fn what_died_is_swept_with_its_file_and_the_rest_stays() {
     assert_eq!(counts(&keeper.database), [1, 1, 1]);
     assert!(has(&keeper, "/forever"));
     assert_eq!(keeper.sizes.totals().evictions, 0, "sweeping is not evicting");
+}
+
+fn put_varying(keeper: &mut Keeper, vary: &[&'static str], variant: u128, asked: u64, until: u64) {
+    let put = Put {
+        key: key("/x"),
+        stored: stored_at("x", vary, variant, asked),
+        mark: MARK,
+        so_far: SO_FAR,
+        until: Until::of(Some(at(until))),
+        _presence: presence(),
+    };
+    keeper.put(&put).unwrap();
+}
+
+/// What varies by other fields may be selected in the place of what goes, and must not be older.
+#[test]
+fn what_is_older_goes_with_what_varies_otherwise() {
+    for (newer_is_asked_at, is_left) in [(20, false), (5, true)] {
+        let house = House::new();
+        let mut keeper = house.keeper();
+        put_varying(&mut keeper, &[], 0, 10, 5_000);
+        put_varying(&mut keeper, &["x-v"], 7, newer_is_asked_at, 1_000);
+        assert_eq!(counts(&keeper.database), [2, 1, 2]);
+        keeper.sweep(at(2_000)).unwrap();
+        assert_eq!(has(&keeper, "/x"), is_left, "{newer_is_asked_at}");
+        let left = usize::from(is_left);
+        assert_eq!(counts(&keeper.database), [left, left, left]);
+    }
+}
+
+#[test]
+fn what_cannot_be_written_takes_what_is_older_and_varies_otherwise_with_it() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    put_varying(&mut keeper, &[], 0, 10, 5_000);
+    let unwritten = Put {
+        key: key("/x"),
+        stored: stored_at("x", &["x-v"], 7, 20),
+        mark: MARK,
+        so_far: SO_FAR,
+        until: Until::FOREVER,
+        _presence: presence(),
+    };
+    keeper.outdo(&unwritten).unwrap();
+    assert!(!has(&keeper, "/x"));
+    assert_eq!(counts(&keeper.database), [0, 0, 0]);
 }
 
 #[test]

@@ -22,7 +22,13 @@ fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
     };
     let second = Duration::from_secs(20);
     let means = Means { measure, open_within: second, retry_every: second };
-    let shared = Shared::new(settings, means, Clock::system(), Account::new(&[], &[]));
+    let shared = Shared::new(
+        settings,
+        means,
+        Clock::system(),
+        Account::new(&[], &[]),
+        Box::new(crate::store::disk::tests::Unheard),
+    );
     let mut thread = StoreThread::new(shared);
     thread.climb(Rung::AsItIs);
     thread

@@ -15,7 +15,9 @@ use crate::clock::monotonic;
 use crate::store::generations::{All, Change, Reach};
 use crate::store::state::keeper::{Changed, Command};
 use crate::store::state::open::{Fault, again};
-use crate::store::state::{LEAST_KEY, encode, key};
+use crate::store::state::{
+    GENERATIONS, LATEST_KEY, LEAST_KEY, SUPERSEDED, encode, encode_superseded, key,
+};
 
 /// How often givers are asked for rows: a crash loses so much of the ledger at most.
 const ASK_EVERY: Duration = Duration::from_millis(300);
@@ -99,7 +101,10 @@ impl Kept {
     }
 
     pub(super) fn keep(&mut self, Change { reach, generation }: Change) {
-        self.unwritten.insert(key(reach), Some(encode(generation).to_vec()));
+        self.unwritten.insert(key(GENERATIONS, reach), Some(encode(generation)));
+        if let Some(superseded) = encode_superseded(generation) {
+            self.unwritten.insert(key(SUPERSEDED, reach), Some(superseded));
+        }
         if let Reach::Target(target) = reach {
             self.targets.insert(target);
         }
@@ -107,12 +112,16 @@ impl Kept {
 
     pub(super) fn replace(&mut self, all: &All) {
         for target in self.targets.iter().filter(|one| !all.targets.contains_key(one)) {
-            let key = key(Reach::Target(*target));
-            self.unwritten.remove(&key);
-            self.unflushed.remove(&key);
+            for kind in [GENERATIONS, SUPERSEDED] {
+                let key = key(kind, Reach::Target(*target));
+                self.unwritten.remove(&key);
+                self.unflushed.remove(&key);
+            }
             self.sweeps = true;
         }
         self.targets.clear();
+        let latest = all.latest.raw().to_be_bytes().to_vec();
+        self.unwritten.insert(LATEST_KEY.to_vec(), Some(latest));
         self.keep(Change { reach: Reach::All, generation: all.all });
         for (target, generation) in &all.targets {
             self.keep(Change { reach: Reach::Target(*target), generation: *generation });
@@ -198,12 +207,13 @@ impl Kept {
     }
 
     fn sweep(&mut self, db: &sled::Db) -> sled::Result<()> {
-        let everything = key(Reach::All);
-        for found in db.scan_prefix(&everything).keys() {
-            let found = found?;
-            let target = found.strip_prefix(&*everything).and_then(|raw| raw.try_into().ok());
-            if target.is_some_and(|raw| !self.targets.contains(&u128::from_be_bytes(raw))) {
-                db.remove(found)?;
+        for kind in [GENERATIONS, SUPERSEDED] {
+            for found in db.scan_prefix(kind).keys() {
+                let found = found?;
+                let target = found.strip_prefix(kind).and_then(|raw| raw.try_into().ok());
+                if target.is_some_and(|raw| !self.targets.contains(&u128::from_be_bytes(raw))) {
+                    db.remove(found)?;
+                }
             }
         }
         self.sweeps = false;

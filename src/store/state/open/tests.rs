@@ -59,7 +59,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 async fn with_one_purge(dir: &Path) -> Generation {
-    let generation = Generation { hard: Mark::from_raw(70), soft: Mark::default() };
+    let generation =
+        Generation { hard: Mark::from_raw(70), soft: Mark::default(), ..Generation::default() };
     let (state, _) = State::open(dir, at(1)).unwrap();
     state.keep(Change { reach: Reach::Target(7), generation });
     state.settle().await.unwrap();
