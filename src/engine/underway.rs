@@ -20,8 +20,9 @@ const OVERTAKERS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Order {
     asked: AtomicU64,
-    /// What those who asked later have been answered already: variants; `None`: whatever one asks for.
-    overtaken: Mutex<Vec<Option<VariantId>>>,
+    /// What those who asked later have been answered already, and when they asked: variants; `None`: whatever one
+    /// asks for.
+    overtaken: Mutex<Vec<(Option<VariantId>, u64)>>,
 }
 
 impl Order {
@@ -37,7 +38,7 @@ impl Order {
     pub(crate) fn goes_out(&self, asked: u64) {
         let mut overtaken = self.overtaken.lock();
         self.asked.store(asked, Ordering::Release);
-        overtaken.clear();
+        overtaken.retain(|(_, by)| *by > asked);
     }
 
     /// Somebody who asked at `asked` has been answered with this variant: if that is later, who wants the variant
@@ -47,17 +48,20 @@ impl Order {
         if self.asked() >= asked {
             return;
         }
-        if overtaken.len() >= OVERTAKERS {
-            *overtaken = vec![None];
-        } else if !overtaken.contains(&by) {
-            overtaken.push(by);
+        if let Some((_, known)) = overtaken.iter_mut().find(|(known, _)| *known == by) {
+            *known = asked.max(*known);
+        } else if overtaken.len() < OVERTAKERS {
+            overtaken.push((by, asked));
+        } else {
+            let latest = overtaken.iter().map(|(_, by)| *by).fold(asked, u64::max);
+            *overtaken = vec![(None, latest)];
         }
     }
 
     /// Whether that is so for this variant; `None`: it is not known which it will be.
     pub(crate) fn is_overtaken(&self, own: Option<VariantId>) -> bool {
         let overtaken = self.overtaken.lock();
-        overtaken.iter().any(|by| by.is_none() || own.is_none() || *by == own)
+        overtaken.iter().any(|(by, _)| by.is_none() || own.is_none() || *by == own)
     }
 }
 

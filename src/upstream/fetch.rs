@@ -242,7 +242,9 @@ async fn understood(
 ) -> Result<Answer, Failure> {
     let mut said = Reading::NoJson;
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
-        pass.gives_way();
+        if answer.status.is_success() {
+            pass.gives_way();
+        }
         let reading = json::read(&answer.headers, answer.body, in_flight);
         let Ok((read, body)) = timeout(answer.total, reading).await else {
             if answer.status.is_success() {

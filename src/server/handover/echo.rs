@@ -80,17 +80,14 @@ impl Echoing {
     }
 
     fn note(&self, reach: Reach, kind: Kind) {
-        let mut other = self.other.lock();
+        let other = self.other.lock();
         let Some(sender) = &*other else { return };
-        let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        if number - *self.done.borrow() > UNCONFIRMED {
-            tracing::warn!(
-                "The other larder does not hear what is stored here: it is told no more"
-            );
-            *other = None;
-            self.done.send_replace(number);
+        let unconfirmed = self.told.load(Ordering::Relaxed).saturating_sub(*self.done.borrow());
+        if kind == Kind::Superseded && unconfirmed > UNCONFIRMED {
+            // It does not hear. It is told no more of what is stored here; of purges and writes it is.
             return;
         }
+        let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
         // Whoever would receive it is just ending: see `Echo::drop`.
         let _ended = sender.send(Told { number, reach, kind });
     }
@@ -145,6 +142,9 @@ async fn hear(
             let _ended = heard.send(told.number);
         } else if let Some(Ok(done)) = line.strip_prefix("done ").map(str::parse::<u64>) {
             store.done.send_modify(|known| *known = done.max(*known));
+            if done >= store.told.load(Ordering::Relaxed) {
+                store.silent.store(false, Ordering::Relaxed);
+            }
         }
     }
     Ok(())

@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::Place;
 use crate::store::generations::{Change, Generation, Kind, Mark, Reach, Validity};
 use crate::store::tiers::Tiers;
 use crate::store::tiers::deep::Deep;
+use crate::store::{Place, is_newer};
 use crate::stored::Stored;
 
 /// How many are remembered one by one.
@@ -161,8 +161,15 @@ impl Tiers {
     /// Everything of its target but this answer is unusable from now on, on disk above all.
     fn supersede(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark) {
         let alone = self.alone.lock();
+        let place = Place { target: key.target_id(), id: key.id(), variant: stored.variant };
+        // What was kept meanwhile is newer, or the same.
+        let kept = self
+            .memory
+            .kept(place)
+            .filter(|(_, kept, _)| is_newer(kept.asked, stored.asked, self.generations.so_far()));
+        let (stored, mark) = kept.map_or((Arc::clone(stored), mark), |(_, kept, at)| (kept, at));
         let stored = match self.validity(key, mark) {
-            Validity::Current => Arc::clone(stored),
+            Validity::Current => stored,
             Validity::Outdated(at) => Arc::new(stored.outdated(at)),
             Validity::Gone => return,
         };
@@ -189,6 +196,7 @@ impl Tiers {
                 let _alone = self.alone.lock();
                 self.invalidated(Reach::All, Kind::Hard, Some(deep));
                 self.unwritten.all_done();
+                deep.state.replace(self.generations.all());
             }
             Some(Missed::Some(missed)) => {
                 self.see_to(deep, missed);

@@ -29,8 +29,20 @@ pub(super) struct Failing {
     speaking: VecDeque<Member>,
     /// Those that have been heard: they say nothing new until one of theirs goes well.
     heard: VecDeque<Member>,
-    /// Until when those of a group that have been heard leave it to the others to find out how things are.
-    resting: VecDeque<(Reach, Instant)>,
+    /// The groups in which those that have been heard take turns at finding out how things are.
+    rounds: VecDeque<Round>,
+}
+
+/// Who of a group that has been heard may find out next: one in the time of a hold, and nobody a second time before
+/// the others had a hold's time of their own for it.
+#[derive(Debug)]
+struct Round {
+    group: Reach,
+    /// When the group was held, or one of them found out.
+    last: Instant,
+    hold: Duration,
+    /// Those who have had their turn; at first all.
+    had: Option<VecDeque<u128>>,
 }
 
 /// How a call failed.
@@ -55,7 +67,7 @@ impl Failing {
         }
         if self.heard.contains(&member) {
             if probes {
-                self.rest(group, at.checked_add(hold));
+                self.had_its_turn(member, hold, at);
             }
             return false;
         }
@@ -74,14 +86,15 @@ impl Failing {
         }
         self.speaking.retain(|other| other.group != group);
         // The others come first when the hold is over.
-        self.rest(group, at.checked_add(hold.saturating_mul(2)));
+        self.rounds.retain(|round| round.group != group);
+        push(&mut self.rounds, Round { group, last: at, hold, had: None });
         true
     }
 
     /// One of a group went well.
     pub(super) fn succeeded(&mut self, member: Member) {
         self.speaking.retain(|other| other.group != member.group);
-        self.resting.retain(|(group, _)| *group != member.group);
+        self.rounds.retain(|round| round.group != member.group);
         self.heard.retain(|other| *other != member);
     }
 
@@ -90,20 +103,27 @@ impl Failing {
         self.speaking.contains(&member) || self.heard.contains(&member)
     }
 
-    /// How long it leaves it to others to find out whether its group is back.
-    pub(super) fn resting(&self, member: Member, now: Instant) -> Option<Duration> {
-        if self.resting.is_empty() || !self.heard.contains(&member) {
+    /// How long it leaves it to others to find out whether its group is back. `is_held`: it is known to fail.
+    pub(super) fn rests(&self, member: Member, is_held: bool, now: Instant) -> Option<Duration> {
+        let round = self.rounds.iter().find(|round| round.group == member.group)?;
+        if !is_held && !self.heard.contains(&member) {
             return None;
         }
-        let until = self.resting.iter().find(|(group, _)| *group == member.group)?.1;
-        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+        let had = round.had.as_ref().is_none_or(|had| had.contains(&member.number));
+        let time = if had { round.hold.saturating_mul(2) } else { round.hold };
+        let left = round.last.checked_add(time)?.saturating_duration_since(now);
+        Some(left).filter(|left| !left.is_zero())
     }
 
-    fn rest(&mut self, group: Reach, until: Option<Instant>) {
-        self.resting.retain(|(other, _)| *other != group);
-        if let Some(until) = until {
-            push(&mut self.resting, (group, until));
-        }
+    /// One that has been heard found out that nothing has changed.
+    fn had_its_turn(&mut self, member: Member, hold: Duration, at: Instant) {
+        let known = self.rounds.iter().position(|round| round.group == member.group);
+        let had = known.and_then(|known| self.rounds.remove(known)?.had);
+        // Where one comes a second time nobody else did: the round is over.
+        let mut had = had.filter(|had| !had.contains(&member.number)).unwrap_or_default();
+        push(&mut had, member.number);
+        let round = Round { group: member.group, last: at, hold, had: Some(had) };
+        push(&mut self.rounds, round);
     }
 }
 

@@ -177,9 +177,9 @@ impl Pass {
     }
 
     /// The head of its answer is there: while its body is read, others find out how things are, too.
-    pub fn gives_way(&self) {
-        for Out { traffic, ticket } in [&self.out, &self.unread].into_iter().flatten() {
-            traffic.state.lock().holds.unprobe(&ticket.probes);
+    pub fn gives_way(&mut self) {
+        for Out { traffic, ticket } in [&mut self.out, &mut self.unread].into_iter().flatten() {
+            traffic.state.lock().give_way(ticket);
             traffic.eased.notify_waiters();
         }
     }

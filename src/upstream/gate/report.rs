@@ -92,7 +92,10 @@ fn holds(state: &State, now: Instant) -> Vec<Held> {
     for (reach, hold) in state.holds.all() {
         let left = hold.until.saturating_duration_since(now);
         // What is over and has no stake in what happens next is no news.
-        if left.is_zero() && !hold.probing && matches!(reach, Reach::Key(_) | Reach::Endpoint(_)) {
+        if left.is_zero()
+            && !hold.probing
+            && matches!(reach, Reach::Key(_) | Reach::Endpoint(_) | Reach::Family(_))
+        {
             continue;
         }
         let (reach, cause) = (reach.token(), hold.cause.word());

@@ -58,12 +58,12 @@ impl State {
         self.heard(subject, ticket, verdict, end, now);
         match end {
             End::Unreached => {
-                self.holds.unprobe(&ticket.probes);
+                self.free(ticket);
                 let origin = Reach::Origin(subject.origin);
                 self.hold_group(origin, subject, ticket, verdict, now);
                 self.trip(subject, ticket, now);
             }
-            End::Spared(_) => self.holds.unprobe(&ticket.probes),
+            End::Spared(_) => self.free(ticket),
             End::Answered(_) | End::Broken => self.found_out(subject, ticket, verdict, now),
         }
     }
@@ -96,7 +96,7 @@ impl State {
             Class::Ok | Class::Auth => self.succeeded(subject, ticket, now),
             Class::RateLimited(limit) => {
                 self.run.broken();
-                self.holds.unprobe(&ticket.probes);
+                self.free(ticket);
                 self.limited(subject, verdict, limit, now);
             }
             Class::Server | Class::Timeout | Class::Network => {
@@ -108,7 +108,7 @@ impl State {
     /// A call ended without finding anything out.
     pub(super) fn abandoned(&mut self, ticket: &mut Ticket) {
         self.ended(ticket);
-        self.holds.unprobe(&ticket.probes);
+        self.free(ticket);
         if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
             limit.unheard();
             line.wake();
@@ -200,7 +200,7 @@ impl State {
                 None => self.holds.begin(Reach::Key(key), time, cause, false, now),
             }
         }
-        self.holds.unprobe(&ticket.probes);
+        self.free(ticket);
         for (level, member) in subject.levels().into_iter().enumerate() {
             let probes = ticket.probes.contains(&member.group);
             let failed = Failed { probes, is_held, hold: rule.hold_down, at: now };

@@ -279,6 +279,35 @@ async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoi
     assert!(bench.gate.held(&bench.place, &yielding(1)).is_some(), "that one is not");
 }
 
+/// Those that still fail always come first.
+#[tokio::test]
+async fn one_that_failed_and_is_well_again_has_its_turn_however_often_others_ask() {
+    for paths in [["/x?a", "/x?b", "/x?c"], ["/v/a", "/v/b", "/v/c"], ["/a", "/b", "/c"]] {
+        let bench = Bench::new(Conduct::default());
+        let yielding = |n: usize| {
+            let key = Some(n as u128);
+            Knock { key, yields: true, ..knock(paths[n]) }
+        };
+        for n in 0..3 {
+            bench.answered(yielding(n), 503, &[]).await;
+        }
+        let mut seconds = 0;
+        loop {
+            for n in [0, 1] {
+                if bench.gate.held(&bench.place, &yielding(n)).is_none() {
+                    bench.answered(yielding(n), 503, &[]).await;
+                }
+            }
+            if seconds % 2 == 0 && bench.gate.held(&bench.place, &yielding(2)).is_none() {
+                break;
+            }
+            bench.clock.advance(SECOND);
+            seconds += 1;
+            assert!(seconds < 160, "{paths:?}: five holds");
+        }
+    }
+}
+
 /// They were heard once, and have nothing new to say of the others.
 #[tokio::test]
 async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {

@@ -93,6 +93,8 @@ pub(super) enum Station {
 pub(super) struct Ticket {
     /// It is the probe of these.
     pub(super) probes: Vec<Reach>,
+    /// Others are the probe of these by now.
+    pub(super) gave_way: bool,
     /// The learned limit that it counts towards.
     pub(super) learned: Option<u128>,
     /// It is not on disk that it goes out: first that, then the call.
@@ -188,14 +190,17 @@ impl State {
     /// Whether a call leaves it to others to find out how things are: one that is not known to fail does not.
     fn rests(&self, subject: &Subject<'_>, now: Instant) -> Option<Held> {
         let levels = subject.levels();
-        let is_held = |key| self.holds.is_known(Reach::Key(key));
-        let fails = subject.knock.key.is_some_and(is_held) || self.failing[1].knows(levels[1]);
-        let rests = levels.into_iter().zip(&self.failing).filter(|_| fails);
+        let key = subject.knock.key.map(Reach::Key);
+        let is_held = key.is_some_and(|key| self.holds.is_known(key));
+        if !is_held && !self.failing[1].knows(levels[1]) {
+            return None;
+        }
+        let rests = levels.into_iter().zip(&self.failing).enumerate();
         rests
-            .filter_map(|(member, failing)| {
-                let (left, cause) =
-                    (failing.resting(member, now)?, self.holds.cause(member.group)?);
-                Some(Held { cause, left })
+            .filter_map(|(level, (member, failing))| {
+                // Of keys there may be more than are remembered.
+                let left = failing.rests(member, is_held && level == 0, now)?;
+                Some(Held { cause: self.holds.cause(member.group)?, left })
             })
             .max_by_key(|held| held.left)
     }
@@ -223,13 +228,26 @@ impl State {
         if subject.knock.attempt == Attempt::First {
             self.retries.called(now);
         }
-        Admit::Go(Ticket { probes, learned, unsaved, seat: Seat::Taken })
+        Admit::Go(Ticket { probes, gave_way: false, learned, unsaved, seat: Seat::Taken })
+    }
+
+    /// A probe's place is free for the next, once.
+    pub(super) fn free(&mut self, ticket: &Ticket) {
+        if !ticket.gave_way {
+            self.holds.unprobe(&ticket.probes);
+        }
+    }
+
+    /// A probe leaves its place to the next, and tells what it has found out later.
+    pub(super) fn give_way(&mut self, ticket: &mut Ticket) {
+        self.free(ticket);
+        ticket.gave_way = true;
     }
 
     /// A call is held up by its own client: others take its place, and its probe. Returns what tells it to make
     /// way altogether.
     pub(super) fn step_aside(&mut self, ticket: &mut Ticket, now: Instant) -> Option<Arc<Notify>> {
-        self.holds.unprobe(&ticket.probes);
+        self.free(ticket);
         ticket.probes.clear();
         if ticket.seat != Seat::Taken {
             return None;
