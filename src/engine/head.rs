@@ -186,6 +186,6 @@ fn asks_as_a_get_would(asked: &Asked) -> bool {
 }
 
 /// The `GET` that the answer to a `POST` may serve.
-pub(crate) fn as_a_get(asked: &Asked) -> Asked {
+pub fn as_a_get(asked: &Asked) -> Asked {
     Asked { method: Method::GET, body: Framing::None, ..asked.clone() }
 }

@@ -7,12 +7,12 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::account::problem::{PROXY_STATUS, received_error};
-use crate::engine::head::Sent;
+use crate::engine::head::{self, Sent};
 use crate::engine::recorded::Recording;
 use crate::front::session::{Length, Session};
 use crate::proxy::exchange::Ctx;
 use crate::proxy::handler::Handler;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::Asked;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
@@ -123,8 +123,7 @@ pub(super) fn copied(piece: &Bytes, ctx: &mut Ctx) {
 
 /// The `GET` that the answer to this `POST` may be one to as well.
 pub(super) fn as_a_get(asked: &Asked) -> Option<Asked> {
-    let is_post = asked.method == Method::POST;
-    is_post.then(|| Asked { method: Method::GET, body: Framing::None, ..asked.clone() })
+    (asked.method == Method::POST).then(|| head::as_a_get(asked))
 }
 
 impl Handler {
