@@ -12,37 +12,37 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use larder::config::{self, env::Env};
-use larder::decide::{Found, decide};
-use larder::semantics::asked::Asked;
+use larder::decide::{CacheLookup, decide};
+use larder::semantics::asked::ProxyRequest;
 use larder::semantics::cache_status::CacheStatus;
 use larder::semantics::encoding;
 use larder::semantics::storing::CacheKind;
 use larder::semantics::target::Target;
 use larder::semantics::vary::{VariantId, VaryFields};
-use larder::store::Wanted;
+use larder::store::StoreQuery;
 use larder::store::generations::Generations;
 use larder::store::memory::Memory;
-use larder::stored::Stored;
+use larder::stored::StoredResponse;
 
 const ROUTES: &str = "version: 1\nroutes:\n  - name: api\n    \
     match: { host: api.example.test, path: \"/api/{v}/guilds/{guild}/roles\" }\n    ttl: 1h\n";
 
-fn asked(fields: &[(&'static str, &'static str)]) -> Asked {
+fn asked(fields: &[(&'static str, &'static str)]) -> ProxyRequest {
     let target = Target::absolute("http://api.example.test/api/v10/guilds/81384788765712384/roles");
-    let mut asked = Asked::get(target.expect("a valid target"));
+    let mut asked = ProxyRequest::get(target.expect("a valid target"));
     for (name, value) in fields {
         asked.headers.append(*name, HeaderValue::from_static(value));
     }
     asked
 }
 
-fn stored(now: SystemTime) -> Stored {
+fn stored(now: SystemTime) -> StoredResponse {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("etag", HeaderValue::from_static("\"0123456789abcdef\""));
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from(vec![b'x'; 1024]);
-    Stored::new(StatusCode::OK, &headers, body, sole, (now, now), Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &headers, body, sole, (now, now), Duration::ZERO)
 }
 
 fn parts(criterion: &mut Criterion) {
@@ -66,12 +66,14 @@ fn parts(criterion: &mut Criterion) {
         b.iter(|| keyring.key(black_box(&secret), &route.policy));
     });
     criterion.bench_function("store: get", |b| {
-        b.iter(|| store.get(Wanted { key: black_box(&key), variant: &|_| VariantId::SOLE }));
+        b.iter(|| store.get(StoreQuery { key: black_box(&key), variant: &|_| VariantId::SOLE }));
     });
     criterion.bench_function("decide: fresh hit", |b| {
         let policy = &route.policy;
         let at = now + Duration::from_secs(10);
-        b.iter(|| decide(&plain, policy, CacheKind::Shared, Found::Stored(black_box(&held)), at));
+        b.iter(|| {
+            decide(&plain, policy, CacheKind::Shared, CacheLookup::Stored(black_box(&held)), at)
+        });
     });
     criterion.bench_function("reply: fields of a hit", |b| b.iter(|| held.hit_headers()));
     criterion.bench_function("reply: Cache-Status", |b| {

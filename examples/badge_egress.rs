@@ -23,8 +23,8 @@ use larder::clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord;
-use larder::fake::discord::behaviour::Behaviour;
-use larder::server::{Parts, Server};
+use larder::fake::discord::behaviour::Faults;
+use larder::server::{Server, ServerDeps};
 use tokio::task::JoinSet;
 
 use crate::client::{Answer, Connection, Failure};
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
 /// Runs the story twice, prints the table, and says whether all figures were reached.
 async fn compare(story: Story) -> Result<bool, Failure> {
     let options = discord::Options {
-        behaviour: Behaviour { latency: LATENCY, ..Behaviour::default() },
+        behaviour: Faults { latency: LATENCY, ..Faults::default() },
         ..discord::Options::default()
     };
     let discord = discord::start("127.0.0.1:0".parse()?, options).await?;
@@ -82,7 +82,7 @@ async fn compare(story: Story) -> Result<bool, Failure> {
     let before_calls = discord.calls();
     discord.reset();
 
-    let larder = Server::start(configuration(discord.addr)?, Parts::default())?;
+    let larder = Server::start(configuration(discord.addr)?, ServerDeps::default())?;
     let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
     let after = visit_all(story, Way::through(proxy)).await?;
     let visits_calls = discord.calls();

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use larder::config::{self, env::Env, files::Disk};
-use larder::server::{Parts, Server};
+use larder::server::{Server, ServerDeps};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -67,7 +67,7 @@ async fn bursts() -> Result<bool, Failure> {
          routes: [{{ name: api, match: {{ host: {HOST} }}, scope: shared, retry: off }}]\n"
     );
     let config = config::read("bursts.yaml", &file, &Env::default(), &Disk)?;
-    let larder = Server::start(config, Parts::default())?;
+    let larder = Server::start(config, ServerDeps::default())?;
     let proxy = larder.addrs().first().copied().ok_or("no listener")?;
     println!("{CLIENTS} clients at once, an API that takes {LATENCY:?} for each call\n");
     println!("{:<10} {:>9} {:>9} {:>9}", "answer", "direct", "first", "second");

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use larder::clock;
 use larder::fake::discord;
-use larder::fake::discord::behaviour::Behaviour;
+use larder::fake::discord::behaviour::Faults;
 use tokio::process::Command;
 
 use crate::client::Failure;
@@ -66,7 +66,7 @@ async fn main() -> ExitCode {
 /// Runs the story, prints the table, and says whether all figures were reached.
 async fn operate(story: Story) -> Result<bool, Failure> {
     let options = discord::Options {
-        behaviour: Behaviour { latency: LATENCY, ..Behaviour::default() },
+        behaviour: Faults { latency: LATENCY, ..Faults::default() },
         ..discord::Options::default()
     };
     let discord = discord::start("127.0.0.1:0".parse()?, options).await?;

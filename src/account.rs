@@ -19,19 +19,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::account::handshake::Hosts;
-use crate::account::ledger::Ledger;
+use crate::account::handshake::HostCounter;
+use crate::account::ledger::CostTracker;
 use crate::account::limiter::Limiter;
 use crate::account::metrics::Metrics;
 use crate::clock::{self, Clock};
-use crate::decide::Stale;
+use crate::decide::StaleReason;
 use crate::policy::Mode;
 use crate::semantics::redaction::Redactor;
 
 pub use crate::account::exchange::{
-    Exchange, Refusal, ResultKind, Retry, StoreOp, TierTotals, UpstreamCall,
+    RejectEvent, RequestEvent, ResultKind, RetryEvent, StoreOp, TierTotals, UpstreamEvent,
 };
-pub use crate::account::handshake::Handshake;
+pub use crate::account::handshake::HandshakeOutcome;
 
 /// Whether what is stored outlives the process, as far as it is meant to.
 type Outlives = Box<dyn Fn() -> bool + Send + Sync>;
@@ -40,23 +40,23 @@ type Outlives = Box<dyn Fn() -> bool + Send + Sync>;
 pub const NONE: &str = "none";
 
 /// What larder records, shared by everything that has something to record.
-pub struct Account {
+pub struct Telemetry {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
-    ledger: Arc<Ledger>,
+    ledger: Arc<CostTracker>,
     redactor: Redactor,
-    tiers: Arc<Mutex<Vec<Tier>>>,
+    tiers: Arc<Mutex<Vec<StoreGauge>>>,
     outlives: Arc<Mutex<Option<Outlives>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
     // Apart: what an operator must act on is not lost among refusals.
     accepts: Arc<Mutex<Limiter>>,
-    distrust: Arc<Mutex<Hosts>>,
-    tunnels: Arc<Mutex<Hosts>>,
+    distrust: Arc<Mutex<HostCounter>>,
+    tunnels: Arc<Mutex<HostCounter>>,
 }
 
-impl Account {
+impl Telemetry {
     /// The account for these configured names. `routes.len()` and `upstreams.len()`, as indexes,
     /// stand for [`NONE`].
     pub fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
@@ -68,7 +68,7 @@ impl Account {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let ledger = Arc::new(Ledger::new(clock, metrics.costs().clone()));
+        let ledger = Arc::new(CostTracker::new(clock, metrics.costs().clone()));
         let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
         let (tiers, outlives) = (Arc::default(), Arc::default());
         let (distrust, tunnels) = (Arc::default(), Arc::default());
@@ -114,7 +114,7 @@ impl Account {
     }
 
     /// What calls cost.
-    pub fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &CostTracker {
         &self.ledger
     }
 
@@ -124,7 +124,7 @@ impl Account {
     }
 
     /// A finished exchange with a client: metrics, and one line at `debug`.
-    pub fn record(&self, exchange: &Exchange<'_>) {
+    pub fn record(&self, exchange: &RequestEvent<'_>) {
         self.metrics.record(exchange);
         if exchange.result.is_without_a_call() {
             self.ledger.answered(exchange.host, exchange.port);
@@ -150,7 +150,7 @@ impl Account {
     }
 
     /// A finished call to an origin.
-    pub fn upstream_call(&self, call: &UpstreamCall<'_>) {
+    pub fn upstream_call(&self, call: &UpstreamEvent<'_>) {
         self.metrics.upstream_call(call);
         let Err(error) = call.outcome else { return };
         let Some(suppressed) = self.admit_line() else { return };
@@ -166,7 +166,7 @@ impl Account {
     }
 
     /// A call that is made once more, and why.
-    pub fn upstream_retry(&self, retry: &Retry<'_>) {
+    pub fn upstream_retry(&self, retry: &RetryEvent<'_>) {
         self.metrics.upstream_retry(retry.upstream, retry.cause);
         let Some(suppressed) = self.admit_minor_line() else { return };
         tracing::info!(
@@ -196,14 +196,14 @@ impl Account {
         self.metrics.restraint().waited(self.upstream_name(upstream), cause, time);
     }
 
-    /// Bytes that a fill received. A fill belongs to no client, so no [`Exchange`] carries them.
+    /// Bytes that a fill received. A fill belongs to no client, so no [`RequestEvent`] carries them.
     pub fn upstream_bytes(&self, bytes: u64) {
         self.metrics.upstream_bytes(bytes);
     }
 
     /// A request that larder itself refused: counted in `larder_denied_total` and logged. Use
-    /// [`Account::denied`] instead where the refused request also has an [`Exchange`].
-    pub fn refused(&self, refusal: &Refusal) {
+    /// [`Telemetry::denied`] instead where the refused request also has an [`RequestEvent`].
+    pub fn refused(&self, refusal: &RejectEvent) {
         self.denied(refusal.class);
         let Some(suppressed) = self.admit_line() else { return };
         let client = refusal.client.map(tracing::field::display);
@@ -216,14 +216,14 @@ impl Account {
     }
 
     /// A handshake with a client of `host`, which `named` names in the configuration.
-    pub fn handshake(&self, named: &str, host: &str, outcome: Handshake) {
+    pub fn handshake(&self, named: &str, host: &str, outcome: HandshakeOutcome) {
         self.metrics.handshake(named, outcome.token());
         let due = if outcome.is_distrust() { self.distrust.lock().count(host) } else { None };
         let Some(refused) = due else {
             tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
             return;
         };
-        let alert = if let Handshake::Refused(alert) = outcome { Some(alert) } else { None };
+        let alert = if let HandshakeOutcome::Refused(alert) = outcome { Some(alert) } else { None };
         tracing::warn!(
             host,
             refused,
@@ -249,7 +249,7 @@ impl Account {
     }
 
     /// A stale answer that was served, and why. One that stands in for an error has a line of its
-    /// own; one that was asked for, or is refreshed meanwhile, has its [`Exchange`]'s.
+    /// own; one that was asked for, or is refreshed meanwhile, has its [`RequestEvent`]'s.
     pub fn stale_served(&self, route: usize, cause: &'static str) {
         self.metrics.stale_served(route, cause);
         if CHOSEN.iter().any(|chosen| chosen.token() == cause) {
@@ -331,7 +331,7 @@ impl Account {
         tier: &'static str,
         totals: impl Fn() -> TierTotals + Send + Sync + 'static,
     ) {
-        self.tiers.lock().push(Tier { name: tier, totals: Box::new(totals), evictions: 0 });
+        self.tiers.lock().push(StoreGauge { name: tier, totals: Box::new(totals), evictions: 0 });
     }
 
     /// Asks whether the store is as it should be whenever the metrics are rendered: whatever makes it ill, or
@@ -378,7 +378,7 @@ impl Account {
 }
 
 /// A tier of the store that is asked when the metrics are rendered.
-struct Tier {
+struct StoreGauge {
     name: &'static str,
     totals: Box<dyn Fn() -> TierTotals + Send + Sync>,
     // As of the last rendering: the counter grows by the difference.
@@ -395,7 +395,8 @@ fn without_query(path: &str) -> &str {
 }
 
 /// Why an answer is stale though nothing failed.
-const CHOSEN: [Stale; 3] = [Stale::WhileRevalidate, Stale::MaxStale, Stale::Offline];
+const CHOSEN: [StaleReason; 3] =
+    [StaleReason::WhileRevalidate, StaleReason::MaxStale, StaleReason::Offline];
 
 /// Lines a second about requests, calls and connections that failed, over all.
 const LINES: u32 = 9;
@@ -411,7 +412,7 @@ mod tests {
     #[test]
     fn a_name_goes_on_counting_under_another_index_and_what_began_before_ends_as_it_began() {
         let name = |name: &str| -> Arc<str> { name.into() };
-        let before = Account::new(&[name("a"), name("b")], &[]);
+        let before = Telemetry::new(&[name("a"), name("b")], &[]);
         let after = before.renamed(&[name("b"), name("c")], &[], Redactor::default());
         before.stale_served(1, "x");
         after.stale_served(0, "x");
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_watched_tier_shows_what_it_holds_at_each_rendering() {
-        let account = Account::new(&[], &[]);
+        let account = Telemetry::new(&[], &[]);
         let held = Arc::new(AtomicU64::new(3));
         let watched = Arc::clone(&held);
         account.watch_store("memory", move || {

@@ -27,19 +27,19 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::account::problem::Problem;
-use crate::admin::access::Access;
-use crate::admin::controls::Controls;
-use crate::admin::listen::{Client, Listen};
+use crate::admin::access::AdminAcl;
+use crate::admin::controls::AdminApi;
+use crate::admin::listen::{AdminConnectInfo, AdminListener};
 use crate::config::Admin;
 
 /// What every answer comes from.
 #[derive(Clone)]
-struct Desk {
-    controls: Arc<dyn Controls>,
-    account: Arc<Account>,
-    access: Arc<Access>,
+struct AppState {
+    controls: Arc<dyn AdminApi>,
+    account: Arc<Telemetry>,
+    access: Arc<AdminAcl>,
 }
 
 /// Answers on `listener`, by the rules of `admin`, until `stop` says so or its sender is gone; then
@@ -47,16 +47,16 @@ struct Desk {
 pub fn serve(
     listener: TcpListener,
     admin: &Admin,
-    controls: Arc<dyn Controls>,
-    account: Arc<Account>,
+    controls: Arc<dyn AdminApi>,
+    account: Arc<Telemetry>,
     stop: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let late = stop.clone();
-    let access = Arc::new(Access::new(admin));
-    let desk = Desk { controls, account: Arc::clone(&account), access: Arc::clone(&access) };
+    let access = Arc::new(AdminAcl::new(admin));
+    let desk = AppState { controls, account: Arc::clone(&account), access: Arc::clone(&access) };
     async move {
-        let router = router(desk).into_make_service_with_connect_info::<Client>();
-        let serving = axum::serve(Listen::new(listener, account, access), router)
+        let router = router(desk).into_make_service_with_connect_info::<AdminConnectInfo>();
+        let serving = axum::serve(AdminListener::new(listener, account, access), router)
             .with_graceful_shutdown(stopped(stop));
         tokio::select! {
             // It ends without an error: a listener that cannot accept tries again.
@@ -80,7 +80,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// What is open to everybody who may connect is in [`guard::OPEN`]; a path that is added here needs
 /// the operator's token.
-fn router(desk: Desk) -> Router {
+fn router(desk: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

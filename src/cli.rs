@@ -27,7 +27,7 @@ use std::io::Write;
 use crate::config::env::Env;
 
 /// What a verb needs of the world, handed in so that tests can stand in for it.
-pub struct World<'a> {
+pub struct Context<'a> {
     /// The environment variables.
     pub env: Env,
     /// Standard output.
@@ -38,7 +38,7 @@ pub struct World<'a> {
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub enum ExitStatus {
     /// 0
     Ok,
     /// 1: it was tried and failed.
@@ -53,7 +53,7 @@ pub enum Exit {
     Command(u8),
 }
 
-impl Exit {
+impl ExitStatus {
     /// The process's exit code.
     pub fn code(self) -> u8 {
         match self {

@@ -12,12 +12,12 @@ use tokio::sync::watch;
 /// Where the time comes from. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    hand: Option<Arc<Hand>>,
+    hand: Option<Arc<ManualClock>>,
 }
 
 /// A clock that a test turns: its wall-clock time and its monotonic time move together.
 #[derive(Debug)]
-struct Hand {
+struct ManualClock {
     start: SystemTime,
     begun: Instant,
     turned: watch::Sender<Duration>,
@@ -37,7 +37,7 @@ impl Clock {
     pub fn by_hand(start: SystemTime) -> Self {
         let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), Mutex::default());
         let (begun, back) = (monotonic(), Mutex::default());
-        Self { hand: Some(Arc::new(Hand { start, begun, turned, back, sleeping })) }
+        Self { hand: Some(Arc::new(ManualClock { start, begun, turned, back, sleeping })) }
     }
 
     /// The wall-clock time now.
@@ -64,7 +64,7 @@ impl Clock {
     pub async fn sleep(&self, time: Duration) {
         let Some(hand) = &self.hand else { return tokio::time::sleep(time).await };
         let until = hand.turned().saturating_add(time);
-        let _sleeper = Sleeper::new(hand, until);
+        let _sleeper = SleepGuard::new(hand, until);
         let mut turned = hand.turned.subscribe();
         // The sender is the hand's own.
         let _turned = turned.wait_for(|turned| *turned >= until).await;
@@ -94,26 +94,26 @@ impl Clock {
     }
 }
 
-impl Hand {
+impl ManualClock {
     fn turned(&self) -> Duration {
         *self.turned.borrow()
     }
 }
 
 /// Counted for as long as it sleeps, cancelled or not.
-struct Sleeper<'a> {
-    hand: &'a Hand,
+struct SleepGuard<'a> {
+    hand: &'a ManualClock,
     until: Duration,
 }
 
-impl<'a> Sleeper<'a> {
-    fn new(hand: &'a Hand, until: Duration) -> Self {
+impl<'a> SleepGuard<'a> {
+    fn new(hand: &'a ManualClock, until: Duration) -> Self {
         hand.sleeping.lock().push(until);
         Self { hand, until }
     }
 }
 
-impl Drop for Sleeper<'_> {
+impl Drop for SleepGuard<'_> {
     fn drop(&mut self) {
         let mut sleeping = self.hand.sleeping.lock();
         if let Some(at) = sleeping.iter().position(|until| *until == self.until) {

@@ -32,16 +32,16 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::client_cert::ClientCert;
-use crate::config::constraint::Constraint;
+use crate::config::constraint::NameConstraint;
 use crate::config::credential::Credential;
-use crate::config::diagnostics::{Place, Problem, Report};
+use crate::config::diagnostics::{Problem, Report, SourceLocation};
 use crate::config::env::Env;
-use crate::config::files::{Disk, Files, Nothing};
+use crate::config::files::{Disk, FileSource, NoFiles};
 use crate::config::reader::Reader;
 use crate::config::token::Token;
-use crate::key::Keyring;
-use crate::policy::conduct::Conduct;
-use crate::policy::{HoldRule, Mode};
+use crate::key::KeyBuilder;
+use crate::policy::conduct::UpstreamPolicy;
+use crate::policy::{CooldownPolicy, Mode};
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;
 use crate::semantics::redaction::{Redactor, SecretPath};
@@ -54,7 +54,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
 
 /// How the larder of the file at `path` is reached by who operates it. Whatever is wrong with the
 /// rest of the file: it is asked to reload, and to say so, while the file is wrong.
-pub fn operated(path: &Path, env: &Env) -> Operated {
+pub fn operated(path: &Path, env: &Env) -> AdminConfig {
     let name = path.to_string_lossy();
     let read = text_of(path).and_then(|text| {
         let tree =
@@ -64,7 +64,11 @@ pub fn operated(path: &Path, env: &Env) -> Operated {
     let (text, tree) = match read {
         Ok(read) => read,
         Err(report) => {
-            return Operated { admin: Some(Admin::default()), store: None, report: Some(report) };
+            return AdminConfig {
+                admin: Some(Admin::default()),
+                store: None,
+                report: Some(report),
+            };
         }
     };
     let mut reader = Reader::new(&name, env, &Disk);
@@ -72,12 +76,12 @@ pub fn operated(path: &Path, env: &Env) -> Operated {
     let store = Some(resolve::store_path(&tree, &mut reader));
     let problems = reader.problems;
     let report = (!problems.is_empty()).then(|| Report::new(&name, &text, problems));
-    Operated { admin, store, report }
+    AdminConfig { admin, store, report }
 }
 
 /// What a file says about `admin`, and where its larder stores.
 #[derive(Debug)]
-pub struct Operated {
+pub struct AdminConfig {
     /// As far as it could be read; `None`: switched off.
     pub admin: Option<Admin>,
     /// The directory of the store, if the file could be read.
@@ -89,7 +93,7 @@ pub struct Operated {
 fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.to_string_lossy();
     let unread = |what: String, fix: &str| {
-        let (place, path, fix) = (Place::default(), String::new(), fix.to_owned());
+        let (place, path, fix) = (SourceLocation::default(), String::new(), fix.to_owned());
         Report::new(&name, "", vec![Problem { place, path, what, fix }])
     };
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
@@ -106,11 +110,11 @@ fn text_of(path: &Path) -> Result<String, Report> {
 
 /// Resolves `text` as the file `name`. Reads no file: one that the text names counts as missing.
 pub fn parse(name: &str, text: &str, env: &Env) -> Result<Config, Report> {
-    read(name, text, env, &Nothing)
+    read(name, text, env, &NoFiles)
 }
 
 /// Resolves `text` as the file `name`; the files it names come from `files`.
-pub fn read(name: &str, text: &str, env: &Env, files: &dyn Files) -> Result<Config, Report> {
+pub fn read(name: &str, text: &str, env: &Env, files: &dyn FileSource) -> Result<Config, Report> {
     let report = |problems| Report::new(name, text, problems);
     let tree = file::parse(text).map_err(|problem| report(vec![problem]))?;
     let mut reader = Reader::new(name, env, files);
@@ -150,23 +154,23 @@ pub struct Config {
     /// `defaults.mode`: what the master switch says at start.
     pub mode: Mode,
     /// How long an origin that failed is left alone where no route says it.
-    pub hold: HoldRule,
+    pub hold: CooldownPolicy,
     /// How origins are reached.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which requests are kept, and how.
     pub routes: Table,
     /// What the operator should know though it is no error; printed by `check` and at start.
-    pub notes: Vec<diagnostics::Note>,
+    pub notes: Vec<diagnostics::Warning>,
 }
 
 impl Config {
     /// What makes keys with this secret. The fields in which larder shows credentials of its own are
     /// credentials, too.
-    pub fn keyring(&self, secret: [u8; 32]) -> Keyring {
+    pub fn keyring(&self, secret: [u8; 32]) -> KeyBuilder {
         let own = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
         let own = own.map(|credential| credential.header.clone());
         let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(own).collect();
-        Keyring::new(secret, &headers, self.redactor())
+        KeyBuilder::new(secret, &headers, self.redactor())
     }
 
     /// The redactor that takes secrets out of URLs.
@@ -348,7 +352,7 @@ pub struct Ca {
     /// The files of its certificate and key; `None`: below `store.path`, or nowhere without a disk.
     pub files: Option<CaFiles>,
     /// The only names, and those below them, that the authority may vouch for; empty: any.
-    pub constrain: Vec<Constraint>,
+    pub constrain: Vec<NameConstraint>,
 }
 
 /// The files of a certificate authority (PEM).
@@ -412,7 +416,7 @@ pub struct Upstream {
     /// What larder shows in the place of its clients.
     pub credential: Option<Credential>,
     /// How it is treated.
-    pub conduct: Conduct,
+    pub conduct: UpstreamPolicy,
 }
 
 /// `upstreams.*.mount`: what is asked below `path` is meant for this origin.

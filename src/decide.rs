@@ -6,30 +6,30 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-pub use crate::policy::failure::Failure;
-use crate::policy::{Freshness, Lifetime, Policy, Standing};
+pub use crate::policy::failure::ErrorClass;
+use crate::policy::{Freshness, FreshnessState, Lifetime, Policy};
 
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::freshness;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::storing::CacheKind;
-use crate::stored::part::Part;
-use crate::stored::{Head, Outdated, Stored};
+use crate::stored::part::PartialResponse;
+use crate::stored::{FreshnessInput, Outdated, StoredResponse};
 
 /// What the store holds for a request.
 #[derive(Debug, Clone, Copy)]
-pub enum Found<'a> {
+pub enum CacheLookup<'a> {
     /// Nothing under the key.
     Nothing,
     /// Only answers that other request fields chose.
     OtherVariants,
     /// Only a part of the answer, and not all that is asked for is in it.
     OtherPart,
-    /// A part of the answer, and all that is asked for is in it ([`Part::holding`]).
-    Part(&'a Part),
+    /// A part of the answer, and all that is asked for is in it ([`PartialResponse::holding`]).
+    Part(&'a PartialResponse),
     /// This.
-    Stored(&'a Stored),
+    Stored(&'a StoredResponse),
 }
 
 /// What happens next.
@@ -41,14 +41,14 @@ pub enum Decision {
         ttl: i64,
         /// Stale, but within stale-while-revalidate (or the client's max-stale): `Some` says why it
         /// may be served all the same.
-        stale: Option<Stale>,
+        stale: Option<StaleReason>,
         /// Ask for a background fill.
         refresh: bool,
     },
     /// Ask the origin.
     Forward {
         /// Why the store could not answer; the token of `Cache-Status: fwd`.
-        why: Forward,
+        why: ForwardReason,
         /// Send the stored validators.
         validate: bool,
         /// Something is stored that may stand in for an error: ask `stand_in` when one happens.
@@ -62,7 +62,7 @@ pub enum Decision {
 
 /// Why a stale answer is served without asking first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stale {
+pub enum StaleReason {
     /// RFC 5861 §3.
     WhileRevalidate,
     /// The request's own `max-stale` (RFC 9111 §5.2.1.2).
@@ -71,7 +71,7 @@ pub enum Stale {
     Offline,
 }
 
-impl Stale {
+impl StaleReason {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl Stale {
 
 /// Why a request is forwarded (RFC 9211 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Forward {
+pub enum ForwardReason {
     /// Caching is not attempted at all.
     Bypass,
     /// The method is not one that is cached.
@@ -101,7 +101,7 @@ pub enum Forward {
     Request,
 }
 
-impl Forward {
+impl ForwardReason {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
@@ -118,10 +118,10 @@ impl Forward {
 
 /// Decides about a request whose route caches.
 pub fn decide(
-    asked: &Asked,
+    asked: &ProxyRequest,
     policy: &Policy,
     kind: CacheKind,
-    found: Found<'_>,
+    found: CacheLookup<'_>,
     now: SystemTime,
 ) -> Decision {
     wished(asked, &asked.cache_control(), policy, kind, found, now)
@@ -130,10 +130,10 @@ pub fn decide(
 /// [`decide`] while larder is offline: as if the request also said `only-if-cached, max-stale`. What
 /// the origin forbids to show stale is not shown, and what the client insists on is not to be had.
 pub fn decide_offline(
-    asked: &Asked,
+    asked: &ProxyRequest,
     policy: &Policy,
     kind: CacheKind,
-    found: Found<'_>,
+    found: CacheLookup<'_>,
     now: SystemTime,
 ) -> Decision {
     let mut wish = asked.cache_control();
@@ -141,7 +141,7 @@ pub fn decide_offline(
     wish.max_stale = Some(Duration::MAX);
     match wished(asked, &wish, policy, kind, found, now) {
         Decision::Serve { ttl, stale: Some(_), refresh } => {
-            Decision::Serve { ttl, stale: Some(Stale::Offline), refresh }
+            Decision::Serve { ttl, stale: Some(StaleReason::Offline), refresh }
         }
         decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => {
             decision
@@ -150,27 +150,31 @@ pub fn decide_offline(
 }
 
 fn wished(
-    asked: &Asked,
+    asked: &ProxyRequest,
     wish: &RequestCacheControl,
     policy: &Policy,
     kind: CacheKind,
-    found: Found<'_>,
+    found: CacheLookup<'_>,
     now: SystemTime,
 ) -> Decision {
     // RFC 9111 §2, RFC 9110 §9.2.3: only GET is stored; it answers HEAD too.
     if asked.method != Method::GET && asked.method != Method::HEAD {
-        return Decision::forward(Forward::Method, None).unstored();
+        return Decision::forward(ForwardReason::Method, None).unstored();
     }
     let decision = match found {
         // §5.2.1.5 no-store: this exchange neither reads nor writes the store.
-        _ if wish.no_store => Decision::forward(Forward::Request, None).unstored(),
-        Found::Nothing => Decision::forward(Forward::UriMiss, None),
+        _ if wish.no_store => Decision::forward(ForwardReason::Request, None).unstored(),
+        CacheLookup::Nothing => Decision::forward(ForwardReason::UriMiss, None),
         // §4.1: what other request fields chose does not match.
-        Found::OtherVariants => Decision::forward(Forward::VaryMiss, None),
+        CacheLookup::OtherVariants => Decision::forward(ForwardReason::VaryMiss, None),
         // RFC 9111 §3.3: a part answers for no more than it holds.
-        Found::OtherPart => Decision::forward(Forward::Partial, None),
-        Found::Part(part) => while_fresh(reuse(wish, &Seen::new(policy, kind, part.head(), now))),
-        Found::Stored(stored) => reuse(wish, &Seen::new(policy, kind, stored.into(), now)),
+        CacheLookup::OtherPart => Decision::forward(ForwardReason::Partial, None),
+        CacheLookup::Part(part) => {
+            while_fresh(reuse(wish, &EvaluatedEntry::new(policy, kind, part.head(), now)))
+        }
+        CacheLookup::Stored(stored) => {
+            reuse(wish, &EvaluatedEntry::new(policy, kind, stored.into(), now))
+        }
     };
     // §5.2.1.7 only-if-cached: the origin is not asked, neither now nor in the background.
     match decision {
@@ -186,44 +190,44 @@ fn wished(
 /// for an error.
 fn while_fresh(decision: Decision) -> Decision {
     match decision {
-        Decision::Serve { stale: Some(_), .. } => Decision::forward(Forward::Stale, None),
+        Decision::Serve { stale: Some(_), .. } => Decision::forward(ForwardReason::Stale, None),
         Decision::Forward { why, .. } => Decision::forward(why, None),
         Decision::Serve { stale: None, .. } | Decision::Refuse => decision,
     }
 }
 
 /// RFC 9111 §4: whether a stored answer may be used without asking the origin.
-fn reuse(wish: &RequestCacheControl, seen: &Seen<'_>) -> Decision {
+fn reuse(wish: &RequestCacheControl, seen: &EvaluatedEntry<'_>) -> Decision {
     let Freshness { swr, stale_allowed, revalidate_always, .. } = seen.freshness;
     let ttl = seen.standing.ttl();
     // §5.2.1.4 the client's no-cache (or max-age=0); §5.2.2.4 the origin's no-cache.
     if wish.insists() || revalidate_always {
-        let why = if wish.insists() { Forward::Request } else { Forward::Stale };
+        let why = if wish.insists() { ForwardReason::Request } else { ForwardReason::Stale };
         return Decision::forward(why, Some(seen));
     }
     // §5.2.1.1 max-age: the client wants nothing older.
     let young_enough = wish.max_age.is_none_or(|most| seen.age <= most);
     match seen.standing {
         // §4.2 fresh, and §5.2.1.3 min-fresh: for as long as the client needs it.
-        Standing::Fresh(left) if young_enough && wish.min_fresh.is_none_or(|n| left >= n) => {
+        FreshnessState::Fresh(left) if young_enough && wish.min_fresh.is_none_or(|n| left >= n) => {
             Decision::Serve { ttl, stale: None, refresh: false }
         }
-        Standing::Fresh(_) => Decision::forward(Forward::Request, Some(seen)),
+        FreshnessState::Fresh(_) => Decision::forward(ForwardReason::Request, Some(seen)),
         // §4.2.4: the origin forbids it; the client's own limits do.
-        Standing::Stale(_) if !stale_allowed || !young_enough || wish.min_fresh.is_some() => {
-            Decision::forward(Forward::Stale, Some(seen))
+        FreshnessState::Stale(_) if !stale_allowed || !young_enough || wish.min_fresh.is_some() => {
+            Decision::forward(ForwardReason::Stale, Some(seen))
         }
         // RFC 5861 §3: answer now, ask behind the client's back.
-        Standing::Stale(by) if by < swr && !seen.superseded => {
-            Decision::Serve { ttl, stale: Some(Stale::WhileRevalidate), refresh: true }
+        FreshnessState::Stale(by) if by < swr && !seen.superseded => {
+            Decision::Serve { ttl, stale: Some(StaleReason::WhileRevalidate), refresh: true }
         }
         // §5.2.1.2 max-stale: the client does not mind.
-        Standing::Stale(by)
+        FreshnessState::Stale(by)
             if !seen.superseded && wish.max_stale.is_some_and(|most| by <= most) =>
         {
-            Decision::Serve { ttl, stale: Some(Stale::MaxStale), refresh: false }
+            Decision::Serve { ttl, stale: Some(StaleReason::MaxStale), refresh: false }
         }
-        Standing::Stale(_) => Decision::forward(Forward::Stale, Some(seen)),
+        FreshnessState::Stale(_) => Decision::forward(ForwardReason::Stale, Some(seen)),
     }
 }
 
@@ -231,29 +235,33 @@ fn reuse(wish: &RequestCacheControl, seen: &Seen<'_>) -> Decision {
 /// remaining freshness, zero or negative when stale. Above zero it is fresh and was only asked
 /// about because the client insisted.
 pub fn stand_in(
-    asked: &Asked,
+    asked: &ProxyRequest,
     policy: &Policy,
     kind: CacheKind,
-    stored: &Stored,
-    failure: Failure,
+    stored: &StoredResponse,
+    failure: ErrorClass,
     now: SystemTime,
 ) -> Option<i64> {
     let hidden = policy.stale_if_error.covers(failure);
-    let seen = Seen::new(policy, kind, stored.into(), now);
+    let seen = EvaluatedEntry::new(policy, kind, stored.into(), now);
     // §5.2.1.5: a request that said no-store is not answered from the store, come what may.
     (hidden && seen.may_stand_in() && !asked.cache_control().no_store).then(|| seen.standing.ttl())
 }
 
 /// The remaining freshness of a stored answer under the current policy, in seconds.
-pub fn ttl(policy: &Policy, kind: CacheKind, stored: &Stored, now: SystemTime) -> i64 {
-    Seen::new(policy, kind, Head::of_either(stored), now).standing.ttl()
+pub fn ttl(policy: &Policy, kind: CacheKind, stored: &StoredResponse, now: SystemTime) -> i64 {
+    EvaluatedEntry::new(policy, kind, FreshnessInput::of_either(stored), now).standing.ttl()
 }
 
 /// From when a stored answer is of no more use under the current policy; `None`: never. A bound for
 /// sweeping, no verdict: every read computes its own.
-pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &Stored) -> Option<SystemTime> {
+pub fn useful_until(
+    policy: &Policy,
+    kind: CacheKind,
+    stored: &StoredResponse,
+) -> Option<SystemTime> {
     let received = stored.response_time;
-    let head = Head::of_either(stored);
+    let head = FreshnessInput::of_either(stored);
     let freshness = policy.freshness(head.said, head.status, kind, received);
     let Lifetime::For(lifetime) = freshness.lifetime else { return None };
     // RFC 9111 §4.3: a validator saves the body of an answer that is stale for long.
@@ -266,20 +274,20 @@ pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &Stored) -> Option
 const REVALIDATABLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A stored answer as seen now, through the current policy.
-struct Seen<'a> {
-    said: &'a Said,
+struct EvaluatedEntry<'a> {
+    said: &'a CacheMetadata,
     status: StatusCode,
     policy: &'a Policy,
     freshness: Freshness,
-    standing: Standing,
+    standing: FreshnessState,
     /// There is something newer.
     superseded: bool,
     age: Duration,
 }
 
-impl<'a> Seen<'a> {
-    fn new(policy: &'a Policy, kind: CacheKind, head: Head<'a>, now: SystemTime) -> Self {
-        let Head { said, status, response_time, initial_age, outdated } = head;
+impl<'a> EvaluatedEntry<'a> {
+    fn new(policy: &'a Policy, kind: CacheKind, head: FreshnessInput<'a>, now: SystemTime) -> Self {
+        let FreshnessInput { said, status, response_time, initial_age, outdated } = head;
         let freshness = policy.freshness(said, status, kind, response_time);
         let standing = freshness.standing(initial_age, response_time, now);
         // A soft purge ends the lifetime there and then; the stale windows run from it.
@@ -287,10 +295,10 @@ impl<'a> Seen<'a> {
             (standing, Some(Outdated { at, .. })) => {
                 let since = now.duration_since(at).unwrap_or_default();
                 let before = match standing {
-                    Standing::Fresh(_) => Duration::ZERO,
-                    Standing::Stale(by) => by,
+                    FreshnessState::Fresh(_) => Duration::ZERO,
+                    FreshnessState::Stale(by) => by,
                 };
-                Standing::Stale(since.max(before))
+                FreshnessState::Stale(since.max(before))
             }
             (standing, None) => standing,
         };
@@ -303,8 +311,8 @@ impl<'a> Seen<'a> {
     /// stands in for nothing.
     fn may_stand_in(&self) -> bool {
         let in_time = match self.standing {
-            Standing::Fresh(_) => true,
-            Standing::Stale(by) => self.freshness.stale_allowed && by < self.freshness.sie,
+            FreshnessState::Fresh(_) => true,
+            FreshnessState::Stale(by) => self.freshness.stale_allowed && by < self.freshness.sie,
         };
         in_time
             && !self.freshness.revalidate_always
@@ -313,12 +321,12 @@ impl<'a> Seen<'a> {
 }
 
 impl Decision {
-    fn forward(why: Forward, seen: Option<&Seen<'_>>) -> Self {
+    fn forward(why: ForwardReason, seen: Option<&EvaluatedEntry<'_>>) -> Self {
         Self::Forward {
             why,
             // §4.3.1: a 304 costs less than an answer, at many origins nothing.
             validate: seen.is_some_and(|seen| seen.said.has_validator()),
-            fallback: seen.is_some_and(Seen::may_stand_in),
+            fallback: seen.is_some_and(EvaluatedEntry::may_stand_in),
             store: true,
         }
     }

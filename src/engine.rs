@@ -34,25 +34,25 @@ use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::engine::apart::Apart;
-use crate::engine::collapse::Flights;
+use crate::engine::collapse::InFlightFetches;
 use crate::engine::remembered::Remembered;
-use crate::engine::switch::Switch;
+use crate::engine::switch::ModeSwitch;
 use crate::engine::underway::Underway;
-use crate::key::{CacheKey, Keyring};
+use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::store::Store;
 use crate::upstream::Origin;
-use crate::upstream::gate::knock::Knock;
+use crate::upstream::gate::knock::CallContext;
 use crate::upstream::in_flight::InFlight;
 
 /// The bounds an engine works within.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct EngineLimits {
     /// Bytes of the largest body that is stored or shared.
     pub max_object: usize,
     /// Clients that wait for one fill.
@@ -60,23 +60,23 @@ pub struct Bounds {
 }
 
 /// What an engine is made of.
-pub struct Parts {
+pub struct EngineDeps {
     /// Where answers are kept.
     pub store: Arc<dyn Store>,
     /// Who is asked for them.
     pub origin: Arc<dyn Origin>,
     /// Where everything is recorded.
-    pub account: Arc<Account>,
+    pub account: Arc<Telemetry>,
     /// What makes keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Arc<KeyBuilder>,
     /// The time.
     pub clock: Clock,
     /// What it works within.
-    pub bounds: Bounds,
+    pub bounds: EngineLimits,
     /// Bytes of all bodies that are held on their way, over all engines that share it.
     pub in_flight: Arc<InFlight>,
     /// The master switch.
-    pub switch: Arc<Switch>,
+    pub switch: Arc<ModeSwitch>,
     /// The fills of all engines that share it.
     pub underway: Arc<Underway>,
     /// What bears on stored answers and outlives the configuration.
@@ -89,15 +89,15 @@ pub struct Parts {
 pub struct Engine {
     store: Arc<dyn Store>,
     origin: Arc<dyn Origin>,
-    account: Arc<Account>,
-    keyring: Arc<Keyring>,
+    account: Arc<Telemetry>,
+    keyring: Arc<KeyBuilder>,
     clock: Clock,
-    bounds: Bounds,
+    bounds: EngineLimits,
     in_flight: Arc<InFlight>,
-    switch: Arc<Switch>,
+    switch: Arc<ModeSwitch>,
     underway: Arc<Underway>,
     remembered: Arc<Remembered>,
-    flights: Flights,
+    flights: InFlightFetches,
     apart: Apart,
     /// What larder adds to `Via`.
     via: HeaderValue,
@@ -105,9 +105,9 @@ pub struct Engine {
 
 impl Engine {
     /// Joins the parts.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, origin, account, keyring, clock, bounds, in_flight, .. } = parts;
-        let Parts { switch, underway, remembered, via, .. } = parts;
+    pub fn new(parts: EngineDeps) -> Arc<Self> {
+        let EngineDeps { store, origin, account, keyring, clock, bounds, in_flight, .. } = parts;
+        let EngineDeps { switch, underway, remembered, via, .. } = parts;
         Arc::new(Self {
             store,
             origin,
@@ -119,7 +119,7 @@ impl Engine {
             switch,
             underway,
             remembered,
-            flights: Flights::default(),
+            flights: InFlightFetches::default(),
             apart: Apart::default(),
             via,
         })
@@ -143,14 +143,14 @@ impl Engine {
     /// What a call for `asked` says at the gate.
     pub fn knock(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: usize,
         policy: &Policy,
         key: Option<&CacheKey>,
-    ) -> Knock {
+    ) -> CallContext {
         let credential = self.keyring.asker(asked);
-        let knock = Knock::new(route, policy, &asked.method, &asked.target, credential);
-        Knock { key: key.map(CacheKey::id), ..knock }
+        let knock = CallContext::new(route, policy, &asked.method, &asked.target, credential);
+        CallContext { key: key.map(CacheKey::id), ..knock }
     }
 
     /// How many clients wait for a running fill that others may join, or read it.

@@ -1,7 +1,7 @@
 //! The front door: from accepted connections to clean requests.
 //!
 //! Owns: listeners, the bytes of a connection until they are a clean request, `CONNECT`, tunnels,
-//! interception, who may use larder. Never touches: routes, the store; it hands requests to a [`Service`].
+//! interception, who may use larder. Never touches: routes, the store; it hands requests to a [`RequestHandler`].
 
 pub mod access;
 pub mod authority;
@@ -31,12 +31,12 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
-use crate::front::door::Door;
+use crate::front::door::Frontend;
 use crate::front::session::Session;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 
 /// An answer that is at hand: it is written as it is, and the connection goes on.
-pub struct Ready {
+pub struct PreparedResponse {
     /// The head, blank line included.
     pub head: BytesMut,
     /// The body, of the length that the head says.
@@ -50,15 +50,15 @@ pub struct Ready {
 }
 
 /// Who takes a clean request and answers it on its connection.
-pub trait Service: Send + Sync + 'static {
+pub trait RequestHandler: Send + Sync + 'static {
     /// The answer to `asked`, an HTTP/1.1 request without a body on a connection that goes on, if it
-    /// is at hand. `asked` may be normalised further in place; the answer that [`Service::serve`]
+    /// is at hand. `asked` may be normalised further in place; the answer that [`RequestHandler::serve`]
     /// gives to it stays the same.
-    fn at_hand(&self, asked: &mut Asked) -> Option<Ready>;
+    fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse>;
 
     /// An answer that was at hand has been written, or the client was gone. `since`: when the
     /// request's head was there.
-    fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant);
+    fn written(&self, asked: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant);
 
     /// Whether a route is about this origin: then what is sent to it in the clear inside a tunnel is
     /// answered like the rest.
@@ -66,7 +66,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Answers `asked` on `session`. Returns it back, unless it has become something else, and whether
     /// its client stayed to the end.
-    fn serve(&self, asked: Asked, session: Session) -> Serving<'_>;
+    fn serve(&self, asked: ProxyRequest, session: Session) -> Serving<'_>;
 }
 
 /// An exchange under way. In a box: an idle connection must not carry the room that a request needs.
@@ -81,7 +81,7 @@ pub struct Served {
 }
 
 /// Which door is in force: a reload puts another in its place.
-pub trait Doors: Send + Sync + 'static {
+pub trait CurrentFrontend: Send + Sync + 'static {
     /// The door for a request that begins now. Whoever holds it finishes with it.
-    fn current(&self) -> Arc<Door>;
+    fn current(&self) -> Arc<Frontend>;
 }

@@ -22,7 +22,7 @@ use sha2::Sha256;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::policy::{Policy, QueryRule};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
@@ -82,7 +82,7 @@ impl CacheKey {
         self.id
     }
 
-    /// What [`Keyring::target_id`] says of the target under the key's query rule: one id over all
+    /// What [`KeyBuilder::target_id`] says of the target under the key's query rule: one id over all
     /// scopes and listeners, so that an unsafe method can reach every answer of its target
     /// (RFC 9111 §4.4).
     pub fn target_id(&self) -> u128 {
@@ -166,14 +166,14 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 
 /// What makes keys: the secret of the HMACs and what counts as secret.
 #[derive(Clone)]
-pub struct Keyring {
+pub struct KeyBuilder {
     mac: Hmac<Sha256>,
     variants: VariantSecret,
     credential_headers: Vec<HeaderName>,
     redactor: Redactor,
 }
 
-impl Keyring {
+impl KeyBuilder {
     /// A keyring whose HMACs nobody else can make. `credential_headers` are further credentials;
     /// `redactor` tells which parts of a URL are secret.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
@@ -201,7 +201,7 @@ impl Keyring {
     }
 
     /// The key of `asked` under `policy`. The method is no part of it: HEAD shares GET's answer.
-    pub fn key(&self, asked: &Asked, policy: &Policy) -> CacheKey {
+    pub fn key(&self, asked: &ProxyRequest, policy: &Policy) -> CacheKey {
         canonical::key(self, asked, policy)
     }
 
@@ -232,7 +232,7 @@ impl Keyring {
     /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users: where
     /// one shows an API key or `Authorization`, cookies and tokens of a session beside it, which may change with
     /// every call, make nobody else of it.
-    pub fn asker(&self, asked: &Asked) -> u128 {
+    pub fn asker(&self, asked: &ProxyRequest) -> u128 {
         let lasting = fields::lasting(self, &asked.headers);
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
@@ -254,7 +254,7 @@ impl Keyring {
     }
 
     /// What the key of `asked` is made of, part by part. Secrets are named, never shown.
-    pub fn explain(&self, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
+    pub fn explain(&self, asked: &ProxyRequest, policy: &Policy) -> Vec<(String, String)> {
         explain::parts(self, asked, policy)
     }
 
@@ -292,7 +292,7 @@ fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET] {
 }
 
 /// Prints no secret: neither the key of the HMACs nor anything made with it.
-impl fmt::Debug for Keyring {
+impl fmt::Debug for KeyBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyring")
             .field("credential_headers", &self.credential_headers)

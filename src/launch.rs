@@ -18,13 +18,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::env::Env;
-use crate::launch::files::Files;
+use crate::launch::files::PrivateDir;
 use crate::launch::no_proxy::NoProxy;
-use crate::launch::trust::Trust;
+use crate::launch::trust::CaBundle;
 
 /// What a command is to use.
 #[derive(Debug)]
-pub struct Launch<'a> {
+pub struct ExecEnv<'a> {
     /// Where larder listens for it.
     pub proxy: SocketAddr,
     /// The user and the password that it asks for, `USER:PASSWORD`, of letters and digits.
@@ -44,14 +44,14 @@ pub fn bundle(ca: &str) -> String {
     trust::both(&trust::systems_roots(), ca)
 }
 
-impl Launch<'_> {
+impl ExecEnv<'_> {
     /// Writes the files that runtimes need below the directory and returns the variables to set,
     /// each of its name once. A variable that the caller's environment already has and that can be
     /// extended (`NODE_OPTIONS`, `PYTHONPATH`) is extended; bundles of certificates that it names
     /// are what larder's is added to.
     pub fn prepare(&self) -> io::Result<Vec<(String, String)>> {
-        let files = Files::within(self.directory)?;
-        let trust = Trust::of(self, &files)?;
+        let files = PrivateDir::within(self.directory)?;
+        let trust = CaBundle::of(self, &files)?;
         let mut variables = self.proxies();
         variables.extend(trust.variables(self, &files)?);
         variables.extend(java::prepare(self, &files, &trust)?);

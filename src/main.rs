@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    World, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload,
-    run, schema, upstreams,
+    Context, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge,
+    reload, run, schema, upstreams,
 };
 
 const START_HERE: &str = "\
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     let command = Command::parse();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let mut world = World { env: environment(), out: &mut out, err: &mut err };
+    let mut world = Context { env: environment(), out: &mut out, err: &mut err };
     let exit = match &command.verb {
         Verb::Run(args) => run::run(args, &mut world),
         Verb::Check(args) => check::run(args, &mut world),

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
-pub use crate::policy::effect::{Freshness, Lifetime, Standing};
-pub use crate::policy::failure::Failure;
-pub use crate::policy::retry::{Backoff, HoldRule, MOST_RETRIES, Retry};
+pub use crate::policy::effect::{Freshness, FreshnessState, Lifetime};
+pub use crate::policy::failure::ErrorClass;
+pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
 
 /// Everything a route says about its answers. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,17 +32,17 @@ pub struct Policy {
     /// When a stale answer may stand in for an error.
     pub stale_if_error: StaleIfError,
     /// When a call is made once more.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// How long an origin that failed is left alone.
-    pub hold: HoldRule,
+    pub hold: CooldownPolicy,
     /// Whose answers they are.
     pub scope: ScopeRule,
     /// What else goes into the key.
-    pub key: KeyRule,
+    pub key: KeyPolicy,
     /// How long a client waits for somebody else's fill before it asks for itself.
     pub coalesce_wait: Duration,
     /// What becomes of answers with `Set-Cookie`.
-    pub set_cookie: SetCookie,
+    pub set_cookie: SetCookiePolicy,
     /// The targeted fields whose word counts in place of `Cache-Control`, the first one first
     /// (RFC 9213).
     pub targeted: Vec<HeaderName>,
@@ -57,12 +57,12 @@ impl Policy {
             ttl_jitter: 0.0,
             stale_while_revalidate: None,
             stale_if_error: StaleIfError::default(),
-            retry: Retry::default(),
-            hold: HoldRule::default(),
+            retry: RetryPolicy::default(),
+            hold: CooldownPolicy::default(),
             scope: ScopeRule::Credential,
-            key: KeyRule::default(),
+            key: KeyPolicy::default(),
             coalesce_wait: Duration::from_secs(10),
-            set_cookie: SetCookie::Refuse,
+            set_cookie: SetCookiePolicy::Refuse,
             targeted: Vec::new(),
         }
     }
@@ -138,7 +138,7 @@ pub enum EndsFor {
 
 impl StaleIfError {
     /// Whether a stale answer may hide this failure.
-    pub fn covers(&self, failure: Failure) -> bool {
+    pub fn covers(&self, failure: ErrorClass) -> bool {
         self.on.iter().any(|member| failure.is(*member))
     }
 
@@ -215,7 +215,7 @@ pub enum ScopeRule {
 
 /// What of a request goes into its key besides scheme, authority, path and scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KeyRule {
+pub struct KeyPolicy {
     /// Which query parameters count.
     pub query: QueryRule,
     /// Request fields that count besides what `Vary` names.
@@ -238,7 +238,7 @@ pub enum QueryRule {
 
 /// What becomes of answers with `Set-Cookie`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetCookie {
+pub enum SetCookiePolicy {
     /// Not stored, in no scope. The default.
     Refuse,
     /// Stored without the field.

@@ -27,34 +27,34 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::front::session::Session;
-use crate::front::stage::Stage;
-use crate::front::{Ready, Service, Serving};
-use crate::policy::HoldRule;
-use crate::proxy::handler::Handler;
+use crate::front::stage::DrainState;
+use crate::front::{PreparedResponse, RequestHandler, Serving};
+use crate::policy::CooldownPolicy;
+use crate::proxy::handler::PingoraHandler;
 use crate::route::table::Table;
-use crate::semantics::asked::Asked;
-use crate::upstream::fetch::Network;
+use crate::semantics::asked::ProxyRequest;
+use crate::upstream::fetch::HttpClient;
 
 /// What the proxy works with.
-pub struct Parts {
+pub struct ProxyDeps {
     /// Answers what routes cache.
     pub engine: Arc<Engine>,
     /// Which requests those are.
     pub routes: Table,
     /// The way out for everything else.
-    pub network: Arc<Network>,
+    pub network: Arc<HttpClient>,
     /// Where exchanges are recorded.
-    pub account: Arc<Account>,
+    pub account: Arc<Telemetry>,
     /// How long an origin that failed is left alone where no route says it.
-    pub hold: HoldRule,
+    pub hold: CooldownPolicy,
     /// What larder adds to `Via`.
     pub via: HeaderValue,
     /// Once larder is closing, answers end with `Connection: close`.
-    pub stage: watch::Receiver<Stage>,
+    pub stage: watch::Receiver<DrainState>,
     /// How long no byte may move on an upgraded connection until it ends.
     pub tunnel_idle: Duration,
     /// How slowly a request's body may come.
@@ -63,22 +63,22 @@ pub struct Parts {
 
 /// The proxy.
 pub struct Proxy {
-    handler: Arc<Handler>,
+    handler: Arc<PingoraHandler>,
 }
 
 impl Proxy {
     /// Joins the parts.
-    pub fn new(parts: Parts) -> Self {
-        Self { handler: Arc::new(Handler::new(parts)) }
+    pub fn new(parts: ProxyDeps) -> Self {
+        Self { handler: Arc::new(PingoraHandler::new(parts)) }
     }
 }
 
-impl Service for Proxy {
-    fn at_hand(&self, asked: &mut Asked) -> Option<Ready> {
+impl RequestHandler for Proxy {
+    fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse> {
         self.handler.at_hand(asked)
     }
 
-    fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant) {
+    fn written(&self, asked: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant) {
         self.handler.written(asked, ready, bytes, since);
     }
 
@@ -86,7 +86,7 @@ impl Service for Proxy {
         self.handler.routes.names(host, port)
     }
 
-    fn serve(&self, asked: Asked, session: Session) -> Serving<'_> {
+    fn serve(&self, asked: ProxyRequest, session: Session) -> Serving<'_> {
         Box::pin(self.handler.serve(asked, session))
     }
 }

@@ -21,36 +21,36 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::admin;
-use crate::admin::controls::Controls;
+use crate::admin::controls::AdminApi;
 use crate::clock::Clock;
 use crate::config::{Admin, Config};
-use crate::front::Doors;
-use crate::front::listen::{self, Lobby};
-use crate::front::stage::Stage;
-use crate::server::controls::Desk;
-use crate::server::estate::Estate;
-use crate::server::ground::Ground;
-use crate::server::handover::echo::Echo;
-use crate::server::handover::{Offer, OfferError, Predecessor};
+use crate::front::CurrentFrontend;
+use crate::front::listen::{self, AcceptContext};
+use crate::front::stage::DrainState;
+use crate::server::controls::AdminService;
+use crate::server::estate::Runtime;
+use crate::server::ground::SharedState;
+use crate::server::handover::echo::InvalidationSync;
+use crate::server::handover::{HandoverError, HandoverListener, Predecessor};
 use crate::server::house::BuildError;
-use crate::server::reload::Source;
-use crate::server::sockets::{Listeners, Sockets};
-use crate::store::state::NoSecret;
+use crate::server::reload::ConfigSource;
+use crate::server::sockets::{InheritedSockets, Listeners};
+use crate::store::state::SecretError;
 use crate::upstream::descriptors;
 
 /// What a larder takes from its surroundings; tests put their own in.
 #[derive(Debug, Default)]
-pub struct Parts {
+pub struct ServerDeps {
     /// The time.
     pub clock: Clock,
     /// A name server to ask instead of the system's.
     pub name_server: Option<SocketAddr>,
     /// Where a reload reads the configuration; `None`: there is no reload.
-    pub source: Option<Source>,
+    pub source: Option<ConfigSource>,
     /// Listening sockets that need not be bound.
-    pub sockets: Sockets,
+    pub sockets: InheritedSockets,
     /// Another larder runs, and leaves once [`Server::succeed`] tells it to.
     pub takes_over: bool,
 }
@@ -88,7 +88,7 @@ pub enum StartError {
     Build(#[from] BuildError),
     /// The secret of this installation cannot be used.
     #[error("the secret of all keys: {0}")]
-    Secret(#[from] NoSecret),
+    Secret(#[from] SecretError),
 }
 
 impl StartError {
@@ -123,8 +123,8 @@ fn fix(error: &io::Error) -> &'static str {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    estate: Arc<Estate>,
-    stage: watch::Sender<Stage>,
+    estate: Arc<Runtime>,
+    stage: watch::Sender<DrainState>,
     admin_stop: watch::Sender<bool>,
     places: Arc<Semaphore>,
     connections: usize,
@@ -132,24 +132,24 @@ pub struct Server {
     administering: Option<JoinHandle<()>>,
     /// The listening sockets once more, to hand over.
     sockets: Vec<TcpListener>,
-    offer: Option<Offer>,
-    echo: Option<Echo>,
+    offer: Option<HandoverListener>,
+    echo: Option<InvalidationSync>,
     replaced: watch::Sender<bool>,
 }
 
 impl Server {
     /// Builds and starts a larder, within a tokio runtime. When this returns it accepts connections.
-    pub fn start(config: Config, mut parts: Parts) -> Result<Self, StartError> {
+    pub fn start(config: Config, mut parts: ServerDeps) -> Result<Self, StartError> {
         let listeners = Listeners::of(&config, std::mem::take(&mut parts.sockets))?;
         let addresses: Vec<_> = listeners.proxy.iter().filter_map(address).collect();
         let admin = listeners.admin.as_ref().and_then(address);
         // Without its copies a larder runs as well; it only cannot hand them over.
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
-        let (stage, staged) = watch::channel(Stage::Open);
+        let (stage, staged) = watch::channel(DrainState::Open);
         let connections = descriptors::clients(config.limits.connections);
         let rules = config.admin.clone();
-        let ground = Ground::new(&config, &parts, &addresses, admin, staged)?;
-        let estate = Estate::found(config, ground, parts.source)?;
+        let ground = SharedState::new(&config, &parts, &addresses, admin, staged)?;
+        let estate = Runtime::found(config, ground, parts.source)?;
         // From before it accepts: nothing that is invalidated in between is lost.
         let echo = parts.takes_over.then(|| estate.ground.store.open());
         let mut server = Self {
@@ -172,8 +172,8 @@ impl Server {
     }
 
     fn accept(&mut self, listeners: Listeners, rules: Option<&Admin>) -> Result<(), StartError> {
-        let lobby = Lobby {
-            doors: Arc::clone(&self.estate) as Arc<dyn Doors>,
+        let lobby = AcceptContext {
+            doors: Arc::clone(&self.estate) as Arc<dyn CurrentFrontend>,
             places: Arc::clone(&self.places),
             exits: Arc::new(Semaphore::new(listen::TURNED_AWAY)),
             account: Arc::clone(self.account()),
@@ -194,10 +194,11 @@ impl Server {
     }
 
     /// Offers the listening sockets to the larder that comes next, at `path`.
-    pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), OfferError> {
+    pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), HandoverError> {
         let sockets = std::mem::take(&mut self.sockets);
         let store = Arc::clone(&self.estate.ground.store);
-        self.offer = Some(Offer::new(path, taken_over, sockets, store, self.replaced.clone())?);
+        self.offer =
+            Some(HandoverListener::new(path, taken_over, sockets, store, self.replaced.clone())?);
         Ok(())
     }
 
@@ -220,8 +221,8 @@ impl Server {
     }
 
     /// What an operator can ask of it.
-    pub fn controls(&self) -> Arc<dyn Controls> {
-        Arc::new(Desk(Arc::clone(&self.estate)))
+    pub fn controls(&self) -> Arc<dyn AdminApi> {
+        Arc::new(AdminService(Arc::clone(&self.estate)))
     }
 
     /// Where clients connect, in the order of `listen`, ports filled in.
@@ -248,7 +249,7 @@ impl Server {
     }
 
     /// What is recorded.
-    pub fn account(&self) -> &Arc<Account> {
+    pub fn account(&self) -> &Arc<Telemetry> {
         &self.estate.ground.account
     }
 

@@ -20,12 +20,12 @@ use async_trait::async_trait;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Kind, Mark, Reach, Watch};
-use crate::stored::Stored;
+use crate::store::generations::{Epoch, PurgeKind, PurgeScope, Watch};
+use crate::stored::StoredResponse;
 
 /// What is looked for: a key, and the variant that the request selects among those stored under it.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct StoreQuery<'a> {
     /// The primary key.
     pub key: &'a CacheKey,
     /// The variant this request would select if `Vary` named these fields.
@@ -36,7 +36,7 @@ pub struct Wanted<'a> {
 #[derive(Debug, Clone)]
 pub enum Lookup {
     /// The variant that the request selects.
-    Found(Arc<Stored>),
+    Found(Arc<StoredResponse>),
     /// Other variants only; the request's own would be this one.
     OtherVariants(VariantId),
     /// Nothing under this key.
@@ -47,7 +47,7 @@ pub enum Lookup {
 
 /// How the deeper tiers of a store are, for `/readyz`. Whatever it is, answers are given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum Health {
     /// What is stored outlives the process, or was never meant to.
     Good,
     /// Only memory works, for this reason.
@@ -56,7 +56,7 @@ pub enum Condition {
 
 /// What a store holds, for the gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct StoreUsage {
     /// Stored responses.
     pub entries: u64,
     /// Bytes they weigh, keys and fields included.
@@ -67,7 +67,7 @@ pub struct Totals {
 
 /// Where an answer is in the order of a store: all answers of a target are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct EntryId {
     /// [`CacheKey::target_id`].
     pub target: u128,
     /// [`CacheKey::id`].
@@ -77,13 +77,13 @@ pub struct Place {
 }
 
 /// As the cursor of a listing: 96 hexadecimal digits.
-impl fmt::Display for Place {
+impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}{:032x}{:032x}", self.target, self.id, self.variant.0)
     }
 }
 
-impl Place {
+impl EntryId {
     /// Reads what `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
         let part = |at: usize| u128::from_str_radix(text.get(at..at + 32)?, 16).ok();
@@ -95,13 +95,13 @@ impl Place {
 
 /// A stored answer in a listing.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct EntryInfo {
     /// Where it is.
-    pub place: Place,
+    pub place: EntryId,
     /// The canonical form of its key ([`CacheKey::canonical`]).
     pub canonical: Arc<[u8]>,
     /// The answer; its body is empty where it is on disk only.
-    pub stored: Arc<Stored>,
+    pub stored: Arc<StoredResponse>,
     /// Bytes of its body.
     pub body: u64,
     /// Whether it is in memory.
@@ -114,10 +114,10 @@ pub struct Listed {
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Looks into memory. Never blocks.
-    fn get(&self, wanted: Wanted<'_>) -> Lookup;
+    fn get(&self, wanted: StoreQuery<'_>) -> Lookup;
 
     /// Looks into the deeper tiers after [`Lookup::Deeper`]; never answers `Deeper` itself.
-    async fn load(&self, wanted: Wanted<'_>) -> Lookup;
+    async fn load(&self, wanted: StoreQuery<'_>) -> Lookup;
 
     /// To be taken before an answer of `target` is asked for, and held until that is kept: what is
     /// invalidated later will not be brought back by [`Store::put`] with its mark.
@@ -127,7 +127,7 @@ pub trait Store: Send + Sync {
     fn is_newer(&self, one: u64, other: u64) -> bool;
 
     /// Whether nothing of this target was invalidated since `mark`, not even softly.
-    fn is_current(&self, target: u128, mark: Mark) -> bool;
+    fn is_current(&self, target: u128, mark: Epoch) -> bool;
 
     /// Keeps a complete response, replacing the same variant unless that was asked for later. Queued where
     /// it may block; dropped silently where there is no room. `mark`: taken before the response was
@@ -136,8 +136,8 @@ pub trait Store: Send + Sync {
     fn put(
         &self,
         key: &CacheKey,
-        stored: Arc<Stored>,
-        mark: Mark,
+        stored: Arc<StoredResponse>,
+        mark: Epoch,
         until: Option<SystemTime>,
     ) -> bool;
 
@@ -146,7 +146,7 @@ pub trait Store: Send + Sync {
 
     /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts. False: there
     /// is nothing of it.
-    fn invalidate(&self, reach: Reach, kind: Kind) -> bool;
+    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool;
 
     /// Whether something of this target may be kept.
     fn may_keep(&self, target: u128) -> bool;
@@ -155,12 +155,17 @@ pub trait Store: Send + Sync {
     /// would not.
     async fn settle(&self) -> Result<(), String>;
 
-    /// At most `limit` usable answers behind `after`, in the order of [`Place`], of one target or
+    /// At most `limit` usable answers behind `after`, in the order of [`EntryId`], of one target or
     /// of all.
-    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed>;
+    async fn list(
+        &self,
+        after: Option<EntryId>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<EntryInfo>;
 
     /// How the deeper tiers are.
-    fn condition(&self) -> Condition;
+    fn condition(&self) -> Health;
 
     /// Lets go of the deeper tiers: what is queued for them is written, then they are closed and
     /// free for another process. Memory goes on alone.

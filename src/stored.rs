@@ -15,16 +15,16 @@ use http::header::{AGE, CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::semantics::freshness;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::lent::{Hold, Lent};
 
-/// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::Part`], which
+/// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::PartialResponse`], which
 /// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
 /// `Debug` shows no field value and no body.
 #[derive(Clone)]
-pub struct Stored {
+pub struct StoredResponse {
     /// The status.
     pub status: StatusCode,
     /// The origin's fields as a hit sends them, hop-by-hop fields removed (RFC 9111 §3.1).
@@ -47,7 +47,7 @@ pub struct Stored {
     /// came first.
     pub asked: u64,
     /// The fields and `status`, read once: what bears on freshness and validation.
-    pub said: Said,
+    pub said: CacheMetadata,
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
     /// Whether it is stale, whatever its lifetime, and since when.
@@ -68,9 +68,9 @@ pub struct Outdated {
 
 /// What of a stored response bears on whether it may be used.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
+pub struct FreshnessInput<'a> {
     /// What its fields say.
-    pub said: &'a Said,
+    pub said: &'a CacheMetadata,
     /// The status that policy goes by.
     pub status: StatusCode,
     /// When it was received.
@@ -81,8 +81,8 @@ pub struct Head<'a> {
     pub outdated: Option<Outdated>,
 }
 
-impl<'a> From<&'a Stored> for Head<'a> {
-    fn from(stored: &'a Stored) -> Self {
+impl<'a> From<&'a StoredResponse> for FreshnessInput<'a> {
+    fn from(stored: &'a StoredResponse) -> Self {
         Self {
             said: &stored.said,
             status: stored.status,
@@ -93,10 +93,10 @@ impl<'a> From<&'a Stored> for Head<'a> {
     }
 }
 
-impl<'a> Head<'a> {
+impl<'a> FreshnessInput<'a> {
     /// Of a whole as it is, of a part as its whole would be: for who asks how long something stays of
     /// use, not whether it answers.
-    pub fn of_either(stored: &'a Stored) -> Self {
+    pub fn of_either(stored: &'a StoredResponse) -> Self {
         let status = if stored.is_part() { StatusCode::OK } else { stored.status };
         Self { status, ..stored.into() }
     }
@@ -109,7 +109,7 @@ pub fn is_left_out_of_hits(name: &HeaderName) -> bool {
     text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER
 }
 
-impl Stored {
+impl StoredResponse {
     /// A response with the fields that are kept of it; `times` are those of the request's sending
     /// and the head's arrival.
     pub fn new(
@@ -121,7 +121,7 @@ impl Stored {
         initial_age: Duration,
     ) -> Self {
         let headers = compact(headers);
-        let said = Said::of(status, &headers);
+        let said = CacheMetadata::of(status, &headers);
         let (headers, withheld) = parted(headers);
         let (followed, body) = lent::Body::follow(body);
         Self {
@@ -182,12 +182,12 @@ impl Stored {
         bodiless || lengths.all(|length| says(length, self.body.len()))
     }
 
-    /// Whether it is a part, good for nothing but as a [`part::Part`].
+    /// Whether it is a part, good for nothing but as a [`part::PartialResponse`].
     pub fn is_part(&self) -> bool {
         self.status == StatusCode::PARTIAL_CONTENT
     }
 
-    /// The fields of a hit. `Age` is not among them: it is [`Stored::age`] of the moment.
+    /// The fields of a hit. `Age` is not among them: it is [`StoredResponse::age`] of the moment.
     pub fn hit_headers(&self) -> HeaderMap {
         self.headers.clone()
     }
@@ -218,7 +218,7 @@ impl Stored {
 
     /// This response with what a 304 to its validators says (RFC 9111 §3.2, §4.3.4). A 304 may bring
     /// `no-store`, `private` or `Set-Cookie`: what comes out answers the one request, and is stored
-    /// only as [`Stored::keeping`] what `Policy::storing` says of its [`Stored::all_headers`].
+    /// only as [`StoredResponse::keeping`] what `Policy::storing` says of its [`StoredResponse::all_headers`].
     #[must_use]
     pub fn freshened(
         &self,
@@ -227,7 +227,7 @@ impl Stored {
         response_time: SystemTime,
     ) -> Self {
         let headers = compact(&validation::freshen(&self.all_headers(), not_modified));
-        let said = Said::of(self.status, &headers);
+        let said = CacheMetadata::of(self.status, &headers);
         let initial_age = freshness::initial_age(&said, request_time, response_time);
         let outdated = None;
         Self {
@@ -243,17 +243,17 @@ impl Stored {
     #[must_use]
     pub fn keeping(&self, headers: &HeaderMap) -> Self {
         let headers = compact(headers);
-        let said = Said::of(self.status, &headers);
+        let said = CacheMetadata::of(self.status, &headers);
         self.keeping_as(headers, said)
     }
 
-    fn keeping_as(&self, headers: HeaderMap, said: Said) -> Self {
+    fn keeping_as(&self, headers: HeaderMap, said: CacheMetadata) -> Self {
         let (headers, withheld) = parted(headers);
         Self { headers, withheld, said, ..self.clone() }
     }
 }
 
-impl fmt::Debug for Stored {
+impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> =
             self.headers.keys().chain(self.withheld.keys()).map(HeaderName::as_str).collect();

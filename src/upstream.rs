@@ -44,19 +44,19 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::Timeouts;
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::semantics::target::Target;
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::Knock;
-use crate::upstream::held::{Cause, Held};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::knock::CallContext;
+use crate::upstream::held::{RejectReason, Rejection};
 use crate::upstream::interim::Interims;
-use crate::upstream::verdict::Verdict;
+use crate::upstream::verdict::CallOutcome;
 
 /// A call to an origin, without a body: what a fill sends.
 #[derive(Clone)]
-pub struct Call {
+pub struct UpstreamRequest {
     /// What it says at the gate.
-    pub knock: Knock,
+    pub knock: CallContext,
     /// The method.
     pub method: Method,
     /// What the client asked for; an upstream may turn `http` into `https`.
@@ -64,13 +64,13 @@ pub struct Call {
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// Which kind of listener the request came through: it bounds where the call may go.
-    pub listener: Listener,
+    pub listener: ListenerKind,
     /// Where interim answers go; `None`: nobody wants them.
     pub interims: Option<Arc<Interims>>,
 }
 
 /// An origin's answer whose body is still to come.
-pub struct Answer {
+pub struct UpstreamResponse {
     /// The final status.
     pub status: StatusCode,
     /// The fields as received, hop-by-hop ones included.
@@ -82,11 +82,11 @@ pub struct Answer {
     /// How the body's end is known.
     pub framing: BodyFraming,
     /// What it means.
-    pub verdict: Verdict,
+    pub verdict: CallOutcome,
     /// Its body may say that it means something else: a rule looks into bodies, and this one was not read.
     pub unread: bool,
     /// What the call had to wait for before it went out.
-    pub waited: Option<Cause>,
+    pub waited: Option<RejectReason>,
     /// The body.
     pub body: Box<dyn Body>,
     /// How long the whole answer may take, counted from the call, if it is to be stored.
@@ -108,7 +108,7 @@ pub enum BodyFraming {
 #[async_trait]
 pub trait Body: Send {
     /// The next piece; `None` when the body is complete. A cut body is an error, never `None`.
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure>;
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError>;
 
     /// How much of it may come before it is read.
     fn ahead(&self) -> usize {
@@ -120,17 +120,23 @@ pub trait Body: Send {
 #[async_trait]
 pub trait Origin: Send + Sync {
     /// Sends `call` and returns once the head of the final answer is there.
-    async fn fetch(&self, call: &Call) -> Result<Answer, Failure>;
+    async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
     /// What would keep such a call to `target` back right now.
-    fn held(&self, target: &Target, knock: &Knock) -> Option<Held> {
+    fn held(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
         let (_, _) = (target, knock);
         None
     }
 
     /// Takes a retry of such a call to `target`, after this wait because of `cause`, from the budget of
     /// all; false: there is none left, or a hold outlasts its patience.
-    fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+    fn spare(
+        &self,
+        target: &Target,
+        knock: &CallContext,
+        cause: &'static str,
+        wait: Duration,
+    ) -> bool {
         let (_, _, _, _) = (target, knock, cause, wait);
         true
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use larder::account::log;
 use larder::config::{self, env::Env};
-use larder::server::{Parts, Server};
+use larder::server::{Server, ServerDeps};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Serves with a store in a directory; the arguments are the origin's address, the directory and, if
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         .build()
         .expect("threads can be started");
     runtime.block_on(async {
-        let server = Server::start(config, Parts::default()).expect("free ports");
+        let server = Server::start(config, ServerDeps::default()).expect("free ports");
         println!("{}", server.addrs()[0]);
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         let mut stalled = None;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use larder::fake::discord::Calls;
+use larder::fake::discord::CallLog;
 
 use crate::ROLE_CHECKS;
 use crate::Seen;
@@ -21,7 +21,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    pub(crate) fn new(seen: &Seen, calls: &Calls) -> Self {
+    pub(crate) fn new(seen: &Seen, calls: &CallLog) -> Self {
         Self {
             upstream_calls: calls.total,
             upstream_bytes: calls.bytes,

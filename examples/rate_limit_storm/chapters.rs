@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use larder::fake::behaviour::{Behaviour, Fault, RateLimited, Scope, Share};
+use larder::fake::behaviour::{Fault, Faults, Percentage, RateLimited, Scope};
 use larder::fake::discord::{Options, limits::Limits};
 use larder::fake::script::{Phase, Script};
 use serde_json::json;
@@ -100,7 +100,7 @@ fn said(figures: &mut Figures, key: &str, what: &str, errors: usize, probes: u64
 pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
     let scene = Scene::set(Options::default(), "    retry: off", "").await?;
     scene.warm(1).await?;
-    scene.discord.behave(Behaviour::always(Fault::Status(StatusCode::BAD_GATEWAY)));
+    scene.discord.behave(Faults::always(Fault::Status(StatusCode::BAD_GATEWAY)));
     let mut seen = Vec::new();
     for seconds in [60 * 60 - 1, 2, 24 * 60 * 60 - 3, 3] {
         scene.clock.advance(Duration::from_secs(seconds));
@@ -117,8 +117,8 @@ pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
 /// Every second call is a 503, at 200 requests a second for cold keys.
 pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(), Failure> {
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    let share = Share::of(0.5).ok_or("a half is a share")?;
-    let behaviour = Behaviour { share, seed: Some(7), ..Behaviour::always(fault) };
+    let share = Percentage::of(0.5).ok_or("a half is a share")?;
+    let behaviour = Faults { share, seed: Some(7), ..Faults::always(fault) };
     let scene = Scene::set(Options { behaviour, ..Options::default() }, "", "").await?;
     let (steps, each) = (story.half_down * 10, 20);
     let mut asking = JoinSet::new();

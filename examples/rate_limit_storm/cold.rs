@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use larder::fake::behaviour::{Behaviour, Fault, RateLimited};
+use larder::fake::behaviour::{Fault, Faults, RateLimited};
 use larder::fake::discord::Options;
 use serde_json::json;
 
@@ -18,14 +18,14 @@ const STEP: Duration = Duration::from_millis(10);
 
 /// 429, 429, 200, with a word and without.
 pub(crate) async fn waits(figures: &mut Figures) -> Result<(), Failure> {
-    let (answer, waits) = cold(Behaviour::next(2, Fault::rate_limited(2)), "").await?;
+    let (answer, waits) = cold(Faults::next(2, Fault::rate_limited(2)), "").await?;
     let told = waits.iter().all(|wait| (1_990..=2_050).contains(&wait.as_millis()));
     let good = answer.status == 200 && told && waits.len() == 2;
     let shown = json!(seconds(&waits));
     figures.line("waits_told", "cold, 429 429 200, Retry-After: 2: waits", shown, "2 s, 2 s", good);
 
     let wordless = Fault::RateLimited(RateLimited::default());
-    let (answer, waits) = cold(Behaviour::next(3, wordless), "").await?;
+    let (answer, waits) = cold(Faults::next(3, wordless), "").await?;
     let within = waits
         .iter()
         .zip([1_000_u128, 2_000, 4_000])
@@ -38,7 +38,7 @@ pub(crate) async fn waits(figures: &mut Figures) -> Result<(), Failure> {
 
 /// An API that never relents, and one that fails in a way that is not to be retried.
 pub(crate) async fn always(figures: &mut Figures) -> Result<(), Failure> {
-    let (answer, waits) = cold(Behaviour::always(Fault::rate_limited(1)), "").await?;
+    let (answer, waits) = cold(Faults::always(Fault::rate_limited(1)), "").await?;
     let own = String::from_utf8_lossy(&answer.body).contains("rate limited");
     let good = answer.status == 429 && waits.len() == 3 && own;
     let shown = json!(format!("{} after {} retries", answer.status, waits.len()));
@@ -47,7 +47,7 @@ pub(crate) async fn always(figures: &mut Figures) -> Result<(), Failure> {
 
     let broken = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
     let only = "    retry: { on: [429] }";
-    let (answer, waits) = cold(Behaviour::always(broken), only).await?;
+    let (answer, waits) = cold(Faults::always(broken), only).await?;
     let good = answer.status == 500 && waits.is_empty();
     let shown = json!(format!("{} after {} retries", answer.status, waits.len()));
     figures.line("never_500", "cold, 500, `on: [429]`", shown, "500 after 0 retries", good);
@@ -55,7 +55,7 @@ pub(crate) async fn always(figures: &mut Figures) -> Result<(), Failure> {
 }
 
 /// The answer to a cold key, and how long the API was left alone between the calls for it.
-async fn cold(behaviour: Behaviour, route: &str) -> Result<(Answer, Vec<Duration>), Failure> {
+async fn cold(behaviour: Faults, route: &str) -> Result<(Answer, Vec<Duration>), Failure> {
     let scene = Scene::set(Options { behaviour, ..Options::default() }, route, "").await?;
     let asking = scene.getting(&roles(0));
     let (mut waits, mut waited, mut calls) = (Vec::new(), Duration::ZERO, 0);

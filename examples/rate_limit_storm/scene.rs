@@ -11,8 +11,8 @@ use larder::clock::Clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord::{self, Discord, Options};
-use larder::fake::running::Fake;
-use larder::server::{Parts, Server};
+use larder::fake::running::FakeServer;
+use larder::server::{Server, ServerDeps};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::client::{Answer, Connection, Failure};
@@ -23,7 +23,7 @@ pub(crate) const HOST: &str = "discord.example.test";
 /// A fake, a larder, and the hand that turns their clocks.
 pub(crate) struct Scene {
     pub(crate) clock: Clock,
-    pub(crate) discord: Fake<Discord>,
+    pub(crate) discord: FakeServer<Discord>,
     larder: Server,
     proxy: SocketAddr,
     /// Calls that were begun by `getting`, and those of them that are answered.
@@ -61,7 +61,7 @@ routes:
             discord.addr
         );
         let config = config::parse("rate_limit_storm.yaml", &yaml, &Env::default())?;
-        let parts = Parts { clock: clock.clone(), ..Parts::default() };
+        let parts = ServerDeps { clock: clock.clone(), ..ServerDeps::default() };
         let larder = Server::start(config, parts)?;
         let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
         let (asked, answered) = (AtomicUsize::new(0), Arc::default());

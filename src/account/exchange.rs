@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 /// One finished exchange with a client. Borrows everything, so that recording a hit allocates
 /// nothing.
 #[derive(Debug, Clone, Copy)]
-pub struct Exchange<'a> {
+pub struct RequestEvent<'a> {
     /// The route's index in the table; one past the last: no route.
     pub route: usize,
     /// How it ended.
@@ -37,7 +37,7 @@ pub struct Exchange<'a> {
     /// Bytes sent to the client.
     pub client_bytes: u64,
     /// Bytes received from the origin for this client alone: passed through or tunnelled. What a
-    /// fill receives is told by [`Account::upstream_bytes`](crate::account::Account::upstream_bytes).
+    /// fill receives is told by [`Telemetry::upstream_bytes`](crate::account::Telemetry::upstream_bytes).
     pub upstream_bytes: u64,
     /// Bytes of the fill that this request began, as far as they came while it was answered: those are
     /// counted by the fill.
@@ -119,7 +119,7 @@ impl ResultKind {
 
 /// One finished call to an origin.
 #[derive(Debug, Clone, Copy)]
-pub struct UpstreamCall<'a> {
+pub struct UpstreamEvent<'a> {
     /// The upstream's index in the configuration; one past the last: none.
     pub upstream: usize,
     /// The route's index; one past the last: none.
@@ -136,7 +136,7 @@ pub struct UpstreamCall<'a> {
 
 /// A call to an origin that is made once more.
 #[derive(Debug, Clone, Copy)]
-pub struct Retry<'a> {
+pub struct RetryEvent<'a> {
     /// The upstream's index in the configuration; one past the last: none.
     pub upstream: usize,
     /// The route's index; one past the last: none.
@@ -153,7 +153,7 @@ pub struct Retry<'a> {
 
 /// A request that larder refused before it became an exchange.
 #[derive(Debug, Clone, Copy)]
-pub struct Refusal {
+pub struct RejectEvent {
     /// Why, as one word.
     pub class: &'static str,
     /// Who asked.

@@ -15,7 +15,7 @@ const OTHERS: &str = "(others)";
 
 /// How a handshake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handshake {
+pub enum HandshakeOutcome {
     /// The client speaks inside it.
     Done,
     /// The client does not accept larder's certificate, or nothing that larder offers.
@@ -30,7 +30,7 @@ pub enum Handshake {
     Unvouched,
 }
 
-impl Handshake {
+impl HandshakeOutcome {
     /// The label in metrics and logs.
     pub fn token(self) -> &'static str {
         match self {
@@ -64,11 +64,11 @@ impl Handshake {
 
 /// How often something happened to each host: its clients did not accept larder, it was tunnelled.
 #[derive(Debug, Default)]
-pub(super) struct Hosts {
+pub(super) struct HostCounter {
     by_host: HashMap<Box<str>, u64>,
 }
 
-impl Hosts {
+impl HostCounter {
     /// Counts one more; the count if a line is due: at the first, and whenever it has doubled.
     pub(super) fn count(&mut self, host: &str) -> Option<u64> {
         let known = self.by_host.len() < HOSTS || self.by_host.contains_key(host);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_line_is_due_at_the_first_and_at_each_doubling() {
-        let mut distrust = Hosts::default();
+        let mut distrust = HostCounter::default();
         let due: Vec<_> = (0..9).filter_map(|_| distrust.count("a")).collect();
         assert_eq!(due, [1, 2, 4, 8]);
         assert_eq!(distrust.count("b"), Some(1));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn hosts_beyond_the_bound_are_counted_together() {
-        let mut distrust = Hosts::default();
+        let mut distrust = HostCounter::default();
         for host in 0..HOSTS + 50 {
             distrust.count(&format!("h{host}"));
         }

@@ -19,24 +19,24 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::account::ledger::book::{Book, Told};
+use crate::account::ledger::book::{AlertState, UsageHistory};
 use crate::account::ledger::calendar::Day;
-use crate::account::ledger::sum::Micros;
+use crate::account::ledger::sum::MicroCredits;
 use crate::account::metrics;
-use crate::account::metrics::cost::Costs;
+use crate::account::metrics::cost::CostMetrics;
 use crate::clock::Clock;
 use crate::config::Upstream;
-use crate::policy::conduct::{Budget, Cost, Credits};
+use crate::policy::conduct::{Cost, CostBudget, CreditSource};
 
 pub use crate::account::ledger::reservation::{Reservation, Shortage};
-pub use crate::account::ledger::row::Row;
-pub use crate::account::ledger::spending::{Spending, Spent};
+pub use crate::account::ledger::row::UsageRow;
+pub use crate::account::ledger::spending::{CostReport, PeriodUsage};
 
 /// The books of all upstreams by their names, and the prices of the configuration in force.
-pub struct Ledger {
+pub struct CostTracker {
     clock: Clock,
-    metrics: Costs,
-    books: Mutex<HashMap<Arc<str>, Arc<Book>>>,
+    metrics: CostMetrics,
+    books: Mutex<HashMap<Arc<str>, Arc<UsageHistory>>>,
     prices: ArcSwap<Prices>,
     /// Whether nothing costs anything: then a hit looks no further.
     free: AtomicBool,
@@ -45,21 +45,21 @@ pub struct Ledger {
 /// What a configuration says about costs.
 #[derive(Default)]
 struct Prices {
-    priced: Vec<Priced>,
+    priced: Vec<PricedUpstream>,
     /// Whose hosts are whose, up to the last upstream that costs something.
     places: Vec<(Arc<Upstream>, Option<usize>)>,
 }
 
 /// An upstream that costs something.
-struct Priced {
-    book: Arc<Book>,
+struct PricedUpstream {
+    book: Arc<UsageHistory>,
     cost: Cost,
-    metrics: metrics::cost::Cost,
+    metrics: metrics::cost::CostHandles,
 }
 
 /// How a budget stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct BudgetStatus {
     /// Credits that were spent in the window.
     pub used: f64,
     /// The share of the budget that they are; above 1 when more was spent.
@@ -72,9 +72,9 @@ pub struct Standing {
     pub ends_in: Duration,
 }
 
-impl Ledger {
+impl CostTracker {
     /// Empty books and no prices.
-    pub(super) fn new(clock: Clock, metrics: Costs) -> Self {
+    pub(super) fn new(clock: Clock, metrics: CostMetrics) -> Self {
         let (books, prices, free) = (Mutex::default(), ArcSwap::default(), true.into());
         Self { clock, metrics, books, prices, free }
     }
@@ -88,7 +88,11 @@ impl Ledger {
             places.push((Arc::clone(upstream), cost.as_ref().map(|_| priced.len())));
             if let Some(cost) = cost {
                 let book = self.book(&upstream.name);
-                priced.push(Priced { book, cost, metrics: self.metrics.of(&upstream.name) });
+                priced.push(PricedUpstream {
+                    book,
+                    cost,
+                    metrics: self.metrics.of(&upstream.name),
+                });
             }
         }
         self.free.store(priced.is_empty(), Ordering::Relaxed);
@@ -107,7 +111,7 @@ impl Ledger {
 
     /// A call to an upstream that was made and cost so many credits, or none.
     pub fn spend(&self, upstream: &str, credits: f64, now: SystemTime) {
-        let (prices, credits) = (self.prices.load(), Micros::of(credits));
+        let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
         let Some(one) = prices.find(upstream) else {
             // A reload has dropped its price while it was under way: it was paid all the same.
             return self.book(&upstream.into()).spend(credits, now);
@@ -122,7 +126,7 @@ impl Ledger {
     /// A call that was made and cost nothing, because what is stored was confirmed: so many credits
     /// were not spent. Calls that were not made at all are counted where their answers are recorded.
     pub fn avoided(&self, upstream: &str, credits: f64, now: SystemTime) {
-        let (prices, credits) = (self.prices.load(), Micros::of(credits));
+        let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
         let Some(one) = prices.find(upstream) else { return };
         one.book.spare(credits, now);
         one.metrics.avoided(one.money(credits));
@@ -134,7 +138,7 @@ impl Ledger {
     }
 
     /// How a budget of an upstream stands.
-    pub fn standing(&self, upstream: &str, budget: &Budget, now: SystemTime) -> Standing {
+    pub fn standing(&self, upstream: &str, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
         let prices = self.prices.load();
         let Some(one) = prices.find(upstream) else {
             return standing(&self.book(&upstream.into()), budget, now);
@@ -150,14 +154,14 @@ impl Ledger {
     pub fn reserve(
         &self,
         upstream: &str,
-        budget: &Budget,
+        budget: &CostBudget,
         now: SystemTime,
     ) -> Result<Reservation, Shortage> {
         let (book, price) = match self.prices.load().find(upstream) {
             Some(one) => (Arc::clone(&one.book), one.expected()),
-            None => (self.book(&upstream.into()), Micros::CREDIT),
+            None => (self.book(&upstream.into()), MicroCredits::CREDIT),
         };
-        if book.reserve(price, Micros::of(budget.credits), budget.period, now) {
+        if book.reserve(price, MicroCredits::of(budget.credits), budget.period, now) {
             return Ok(Reservation::new(&book, price));
         }
         let shortage = self.shortage(upstream, budget, now);
@@ -166,19 +170,24 @@ impl Ledger {
     }
 
     /// Why a call could not be made right now; `None`: the budget has room for it.
-    pub fn shortage(&self, upstream: &str, budget: &Budget, now: SystemTime) -> Option<Shortage> {
+    pub fn shortage(
+        &self,
+        upstream: &str,
+        budget: &CostBudget,
+        now: SystemTime,
+    ) -> Option<Shortage> {
         let standing = self.standing(upstream, budget, now);
         if standing.spent {
             return Some(Shortage::Spent(standing.ends_in));
         }
         let reserved = self.book(&upstream.into()).reserved();
-        let taken = Micros::of(standing.used).plus(reserved);
-        (taken >= Micros::of(budget.credits)).then_some(Shortage::Reserved)
+        let taken = MicroCredits::of(standing.used).plus(reserved);
+        (taken >= MicroCredits::of(budget.credits)).then_some(Shortage::Reserved)
     }
 
     /// What each upstream that costs something has cost, in the order of the configuration.
-    pub fn spendings(&self, now: SystemTime) -> Vec<Spending> {
-        let spending = |one: &Priced| Spending::of(&one.book, &one.cost, now);
+    pub fn spendings(&self, now: SystemTime) -> Vec<CostReport> {
+        let spending = |one: &PricedUpstream| CostReport::of(&one.book, &one.cost, now);
         self.prices.load().priced.iter().map(spending).collect()
     }
 
@@ -208,7 +217,7 @@ impl Ledger {
     }
 
     /// What is to be kept that changed since this was asked last.
-    pub fn changed(&self) -> Vec<Row> {
+    pub fn changed(&self) -> Vec<UsageRow> {
         let books: Vec<_> = self.books.lock().values().cloned().collect();
         let mut rows = Vec::new();
         for book in books {
@@ -217,22 +226,22 @@ impl Ledger {
         rows
     }
 
-    fn book(&self, upstream: &Arc<str>) -> Arc<Book> {
+    fn book(&self, upstream: &Arc<str>) -> Arc<UsageHistory> {
         let mut books = self.books.lock();
         let book = books
             .entry(Arc::clone(upstream))
-            .or_insert_with(|| Arc::new(Book::new(Arc::clone(upstream))));
+            .or_insert_with(|| Arc::new(UsageHistory::new(Arc::clone(upstream))));
         Arc::clone(book)
     }
 }
 
 impl Prices {
-    fn find(&self, upstream: &str) -> Option<&Priced> {
+    fn find(&self, upstream: &str) -> Option<&PricedUpstream> {
         self.priced.iter().find(|one| **one.book.name() == *upstream)
     }
 
     /// A host belongs to the first that names it, whether that one costs something or not.
-    fn of_host(&self, host: &str, port: u16) -> Option<&Priced> {
+    fn of_host(&self, host: &str, port: u16) -> Option<&PricedUpstream> {
         let own = |(upstream, _): &&(Arc<Upstream>, Option<usize>)| {
             upstream.hosts.iter().any(|named| named.host.matches(host, port))
         };
@@ -241,33 +250,38 @@ impl Prices {
     }
 }
 
-impl Priced {
-    fn usual(&self) -> Micros {
+impl PricedUpstream {
+    fn usual(&self) -> MicroCredits {
         match self.cost.credits {
-            Credits::PerCall(credits) => Micros::of(credits),
-            Credits::Header(_) | Credits::Body(_) => self.book.usual().unwrap_or(Micros::CREDIT),
+            CreditSource::PerCall(credits) => MicroCredits::of(credits),
+            CreditSource::Header(_) | CreditSource::Body(_) => {
+                self.book.usual().unwrap_or(MicroCredits::CREDIT)
+            }
         }
     }
 
     /// The credits to set aside for a call: where prices are learned, one at least.
-    fn expected(&self) -> Micros {
+    fn expected(&self) -> MicroCredits {
         match self.cost.credits {
-            Credits::PerCall(_) => self.usual(),
-            Credits::Header(_) | Credits::Body(_) => self.usual().max(Micros::CREDIT),
+            CreditSource::PerCall(_) => self.usual(),
+            CreditSource::Header(_) | CreditSource::Body(_) => {
+                self.usual().max(MicroCredits::CREDIT)
+            }
         }
     }
 
-    fn money(&self, credits: Micros) -> f64 {
+    fn money(&self, credits: MicroCredits) -> f64 {
         money(credits, &self.cost)
     }
 
     /// Warns once in each window when the budget nears its end, and once when it is spent.
-    fn tell(&self, budget: &Budget, standing: Standing, now: SystemTime) {
+    fn tell(&self, budget: &CostBudget, standing: BudgetStatus, now: SystemTime) {
         if !standing.warn && !standing.spent {
             return;
         }
         let window = Day::of(now).first(budget.period);
-        let told = Told { window, budget: Micros::of(budget.credits), spent: standing.spent };
+        let told =
+            AlertState { window, budget: MicroCredits::of(budget.credits), spent: standing.spent };
         if !self.book.tell(told) {
             return;
         }
@@ -290,16 +304,16 @@ impl Priced {
     }
 }
 
-fn money(credits: Micros, cost: &Cost) -> f64 {
+fn money(credits: MicroCredits, cost: &Cost) -> f64 {
     (credits.credits() * cost.per_credit).max(0.0)
 }
 
-fn standing(book: &Book, budget: &Budget, now: SystemTime) -> Standing {
+fn standing(book: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
     let used = book.window(budget.period, now).credits;
-    let all = Micros::of(budget.credits);
-    let share = if all > Micros::default() { used.credits() / all.credits() } else { 1.0 };
+    let all = MicroCredits::of(budget.credits);
+    let share = if all > MicroCredits::default() { used.credits() / all.credits() } else { 1.0 };
     let end = Day::of(now).next(budget.period).begin();
-    Standing {
+    BudgetStatus {
         used: used.credits(),
         share,
         spent: used >= all,

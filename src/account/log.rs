@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
-use crate::account::log::line::Line;
+use crate::account::log::line::LineFormat;
 use crate::config;
 
 mod escape;
@@ -27,9 +27,10 @@ mod redact;
 /// nothing: tests start many servers in one process.
 pub fn install(log: &config::Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr).event_format(Line::new(log.format));
+    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat::new(log.format));
     // stderr is locked per line: lines of two threads never mix.
-    let subscriber = Registry::default().with(filter).with(foreign::Bounded::new()).with(lines);
+    let subscriber =
+        Registry::default().with(filter).with(foreign::RateLimitedLayer::new()).with(lines);
     if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL.set(handle).is_ok() {
         bridge(log.level);
     }
@@ -59,8 +60,8 @@ pub fn subscriber<W>(log: &config::Log, writer: W) -> impl Subscriber + Send + S
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = fmt::layer().with_writer(writer).event_format(Line::new(log.format));
-    Registry::default().with(filter(log.level)).with(foreign::Bounded::new()).with(lines)
+    let lines = fmt::layer().with_writer(writer).event_format(LineFormat::new(log.format));
+    Registry::default().with(filter(log.level)).with(foreign::RateLimitedLayer::new()).with(lines)
 }
 
 /// Brings what is logged through the `log` crate to the current subscriber.

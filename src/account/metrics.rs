@@ -9,14 +9,14 @@ use std::sync::Arc;
 use http::StatusCode;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
-use crate::account::exchange::{Exchange, UpstreamCall};
-use crate::account::metrics::cost::Costs;
-use crate::account::metrics::families::Families;
-use crate::account::metrics::operation::Operation;
+use crate::account::exchange::{RequestEvent, UpstreamEvent};
+use crate::account::metrics::cost::CostMetrics;
+use crate::account::metrics::families::LabelledMetrics;
+use crate::account::metrics::operation::AdminMetrics;
 use crate::account::metrics::register::{counter, counters, histograms};
-use crate::account::metrics::resolved::{Route, Upstream};
-use crate::account::metrics::restraint::Restraint;
-use crate::account::metrics::tiers::Tiers;
+use crate::account::metrics::resolved::{RouteHandles, UpstreamHandles};
+use crate::account::metrics::restraint::UpstreamLimitMetrics;
+use crate::account::metrics::tiers::StoreMetrics;
 
 pub(super) mod cost;
 mod families;
@@ -30,14 +30,14 @@ mod tiers;
 /// result.
 pub(super) struct Metrics {
     registry: Registry,
-    named: Named,
-    routes: Vec<Route>,
-    upstreams: Vec<Upstream>,
-    families: Families,
-    tiers: Tiers,
-    operation: Operation,
-    restraint: Restraint,
-    costs: Costs,
+    named: RouteAndUpstreamHandles,
+    routes: Vec<RouteHandles>,
+    upstreams: Vec<UpstreamHandles>,
+    families: LabelledMetrics,
+    tiers: StoreMetrics,
+    operation: AdminMetrics,
+    restraint: UpstreamLimitMetrics,
+    costs: CostMetrics,
     accept_errors: IntCounter,
     fast_hits: IntCounter,
     client_bytes: IntCounter,
@@ -47,7 +47,7 @@ pub(super) struct Metrics {
 
 /// The families of which each route or upstream has its own, resolved.
 #[derive(Clone)]
-struct Named {
+struct RouteAndUpstreamHandles {
     requests: IntCounterVec,
     coalesced: IntCounterVec,
     durations: HistogramVec,
@@ -59,17 +59,17 @@ impl Metrics {
     pub(super) fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let named = Named::new(r);
+        let named = RouteAndUpstreamHandles::new(r);
         register::about_this_program(r);
         Self {
             routes: named.routes(routes),
             upstreams: named.upstreams(upstreams),
             named,
-            families: Families::new(r),
-            tiers: Tiers::new(r),
-            operation: Operation::new(r),
-            restraint: Restraint::new(r),
-            costs: Costs::new(r),
+            families: LabelledMetrics::new(r),
+            tiers: StoreMetrics::new(r),
+            operation: AdminMetrics::new(r),
+            restraint: UpstreamLimitMetrics::new(r),
+            costs: CostMetrics::new(r),
             accept_errors: counter(
                 r,
                 "larder_accept_errors_total",
@@ -119,7 +119,7 @@ impl Metrics {
         self.fast_hits.inc();
     }
 
-    pub(super) fn record(&self, exchange: &Exchange<'_>) {
+    pub(super) fn record(&self, exchange: &RequestEvent<'_>) {
         let Some(route) = self.route(exchange.route) else { return };
         route.ended(exchange.result, exchange.duration);
         self.client_bytes.inc_by(exchange.client_bytes);
@@ -134,7 +134,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn upstream_call(&self, call: &UpstreamCall<'_>) {
+    pub(super) fn upstream_call(&self, call: &UpstreamEvent<'_>) {
         let Some(upstream) = self.upstream(call.upstream) else { return };
         let Some(route) = self.route(call.route) else { return };
         let code = match &call.outcome {
@@ -195,17 +195,17 @@ impl Metrics {
     }
 
     /// What an operator does.
-    pub(super) fn operation(&self) -> &Operation {
+    pub(super) fn operation(&self) -> &AdminMetrics {
         &self.operation
     }
 
     /// How calls were held back.
-    pub(super) fn restraint(&self) -> &Restraint {
+    pub(super) fn restraint(&self) -> &UpstreamLimitMetrics {
         &self.restraint
     }
 
     /// What upstreams cost.
-    pub(super) fn costs(&self) -> &Costs {
+    pub(super) fn costs(&self) -> &CostMetrics {
         &self.costs
     }
 
@@ -232,16 +232,16 @@ impl Metrics {
     }
 
     // An index past the end counts as "none of them" rather than not at all.
-    fn route(&self, index: usize) -> Option<&Route> {
+    fn route(&self, index: usize) -> Option<&RouteHandles> {
         self.routes.get(index).or(self.routes.last())
     }
 
-    fn upstream(&self, index: usize) -> Option<&Upstream> {
+    fn upstream(&self, index: usize) -> Option<&UpstreamHandles> {
         self.upstreams.get(index).or(self.upstreams.last())
     }
 }
 
-impl Named {
+impl RouteAndUpstreamHandles {
     fn new(r: &Registry) -> Self {
         Self {
             requests: counters(
@@ -271,13 +271,14 @@ impl Named {
         }
     }
 
-    fn routes(&self, names: &[Arc<str>]) -> Vec<Route> {
-        let route = |name| Route::new(name, &self.requests, &self.durations, &self.coalesced);
+    fn routes(&self, names: &[Arc<str>]) -> Vec<RouteHandles> {
+        let route =
+            |name| RouteHandles::new(name, &self.requests, &self.durations, &self.coalesced);
         names.iter().map(route).collect()
     }
 
-    fn upstreams(&self, names: &[Arc<str>]) -> Vec<Upstream> {
-        names.iter().map(|name| Upstream::new(name, &self.calls)).collect()
+    fn upstreams(&self, names: &[Arc<str>]) -> Vec<UpstreamHandles> {
+        names.iter().map(|name| UpstreamHandles::new(name, &self.calls)).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::token::{LONGEST, Token};
 
 /// Who may do what on the admin listener. Clients are canonical addresses: `::ffff:127.0.0.1` is
 /// loopback.
-pub(super) struct Access {
+pub(super) struct AdminAcl {
     /// Whether other hosts can reach the listener.
     reachable: bool,
     allow: Vec<IpNet>,
@@ -26,7 +26,7 @@ pub(super) struct Access {
 
 /// Whether a request comes from an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operator {
+pub(super) enum Authorization {
     /// It does.
     Yes,
     /// A token is needed, and the request carries none, another one, or several.
@@ -35,7 +35,7 @@ pub(super) enum Operator {
     NeedsThisHost,
 }
 
-impl Access {
+impl AdminAcl {
     pub(super) fn new(admin: &Admin) -> Self {
         let token = admin.token.as_ref().map(Token::reveal).map(|token| digest(token.as_bytes()));
         Self { reachable: admin.is_reachable(), allow: admin.allow.clone(), token }
@@ -52,14 +52,18 @@ impl Access {
     }
 
     /// Whether a request with these fields may operate this larder.
-    pub(super) fn operator(&self, client: IpAddr, fields: &HeaderMap) -> Operator {
+    pub(super) fn operator(&self, client: IpAddr, fields: &HeaderMap) -> Authorization {
         let Some(token) = &self.token else {
-            return if client.is_loopback() { Operator::Yes } else { Operator::NeedsThisHost };
+            return if client.is_loopback() {
+                Authorization::Yes
+            } else {
+                Authorization::NeedsThisHost
+            };
         };
         let given = given(fields).map(digest);
         // One comparison, of all bytes, whatever was given.
         let same: bool = given.unwrap_or_default().ct_eq(token).into();
-        if given.is_some() && same { Operator::Yes } else { Operator::NeedsToken }
+        if given.is_some() && same { Authorization::Yes } else { Authorization::NeedsToken }
     }
 
     fn allows(&self, client: IpAddr) -> bool {
@@ -89,8 +93,8 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn access(listen: &str, allow: &[&str], token: Option<&str>) -> Access {
-        Access::new(&Admin {
+    fn access(listen: &str, allow: &[&str], token: Option<&str>) -> AdminAcl {
+        AdminAcl::new(&Admin {
             listen: listen.parse().unwrap(),
             token: token.map(|token| Token::parse(token.as_bytes()).unwrap()),
             allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
@@ -134,7 +138,7 @@ mod tests {
         for right in
             ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"]
         {
-            assert_eq!(asked(&[right]), Operator::Yes, "{right}");
+            assert_eq!(asked(&[right]), Authorization::Yes, "{right}");
         }
         let long = format!("Bearer {}", "x".repeat(300_000));
         for wrong in [
@@ -150,19 +154,19 @@ mod tests {
             "Bearer0123456789abcdef",
             long.as_str(),
         ] {
-            assert_eq!(asked(&[wrong]), Operator::NeedsToken, "{wrong:.40}");
+            assert_eq!(asked(&[wrong]), Authorization::NeedsToken, "{wrong:.40}");
         }
-        assert_eq!(asked(&[]), Operator::NeedsToken);
+        assert_eq!(asked(&[]), Authorization::NeedsToken);
         let right = "Bearer 0123456789abcdef";
-        assert_eq!(asked(&[right, right]), Operator::NeedsToken, "two are one too many");
+        assert_eq!(asked(&[right, right]), Authorization::NeedsToken, "two are one too many");
     }
 
     #[test]
     fn without_a_token_only_this_host_operates() {
         let open = access("0.0.0.0:1", &["10.0.0.0/8"], None);
         let none = HeaderMap::new();
-        assert_eq!(open.operator(ip("127.0.0.1"), &none), Operator::Yes);
-        assert_eq!(open.operator(ip("::1"), &none), Operator::Yes);
-        assert_eq!(open.operator(ip("10.1.2.3"), &none), Operator::NeedsThisHost);
+        assert_eq!(open.operator(ip("127.0.0.1"), &none), Authorization::Yes);
+        assert_eq!(open.operator(ip("::1"), &none), Authorization::Yes);
+        assert_eq!(open.operator(ip("10.1.2.3"), &none), Authorization::NeedsThisHost);
     }
 }

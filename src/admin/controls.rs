@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use http::HeaderMap;
 
-use crate::account::ledger::Spending;
+use crate::account::ledger::CostReport;
 use crate::policy::Mode;
 use crate::semantics::target::Target;
-use crate::upstream::report::Report;
+use crate::upstream::report::UpstreamStatus;
 
 /// A running larder as its operator sees it.
 #[async_trait]
-pub trait Controls: Send + Sync + 'static {
+pub trait AdminApi: Send + Sync + 'static {
     /// Whether it should get requests (`/readyz`).
     fn ready(&self) -> Readiness;
 
@@ -29,7 +29,7 @@ pub trait Controls: Send + Sync + 'static {
     fn ca(&self) -> Option<String>;
 
     /// Reads the configuration again and swaps it in, or keeps the old one and says why.
-    async fn reload(&self) -> Result<Reloaded, NotReloaded>;
+    async fn reload(&self) -> Result<ReloadResult, ReloadError>;
 
     /// The master switch.
     fn mode(&self) -> Mode;
@@ -38,16 +38,16 @@ pub trait Controls: Send + Sync + 'static {
     fn set_mode(&self, mode: Mode);
 
     /// Makes stored answers unusable (or stale) and says so only once it lasts.
-    async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged>;
+    async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError>;
 
     /// A page of what is stored.
-    async fn entries(&self, asked: &Listing) -> Page;
+    async fn entries(&self, asked: &ListQuery) -> Page;
 
     /// How each upstream stands: what is held and limited, in the order of the configuration.
-    fn upstreams(&self) -> Vec<Report>;
+    fn upstreams(&self) -> Vec<UpstreamStatus>;
 
     /// What each upstream that costs something has cost, in the order of the configuration.
-    fn cost(&self) -> Vec<Spending>;
+    fn cost(&self) -> Vec<CostReport>;
 }
 
 /// Whether a larder should get requests.
@@ -61,7 +61,7 @@ pub struct Readiness {
 
 /// A configuration that was swapped in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reloaded {
+pub struct ReloadResult {
     /// How many routes are in force.
     pub routes: usize,
     /// What the operator should know though it is no error.
@@ -70,7 +70,7 @@ pub struct Reloaded {
 
 /// Why the old configuration stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotReloaded {
+pub struct ReloadError {
     /// The report, as `larder check` prints it.
     pub report: String,
 }
@@ -79,7 +79,7 @@ pub struct NotReloaded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purge {
     /// Of what.
-    pub what: Purgeable,
+    pub what: PurgeTarget,
     /// Only make it stale: it is revalidated, and may stand in for errors meanwhile.
     pub soft: bool,
     /// Only count.
@@ -88,7 +88,7 @@ pub struct Purge {
 
 /// What a purge reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Purgeable {
+pub enum PurgeTarget {
     /// One URL: all variants, all scopes.
     Url(Target),
     /// The URL of an entry with this [`Entry::key`], which may not be shown whole.
@@ -99,7 +99,7 @@ pub enum Purgeable {
 
 /// What a purge reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeResult {
     /// Stored answers that it concerns, in all tiers.
     pub count: u64,
     /// The URL that larder makes of the one that was named (by a mount, by an upgrade to `https`), its
@@ -109,14 +109,14 @@ pub struct Purged {
 
 /// Why a purge is not acknowledged. What is in memory is unusable all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotPurged {
+pub struct PurgeError {
     /// Why it would not outlast this process.
     pub why: String,
 }
 
 /// Which page of what is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Listing {
+pub struct ListQuery {
     /// Behind this cursor, which came with the page before.
     pub after: Option<String>,
     /// At most this many.
@@ -136,7 +136,7 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<String>,
-    /// As [`Purged::sent_as`], of [`Listing::url`].
+    /// As [`PurgeResult::sent_as`], of [`ListQuery::url`].
     pub sent_as: Option<String>,
 }
 
@@ -145,7 +145,7 @@ pub struct Page {
 pub struct Entry {
     /// Scheme, authority, path and counted query; secret parts are masked.
     pub url: String,
-    /// The id that all answers of this URL share, for [`Purgeable::Key`] and [`Listing::key`].
+    /// The id that all answers of this URL share, for [`PurgeTarget::Key`] and [`ListQuery::key`].
     pub key: u128,
     /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,
@@ -166,6 +166,6 @@ pub struct Entry {
     pub vary: Vec<String>,
     /// Where it is: `memory`, `disk`, or both.
     pub tiers: Vec<&'static str>,
-    /// Its fields, values that may be secret masked; only with [`Listing::details`].
+    /// Its fields, values that may be secret masked; only with [`ListQuery::details`].
     pub headers: Option<HeaderMap>,
 }

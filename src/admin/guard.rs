@@ -24,20 +24,20 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::account::Refusal;
+use crate::account::RejectEvent;
 use crate::account::problem::Problem;
-use crate::admin::access::{Access, Operator};
-use crate::admin::listen::Client;
+use crate::admin::access::{AdminAcl, Authorization};
+use crate::admin::listen::AdminConnectInfo;
 use crate::admin::places::Seat;
-use crate::admin::{Desk, answer, v1};
+use crate::admin::{AppState, answer, v1};
 
 /// What everybody who may connect may read. Everything else is for operators.
 pub(super) const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/ca.pem", "/proxy.pac"];
 
 /// Passes a request on if nothing speaks against it.
 pub(super) async fn check(
-    State(desk): State<Desk>,
-    ConnectInfo(Client { address, seat }): ConnectInfo<Client>,
+    State(desk): State<AppState>,
+    ConnectInfo(AdminConnectInfo { address, seat }): ConnectInfo<AdminConnectInfo>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -45,7 +45,7 @@ pub(super) async fn check(
     let Err(problem) = may_ask(&desk.access, client, &request) else {
         return handled(seat, request, next).await;
     };
-    desk.account.refused(&Refusal { class: problem.class, client: Some(address) });
+    desk.account.refused(&RejectEvent { class: problem.class, client: Some(address) });
     let mut response = answer::refuse(problem);
     if problem.status == StatusCode::UNAUTHORIZED {
         // RFC 9110 §11.6.1: a 401 says how to ask.
@@ -65,7 +65,7 @@ async fn handled(seat: Seat, request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-fn may_ask(access: &Access, client: IpAddr, request: &Request) -> Result<(), &'static Problem> {
+fn may_ask(access: &AdminAcl, client: IpAddr, request: &Request) -> Result<(), &'static Problem> {
     let (uri, fields) = (request.uri(), request.headers());
     if !access.admits(client) {
         return Err(&CLIENT_DENIED);
@@ -77,9 +77,9 @@ fn may_ask(access: &Access, client: IpAddr, request: &Request) -> Result<(), &'s
         return Ok(());
     }
     match access.operator(client, fields) {
-        Operator::Yes => {}
-        Operator::NeedsToken => return Err(&TOKEN_REQUIRED),
-        Operator::NeedsThisHost => return Err(&NOT_FROM_HERE),
+        Authorization::Yes => {}
+        Authorization::NeedsToken => return Err(&TOKEN_REQUIRED),
+        Authorization::NeedsThisHost => return Err(&NOT_FROM_HERE),
     }
     if comes_from_a_foreign_page(fields) {
         return Err(&FOREIGN_PAGE);
@@ -237,7 +237,7 @@ mod tests {
 
     /// The class of what speaks against `GET path` from `client`, on a listener for other hosts.
     fn against(client: &str, host: &str, path: &str, token: bool) -> Option<&'static str> {
-        let access = Access::new(&Admin {
+        let access = AdminAcl::new(&Admin {
             listen: "0.0.0.0:9901".parse().unwrap(),
             token: token.then(|| Token::parse(b"0123456789abcdef").unwrap()),
             allow: vec!["10.0.0.0/8".parse().unwrap()],

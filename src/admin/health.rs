@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
 use crate::admin::controls::Readiness;
-use crate::admin::{Desk, answer};
+use crate::admin::{AppState, answer};
 
 /// For liveness probes: it answers, so it lives.
 pub(super) async fn alive() -> Response {
@@ -18,7 +18,7 @@ pub(super) async fn alive() -> Response {
 
 /// For readiness probes: 503 while it is stopping; what is amiss without keeping it from answering
 /// is only told.
-pub(super) async fn ready(State(desk): State<Desk>) -> Response {
+pub(super) async fn ready(State(desk): State<AppState>) -> Response {
     let readiness = desk.controls.ready();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer::json(status, &shown(&readiness))
@@ -37,7 +37,7 @@ fn shown(readiness: &Readiness) -> Value {
 }
 
 /// In the text format of Prometheus.
-pub(super) async fn metrics(State(desk): State<Desk>) -> Response {
+pub(super) async fn metrics(State(desk): State<AppState>) -> Response {
     let fields = [(CONTENT_TYPE, EXPOSITION), (CACHE_CONTROL, "no-store")];
     (fields, desk.account.render()).into_response()
 }

@@ -12,34 +12,38 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::account::Account;
-use crate::admin::access::Access;
-use crate::admin::patience::Patience;
+use crate::account::Telemetry;
+use crate::admin::access::AdminAcl;
+use crate::admin::patience::DeadlineStream;
 use crate::admin::places::{Kind, Place, Places, Seat};
 
 /// The other end of a connection, and the place that it has.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(super) struct AdminConnectInfo {
     pub(super) address: SocketAddr,
     pub(super) seat: Seat,
 }
 
-impl Connected<IncomingStream<'_, Listen>> for Client {
-    fn connect_info(stream: IncomingStream<'_, Listen>) -> Self {
+impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
+    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
         Self { address: *stream.remote_addr(), seat: stream.io().seat() }
     }
 }
 
 /// The admin listener.
-pub(super) struct Listen {
+pub(super) struct AdminListener {
     listener: TcpListener,
-    account: Arc<Account>,
-    access: Arc<Access>,
+    account: Arc<Telemetry>,
+    access: Arc<AdminAcl>,
     places: Arc<Places>,
 }
 
-impl Listen {
-    pub(super) fn new(listener: TcpListener, account: Arc<Account>, access: Arc<Access>) -> Self {
+impl AdminListener {
+    pub(super) fn new(
+        listener: TcpListener,
+        account: Arc<Telemetry>,
+        access: Arc<AdminAcl>,
+    ) -> Self {
         Self { listener, account, access, places: Arc::default() }
     }
 
@@ -65,8 +69,8 @@ impl Listen {
     }
 }
 
-impl Listener for Listen {
-    type Io = Patience<TcpStream>;
+impl Listener for AdminListener {
+    type Io = DeadlineStream<TcpStream>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -77,7 +81,7 @@ impl Listener for Listen {
             match self.listener.accept().await {
                 Ok((stream, client)) => {
                     if let Some(place) = self.place(client).await {
-                        return (Patience::new(stream, place), client);
+                        return (DeadlineStream::new(stream, place), client);
                     }
                 }
                 Err(error) => {
@@ -107,8 +111,8 @@ mod tests {
      {
         let rules = Admin { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admin::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let access = Arc::new(Access::new(&rules));
-        let listen = Listen::new(listener, Account::new(&[], &[]), access);
+        let access = Arc::new(AdminAcl::new(&rules));
+        let listen = AdminListener::new(listener, Telemetry::new(&[], &[]), access);
         for (address, kind) in [
             ("127.0.0.1:5", Kind::Local),
             ("[::1]:5", Kind::Local),

@@ -7,10 +7,10 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
 
-use crate::admin::Desk;
+use crate::admin::AppState;
 
 /// For the setting "automatic proxy configuration".
-pub(super) async fn show(State(desk): State<Desk>, fields: HeaderMap) -> Response {
+pub(super) async fn show(State(desk): State<AppState>, fields: HeaderMap) -> Response {
     let asked = fields.get(HOST).and_then(|host| host.to_str().ok());
     let fields = [(CONTENT_TYPE, "application/x-ns-proxy-autoconfig"), (CACHE_CONTROL, "no-store")];
     (fields, desk.controls.pac(asked)).into_response()

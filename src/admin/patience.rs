@@ -17,16 +17,16 @@ use tokio::time::Sleep;
 use crate::admin::places::{Phase, Place, Seat};
 
 /// A stream under a deadline that is set anew by each change of direction, not by each byte.
-pub(super) struct Patience<S> {
+pub(super) struct DeadlineStream<S> {
     stream: S,
-    turn: Turn,
+    turn: Direction,
     deadline: Pin<Box<Sleep>>,
     place: Place,
 }
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Direction {
     /// Nothing has come yet.
     Silent,
     /// A request is being received.
@@ -35,10 +35,10 @@ enum Turn {
     Ours,
 }
 
-impl<S> Patience<S> {
+impl<S> DeadlineStream<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(Turn::Silent.patience()));
-        Self { stream, turn: Turn::Silent, deadline, place }
+        let deadline = Box::pin(tokio::time::sleep(Direction::Silent.patience()));
+        Self { stream, turn: Direction::Silent, deadline, place }
     }
 
     /// Its place, for who handles its requests.
@@ -56,7 +56,7 @@ impl<S> Patience<S> {
         }
     }
 
-    fn turn_to(&mut self, turn: Turn, phase: Phase) {
+    fn turn_to(&mut self, turn: Direction, phase: Phase) {
         if self.turn != turn {
             self.turn = turn;
             // A fresh timer rather than a reset one: `reset` would have to ask for the time.
@@ -66,7 +66,7 @@ impl<S> Patience<S> {
     }
 }
 
-impl Turn {
+impl Direction {
     fn patience(self) -> Duration {
         match self {
             // A client says at once what it came for.
@@ -77,7 +77,7 @@ impl Turn {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -87,7 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             read?;
             if buffer.filled().len() > before {
-                self.turn_to(Turn::Theirs, Phase::Receiving);
+                self.turn_to(Direction::Theirs, Phase::Receiving);
             }
             // Checked here too: a byte that is always ready would never be pending.
             return Poll::Ready(self.check(context));
@@ -97,13 +97,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.turn_to(Turn::Ours, Phase::Sending);
+        self.turn_to(Direction::Ours, Phase::Sending);
         self.check(context)?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         Poll::Ready(Ok(written))
@@ -112,7 +112,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        if self.turn == Turn::Ours {
+        if self.turn == Direction::Ours {
             self.place.turn_to(Phase::Idle);
         }
         Poll::Ready(Ok(()))
@@ -133,14 +133,14 @@ mod tests {
     use super::*;
     use crate::admin::places::{Kind, Places};
 
-    fn pair() -> (Patience<DuplexStream>, DuplexStream) {
+    fn pair() -> (DeadlineStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let place = Arc::new(Places::default()).take(Kind::Local).unwrap();
-        (Patience::new(ours, place), theirs)
+        (DeadlineStream::new(ours, place), theirs)
     }
 
     /// Reads until the other side is given up, and says why and after how many bytes.
-    async fn read_all(mut patient: Patience<DuplexStream>) -> (usize, Option<io::ErrorKind>) {
+    async fn read_all(mut patient: DeadlineStream<DuplexStream>) -> (usize, Option<io::ErrorKind>) {
         let mut buffer = [0; 8];
         let mut total = 0;
         loop {

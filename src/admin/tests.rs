@@ -14,15 +14,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::account::Refusal;
-use crate::account::ledger::{Spending, Spent, Standing};
+use crate::account::RejectEvent;
+use crate::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
 use crate::admin::controls::{
-    Entry, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
+    Entry, ListQuery, Page, Purge, PurgeError, PurgeResult, Readiness, ReloadError, ReloadResult,
 };
 use crate::config::token::Token;
 use crate::policy::Mode;
-use crate::policy::conduct::{AtLimit, Budget, Period};
-use crate::upstream::report::{Held, Limited, Report};
+use crate::policy::conduct::{CostBudget, OverBudgetAction, Period};
+use crate::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
@@ -31,8 +31,8 @@ struct Played {
     asked: Mutex<Vec<String>>,
     ready: Mutex<Readiness>,
     ca: Mutex<Option<String>>,
-    reload: Mutex<Result<Reloaded, NotReloaded>>,
-    purge: Mutex<Result<Purged, NotPurged>>,
+    reload: Mutex<Result<ReloadResult, ReloadError>>,
+    purge: Mutex<Result<PurgeResult, PurgeError>>,
     mode: Mutex<Mode>,
     next: Mutex<Option<String>>,
 }
@@ -43,8 +43,8 @@ impl Played {
             asked: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
-            reload: Mutex::new(Ok(Reloaded { routes: 3, notes: vec!["a note".to_owned()] })),
-            purge: Mutex::new(Ok(Purged { count: 7, sent_as: None })),
+            reload: Mutex::new(Ok(ReloadResult { routes: 3, notes: vec!["a note".to_owned()] })),
+            purge: Mutex::new(Ok(PurgeResult { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),
         })
@@ -61,7 +61,7 @@ impl Played {
 }
 
 #[async_trait]
-impl Controls for Played {
+impl AdminApi for Played {
     fn ready(&self) -> Readiness {
         self.ready.lock().clone()
     }
@@ -78,7 +78,7 @@ impl Controls for Played {
         self.ca.lock().clone()
     }
 
-    async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+    async fn reload(&self) -> Result<ReloadResult, ReloadError> {
         self.take_down("reload".to_owned());
         self.reload.lock().clone()
     }
@@ -92,12 +92,12 @@ impl Controls for Played {
         *self.mode.lock() = mode;
     }
 
-    async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged> {
+    async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
         self.take_down(format!("{purge:?}"));
         self.purge.lock().clone()
     }
 
-    async fn entries(&self, asked: &Listing) -> Page {
+    async fn entries(&self, asked: &ListQuery) -> Page {
         self.take_down(format!("{asked:?}"));
         let headers = asked.details.then(|| {
             let mut fields = http::HeaderMap::new();
@@ -122,13 +122,13 @@ impl Controls for Played {
         Page { entries: vec![entry], next: self.next.lock().clone(), sent_as: None }
     }
 
-    fn upstreams(&self) -> Vec<Report> {
-        vec![Report {
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        vec![UpstreamStatus {
             name: "coins".into(),
             configured: true,
             in_flight: 2,
             waiting: 1,
-            holds: vec![Held {
+            holds: vec![CooldownStatus {
                 reach: "bucket",
                 cause: "rate-limited",
                 firm: true,
@@ -137,7 +137,7 @@ impl Controls for Played {
                 count: 1,
             }],
             breaker: None,
-            limits: vec![Limited {
+            limits: vec![LimitStatus {
                 name: "learned".to_owned(),
                 limit: 50,
                 window: Some(Duration::from_secs(1)),
@@ -148,8 +148,8 @@ impl Controls for Played {
         }]
     }
 
-    fn cost(&self) -> Vec<Spending> {
-        let spent = |calls, credits| Spent {
+    fn cost(&self) -> Vec<CostReport> {
+        let spent = |calls, credits| PeriodUsage {
             since: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
             ends_in: Duration::from_millis(3_600_900),
             calls,
@@ -159,15 +159,15 @@ impl Controls for Played {
             avoided_credits: 40.0,
             avoided_money: 4.0,
         };
-        let budget = Budget {
+        let budget = CostBudget {
             credits: 10.0,
             period: Period::Month,
             warn_at: 0.8,
-            at_limit: AtLimit::StaleOnly,
+            at_limit: OverBudgetAction::StaleOnly,
         };
         let ends_in = Duration::from_secs(86_400);
-        let standing = Standing { used: 9.0, share: 0.9, spent: false, warn: true, ends_in };
-        vec![Spending {
+        let standing = BudgetStatus { used: 9.0, share: 0.9, spent: false, warn: true, ends_in };
+        vec![CostReport {
             upstream: "coins".into(),
             currency: "USD".to_owned(),
             per_credit: 0.1,
@@ -180,7 +180,7 @@ impl Controls for Played {
 
 struct Desktop {
     addr: SocketAddr,
-    account: Arc<Account>,
+    account: Arc<Telemetry>,
     larder: Arc<Played>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
@@ -190,7 +190,7 @@ struct Desktop {
 async fn admin_as(listen: &str, allow: &[&str], token: Option<&str>) -> Desktop {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let account = Account::new(&[], &[]);
+    let account = Telemetry::new(&[], &[]);
     let larder = Played::new();
     let rules = Admin {
         listen: listen.parse().unwrap(),
@@ -198,7 +198,7 @@ async fn admin_as(listen: &str, allow: &[&str], token: Option<&str>) -> Desktop 
         allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
     };
     let (stop, stopping) = watch::channel(false);
-    let controls = Arc::clone(&larder) as Arc<dyn Controls>;
+    let controls = Arc::clone(&larder) as Arc<dyn AdminApi>;
     let serving = serve(listener, &rules, controls, Arc::clone(&account), stopping);
     Desktop { addr, account, larder, stop, serving: tokio::spawn(serving) }
 }
@@ -261,7 +261,7 @@ async fn health_is_ok() {
 #[tokio::test]
 async fn metrics_are_what_was_recorded() {
     let admin = admin().await;
-    admin.account.refused(&Refusal { class: "malformed", client: None });
+    admin.account.refused(&RejectEvent { class: "malformed", client: None });
     let answer = admin.get("/metrics", "127.0.0.1:9901").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");

@@ -22,10 +22,10 @@ use serde::de::DeserializeOwned;
 use crate::account::problem::Problem;
 
 /// Why nothing was done.
-type Refused = &'static Problem;
+type ApiError = &'static Problem;
 
 /// The request with all of its body, which is waited for where a request may have one that is read.
-pub(super) async fn gathered(request: Request) -> Result<Request, Refused> {
+pub(super) async fn gathered(request: Request) -> Result<Request, ApiError> {
     if [Method::GET, Method::HEAD].contains(request.method()) {
         return Ok(request);
     }
@@ -39,19 +39,19 @@ pub(super) async fn gathered(request: Request) -> Result<Request, Refused> {
 }
 
 /// The body as `T`, where nothing need be said: no body is `{}`.
-fn parse_if_any<T: DeserializeOwned>(body: &Bytes, wanted: Refused) -> Result<T, Refused> {
+fn parse_if_any<T: DeserializeOwned>(body: &Bytes, wanted: ApiError) -> Result<T, ApiError> {
     parse(if body.is_empty() { b"{}" } else { body }, wanted)
 }
 
 /// The body as `T`; `wanted` teaches what it must look like.
-fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: Refused) -> Result<T, Refused> {
+fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: ApiError) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|_| wanted)
 }
 
 /// Goes on to the end of what was begun, though the client may be gone by then.
 async fn finish<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Refused> {
+) -> Result<T, ApiError> {
     tokio::spawn(work).await.map_err(|_| &FAILED)
 }
 

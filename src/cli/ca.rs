@@ -12,10 +12,10 @@ use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
 use crate::cli::named::Named;
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
-use crate::front::authority::{self, Authority, AuthorityError};
+use crate::front::authority::{self, CaError, CertificateAuthority};
 use crate::launch;
 
 /// The arguments of `larder ca`.
@@ -92,7 +92,7 @@ enum Failure {
     #[error("{0}")]
     Config(#[from] config::diagnostics::Report),
     #[error(transparent)]
-    Authority(#[from] AuthorityError),
+    Authority(#[from] CaError),
     #[error(
         "nothing is kept on disk (store.disk: off), so each larder makes an authority of its own \
          and takes it along: name files in tls.ca to keep one; that of a running larder is at \
@@ -108,21 +108,21 @@ enum Failure {
 }
 
 /// Does what the verb says.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let done = match &args.verb {
         Verb::Show { of, json } => show(of, *json, world),
         Verb::Bundle { of, out } => bundle(of, out.as_deref(), world),
         Verb::Export { of, format, out } => export(of, *format, out.as_deref(), world),
         Verb::Rotate { of, json } => rotate(of, *json, world),
     };
-    let Err(failure) = done else { return Exit::Ok };
+    let Err(failure) = done else { return ExitStatus::Ok };
     let named = if matches!(failure, Failure::Config(_)) { "" } else { "larder ca: " };
     // Whoever reads the output has gone: there is nobody left to tell.
     let _told = writeln!(world.err, "{named}{failure}");
-    if matches!(failure, Failure::Config(_)) { Exit::Invalid } else { Exit::Failed }
+    if matches!(failure, Failure::Config(_)) { ExitStatus::Invalid } else { ExitStatus::Failed }
 }
 
-fn show(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
+fn show(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure> {
     let authority = existing(of, world)?;
     if json {
         writeln!(world.out, "{:#}", show::to_json(&authority))?;
@@ -132,7 +132,7 @@ fn show(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bundle(of: &Named, out: Option<&Path>, world: &mut World<'_>) -> Result<(), Failure> {
+fn bundle(of: &Named, out: Option<&Path>, world: &mut Context<'_>) -> Result<(), Failure> {
     let ca = existing(of, world)?.pem();
     let all = launch::bundle(&ca);
     if all == ca {
@@ -145,7 +145,7 @@ fn export(
     of: &Named,
     format: Format,
     out: Option<&Path>,
-    world: &mut World<'_>,
+    world: &mut Context<'_>,
 ) -> Result<(), Failure> {
     let authority = existing(of, world)?;
     let der: &CertificateDer<'_> = authority.certificate().der();
@@ -155,10 +155,10 @@ fn export(
     }
 }
 
-fn rotate(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> {
+fn rotate(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure> {
     let (config, files) = read(of, world)?;
     let now = Clock::system().now();
-    let authority = Authority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
+    let authority = CertificateAuthority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
     let kept = authority::kept_by_rotation(&files, now);
     let kept = kept.cert.exists().then_some(kept);
     if json {
@@ -182,19 +182,19 @@ fn rotate(of: &Named, json: bool, world: &mut World<'_>) -> Result<(), Failure> 
 }
 
 /// The authority, made if there is none.
-fn existing(of: &Named, world: &World<'_>) -> Result<Authority, Failure> {
+fn existing(of: &Named, world: &Context<'_>) -> Result<CertificateAuthority, Failure> {
     let (config, files) = read(of, world)?;
     let now = Clock::system().now();
-    Ok(Authority::lasting(files, &config.tls.ca.constrain, now)?)
+    Ok(CertificateAuthority::lasting(files, &config.tls.ca.constrain, now)?)
 }
 
-fn read(of: &Named, world: &World<'_>) -> Result<(Config, CaFiles), Failure> {
+fn read(of: &Named, world: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
     let config = config::load(of.path(), &world.env)?;
     let files = authority::files_of(&config).ok_or(Failure::Nowhere)?;
     Ok((config, files))
 }
 
-fn put(bytes: &[u8], out: Option<&Path>, world: &mut World<'_>) -> Result<(), Failure> {
+fn put(bytes: &[u8], out: Option<&Path>, world: &mut Context<'_>) -> Result<(), Failure> {
     let Some(path) = out else { return Ok(world.out.write_all(bytes)?) };
     std::fs::write(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
 }

@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use crate::cli::named::Named;
-use crate::cli::{Exit, World};
-use crate::config::diagnostics::{Note, Report};
+use crate::cli::{Context, ExitStatus};
+use crate::config::diagnostics::{Report, Warning};
 use crate::config::{self, Config, words};
 use crate::route::table::Route;
 use crate::semantics::redaction;
@@ -33,19 +33,19 @@ pub struct Args {
 }
 
 /// Checks the file and prints what it says.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let printed = match config::load(args.config.path(), &world.env) {
-        Err(report) => invalid(&report, args.json, world).map(|()| Exit::Invalid),
+        Err(report) => invalid(&report, args.json, world).map(|()| ExitStatus::Invalid),
         Ok(config) => match &args.explain {
-            None => valid(args, &config, world.out).map(|()| Exit::Ok),
+            None => valid(args, &config, world.out).map(|()| ExitStatus::Ok),
             Some(request) => explained(args, &config, request, world),
         },
     };
     // Whoever reads the output has gone: there is nobody left to tell.
-    printed.unwrap_or(Exit::Failed)
+    printed.unwrap_or(ExitStatus::Failed)
 }
 
-fn invalid(report: &Report, json: bool, world: &mut World<'_>) -> io::Result<()> {
+fn invalid(report: &Report, json: bool, world: &mut Context<'_>) -> io::Result<()> {
     if !json {
         return writeln!(world.err, "{report}");
     }
@@ -67,13 +67,13 @@ fn explained(
     args: &Args,
     config: &Config,
     request: &[String],
-    world: &mut World<'_>,
-) -> io::Result<Exit> {
+    world: &mut Context<'_>,
+) -> io::Result<ExitStatus> {
     let asked = match explain::asked(config, request, &args.headers) {
         Ok(asked) => asked,
         Err(error) => {
             writeln!(world.err, "larder check: {error}")?;
-            return Ok(Exit::Usage);
+            return Ok(ExitStatus::Usage);
         }
     };
     let explained = explain::explain(config, &asked);
@@ -82,7 +82,7 @@ fn explained(
     } else {
         explained.print(world.out)?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }
 
 fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -145,7 +145,7 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 fn to_json(args: &Args, config: &Config) -> Value {
-    let note = |note: &Note| {
+    let note = |note: &Warning| {
         json!({
             "kind": note.kind.token(),
             "line": note.place.line,

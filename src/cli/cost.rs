@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::remote::{self, Where, harmless, table};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, harmless, table};
+use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
 /// The arguments of `larder cost`.
@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -33,7 +33,7 @@ Examples:
   larder cost --json";
 
 /// Prints two lines for each upstream that costs something, and how the budgets stand.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/cost"));
     remote::conclude("cost", args.json, outcome, world, told)
@@ -75,12 +75,12 @@ struct Budget {
     ends_in: u64,
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     let all = answer["upstreams"].as_array().into_iter().flatten();
     let all: Vec<_> = all.filter_map(|one| Spending::deserialize(one).ok()).collect();
     if all.is_empty() {
         writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml")?;
-        return Ok(Exit::Ok);
+        return Ok(ExitStatus::Ok);
     }
     let rows = all
         .iter()
@@ -94,7 +94,7 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     for line in budgets {
         writeln!(out, "{}", harmless(&line).replace('\n', " "))?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }
 
 const HEADS: [&str; 8] = [

@@ -16,12 +16,12 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::cli::doctor::findings::{Findings, Names};
+use crate::cli::doctor::findings::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
 use crate::cli::exec;
-use crate::cli::exec::child::{Ended, Signals};
-use crate::cli::exec::larder::Larder;
-use crate::cli::{Exit, World};
+use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::larder::Instance;
+use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
 use crate::launch::no_proxy::NoProxy;
 
@@ -62,24 +62,25 @@ const EVERY: Duration = Duration::from_millis(5);
 const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// Runs the command, watches it, and says what was seen.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let examine = async |config: Config, world: &mut World<'_>| examine(args, config, world).await;
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
+    let examine =
+        async |config: Config, world: &mut Context<'_>| examine(args, config, world).await;
     exec::with_config("doctor", &args.config, false, world, examine)
 }
 
-async fn examine(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
-    let failed = |world: &mut World<'_>, said: &str, exit| {
+async fn examine(args: &Args, config: Config, world: &mut Context<'_>) -> ExitStatus {
+    let failed = |world: &mut Context<'_>, said: &str, exit| {
         complain(world, &format!("larder doctor: {said}"), exit)
     };
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return failed(world, &error.to_string(), Exit::Failed),
+        Err(error) => return failed(world, &error.to_string(), ExitStatus::Failed),
     };
     let no_proxy = NoProxy::of(&config, &world.env);
     let names = names(&config).await;
-    let larder = match Larder::own(&args.config, config, world) {
+    let larder = match Instance::own(&args.config, config, world) {
         Ok(larder) => larder,
-        Err(said) => return failed(world, &said, Exit::Failed),
+        Err(said) => return failed(world, &said, ExitStatus::Failed),
     };
     let proxy = larder.proxy();
     keep_orphans();
@@ -89,17 +90,17 @@ async fn examine(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
     let seen = watching.await.unwrap_or_default();
     let left = larder.leave().await;
     let code = match ended {
-        Ok(Ended(code)) => code,
+        Ok(ExitCode(code)) => code,
         Err(not_started) => return failed(world, &not_started.said, not_started.exit),
     };
     let findings = Findings::of(&seen, proxy, &names, &no_proxy, left);
     let text = if args.json { findings.json().to_string() } else { findings.text() };
-    complain(world, text.trim_end(), Exit::Command(code))
+    complain(world, text.trim_end(), ExitStatus::Command(code))
 }
 
 /// The addresses of the hosts that routes name, as far as they can be found now.
-async fn names(config: &Config) -> Names {
-    let mut names = Names::default();
+async fn names(config: &Config) -> ReverseDns {
+    let mut names = ReverseDns::default();
     for rule in &config.resolve {
         names.add_place(rule.address, &rule.host);
     }
@@ -138,7 +139,7 @@ fn keep_orphans() {
     }
 }
 
-fn complain(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(world.err, "{text}");
     exit

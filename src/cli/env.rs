@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::env::format::Format;
 use crate::cli::exec::private;
-use crate::cli::exec::running::{self, Running};
-use crate::cli::{Exit, World};
+use crate::cli::exec::running::{self, RunningLarder};
+use crate::cli::{Context, ExitStatus};
 use crate::config::env::Env;
 use crate::config::{self, Config};
-use crate::launch::Launch;
+use crate::launch::ExecEnv;
 use crate::launch::no_proxy::NoProxy;
 
 /// The arguments of `larder env`.
@@ -47,27 +47,27 @@ Examples:
   larder env --format k8s --files /larder-files";
 
 /// Writes the files, prints the variables.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let config = match config::load(&args.config, &world.env) {
         Ok(config) => config,
-        Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
+        Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
     };
     let running = match running::find(&args.config, &config, &world.env) {
         Ok(running) => running,
         Err(missing) => {
             let said = format!("larder env: {}", missing.said());
-            return complain(world, &said, Exit::Unreachable);
+            return complain(world, &said, ExitStatus::Unreachable);
         }
     };
     match variables(args, &config, &running, &world.env) {
         Ok(variables) => match print(args.format, &variables, world.out) {
-            Ok(()) => Exit::Ok,
+            Ok(()) => ExitStatus::Ok,
             // Whoever reads the output has gone: there is nobody left to tell.
-            Err(_closed) => Exit::Failed,
+            Err(_closed) => ExitStatus::Failed,
         },
         Err(error) => {
             let said = format!("larder env: cannot write the files: {error}");
-            complain(world, &said, Exit::Failed)
+            complain(world, &said, ExitStatus::Failed)
         }
     }
 }
@@ -75,7 +75,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
 fn variables(
     args: &Args,
     config: &Config,
-    running: &Running,
+    running: &RunningLarder,
     caller: &Env,
 ) -> io::Result<Vec<(String, String)>> {
     let directory = if let Some(directory) = &args.files {
@@ -90,7 +90,7 @@ fn variables(
     let alone = Env::default();
     let env = if args.format.is_for_shells() { caller } else { &alone };
     let no_proxy = NoProxy::of(config, env);
-    let launch = Launch {
+    let launch = ExecEnv {
         proxy: running.proxy,
         password: None,
         ca: &running.ca,
@@ -120,7 +120,7 @@ fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) ->
     out.flush()
 }
 
-fn complain(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(world.err, "{text}");
     exit

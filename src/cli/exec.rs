@@ -18,14 +18,14 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exec::child::{Ended, Signals};
-use crate::cli::exec::larder::Larder;
-use crate::cli::exec::scratch::Scratch;
+use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::larder::Instance;
+use crate::cli::exec::scratch::TempDir;
 use crate::cli::exec::summary::Counts;
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::launch::Launch;
+use crate::launch::ExecEnv;
 use crate::launch::no_proxy::NoProxy;
 
 /// The arguments of `larder exec`.
@@ -73,8 +73,9 @@ Examples:
   larder exec --config api.yaml -- npm test";
 
 /// Runs the command, waits for it, and ends as it ended.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
-    let through = async |config: Config, world: &mut World<'_>| through(args, config, world).await;
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
+    let through =
+        async |config: Config, world: &mut Context<'_>| through(args, config, world).await;
     with_config("exec", &args.config, args.verbose, world, through)
 }
 
@@ -83,19 +84,19 @@ pub(super) fn with_config(
     verb: &str,
     file: &Path,
     verbose: bool,
-    world: &mut World<'_>,
-    work: impl AsyncFnOnce(Config, &mut World<'_>) -> Exit,
-) -> Exit {
+    world: &mut Context<'_>,
+    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> ExitStatus,
+) -> ExitStatus {
     let config = match config::load(file, &world.env) {
         Ok(config) => config,
-        Err(report) => return complain(world, &format!("{report}"), Exit::Invalid),
+        Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
     };
     private::log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let said = format!("larder {verb}: cannot start its threads: {error}");
-            return complain(world, &said, Exit::Failed);
+            return complain(world, &said, ExitStatus::Failed);
         }
     };
     let exit = runtime.block_on(work(config, world));
@@ -104,31 +105,31 @@ pub(super) fn with_config(
     exit
 }
 
-async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
+async fn through(args: &Args, config: Config, world: &mut Context<'_>) -> ExitStatus {
     // From here on a signal is for the command: without one there is nothing to leave behind.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             let said = format!("larder exec: cannot listen for signals: {error}");
-            return complain(world, &said, Exit::Failed);
+            return complain(world, &said, ExitStatus::Failed);
         }
     };
     let no_proxy = NoProxy::of(&config, &world.env);
     tell_what_is_not_spared(args, &no_proxy, world);
     let found = if args.fallback_direct {
-        Larder::guarded(&args.config, config, args.verbose, world).await
+        Instance::guarded(&args.config, config, args.verbose, world).await
     } else {
-        Larder::find(&args.config, config, world)
+        Instance::find(&args.config, config, world)
     };
     let larder = match found {
         Ok(larder) => larder,
-        Err(said) => return complain(world, &format!("larder exec: {said}"), Exit::Failed),
+        Err(said) => return complain(world, &format!("larder exec: {said}"), ExitStatus::Failed),
     };
     let before = larder.page();
     let ended = command(&args.command, &larder, &no_proxy, world, &mut signals).await;
     let exit = match ended {
-        Ok(Ended(code)) => Exit::Command(code),
-        Err(NotStarted { said, exit }) => {
+        Ok(ExitCode(code)) => ExitStatus::Command(code),
+        Err(SpawnError { said, exit }) => {
             larder.leave().await;
             return complain(world, &format!("larder exec: {said}"), exit);
         }
@@ -145,26 +146,26 @@ async fn through(args: &Args, config: Config, world: &mut World<'_>) -> Exit {
 }
 
 /// Why the command did not run.
-pub(super) struct NotStarted {
+pub(super) struct SpawnError {
     pub(super) said: String,
-    pub(super) exit: Exit,
+    pub(super) exit: ExitStatus,
 }
 
 /// Starts the command and waits for its end. What was written for it is gone when this returns.
 pub(super) async fn command(
     command: &[OsString],
-    larder: &Larder,
+    larder: &Instance,
     no_proxy: &NoProxy,
-    world: &World<'_>,
+    world: &Context<'_>,
     signals: &mut Signals,
-) -> Result<Ended, NotStarted> {
-    let unwritten = |error: &io::Error| NotStarted {
+) -> Result<ExitCode, SpawnError> {
+    let unwritten = |error: &io::Error| SpawnError {
         said: format!("cannot write the files that the command needs: {error}"),
-        exit: Exit::Failed,
+        exit: ExitStatus::Failed,
     };
     let scratch =
-        Scratch::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
-    let launch = Launch {
+        TempDir::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
+    let launch = ExecEnv {
         proxy: larder.proxy(),
         password: larder.password(),
         ca: larder.ca(),
@@ -175,12 +176,12 @@ pub(super) async fn command(
     let variables = launch.prepare().map_err(|error| unwritten(&error))?;
     let started = child::start(command, &variables);
     let mut child =
-        started.map_err(|(said, code)| NotStarted { said, exit: Exit::Command(code) })?;
+        started.map_err(|(said, code)| SpawnError { said, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
 }
 
 /// A route that names what is usually spared is meant; the caller's own words were set aside for it.
-fn tell_what_is_not_spared(args: &Args, no_proxy: &NoProxy, world: &mut World<'_>) {
+fn tell_what_is_not_spared(args: &Args, no_proxy: &NoProxy, world: &mut Context<'_>) {
     if args.quiet || no_proxy.left_out().is_empty() {
         return;
     }
@@ -189,16 +190,16 @@ fn tell_what_is_not_spared(args: &Args, no_proxy: &NoProxy, world: &mut World<'_
 }
 
 /// A line of larder's own among those of the command.
-fn tell(world: &mut World<'_>, said: &str) {
+fn tell(world: &mut Context<'_>, said: &str) {
     tell_as_it_is(world, &format!("larder: {said}"));
 }
 
-fn tell_as_it_is(world: &mut World<'_>, text: &str) {
+fn tell_as_it_is(world: &mut Context<'_>, text: &str) {
     // Nobody reads standard error: the command may be of use all the same.
     let _told = writeln!(world.err, "{text}");
 }
 
-fn complain(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(world.err, "{text}");
     exit

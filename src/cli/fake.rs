@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::fake::api;
-use crate::fake::running::Fake;
+use crate::fake::running::FakeServer;
 
 /// The arguments of `larder fake`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ enum Api {
 }
 
 /// What a newcomer is told about an API.
-struct Lesson {
+struct QuickStart {
     /// As it is called in JSON.
     api: &'static str,
     /// As people call it.
@@ -49,7 +49,7 @@ struct Lesson {
 }
 
 /// Runs a fake until it is told to stop.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         runtime.block_on(async {
@@ -58,11 +58,11 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         })
     });
     match ended {
-        Ok(()) => Exit::Ok,
+        Ok(()) => ExitStatus::Ok,
         Err(error) => {
             let (lesson, listen) = args.api.place();
             complain(world.err, lesson.name, listen, &error);
-            Exit::Failed
+            ExitStatus::Failed
         }
     }
 }
@@ -79,7 +79,7 @@ impl Api {
         }
     }
 
-    fn place(&self) -> (&'static Lesson, SocketAddr) {
+    fn place(&self) -> (&'static QuickStart, SocketAddr) {
         match self {
             Self::Discord(args) => (&discord::LESSON, args.listen),
             Self::CoinMarketCap(args) => (&coinmarketcap::LESSON, args.listen),
@@ -88,8 +88,8 @@ impl Api {
 }
 
 async fn serve<A: api::Api>(
-    lesson: &Lesson,
-    fake: Fake<A>,
+    lesson: &QuickStart,
+    fake: FakeServer<A>,
     json: bool,
     out: &mut dyn Write,
     stop: impl Future<Output = ()>,
@@ -106,7 +106,7 @@ async fn serve<A: api::Api>(
     Ok(())
 }
 
-impl Lesson {
+impl QuickStart {
     /// Three lines from nothing to an answer out of the store, and how to break it.
     fn teach(&self, out: &mut dyn Write, addr: SocketAddr) -> io::Result<()> {
         let Self { name, host, path, fields, api: _ } = self;

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::cli::remote::entry::{self, Entry, Which};
-use crate::cli::remote::{self, Where, harmless};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder inspect`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -38,7 +38,7 @@ Examples:
   larder inspect --key 0f3c9a62d1b84e7795a1c2d3e4f50617";
 
 /// Prints a block for each stored answer.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let which = match (&args.url, &args.key) {
         (Some(url), _) => Which::Url(url),
@@ -49,10 +49,10 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     let nothing = outcome.as_ref().is_ok_and(|answer| answer["entries"] == Value::Array(vec![]));
     let told = |answer: &Value, out: &mut dyn Write| told(args, answer, out);
     let exit = remote::conclude("inspect", args.json, outcome, world, told);
-    if nothing { Exit::Failed } else { exit }
+    if nothing { ExitStatus::Failed } else { exit }
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
         writeln!(out, "{line}\n")?;
     }
@@ -69,7 +69,7 @@ fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     if !answer["next"].is_null() {
         writeln!(out, "\n… and more")?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }
 
 fn block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {

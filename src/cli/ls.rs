@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::cli::remote::entry::{self, Entry, Which};
-use crate::cli::remote::{self, Where, table};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, table};
+use crate::cli::{Context, ExitStatus};
 use crate::semantics::redaction::HIDDEN;
 
 /// The arguments of `larder ls`.
@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -36,21 +36,21 @@ Examples:
   larder ls --url http://api.example/v1/coins --json";
 
 /// Prints a line for each stored answer.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let which = args.url.as_deref().map_or(Which::All, Which::Url);
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
     remote::conclude("ls", args.json, outcome, world, |answer, out| told(args, answer, out))
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
         writeln!(out, "{line}")?;
     }
     let entries = Entry::all(answer);
     if entries.is_empty() {
         writeln!(out, "nothing is stored")?;
-        return Ok(Exit::Ok);
+        return Ok(ExitStatus::Ok);
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
@@ -62,7 +62,7 @@ fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     if !answer["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }
 
 /// The URL last: it is of any length.

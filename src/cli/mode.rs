@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, Where, harmless};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::{Context, ExitStatus};
 use crate::policy::Mode;
 
 /// The arguments of `larder mode`.
@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -37,7 +37,7 @@ Example:
   larder mode bypass";
 
 /// Turns the switch, or tells how it stands.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| match &args.mode {
         Some(mode) => larder.put("/v1/mode", &json!({ "mode": mode })),
@@ -46,7 +46,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     remote::conclude("mode", args.json, outcome, world, told)
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     writeln!(out, "{}", harmless(answer["mode"].as_str().unwrap_or_default()))?;
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, Where, entry, harmless};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, entry, harmless};
+use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder purge`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -44,7 +44,7 @@ Examples:
   larder purge --all --soft --dry-run";
 
 /// Asks for the purge and prints how many answers it reached.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let what = match (&args.url, &args.key) {
         (Some(url), _) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
         (None, Some(key)) => entry::checked_key(key).map(|key| json!({ "key": key })),
@@ -58,7 +58,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
     remote::conclude("purge", args.json, outcome, world, |answer, out| told(args, answer, out))
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     let count = answer["count"].as_u64().unwrap_or_default();
     let done = match (args.soft, args.dry_run) {
         (false, false) => "purged",
@@ -72,5 +72,5 @@ fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     let sent_as = answer["sent_as"].as_str().map(harmless);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
     writeln!(out, "{done} {count} stored {answers}{of}{sent_as}")?;
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, Where, harmless};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder reload`.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -28,17 +28,17 @@ Example:
   larder check proxy.yaml && larder reload";
 
 /// Asks for it and prints what is in force then.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.post("/v1/config/reload", &json!({})));
     remote::conclude("reload", args.json, outcome, world, told)
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     let routes = answer["routes"].as_u64().unwrap_or_default();
     writeln!(out, "reloaded: {routes} route{}", if routes == 1 { "" } else { "s" })?;
     for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         writeln!(out, "  {}", harmless(note))?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }

@@ -18,12 +18,12 @@ use ureq::unversioned::resolver::DefaultResolver;
 
 use crate::cli::remote::holder::{CONNECT, Trusted, stranger};
 use crate::cli::remote::link::Links;
-pub(super) use crate::cli::remote::place::{Where, reached};
-use crate::cli::{Exit, World};
+pub(super) use crate::cli::remote::place::{TargetArgs, reached};
+use crate::cli::{Context, ExitStatus};
 use crate::config::token::Token;
 
 /// A larder that may answer.
-pub(super) struct Remote {
+pub(super) struct AdminClient {
     /// `127.0.0.1:9901`
     authority: String,
     token: Option<Token>,
@@ -35,38 +35,38 @@ pub(super) struct Remote {
 
 /// Why a verb did not get its answer.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) exit: Exit,
+pub(super) struct AdminClientError {
+    pub(super) exit: ExitStatus,
     /// For people: one line, and a report where there is one.
     pub(super) said: String,
     /// What larder answered, for programs.
     pub(super) answer: Option<Value>,
 }
 
-impl Failure {
-    pub(super) fn new(exit: Exit, said: impl Into<String>) -> Self {
+impl AdminClientError {
+    pub(super) fn new(exit: ExitStatus, said: impl Into<String>) -> Self {
         Self { exit, said: said.into(), answer: None }
     }
 }
 
-impl Remote {
+impl AdminClient {
     /// `GET path`
-    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub(super) fn get(&self, path: &str) -> Result<Value, AdminClientError> {
         self.ask("GET", path, None)
     }
 
     /// `POST path`
-    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, AdminClientError> {
         self.ask("POST", path, Some(body))
     }
 
     /// `PUT path`
-    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, AdminClientError> {
         self.ask("PUT", path, Some(body))
     }
 
     /// `GET path`, where the answer is text; `None`: there is nothing of the kind.
-    pub(super) fn text(&self, path: &str) -> Result<Option<String>, Failure> {
+    pub(super) fn text(&self, path: &str) -> Result<Option<String>, AdminClientError> {
         let answered = self.agent().get(self.url(path)).call();
         let mut response = answered.map_err(|error| self.silent(&error))?;
         let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
@@ -74,7 +74,12 @@ impl Remote {
         Ok(response.status().is_success().then_some(text))
     }
 
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, AdminClientError> {
         let request = http::Request::builder().method(method).uri(self.url(path));
         let request = match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
@@ -110,11 +115,14 @@ impl Remote {
     }
 
     /// No larder answers, or a stranger would.
-    fn silent(&self, error: &ureq::Error) -> Failure {
+    fn silent(&self, error: &ureq::Error) -> AdminClientError {
         if let ureq::Error::Io(error) = error
             && let Some(stranger) = stranger(error)
         {
-            return Failure::new(Exit::Failed, self.with_doubt(stranger.to_string()));
+            return AdminClientError::new(
+                ExitStatus::Failed,
+                self.with_doubt(stranger.to_string()),
+            );
         }
         #[expect(clippy::wildcard_enum_match_arm, reason = "the crate adds kinds of errors")]
         let why = match error {
@@ -128,16 +136,16 @@ impl Remote {
              listener with --admin or LARDER_ADMIN",
             self.authority
         );
-        Failure::new(Exit::Unreachable, self.with_doubt(said))
+        AdminClientError::new(ExitStatus::Unreachable, self.with_doubt(said))
     }
 
     /// Somebody else answers.
-    fn stranger(&self) -> Failure {
+    fn stranger(&self) -> AdminClientError {
         let said = format!("what answers at {} is no larder's admin listener", self.authority);
-        Failure::new(Exit::Unreachable, self.with_doubt(said))
+        AdminClientError::new(ExitStatus::Unreachable, self.with_doubt(said))
     }
 
-    fn refused(&self, answer: Value) -> Failure {
+    fn refused(&self, answer: Value) -> AdminClientError {
         let problem = &answer["larder_error"];
         let Some(reason) = problem["reason"].as_str() else { return self.stranger() };
         let (report, why) = (problem["report"].as_str(), problem["why"].as_str());
@@ -147,7 +155,7 @@ impl Remote {
             (_, None, Some(why)) => format!("{reason} ({why})"),
             (_, None, None) => reason.to_owned(),
         };
-        Failure { exit: Exit::Failed, said, answer: Some(answer) }
+        AdminClientError { exit: ExitStatus::Failed, said, answer: Some(answer) }
     }
 
     fn wants_a_token(&self) -> String {
@@ -171,14 +179,14 @@ impl Remote {
 pub(super) fn conclude(
     verb: &str,
     json: bool,
-    outcome: Result<Value, Failure>,
-    world: &mut World<'_>,
-    print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<Exit>,
-) -> Exit {
+    outcome: Result<Value, AdminClientError>,
+    world: &mut Context<'_>,
+    print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
+) -> ExitStatus {
     let printed = match outcome {
-        Ok(answer) if json => writeln!(world.out, "{answer:#}").map(|()| Exit::Ok),
+        Ok(answer) if json => writeln!(world.out, "{answer:#}").map(|()| ExitStatus::Ok),
         Ok(answer) => print(&answer, world.out),
-        Err(Failure { exit, answer: Some(answer), .. }) if json => {
+        Err(AdminClientError { exit, answer: Some(answer), .. }) if json => {
             writeln!(world.out, "{answer:#}").map(|()| exit)
         }
         Err(failure) => {
@@ -187,7 +195,7 @@ pub(super) fn conclude(
         }
     };
     // Whoever reads the output has gone: there is nobody left to tell.
-    printed.unwrap_or(Exit::Failed)
+    printed.unwrap_or(ExitStatus::Failed)
 }
 
 /// Terminals act on control characters, and what is stored came from somewhere else: of them only

@@ -12,12 +12,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account::log;
 use crate::cli::named::Named;
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};
-use crate::server::reload::Source;
-use crate::server::sockets::Sockets;
-use crate::server::{Parts, Server, StartError};
+use crate::server::reload::ConfigSource;
+use crate::server::sockets::InheritedSockets;
+use crate::server::{Server, ServerDeps, StartError};
 use crate::store::lock;
 use crate::upstream::descriptors;
 
@@ -36,12 +36,12 @@ pub struct Args {
 }
 
 /// Runs until SIGTERM or SIGINT, then finishes what is in flight; a second signal ends at once.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let config = match config::load(args.config.path(), &world.env) {
         Ok(config) => config,
         Err(report) => {
             complain(world, &format!("{report}"));
-            return Exit::Invalid;
+            return ExitStatus::Invalid;
         }
     };
     log::install(&config.log);
@@ -53,7 +53,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         Ok(given) => given,
         Err(error) => {
             complain(world, &format!("larder: cannot use what LISTEN_FDS names: {error}"));
-            return Exit::Failed;
+            return ExitStatus::Failed;
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -61,7 +61,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(world, &format!("larder: cannot start its threads: {error}"));
-            return Exit::Failed;
+            return ExitStatus::Failed;
         }
     };
     let exit = runtime.block_on(async {
@@ -69,7 +69,7 @@ pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
             Ok(signals) => signals,
             Err(error) => {
                 complain(world, &format!("larder: cannot listen for signals: {error}"));
-                return Exit::Failed;
+                return ExitStatus::Failed;
             }
         };
         match start(config, given, args, world).await {
@@ -102,7 +102,7 @@ struct Signals {
 const FILE_TOO_LARGE: i32 = 25;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Shutdown {
     Stop,
     Reload,
 }
@@ -117,17 +117,17 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> Shutdown {
         tokio::select! {
-            _ = self.term.recv() => Told::Stop,
-            _ = self.int.recv() => Told::Stop,
-            _ = self.hup.recv() => Told::Reload,
+            _ = self.term.recv() => Shutdown::Stop,
+            _ = self.int.recv() => Shutdown::Stop,
+            _ = self.hup.recv() => Shutdown::Reload,
         }
     }
 
     /// Told to stop.
     async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
+        while self.next().await != Shutdown::Stop {}
     }
 }
 
@@ -136,11 +136,11 @@ async fn start(
     config: Config,
     given: Vec<TcpListener>,
     args: &Args,
-    world: &mut World<'_>,
-) -> Result<Server, Exit> {
-    let failed = |world: &mut World<'_>, error: &str| {
+    world: &mut Context<'_>,
+) -> Result<Server, ExitStatus> {
+    let failed = |world: &mut Context<'_>, error: &str| {
         complain(world, &format!("larder: {error}"));
-        Err(Exit::Failed)
+        Err(ExitStatus::Failed)
     };
     let offer = handover::path(&config.store.path);
     let (sockets, before) = match sockets(given, &offer, args).await {
@@ -149,10 +149,15 @@ async fn start(
     };
     let (path, env) = (args.config.path().to_owned(), world.env.clone());
     let source =
-        Source::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
+        ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let (notes, routes) = (config.notes.clone(), config.routes.routes().len());
     let taken_over = before.is_some();
-    let parts = Parts { source: Some(source), sockets, takes_over: taken_over, ..Parts::default() };
+    let parts = ServerDeps {
+        source: Some(source),
+        sockets,
+        takes_over: taken_over,
+        ..ServerDeps::default()
+    };
     let mut server = match Server::start(config, parts) {
         Ok(server) => server,
         Err(error) => return failed(world, &reason(&error, &offer, args.config.path()).await),
@@ -184,8 +189,8 @@ async fn sockets(
     given: Vec<TcpListener>,
     offer: &Path,
     args: &Args,
-) -> Result<(Sockets, Option<Predecessor>), TakeOverError> {
-    let mut sockets = Sockets::of_supervisor(given);
+) -> Result<(InheritedSockets, Option<Predecessor>), TakeOverError> {
+    let mut sockets = InheritedSockets::of_supervisor(given);
     if !args.take_over {
         return Ok((sockets, None));
     }
@@ -214,14 +219,14 @@ async fn reason(error: &StartError, offer: &Path, config: &Path) -> String {
 }
 
 /// Until it is told to stop, or another larder has taken its place.
-async fn serve(server: Server, signals: &mut Signals) -> Exit {
+async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
     let controls = server.controls();
     let replaced = loop {
         tokio::select! {
             () = server.replaced() => break true,
             told = signals.next() => match told {
-                Told::Stop => break false,
-                Told::Reload => {
+                Shutdown::Stop => break false,
+                Shutdown::Reload => {
                     // What became of it is in the log; nobody waits for an answer.
                     let _told = controls.reload().await;
                 }
@@ -244,9 +249,9 @@ async fn serve(server: Server, signals: &mut Signals) -> Exit {
             } else {
                 tracing::warn!("Stopped; what was still in flight was cut");
             }
-            Exit::Ok
+            ExitStatus::Ok
         }
-        () = signals.stop() => Exit::Failed,
+        () = signals.stop() => ExitStatus::Failed,
     }
 }
 
@@ -279,7 +284,7 @@ fn list(addresses: &[std::net::SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn complain(world: &mut World<'_>, text: &str) {
+fn complain(world: &mut Context<'_>, text: &str) {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(world.err, "{text}");
 }

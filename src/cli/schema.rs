@@ -2,7 +2,7 @@
 //!
 //! Owns: printing it. Never touches: what it says; a test keeps it in step with the reader.
 
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder schema`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ Example:
 pub const SCHEMA: &str = include_str!("../../docs/schema/proxy.schema.json");
 
 /// Prints it.
-pub fn run(_: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(_: &Args, world: &mut Context<'_>) -> ExitStatus {
     // Whoever reads the output has gone: there is nobody left to tell.
-    world.out.write_all(SCHEMA.as_bytes()).map_or(Exit::Failed, |()| Exit::Ok)
+    world.out.write_all(SCHEMA.as_bytes()).map_or(ExitStatus::Failed, |()| ExitStatus::Ok)
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::remote::{self, Where, harmless, table};
-use crate::cli::{Exit, World};
+use crate::cli::remote::{self, TargetArgs, harmless, table};
+use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
 /// The arguments of `larder upstreams`.
@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    at: Where,
+    at: TargetArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -39,7 +39,7 @@ Examples:
   larder upstreams --json";
 
 /// Prints a line for each upstream, then what is held and what is limited.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/upstreams"));
     remote::conclude("upstreams", args.json, outcome, world, told)
@@ -51,15 +51,15 @@ struct Upstream {
     configured: bool,
     in_flight: u64,
     waiting: u64,
-    holds: Vec<Held>,
+    holds: Vec<CooldownRow>,
     breaker: Option<String>,
-    limits: Vec<Limited>,
-    invalid_requests: Option<Invalid>,
+    limits: Vec<LimitRow>,
+    invalid_requests: Option<BanGuardRow>,
     retries: Retries,
 }
 
 #[derive(Debug, Deserialize)]
-struct Held {
+struct CooldownRow {
     reach: String,
     cause: String,
     firm: bool,
@@ -69,7 +69,7 @@ struct Held {
 }
 
 #[derive(Debug, Deserialize)]
-struct Limited {
+struct LimitRow {
     name: String,
     limit: u64,
     window: Option<f64>,
@@ -77,7 +77,7 @@ struct Limited {
 }
 
 #[derive(Debug, Deserialize)]
-struct Invalid {
+struct BanGuardRow {
     count: u64,
     trips_at: u64,
 }
@@ -88,12 +88,12 @@ struct Retries {
     allowed: u64,
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
+fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     let all = answer["upstreams"].as_array().into_iter().flatten();
     let all: Vec<_> = all.filter_map(|one| Upstream::deserialize(one).ok()).collect();
     if all.is_empty() {
         writeln!(out, "no upstream is configured, and no host was asked yet")?;
-        return Ok(Exit::Ok);
+        return Ok(ExitStatus::Ok);
     }
     table::print(HEADS, all.iter().map(row).collect(), out)?;
     let mut lines = all.iter().flat_map(details).peekable();
@@ -103,7 +103,7 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<Exit> {
     for line in lines {
         writeln!(out, "{}", harmless(&line).replace('\n', " "))?;
     }
-    Ok(Exit::Ok)
+    Ok(ExitStatus::Ok)
 }
 
 const HEADS: [&str; 6] = ["UPSTREAM", "IN FLIGHT", "WAITING", "BREAKER", "RETRIES", "INVALID"];
@@ -129,7 +129,7 @@ fn details(upstream: &Upstream) -> Vec<String> {
     holds.chain(limits).collect()
 }
 
-impl Held {
+impl CooldownRow {
     fn line(&self) -> String {
         let Self { reach, cause, count, .. } = self;
         let what = if *count == 1 { reach.clone() } else { format!("{count} × {reach}") };
@@ -143,7 +143,7 @@ impl Held {
     }
 }
 
-impl Limited {
+impl LimitRow {
     fn line(&self) -> String {
         let Self { name, limit, left, .. } = self;
         let window = self.window.map(|window| format!(" in {}", shown(window)));

@@ -13,10 +13,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A chain, larder's own certificate first, and its key: both in DER. Prints without the key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ClientCert(Arc<Pair>);
+pub struct ClientCert(Arc<ClientCertKeyPair>);
 
 #[derive(PartialEq, Eq)]
-struct Pair {
+struct ClientCertKeyPair {
     chain: Vec<Vec<u8>>,
     key: Vec<u8>,
 }
@@ -91,7 +91,7 @@ impl ClientCert {
             Err(_other) => return Err(ClientCertError::Key),
         }
         let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
-        Ok(Self(Arc::new(Pair { chain, key: der })))
+        Ok(Self(Arc::new(ClientCertKeyPair { chain, key: der })))
     }
 
     /// The chain, larder's own certificate first; never empty.

@@ -8,22 +8,22 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::route::pattern::HostPattern;
 use crate::route::pattern::host::Index;
 
 /// A member of `tls.ca.constrain`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Constraint {
+pub enum NameConstraint {
     /// A name and all below it; lower-case, empty: every name.
     Below(Box<str>),
     /// Addresses.
     Net(IpNet),
 }
 
-impl Constraint {
+impl NameConstraint {
     /// Reads one as it stands in the configuration.
-    pub fn parse(text: &str) -> Result<Self, Wrong> {
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
         let wanted = "a name, an address or a network";
         if let Ok(net) = text.parse::<IpNet>() {
             return Ok(Self::Net(net.trunc()));
@@ -33,21 +33,21 @@ impl Constraint {
         }
         if text.split_once('/').is_some_and(|(before, _)| address(before).is_some()) {
             let fix = "the number after the slash is 0 to 32 for IPv4, 0 to 128 for IPv6";
-            return Err(Wrong::new(wanted, "is not a network", fix));
+            return Err(ValueError::new(wanted, "is not a network", fix));
         }
         if let Some(name) = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
             let fix = format!("write `{name}`: the name stands for itself and all below it");
-            return Err(Wrong::new(wanted, "is a pattern", fix));
+            return Err(ValueError::new(wanted, "is a pattern", fix));
         }
-        let pattern =
-            HostPattern::parse(text).map_err(|e| Wrong::new(wanted, e.to_string(), e.fix()))?;
+        let pattern = HostPattern::parse(text)
+            .map_err(|e| ValueError::new(wanted, e.to_string(), e.fix()))?;
         let Some(name) = pattern.exact() else {
             let fix = "leave `constrain` out where any host may be vouched for";
-            return Err(Wrong::new(wanted, "is no constraint", fix));
+            return Err(ValueError::new(wanted, "is no constraint", fix));
         };
         if pattern.port().is_some() {
             let fix = "leave the port out: certificates are for hosts";
-            return Err(Wrong::new(wanted, "has a port", fix));
+            return Err(ValueError::new(wanted, "has a port", fix));
         }
         Ok(Self::Below(name.trim_end_matches('.').into()))
     }
@@ -89,11 +89,13 @@ impl Constraint {
 }
 
 /// The narrowest list within which all of `hosts` lie, sorted; `None`: one of them is every host.
-pub fn around_all<'p>(hosts: impl IntoIterator<Item = &'p HostPattern>) -> Option<Vec<Constraint>> {
-    let mut all = hosts.into_iter().map(Constraint::around).collect::<Option<Vec<_>>>()?;
+pub fn around_all<'p>(
+    hosts: impl IntoIterator<Item = &'p HostPattern>,
+) -> Option<Vec<NameConstraint>> {
+    let mut all = hosts.into_iter().map(NameConstraint::around).collect::<Option<Vec<_>>>()?;
     all.sort();
     all.dedup();
-    let needed = |one: &Constraint| !all.iter().any(|other| other != one && other.covers(one));
+    let needed = |one: &NameConstraint| !all.iter().any(|other| other != one && other.covers(one));
     Some(all.iter().filter(|one| needed(one)).cloned().collect())
 }
 
@@ -113,7 +115,7 @@ fn is_below(host: &str, name: &str) -> bool {
 }
 
 /// As it is written in the configuration.
-impl fmt::Display for Constraint {
+impl fmt::Display for NameConstraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Below(name) => f.write_str(name),
@@ -127,8 +129,8 @@ impl fmt::Display for Constraint {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Constraint {
-        Constraint::parse(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
+    fn read(text: &str) -> NameConstraint {
+        NameConstraint::parse(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
     }
 
     #[test]
@@ -174,7 +176,7 @@ mod tests {
             ("10.0.0.0/33", "0 to 32"),
             ("", "write a host"),
         ] {
-            let wrong = Constraint::parse(text).expect_err(text);
+            let wrong = NameConstraint::parse(text).expect_err(text);
             assert!(wrong.fix.contains(fix), "{text}: {wrong:?}");
         }
     }
@@ -183,7 +185,7 @@ mod tests {
     fn hosts_are_drawn_together_as_narrowly_as_constraints_can() {
         let around = |hosts: &[&str]| {
             let patterns: Vec<_> = hosts.iter().map(|h| HostPattern::parse(h).unwrap()).collect();
-            let shown = |all: Vec<Constraint>| all.iter().map(ToString::to_string).collect();
+            let shown = |all: Vec<NameConstraint>| all.iter().map(ToString::to_string).collect();
             around_all(&patterns).map(shown)
         };
         let some = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());

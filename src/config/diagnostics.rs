@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// A place in the file. Lines and columns count from 1; line 0 is the file as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct SourceLocation {
     /// The line.
     pub line: usize,
     /// The column, in characters.
@@ -21,7 +21,7 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where.
-    pub place: Place,
+    pub place: SourceLocation,
     /// The key, from the top: `routes[coins].ttl`. Empty for the file as a whole.
     pub path: String,
     /// What is wrong, and why it matters.
@@ -33,7 +33,7 @@ pub struct Problem {
 /// Why a scalar cannot be what is wanted. Never repeats the scalar, which may come from the
 /// environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub struct ValueError {
     /// What is wanted here: "a duration such as 30s".
     pub wanted: &'static str,
     /// Goes on after the value: `means 5 months`.
@@ -42,7 +42,7 @@ pub struct Wrong {
     pub fix: String,
 }
 
-impl Wrong {
+impl ValueError {
     /// `what` is wrong with a value where `wanted` is wanted.
     pub fn new(wanted: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { wanted, what: what.into(), fix: fix.into() }
@@ -134,22 +134,22 @@ fn visible(c: char) -> char {
 
 /// Something the operator should know though it is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct Warning {
     /// The file.
     pub name: Arc<str>,
     /// Where.
-    pub place: Place,
+    pub place: SourceLocation,
     /// The key, from the top.
     pub path: String,
     /// What kind of thing.
-    pub kind: NoteKind,
+    pub kind: WarningKind,
     /// What, in a sentence without its full stop.
     pub text: String,
 }
 
 /// What a note is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoteKind {
+pub enum WarningKind {
     /// A route's `ttl` sets the origin's own fields aside.
     SetAside,
     /// A route that an earlier one never lets a request through to.
@@ -172,7 +172,7 @@ pub enum NoteKind {
     Unreachable,
 }
 
-impl NoteKind {
+impl WarningKind {
     /// The word for logs and JSON.
     pub fn token(self) -> &'static str {
         match self {
@@ -191,7 +191,7 @@ impl NoteKind {
 }
 
 /// One line.
-impl fmt::Display for Note {
+impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
         write!(f, "{}: {}", self.path, self.text)
@@ -200,11 +200,11 @@ impl fmt::Display for Note {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::diagnostics::{Place, Problem, Report};
+    use crate::config::diagnostics::{Problem, Report, SourceLocation};
 
     fn problem(line: usize, column: usize, width: usize) -> Problem {
         Problem {
-            place: Place { line, column, width },
+            place: SourceLocation { line, column, width },
             path: "routes[coins].ttl".to_owned(),
             what: "`5M` means 5 months".to_owned(),
             fix: "did you mean `5m`?".to_owned(),

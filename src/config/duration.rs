@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 
 const WANTED: &str = "a duration such as `30s`, `5m` or `24h`";
 
@@ -13,30 +13,30 @@ const WANTED: &str = "a duration such as `30s`, `5m` or `24h`";
 const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// `30s`, `5m`, `1h 30m`, `250ms`, `7d`, `2w`.
-pub fn parse(text: &str) -> Result<Duration, Wrong> {
+pub fn parse(text: &str) -> Result<Duration, ValueError> {
     let text = text.trim();
     if text.len() > 64 {
-        return Err(Wrong::is_not(WANTED));
+        return Err(ValueError::is_not(WANTED));
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         let fix = format!("write the unit too: `{text}s` is seconds, `{text}m` minutes");
-        return Err(Wrong::new(WANTED, "has no unit", fix));
+        return Err(ValueError::new(WANTED, "has no unit", fix));
     }
     refuse_calendar_units(text)?;
-    let duration = humantime::parse_duration(text).map_err(|_| Wrong::is_not(WANTED))?;
+    let duration = humantime::parse_duration(text).map_err(|_| ValueError::is_not(WANTED))?;
     if duration > LONGEST {
         let fix = "write at most `24855d`, the longest that HTTP can say";
-        return Err(Wrong::new(WANTED, "is longer than 68 years", fix));
+        return Err(ValueError::new(WANTED, "is longer than 68 years", fix));
     }
     Ok(duration)
 }
 
 /// The same, but no zero: for deadlines, which would pass at once.
-pub fn parse_positive(text: &str) -> Result<Duration, Wrong> {
+pub fn parse_positive(text: &str) -> Result<Duration, ValueError> {
     let duration = parse(text)?;
     if duration.is_zero() {
         let what = "would be over before anything can happen";
-        return Err(Wrong::new(WANTED, what, "write a duration above zero"));
+        return Err(ValueError::new(WANTED, what, "write a duration above zero"));
     }
     Ok(duration)
 }
@@ -64,7 +64,7 @@ pub fn show(duration: Duration) -> String {
 }
 
 /// humantime reads `5M` as five months; whoever writes it means minutes.
-fn refuse_calendar_units(text: &str) -> Result<(), Wrong> {
+fn refuse_calendar_units(text: &str) -> Result<(), ValueError> {
     let units = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
     for unit in units {
         let number = text.split(unit).next().unwrap_or_default().trim();
@@ -76,15 +76,15 @@ fn refuse_calendar_units(text: &str) -> Result<(), Wrong> {
         match unit {
             "M" => {
                 let fix = format!("did you mean `{number}m` ({number} minutes)? {not_here}");
-                return Err(Wrong::new(WANTED, what("month"), fix));
+                return Err(ValueError::new(WANTED, what("month"), fix));
             }
             "month" | "months" => {
                 let fix = format!("{not_here}: write days, such as `30d` for one month");
-                return Err(Wrong::new(WANTED, what("month"), fix));
+                return Err(ValueError::new(WANTED, what("month"), fix));
             }
             "y" | "yr" | "yrs" | "year" | "years" => {
                 let fix = format!("{not_here}: write days, such as `365d` for one year");
-                return Err(Wrong::new(WANTED, what("year"), fix));
+                return Err(ValueError::new(WANTED, what("year"), fix));
             }
             _ => {}
         }

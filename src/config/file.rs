@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use serde_saphyr::{Error, Location};
 
-use crate::config::diagnostics::{Place, Problem};
+use crate::config::diagnostics::{Problem, SourceLocation};
 
 /// No configuration is longer; a longer one is a mistake or an attack.
 pub const LONGEST: usize = 1024 * 1024;
@@ -20,7 +20,7 @@ pub const LONGEST: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Where.
-    pub place: Place,
+    pub place: SourceLocation,
     /// What.
     pub value: Value,
 }
@@ -31,7 +31,7 @@ pub enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// A scalar as text, whatever YAML would take it for: `30`, `"30"`, `true`, `5m`.
-    Scalar(String, Written),
+    Scalar(String, ScalarKind),
     /// A list.
     List(Vec<Node>),
     /// A map, in the order of the file; each key once.
@@ -40,7 +40,7 @@ pub enum Value {
 
 /// What YAML takes a scalar for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
+pub enum ScalarKind {
     /// Text: `5m`, `"30"`.
     Text,
     /// A number or a boolean: `30`, `true`.
@@ -53,7 +53,7 @@ pub struct Entry {
     /// The key.
     pub key: String,
     /// Where the key stands.
-    pub place: Place,
+    pub place: SourceLocation,
     /// Its value.
     pub value: Node,
 }
@@ -87,7 +87,7 @@ fn repeated(node: &Node) -> Option<&Entry> {
     }
 }
 
-fn second(place: Place, key: Option<&str>) -> Problem {
+fn second(place: SourceLocation, key: Option<&str>) -> Problem {
     let key = key.map(|key| format!(" `{key}`")).unwrap_or_default();
     let what = format!("the key{key} stands here for the second time");
     Problem { place, path: String::new(), what, fix: "keep one of the two".to_owned() }
@@ -95,17 +95,17 @@ fn second(place: Place, key: Option<&str>) -> Problem {
 
 fn of_the_file(what: &str, fix: &str) -> Problem {
     Problem {
-        place: Place::default(),
+        place: SourceLocation::default(),
         path: String::new(),
         what: what.to_owned(),
         fix: fix.to_owned(),
     }
 }
 
-fn place(location: Location) -> Place {
+fn place(location: Location) -> SourceLocation {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let width = usize::try_from(location.span().len()).unwrap_or(1);
-    Place { line: number(location.line()), column: number(location.column()), width }
+    SourceLocation { line: number(location.line()), column: number(location.column()), width }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enum belongs to another crate and grows")]

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Where files come from: the disk, or what a test says.
-pub trait Files {
+pub trait FileSource {
     /// The file at `path`, at most `longest` bytes of it.
     fn read(&self, path: &Path, longest: usize) -> io::Result<Contents>;
 }
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Contents {
 #[derive(Debug, Clone, Copy)]
 pub struct Disk;
 
-impl Files for Disk {
+impl FileSource for Disk {
     fn read(&self, path: &Path, longest: usize) -> io::Result<Contents> {
         let file = File::open(path)?;
         let facts = file.metadata()?;
@@ -54,9 +54,9 @@ impl Files for Disk {
 
 /// No file at all: for texts that name none.
 #[derive(Debug, Clone, Copy)]
-pub struct Nothing;
+pub struct NoFiles;
 
-impl Files for Nothing {
+impl FileSource for NoFiles {
     fn read(&self, _: &Path, _: usize) -> io::Result<Contents> {
         Err(io::ErrorKind::NotFound.into())
     }
@@ -68,7 +68,7 @@ mod tests {
     use std::io::{ErrorKind, Write};
     use std::os::unix::fs::PermissionsExt;
 
-    use crate::config::files::{Disk, Files, Nothing};
+    use crate::config::files::{Disk, FileSource, NoFiles};
 
     #[test]
     fn a_file_says_whether_everybody_may_read_or_change_it() {
@@ -97,6 +97,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert!(Disk.read(directory.path(), 10).is_err());
         assert!(Disk.read(&directory.path().join("none"), 10).is_err());
-        assert!(Nothing.read(directory.path(), 10).is_err());
+        assert!(NoFiles.read(directory.path(), 10).is_err());
     }
 }

@@ -2,50 +2,50 @@
 //!
 //! Owns: how they are written, and their bounds. Never touches: what they count.
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 
 const SHARE: &str = "a share such as `0.8` or `80%`";
 
 /// `0.2` or `20%`: from nothing to the whole.
-pub fn share(text: &str) -> Result<f64, Wrong> {
+pub fn share(text: &str) -> Result<f64, ValueError> {
     let text = text.trim();
     let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
-    let share = decimal(number.trim_end()).ok_or_else(|| Wrong::is_not(SHARE))? / whole;
+    let share = decimal(number.trim_end()).ok_or_else(|| ValueError::is_not(SHARE))? / whole;
     if share <= 1.0 {
         return Ok(share);
     }
     let percent = whole < 2.0 && share <= 100.0;
     let fix = if percent { format!("did you mean `{text}%`?") } else { format!("write {SHARE}") };
-    Err(Wrong::new(SHARE, "is more than the whole", fix))
+    Err(ValueError::new(SHARE, "is more than the whole", fix))
 }
 
 /// The same, but no more than a half: for what is taken off something that somebody asked for.
-pub fn share_up_to_half(text: &str) -> Result<f64, Wrong> {
+pub fn share_up_to_half(text: &str) -> Result<f64, ValueError> {
     let share = share(text)?;
     if share <= 0.5 {
         return Ok(share);
     }
     let what = "would leave less than half of what was asked for";
-    Err(Wrong::new("a share up to `50%`", what, "write a share from `0%` to `50%`"))
+    Err(ValueError::new("a share up to `50%`", what, "write a share from `0%` to `50%`"))
 }
 
 /// The same, but not nothing.
-pub fn positive_share(text: &str) -> Result<f64, Wrong> {
+pub fn positive_share(text: &str) -> Result<f64, ValueError> {
     let share = share(text)?;
     if share > 0.0 {
         return Ok(share);
     }
     let fix = "write a share above zero, up to `1` or `100%`";
-    Err(Wrong::new(SHARE, "is nothing: it would be reached before the first call", fix))
+    Err(ValueError::new(SHARE, "is nothing: it would be reached before the first call", fix))
 }
 
 /// A reader of a number from `from` to `to`.
-pub(crate) fn between(from: f64, to: f64) -> impl Fn(&str) -> Result<f64, Wrong> {
+pub(crate) fn between(from: f64, to: f64) -> impl Fn(&str) -> Result<f64, ValueError> {
     move |text| {
         let wanted = "a number in its bounds";
         let number = decimal(text.trim()).filter(|number| (from..=to).contains(number));
         let fix = || format!("write a number from {from} to {to}, without a unit");
-        number.ok_or_else(|| Wrong::new(wanted, "is not such a number", fix()))
+        number.ok_or_else(|| ValueError::new(wanted, "is not such a number", fix()))
     }
 }
 

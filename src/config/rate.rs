@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::duration;
 use crate::policy::conduct::Rate;
 
@@ -20,37 +20,38 @@ const OF_THE_CALENDAR: &str =
     "days and months of the calendar are counted by `cost: { budget: { credits: 10000/month } }`";
 
 /// A whole number, a slash, a unit or a duration.
-pub fn parse(text: &str) -> Result<Rate, Wrong> {
-    let (count, per) = text.trim().split_once('/').ok_or_else(|| Wrong::is_not(WANTED))?;
+pub fn parse(text: &str) -> Result<Rate, ValueError> {
+    let (count, per) = text.trim().split_once('/').ok_or_else(|| ValueError::is_not(WANTED))?;
     let count = number(count.trim_end())?;
     let per = per.trim_start();
     if ["M", "month", "months", "y", "year"].contains(&per) {
         let fix = format!("did you mean `{count}/m` (a minute)? {OF_THE_CALENDAR}");
-        return Err(Wrong::new(WANTED, "counts over more than a week", fix));
+        return Err(ValueError::new(WANTED, "counts over more than a week", fix));
     }
     // `30/m`: one of them.
     let bare = per.starts_with(|first: char| first.is_ascii_alphabetic());
     let one = if bare { format!("1{per}") } else { per.to_owned() };
-    let per = duration::parse_positive(&one).map_err(|wrong| Wrong { wanted: WANTED, ..wrong })?;
+    let per =
+        duration::parse_positive(&one).map_err(|wrong| ValueError { wanted: WANTED, ..wrong })?;
     if per > LONGEST {
-        return Err(Wrong::new(WANTED, "counts over more than a week", OF_THE_CALENDAR));
+        return Err(ValueError::new(WANTED, "counts over more than a week", OF_THE_CALENDAR));
     }
     Ok(Rate { count, per })
 }
 
-fn number(text: &str) -> Result<u32, Wrong> {
+fn number(text: &str) -> Result<u32, ValueError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Wrong::is_not(WANTED));
+        return Err(ValueError::is_not(WANTED));
     }
     match text.parse() {
         Ok(0) => {
             let fix = "write at least `1`; `defaults: { mode: offline }` makes no call at all";
-            Err(Wrong::new(WANTED, "would let nothing through", fix))
+            Err(ValueError::new(WANTED, "would let nothing through", fix))
         }
         Ok(count) if count <= MOST => Ok(count),
         Ok(_) | Err(_) => {
             let fix = "write at most `1000000`, or count over a shorter time";
-            Err(Wrong::new(WANTED, "is more than larder keeps count of", fix))
+            Err(ValueError::new(WANTED, "is more than larder keeps count of", fix))
         }
     }
 }

@@ -6,30 +6,30 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::diagnostics::{Note, NoteKind, Place, Problem, Wrong};
+use crate::config::diagnostics::{Problem, SourceLocation, ValueError, Warning, WarningKind};
 use crate::config::env::{self, Env};
 use crate::config::file::{Entry, Node, Value};
-use crate::config::files::{Contents, Files};
+use crate::config::files::{Contents, FileSource};
 
 /// The walk: what it may look at and what it has found so far.
 pub(crate) struct Reader<'a> {
     name: Arc<str>,
     env: &'a Env,
-    files: &'a dyn Files,
+    files: &'a dyn FileSource,
     pub(crate) problems: Vec<Problem>,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) notes: Vec<Warning>,
 }
 
 /// A value that was read, and where: for rules over several values.
 #[derive(Debug, Clone)]
-pub(crate) struct At<T> {
+pub(crate) struct Spanned<T> {
     pub(crate) value: T,
-    pub(crate) place: Place,
+    pub(crate) place: SourceLocation,
     pub(crate) path: String,
 }
 
 /// A scalar after interpolation.
-struct Text<'t> {
+struct Interpolated<'t> {
     /// As it stands in the file.
     written: &'t str,
     /// What is meant.
@@ -38,7 +38,7 @@ struct Text<'t> {
 
 impl<'a> Reader<'a> {
     /// A walk over the file `name`; relative paths in it start at its directory.
-    pub(crate) fn new(name: &str, env: &'a Env, files: &'a dyn Files) -> Self {
+    pub(crate) fn new(name: &str, env: &'a Env, files: &'a dyn FileSource) -> Self {
         Self { name: name.into(), env, files, problems: Vec::new(), notes: Vec::new() }
     }
 
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
     /// Takes a problem down.
     pub(crate) fn problem(
         &mut self,
-        place: Place,
+        place: SourceLocation,
         path: &str,
         what: impl Into<String>,
         fix: impl Into<String>,
@@ -60,9 +60,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a note down.
-    pub(crate) fn note<T>(&mut self, at: &At<T>, kind: NoteKind, text: impl Into<String>) {
+    pub(crate) fn note<T>(&mut self, at: &Spanned<T>, kind: WarningKind, text: impl Into<String>) {
         let (name, path) = (Arc::clone(&self.name), at.path.clone());
-        self.notes.push(Note { name, place: at.place, path, kind, text: text.into() });
+        self.notes.push(Warning { name, place: at.place, path, kind, text: text.into() });
     }
 
     /// A scalar, read by `parse`.
@@ -70,11 +70,11 @@ impl<'a> Reader<'a> {
         &mut self,
         node: &Node,
         path: &str,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<At<T>> {
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<Spanned<T>> {
         let text = self.text(node, path)?;
         match parse(&text.meant) {
-            Ok(value) => Some(At { value, place: node.place, path: path.to_owned() }),
+            Ok(value) => Some(Spanned { value, place: node.place, path: path.to_owned() }),
             Err(wrong) => {
                 let (what, fix) = complaint(&text, wrong);
                 self.problem(node.place, path, what, fix);
@@ -88,8 +88,8 @@ impl<'a> Reader<'a> {
         &mut self,
         node: &Node,
         path: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
-    ) -> Vec<At<T>> {
+        parse: impl Fn(&str) -> Result<T, ValueError>,
+    ) -> Vec<Spanned<T>> {
         let Value::List(items) = &node.value else {
             return self.scalar(node, path, parse).into_iter().collect();
         };
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The file that `at` names: at most 1 MiB of it.
-    pub(crate) fn file(&mut self, at: &At<PathBuf>) -> Option<Contents> {
+    pub(crate) fn file(&mut self, at: &Spanned<PathBuf>) -> Option<Contents> {
         match self.files.read(&at.value, 1 << 20) {
             Ok(contents) => Some(contents),
             Err(error) => {
@@ -125,13 +125,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A path, relative to the directory of the configuration.
-    pub(crate) fn path(&mut self, node: &Node, path: &str) -> Option<At<PathBuf>> {
+    pub(crate) fn path(&mut self, node: &Node, path: &str) -> Option<Spanned<PathBuf>> {
         let base = self.directory();
         self.scalar(node, path, |text| path_below(&base, text))
     }
 
     /// A list of them, or one alone.
-    pub(crate) fn paths(&mut self, node: &Node, path: &str) -> Vec<At<PathBuf>> {
+    pub(crate) fn paths(&mut self, node: &Node, path: &str) -> Vec<Spanned<PathBuf>> {
         let base = self.directory();
         self.scalars(node, path, |text| path_below(&base, text))
     }
@@ -141,10 +141,10 @@ impl<'a> Reader<'a> {
         Path::new(&*self.name).parent().unwrap_or(Path::new("")).to_owned()
     }
 
-    fn text<'t>(&mut self, node: &'t Node, path: &str) -> Option<Text<'t>> {
+    fn text<'t>(&mut self, node: &'t Node, path: &str) -> Option<Interpolated<'t>> {
         let (what, fix) = match &node.value {
             Value::Scalar(written, _) => match env::interpolate(written, self.env) {
-                Ok(meant) => return Some(Text { written, meant }),
+                Ok(meant) => return Some(Interpolated { written, meant }),
                 Err(error) => (error.to_string(), error.fix()),
             },
             Value::Null => (
@@ -159,9 +159,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn path_below(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
+fn path_below(base: &Path, text: &str) -> Result<PathBuf, ValueError> {
     if text.is_empty() || text.contains('\0') {
-        return Err(Wrong::is_not("the path of a file"));
+        return Err(ValueError::is_not("the path of a file"));
     }
     Ok(base.join(text))
 }
@@ -171,7 +171,7 @@ fn one_value() -> String {
 }
 
 /// A value from the environment may be a secret: what is said then does not depend on it.
-fn complaint(text: &Text<'_>, wrong: Wrong) -> (String, String) {
+fn complaint(text: &Interpolated<'_>, wrong: ValueError) -> (String, String) {
     if text.written == text.meant {
         return (format!("`{}` {}", text.written, wrong.what), wrong.fix);
     }
@@ -182,7 +182,7 @@ fn complaint(text: &Text<'_>, wrong: Wrong) -> (String, String) {
 /// A map being read key by key. What is never asked for is unknown.
 pub(crate) struct Section<'t> {
     pub(crate) path: String,
-    pub(crate) place: Place,
+    pub(crate) place: SourceLocation,
     entries: &'t [Entry],
     known: Vec<&'static str>,
 }
@@ -207,7 +207,7 @@ impl<'t> Section<'t> {
     }
 
     /// The place of a key, for problems with it rather than with its value.
-    pub(crate) fn key_place(&self, key: &str) -> Place {
+    pub(crate) fn key_place(&self, key: &str) -> SourceLocation {
         let entry = self.entries.iter().find(|entry| entry.key == key);
         entry.map_or(self.place, |entry| entry.place)
     }
@@ -222,8 +222,8 @@ impl<'t> Section<'t> {
         &mut self,
         reader: &mut Reader<'_>,
         key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<At<T>> {
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<Spanned<T>> {
         let node = self.get(key)?;
         reader.scalar(node, &self.at(key), parse)
     }
@@ -233,7 +233,7 @@ impl<'t> Section<'t> {
         &mut self,
         reader: &mut Reader<'_>,
         key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
         default: T,
     ) -> T {
         self.scalar(reader, key, parse).map_or(default, |at| at.value)
@@ -244,8 +244,8 @@ impl<'t> Section<'t> {
         &mut self,
         reader: &mut Reader<'_>,
         key: &'static str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
-    ) -> Option<Vec<At<T>>> {
+        parse: impl Fn(&str) -> Result<T, ValueError>,
+    ) -> Option<Vec<Spanned<T>>> {
         let node = self.get(key)?;
         Some(reader.scalars(node, &self.at(key), parse))
     }
@@ -285,7 +285,7 @@ pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
 pub(crate) fn word<T: Copy>(
     wanted: &'static str,
     words: &[(&'static str, T)],
-) -> impl Fn(&str) -> Result<T, Wrong> {
+) -> impl Fn(&str) -> Result<T, ValueError> {
     move |text| {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
@@ -293,12 +293,12 @@ pub(crate) fn word<T: Copy>(
         let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
         let fix = nearest(text, &names)
             .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
-        Err(Wrong::new(wanted, format!("is not {wanted}"), fix))
+        Err(ValueError::new(wanted, format!("is not {wanted}"), fix))
     }
 }
 
 /// A reader of a whole number from `from` on.
-pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, Wrong> {
+pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
     move |text| {
         let wanted = "a whole number in its bounds";
         let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
@@ -310,7 +310,7 @@ pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, Wr
                 } else {
                     format!("write a whole number from {from} to {to}, without a unit")
                 };
-                Err(Wrong::new(wanted, "is not such a number", fix))
+                Err(ValueError::new(wanted, "is not such a number", fix))
             }
         }
     }

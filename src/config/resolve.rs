@@ -20,7 +20,7 @@ mod upstreams;
 
 use std::path::PathBuf;
 
-use crate::config::diagnostics::{Problem, Wrong};
+use crate::config::diagnostics::{Problem, ValueError};
 use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
 use crate::config::{Admin, Config};
@@ -103,7 +103,7 @@ fn version(top: &mut Section<'_>, tree: &Node, reader: &mut Reader<'_>) -> bool 
     let version = reader.scalar(node, "version", |text| {
         let known = "a version that this larder reads";
         let fix = "write `version: 1`, or run the larder that this file was written for";
-        let wrong = || Wrong::new(known, "is not known: this larder reads version 1", fix);
+        let wrong = || ValueError::new(known, "is not known: this larder reads version 1", fix);
         if text == "1" { Ok(()) } else { Err(wrong()) }
     });
     version.is_some()

@@ -3,7 +3,7 @@
 //! Owns: which units are taken and what is said about the others.
 //! Never touches: what a size bounds.
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 
 const WANTED: &str = "a size such as `64KiB`, `8MiB` or `2GiB`";
 
@@ -22,33 +22,36 @@ const UNITS: [(&str, u64); 10] = [
 ];
 
 /// A whole number and a unit.
-pub fn parse(text: &str) -> Result<u64, Wrong> {
+pub fn parse(text: &str) -> Result<u64, ValueError> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start();
     if number.is_empty() {
-        return Err(Wrong::is_not(WANTED));
+        return Err(ValueError::is_not(WANTED));
     }
     if unit.is_empty() {
         let fix = format!("write the unit too: `{number}B`, or {WANTED}");
-        return Err(Wrong::new(WANTED, "has no unit", fix));
+        return Err(ValueError::new(WANTED, "has no unit", fix));
     }
     if unit.starts_with(['.', ',', '_']) {
         let fix = "take the next smaller unit: `1536MiB` is one and a half GiB";
-        return Err(Wrong::new(WANTED, "is not a whole number", fix));
+        return Err(ValueError::new(WANTED, "is not a whole number", fix));
     }
     let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(unknown_unit(number, unit));
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor));
-    bytes.ok_or_else(|| Wrong::new(WANTED, "is more than any memory holds", "write a smaller size"))
+    bytes.ok_or_else(|| {
+        ValueError::new(WANTED, "is more than any memory holds", "write a smaller size")
+    })
 }
 
 /// The same, for what is held in memory.
-pub fn parse_memory(text: &str) -> Result<usize, Wrong> {
+pub fn parse_memory(text: &str) -> Result<usize, ValueError> {
     let too_much = "is more than this machine can address";
-    usize::try_from(parse(text)?).map_err(|_| Wrong::new(WANTED, too_much, "write a smaller size"))
+    usize::try_from(parse(text)?)
+        .map_err(|_| ValueError::new(WANTED, too_much, "write a smaller size"))
 }
 
 /// `64KiB`, `1500B`: as [`parse`] reads it, in the largest unit that leaves a whole number.
@@ -60,14 +63,14 @@ pub fn show(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
-fn unknown_unit(number: &str, unit: &str) -> Wrong {
+fn unknown_unit(number: &str, unit: &str) -> ValueError {
     let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
     let Some(first) = first.filter(|first| "KMGT".contains(*first)) else {
-        return Wrong::is_not(WANTED);
+        return ValueError::is_not(WANTED);
     };
     let fix =
         format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
-    Wrong::new(WANTED, "has a unit that is not known here", fix)
+    ValueError::new(WANTED, "has a unit that is not known here", fix)
 }
 
 #[cfg(test)]

@@ -9,17 +9,17 @@ use std::time::Duration;
 use http::StatusCode;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-use crate::config::diagnostics::{NoteKind, Report};
+use crate::config::diagnostics::{Report, WarningKind};
 use crate::config::env::Env;
-use crate::config::files::{Contents, Files};
+use crate::config::files::{Contents, FileSource};
 use crate::config::{
     Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
     defaults, operated, parse, read,
 };
-use crate::policy::conduct::Conduct;
+use crate::policy::conduct::UpstreamPolicy;
 use crate::policy::{
-    ErrorMatch, HoldRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie, StaleIfError,
-    StatusMatch, Ttl,
+    CooldownPolicy, ErrorMatch, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
+    StaleIfError, StatusMatch, Ttl,
 };
 use crate::semantics::target::Scheme;
 
@@ -41,7 +41,7 @@ fn policy(rest: &str) -> Policy {
 /// Files that a test makes up.
 struct Made(HashMap<PathBuf, Contents>);
 
-impl Files for Made {
+impl FileSource for Made {
     fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
         self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -101,7 +101,7 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
     assert_eq!(config.hold, bare.hold);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
     assert_eq!(config.upstreams[0].tls, UpstreamTls::default());
-    assert_eq!(config.upstreams[0].conduct, Conduct::default());
+    assert_eq!(config.upstreams[0].conduct, UpstreamPolicy::default());
     assert_eq!(config.upstreams[0].credential, None);
     for built_in in defaults::SECRET_QUERY {
         assert!(text.contains(built_in), "the reference names {built_in}");
@@ -110,8 +110,11 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
     assert_eq!(demo.scope, ScopeRule::Credential);
     assert_eq!(demo.coalesce_wait, defaults::COALESCE_WAIT);
     assert_eq!(demo.stale_if_error.on, StaleIfError::default().on);
-    assert_eq!((demo.retry.clone(), demo.hold), (Retry::default(), HoldRule::default()));
-    assert_eq!(demo.set_cookie, SetCookie::Refuse);
+    assert_eq!(
+        (demo.retry.clone(), demo.hold),
+        (RetryPolicy::default(), CooldownPolicy::default())
+    );
+    assert_eq!(demo.set_cookie, SetCookiePolicy::Refuse);
     assert_eq!(demo.key.query, QueryRule::All);
 }
 
@@ -227,7 +230,7 @@ fn a_listener_that_others_can_reach_needs_to_know_who_may() {
 #[test]
 fn a_network_of_everybody_is_allowed_and_said() {
     let config = valid("listen: 0.0.0.0:1\naccess: { clients: [0.0.0.0/0] }\n");
-    assert_eq!(config.notes[0].kind, NoteKind::Open);
+    assert_eq!(config.notes[0].kind, WarningKind::Open);
 }
 
 #[test]
@@ -247,7 +250,7 @@ fn cfg_07_an_admin_listener_that_others_can_reach_asks_who_they_are() {
     assert_eq!(admin.allow, ["10.0.0.0/8".parse().unwrap()]);
     assert!(!valid("admin: { listen: \"[::ffff:127.0.0.1]:0\" }").admin.unwrap().is_reachable());
     let open = valid("admin: { listen: 0.0.0.0:9901, allow: [0.0.0.0/0] }");
-    assert_eq!(open.notes[0].kind, NoteKind::Open);
+    assert_eq!(open.notes[0].kind, WarningKind::Open);
 }
 
 #[test]
@@ -402,7 +405,10 @@ fn one_users_cookies_cannot_be_handed_to_all() {
     assert!(invalid(&keep("scope: shared, ttl: forever")).to_string().contains("cookies to all"));
     valid(&keep("scope: shared, ttl: origin"));
     valid(&keep("scope: credential, ttl: 1m"));
-    assert_eq!(policy("set_cookie: strip, scope: shared, ttl: 1m").set_cookie, SetCookie::Strip);
+    assert_eq!(
+        policy("set_cookie: strip, scope: shared, ttl: 1m").set_cookie,
+        SetCookiePolicy::Strip
+    );
 }
 
 #[test]
@@ -532,7 +538,8 @@ fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
         ),
     ] {
         let config = valid(text);
-        let note = config.notes.iter().find(|note| note.kind == NoteKind::Unreachable).expect(text);
+        let note =
+            config.notes.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
         assert_eq!(note.path, path, "{text}");
         assert!(note.text.contains(says), "{text}: {}", note.text);
         assert_eq!(note.place.line, 1 + text.lines().count(), "{text}");
@@ -545,7 +552,7 @@ fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
         "destinations: { ports: [443] }\nupstreams: { u: { hosts: [api.example] } }",
     ] {
         let config = valid(text);
-        assert!(config.notes.iter().all(|note| note.kind != NoteKind::Unreachable), "{text}");
+        assert!(config.notes.iter().all(|note| note.kind != WarningKind::Unreachable), "{text}");
     }
 }
 
@@ -553,7 +560,7 @@ fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
 fn limits_that_are_surely_a_slip_are_noted() {
     let noted = |text: &str| {
         let config = valid(&format!("limits: {{ {text} }}"));
-        let notes = config.notes.iter().filter(|note| note.kind == NoteKind::OddLimit);
+        let notes = config.notes.iter().filter(|note| note.kind == WarningKind::OddLimit);
         notes.map(|note| (note.place.line, note.path.clone())).collect::<Vec<_>>()
     };
     for text in [
@@ -605,8 +612,8 @@ fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
         "upstreams.a.hosts",
         "routes[one].match.host",
     ];
-    assert_eq!(noted(NoteKind::TrailingDot), dots);
-    assert_eq!(noted(NoteKind::Shadowed), ["routes[two]"]);
+    assert_eq!(noted(WarningKind::TrailingDot), dots);
+    assert_eq!(noted(WarningKind::Shadowed), ["routes[two]"]);
     let text = config.notes.iter().map(ToString::to_string).collect::<String>();
     assert!(text.contains("sends those on to https://a.test:443"), "{text}");
 }
@@ -620,10 +627,10 @@ fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
     );
     let notes: Vec<_> = config.notes.iter().map(|n| (n.kind, n.path.as_str())).collect();
     let expected = [
-        (NoteKind::SetAside, "routes[all].ttl"),
-        (NoteKind::SetAside, "routes[one].ttl"),
-        (NoteKind::Shadowed, "routes[one]"),
-        (NoteKind::Unconstrained, "tls.ca.constrain"),
+        (WarningKind::SetAside, "routes[all].ttl"),
+        (WarningKind::SetAside, "routes[one].ttl"),
+        (WarningKind::Shadowed, "routes[one]"),
+        (WarningKind::Unconstrained, "tls.ca.constrain"),
     ];
     assert_eq!(notes, expected);
     assert!(config.notes[2].to_string().contains("`all` before it takes all its requests"));
@@ -710,7 +717,7 @@ fn tls_03_what_is_named_must_lie_within_the_authoritys_constraints() {
 #[test]
 fn an_authority_that_nothing_constrains_is_noted_with_what_would() {
     let config = valid("routes: [{ name: r, match: { host: \"*.b\" } }]\ntls: { intercept: [a] }");
-    let note = config.notes.iter().find(|note| note.kind == NoteKind::Unconstrained).unwrap();
+    let note = config.notes.iter().find(|note| note.kind == WarningKind::Unconstrained).unwrap();
     assert!(note.text.contains("`tls: { ca: { constrain: [a, b] } }`"), "{note}");
     let spared = valid("tls: { intercept: [a], passthrough: [a] }");
     assert!(spared.notes.is_empty());

@@ -11,7 +11,7 @@ use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
 use crate::policy::{
-    ErrorMatch, KeyRule, Policy, QueryRule, ScopeRule, SetCookie, StatusMatch, Ttl,
+    ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl,
 };
 use crate::semantics::target::Scheme;
 
@@ -31,9 +31,9 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
         lines.push(("targeted", first));
     }
     match policy.set_cookie {
-        SetCookie::Refuse => {}
-        SetCookie::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),
-        SetCookie::Keep => lines.push(("cookies", "stored with Set-Cookie".to_owned())),
+        SetCookiePolicy::Refuse => {}
+        SetCookiePolicy::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),
+        SetCookiePolicy::Keep => lines.push(("cookies", "stored with Set-Cookie".to_owned())),
     }
     lines
 }
@@ -171,7 +171,7 @@ fn scope(rule: &ScopeRule) -> String {
     }
 }
 
-fn key(rule: &KeyRule) -> String {
+fn key(rule: &KeyPolicy) -> String {
     let said = match &rule.query {
         QueryRule::All => "the whole query".to_owned(),
         QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),

@@ -9,18 +9,19 @@ use http::{Method, StatusCode};
 use proptest::prelude::{any, proptest};
 
 use crate::decide::{
-    Decision, Failure, Forward, Found, Stale, decide, decide_offline, stand_in, ttl, useful_until,
+    CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline,
+    stand_in, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::part::Part;
-use crate::stored::{Outdated, Stored};
+use crate::stored::part::PartialResponse;
+use crate::stored::{Outdated, StoredResponse};
 
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
-const UNAVAILABLE: Failure = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
+const UNAVAILABLE: ErrorClass = ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE);
 
 const fn called_stale(at: SystemTime) -> Outdated {
     Outdated { at, superseded: false }
@@ -30,37 +31,37 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn asked(line: &str) -> Asked {
-    let mut asked = Asked::get(Target::absolute("http://h/").unwrap());
+fn asked(line: &str) -> ProxyRequest {
+    let mut asked = ProxyRequest::get(Target::absolute("http://h/").unwrap());
     if !line.is_empty() {
         asked.headers.insert("cache-control", HeaderValue::from_str(line).unwrap());
     }
     asked
 }
 
-fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> Stored {
+fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> StoredResponse {
     let headers: HeaderMap = fields
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect();
     let sole = (VaryFields::default(), VariantId::SOLE);
     let status = StatusCode::from_u16(status).unwrap();
-    Stored::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
+    StoredResponse::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
 }
 
-fn stored(line: &'static str) -> Stored {
+fn stored(line: &'static str) -> StoredResponse {
     stored_as(200, &[("cache-control", line)])
 }
 
-fn decided(ask: &str, policy: &Policy, answer: &Stored, at: u64) -> Decision {
-    decide(&asked(ask), policy, CacheKind::Shared, Found::Stored(answer), ARRIVAL + secs(at))
+fn decided(ask: &str, policy: &Policy, answer: &StoredResponse, at: u64) -> Decision {
+    decide(&asked(ask), policy, CacheKind::Shared, CacheLookup::Stored(answer), ARRIVAL + secs(at))
 }
 
 /// A word for a decision, to be read in a table.
 fn word(decision: &Decision) -> String {
     match decision {
         Decision::Serve { ttl, stale, refresh } => {
-            let stale = stale.map_or("fresh", Stale::token);
+            let stale = stale.map_or("fresh", StaleReason::token);
             format!("{stale} {ttl}{}", if *refresh { " refresh" } else { "" })
         }
         Decision::Forward { why, fallback, .. } => {
@@ -142,9 +143,9 @@ fn the_operators_ttl_is_the_only_rule_where_it_overrides() {
 #[test]
 fn nothing_stored_is_a_miss_of_its_kind() {
     for (found, why) in [
-        (Found::Nothing, "uri-miss"),
-        (Found::OtherVariants, "vary-miss"),
-        (Found::OtherPart, "partial"),
+        (CacheLookup::Nothing, "uri-miss"),
+        (CacheLookup::OtherVariants, "vary-miss"),
+        (CacheLookup::OtherPart, "partial"),
     ] {
         let decide =
             |line| decide(&asked(line), &Policy::origin(), CacheKind::Shared, found, ARRIVAL);
@@ -173,30 +174,30 @@ fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
     ] {
         let fields = [range, ("etag", "\"a\""), ("cache-control", line)];
         let stored = stored_as(206, &fields).with_body(Bytes::from_static(b"x"));
-        let part = Part::of(Arc::new(stored.clone())).unwrap();
+        let part = PartialResponse::of(Arc::new(stored.clone())).unwrap();
         let decide = |ask, found| {
             let now = ARRIVAL + secs(at);
             decide(&asked(ask), &Policy::origin(), CacheKind::Shared, found, now)
         };
-        let decision = decide(ask, Found::Part(&part));
+        let decision = decide(ask, CacheLookup::Part(&part));
         assert_eq!(word(&decision), expected, "{line} {ask} {at}");
         // Neither asked about nor put in place of an error: what a part has to say is not enough.
         let validates = matches!(decision, Decision::Forward { validate: true, .. });
         assert!(!validates, "{line} {ask}");
-        let purged = Part::of(Arc::new(stored.outdated(called_stale(ARRIVAL)))).unwrap();
-        let purged = decide(ask, Found::Part(&purged));
+        let purged = PartialResponse::of(Arc::new(stored.outdated(called_stale(ARRIVAL)))).unwrap();
+        let purged = decide(ask, CacheLookup::Part(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {ask}");
         let offline = decide_offline(
             &asked(ask),
             &Policy::origin(),
             CacheKind::Shared,
-            Found::Part(&part),
+            CacheLookup::Part(&part),
             ARRIVAL + secs(at),
         );
         let served = matches!(offline, Decision::Serve { stale: None, .. });
         assert_eq!(served, expected.starts_with("fresh"), "{line} {ask}: {offline:?}");
         // Taken for a whole by mistake, it would still not be fresh.
-        let mistaken = decide(ask, Found::Stored(&stored));
+        let mistaken = decide(ask, CacheLookup::Stored(&stored));
         assert!(!matches!(mistaken, Decision::Serve { .. }), "{line} {ask}");
     }
 }
@@ -208,8 +209,13 @@ fn only_get_and_head_are_answered_from_the_store() {
     for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE", "OPTIONS", "get"] {
         let mut asked = asked("");
         asked.method = Method::from_bytes(method.as_bytes()).unwrap();
-        let decision =
-            decide(&asked, &Policy::origin(), CacheKind::Shared, Found::Stored(&said), ARRIVAL);
+        let decision = decide(
+            &asked,
+            &Policy::origin(),
+            CacheKind::Shared,
+            CacheLookup::Stored(&said),
+            ARRIVAL,
+        );
         let expected = if matches!(method, "GET" | "HEAD") { "fresh 20" } else { "method" };
         assert_eq!(word(&decision), expected, "{method}");
     }
@@ -218,11 +224,11 @@ fn only_get_and_head_are_answered_from_the_store() {
 #[test]
 fn what_is_forwarded_is_stored_unless_the_request_or_the_method_forbids() {
     let said = stored("max-age=10");
-    let stores = |asked: &Asked| match decide(
+    let stores = |asked: &ProxyRequest| match decide(
         asked,
         &Policy::origin(),
         CacheKind::Shared,
-        Found::Stored(&said),
+        CacheLookup::Stored(&said),
         ARRIVAL + secs(15),
     ) {
         Decision::Forward { store, .. } => store,
@@ -237,7 +243,8 @@ fn what_is_forwarded_is_stored_unless_the_request_or_the_method_forbids() {
 
 #[test]
 fn whatever_can_be_validated_is() {
-    let validates = |ask, answer: &Stored| match decided(ask, &Policy::origin(), answer, 15) {
+    let validates = |ask, answer: &StoredResponse| match decided(ask, &Policy::origin(), answer, 15)
+    {
         Decision::Forward { validate, .. } => validate,
         other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
     };
@@ -261,12 +268,12 @@ fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
         stand_in(&asked(""), &policy, CacheKind::Shared, &said, failure, ARRIVAL + secs(seconds))
     };
     for failure in [429, 500, 502, 503, 504, 599] {
-        let failure = Failure::Status(StatusCode::from_u16(failure).unwrap());
+        let failure = ErrorClass::Status(StatusCode::from_u16(failure).unwrap());
         assert_eq!(at(failure, 15), Some(-5), "{failure:?}");
     }
-    assert_eq!((at(Failure::Connect, 15), at(Failure::Timeout, 15)), (Some(-5), Some(-5)));
+    assert_eq!((at(ErrorClass::Connect, 15), at(ErrorClass::Timeout, 15)), (Some(-5), Some(-5)));
     for answer in [200, 304, 400, 401, 403, 404, 408] {
-        let answer = Failure::Status(StatusCode::from_u16(answer).unwrap());
+        let answer = ErrorClass::Status(StatusCode::from_u16(answer).unwrap());
         assert_eq!(at(answer, 15), None, "{answer:?}");
     }
     // RFC 5861 §4: up to the window's end, and no longer; fresh is fine.
@@ -278,7 +285,7 @@ fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
     let narrow = |failure| {
         stand_in(&asked(""), &narrow, CacheKind::Shared, &said, failure, ARRIVAL + secs(15))
     };
-    assert_eq!((narrow(Failure::Timeout), narrow(Failure::Connect)), (Some(-5), None));
+    assert_eq!((narrow(ErrorClass::Timeout), narrow(ErrorClass::Connect)), (Some(-5), None));
     assert_eq!(narrow(UNAVAILABLE), None);
 }
 
@@ -287,7 +294,7 @@ fn nothing_stands_in_against_a_prohibition() {
     // RFC 9111 §4.2.4, and what the route spells out does not change it.
     let mut policy = Policy::origin();
     policy.stale_if_error.window = Some(secs(100));
-    let stands = |policy: &Policy, kind, ask, answer: &Stored| {
+    let stands = |policy: &Policy, kind, ask, answer: &StoredResponse| {
         stand_in(&asked(ask), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15)).is_some()
     };
     for (line, shared, private) in [
@@ -316,12 +323,13 @@ fn nothing_stands_in_against_a_prohibition() {
 
 #[test]
 fn every_reason_has_a_token_of_its_own() {
-    use Forward::{Bypass, Method, Partial, Request, Stale, UriMiss, VaryMiss};
-    let mut tokens: Vec<_> =
-        [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request].map(Forward::token).to_vec();
-    tokens.extend([Failure::Connect, Failure::Timeout, UNAVAILABLE].map(Failure::token));
-    tokens.push(Failure::Status(StatusCode::TOO_MANY_REQUESTS).token());
-    tokens.push(Failure::Status(StatusCode::FORBIDDEN).token());
+    use ForwardReason::{Bypass, Method, Partial, Request, Stale, UriMiss, VaryMiss};
+    let mut tokens: Vec<_> = [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request]
+        .map(ForwardReason::token)
+        .to_vec();
+    tokens.extend([ErrorClass::Connect, ErrorClass::Timeout, UNAVAILABLE].map(ErrorClass::token));
+    tokens.push(ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS).token());
+    tokens.push(ErrorClass::Status(StatusCode::FORBIDDEN).token());
     let count = tokens.len();
     tokens.sort_unstable();
     tokens.dedup();
@@ -400,13 +408,13 @@ proptest! {
             Decision::Serve { ttl, stale, refresh } => {
                 assert_eq!(ttl, remaining);
                 assert_eq!(stale.is_none(), ttl > 0);
-                assert_eq!(refresh, stale == Some(Stale::WhileRevalidate));
+                assert_eq!(refresh, stale == Some(StaleReason::WhileRevalidate));
             }
             Decision::Forward { fallback, why, .. } => {
                 let stands =
                     stand_in(&asked(&ask), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
                 assert_eq!(fallback, stands.is_some());
-                assert!(why == Forward::Request || remaining <= 0);
+                assert!(why == ForwardReason::Request || remaining <= 0);
             }
             Decision::Refuse => panic!("nobody asked for it"),
         }
@@ -421,7 +429,7 @@ proptest! {
     ) {
         let said = ["max-age=20", "no-cache", "max-age=9, stale-while-revalidate=99", "private"][said];
         let answer = stored(said);
-        let found = if other { Found::OtherVariants } else { Found::Stored(&answer) };
+        let found = if other { CacheLookup::OtherVariants } else { CacheLookup::Stored(&answer) };
         let asked = asked(&format!("{line}only-if-cached"));
         match decide(&asked, &Policy::origin(), CacheKind::Shared, found, ARRIVAL + secs(at)) {
             Decision::Serve { refresh, .. } => assert!(!refresh),

@@ -10,30 +10,32 @@ use http::{Method, StatusCode};
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::{Decision, Forward, Found, Stale, decide, decide_offline, useful_until};
+use crate::decide::{
+    CacheLookup, Decision, ForwardReason, StaleReason, decide, decide_offline, useful_until,
+};
 use crate::engine::Engine;
 use crate::engine::parts;
-use crate::engine::plan::Plan;
-use crate::engine::reply::{Answered, Reply};
+use crate::engine::plan::Miss;
+use crate::engine::reply::{ClientResponse, EngineResult};
 use crate::engine::switch::OFFLINE_PROBLEM;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::session_auth;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::Mark;
-use crate::store::{Lookup, Wanted};
-use crate::stored::Stored;
+use crate::store::generations::Epoch;
+use crate::store::{Lookup, StoreQuery};
+use crate::stored::StoredResponse;
 use crate::upstream::interim::Interims;
 
 /// What looking and deciding came to, before anything is awaited.
-enum Step<'a> {
-    Done(Answered),
-    Forward(Plan<'a>),
+enum LookupOutcome<'a> {
+    Done(EngineResult),
+    Forward(Miss<'a>),
     /// One range of what is not stored whole; only another variant may be.
     Ranged(CacheKey, Option<VariantId>),
     /// A deeper tier has to be asked first.
@@ -46,79 +48,88 @@ impl Engine {
     /// Interim answers come out of `interims` while this is awaited.
     pub async fn answer(
         self: &Arc<Self>,
-        asked: &mut Asked,
+        asked: &mut ProxyRequest,
         route: &Route,
         interims: &Arc<Interims>,
-    ) -> Answered {
+    ) -> EngineResult {
         if self.switch.mode() == Mode::Bypass {
-            return Answered::Pass(Forward::Bypass);
+            return EngineResult::Pass(ForwardReason::Bypass);
         }
         match self.answer_cached(asked, route, interims).await {
-            Answered::Pass(why) => match self.refusal(asked) {
-                Some(reply) => Answered::Reply(Box::new(reply)),
-                None => Answered::Pass(why),
+            EngineResult::Pass(why) => match self.refusal(asked) {
+                Some(reply) => EngineResult::Reply(Box::new(reply)),
+                None => EngineResult::Pass(why),
             },
-            reply @ Answered::Reply(_) => reply,
+            reply @ EngineResult::Reply(_) => reply,
         }
     }
 
     /// While larder is offline: the answer to a request that would have to pass through.
-    pub fn refusal(&self, asked: &Asked) -> Option<Reply> {
+    pub fn refusal(&self, asked: &ProxyRequest) -> Option<ClientResponse> {
         (self.switch.mode() == Mode::Offline).then(|| offline(asked))
     }
 
     /// The answer to a request for which the origin may not be asked.
-    pub(crate) fn refused(&self, asked: &Asked) -> Reply {
+    pub(crate) fn refused(&self, asked: &ProxyRequest) -> ClientResponse {
         self.refusal(asked).unwrap_or_else(|| only_if_cached(asked))
     }
 
     async fn answer_cached(
         self: &Arc<Self>,
-        asked: &mut Asked,
+        asked: &mut ProxyRequest,
         route: &Route,
         interims: &Arc<Interims>,
-    ) -> Answered {
+    ) -> EngineResult {
         if let Some(why) = not_cached(asked) {
-            return Answered::Pass(why);
+            return EngineResult::Pass(why);
         }
         encoding::reduce(&mut asked.headers);
         let asked = &*asked;
         let key = self.keyring.key(asked, &route.policy);
         let found = self.look(asked, &key, &route.policy);
         let step = match self.step(asked, route, key, found, interims) {
-            Step::Deeper(key) => {
+            LookupOutcome::Deeper(key) => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
-                let found = self.store.load(Wanted { key: &key, variant: &variant }).await;
+                let found = self.store.load(StoreQuery { key: &key, variant: &variant }).await;
                 let found = admitted(found, &key, &route.policy);
                 self.step(asked, route, key, found, interims)
             }
-            step @ (Step::Done(_) | Step::Forward(_) | Step::Ranged(..)) => step,
+            step @ (LookupOutcome::Done(_)
+            | LookupOutcome::Forward(_)
+            | LookupOutcome::Ranged(..)) => step,
         };
         match step {
-            Step::Done(answered) => answered,
-            Step::Forward(plan) => self.forward(plan).await,
-            Step::Ranged(key, other) => self.ranged(asked, route, key, other, interims).await,
+            LookupOutcome::Done(answered) => answered,
+            LookupOutcome::Forward(plan) => self.forward(plan).await,
+            LookupOutcome::Ranged(key, other) => {
+                self.ranged(asked, route, key, other, interims).await
+            }
             // A load never says `Deeper`; were it to, the origin knows.
-            Step::Deeper(_) => Answered::Pass(Forward::Bypass),
+            LookupOutcome::Deeper(_) => EngineResult::Pass(ForwardReason::Bypass),
         }
     }
 
-    pub(crate) fn variant(&self, asked: &Asked, fields: &VaryFields) -> VariantId {
+    pub(crate) fn variant(&self, asked: &ProxyRequest, fields: &VaryFields) -> VariantId {
         self.keyring.variant(fields, &asked.headers)
     }
 
     /// What memory holds.
-    pub(crate) fn look(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Lookup {
+    pub(crate) fn look(&self, asked: &ProxyRequest, key: &CacheKey, policy: &Policy) -> Lookup {
         let variant = |fields: &VaryFields| self.variant(asked, fields);
-        admitted(self.store.get(Wanted { key, variant: &variant }), key, policy)
+        admitted(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
     }
 
     /// What any tier holds.
-    pub(crate) async fn look_deep(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Lookup {
+    pub(crate) async fn look_deep(
+        &self,
+        asked: &ProxyRequest,
+        key: &CacheKey,
+        policy: &Policy,
+    ) -> Lookup {
         match self.look(asked, key, policy) {
             Lookup::Deeper => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
-                let found = self.store.load(Wanted { key, variant: &variant }).await;
+                let found = self.store.load(StoreQuery { key, variant: &variant }).await;
                 admitted(found, key, policy)
             }
             found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
@@ -131,8 +142,8 @@ impl Engine {
         &self,
         key: &CacheKey,
         policy: &Policy,
-        stored: Arc<Stored>,
-        mark: Mark,
+        stored: Arc<StoredResponse>,
+        mark: Epoch,
     ) -> bool {
         if self.switch.mode() == Mode::Bypass {
             return false;
@@ -143,10 +154,10 @@ impl Engine {
 
     pub(crate) fn decide(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         policy: &Policy,
         cache: CacheKind,
-        found: Found<'_>,
+        found: CacheLookup<'_>,
         now: SystemTime,
     ) -> Decision {
         match self.switch.mode() {
@@ -158,16 +169,16 @@ impl Engine {
 
     fn step<'a>(
         self: &Arc<Self>,
-        asked: &'a Asked,
+        asked: &'a ProxyRequest,
         route: &'a Route,
         key: CacheKey,
         found: Lookup,
         interims: &'a Arc<Interims>,
-    ) -> Step<'a> {
+    ) -> LookupOutcome<'a> {
         let policy = &*route.policy;
         let cache = key.scope().cache_kind();
         let (stored, variant) = match found {
-            Lookup::Deeper => return Step::Deeper(key),
+            Lookup::Deeper => return LookupOutcome::Deeper(key),
             Lookup::Found(stored) => {
                 let variant = stored.variant;
                 (Some(stored), Some(variant))
@@ -176,31 +187,35 @@ impl Engine {
             Lookup::Nothing => (None, None),
         };
         if stored.is_none() && parts::may_be_answered_by_a_part(asked) {
-            return Step::Ranged(key, variant);
+            return LookupOutcome::Ranged(key, variant);
         }
         let seen = match (&stored, variant) {
-            (Some(stored), _) => Found::Stored(stored),
-            (None, _) if self.has_part(asked, &key, policy) => Found::OtherPart,
-            (None, Some(_)) => Found::OtherVariants,
-            (None, None) => Found::Nothing,
+            (Some(stored), _) => CacheLookup::Stored(stored),
+            (None, _) if self.has_part(asked, &key, policy) => CacheLookup::OtherPart,
+            (None, Some(_)) => CacheLookup::OtherVariants,
+            (None, None) => CacheLookup::Nothing,
         };
         let now = self.clock.now();
         match self.decide(asked, policy, cache, seen, now) {
             Decision::Serve { ttl, stale, refresh } => {
                 let Some(stored) = stored else {
-                    return Step::Done(Answered::Pass(Forward::Bypass));
+                    return LookupOutcome::Done(EngineResult::Pass(ForwardReason::Bypass));
                 };
                 let reply = self.serve(asked, route, &stored, ttl, stale, now);
                 if refresh {
                     self.refresh(asked, route, key, stored, variant);
                 }
-                Step::Done(Answered::Reply(Box::new(reply)))
+                LookupOutcome::Done(EngineResult::Reply(Box::new(reply)))
             }
-            Decision::Refuse => Step::Done(Answered::Reply(Box::new(self.refused(asked)))),
-            Decision::Forward { why, store: false, .. } => Step::Done(Answered::Pass(why)),
+            Decision::Refuse => {
+                LookupOutcome::Done(EngineResult::Reply(Box::new(self.refused(asked))))
+            }
+            Decision::Forward { why, store: false, .. } => {
+                LookupOutcome::Done(EngineResult::Pass(why))
+            }
             Decision::Forward { why, validate, fallback, store: true } => {
                 let fallback = fallback && self.falls_back(&key, stored.as_deref());
-                let plan = Plan {
+                let plan = Miss {
                     asked,
                     route,
                     policy,
@@ -215,27 +230,27 @@ impl Engine {
                     interims,
                 };
                 if let Some(reply) = self.kept_back(&plan) {
-                    return Step::Done(Answered::Reply(Box::new(reply)));
+                    return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
                 }
                 // HEAD is written through; several ranges on a miss are the origin's to cut.
                 let bare = plan.stored.is_none() && asked.headers.contains_key(RANGE);
                 if asked.method == Method::HEAD || bare {
-                    return Step::Done(Answered::Pass(why));
+                    return LookupOutcome::Done(EngineResult::Pass(why));
                 }
-                Step::Forward(plan)
+                LookupOutcome::Forward(plan)
             }
         }
     }
 
     pub(super) fn serve(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
-        stored: &Stored,
+        stored: &StoredResponse,
         ttl: i64,
-        stale: Option<Stale>,
+        stale: Option<StaleReason>,
         now: SystemTime,
-    ) -> Reply {
+    ) -> ClientResponse {
         let status = match stale {
             None => CacheStatus::hit(ttl),
             Some(why) => {
@@ -244,7 +259,7 @@ impl Engine {
             }
         };
         let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
-        Reply::from_stored(asked, stored, now, &status, result)
+        ClientResponse::from_stored(asked, stored, now, &status, result)
     }
 }
 
@@ -268,17 +283,17 @@ fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
 }
 
 /// Requests that are never answered from the store, whatever their route says.
-pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
+pub(super) fn not_cached(asked: &ProxyRequest) -> Option<ForwardReason> {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
-        return Some(Forward::Method);
+        return Some(ForwardReason::Method);
     }
     // Another method, or a path that an origin may read as another than the one a route matched.
     if asked.is_overridden() || asked.target.is_ambiguous() {
-        return Some(Forward::Bypass);
+        return Some(ForwardReason::Bypass);
     }
     // The answer is that of a connection, whatever else the request says.
     if session_auth::is_sent(&asked.headers) {
-        return Some(Forward::Bypass);
+        return Some(ForwardReason::Bypass);
     }
     // A body may change what a GET means (search APIs), an event stream never ends.
     let streams = asked
@@ -286,25 +301,30 @@ pub(super) fn not_cached(asked: &Asked) -> Option<Forward> {
         .get_all(ACCEPT)
         .iter()
         .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (asked.body != Framing::None || asked.upgrade.is_some() || streams).then_some(Forward::Bypass)
+    (asked.body != RequestFraming::None || asked.upgrade.is_some() || streams)
+        .then_some(ForwardReason::Bypass)
 }
 
 fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
-fn offline(asked: &Asked) -> Reply {
+fn offline(asked: &ProxyRequest) -> ClientResponse {
     let status = CacheStatus::refused().detail(Mode::Offline.token(), "");
-    Reply::from_problem(asked, &OFFLINE_PROBLEM, &status)
+    ClientResponse::from_problem(asked, &OFFLINE_PROBLEM, &status)
 }
 
 /// RFC 9111 §5.2.1.7.
-fn only_if_cached(asked: &Asked) -> Reply {
+fn only_if_cached(asked: &ProxyRequest) -> ClientResponse {
     let problem = Problem::new(
         StatusCode::GATEWAY_TIMEOUT,
         "only_if_cached",
         "nothing usable is stored and the request said only-if-cached",
         "http_request_denied",
     );
-    Reply::from_problem(asked, &problem, &CacheStatus::forwarded(Forward::Request.token()))
+    ClientResponse::from_problem(
+        asked,
+        &problem,
+        &CacheStatus::forwarded(ForwardReason::Request.token()),
+    )
 }

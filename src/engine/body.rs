@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::semantics::storing::NotStored;
-use crate::upstream::failure::Failure;
+use crate::semantics::storing::NotStoredReason;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::gate::knock::Audience;
 use crate::upstream::in_flight::{EACH, InFlight, SMALL, Waiting};
 
@@ -25,8 +25,8 @@ const WINDOW: usize = 64 * 1024;
 const STALLED: Duration = Duration::from_secs(30);
 
 /// The shared body.
-pub(crate) struct Growing {
-    inner: Mutex<Inner>,
+pub(crate) struct SharedBody {
+    inner: Mutex<SharedBodyState>,
     /// Something for readers: a piece, the end, a detachment.
     news: Notify,
     /// Something for the writer: a piece was read, a reader left.
@@ -39,7 +39,7 @@ pub(crate) struct Growing {
     ahead: AtomicUsize,
 }
 
-struct Inner {
+struct SharedBodyState {
     pieces: VecDeque<Bytes>,
     /// How many pieces were let go at the front.
     gone: usize,
@@ -50,7 +50,7 @@ struct Inner {
     written: usize,
     /// Whether every piece is kept until the end (to be stored, for newcomers).
     kept: bool,
-    end: Option<Result<(), Failure>>,
+    end: Option<Result<(), UpstreamError>>,
     /// All of it, once it is stored: what the pieces were.
     stored: Option<Bytes>,
     /// The next piece of each reader; once it is stored, its next byte.
@@ -58,12 +58,12 @@ struct Inner {
     next_reader: u64,
 }
 
-impl Growing {
+impl SharedBody {
     /// An empty body of which up to `largest` bytes are kept; with `kept == false` none is, and it
     /// flows at the pace of its slowest reader.
     pub(crate) fn new(kept: bool, largest: usize, in_flight: Arc<InFlight>) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(SharedBodyState {
                 pieces: VecDeque::new(),
                 gone: 0,
                 held: 0,
@@ -85,7 +85,7 @@ impl Growing {
     }
 
     /// Attaches a reader at the beginning; `None` once the beginning has been let go.
-    pub(crate) fn reader(self: &Arc<Self>) -> Option<Reader> {
+    pub(crate) fn reader(self: &Arc<Self>) -> Option<BodyReader> {
         let mut inner = self.inner.lock();
         if inner.gone > 0 {
             return None;
@@ -94,11 +94,11 @@ impl Growing {
         inner.next_reader += 1;
         inner.readers.insert(id, 0);
         self.audience.is(true);
-        Some(Reader { body: Arc::clone(self), id })
+        Some(BodyReader { body: Arc::clone(self), id })
     }
 
     /// The reader of a body that nobody has written to yet.
-    pub(crate) fn first_reader(self: &Arc<Self>) -> Reader {
+    pub(crate) fn first_reader(self: &Arc<Self>) -> BodyReader {
         self.reader().expect("nothing is let go before anything is written")
     }
 
@@ -128,9 +128,9 @@ impl Growing {
     }
 
     /// Why the body is no longer kept.
-    pub(crate) fn why_not_kept(&self) -> NotStored {
+    pub(crate) fn why_not_kept(&self) -> NotStoredReason {
         let too_large = self.inner.lock().written > self.largest;
-        if too_large { NotStored::TooLarge } else { NotStored::NoRoom }
+        if too_large { NotStoredReason::TooLarge } else { NotStoredReason::NoRoom }
     }
 
     /// Whether nobody reads it and it is kept for nobody; `storing`: it will be stored if it is kept
@@ -207,7 +207,7 @@ impl Growing {
         if !inner.kept {
             return;
         }
-        let Inner { pieces, readers, .. } = &mut *inner;
+        let SharedBodyState { pieces, readers, .. } = &mut *inner;
         let read = |next: usize| pieces.iter().take(next).map(Bytes::len).sum();
         for next in readers.values_mut() {
             *next = read(*next);
@@ -220,20 +220,20 @@ impl Growing {
     }
 
     /// Ends the body; the first end counts.
-    pub(crate) fn finish(&self, end: Result<(), Failure>) {
+    pub(crate) fn finish(&self, end: Result<(), UpstreamError>) {
         self.inner.lock().end.get_or_insert(end);
         self.news.notify_waiters();
     }
 }
 
-impl Drop for Growing {
+impl Drop for SharedBody {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
         self.in_flight.give_back(inner.charged);
     }
 }
 
-impl Inner {
+impl SharedBodyState {
     fn stop_keeping(&mut self, in_flight: &InFlight) {
         self.kept = false;
         self.let_go(in_flight);
@@ -269,15 +269,15 @@ impl Inner {
 }
 
 /// One reader of a growing body.
-pub struct Reader {
-    body: Arc<Growing>,
+pub struct BodyReader {
+    body: Arc<SharedBody>,
     id: u64,
 }
 
-impl Reader {
+impl BodyReader {
     /// The next piece; `None` at the end of a complete body. An error means that the body is cut,
     /// or that this reader was too slow: its client's connection must not end cleanly.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             let news = self.body.news.notified();
             tokio::pin!(news);
@@ -289,10 +289,10 @@ impl Reader {
         }
     }
 
-    fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
+    fn take(&self) -> Option<Result<Option<Bytes>, UpstreamError>> {
         let mut inner = self.body.inner.lock();
         let Some(&next) = inner.readers.get(&self.id) else {
-            return Some(Err(Failure::BodyTimeout));
+            return Some(Err(UpstreamError::BodyTimeout));
         };
         if let Some(stored) = inner.stored.clone() {
             if next == stored.len() {
@@ -313,7 +313,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for BodyReader {
     fn drop(&mut self) {
         let mut inner = self.body.inner.lock();
         inner.readers.remove(&self.id);
@@ -331,11 +331,11 @@ mod tests {
 
     use super::*;
 
-    fn body(kept: bool, largest: usize) -> Arc<Growing> {
-        Growing::new(kept, largest, InFlight::new(1 << 30))
+    fn body(kept: bool, largest: usize) -> Arc<SharedBody> {
+        SharedBody::new(kept, largest, InFlight::new(1 << 30))
     }
 
-    async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Failure> {
+    async fn read_all(mut reader: BodyReader) -> Result<Vec<u8>, UpstreamError> {
         let mut all = Vec::new();
         while let Some(piece) = reader.next().await? {
             all.extend_from_slice(&piece);
@@ -361,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn once_it_is_stored_readers_go_on_in_that_wherever_they_are() {
         let budget = InFlight::new(10_000);
-        let body = Growing::new(true, 1000, Arc::clone(&budget));
+        let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let (mut behind, mut ahead) = (body.reader().unwrap(), body.reader().unwrap());
         for piece in ["one ", "two "] {
             body.push(Bytes::from_static(piece.as_bytes())).await;
@@ -385,8 +385,8 @@ mod tests {
         let body = body(true, 1000);
         let reader = body.reader().unwrap();
         body.push(Bytes::from_static(b"half")).await;
-        body.finish(Err(Failure::Cut));
-        assert_eq!(read_all(reader).await, Err(Failure::Cut));
+        body.finish(Err(UpstreamError::Cut));
+        assert_eq!(read_all(reader).await, Err(UpstreamError::Cut));
     }
 
     #[tokio::test]
@@ -413,13 +413,13 @@ mod tests {
         }
         body.finish(Ok(()));
         assert_eq!(lively.await.unwrap().unwrap().len(), WINDOW * 2);
-        assert_eq!(stalled.next().await, Err(Failure::BodyTimeout));
+        assert_eq!(stalled.next().await, Err(UpstreamError::BodyTimeout));
     }
 
     #[tokio::test]
     async fn the_budget_gets_everything_back() {
         let budget = InFlight::new(10);
-        let body = Growing::new(true, 1000, Arc::clone(&budget));
+        let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let reader = body.reader().unwrap();
         body.push(Bytes::from_static(b"0123456789abc")).await;
         assert!(!body.is_kept(), "over the cap nothing more is kept");
@@ -469,7 +469,7 @@ mod tests {
     #[tokio::test]
     async fn many_small_pieces_are_charged_for_more_than_their_bytes() {
         let budget = InFlight::new(1000);
-        let body = Growing::new(true, 1 << 20, Arc::clone(&budget));
+        let body = SharedBody::new(true, 1 << 20, Arc::clone(&budget));
         for _ in 0..100 {
             body.push(Bytes::from_static(b"x")).await;
         }

@@ -11,10 +11,10 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
 use crate::engine::Engine;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::invalidation;
 use crate::semantics::target::Target;
-use crate::store::generations::{Kind, Reach};
+use crate::store::generations::{PurgeKind, PurgeScope};
 
 /// How long the answer to an unsafe method waits for its invalidation to be on disk.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// of its target is outdated: it may stand in for errors, and for nothing else.
 pub struct Doubt {
     engine: Arc<Engine>,
-    reach: Vec<Reach>,
+    reach: Vec<PurgeScope>,
 }
 
 impl Doubt {
@@ -35,7 +35,7 @@ impl Doubt {
     /// It will not be known.
     pub async fn stays(mut self) {
         let reach = std::mem::take(&mut self.reach);
-        if self.engine.changed(&reach, Kind::Superseded, "unknown-outcome") {
+        if self.engine.changed(&reach, PurgeKind::Superseded, "unknown-outcome") {
             self.engine.lasts().await;
         }
     }
@@ -43,7 +43,7 @@ impl Doubt {
 
 impl Drop for Doubt {
     fn drop(&mut self) {
-        self.engine.changed(&self.reach, Kind::Superseded, "unknown-outcome");
+        self.engine.changed(&self.reach, PurgeKind::Superseded, "unknown-outcome");
     }
 }
 
@@ -53,15 +53,15 @@ impl Engine {
     /// `then`: to be done at once behind it, before it is waited for that it lasts.
     pub async fn invalidate<T>(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         status: StatusCode,
         headers: &HeaderMap,
         then: impl FnOnce() -> T,
     ) -> T {
         let moved = |target: &Target| self.origin.moved(target);
         let targets = invalidation::targets(asked, status, headers, moved);
-        let reach: Vec<Reach> = targets.iter().flat_map(|target| self.reach(target)).collect();
-        let changed = self.changed(&reach, Kind::Hard, "unsafe-method");
+        let reach: Vec<PurgeScope> = targets.iter().flat_map(|target| self.reach(target)).collect();
+        let changed = self.changed(&reach, PurgeKind::Hard, "unsafe-method");
         let done = then();
         if changed {
             self.lasts().await;
@@ -70,7 +70,7 @@ impl Engine {
     }
 
     /// A request is sent to its origin: what is in doubt until it is answered. `None`: it changes nothing.
-    pub fn doubt(self: &Arc<Self>, asked: &Asked) -> Option<Doubt> {
+    pub fn doubt(self: &Arc<Self>, asked: &ProxyRequest) -> Option<Doubt> {
         let reach = || self.reach(&asked.target).into_iter().collect();
         invalidation::may_change(asked).then(|| Doubt { engine: Arc::clone(self), reach: reach() })
     }
@@ -81,7 +81,12 @@ impl Engine {
         let _late = timeout(SETTLE, self.store.settle()).await;
     }
 
-    pub(super) fn changed(&self, reach: &[Reach], kind: Kind, source: &'static str) -> bool {
+    pub(super) fn changed(
+        &self,
+        reach: &[PurgeScope],
+        kind: PurgeKind,
+        source: &'static str,
+    ) -> bool {
         let count = reach.iter().filter(|one| self.store.invalidate(**one, kind)).count();
         if count > 0 {
             self.account.invalidated(source, count as u64);

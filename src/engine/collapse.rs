@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::engine::body::Reader;
-use crate::engine::flight::Flight;
+use crate::engine::body::BodyReader;
+use crate::engine::flight::InFlightFetch;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 
@@ -22,17 +22,17 @@ const REMEMBERED: usize = 65_536;
 
 /// What one fill is for: a key, and a variant of it once its `Vary` is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct FlightKey {
+pub(crate) struct InFlightKey {
     pub(crate) key: CacheKey,
     pub(crate) variant: Option<VariantId>,
 }
 
 /// What joining came to.
-pub(crate) enum Turn<T> {
+pub(crate) enum JoinOutcome<T> {
     /// Nobody asks yet: start the fill for this flight.
-    Lead(Arc<Flight>, Reader),
+    Lead(Arc<InFlightFetch>, BodyReader),
     /// Somebody asks already.
-    Wait(Arc<Flight>, Reader),
+    Wait(Arc<InFlightFetch>, BodyReader),
     /// The answer was stored in the meantime.
     Answered(T),
     /// Too many wait already.
@@ -41,39 +41,39 @@ pub(crate) enum Turn<T> {
 
 /// The running fills.
 #[derive(Default)]
-pub(crate) struct Flights {
-    running: Mutex<HashMap<FlightKey, Arc<Flight>>>,
+pub(crate) struct InFlightFetches {
+    running: Mutex<HashMap<InFlightKey, Arc<InFlightFetch>>>,
     apart: Mutex<HashMap<u128, SystemTime>>,
 }
 
-impl Flights {
+impl InFlightFetches {
     /// Joins the fill of `key`, or leads a new one. `recheck` looks into the store once more when
     /// there is no fill: one may have ended since the caller looked. `current` says whether a
     /// running fill was begun after the last invalidation.
     pub(crate) fn join<T>(
         &self,
-        key: &FlightKey,
+        key: &InFlightKey,
         most: usize,
-        current: impl Fn(&Flight) -> bool,
+        current: impl Fn(&InFlightFetch) -> bool,
         recheck: impl FnOnce() -> Option<T>,
-        begin: impl FnOnce() -> Arc<Flight>,
-    ) -> Turn<T> {
+        begin: impl FnOnce() -> Arc<InFlightFetch>,
+    ) -> JoinOutcome<T> {
         let mut running = self.running.lock();
         if let Some(flight) = running.get(key).filter(|flight| current(flight)) {
             if flight.body.readers() > most {
-                return Turn::Full;
+                return JoinOutcome::Full;
             }
             if let Some(reader) = flight.body.reader() {
-                return Turn::Wait(Arc::clone(flight), reader);
+                return JoinOutcome::Wait(Arc::clone(flight), reader);
             }
         }
         if let Some(answer) = recheck() {
-            return Turn::Answered(answer);
+            return JoinOutcome::Answered(answer);
         }
         let flight = begin();
         let reader = flight.body.first_reader();
         running.insert(key.clone(), Arc::clone(&flight));
-        Turn::Lead(flight, reader)
+        JoinOutcome::Lead(flight, reader)
     }
 
     /// How many read or wait, over all fills.
@@ -82,7 +82,7 @@ impl Flights {
     }
 
     /// Newcomers no longer join this flight.
-    pub(crate) fn leave(&self, key: &FlightKey, flight: &Arc<Flight>) {
+    pub(crate) fn leave(&self, key: &InFlightKey, flight: &Arc<InFlightFetch>) {
         let mut running = self.running.lock();
         if running.get(key).is_some_and(|found| Arc::ptr_eq(found, flight)) {
             running.remove(key);

@@ -6,29 +6,29 @@
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::collapse::FlightKey;
-use crate::engine::flight::Flight;
-use crate::upstream::failure::Failure;
+use crate::engine::collapse::InFlightKey;
+use crate::engine::flight::InFlightFetch;
+use crate::upstream::failure::UpstreamError;
 
 /// The end of a fill. Should its task die half-way (a panic in a dependency), its readers are told,
 /// not left waiting, and nobody joins it any more. After a regular end only the account is new: the
 /// first word counts.
-pub(super) struct Ending {
+pub(super) struct FillGuard {
     pub(super) engine: Arc<Engine>,
-    pub(super) flight: Arc<Flight>,
-    pub(super) place: Option<FlightKey>,
+    pub(super) flight: Arc<InFlightFetch>,
+    pub(super) place: Option<InFlightKey>,
     pub(super) route: usize,
     pub(super) trigger: Option<&'static str>,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: FillOutcome,
 }
 
-impl Drop for Ending {
+impl Drop for FillGuard {
     fn drop(&mut self) {
         if let Some(place) = &self.place {
             self.engine.flights.leave(place, &self.flight);
         }
-        self.flight.fail_unless_published(Failure::Internal);
-        self.flight.body.finish(Err(Failure::Internal));
+        self.flight.fail_unless_published(UpstreamError::Internal);
+        self.flight.body.finish(Err(UpstreamError::Internal));
         if let Some(trigger) = self.trigger {
             self.engine.account.refresh(self.route, trigger, self.outcome.token());
         }
@@ -37,7 +37,7 @@ impl Drop for Ending {
 
 /// What a fill did to the stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum FillOutcome {
     /// The origin said 304: it goes on.
     Confirmed,
     /// A new one took its place.
@@ -48,7 +48,7 @@ pub(super) enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl FillOutcome {
     fn token(self) -> &'static str {
         match self {
             Self::Confirmed => "confirmed",

@@ -8,9 +8,9 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::engine::Engine;
 use crate::key::CacheKey;
 use crate::policy::{EndsFor, Policy, ScopeRule};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::store::Lookup;
-use crate::stored::Stored;
+use crate::stored::StoredResponse;
 
 /// What stands in a request for larder's own credential until it leaves.
 pub const OWN_CREDENTIAL: HeaderValue = HeaderValue::from_static("larder");
@@ -20,7 +20,7 @@ impl Engine {
     /// calls: what was asked for before it may stand in for errors no more, as the policy says.
     pub(crate) async fn ends(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         policy: &Policy,
         key: &CacheKey,
         status: StatusCode,
@@ -46,17 +46,17 @@ impl Engine {
     }
 
     /// Whether a stored answer may still stand in for errors, as far as later answers bear on that.
-    pub(crate) fn has_its_right(&self, key: &CacheKey, stored: &Stored) -> bool {
+    pub(crate) fn has_its_right(&self, key: &CacheKey, stored: &StoredResponse) -> bool {
         self.remembered.may_stand_in([key.target_id(), key.id()], stored.asked)
     }
 
     /// The same of what is stored, if anything is.
-    pub(crate) fn falls_back(&self, key: &CacheKey, stored: Option<&Stored>) -> bool {
+    pub(crate) fn falls_back(&self, key: &CacheKey, stored: Option<&StoredResponse>) -> bool {
         stored.is_none_or(|stored| self.has_its_right(key, stored))
     }
 
     /// A credential of its client's own; larder's is the same for all.
-    fn shows_a_credential(&self, asked: &Asked) -> bool {
+    fn shows_a_credential(&self, asked: &ProxyRequest) -> bool {
         let own = |(name, value): (&HeaderName, &HeaderValue)| {
             self.keyring.is_credential(name) && *value != OWN_CREDENTIAL
         };

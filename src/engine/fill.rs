@@ -13,40 +13,40 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::Engine;
-use crate::engine::collapse::FlightKey;
-use crate::engine::ending::{Ending, Outcome};
-use crate::engine::flight::{Confirmed, Flight, Head, Published};
+use crate::engine::collapse::InFlightKey;
+use crate::engine::ending::{FillGuard, FillOutcome};
+use crate::engine::flight::{FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::engine::given::Given;
-use crate::engine::tries::Tried;
+use crate::engine::tries::FetchResult;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::status;
-use crate::semantics::storing::{CacheKind, NotStored};
+use crate::semantics::storing::{CacheKind, NotStoredReason};
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
-use crate::stored::Stored;
+use crate::stored::StoredResponse;
 use crate::stored::part;
 use crate::upstream::gate::knock::Told;
 use crate::upstream::interim::Interims;
-use crate::upstream::verdict::Verdict;
-use crate::upstream::{Answer, BodyFraming, Call};
+use crate::upstream::verdict::CallOutcome;
+use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 
 /// A fill, ready to run.
 pub(crate) struct Fill {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) flight: Arc<Flight>,
+    pub(crate) flight: Arc<InFlightFetch>,
     /// Where others find it; `None`: it is nobody else's.
-    pub(crate) place: Option<FlightKey>,
-    pub(crate) asked: Asked,
+    pub(crate) place: Option<InFlightKey>,
+    pub(crate) asked: ProxyRequest,
     pub(crate) route: usize,
     pub(crate) policy: Arc<Policy>,
     pub(crate) key: CacheKey,
     /// The stored response to validate.
-    pub(crate) confirm: Option<Arc<Stored>>,
+    pub(crate) confirm: Option<Arc<StoredResponse>>,
     /// Whether the request's range is asked for: what comes is this client's, and kept as a part.
     pub(crate) ranged: bool,
     /// Held until the head is there.
@@ -66,19 +66,19 @@ impl Fill {
     }
 
     async fn run(self) {
-        let mut ending = Ending {
+        let mut ending = FillGuard {
             engine: Arc::clone(&self.engine),
             flight: Arc::clone(&self.flight),
             place: self.place.clone(),
             route: self.route,
             trigger: self.trigger,
-            outcome: Outcome::Failed,
+            outcome: FillOutcome::Failed,
         };
         ending.outcome = self.filled().await;
     }
 
-    async fn filled(mut self) -> Outcome {
-        let Tried { mut answer, detail } = self.asked().await;
+    async fn filled(mut self) -> FillOutcome {
+        let FetchResult { mut answer, detail } = self.asked().await;
         if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
             // RFC 9111 §4.3.4: this 304 confirms something else; the whole is asked for again.
             self.confirm = None;
@@ -87,9 +87,9 @@ impl Fill {
         match answer {
             Err(failure) => {
                 self.leave();
-                self.flight.publish(Published::Failed(failure));
+                self.flight.publish(FillState::Failed(failure));
                 self.flight.body.finish(Err(failure));
-                Outcome::Failed
+                FillOutcome::Failed
             }
             Ok(answer) if answer.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() => {
                 self.confirmed(answer).await
@@ -98,7 +98,7 @@ impl Fill {
         }
     }
 
-    pub(super) fn call(&self) -> Call {
+    pub(super) fn call(&self) -> UpstreamRequest {
         let mut headers = self.asked.headers.clone();
         if let ScopeRule::Header(name) = &self.policy.scope {
             headers.remove(name);
@@ -130,7 +130,7 @@ impl Fill {
                 flight.order().goes_out(engine.store.watch(target).asked);
             }
         });
-        Call {
+        UpstreamRequest {
             knock,
             method: Method::GET,
             target: self.asked.target.clone(),
@@ -140,7 +140,7 @@ impl Fill {
         }
     }
 
-    fn is_about_another(&self, answer: &Answer) -> bool {
+    fn is_about_another(&self, answer: &UpstreamResponse) -> bool {
         answer.status == StatusCode::NOT_MODIFIED
             && self.confirm.as_ref().is_some_and(|stored| !stored.is_meant_by(&answer.headers))
     }
@@ -160,8 +160,8 @@ impl Fill {
     }
 
     /// The origin said 304 to the stored validators (RFC 9111 §4.3.4).
-    async fn confirmed(&mut self, mut answer: Answer) -> Outcome {
-        let Some(stored) = self.confirm.take() else { return Outcome::Failed };
+    async fn confirmed(&mut self, mut answer: UpstreamResponse) -> FillOutcome {
+        let Some(stored) = self.confirm.take() else { return FillOutcome::Failed };
         while let Ok(Some(_)) = answer.body.next().await {}
         let mut fresh = stored
             .freshened(&answer.headers, answer.request_time, answer.response_time)
@@ -178,36 +178,36 @@ impl Fill {
         let variant = Some(fresh.variant);
         self.engine.underway.answered(&self.key, variant, self.flight.order().asked());
         let outcome = match &shared {
-            Ok(_) if self.flight.order().is_overtaken(variant) => Outcome::NotStored,
+            Ok(_) if self.flight.order().is_overtaken(variant) => FillOutcome::NotStored,
             Ok(kept) => {
                 self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark());
                 self.engine.flights.collapse_again(&self.key);
-                Outcome::Confirmed
+                FillOutcome::Confirmed
             }
             Err(why) => {
                 self.not_stored(*why);
-                Outcome::NotStored
+                FillOutcome::NotStored
             }
         };
         if shared.is_ok() {
-            self.given(fresh.status, variant, outcome == Outcome::Confirmed).await;
+            self.given(fresh.status, variant, outcome == FillOutcome::Confirmed).await;
         }
         self.leave();
         let own = Arc::new(fresh);
-        self.flight.publish(Published::Confirmed(Confirmed { own, shared }));
+        self.flight.publish(FillState::Confirmed(Revalidated { own, shared }));
         self.flight.body.finish(Ok(()));
         outcome
     }
 
     /// The answer is the asker's alone: for a while nobody waits for another such.
-    fn not_stored(&self, why: NotStored) {
+    fn not_stored(&self, why: NotStoredReason) {
         self.engine.account.not_stored(self.route, why.token());
         // The answer to a client's own condition says nothing about that to others, nor does the error that one
         // client insisted on, nor a larder that is full.
         let conditional =
             self.confirm.is_none() && validation::has_conditionals(&self.asked.headers);
-        let its_own = self.place.is_none() && (conditional || why == NotStored::Status);
-        let busy = matches!(why, NotStored::NoRoom | NotStored::Unread);
+        let its_own = self.place.is_none() && (conditional || why == NotStoredReason::Status);
+        let busy = matches!(why, NotStoredReason::NoRoom | NotStoredReason::Unread);
         if !busy && !its_own && !self.ranged {
             self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
         }
@@ -228,10 +228,10 @@ impl Fill {
     /// A final answer: its head goes out at once, its body as it arrives.
     async fn answered(
         &mut self,
-        answer: Answer,
+        answer: UpstreamResponse,
         detail: Option<(&'static str, &'static str)>,
-    ) -> Outcome {
-        let head = Arc::new(Head { detail, ..self.head(&answer) });
+    ) -> FillOutcome {
+        let head = Arc::new(ResponseHead { detail, ..self.head(&answer) });
         self.permit = None;
         let is_error = self.policy.stale_if_error.covers(head.failure);
         let tells = self.is_told(&answer.verdict, &head).await && !is_error;
@@ -247,8 +247,8 @@ impl Fill {
                 self.flight.body.stop_keeping();
             }
         }
-        self.flight.publish(Published::Head(Arc::clone(&head)));
-        let times = Times { request: answer.request_time, response: answer.response_time };
+        self.flight.publish(FillState::Head(Arc::clone(&head)));
+        let times = FetchTimes { request: answer.request_time, response: answer.response_time };
         let end = self.take_in(answer, head.shared.is_ok(), |body| {
             self.keep(&head, head.shared.as_ref().ok()?, body, &times)
         });
@@ -265,15 +265,15 @@ impl Fill {
         self.flight.body.finish(end);
         self.leave();
         match (end, &head.shared) {
-            (Ok(()), Ok(_)) if kept => Outcome::Replaced,
-            (Err(_), Ok(_)) => Outcome::Failed,
-            (_, Err(_)) if is_error => Outcome::Failed,
-            (Ok(()), Ok(_)) | (_, Err(_)) => Outcome::NotStored,
+            (Ok(()), Ok(_)) if kept => FillOutcome::Replaced,
+            (Err(_), Ok(_)) => FillOutcome::Failed,
+            (_, Err(_)) if is_error => FillOutcome::Failed,
+            (Ok(()), Ok(_)) | (_, Err(_)) => FillOutcome::NotStored,
         }
     }
 
     /// What a head says of others' calls and of what is stored. Whether it is that of an answer which might be kept.
-    async fn is_told(&self, verdict: &Verdict, head: &Head) -> bool {
+    async fn is_told(&self, verdict: &CallOutcome, head: &ResponseHead) -> bool {
         let (order, is_ok) = (self.flight.order().asked(), verdict.is_ok());
         if !verdict.is_limit() {
             self.engine.ends(&self.asked, &self.policy, &self.key, head.status, order).await;
@@ -289,10 +289,10 @@ impl Fill {
         might_be_kept
     }
 
-    fn head(&self, answer: &Answer) -> Head {
+    fn head(&self, answer: &UpstreamResponse) -> ResponseHead {
         let mut own = answer.headers.clone();
         hop_by_hop::strip_response(&mut own);
-        let said = Said::of(answer.status, &own);
+        let said = CacheMetadata::of(answer.status, &own);
         let vary = Vary::chosen_by(&own);
         let variant = match &vary {
             Vary::Fields(fields) => Some(self.variant(fields)),
@@ -306,10 +306,10 @@ impl Fill {
         let part = self.ranged
             && part::told(answer.status, &own, &said)
                 .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
-        let mut head = Head {
+        let mut head = ResponseHead {
             status: answer.status,
             received: answer.response_time,
-            shared: Err(NotStored::Status),
+            shared: Err(NotStoredReason::Status),
             failure: answer.verdict.as_error(answer.status),
             cause: cause(answer),
             detail: None,
@@ -326,7 +326,7 @@ impl Fill {
         // An error that only its body tells of is not what was asked for.
         let told = answer.status.is_success() && !answer.verdict.is_ok();
         if answer.unread {
-            head.shared = Err(NotStored::Unread);
+            head.shared = Err(NotStoredReason::Unread);
         } else if !told && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
@@ -336,28 +336,34 @@ impl Fill {
         head
     }
 
-    fn within_bounds(&self, framing: BodyFraming) -> Result<(), NotStored> {
+    fn within_bounds(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
         match framing {
             BodyFraming::Length(n) if n > self.engine.bounds.max_object as u64 => {
-                Err(NotStored::TooLarge)
+                Err(NotStoredReason::TooLarge)
             }
             // Cut or complete, it looks the same: it may be read, never kept.
-            BodyFraming::Close => Err(NotStored::Incomplete),
+            BodyFraming::Close => Err(NotStoredReason::Incomplete),
             BodyFraming::Length(_) | BodyFraming::Marked if !self.flight.body.is_kept() => {
-                Err(NotStored::NoRoom)
+                Err(NotStoredReason::NoRoom)
             }
             BodyFraming::Length(_) | BodyFraming::Marked => Ok(()),
         }
     }
 
     /// The body as it is stored, if it is.
-    fn keep(&self, head: &Head, headers: &HeaderMap, body: Bytes, times: &Times) -> Option<Bytes> {
+    fn keep(
+        &self,
+        head: &ResponseHead,
+        headers: &HeaderMap,
+        body: Bytes,
+        times: &FetchTimes,
+    ) -> Option<Bytes> {
         if self.flight.order().is_overtaken(head.variant) {
             return None;
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
-        let said = Said::of(head.status, headers);
-        let stored = Stored::new(
+        let said = CacheMetadata::of(head.status, headers);
+        let stored = StoredResponse::new(
             head.status,
             headers,
             body,
@@ -377,16 +383,16 @@ impl Fill {
         kept.then_some(body)
     }
 
-    fn keep_part(&self, stored: Stored) {
+    fn keep_part(&self, stored: StoredResponse) {
         let (engine, mark) = (&self.engine, self.flight.mark());
         if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, mark) {
-            engine.account.not_stored(self.route, NotStored::Incomplete.token());
+            engine.account.not_stored(self.route, NotStoredReason::Incomplete.token());
         }
     }
 }
 
 /// The word for what an answer is to stale-if-error.
-fn cause(answer: &Answer) -> &'static str {
+fn cause(answer: &UpstreamResponse) -> &'static str {
     if answer.verdict.is_ok() {
         answer.verdict.as_error(answer.status).token()
     } else {
@@ -394,7 +400,7 @@ fn cause(answer: &Answer) -> &'static str {
     }
 }
 
-struct Times {
+struct FetchTimes {
     request: std::time::SystemTime,
     response: std::time::SystemTime,
 }

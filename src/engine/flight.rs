@@ -12,36 +12,36 @@ use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::engine::body::Growing;
+use crate::engine::body::SharedBody;
 use crate::engine::underway::{Begun, Order};
 use crate::policy::{self, Policy};
 use crate::semantics::cache_control::Directive;
-use crate::semantics::said::Said;
-use crate::semantics::storing::{CacheKind, NotStored};
+use crate::semantics::said::CacheMetadata;
+use crate::semantics::storing::{CacheKind, NotStoredReason};
 use crate::semantics::vary::{VariantId, Vary};
-use crate::store::generations::{Mark, Watch};
-use crate::stored::Stored;
-use crate::upstream::failure::Failure;
+use crate::store::generations::{Epoch, Watch};
+use crate::stored::StoredResponse;
+use crate::upstream::failure::UpstreamError;
 
 /// How many clients of one key may ask for themselves at once while no head has come.
 const OWN_HEADS: usize = 4;
 
 /// What a fill has come to so far.
 #[derive(Clone)]
-pub(crate) enum Published {
+pub(crate) enum FillState {
     /// The origin confirmed the stored response (304).
-    Confirmed(Confirmed),
+    Confirmed(Revalidated),
     /// A final head; the body grows.
-    Head(Arc<Head>),
+    Head(Arc<ResponseHead>),
     /// No head, and there will be none.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// A first try that failed, while the fill goes on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trouble {
+pub(crate) struct AttemptFailure {
     /// What stale-if-error goes by.
-    pub(crate) failure: policy::Failure,
+    pub(crate) failure: policy::ErrorClass,
     /// What the origin answered, if it did.
     pub(crate) status: Option<StatusCode>,
     /// The word for it in answers, logs and metrics.
@@ -49,39 +49,39 @@ pub(crate) struct Trouble {
 }
 
 /// What a reader that has something stale is told first.
-pub(crate) enum News {
+pub(crate) enum FillEvent {
     /// The fill has come to this.
-    Published(Published),
+    Published(FillState),
     /// It goes on, but not well.
-    Trouble(Trouble),
+    Trouble(AttemptFailure),
 }
 
 /// A stored response with what a 304 said of it.
 #[derive(Clone)]
-pub(crate) struct Confirmed {
+pub(crate) struct Revalidated {
     /// For the reader that asked.
-    pub(crate) own: Arc<Stored>,
+    pub(crate) own: Arc<StoredResponse>,
     /// For other readers: what is stored of it, or why nothing is (a 304 may bring `Set-Cookie`,
     /// `private` or `no-store`).
-    pub(crate) shared: Result<Arc<Stored>, NotStored>,
+    pub(crate) shared: Result<Arc<StoredResponse>, NotStoredReason>,
 }
 
 /// The head of an answer, as readers need it.
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     /// For the reader that asked: the origin's end-to-end fields.
     pub(crate) own: HeaderMap,
     /// When it was received: a share of its lifetime may go by that.
     pub(crate) received: SystemTime,
     /// For other readers: the fields that are kept, or why nothing is.
-    pub(crate) shared: Result<HeaderMap, NotStored>,
+    pub(crate) shared: Result<HeaderMap, NotStoredReason>,
     /// What it is to stale-if-error: a body may say more than its status.
-    pub(crate) failure: policy::Failure,
+    pub(crate) failure: policy::ErrorClass,
     /// The word for that.
     pub(crate) cause: &'static str,
     /// Why it came later than it might have.
     pub(crate) detail: Option<(&'static str, &'static str)>,
-    pub(crate) said: Said,
+    pub(crate) said: CacheMetadata,
     pub(crate) vary: Vary,
     /// The variant of the request that was sent.
     pub(crate) variant: Option<VariantId>,
@@ -91,7 +91,7 @@ pub(crate) struct Head {
     pub(crate) part: bool,
 }
 
-impl Head {
+impl ResponseHead {
     /// The status that policy goes by: a part is kept as its whole would be.
     pub(crate) fn kept_as(&self) -> StatusCode {
         if self.part { StatusCode::OK } else { self.status }
@@ -111,9 +111,9 @@ impl Head {
 }
 
 /// One fill, shared by all who wait for it.
-pub(crate) struct Flight {
-    state: Mutex<Option<Published>>,
-    trouble: Mutex<Option<Trouble>>,
+pub(crate) struct InFlightFetch {
+    state: Mutex<Option<FillState>>,
+    trouble: Mutex<Option<AttemptFailure>>,
     changed: Notify,
     /// Its call has to wait for its turn: another one would have to as well.
     pub(crate) in_line: Arc<AtomicBool>,
@@ -123,11 +123,11 @@ pub(crate) struct Flight {
     /// Bounds how many of its waiters ask for themselves at once.
     pub(crate) own_heads: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
-    pub(crate) body: Arc<Growing>,
+    pub(crate) body: Arc<SharedBody>,
 }
 
-impl Flight {
-    pub(crate) fn new(watch: Watch, begun: Begun, body: Arc<Growing>) -> Arc<Self> {
+impl InFlightFetch {
+    pub(crate) fn new(watch: Watch, begun: Begun, body: Arc<SharedBody>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
             trouble: Mutex::new(None),
@@ -141,7 +141,7 @@ impl Flight {
     }
 
     /// When it was, in the order of invalidations.
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Epoch {
         self.watch.mark
     }
 
@@ -151,19 +151,19 @@ impl Flight {
     }
 
     /// Publishes what the fill has come to and wakes everybody. Said once.
-    pub(crate) fn publish(&self, published: Published) {
+    pub(crate) fn publish(&self, published: FillState) {
         *self.state.lock() = Some(published);
         self.changed.notify_waiters();
     }
 
     /// Publishes a failure if nothing was published yet.
-    pub(crate) fn fail_unless_published(&self, failure: Failure) {
-        self.state.lock().get_or_insert(Published::Failed(failure));
+    pub(crate) fn fail_unless_published(&self, failure: UpstreamError) {
+        self.state.lock().get_or_insert(FillState::Failed(failure));
         self.changed.notify_waiters();
     }
 
     /// The first try failed, and there will be others: who has something stale need not wait.
-    pub(crate) fn trouble(&self, trouble: Trouble) {
+    pub(crate) fn trouble(&self, trouble: AttemptFailure) {
         self.trouble.lock().get_or_insert(trouble);
         self.changed.notify_waiters();
     }
@@ -174,23 +174,23 @@ impl Flight {
     }
 
     /// Waits for what the fill comes to, or for trouble on the way there.
-    pub(crate) async fn news(&self) -> News {
+    pub(crate) async fn news(&self) -> FillEvent {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if let Some(published) = self.state.lock().clone() {
-                return News::Published(published);
+                return FillEvent::Published(published);
             }
             if let Some(trouble) = *self.trouble.lock() {
-                return News::Trouble(trouble);
+                return FillEvent::Trouble(trouble);
             }
             changed.await;
         }
     }
 
     /// Waits for the head, the confirmation or the failure.
-    pub(crate) async fn published(&self) -> Published {
+    pub(crate) async fn published(&self) -> FillState {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

@@ -8,27 +8,27 @@ use std::sync::Arc;
 use http::Method;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::decide::{Decision, Forward, Found, Stale};
+use crate::decide::{CacheLookup, Decision, ForwardReason, StaleReason};
 use crate::engine::Engine;
-use crate::engine::body::Growing;
-use crate::engine::collapse::{FlightKey, Turn};
+use crate::engine::body::SharedBody;
+use crate::engine::collapse::{InFlightKey, JoinOutcome};
 use crate::engine::fill::Fill;
-use crate::engine::flight::Flight;
-use crate::engine::follow::Followed;
-use crate::engine::plan::Plan;
-use crate::engine::reply::{Answered, Reply};
+use crate::engine::flight::InFlightFetch;
+use crate::engine::follow::WaitOutcome;
+use crate::engine::plan::Miss;
+use crate::engine::reply::{ClientResponse, EngineResult};
 use crate::engine::underway::Order;
 use crate::key::CacheKey;
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::validation;
 use crate::semantics::vary::VariantId;
 use crate::store::Lookup;
-use crate::stored::Stored;
+use crate::stored::StoredResponse;
 
 impl Engine {
-    pub(super) async fn forward(self: &Arc<Self>, mut plan: Plan<'_>) -> Answered {
-        if plan.why == Forward::UriMiss {
+    pub(super) async fn forward(self: &Arc<Self>, mut plan: Miss<'_>) -> EngineResult {
+        if plan.why == ForwardReason::UriMiss {
             self.tell_what_kept_apart(&plan);
         }
         let apart = self.flights.are_apart(&plan.key, self.clock.now());
@@ -36,34 +36,36 @@ impl Engine {
             plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
         // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
         // something larder does not have.
-        let insists = plan.why == Forward::Request || plan.asked.cache_control().insists();
+        let insists = plan.why == ForwardReason::Request || plan.asked.cache_control().insists();
         if insists || conditional || apart || self.in_flight.is_spent() {
-            return Answered::Reply(Box::new(self.alone(&plan, None).await));
+            return EngineResult::Reply(Box::new(self.alone(&plan, None).await));
         }
         loop {
             match self.join(&plan) {
-                Turn::Answered(reply) => return Answered::Reply(reply),
-                Turn::Full => return Answered::Reply(Box::new(self.too_many(&plan))),
-                Turn::Lead(flight, reader) => {
+                JoinOutcome::Answered(reply) => return EngineResult::Reply(reply),
+                JoinOutcome::Full => return EngineResult::Reply(Box::new(self.too_many(&plan))),
+                JoinOutcome::Lead(flight, reader) => {
                     let place = Some(plan.place());
                     self.fill(&plan, &flight, place, None).spawn();
                     let reply = self.lead(&plan, &flight, reader).await;
-                    return Answered::Reply(Box::new(reply));
+                    return EngineResult::Reply(Box::new(reply));
                 }
-                Turn::Wait(flight, reader) => match self.wait(&plan, &flight, reader).await {
-                    Followed::Reply(reply) => return Answered::Reply(reply),
-                    Followed::OtherVariant(variant) => plan.move_to(variant),
-                    Followed::Alone(permit) => {
-                        let reply = self.alone(&plan, permit).await;
-                        return Answered::Reply(Box::new(reply));
+                JoinOutcome::Wait(flight, reader) => {
+                    match self.wait(&plan, &flight, reader).await {
+                        WaitOutcome::Reply(reply) => return EngineResult::Reply(reply),
+                        WaitOutcome::OtherVariant(variant) => plan.move_to(variant),
+                        WaitOutcome::Alone(permit) => {
+                            let reply = self.alone(&plan, permit).await;
+                            return EngineResult::Reply(Box::new(reply));
+                        }
                     }
-                },
+                }
             }
         }
     }
 
     /// A request that is equal to another but for one field may have been meant to share its answer.
-    fn tell_what_kept_apart(&self, plan: &Plan<'_>) {
+    fn tell_what_kept_apart(&self, plan: &Miss<'_>) {
         let fields = self.keyring.separators(plan.asked, plan.policy);
         let rest = plan.key.without_separators();
         let Some(separator) = self.apart.missed(plan.route.index, rest, &fields) else { return };
@@ -79,13 +81,19 @@ impl Engine {
         }
     }
 
-    fn join(self: &Arc<Self>, plan: &Plan<'_>) -> Turn<Box<Reply>> {
+    fn join(self: &Arc<Self>, plan: &Miss<'_>) -> JoinOutcome<Box<ClientResponse>> {
         // Under the lock of the flights: it only looks, it starts nothing.
         let recheck = || {
             let found = self.look(plan.asked, &plan.key, plan.policy);
             let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
-            match self.decide(plan.asked, plan.policy, plan.cache, Found::Stored(&stored), now) {
+            match self.decide(
+                plan.asked,
+                plan.policy,
+                plan.cache,
+                CacheLookup::Stored(&stored),
+                now,
+            ) {
                 Decision::Serve { ttl, stale: None, refresh: false } => {
                     Some(Box::new(self.serve(plan.asked, plan.route, &stored, ttl, None, now)))
                 }
@@ -102,25 +110,25 @@ impl Engine {
     }
 
     /// Whether what `flight` brings is news to who asks now.
-    fn is_news(&self, key: &CacheKey, variant: Option<VariantId>, flight: &Flight) -> bool {
+    fn is_news(&self, key: &CacheKey, variant: Option<VariantId>, flight: &InFlightFetch) -> bool {
         !flight.order().is_overtaken(variant)
             && self.store.is_current(key.target_id(), flight.mark())
     }
 
-    fn flight(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<Flight> {
+    fn flight(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
         let kept = !self.in_flight.is_spent();
-        let body = Growing::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
+        let body = SharedBody::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());
         let order = Arc::new(Order::new(watch.asked));
-        Flight::new(watch, self.underway.begun(key, variant, order), body)
+        InFlightFetch::new(watch, self.underway.begun(key, variant, order), body)
     }
 
     /// A fetch that nobody else joins.
     pub(crate) async fn alone(
         self: &Arc<Self>,
-        plan: &Plan<'_>,
+        plan: &Miss<'_>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Reply {
+    ) -> ClientResponse {
         let flight = self.flight(&plan.key, None);
         let reader = flight.body.first_reader();
         self.fill(plan, &flight, None, permit).spawn();
@@ -129,9 +137,9 @@ impl Engine {
 
     fn fill(
         self: &Arc<Self>,
-        plan: &Plan<'_>,
-        flight: &Arc<Flight>,
-        place: Option<FlightKey>,
+        plan: &Miss<'_>,
+        flight: &Arc<InFlightFetch>,
+        place: Option<InFlightKey>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Fill {
         Fill {
@@ -155,10 +163,10 @@ impl Engine {
     /// and none while there is no room to keep what it brings.
     pub(super) fn refresh(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
         key: CacheKey,
-        stored: Arc<Stored>,
+        stored: Arc<StoredResponse>,
         variant: Option<VariantId>,
     ) {
         let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
@@ -166,7 +174,7 @@ impl Engine {
         if self.in_flight.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
             return;
         }
-        let place = FlightKey { key: key.clone(), variant };
+        let place = InFlightKey { key: key.clone(), variant };
         let turn = self.flights.join(
             &place,
             usize::MAX,
@@ -174,14 +182,14 @@ impl Engine {
             || None::<()>,
             || self.flight(&key, variant),
         );
-        if let Turn::Lead(flight, reader) = turn {
+        if let JoinOutcome::Lead(flight, reader) = turn {
             drop(reader);
             let fill = Fill {
                 engine: Arc::clone(self),
                 flight,
                 place: Some(place),
                 // Whatever method it stands in for, what is stored answers a GET.
-                asked: Asked { method: Method::GET, ..asked.clone() },
+                asked: ProxyRequest { method: Method::GET, ..asked.clone() },
                 route: route.index,
                 policy: Arc::clone(&route.policy),
                 key,
@@ -190,7 +198,7 @@ impl Engine {
                 permit: None,
                 interims: None,
                 yields: true,
-                trigger: Some(Stale::WhileRevalidate.token()),
+                trigger: Some(StaleReason::WhileRevalidate.token()),
             };
             fill.spawn();
         }

@@ -11,15 +11,15 @@ use http::StatusCode;
 use crate::engine::Engine;
 use crate::key::CacheKey;
 use crate::policy::Policy;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::status;
-use crate::store::generations::{Kind, Reach};
-use crate::store::{Condition, Lookup};
+use crate::store::generations::{PurgeKind, PurgeScope};
+use crate::store::{Health, Lookup};
 
 /// What an answer that is not kept was asked for with.
 #[derive(Clone, Copy)]
 pub(crate) struct Given<'a> {
-    pub(crate) asked: &'a Asked,
+    pub(crate) asked: &'a ProxyRequest,
     pub(crate) key: &'a CacheKey,
     pub(crate) policy: &'a Arc<Policy>,
     /// Its place in the order of all that was asked for.
@@ -37,7 +37,7 @@ impl Engine {
         }
         let found = [key, &key.of_parts()].map(|key| self.look(asked, key, policy));
         if found.iter().any(|found| self.is_older(found, order))
-            || self.store.condition() != Condition::Good
+            || self.store.condition() != Health::Good
         {
             self.outdate(key);
             self.store.told().await;
@@ -48,7 +48,13 @@ impl Engine {
         }
     }
 
-    async fn given_before(&self, asked: &Asked, key: &CacheKey, policy: &Policy, order: u64) {
+    async fn given_before(
+        &self,
+        asked: &ProxyRequest,
+        key: &CacheKey,
+        policy: &Policy,
+        order: u64,
+    ) {
         for key in [key, &key.of_parts()] {
             if self.is_older(&self.look_deep(asked, key, policy).await, order) {
                 return self.outdate(key);
@@ -57,7 +63,7 @@ impl Engine {
     }
 
     fn outdate(&self, key: &CacheKey) {
-        self.changed(&[Reach::Target(key.target_id())], Kind::Superseded, "newer-answer");
+        self.changed(&[PurgeScope::Target(key.target_id())], PurgeKind::Superseded, "newer-answer");
     }
 
     /// Whether something was found that was asked for before, and that is not known yet to be outdated by something.

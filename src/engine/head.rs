@@ -10,24 +10,24 @@ use std::time::SystemTime;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::account::ResultKind;
-use crate::decide::{Decision, Found, stand_in};
+use crate::decide::{CacheLookup, Decision, stand_in};
 use crate::engine::Engine;
 use crate::engine::answer::not_cached;
-use crate::engine::reply::Reply;
+use crate::engine::reply::ClientResponse;
 use crate::engine::underway::{Begun, Order};
 use crate::policy::{self, Mode};
 use crate::route::table::Route;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::status;
-use crate::semantics::validation::{self, HeadSays};
+use crate::semantics::validation::{self, HeadComparison};
 use crate::store::Lookup;
-use crate::store::generations::{Kind, Reach, Watch};
+use crate::store::generations::{PurgeKind, PurgeScope, Watch};
 
 /// A request on its way through the pass-through whose answer bears on what is stored.
 #[derive(Debug)]
-pub struct Sent {
+pub struct PassThroughStart {
     /// Of what is stored of it, and of which target that is; `None`: its answer is none to be kept.
     watch: Option<(u128, Watch)>,
     /// Of a `POST`, whose answer may be what a later `GET` would bring.
@@ -35,7 +35,7 @@ pub struct Sent {
     pub(crate) time: SystemTime,
 }
 
-impl Sent {
+impl PassThroughStart {
     /// The call among those under way.
     pub(crate) fn begun(&self) -> Option<Arc<Begun>> {
         self.begun.clone()
@@ -48,7 +48,7 @@ impl Sent {
 
 impl Engine {
     /// A request is about to pass through, which `route` caches.
-    pub fn sent(&self, asked: &Asked, route: Option<&Route>) -> Sent {
+    pub fn sent(&self, asked: &ProxyRequest, route: Option<&Route>) -> PassThroughStart {
         let bears =
             asks_as_a_get_would(asked) || [Method::GET, Method::POST].contains(&asked.method);
         let route = route.filter(|_| bears);
@@ -61,11 +61,11 @@ impl Engine {
             let key = self.keyring.key(&as_a_get(asked), &route.policy);
             Arc::new(self.underway.begun(&key, None, Arc::new(Order::new(watch.asked))))
         });
-        Sent { watch, begun, time: self.clock.now() }
+        PassThroughStart { watch, begun, time: self.clock.now() }
     }
 
     /// Whether nothing has invalidated what was asked for since it was.
-    pub fn is_current(&self, sent: &Sent) -> bool {
+    pub fn is_current(&self, sent: &PassThroughStart) -> bool {
         sent.watch
             .as_ref()
             .is_some_and(|(target, watch)| self.store.is_current(*target, watch.mark))
@@ -74,12 +74,12 @@ impl Engine {
     /// What is stored, stale, in the place of an error to a `HEAD`, as a `GET` would get it.
     pub async fn stale_head(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
-        error: policy::Failure,
+        error: policy::ErrorClass,
         answered: Option<StatusCode>,
         cause: &'static str,
-    ) -> Option<Reply> {
+    ) -> Option<ClientResponse> {
         if !asks_as_a_get_would(asked) || self.switch.mode() != Mode::Cache {
             return None;
         }
@@ -87,7 +87,7 @@ impl Engine {
         let found = self.look_deep(asked, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return None };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
-        let seen = Found::Stored(&stored);
+        let seen = CacheLookup::Stored(&stored);
         let decision = self.decide(asked, &route.policy, cache, seen, now);
         let Decision::Forward { why, fallback: true, .. } = decision else { return None };
         let ttl = stand_in(asked, &route.policy, cache, &stored, error, now)?;
@@ -98,7 +98,7 @@ impl Engine {
         }
         let status = status.detail("stale-if-error", cause);
         self.account.stale_served(route.index, cause);
-        let reply = Reply::from_stored(asked, &stored, now, &status, ResultKind::Stale);
+        let reply = ClientResponse::from_stored(asked, &stored, now, &status, ResultKind::Stale);
         Some(reply.because(why.token()))
     }
 
@@ -106,9 +106,9 @@ impl Engine {
     /// `is_limit`: with this status, because of a limit of calls.
     pub async fn read_answered(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
-        sent: &Sent,
+        sent: &PassThroughStart,
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
@@ -120,7 +120,7 @@ impl Engine {
         let tells = if is_get {
             status::is_news(status) && !is_limit
         } else {
-            status.is_success() && Said::of(status, headers).has_validator()
+            status.is_success() && CacheMetadata::of(status, headers).has_validator()
         };
         if !is_get && asked.method != Method::HEAD {
             return;
@@ -137,9 +137,9 @@ impl Engine {
     /// A `HEAD` was answered: equal validators freshen what is stored, others outdate it.
     pub async fn head_answered(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
-        sent: &Sent,
+        sent: &PassThroughStart,
         status: StatusCode,
         headers: &HeaderMap,
     ) {
@@ -154,20 +154,20 @@ impl Engine {
         let found = self.look_deep(asked, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return };
         match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
-            HeadSays::Nothing => {}
+            HeadComparison::Nothing => {}
             // It was asked before what is stored now.
             _ if self.store.is_newer(stored.asked, watch.asked) => {}
-            HeadSays::Changed => {
+            HeadComparison::Changed => {
                 // RFC 9111 §4.3.5: it is to be considered stale. Some frameworks know no HEAD, and
                 // answer it with nothing.
-                self.store.invalidate(Reach::Target(key.target_id()), Kind::Superseded);
+                self.store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
                 self.account.invalidated("head", 1);
                 self.store.told().await;
             }
-            HeadSays::Same => {
+            HeadComparison::Same => {
                 let fresh = stored.freshened(headers, sent.time, self.clock.now());
                 let fresh = fresh.asked_as(watch.asked);
-                let asked = Asked { method: Method::GET, ..asked.clone() };
+                let asked = ProxyRequest { method: Method::GET, ..asked.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
                 let kept = route.policy.storing(&asked, status, &fields, &fresh.said, cache);
@@ -181,11 +181,11 @@ impl Engine {
 }
 
 /// A `HEAD` whose `GET` might have been answered from the store.
-fn asks_as_a_get_would(asked: &Asked) -> bool {
+fn asks_as_a_get_would(asked: &ProxyRequest) -> bool {
     asked.method == Method::HEAD && not_cached(asked).is_none()
 }
 
 /// The `GET` that the answer to a `POST` may serve.
-pub fn as_a_get(asked: &Asked) -> Asked {
-    Asked { method: Method::GET, body: Framing::None, ..asked.clone() }
+pub fn as_a_get(asked: &ProxyRequest) -> ProxyRequest {
+    ProxyRequest { method: Method::GET, body: RequestFraming::None, ..asked.clone() }
 }

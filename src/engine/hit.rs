@@ -10,22 +10,22 @@ use std::time::Duration;
 use http::Method;
 use http::header::RANGE;
 
-use crate::decide::{Decision, Found, decide};
+use crate::decide::{CacheLookup, Decision, decide};
 use crate::engine::Engine;
 use crate::engine::answer::not_cached;
 use crate::policy::Mode;
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::encoding;
 use crate::semantics::validation;
 use crate::store::Lookup;
-use crate::stored::Stored;
+use crate::stored::StoredResponse;
 
 /// A fresh response, to be sent whole.
-pub struct Hit {
+pub struct FastHit {
     /// The response.
-    pub stored: Arc<Stored>,
+    pub stored: Arc<StoredResponse>,
     /// Its age now (RFC 9111 §5.1).
     pub age: Duration,
     /// What larder did.
@@ -35,7 +35,7 @@ pub struct Hit {
 impl Engine {
     /// The answer to `asked`, which `route` caches, if memory holds one that is fresh and is sent
     /// as it is. `Accept-Encoding` is reduced in place, as [`Engine::answer`] would.
-    pub fn at_hand(&self, asked: &mut Asked, route: &Route) -> Option<Hit> {
+    pub fn at_hand(&self, asked: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
         let plain = asked.method == Method::GET && self.switch.mode() == Mode::Cache;
         if !plain || not_cached(asked).is_some() || wants_a_part(asked) {
             return None;
@@ -44,9 +44,9 @@ impl Engine {
         let key = self.keyring.key(asked, &route.policy);
         let Lookup::Found(stored) = self.look(asked, &key, &route.policy) else { return None };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
-        match decide(asked, &route.policy, cache, Found::Stored(&stored), now) {
+        match decide(asked, &route.policy, cache, CacheLookup::Stored(&stored), now) {
             Decision::Serve { ttl, stale: None, refresh: false } => {
-                Some(Hit { age: stored.age(now), stored, status: CacheStatus::hit(ttl) })
+                Some(FastHit { age: stored.age(now), stored, status: CacheStatus::hit(ttl) })
             }
             Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
         }
@@ -54,6 +54,6 @@ impl Engine {
 }
 
 /// Conditions and ranges change what is sent of a response.
-fn wants_a_part(asked: &Asked) -> bool {
+fn wants_a_part(asked: &ProxyRequest) -> bool {
     asked.headers.contains_key(RANGE) || validation::has_conditionals(&asked.headers)
 }

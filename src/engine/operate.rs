@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::policy::Policy;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
-use crate::store::generations::{Kind, Reach};
-use crate::store::{Listed, Place};
+use crate::store::generations::{PurgeKind, PurgeScope};
+use crate::store::{EntryId, EntryInfo};
 
 /// How many entries are counted at a time.
 const COUNTED: usize = 1000;
@@ -24,8 +24,8 @@ impl Engine {
 
     /// What `target`, as larder knows it, may be stored under: by the rules of routes that are gone, too. They
     /// may come back.
-    pub fn reach(&self, target: &Target) -> BTreeSet<Reach> {
-        self.targets(target).into_iter().map(Reach::Target).collect()
+    pub fn reach(&self, target: &Target) -> BTreeSet<PurgeScope> {
+        self.targets(target).into_iter().map(PurgeScope::Target).collect()
     }
 
     /// The same, as ids.
@@ -36,7 +36,7 @@ impl Engine {
 
     /// Makes what `reach` reaches unusable or outdated, fills in flight included. Returns once that
     /// outlives the process; `Err` says why it would not, though it counts here and now.
-    pub async fn purge(&self, reach: &BTreeSet<Reach>, kind: Kind) -> Result<(), String> {
+    pub async fn purge(&self, reach: &BTreeSet<PurgeScope>, kind: PurgeKind) -> Result<(), String> {
         for one in reach {
             self.store.invalidate(*one, kind);
         }
@@ -45,12 +45,12 @@ impl Engine {
     }
 
     /// How many stored answers `reach` reaches.
-    pub async fn count(&self, reach: &BTreeSet<Reach>) -> u64 {
+    pub async fn count(&self, reach: &BTreeSet<PurgeScope>) -> u64 {
         let mut count = 0;
         for one in reach {
             let target = match one {
-                Reach::Target(target) => Some(*target),
-                Reach::All => None,
+                PurgeScope::Target(target) => Some(*target),
+                PurgeScope::All => None,
             };
             let mut after = None;
             loop {
@@ -68,15 +68,15 @@ impl Engine {
     /// At most `limit` stored answers behind `after`, of one target or of all.
     pub async fn list(
         &self,
-        after: Option<Place>,
+        after: Option<EntryId>,
         limit: usize,
         target: Option<u128>,
-    ) -> Vec<Listed> {
+    ) -> Vec<EntryInfo> {
         self.store.list(after, limit, target).await
     }
 
     /// The remaining freshness of a stored answer under `policy` now, in seconds.
-    pub fn ttl(&self, listed: &Listed, kind: CacheKind, policy: &Policy) -> i64 {
+    pub fn ttl(&self, listed: &EntryInfo, kind: CacheKind, policy: &Policy) -> i64 {
         decide::ttl(policy, kind, &listed.stored, self.clock.now())
     }
 }

@@ -9,26 +9,26 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::account::ResultKind;
-use crate::decide::{Decision, Forward, Found};
+use crate::decide::{CacheLookup, Decision, ForwardReason};
 use crate::engine::Engine;
-use crate::engine::plan::Plan;
-use crate::engine::reply::{Answered, Reply};
+use crate::engine::plan::Miss;
+use crate::engine::reply::{ClientResponse, EngineResult};
 use crate::key::CacheKey;
 use crate::policy::Policy;
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::ranges;
 use crate::semantics::validation;
 use crate::semantics::vary::VariantId;
 use crate::store::Lookup;
-use crate::store::generations::Mark;
-use crate::stored::Stored;
-use crate::stored::part::Part;
+use crate::store::generations::Epoch;
+use crate::stored::StoredResponse;
+use crate::stored::part::PartialResponse;
 use crate::upstream::interim::Interims;
 
 /// Whether a stored part might answer this request.
-pub(crate) fn may_be_answered_by_a_part(asked: &Asked) -> bool {
+pub(crate) fn may_be_answered_by_a_part(asked: &ProxyRequest) -> bool {
     asked.method == Method::GET && ranges::is_single(&asked.headers)
 }
 
@@ -37,39 +37,39 @@ impl Engine {
     /// `other`, a variant that is not the request's.
     pub(crate) async fn ranged(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
         key: CacheKey,
         other: Option<VariantId>,
         interims: &Arc<Interims>,
-    ) -> Answered {
+    ) -> EngineResult {
         let (policy, cache) = (&*route.policy, key.scope().cache_kind());
         let part = self.part(asked, &key, policy).await;
         let wanted = part.as_ref().and_then(|part| part.holding(&asked.headers));
         // A condition is about the whole; only `If-Range` is about ranges.
         let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(&asked.headers));
         let found = match (&part, wanted, other) {
-            (Some(part), Some(_), _) => Found::Part(part),
-            (Some(_), None, _) => Found::OtherPart,
-            (None, _, Some(_)) => Found::OtherVariants,
-            (None, _, None) => Found::Nothing,
+            (Some(part), Some(_), _) => CacheLookup::Part(part),
+            (Some(_), None, _) => CacheLookup::OtherPart,
+            (None, _, Some(_)) => CacheLookup::OtherVariants,
+            (None, _, None) => CacheLookup::Nothing,
         };
         let now = self.clock.now();
         let why = match self.decide(asked, policy, cache, found, now) {
             Decision::Serve { ttl, .. } => {
                 let status = CacheStatus::hit(ttl);
                 let reply = part.zip(wanted).and_then(|(part, wanted)| {
-                    Reply::from_part(&part, wanted, now, &status, ResultKind::Hit)
+                    ClientResponse::from_part(&part, wanted, now, &status, ResultKind::Hit)
                 });
-                return reply.map_or(Answered::Pass(Forward::Bypass), |reply| {
-                    Answered::Reply(Box::new(reply))
+                return reply.map_or(EngineResult::Pass(ForwardReason::Bypass), |reply| {
+                    EngineResult::Reply(Box::new(reply))
                 });
             }
-            Decision::Refuse => return Answered::Reply(Box::new(self.refused(asked))),
-            Decision::Forward { why, store: false, .. } => return Answered::Pass(why),
+            Decision::Refuse => return EngineResult::Reply(Box::new(self.refused(asked))),
+            Decision::Forward { why, store: false, .. } => return EngineResult::Pass(why),
             Decision::Forward { why, store: true, .. } => why,
         };
-        let plan = Plan {
+        let plan = Miss {
             asked,
             route,
             policy,
@@ -83,12 +83,12 @@ impl Engine {
             ranged: true,
             interims,
         };
-        Answered::Reply(Box::new(self.alone(&plan, None).await))
+        EngineResult::Reply(Box::new(self.alone(&plan, None).await))
     }
 
     /// Whether a part of the request's answer is in memory: a look for `Cache-Status` alone, not
     /// worth a disk's time.
-    pub(crate) fn has_part(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> bool {
+    pub(crate) fn has_part(&self, asked: &ProxyRequest, key: &CacheKey, policy: &Policy) -> bool {
         as_part(self.look(asked, &key.of_parts(), policy)).is_some()
     }
 
@@ -96,13 +96,13 @@ impl Engine {
     /// it turns out to be none: the body is not as long as its `Content-Range` says.
     pub(crate) fn keep_part(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
-        stored: Stored,
-        mark: Mark,
+        stored: StoredResponse,
+        mark: Epoch,
     ) -> bool {
-        let Some(part) = Part::of(Arc::new(stored)) else { return false };
+        let Some(part) = PartialResponse::of(Arc::new(stored)) else { return false };
         let parts = key.of_parts();
         // What the disk alone knows was brought into memory by the look before this was fetched.
         let known = as_part(self.look(asked, &parts, policy));
@@ -116,14 +116,19 @@ impl Engine {
     }
 
     /// The stored part of the request's answer, from whichever tier.
-    async fn part(&self, asked: &Asked, key: &CacheKey, policy: &Policy) -> Option<Part> {
+    async fn part(
+        &self,
+        asked: &ProxyRequest,
+        key: &CacheKey,
+        policy: &Policy,
+    ) -> Option<PartialResponse> {
         as_part(self.look_deep(asked, &key.of_parts(), policy).await)
     }
 }
 
-fn as_part(found: Lookup) -> Option<Part> {
+fn as_part(found: Lookup) -> Option<PartialResponse> {
     match found {
-        Lookup::Found(stored) => Part::of(stored),
+        Lookup::Found(stored) => PartialResponse::of(stored),
         Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
     }
 }

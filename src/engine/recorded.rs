@@ -11,26 +11,26 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
-use crate::engine::head::{Sent, as_a_get};
+use crate::engine::head::{PassThroughStart, as_a_get};
 use crate::engine::underway::Begun;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::freshness;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::store::generations::Watch;
-use crate::stored::Stored;
+use crate::stored::StoredResponse;
 use crate::upstream::in_flight::Gathered;
 
 /// An answer that is copied while it passes.
-pub struct Recording {
+pub struct PostCapture {
     key: CacheKey,
     policy: Arc<Policy>,
     authorized: bool,
     headers: HeaderMap,
-    said: Said,
+    said: CacheMetadata,
     vary: (VaryFields, VariantId),
     /// Behind the invalidation that it brought itself.
     watch: Watch,
@@ -41,7 +41,7 @@ pub struct Recording {
     largest: usize,
 }
 
-impl Recording {
+impl PostCapture {
     /// Adds a piece; false once the body is larger than what is stored, or there is no room for it among
     /// all bodies that are held: give the recording up.
     pub fn push(&mut self, piece: &Bytes) -> bool {
@@ -56,12 +56,12 @@ impl Engine {
     /// is the target.
     pub fn record(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         route: &Route,
-        sent: &Sent,
+        sent: &PassThroughStart,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Option<Recording> {
+    ) -> Option<PostCapture> {
         // The client's own Accept-Encoding went out, not the reduced one that variants go by.
         let encoded = headers.contains_key(CONTENT_ENCODING);
         let eligible = asked.method == Method::POST
@@ -74,13 +74,13 @@ impl Engine {
         let key = self.keyring.key(&get, &route.policy);
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
-        let said = Said::of(status, headers);
+        let said = CacheMetadata::of(status, headers);
         freshness::explicit_lifetime(route.policy.heard(&said), kind, now)?;
         let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
         let Vary::Fields(fields) = Vary::of(&kept) else { return None };
         let variant = self.variant(&get, &fields);
         let (begun, watch) = (sent.begun()?, self.store.watch(key.target_id()));
-        Some(Recording {
+        Some(PostCapture {
             key,
             policy: Arc::clone(&route.policy),
             authorized: asked.headers.contains_key(AUTHORIZATION),
@@ -96,11 +96,11 @@ impl Engine {
     }
 
     /// The answer has passed whole: it is stored.
-    pub fn recorded(&self, recording: Recording) {
-        let Recording { key, policy, authorized, headers, said, vary, .. } = recording;
-        let Recording { watch, begun, times, body, .. } = recording;
+    pub fn recorded(&self, recording: PostCapture) {
+        let PostCapture { key, policy, authorized, headers, said, vary, .. } = recording;
+        let PostCapture { watch, begun, times, body, .. } = recording;
         let age = freshness::initial_age(&said, times.0, times.1);
-        let stored = Stored::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
+        let stored = StoredResponse::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
         let order = begun.order();
         let stored = stored.fetched_with(authorized).asked_as(order.asked());
         self.underway.answered(&key, Some(stored.variant), order.asked());
@@ -110,7 +110,7 @@ impl Engine {
         self.keep(&key, &policy, Arc::new(stored), watch.mark);
     }
 
-    fn is_the_target(&self, asked: &Asked, headers: &HeaderMap) -> bool {
+    fn is_the_target(&self, asked: &ProxyRequest, headers: &HeaderMap) -> bool {
         headers
             .get(CONTENT_LOCATION)
             .and_then(|location| location.to_str().ok())

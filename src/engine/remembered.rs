@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
-use crate::account::ledger::Row;
+use crate::account::ledger::UsageRow;
 use crate::policy::QueryRule;
 use crate::store::state::{Lasting, Rows};
 
@@ -144,10 +144,10 @@ impl Lasting for Remembered {
         rows.iter().filter(|(key, value)| inner.adopt(key, value).is_none()).count()
     }
 
-    fn changed(&self) -> Vec<Row> {
+    fn changed(&self) -> Vec<UsageRow> {
         let mut inner = self.0.lock();
         let changed = std::mem::take(&mut inner.changed);
-        changed.into_iter().map(|key| Row { value: inner.value(&key), key }).collect()
+        changed.into_iter().map(|key| UsageRow { value: inner.value(&key), key }).collect()
     }
 }
 

@@ -14,34 +14,34 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::Forward;
-use crate::engine::body::Reader;
-use crate::semantics::asked::Asked;
+use crate::decide::ForwardReason;
+use crate::engine::body::BodyReader;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::byteranges;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::date;
-use crate::semantics::ranges::{self, Cut, Span};
-use crate::semantics::said::Said;
-use crate::semantics::validation::{self, Outcome};
-use crate::stored::Stored;
-use crate::stored::part::Part;
+use crate::semantics::ranges::{self, ByteRange, RangeSelection};
+use crate::semantics::said::CacheMetadata;
+use crate::semantics::validation::{self, PreconditionResult};
+use crate::stored::StoredResponse;
+use crate::stored::part::PartialResponse;
 
 /// What the engine makes of a request.
-pub enum Answered {
+pub enum EngineResult {
     /// This is the answer.
-    Reply(Box<Reply>),
+    Reply(Box<ClientResponse>),
     /// It is none of the engine's: pass it through, for this reason.
-    Pass(Forward),
+    Pass(ForwardReason),
 }
 
 /// An answer ready to be written.
-pub struct Reply {
+pub struct ClientResponse {
     /// The status.
     pub status: StatusCode,
     /// All fields but `Date` and what frames the message.
     pub headers: HeaderMap,
     /// The body.
-    pub body: ReplyBody,
+    pub body: ResponseBody,
     /// How it came about, for the account.
     pub result: ResultKind,
     /// Why the request was forwarded, if it was.
@@ -50,8 +50,8 @@ pub struct Reply {
     pub error: Option<&'static str>,
 }
 
-/// The body of a [`Reply`].
-pub enum ReplyBody {
+/// The body of a [`ClientResponse`].
+pub enum ResponseBody {
     /// None; `Content-Length`, if any, is among the fields.
     Empty,
     /// All of it.
@@ -61,7 +61,7 @@ pub enum ReplyBody {
     /// It is still arriving.
     Growing {
         /// Where it arrives.
-        reader: Reader,
+        reader: BodyReader,
         /// Bytes to leave out at the front.
         skip: u64,
         /// Bytes to send after those; `None`: to the end.
@@ -70,32 +70,32 @@ pub enum ReplyBody {
 }
 
 /// The shape of an answer before it is accounted for.
-struct Shape {
+struct ResponseParts {
     status: StatusCode,
     headers: HeaderMap,
-    body: Shaped,
+    body: BodySelection,
 }
 
 /// What of the body an answer carries.
-enum Shaped {
+enum BodySelection {
     Empty,
     Whole,
-    Part(Span),
+    Part(ByteRange),
     /// Status and fields are still those of the whole, which is a right answer, too.
-    Several(Vec<Span>),
+    Several(Vec<ByteRange>),
 }
 
-impl Shape {
-    fn new(status: StatusCode, headers: HeaderMap, body: Shaped) -> Self {
+impl ResponseParts {
+    fn new(status: StatusCode, headers: HeaderMap, body: BodySelection) -> Self {
         Self { status, headers, body }
     }
 }
 
-impl Reply {
+impl ClientResponse {
     /// The answer from a stored response.
     pub fn from_stored(
-        asked: &Asked,
-        stored: &Stored,
+        asked: &ProxyRequest,
+        stored: &StoredResponse,
         now: SystemTime,
         status: &CacheStatus,
         result: ResultKind,
@@ -107,10 +107,10 @@ impl Reply {
         let length = stored.body.len() as u64;
         let mut shape = shape(asked, &stored.said, stored.status, headers, Some(length));
         let body = match shape.body {
-            Shaped::Empty => ReplyBody::Empty,
-            Shaped::Whole => ReplyBody::Whole(stored.body.clone()),
-            Shaped::Part(part) => ReplyBody::Whole(byteranges::slice(&stored.body, part)),
-            Shaped::Several(parts) => {
+            BodySelection::Empty => ResponseBody::Empty,
+            BodySelection::Whole => ResponseBody::Whole(stored.body.clone()),
+            BodySelection::Part(part) => ResponseBody::Whole(byteranges::slice(&stored.body, part)),
+            BodySelection::Several(parts) => {
                 shape.status = StatusCode::PARTIAL_CONTENT;
                 several(&stored.body, &parts, &mut shape.headers)
             }
@@ -120,13 +120,13 @@ impl Reply {
 
     /// The answer from a stored part that holds the bytes `wanted`; `None` where it does not.
     pub(crate) fn from_part(
-        part: &Part,
-        wanted: Span,
+        part: &PartialResponse,
+        wanted: ByteRange,
         now: SystemTime,
         status: &CacheStatus,
         result: ResultKind,
     ) -> Option<Self> {
-        let body = ReplyBody::Whole(part.cut(wanted)?);
+        let body = ResponseBody::Whole(part.cut(wanted)?);
         let mut headers = part.hit_headers();
         date::add_where_missing(&mut headers, part.received());
         headers.remove(TRANSFER_ENCODING);
@@ -139,23 +139,23 @@ impl Reply {
 
     /// The answer from a body that is still arriving under `headers`.
     pub(crate) fn from_growing(
-        asked: &Asked,
-        said: &Said,
+        asked: &ProxyRequest,
+        said: &CacheMetadata,
         status: StatusCode,
         headers: HeaderMap,
         length: Option<u64>,
-        reader: Reader,
+        reader: BodyReader,
     ) -> Self {
         let shape = shape(asked, said, status, headers, length);
         let body = match shape.body {
-            Shaped::Empty => ReplyBody::Empty,
+            BodySelection::Empty => ResponseBody::Empty,
             // Several ranges come in any order, the bytes in one: then all of it. An announced
             // length is the end: the client need not wait for the fill's.
-            Shaped::Whole | Shaped::Several(_) => {
-                ReplyBody::Growing { reader, skip: 0, take: length }
+            BodySelection::Whole | BodySelection::Several(_) => {
+                ResponseBody::Growing { reader, skip: 0, take: length }
             }
-            Shaped::Part(part) => {
-                ReplyBody::Growing { reader, skip: part.first, take: Some(part.length()) }
+            BodySelection::Part(part) => {
+                ResponseBody::Growing { reader, skip: part.first, take: Some(part.length()) }
             }
         };
         Self {
@@ -169,14 +169,18 @@ impl Reply {
     }
 
     /// An error of larder's making.
-    pub(crate) fn from_problem(asked: &Asked, problem: &Problem, status: &CacheStatus) -> Self {
+    pub(crate) fn from_problem(
+        asked: &ProxyRequest,
+        problem: &Problem,
+        status: &CacheStatus,
+    ) -> Self {
         let (mut headers, body) = problem.response();
         status.append_to(&mut headers);
         let empty = asked.method == Method::HEAD;
         Self {
             status: problem.status,
             headers,
-            body: if empty { ReplyBody::Empty } else { ReplyBody::Whole(body) },
+            body: if empty { ResponseBody::Empty } else { ResponseBody::Whole(body) },
             result: ResultKind::Error,
             why: None,
             error: Some(problem.class),
@@ -193,15 +197,15 @@ impl Reply {
 
 /// Applies the request's preconditions, range and method to a response with this head and length.
 fn shape(
-    asked: &Asked,
-    said: &Said,
+    asked: &ProxyRequest,
+    said: &CacheMetadata,
     status: StatusCode,
     mut headers: HeaderMap,
     length: Option<u64>,
-) -> Shape {
+) -> ResponseParts {
     headers.remove(TRANSFER_ENCODING);
     if status == StatusCode::OK
-        && validation::evaluate(&asked.headers, said, status) == Outcome::NotModified
+        && validation::evaluate(&asked.headers, said, status) == PreconditionResult::NotModified
     {
         let mut head = validation::not_modified_head(&headers);
         for name in [AGE, CACHE_STATUS] {
@@ -209,37 +213,39 @@ fn shape(
                 head.append(name.clone(), value.clone());
             }
         }
-        return Shape::new(StatusCode::NOT_MODIFIED, head, Shaped::Empty);
+        return ResponseParts::new(StatusCode::NOT_MODIFIED, head, BodySelection::Empty);
     }
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if let Some(length) = length.filter(|_| !bodiless) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if asked.method == Method::HEAD || bodiless {
-        return Shape::new(status, headers, Shaped::Empty);
+        return ResponseParts::new(status, headers, BodySelection::Empty);
     }
     // A 200 that says of which bytes it is may be a part under a wrong name: nothing is cut from it.
     let whole = status == StatusCode::OK && !headers.contains_key(CONTENT_RANGE);
     let (Some(length), true) = (length, whole) else {
-        return Shape::new(status, headers, Shaped::Whole);
+        return ResponseParts::new(status, headers, BodySelection::Whole);
     };
     match ranges::evaluate(&asked.headers, said, length) {
-        Cut::Whole => Shape::new(status, headers, Shaped::Whole),
-        Cut::Part(part) => {
+        RangeSelection::Whole => ResponseParts::new(status, headers, BodySelection::Whole),
+        RangeSelection::Part(part) => {
             describe(&mut headers, part, length);
-            Shape::new(StatusCode::PARTIAL_CONTENT, headers, Shaped::Part(part))
+            ResponseParts::new(StatusCode::PARTIAL_CONTENT, headers, BodySelection::Part(part))
         }
-        Cut::Parts(parts) => Shape::new(status, headers, Shaped::Several(parts)),
-        Cut::Unsatisfiable => {
+        RangeSelection::Parts(parts) => {
+            ResponseParts::new(status, headers, BodySelection::Several(parts))
+        }
+        RangeSelection::Unsatisfiable => {
             headers.insert(CONTENT_RANGE, ranges::unsatisfied_range(length));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-            Shape::new(StatusCode::RANGE_NOT_SATISFIABLE, headers, Shaped::Empty)
+            ResponseParts::new(StatusCode::RANGE_NOT_SATISFIABLE, headers, BodySelection::Empty)
         }
     }
 }
 
 /// The fields of a 206 with these bytes of `length`.
-fn describe(headers: &mut HeaderMap, part: Span, length: u64) {
+fn describe(headers: &mut HeaderMap, part: ByteRange, length: u64) {
     headers.insert(CONTENT_RANGE, ranges::content_range(part, length));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -247,7 +253,7 @@ fn describe(headers: &mut HeaderMap, part: Span, length: u64) {
 
 /// The body of a 206 in several parts, and the fields that describe it. A boundary that nobody can
 /// guess cannot have been planted in the body.
-fn several(body: &Bytes, parts: &[Span], headers: &mut HeaderMap) -> ReplyBody {
+fn several(body: &Bytes, parts: &[ByteRange], headers: &mut HeaderMap) -> ResponseBody {
     let media_type = headers.get(CONTENT_TYPE);
     let (content_type, pieces) = byteranges::assembled(body, parts, media_type, rand::random());
     headers.insert(CONTENT_TYPE, content_type);
@@ -256,5 +262,5 @@ fn several(body: &Bytes, parts: &[Span], headers: &mut HeaderMap) -> ReplyBody {
     // RFC 9110 §15.3.7.2: which bytes they are is said in each part.
     headers.remove(CONTENT_RANGE);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    ReplyBody::Pieces(pieces)
+    ResponseBody::Pieces(pieces)
 }

@@ -19,9 +19,9 @@ pub const OFFLINE_PROBLEM: Problem = Problem::new(
 
 /// The master switch. Looking at it costs one load: every hit does.
 #[derive(Debug)]
-pub struct Switch(AtomicU8);
+pub struct ModeSwitch(AtomicU8);
 
-impl Switch {
+impl ModeSwitch {
     /// A switch that says `mode`.
     pub fn new(mode: Mode) -> Self {
         Self(AtomicU8::new(number(mode)))
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn it_says_what_it_was_turned_to() {
-        let switch = Switch::new(Mode::Cache);
+        let switch = ModeSwitch::new(Mode::Cache);
         let mut before = Mode::Cache;
         for mode in Mode::ALL.into_iter().chain([Mode::Bypass, Mode::Cache]) {
             assert_eq!(switch.turn(mode), before);

@@ -13,32 +13,32 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
-use crate::engine::reply::{Answered, Reply, ReplyBody};
-use crate::engine::switch::Switch;
-use crate::engine::{Bounds, Engine, Parts};
-use crate::key::Keyring;
-use crate::policy::conduct::Rules;
-use crate::policy::{Mode, Policy, Retry, Ttl};
+use crate::engine::reply::{ClientResponse, EngineResult, ResponseBody};
+use crate::engine::switch::ModeSwitch;
+use crate::engine::{Engine, EngineDeps, EngineLimits};
+use crate::key::KeyBuilder;
+use crate::policy::conduct::ResponseRules;
+use crate::policy::{Mode, Policy, RetryPolicy, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::tiers::{self, Tiers};
-use crate::stored::Stored;
+use crate::store::tiers::{self, TieredStore};
+use crate::stored::StoredResponse;
 use crate::upstream::classify;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::Interims;
-use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
+use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// What the origin does with one call, in the order of the calls.
 enum Act {
     Answer(StatusCode, &'static [(&'static str, &'static str)], BodyFraming, Script),
-    Fail(Failure),
+    Fail(UpstreamError),
     Panic,
     Hang,
 }
@@ -84,7 +84,7 @@ struct Scripted {
 
 #[async_trait]
 impl Origin for Scripted {
-    async fn fetch(&self, _call: &Call) -> Result<Answer, Failure> {
+    async fn fetch(&self, _call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let act = self.acts.lock().pop_front().expect("a call that the script knows");
         self.calls.send_modify(|calls| *calls += 1);
         self.gate.acquire().await.expect("the gate stays").forget();
@@ -95,10 +95,16 @@ impl Origin for Scripted {
                     .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
                     .collect();
                 let now = self.clock.now();
-                Ok(Answer {
+                Ok(UpstreamResponse {
                     unread: false,
                     status,
-                    verdict: classify::answer(status, &headers, None, &Rules::default(), now),
+                    verdict: classify::answer(
+                        status,
+                        &headers,
+                        None,
+                        &ResponseRules::default(),
+                        now,
+                    ),
                     headers,
                     request_time: now,
                     response_time: now,
@@ -119,11 +125,11 @@ struct ScriptedBody(Script);
 
 #[async_trait]
 impl Body for ScriptedBody {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         match self.0.recv().await {
             Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
             Some(Piece::End) => Ok(None),
-            None => Err(Failure::Cut),
+            None => Err(UpstreamError::Cut),
         }
     }
 }
@@ -131,21 +137,21 @@ impl Body for ScriptedBody {
 struct Bench {
     engine: Arc<Engine>,
     origin: Arc<Scripted>,
-    account: Arc<Account>,
+    account: Arc<Telemetry>,
     route: Arc<Route>,
 }
 
-const BOUNDS: Bounds = Bounds { max_object: 1 << 20, waiters_per_key: 100 };
+const BOUNDS: EngineLimits = EngineLimits { max_object: 1 << 20, waiters_per_key: 100 };
 
 impl Bench {
-    fn new(acts: impl IntoIterator<Item = Act>, bounds: Bounds) -> Self {
+    fn new(acts: impl IntoIterator<Item = Act>, bounds: EngineLimits) -> Self {
         Self::within(acts, bounds, 64 << 20)
     }
 
     /// With this cap of bodies in flight.
-    fn within(acts: impl IntoIterator<Item = Act>, bounds: Bounds, in_flight: usize) -> Self {
+    fn within(acts: impl IntoIterator<Item = Act>, bounds: EngineLimits, in_flight: usize) -> Self {
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-        let account = Account::new(&["api".into()], &[]);
+        let account = Telemetry::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
             acts: Mutex::new(acts.into_iter().collect()),
             calls: watch::Sender::new(0),
@@ -160,16 +166,16 @@ impl Bench {
             sweep_every: Duration::from_secs(60),
             secret: crate::store::state::Secret::from_bytes([7; 32]),
         };
-        let store = Tiers::open(settings, clock.clone(), &account);
-        let engine = Engine::new(Parts {
+        let store = TieredStore::open(settings, clock.clone(), &account);
+        let engine = Engine::new(EngineDeps {
             store,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
             account: Arc::clone(&account),
-            keyring: Arc::new(Keyring::new([7; 32], &[], Redactor::default())),
+            keyring: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
             clock,
             bounds,
             in_flight: InFlight::new(in_flight),
-            switch: Arc::new(Switch::new(Mode::Cache)),
+            switch: Arc::new(ModeSwitch::new(Mode::Cache)),
             underway: Arc::default(),
             remembered: Arc::default(),
             via: HeaderValue::from_static("1.1 larder"),
@@ -186,7 +192,7 @@ impl Bench {
             },
             policy: Arc::new(Policy {
                 ttl: Ttl::Override(Duration::from_secs(60)),
-                retry: Retry { retries: 0, ..Retry::default() },
+                retry: RetryPolicy { retries: 0, ..RetryPolicy::default() },
                 ..Policy::origin()
             }),
         });
@@ -207,13 +213,13 @@ impl Bench {
         *self.origin.calls.borrow()
     }
 
-    fn ask(&self) -> JoinHandle<Reply> {
+    fn ask(&self) -> JoinHandle<ClientResponse> {
         let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
         tokio::spawn(async move {
             let mut asked = asked();
             match engine.answer(&mut asked, &route, &Interims::new()).await {
-                Answered::Reply(reply) => *reply,
-                Answered::Pass(why) => panic!("passed: {}", why.token()),
+                EngineResult::Reply(reply) => *reply,
+                EngineResult::Pass(why) => panic!("passed: {}", why.token()),
             }
         })
     }
@@ -229,11 +235,11 @@ impl Bench {
         let mut asked = asked();
         asked.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
         match self.engine.answer(&mut asked, &self.route, &Interims::new()).await {
-            Answered::Reply(reply) if reply.status == StatusCode::OK => {
+            EngineResult::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }
-            Answered::Reply(_) => None,
-            Answered::Pass(why) => panic!("passed: {}", why.token()),
+            EngineResult::Reply(_) => None,
+            EngineResult::Pass(why) => panic!("passed: {}", why.token()),
         }
     }
 
@@ -242,16 +248,16 @@ impl Bench {
     }
 }
 
-fn asked() -> Asked {
-    Asked::get(Target::absolute("http://api.example/x").expect("a target"))
+fn asked() -> ProxyRequest {
+    ProxyRequest::get(Target::absolute("http://api.example/x").expect("a target"))
 }
 
-async fn read(reply: Reply) -> Result<Vec<u8>, Failure> {
+async fn read(reply: ClientResponse) -> Result<Vec<u8>, UpstreamError> {
     match reply.body {
-        ReplyBody::Empty => Ok(Vec::new()),
-        ReplyBody::Whole(bytes) => Ok(bytes.to_vec()),
-        ReplyBody::Pieces(pieces) => Ok(pieces.concat()),
-        ReplyBody::Growing { mut reader, .. } => {
+        ResponseBody::Empty => Ok(Vec::new()),
+        ResponseBody::Whole(bytes) => Ok(bytes.to_vec()),
+        ResponseBody::Pieces(pieces) => Ok(pieces.concat()),
+        ResponseBody::Growing { mut reader, .. } => {
             let mut all = Vec::new();
             while let Some(piece) = reader.next().await? {
                 all.extend_from_slice(&piece);
@@ -325,7 +331,7 @@ async fn who_waits_past_the_bound_takes_the_answer_when_it_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_takes_nothing_is_detached_from_what_is_not_kept() {
     let (body, act) = answer(&[], BodyFraming::Marked);
-    let bounds = Bounds { max_object: 1000, ..BOUNDS };
+    let bounds = EngineLimits { max_object: 1000, ..BOUNDS };
     let bench = Bench::new([act], bounds);
     let (lively, stalled) = (bench.ask(), bench.ask());
     bench.waiting(2).await;
@@ -337,7 +343,7 @@ async fn a_reader_that_takes_nothing_is_detached_from_what_is_not_kept() {
     }
     body.end();
     assert_eq!(soon(reading).await.unwrap().unwrap().len(), 8 * (64 << 10));
-    assert_eq!(soon(read(stalled)).await, Err(Failure::BodyTimeout), "never a clean end");
+    assert_eq!(soon(read(stalled)).await, Err(UpstreamError::BodyTimeout), "never a clean end");
     assert_eq!(bench.stored().await, None);
     assert!(bench.counts("larder_not_stored_total{reason=\"too-large\",route=\"api\"} 1"));
 }
@@ -444,7 +450,7 @@ async fn an_invalidation_during_a_fill_wins_over_it() {
     let bench = Bench::new([one, two], BOUNDS);
     let early = bench.ask();
     soon(bench.reached(1)).await;
-    let post = Asked { method: Method::POST, ..asked() };
+    let post = ProxyRequest { method: Method::POST, ..asked() };
     bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
     let late = bench.ask();
     soon(bench.reached(2)).await;
@@ -460,7 +466,8 @@ async fn an_invalidation_during_a_fill_wins_over_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_everyones_and_the_next_one_asks_anew() {
-    let bench = Bench::new([Act::Fail(Failure::Refused), Act::Fail(Failure::Dns)], BOUNDS);
+    let bench =
+        Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], BOUNDS);
     let asking: Vec<_> = (0..10).map(|_| bench.ask()).collect();
     bench.waiting(10).await;
     bench.open(2);
@@ -504,7 +511,7 @@ async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
     let fields = [("content-range", "bytes 0-3/20"), ("etag", "\"a\"")]
         .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
     let now = bench.engine.clock.now();
-    let part = Stored::new(
+    let part = StoredResponse::new(
         StatusCode::PARTIAL_CONTENT,
         &HeaderMap::from_iter(fields),
         Bytes::from_static(b"part"),
@@ -519,7 +526,7 @@ async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
     let mut head = asked();
     head.method = Method::HEAD;
     let passed = bench.engine.answer(&mut head, &bench.route, &Interims::new()).await;
-    assert!(matches!(passed, Answered::Pass(_)));
+    assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
     let reply = bench.ask();
     whole.write("whole");

@@ -9,39 +9,39 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::engine::fill::Fill;
-use crate::engine::flight::Trouble;
+use crate::engine::flight::AttemptFailure;
 use crate::policy::Mode;
 use crate::upstream::classify;
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::Attempt;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::knock::AttemptKind;
 use crate::upstream::in_flight::InFlight;
-use crate::upstream::retry::{Next, Plan};
-use crate::upstream::verdict::Verdict;
-use crate::upstream::{Answer, Call, begun};
+use crate::upstream::retry::{RetryDecision, RetryState};
+use crate::upstream::verdict::CallOutcome;
+use crate::upstream::{UpstreamRequest, UpstreamResponse, begun};
 
 /// An answer, and what happened before it came.
-pub(super) struct Tried {
-    pub(super) answer: Result<Answer, Failure>,
+pub(super) struct FetchResult {
+    pub(super) answer: Result<UpstreamResponse, UpstreamError>,
     /// Why the origin was asked more than once, or later than it might have been.
     pub(super) detail: Option<(&'static str, &'static str)>,
 }
 
 impl Fill {
     /// Asks, and again as long as it fails and may be repeated.
-    pub(super) async fn asked(&self) -> Tried {
+    pub(super) async fn asked(&self) -> FetchResult {
         let (engine, policy) = (&self.engine, &self.policy);
         let mut call = self.call();
         let began = engine.clock.instant();
-        let mut plan = Plan::new(policy.retry.clone(), engine.origin.total(&call.target));
+        let mut plan = RetryState::new(policy.retry.clone(), engine.origin.total(&call.target));
         let mut tried = self.first(&mut call, &mut plan).await;
         let repeats = policy.retry.repeats(&Method::GET);
         while let Some((trouble, verdict)) = trouble(&tried.answer).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
             let word = verdict.heard(&policy.hold);
             let next = plan.next(trouble.failure, word, elapsed, rand::random());
-            let Next::After(wait) = next else { break };
+            let RetryDecision::After(wait) = next else { break };
             self.flight.trouble(trouble);
-            (call.knock.attempt, call.knock.patience) = (Attempt::Again, plan.left());
+            (call.knock.attempt, call.knock.patience) = (AttemptKind::Again, plan.left());
             if !engine.origin.spare(&call.target, &call.knock, trouble.cause, wait) {
                 break;
             }
@@ -52,7 +52,7 @@ impl Fill {
                 break;
             }
             match self.tried(&call, &mut plan).await {
-                Err(Failure::Held(_)) => break,
+                Err(UpstreamError::Held(_)) => break,
                 answer => {
                     tried.answer = answer;
                     tried.detail = Some(("retried", trouble.cause));
@@ -63,7 +63,7 @@ impl Fill {
     }
 
     /// The first try. Who has something to show meanwhile does not wait for a hold to end.
-    async fn first(&self, call: &mut Call, plan: &mut Plan) -> Tried {
+    async fn first(&self, call: &mut UpstreamRequest, plan: &mut RetryState) -> FetchResult {
         let repeats = self.policy.retry.repeats(&Method::GET);
         let patience =
             if repeats { plan.left() } else { self.engine.origin.patience(&call.target) };
@@ -76,10 +76,14 @@ impl Fill {
             answer = self.tried(call, plan).await;
         }
         let waited = answer.as_ref().ok().and_then(|answer| answer.waited);
-        Tried { answer, detail: waited.map(|cause| ("waited", cause.token())) }
+        FetchResult { answer, detail: waited.map(|cause| ("waited", cause.token())) }
     }
 
-    async fn tried(&self, call: &Call, plan: &mut Plan) -> Result<Answer, Failure> {
+    async fn tried(
+        &self,
+        call: &UpstreamRequest,
+        plan: &mut RetryState,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let clock = &self.engine.clock;
         let began = clock.instant();
         let answer = self.engine.origin.fetch(call).await;
@@ -90,36 +94,42 @@ impl Fill {
     }
 
     /// Whether the call was not made, and nothing stale takes its place.
-    fn has_nothing_to_show(&self, answer: &Result<Answer, Failure>) -> bool {
-        let Err(Failure::Held(held)) = answer else { return false };
+    fn has_nothing_to_show(&self, answer: &Result<UpstreamResponse, UpstreamError>) -> bool {
+        let Err(UpstreamError::Held(held)) = answer else { return false };
         let shown = |error| self.policy.stale_if_error.covers(error);
         self.trigger.is_none() && !held.as_error().is_some_and(shown)
     }
 
     /// A call that has to wait for a hold to end: who waits for this fill waits with it.
-    fn foresee(&self, call: &Call) {
+    fn foresee(&self, call: &UpstreamRequest) {
         let held = self.engine.origin.held(&call.target, &call.knock);
         if let Some((held, failure)) = held.and_then(|held| Some((held, held.as_error()?))) {
-            self.flight.trouble(Trouble { failure, status: None, cause: held.cause.token() });
+            self.flight.trouble(AttemptFailure {
+                failure,
+                status: None,
+                cause: held.cause.token(),
+            });
         }
     }
 }
 
 /// What is wrong with an answer; `None`: nothing, or nothing that another try would mend.
-fn trouble(answer: &Result<Answer, Failure>) -> Option<(Trouble, Verdict)> {
+fn trouble(
+    answer: &Result<UpstreamResponse, UpstreamError>,
+) -> Option<(AttemptFailure, CallOutcome)> {
     match answer {
         Ok(answer) => {
             let error = answer.verdict.as_error(answer.status);
             let is_trouble = !answer.verdict.is_ok() || answer.status.as_u16() >= 400;
             let (status, cause) = (Some(answer.status), answer.verdict.class.token());
-            let trouble = Trouble { failure: error, status, cause };
+            let trouble = AttemptFailure { failure: error, status, cause };
             is_trouble.then(|| (trouble, answer.verdict.clone()))
         }
         Err(failure) if !failure.may_pass() => None,
         Err(failure) => {
             let verdict = classify::failure(*failure)?;
             let failed = verdict.as_error(StatusCode::BAD_GATEWAY);
-            let trouble = Trouble { failure: failed, status: None, cause: failure.token() };
+            let trouble = AttemptFailure { failure: failed, status: None, cause: failure.token() };
             Some((trouble, verdict))
         }
     }
@@ -127,9 +137,9 @@ fn trouble(answer: &Result<Answer, Failure>) -> Option<(Trouble, Verdict)> {
 
 /// An error whose connection is free for others while it waits whether another try goes better.
 async fn kept(
-    answer: Result<Answer, Failure>,
+    answer: Result<UpstreamResponse, UpstreamError>,
     in_flight: &Arc<InFlight>,
-) -> Result<Answer, Failure> {
+) -> Result<UpstreamResponse, UpstreamError> {
     match answer {
         Ok(mut answer) => {
             answer.body = begun::taken_in(answer.body, in_flight).await;

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct MockResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
@@ -21,7 +21,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl Answer {
+impl MockResponse {
     /// An answer in JSON; no value, no body.
     pub fn json(status: StatusCode, value: Option<Value>) -> Self {
         let mut headers = HeaderMap::new();
@@ -96,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    fn ok() -> Answer {
-        Answer::json(StatusCode::OK, Some(json!({ "a": 1 })))
+    fn ok() -> MockResponse {
+        MockResponse::json(StatusCode::OK, Some(json!({ "a": 1 })))
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         let patched = patched.with_cache_control(&Method::PATCH, Some(&value));
         assert!(!patched.headers.contains_key(ETAG));
         assert!(!patched.headers.contains_key(CACHE_CONTROL));
-        let error = Answer::json(StatusCode::SERVICE_UNAVAILABLE, Some(json!({})));
+        let error = MockResponse::json(StatusCode::SERVICE_UNAVAILABLE, Some(json!({})));
         let error = error.validated(&Method::GET, &none);
         let error = error.with_cache_control(&Method::GET, Some(&value));
         assert!(!error.headers.contains_key(ETAG));
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn no_content_has_no_body() {
-        let answer = Answer::json(StatusCode::NO_CONTENT, Some(json!({ "a": 1 })));
+        let answer = MockResponse::json(StatusCode::NO_CONTENT, Some(json!({ "a": 1 })));
         assert!(answer.body.is_empty() && !answer.headers.contains_key(CONTENT_TYPE));
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use serde_json::Value;
 
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::behaviour::RateLimited;
 
 /// An API: its data, its limits and its way of saying no. A reset goes back to a clone of it.
@@ -20,7 +20,7 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn endpoint(method: &Method, path: &str) -> &'static str;
 
     /// Answers a call; `failure`: what to answer instead of data.
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer;
+    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse;
 
     /// What one of [`Api::PROBES`] tells.
     fn probe(&self, name: &str) -> Option<Value>;

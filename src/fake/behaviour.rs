@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// `POST /_fake/behave`: `{"latency": "50ms", "fault": {"status": 503}, "times": 3}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Behaviour {
+pub struct Faults {
     /// The least time an answer takes.
     #[serde(deserialize_with = "latency")]
     pub latency: Duration,
@@ -23,7 +23,7 @@ pub struct Behaviour {
     /// How many calls the fault hits; `None`: all, until something else is asked for.
     pub times: Option<u64>,
     /// Which part of the calls the fault hits.
-    pub share: Share,
+    pub share: Percentage,
     /// Which calls make up the share: `None`: they are evenly spread, every second call for one
     /// half; otherwise they look like chance, and the same number always picks the same calls.
     pub seed: Option<u64>,
@@ -85,9 +85,9 @@ impl Scope {
 
 /// A part of all calls, counted in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share(u32);
+pub struct Percentage(u32);
 
-impl Share {
+impl Percentage {
     /// All of them.
     pub const ALL: Self = Self(MILLION);
 
@@ -113,13 +113,13 @@ impl Share {
     }
 }
 
-impl Default for Share {
+impl Default for Percentage {
     fn default() -> Self {
         Self::ALL
     }
 }
 
-impl<'de> Deserialize<'de> for Share {
+impl<'de> Deserialize<'de> for Percentage {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let part = f64::deserialize(from)?;
         Self::of(part).ok_or_else(|| D::Error::custom("a share is between 0 and 1, such as 0.5"))
@@ -133,7 +133,7 @@ impl Fault {
     }
 }
 
-impl Behaviour {
+impl Faults {
     /// Shows `fault` to every call.
     pub fn always(fault: Fault) -> Self {
         Self { fault: Some(fault), ..Self::default() }
@@ -172,12 +172,12 @@ const MILLION: u32 = 1_000_000;
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Behaviour {
+    fn read(json: &str) -> Faults {
         serde_json::from_str(json).unwrap()
     }
 
     /// Which of the first calls are hit.
-    fn hits(behaviour: &Behaviour, calls: u64) -> Vec<u64> {
+    fn hits(behaviour: &Faults, calls: u64) -> Vec<u64> {
         let mut hit = Vec::new();
         for number in 0..calls {
             if behaviour.fault_for(number, hit.len() as u64).is_some() {
@@ -202,10 +202,10 @@ mod tests {
             (r#"{"fault": "refuse"}"#, Fault::Refuse),
         ];
         for (json, fault) in table {
-            assert_eq!(read(json), Behaviour::always(fault), "{json}");
+            assert_eq!(read(json), Faults::always(fault), "{json}");
         }
-        assert_eq!(read("{}"), Behaviour::default());
-        assert_eq!(read(r#"{"fault": null}"#), Behaviour::default());
+        assert_eq!(read("{}"), Faults::default());
+        assert_eq!(read(r#"{"fault": null}"#), Faults::default());
         let slow = read(r#"{"latency": "50ms", "fault": "cut", "times": 3}"#);
         assert_eq!(slow.latency, Duration::from_millis(50));
         assert_eq!(slow.times, Some(3));
@@ -222,22 +222,22 @@ mod tests {
             r#"{"slow": true}"#,
             r#"{"fault": "no"}"#,
         ] {
-            assert!(serde_json::from_str::<Behaviour>(json).is_err(), "{json}");
+            assert!(serde_json::from_str::<Faults>(json).is_err(), "{json}");
         }
     }
 
     #[test]
     fn a_fault_for_two_calls_spares_the_third() {
-        assert_eq!(hits(&Behaviour::next(2, Fault::Close), 5), [0, 1]);
-        let half = Behaviour { share: Share::of(0.5).unwrap(), ..Behaviour::next(2, Fault::Cut) };
+        assert_eq!(hits(&Faults::next(2, Fault::Close), 5), [0, 1]);
+        let half = Faults { share: Percentage::of(0.5).unwrap(), ..Faults::next(2, Fault::Cut) };
         assert_eq!(hits(&half, 9), [1, 3], "those that were spared do not count");
     }
 
     #[test]
     fn a_share_is_spread_evenly_over_the_calls() {
-        let part = |share| Behaviour {
-            share: Share::of(share).unwrap(),
-            ..Behaviour::always(Fault::Close)
+        let part = |share| Faults {
+            share: Percentage::of(share).unwrap(),
+            ..Faults::always(Fault::Close)
         };
         assert_eq!(hits(&part(0.5), 6), [1, 3, 5]);
         assert_eq!(hits(&part(0.25), 8), [3, 7]);
@@ -248,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_seeded_share_looks_like_chance_and_is_always_the_same() {
-        let half = |seed| Behaviour {
-            share: Share::of(0.5).unwrap(),
+        let half = |seed| Faults {
+            share: Percentage::of(0.5).unwrap(),
             seed: Some(seed),
-            ..Behaviour::always(Fault::Close)
+            ..Faults::always(Fault::Close)
         };
         let first = hits(&half(1), 1_000);
         assert_eq!(first, hits(&half(1), 1_000));

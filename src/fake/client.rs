@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer, read to the end of the connection.
-pub(super) struct Seen {
+pub(super) struct SeenResponse {
     pub(super) head: String,
     pub(super) body: String,
 }
 
-impl Seen {
+impl SeenResponse {
     pub(super) fn status(&self) -> &str {
         self.head.split(' ').nth(1).unwrap_or("none")
     }
@@ -34,7 +34,7 @@ pub(super) async fn ask(
     path: &str,
     fields: &str,
     body: &str,
-) -> Seen {
+) -> SeenResponse {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let length = body.len();
     let request = format!(
@@ -46,9 +46,9 @@ pub(super) async fn ask(
     stream.read_to_end(&mut bytes).await.unwrap();
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or(("", ""));
-    Seen { head: head.to_owned(), body: body.to_owned() }
+    SeenResponse { head: head.to_owned(), body: body.to_owned() }
 }
 
-pub(super) async fn get(addr: SocketAddr, path: &str) -> Seen {
+pub(super) async fn get(addr: SocketAddr, path: &str) -> SeenResponse {
     ask(addr, "GET", path, "", "").await
 }

@@ -22,13 +22,13 @@ use http::{HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
-use crate::fake::behaviour::{Behaviour, RateLimited};
-use crate::fake::coinmarketcap::bill::{Bill, Ledger};
+use crate::fake::behaviour::{Faults, RateLimited};
+use crate::fake::coinmarketcap::bill::{Billing, Ledger};
 use crate::fake::coinmarketcap::endpoint::Endpoint;
 use crate::fake::coinmarketcap::query::Query;
-use crate::fake::coinmarketcap::refusal::Refusal;
+use crate::fake::coinmarketcap::refusal::ErrorCode;
 use crate::fake::rate::{Rate, Windows};
 use crate::fake::running;
 use crate::fake::script::Script;
@@ -37,7 +37,7 @@ use crate::fake::script::Script;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How it behaves at first.
-    pub behaviour: Behaviour,
+    pub behaviour: Faults,
     /// How it behaves in the course of time, instead of `behaviour`.
     pub script: Option<Script>,
     /// The only key that is accepted; `None`: any.
@@ -58,7 +58,7 @@ impl Default for Options {
     /// No limits, no faults, any key, and the price of product plans with 300,000 credits.
     fn default() -> Self {
         Self {
-            behaviour: Behaviour::default(),
+            behaviour: Faults::default(),
             script: None,
             key: None,
             plan: Plan::default(),
@@ -100,7 +100,7 @@ pub struct CoinMarketCap {
 type Refused = std::collections::BTreeMap<u32, u64>;
 
 /// A running fake CoinMarketCap.
-pub type Fake = running::Fake<CoinMarketCap>;
+pub type Fake = running::FakeServer<CoinMarketCap>;
 
 /// Starts a fake on `addr`; port 0 takes a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
@@ -116,7 +116,7 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
 
 impl Fake {
     /// What all calls cost so far.
-    pub fn bill(&self) -> Bill {
+    pub fn bill(&self) -> Billing {
         self.look(|api| api.ledger.bill())
     }
 
@@ -134,11 +134,13 @@ impl Api for CoinMarketCap {
         Endpoint::of(method, path).pattern()
     }
 
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         match failure {
-            Some(Failure::Status(status)) => self.say(&Refusal::Status(status), call, Some(status)),
+            Some(Failure::Status(status)) => {
+                self.say(&ErrorCode::Status(status), call, Some(status))
+            }
             Some(Failure::RateLimited(RateLimited { retry_after, code, .. })) => {
-                let answer = self.say(&Refusal::Limit(code.unwrap_or(MINUTE)), call, None);
+                let answer = self.say(&ErrorCode::Limit(code.unwrap_or(MINUTE)), call, None);
                 match retry_after {
                     Some(seconds) => answer.with(RETRY_AFTER, &seconds),
                     None => answer,
@@ -172,17 +174,17 @@ struct Reply {
 }
 
 impl CoinMarketCap {
-    fn reply(&mut self, call: &Call<'_>) -> Result<Answer, Refusal> {
+    fn reply(&mut self, call: &Call<'_>) -> Result<MockResponse, ErrorCode> {
         let query = Query::of(call.uri);
         self.admit(call, &query)?;
         let Reply { data, credits, total } = self.data(call, &query)?;
         let spent = self.ledger.spent(call.now);
         let over = |limit: Option<u64>, used: u64| limit.is_some_and(|most| used + credits > most);
         if over(self.plan.day, spent.day) {
-            return Err(Refusal::Limit(DAY));
+            return Err(ErrorCode::Limit(DAY));
         }
         if over(self.plan.month, spent.month) {
-            return Err(Refusal::Limit(MONTH));
+            return Err(ErrorCode::Limit(MONTH));
         }
         let content = data.to_string();
         let mut status = refusal::status_of(call.now, 0, None, credits);
@@ -190,7 +192,7 @@ impl CoinMarketCap {
             status["total_count"] = json!(total);
         }
         let body = json!({ "status": status, "data": data });
-        let mut answer = Answer::json(StatusCode::OK, Some(body));
+        let mut answer = MockResponse::json(StatusCode::OK, Some(body));
         if self.validators {
             answer = answer.validated_by(content.as_bytes(), call.method, call.headers);
         }
@@ -201,35 +203,35 @@ impl CoinMarketCap {
     }
 
     /// Lets in who is within the limits and has a key.
-    fn admit(&mut self, call: &Call<'_>, query: &Query) -> Result<(), Refusal> {
+    fn admit(&mut self, call: &Call<'_>, query: &Query) -> Result<(), ErrorCode> {
         // Calls are counted without a limit too: the key is told how many there were.
         let rate = |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: A_MINUTE };
         if !self.addresses.take(call.client, rate(self.plan.address), call.now).within {
-            return Err(Refusal::Limit(ADDRESS));
+            return Err(ErrorCode::Limit(ADDRESS));
         }
         let key = call.field(&KEY);
         let key =
             if key.is_empty() { query.text("CMC_PRO_API_KEY").unwrap_or_default() } else { key };
         if key.is_empty() {
-            return Err(Refusal::KeyMissing);
+            return Err(ErrorCode::KeyMissing);
         }
         if self.key.as_ref().is_some_and(|known| *known != key) {
-            return Err(Refusal::KeyInvalid);
+            return Err(ErrorCode::KeyInvalid);
         }
         if !self.minutes.take((), rate(self.plan.minute), call.now).within {
-            return Err(Refusal::Limit(MINUTE));
+            return Err(ErrorCode::Limit(MINUTE));
         }
         Ok(())
     }
 
-    fn data(&self, call: &Call<'_>, query: &Query) -> Result<Reply, Refusal> {
+    fn data(&self, call: &Call<'_>, query: &Query) -> Result<Reply, ErrorCode> {
         match Endpoint::of(call.method, call.uri.path()) {
             Endpoint::QuotesV1 => quotes::latest(query, quotes::Version::One, call.now),
             Endpoint::QuotesV2 => quotes::latest(query, quotes::Version::Two, call.now),
             Endpoint::Listings => quotes::listings(query, call.now),
             Endpoint::Global => totals::latest(query, call.now),
             Endpoint::KeyInfo => Ok(self.key_info(call)),
-            Endpoint::Unknown => Err(Refusal::Status(StatusCode::NOT_FOUND)),
+            Endpoint::Unknown => Err(ErrorCode::Status(StatusCode::NOT_FOUND)),
         }
     }
 
@@ -241,9 +243,14 @@ impl CoinMarketCap {
     }
 
     /// A refusal as it is sent; `status`: the one that a script insists on.
-    fn say(&self, refusal: &Refusal, call: &Call<'_>, status: Option<StatusCode>) -> Answer {
+    fn say(
+        &self,
+        refusal: &ErrorCode,
+        call: &Call<'_>,
+        status: Option<StatusCode>,
+    ) -> MockResponse {
         let usual = if self.errors_as_200 { StatusCode::OK } else { refusal.status() };
-        Answer::json(status.unwrap_or(usual), Some(refusal.body(call.now)))
+        MockResponse::json(status.unwrap_or(usual), Some(refusal.body(call.now)))
     }
 }
 

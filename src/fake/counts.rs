@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// What was asked of a fake since it started or was reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
+pub struct CallLog {
     /// All calls, those that failed included.
     pub total: u64,
     /// Bytes of the bodies that were sent.
@@ -26,7 +26,7 @@ pub struct Calls {
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    pub(super) calls: Calls,
+    pub(super) calls: CallLog,
     by_second: BTreeMap<u64, u64>,
 }
 

@@ -17,16 +17,16 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
 pub use crate::fake::behaviour;
-use crate::fake::behaviour::{Behaviour, RateLimited, Scope};
-pub use crate::fake::counts::Calls;
+use crate::fake::behaviour::{Faults, RateLimited, Scope};
+pub use crate::fake::counts::CallLog;
 use crate::fake::discord::answer::{Bucket, with_bucket};
-use crate::fake::discord::ban::Watch;
+use crate::fake::discord::ban::BanTracker;
 use crate::fake::discord::data::Data;
 use crate::fake::discord::endpoint::Endpoint;
-use crate::fake::discord::limits::{Door, Exceeded, Limits, Said};
+use crate::fake::discord::limits::{Exceeded, LimitResult, Limits, RateLimiter};
 use crate::fake::running;
 use crate::fake::script::Script;
 
@@ -36,7 +36,7 @@ pub struct Options {
     /// The `Cache-Control` of successful answers to `GET`; none by default, as at Discord.
     pub cache_control: Option<HeaderValue>,
     /// How it behaves at first.
-    pub behaviour: Behaviour,
+    pub behaviour: Faults,
     /// How it behaves in the course of time, instead of `behaviour`.
     pub script: Option<Script>,
     /// The limits that it keeps; none: it announces some, and nobody ever exceeds them.
@@ -50,19 +50,19 @@ pub struct Options {
 pub struct Discord {
     cache_control: Option<HeaderValue>,
     data: Data,
-    door: Option<Door>,
-    watch: Watch,
+    door: Option<RateLimiter>,
+    watch: BanTracker,
     exceeded: Exceeded,
 }
 
 /// A running fake Discord.
-pub type Fake = running::Fake<Discord>;
+pub type Fake = running::FakeServer<Discord>;
 
 /// Starts a fake on `addr`; port 0 takes a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let Options { cache_control, behaviour, script, limits, clock } = options;
-    let watch = Watch::new(limits.as_ref().and_then(|limits| limits.ban));
-    let door = limits.map(Door::new);
+    let watch = BanTracker::new(limits.as_ref().and_then(|limits| limits.ban));
+    let door = limits.map(RateLimiter::new);
     let (data, exceeded) = (Data::default(), Exceeded::default());
     let api = Discord { cache_control, data, door, watch, exceeded };
     let script = script.unwrap_or_else(|| Script::from(behaviour));
@@ -83,10 +83,10 @@ impl Api for Discord {
         Endpoint::of(method, path).pattern()
     }
 
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         if let Some(left) = self.watch.banned(call) {
             self.exceeded.banned += 1;
-            return Answer::banned(left);
+            return MockResponse::banned(left);
         }
         let answer = self.unbanned(call, failure);
         if is_invalid(&answer) {
@@ -102,13 +102,13 @@ impl Api for Discord {
 }
 
 impl Discord {
-    fn unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+    fn unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         let endpoint = Endpoint::of(call.method, call.uri.path());
         let announced = Bucket::announced(endpoint.pattern(), call.number);
         let announced = self.door.is_none().then_some(&announced);
         match failure {
             Some(Failure::Status(status)) => {
-                with_bucket(Answer::error(status), announced, call.now)
+                with_bucket(MockResponse::error(status), announced, call.now)
             }
             Some(Failure::RateLimited(limited)) => scripted(limited, endpoint, call),
             None => self.within_limits(endpoint, call, announced),
@@ -120,44 +120,46 @@ impl Discord {
         endpoint: Endpoint<'_>,
         call: &Call<'_>,
         announced: Option<&Bucket>,
-    ) -> Answer {
+    ) -> MockResponse {
         let Some(door) = &mut self.door else {
             return with_bucket(self.data(endpoint, call), announced, call.now);
         };
         match door.knock(endpoint.pattern(), call) {
-            Said::Within(bucket) => with_bucket(self.data(endpoint, call), Some(&bucket), call.now),
-            Said::Over(scope, wait, bucket) => {
+            LimitResult::Within(bucket) => {
+                with_bucket(self.data(endpoint, call), Some(&bucket), call.now)
+            }
+            LimitResult::Over(scope, wait, bucket) => {
                 self.exceeded.count(scope);
-                let answer = Answer::rate_limited(scope, Some(wait));
+                let answer = MockResponse::rate_limited(scope, Some(wait));
                 with_bucket(answer, bucket.as_ref(), call.now)
             }
         }
     }
 
-    fn data(&mut self, endpoint: Endpoint<'_>, call: &Call<'_>) -> Answer {
+    fn data(&mut self, endpoint: Endpoint<'_>, call: &Call<'_>) -> MockResponse {
         let caller = call.field(&AUTHORIZATION);
         if caller.is_empty() && endpoint.is_about_the_caller() {
-            return Answer::error(StatusCode::UNAUTHORIZED);
+            return MockResponse::error(StatusCode::UNAUTHORIZED);
         }
         let sent = serde_json::from_slice(call.body).unwrap_or(Value::Null);
         let (status, value) = self.data.reply(endpoint, &sent, &caller);
-        Answer::json(status, value)
+        MockResponse::json(status, value)
             .validated(call.method, call.headers)
             .with_cache_control(call.method, self.cache_control.as_ref())
     }
 }
 
 /// A 429 that a script asks for. Without a time it says nothing about limits at all.
-fn scripted(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> Answer {
+fn scripted(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> MockResponse {
     let wait = limited.retry_after.map(|seconds| std::time::Duration::from_secs(seconds.into()));
-    let answer = Answer::rate_limited(limited.scope, wait);
+    let answer = MockResponse::rate_limited(limited.scope, wait);
     let told = wait.filter(|_| limited.scope != Scope::Global);
     let bucket = told.map(|wait| Bucket::empty(endpoint.pattern(), wait));
     with_bucket(answer, bucket.as_ref(), call.now)
 }
 
 /// Whether an answer brings a ban nearer: 401, 403 and 429, except where others share the blame.
-fn is_invalid(answer: &Answer) -> bool {
+fn is_invalid(answer: &MockResponse) -> bool {
     let counted = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
     let shared = answer.headers.get(answer::SCOPE).is_some_and(|scope| scope == "shared");
     counted.contains(&answer.status) && !shared

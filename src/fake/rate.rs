@@ -21,12 +21,12 @@ pub struct Rate {
 /// Why a text is no rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no rate: say how many calls in what time, such as 50/s or 10000/10m")]
-pub struct NoRate(String);
+pub struct ParseRateError(String);
 
 impl FromStr for Rate {
-    type Err = NoRate;
+    type Err = ParseRateError;
 
-    fn from_str(text: &str) -> Result<Self, NoRate> {
+    fn from_str(text: &str) -> Result<Self, ParseRateError> {
         let read = || {
             let (limit, window) = text.split_once('/')?;
             let counted = window.starts_with(|c: char| c.is_ascii_digit());
@@ -35,7 +35,7 @@ impl FromStr for Rate {
             let limit = limit.parse().ok()?;
             (!window.is_zero()).then_some(Self { limit, window })
         };
-        read().ok_or_else(|| NoRate(text.to_owned()))
+        read().ok_or_else(|| ParseRateError(text.to_owned()))
     }
 }
 
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Rate {
 
 /// What a limit says to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct Acquired {
     /// Whether the call is within the limit.
     pub(super) within: bool,
     /// How many more are.
@@ -68,7 +68,7 @@ struct Window {
 
 impl<K: Ord> Windows<K> {
     /// Takes one call out of the window of `key`; a call beyond the limit takes nothing.
-    pub(super) fn take(&mut self, key: K, rate: Rate, now: SystemTime) -> Taken {
+    pub(super) fn take(&mut self, key: K, rate: Rate, now: SystemTime) -> Acquired {
         if self.0.len() >= MOST {
             self.0.retain(|_, window| window.end > now);
         }
@@ -80,7 +80,7 @@ impl<K: Ord> Windows<K> {
         }
         let within = window.used < rate.limit;
         window.used += u64::from(within);
-        Taken {
+        Acquired {
             within,
             left: rate.limit.saturating_sub(window.used),
             reset_after: window.end.duration_since(now).unwrap_or_default(),

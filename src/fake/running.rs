@@ -14,16 +14,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
-use crate::fake::behaviour::Behaviour;
-use crate::fake::counts::{Calls, Counts};
+use crate::fake::behaviour::Faults;
+use crate::fake::counts::{CallLog, Counts};
 use crate::fake::script::Script;
-use crate::fake::script::course::{Course, Met};
+use crate::fake::script::course::{Effect, Playback};
 use crate::fake::serve;
 
 /// A running fake. Dropped, it stops.
-pub struct Fake<A: Api> {
+pub struct FakeServer<A: Api> {
     /// Where it listens.
     pub addr: SocketAddr,
     shared: Arc<Shared<A>>,
@@ -38,18 +38,18 @@ pub async fn start<A: Api>(
     api: A,
     script: Script,
     clock: Clock,
-) -> io::Result<Fake<A>> {
+) -> io::Result<FakeServer<A>> {
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;
     let shared = Arc::new(Shared::new(api, script, clock));
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(serve::serve(listener, addr, Arc::clone(&shared), stopping));
-    Ok(Fake { addr, shared, stop, serving })
+    Ok(FakeServer { addr, shared, stop, serving })
 }
 
-impl<A: Api> Fake<A> {
+impl<A: Api> FakeServer<A> {
     /// What was asked so far.
-    pub fn calls(&self) -> Calls {
+    pub fn calls(&self) -> CallLog {
         self.shared.calls()
     }
 
@@ -64,7 +64,7 @@ impl<A: Api> Fake<A> {
     }
 
     /// From now on behaves like this.
-    pub fn behave(&self, behaviour: Behaviour) {
+    pub fn behave(&self, behaviour: Faults) {
         self.play(Script::from(behaviour));
     }
 
@@ -99,19 +99,19 @@ pub(super) struct Shared<A> {
 /// What changes while it runs.
 struct State<A> {
     api: A,
-    course: Course,
+    course: Playback,
     counts: Counts,
 }
 
 impl<A: Api> Shared<A> {
     fn new(api: A, script: Script, clock: Clock) -> Self {
-        let course = Course::new(script.clone(), clock.now());
+        let course = Playback::new(script.clone(), clock.now());
         let state = State { api: api.clone(), course, counts: Counts::default() };
         let set = watch::Sender::new(());
         Self { clock, first: (api, script), state: Mutex::new(state), set }
     }
 
-    pub(super) fn calls(&self) -> Calls {
+    pub(super) fn calls(&self) -> CallLog {
         self.state.lock().counts.calls.clone()
     }
 
@@ -121,18 +121,18 @@ impl<A: Api> Shared<A> {
 
     pub(super) fn reset(&self) {
         let (api, script) = self.first.clone();
-        let course = Course::new(script, self.clock.now());
+        let course = Playback::new(script, self.clock.now());
         *self.state.lock() = State { api, course, counts: Counts::default() };
         self.set.send_replace(());
     }
 
     pub(super) fn play(&self, script: Script) {
-        self.state.lock().course = Course::new(script, self.clock.now());
+        self.state.lock().course = Playback::new(script, self.clock.now());
         self.set.send_replace(());
     }
 
     /// Counts a call and says how to treat it, and which of all calls it is.
-    pub(super) fn begin(&self, endpoint: &str) -> (Met, u64) {
+    pub(super) fn begin(&self, endpoint: &str) -> (Effect, u64) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let met = state.course.next(now);
@@ -144,7 +144,7 @@ impl<A: Api> Shared<A> {
         (met, number)
     }
 
-    pub(super) fn answer(&self, call: &Call<'_>, failure: Option<Failure>) -> Answer {
+    pub(super) fn answer(&self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         self.state.lock().api.answer(call, failure)
     }
 
@@ -152,7 +152,7 @@ impl<A: Api> Shared<A> {
         self.state.lock().api.probe(name)
     }
 
-    pub(super) fn sent(&self, answer: Option<&Answer>, bytes: usize) {
+    pub(super) fn sent(&self, answer: Option<&MockResponse>, bytes: usize) {
         self.state.lock().counts.sent(answer.map(|answer| answer.status), bytes);
     }
 

@@ -12,22 +12,22 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use crate::fake::behaviour::{Behaviour, Fault, RateLimited, Share, latency};
+use crate::fake::behaviour::{Fault, Faults, Percentage, RateLimited, latency};
 
 /// Phases that follow one another from the moment the script is set; after the last one all is well.
 /// In JSON: `[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"fault": null}]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Phase>")]
-pub struct Script(Vec<Act>);
+pub struct Script(Vec<ActivePhase>);
 
 /// A phase as it is played.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Act {
+struct ActivePhase {
     // A lone behaviour has none: there is nothing to tell its calls from.
     name: Option<Arc<str>>,
     length: Option<Duration>,
     calls: Option<u64>,
-    behaviour: Behaviour,
+    behaviour: Faults,
 }
 
 /// One phase of a script. It ends when its time is over or when so many calls were made, whichever
@@ -48,15 +48,15 @@ pub struct Phase {
     /// What goes wrong.
     pub fault: Option<Fault>,
     /// Which part of its calls the fault hits.
-    pub share: Share,
-    /// Which calls make up the share; see [`Behaviour::seed`].
+    pub share: Percentage,
+    /// Which calls make up the share; see [`Faults::seed`].
     pub seed: Option<u64>,
 }
 
 /// Why phases are no script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum ScriptError {
     /// A phase comes after one that never ends.
     #[error("phase {0} has neither `for` nor `calls`, so that what follows it would never come")]
     Endless(usize),
@@ -82,34 +82,34 @@ impl Phase {
         Self::lasting("outage", length, Some(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)))
     }
 
-    fn act(self, number: usize) -> Act {
+    fn act(self, number: usize) -> ActivePhase {
         let Self { name, length, calls, latency, fault, share, seed } = self;
         let name = name.unwrap_or_else(|| format!("phase {number}"));
-        let behaviour = Behaviour { latency, fault, times: None, share, seed };
-        Act { name: Some(name.into()), length, calls, behaviour }
+        let behaviour = Faults { latency, fault, times: None, share, seed };
+        ActivePhase { name: Some(name.into()), length, calls, behaviour }
     }
 }
 
 impl TryFrom<Vec<Phase>> for Script {
-    type Error = Problem;
+    type Error = ScriptError;
 
-    fn try_from(phases: Vec<Phase>) -> Result<Self, Problem> {
+    fn try_from(phases: Vec<Phase>) -> Result<Self, ScriptError> {
         let last = phases.len();
         for (number, phase) in (1..).zip(&phases) {
             if number < last && phase.length.is_none() && phase.calls.is_none() {
-                return Err(Problem::Endless(number));
+                return Err(ScriptError::Endless(number));
             }
             if phase.fault == Some(Fault::Refuse) && phase.length.is_none() {
-                return Err(Problem::LockedOut(number));
+                return Err(ScriptError::LockedOut(number));
             }
         }
         Ok(Self((1..).zip(phases).map(|(number, phase)| phase.act(number)).collect()))
     }
 }
 
-impl From<Behaviour> for Script {
-    fn from(behaviour: Behaviour) -> Self {
-        Self(vec![Act { name: None, length: None, calls: None, behaviour }])
+impl From<Faults> for Script {
+    fn from(behaviour: Faults) -> Self {
+        Self(vec![ActivePhase { name: None, length: None, calls: None, behaviour }])
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
         let flaky = Phase {
             calls: Some(3),
             latency: Duration::from_millis(5),
-            share: Share::of(0.5).unwrap(),
+            share: Percentage::of(0.5).unwrap(),
             seed: Some(7),
             fault: Some(Fault::Close),
             ..Phase::default()

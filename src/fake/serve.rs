@@ -19,13 +19,13 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
-use crate::fake::behaviour::{Behaviour, Fault};
-use crate::fake::counts::Calls;
+use crate::fake::behaviour::{Fault, Faults};
+use crate::fake::counts::CallLog;
 use crate::fake::running::Shared;
 use crate::fake::script::Script;
-use crate::fake::wire::{Fate, Line, Wire};
+use crate::fake::wire::{ConnectionFault, FakeConnectInfo, FaultyListener};
 
 /// Answers until `stop` says so or its sender is gone.
 pub(super) async fn serve<A: Api>(
@@ -34,7 +34,8 @@ pub(super) async fn serve<A: Api>(
     shared: Arc<Shared<A>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = router(Arc::clone(&shared)).into_make_service_with_connect_info::<Line>();
+    let service =
+        router(Arc::clone(&shared)).into_make_service_with_connect_info::<FakeConnectInfo>();
     let stopped = async move {
         while !*stop.borrow_and_update() {
             if stop.changed().await.is_err() {
@@ -42,7 +43,7 @@ pub(super) async fn serve<A: Api>(
             }
         }
     };
-    let wire = Wire::new(listener, addr, shared);
+    let wire = FaultyListener::new(listener, addr, shared);
     let served = axum::serve(wire, service).with_graceful_shutdown(stopped).await;
     served.expect("the listener tries again by itself");
 }
@@ -59,7 +60,7 @@ fn router<A: Api>(shared: Arc<Shared<A>>) -> Router {
         .with_state(shared)
 }
 
-async fn calls<A: Api>(State(shared): State<Arc<Shared<A>>>) -> Json<Calls> {
+async fn calls<A: Api>(State(shared): State<Arc<Shared<A>>>) -> Json<CallLog> {
     Json(shared.calls())
 }
 
@@ -73,7 +74,7 @@ async fn reset<A: Api>(State(shared): State<Arc<Shared<A>>>) -> StatusCode {
 }
 
 async fn behave<A: Api>(State(shared): State<Arc<Shared<A>>>, body: Bytes) -> Response {
-    let read = read::<Behaviour>(&body).and_then(|behaviour| {
+    let read = read::<Faults>(&body).and_then(|behaviour| {
         let locked_out = behaviour.fault == Some(Fault::Refuse);
         if locked_out { Err(serde_json::Error::custom(LOCKED_OUT)) } else { Ok(behaviour) }
     });
@@ -111,7 +112,7 @@ async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<St
 
 async fn call<A: Api>(
     State(shared): State<Arc<Shared<A>>>,
-    ConnectInfo(Line { fate, client }): ConnectInfo<Line>,
+    ConnectInfo(FakeConnectInfo { fate, client }): ConnectInfo<FakeConnectInfo>,
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
@@ -143,7 +144,12 @@ async fn call<A: Api>(
 
 /// How many bytes of the body the caller will see, or `None` if not even the head; tells the
 /// connection if it is not all of them.
-fn shown(answer: &Answer, method: &Method, fault: Option<Fault>, fate: &Fate) -> Option<usize> {
+fn shown(
+    answer: &MockResponse,
+    method: &Method,
+    fault: Option<Fault>,
+    fate: &ConnectionFault,
+) -> Option<usize> {
     let whole = if method == Method::HEAD { 0 } else { answer.body.len() };
     match fault {
         Some(Fault::Close | Fault::Refuse) => {
@@ -159,10 +165,10 @@ fn shown(answer: &Answer, method: &Method, fault: Option<Fault>, fate: &Fate) ->
 }
 
 // The server's own `Date` would be of another clock, and whoever reckons ages by it would be wrong.
-fn respond(answer: Answer, now: SystemTime) -> Response {
+fn respond(answer: MockResponse, now: SystemTime) -> Response {
     let last = UNIX_EPOCH + Duration::from_secs(LAST);
     let date = httpdate::fmt_http_date(now.clamp(UNIX_EPOCH, last));
-    let Answer { status, headers, body } = answer.with(DATE, &date);
+    let MockResponse { status, headers, body } = answer.with(DATE, &date);
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -21,14 +21,14 @@ use crate::fake::api::Api;
 use crate::fake::running::Shared;
 
 /// The listener, which shuts when connections are refused.
-pub(super) struct Wire<A> {
-    door: Door,
+pub(super) struct FaultyListener<A> {
+    door: ListenerState,
     addr: SocketAddr,
     shared: Arc<Shared<A>>,
 }
 
 /// What is behind the port.
-enum Door {
+enum ListenerState {
     /// Connections are accepted.
     Open(TcpListener),
     /// The port is kept, and connections to it are refused.
@@ -37,27 +37,31 @@ enum Door {
     Gone,
 }
 
-impl<A: Api> Wire<A> {
+impl<A: Api> FaultyListener<A> {
     pub(super) fn new(listener: TcpListener, addr: SocketAddr, shared: Arc<Shared<A>>) -> Self {
-        Self { door: Door::Open(listener), addr, shared }
+        Self { door: ListenerState::Open(listener), addr, shared }
     }
 
     fn turn(&mut self, refuses: bool) -> io::Result<()> {
-        let is_shut = matches!(self.door, Door::Shut(_));
-        let is_gone = matches!(self.door, Door::Gone);
+        let is_shut = matches!(self.door, ListenerState::Shut(_));
+        let is_gone = matches!(self.door, ListenerState::Gone);
         if refuses == is_shut && !is_gone {
             return Ok(());
         }
         // Nobody else can listen on the port: what is there goes first.
-        let bound = match mem::replace(&mut self.door, Door::Gone) {
-            Door::Shut(socket) => socket,
-            Door::Open(listener) => {
+        let bound = match mem::replace(&mut self.door, ListenerState::Gone) {
+            ListenerState::Shut(socket) => socket,
+            ListenerState::Open(listener) => {
                 drop(listener);
                 bound(self.addr)?
             }
-            Door::Gone => bound(self.addr)?,
+            ListenerState::Gone => bound(self.addr)?,
         };
-        self.door = if refuses { Door::Shut(bound) } else { Door::Open(bound.listen(BACKLOG)?) };
+        self.door = if refuses {
+            ListenerState::Shut(bound)
+        } else {
+            ListenerState::Open(bound.listen(BACKLOG)?)
+        };
         Ok(())
     }
 }
@@ -70,8 +74,8 @@ fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-impl<A: Api> Listener for Wire<A> {
-    type Io = Breakable<TcpStream>;
+impl<A: Api> Listener for FaultyListener<A> {
+    type Io = FaultyStream<TcpStream>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -81,10 +85,10 @@ impl<A: Api> Listener for Wire<A> {
             let turned = self.turn(refuses);
             let accepted = async {
                 match (&self.door, turned) {
-                    (Door::Open(listener), Ok(())) => listener.accept().await,
-                    (Door::Shut(_), Ok(())) => std::future::pending().await,
+                    (ListenerState::Open(listener), Ok(())) => listener.accept().await,
+                    (ListenerState::Shut(_), Ok(())) => std::future::pending().await,
                     (_, Err(error)) => Err(error),
-                    (Door::Gone, Ok(())) => Err(io::ErrorKind::AddrNotAvailable.into()),
+                    (ListenerState::Gone, Ok(())) => Err(io::ErrorKind::AddrNotAvailable.into()),
                 }
             };
             tokio::select! {
@@ -92,7 +96,7 @@ impl<A: Api> Listener for Wire<A> {
                 () = self.shared.turned() => {}
                 accepted = accepted => match accepted {
                     Ok((stream, client)) => {
-                        return (Breakable { stream, fate: Fate::default() }, client);
+                        return (FaultyStream { stream, fate: ConnectionFault::default() }, client);
                     }
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 },
@@ -107,10 +111,10 @@ impl<A: Api> Listener for Wire<A> {
 
 /// What will become of a connection; the handler of a request holds one end of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fate(Arc<Mutex<Plan>>);
+pub(super) struct ConnectionFault(Arc<Mutex<FaultPlan>>);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Plan {
+enum FaultPlan {
     /// All is written.
     #[default]
     Intact,
@@ -120,34 +124,34 @@ enum Plan {
     Left(usize),
 }
 
-impl Fate {
+impl ConnectionFault {
     /// Closes the connection without writing another byte.
     pub(super) fn close(&self) {
-        *self.0.lock() = Plan::Left(0);
+        *self.0.lock() = FaultPlan::Left(0);
     }
 
     /// Closes the connection after so many bytes of the next answer's body.
     pub(super) fn cut_after(&self, body: usize) {
-        *self.0.lock() = Plan::CutBody(body);
+        *self.0.lock() = FaultPlan::CutBody(body);
     }
 
     /// How many of `bytes` may be written; `None`: the connection is broken.
     fn may_write(&self, bytes: &[u8]) -> Option<usize> {
         let mut plan = self.0.lock();
-        if let Plan::CutBody(body) = *plan
+        if let FaultPlan::CutBody(body) = *plan
             && let Some(head) = bytes.windows(END.len()).position(|window| window == END)
         {
-            *plan = Plan::Left(head + END.len() + body);
+            *plan = FaultPlan::Left(head + END.len() + body);
         }
         match *plan {
-            Plan::Intact | Plan::CutBody(_) => Some(bytes.len()),
-            Plan::Left(0) => None,
-            Plan::Left(left) => Some(left.min(bytes.len())),
+            FaultPlan::Intact | FaultPlan::CutBody(_) => Some(bytes.len()),
+            FaultPlan::Left(0) => None,
+            FaultPlan::Left(left) => Some(left.min(bytes.len())),
         }
     }
 
     fn wrote(&self, bytes: usize) {
-        if let Plan::Left(left) = &mut *self.0.lock() {
+        if let FaultPlan::Left(left) = &mut *self.0.lock() {
             *left = left.saturating_sub(bytes);
         }
     }
@@ -155,24 +159,24 @@ impl Fate {
 
 /// Who is at the other end of a connection, and what will become of it.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
-    pub(super) fate: Fate,
+pub(super) struct FakeConnectInfo {
+    pub(super) fate: ConnectionFault,
     pub(super) client: IpAddr,
 }
 
-impl<A: Api> Connected<IncomingStream<'_, Wire<A>>> for Line {
-    fn connect_info(stream: IncomingStream<'_, Wire<A>>) -> Self {
+impl<A: Api> Connected<IncomingStream<'_, FaultyListener<A>>> for FakeConnectInfo {
+    fn connect_info(stream: IncomingStream<'_, FaultyListener<A>>) -> Self {
         Self { fate: stream.io().fate.clone(), client: stream.remote_addr().ip() }
     }
 }
 
 /// A stream that breaks when its fate says so.
-pub(super) struct Breakable<S> {
+pub(super) struct FaultyStream<S> {
     stream: S,
-    fate: Fate,
+    fate: ConnectionFault,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Breakable<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FaultyStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -182,7 +186,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Breakable<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Breakable<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FaultyStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -219,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_cut_leaves_the_head_and_the_named_part_of_the_body() {
-        let fate = Fate::default();
+        let fate = ConnectionFault::default();
         let bytes = b"HTTP/1.1 200 OK\r\n\r\nbody";
         assert_eq!(fate.may_write(bytes), Some(23));
         fate.cut_after(2);
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_closed_connection_writes_nothing() {
-        let fate = Fate::default();
+        let fate = ConnectionFault::default();
         fate.close();
         assert_eq!(fate.may_write(b"HTTP/1.1 200 OK\r\n\r\n"), None);
     }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::account::problem::Problem;
 use crate::config::Access;
-use crate::front::io::ClientIo;
+use crate::front::io::ClientStream;
 use crate::front::owner::owner;
 
 /// The client's address is not in `access.clients`.
@@ -40,13 +40,13 @@ pub const FOREIGN_USER: Problem = Problem::new(
 );
 
 /// The access rules, ready to be asked.
-pub struct Gatekeeper {
+pub struct AccessControl {
     access: Access,
     /// Digests of `user:password`, so that comparing takes the same time for every guess.
     users: Option<Vec<[u8; 32]>>,
 }
 
-impl Gatekeeper {
+impl AccessControl {
     /// The rules of `access`.
     pub fn new(access: Access) -> Self {
         let users = access.users.as_ref().map(|users| {
@@ -67,7 +67,7 @@ impl Gatekeeper {
 
     /// Whether the connection is that of a user of this host whom larder serves. The system is asked once a
     /// connection, and only where not all users are served.
-    pub(super) async fn serves(&self, io: &ClientIo) -> bool {
+    pub(super) async fn serves(&self, io: &ClientStream) -> bool {
         let Some(users) = &self.access.local_users else { return true };
         let Some(ours) = io.local() else { return false };
         // A user whom the system does not tell is a stranger.
@@ -110,13 +110,13 @@ mod tests {
     use crate::config::Users;
     use crate::upstream::in_flight::InFlight;
 
-    fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> Gatekeeper {
+    fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
         let users = users.map(|users| {
             Users(
                 users.iter().map(|(u, p)| ((*u).to_owned(), (*p).to_owned())).collect::<Arc<[_]>>(),
             )
         });
-        Gatekeeper::new(Access {
+        AccessControl::new(Access {
             clients: clients.iter().map(|c| c.parse().unwrap()).collect(),
             users,
             local_users: None,
@@ -145,12 +145,12 @@ mod tests {
         let own = std::fs::metadata("/proc/self").unwrap().uid();
         let of = |users: Option<&[u32]>| {
             let local_users = users.map(Arc::from);
-            Gatekeeper::new(Access { local_users, ..Access::default() })
+            AccessControl::new(Access { local_users, ..Access::default() })
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let io = ClientIo::new(accepted, peer, InFlight::new(0));
+        let io = ClientStream::new(accepted, peer, InFlight::new(0));
         assert!(of(None).serves(&io).await);
         assert!(of(Some(&[own + 1, own])).serves(&io).await);
         assert!(!of(Some(&[own + 1])).serves(&io).await);

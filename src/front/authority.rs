@@ -18,19 +18,19 @@ use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::constraint::Constraint;
+use crate::config::constraint::NameConstraint;
 use crate::config::{CaFiles, Config};
-use crate::front::authority::bounds::Bounds;
+use crate::front::authority::bounds::CaNameConstraints;
 use crate::front::authority::certificate::Certificate;
-pub use crate::front::authority::error::AuthorityError;
-use crate::front::authority::files::Pair;
+pub use crate::front::authority::error::CaError;
+use crate::front::authority::files::CertKeyPair;
 use crate::route::pattern::HostPattern;
 
 /// Less than this before its end, an authority is told to be replaced.
 const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A certificate authority. Prints without its key.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
     /// Those that vouch for it, if its file has them.
@@ -38,15 +38,15 @@ pub struct Authority {
     files: Option<CaFiles>,
 }
 
-impl fmt::Debug for Authority {
+impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Authority(…)")
     }
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// The one that `config` means, made if it is not there; `None` when nothing is intercepted.
-    pub fn of(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, AuthorityError> {
+    pub fn of(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, CaError> {
         Self::after(None, config, now)
     }
 
@@ -55,7 +55,7 @@ impl Authority {
         before: Option<&Arc<Self>>,
         config: &Config,
         now: SystemTime,
-    ) -> Result<Option<Arc<Self>>, AuthorityError> {
+    ) -> Result<Option<Arc<Self>>, CaError> {
         if !config.intercepts() {
             return Ok(None);
         }
@@ -68,13 +68,13 @@ impl Authority {
             }
             // As with the secret of all keys: a directory of larder's own that cannot be written
             // costs no answer.
-            Some(Err(why @ AuthorityError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
+            Some(Err(why @ CaError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
                 Some(why)
             }
             Some(Err(why)) => return Err(why),
             None => None,
         };
-        let bounds = Bounds::of(constrain);
+        let bounds = CaNameConstraints::of(constrain);
         let stays = |one: &&Arc<Self>| {
             let own = one.certificate();
             one.files.is_none() && own.bounds == bounds && now < own.not_after
@@ -89,9 +89,9 @@ impl Authority {
     /// The one in `files`, made if neither is there.
     pub fn lasting(
         files: CaFiles,
-        constrain: &[Constraint],
+        constrain: &[NameConstraint],
         now: SystemTime,
-    ) -> Result<Self, AuthorityError> {
+    ) -> Result<Self, CaError> {
         let pair = files::read_or_make(&files, || {
             tracing::info!(cert = %files.cert.display(), "Certificate authority made");
             made(constrain, now)
@@ -103,14 +103,14 @@ impl Authority {
     /// time. One that larder did not make is not larder's to replace.
     pub fn rotated(
         files: CaFiles,
-        constrain: &[Constraint],
+        constrain: &[NameConstraint],
         now: SystemTime,
-    ) -> Result<Self, AuthorityError> {
+    ) -> Result<Self, CaError> {
         // The certificate alone: what is wrong with the key is no reason to keep it.
         let before = files::read_cert(&files.cert)?.map(|pem| CertificateDer::from_pem_slice(&pem));
         let before = before.and_then(|der| Certificate::read(&der.ok()?));
         if before.is_some_and(|before| !before.is_larders()) {
-            return Err(AuthorityError::Operators(files.cert));
+            return Err(CaError::Operators(files.cert));
         }
         let pair = made(constrain, now)?;
         files::replace(&files, &pair, &mark(now))?;
@@ -118,49 +118,48 @@ impl Authority {
     }
 
     /// One that lasts as long as the process: its key lies nowhere.
-    pub fn for_now(now: SystemTime, constrain: &[Constraint]) -> Result<Self, AuthorityError> {
+    pub fn for_now(now: SystemTime, constrain: &[NameConstraint]) -> Result<Self, CaError> {
         Self::from_pair(&made(constrain, now)?, None)
     }
 
-    fn from_pair(pair: &Pair, files: Option<CaFiles>) -> Result<Self, AuthorityError> {
+    fn from_pair(pair: &CertKeyPair, files: Option<CaFiles>) -> Result<Self, CaError> {
         keep_out_of_dumps();
         let CaFiles { cert, key } = files.clone().unwrap_or_default();
-        let no_certificate = || AuthorityError::NoCertificate(cert.clone());
+        let no_certificate = || CaError::NoCertificate(cert.clone());
         let read = |der: Result<CertificateDer<'static>, _>| Certificate::read(&der.ok()?);
         let mut all = CertificateDer::pem_slice_iter(&pair.cert).map(read);
         let certificate = all.next().flatten().ok_or_else(no_certificate)?;
         let above = all.collect::<Option<_>>().ok_or_else(no_certificate)?;
         if let Some(what) = certificate.unfit {
-            return Err(AuthorityError::NotOne { path: cert, what });
+            return Err(CaError::NotOne { path: cert, what });
         }
         let pair = PrivateKeyDer::from_pem_slice(&pair.key).ok();
         let pair = pair.and_then(|der| KeyPair::try_from(&der).ok());
-        let pair = pair.ok_or_else(|| AuthorityError::Key(key.clone()))?;
+        let pair = pair.ok_or_else(|| CaError::Key(key.clone()))?;
         if pair.der_bytes() != &*certificate.public_key {
-            return Err(AuthorityError::Mismatch { cert, key });
+            return Err(CaError::Mismatch { cert, key });
         }
         let issuer = Issuer::from_ca_cert_der(certificate.der(), pair)?;
         Ok(Self { issuer, certificate, above, files })
     }
 
     /// Whether it can do what `config` asks of it.
-    fn check_against(&self, config: &Config, now: SystemTime) -> Result<(), AuthorityError> {
+    fn check_against(&self, config: &Config, now: SystemTime) -> Result<(), CaError> {
         let own = self.certificate();
         if now >= own.not_after {
             return Err(self.expired());
         }
         let spared = |host: &HostPattern| config.tls.passthrough.iter().any(|p| p.covers(host));
-        let outside = config
-            .named()
-            .filter(|host| !spared(host))
-            .find(|host| Constraint::around(host).is_some_and(|hosts| !own.bounds.cover(&hosts)));
+        let outside = config.named().filter(|host| !spared(host)).find(|host| {
+            NameConstraint::around(host).is_some_and(|hosts| !own.bounds.cover(&hosts))
+        });
         if let Some(host) = outside {
             let (host, subject) = (host.to_string(), own.subject.clone());
-            return Err(AuthorityError::Outside { host, subject });
+            return Err(CaError::Outside { host, subject });
         }
         let wanted = &config.tls.ca.constrain;
         let asked = !wanted.is_empty() || config.tls.ca.files.is_none();
-        if asked && own.bounds != Bounds::of(wanted) {
+        if asked && own.bounds != CaNameConstraints::of(wanted) {
             tracing::warn!(
                 subject = own.subject,
                 may = %own.bounds,
@@ -200,10 +199,10 @@ impl Authority {
         &self.issuer
     }
 
-    fn expired(&self) -> AuthorityError {
+    fn expired(&self) -> CaError {
         let own = self.certificate();
         let (subject, since, fix) = (own.subject.clone(), own.not_after, self.another());
-        AuthorityError::Expired { subject, since, fix }
+        CaError::Expired { subject, since, fix }
     }
 
     /// How to get another.
@@ -217,7 +216,7 @@ impl Authority {
 }
 
 /// `why`: what kept it from lasting; `None`: nothing shall be kept.
-fn tell_that_it_ends(why: Option<&AuthorityError>) {
+fn tell_that_it_ends(why: Option<&CaError>) {
     const ENDS: &str = "The certificate authority ends with this process: clients must be given the \
                         next one; name files in tls.ca to keep it";
     if let Some(error) = why {
@@ -244,10 +243,10 @@ fn mark(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string()
 }
 
-fn made(constrain: &[Constraint], now: SystemTime) -> Result<Pair, AuthorityError> {
+fn made(constrain: &[NameConstraint], now: SystemTime) -> Result<CertKeyPair, CaError> {
     let key = KeyPair::generate()?;
     let cert = certificate::params(&key, constrain, now)?.self_signed(&key)?;
-    Ok(Pair { cert: cert.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
+    Ok(CertKeyPair { cert: cert.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
 }
 
 /// A process that holds a key leaves no core behind, and no other process of its user can look

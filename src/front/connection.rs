@@ -13,18 +13,18 @@ use tokio::time::{sleep, timeout};
 
 use crate::front::access::{CLIENT_DENIED, FOREIGN_USER};
 use crate::front::door::READ;
-use crate::front::io::ClientIo;
-use crate::front::stage::Stage;
-use crate::front::way::Way;
-use crate::front::{Doors, multiplex};
-use crate::semantics::asked::Listener;
+use crate::front::io::ClientStream;
+use crate::front::stage::DrainState;
+use crate::front::way::ProxyMode;
+use crate::front::{CurrentFrontend, multiplex};
+use crate::semantics::asked::ListenerKind;
 
 /// Serves a connection until it ends, each request by the door that is in force when it begins.
 pub async fn receive(
-    doors: Arc<dyn Doors>,
-    mut io: ClientIo,
-    listener: Listener,
-    mut stage: watch::Receiver<Stage>,
+    doors: Arc<dyn CurrentFrontend>,
+    mut io: ClientStream,
+    listener: ListenerKind,
+    mut stage: watch::Receiver<DrainState>,
 ) {
     let door = doors.current();
     if !door.gatekeeper.admits(io.peer()) {
@@ -36,7 +36,7 @@ pub async fn receive(
     let mut idle = door.limits.idle;
     // An idle connection must not keep what a reload has replaced.
     drop(door);
-    let mut way = Way::Straight;
+    let mut way = ProxyMode::Straight;
     let mut early = BytesMut::new();
     loop {
         let mut first = early;
@@ -64,9 +64,9 @@ pub async fn receive(
 
 /// Waits for the first bytes of a head; `None` when the connection is over.
 async fn wait(
-    io: &mut ClientIo,
+    io: &mut ClientStream,
     idle: Duration,
-    stage: &mut watch::Receiver<Stage>,
+    stage: &mut watch::Receiver<DrainState>,
 ) -> Option<BytesMut> {
     let closing = async {
         let grace = stage.wait_for(|stage| stage.is_closing()).await.map(|stage| stage.grace());

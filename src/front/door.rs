@@ -10,21 +10,21 @@ use http::header::VIA;
 use http::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::account::problem::Problem;
 use crate::clock::{self, Clock};
 use crate::config::Limits;
-use crate::front::Service;
-use crate::front::access::{CLIENT_DENIED, Gatekeeper, USER_REQUIRED};
-use crate::front::head::{self, Head, HeadTarget, Scan};
-use crate::front::io::{ClientIo, within};
+use crate::front::RequestHandler;
+use crate::front::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
+use crate::front::head::{self, HeadScanner, HeadTarget, RequestHead};
+use crate::front::io::{ClientStream, within};
 use crate::front::mount::{Meant, Mounts};
 use crate::front::page::Spenders;
 use crate::front::session::{Http1, Session};
-use crate::front::tls::{Intercepted, Interception, Named, Terms};
-use crate::front::tunnel::{Inspected, Tunnels};
-use crate::front::way::Way;
-use crate::semantics::asked::{Asked, Framing, Listener};
+use crate::front::tls::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
+use crate::front::tunnel::{TunnelOutcome, Tunnels};
+use crate::front::way::ProxyMode;
+use crate::semantics::asked::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::Scheme;
 use crate::upstream::in_flight::InFlight;
@@ -47,17 +47,17 @@ pub(super) const LOOP: Problem = Problem::new(
 );
 
 /// The front door.
-pub struct Door {
+pub struct Frontend {
     /// What clients may send.
     pub limits: Limits,
     /// Who may use larder.
-    pub gatekeeper: Gatekeeper,
+    pub gatekeeper: AccessControl,
     /// Who takes clean requests.
-    pub service: Arc<dyn Service>,
+    pub service: Arc<dyn RequestHandler>,
     /// Who takes `CONNECT`.
     pub tunnels: Tunnels,
     /// Which TLS connections end here.
-    pub interception: Interception,
+    pub interception: TlsInterceptor,
     /// What leads to origins without a proxy.
     pub mounts: Mounts,
     /// Which pages may have larder's own credentials shown for them through the proxy.
@@ -65,7 +65,7 @@ pub struct Door {
     /// What all bodies on their way hold.
     pub in_flight: Arc<InFlight>,
     /// Where refusals are recorded.
-    pub account: Arc<Account>,
+    pub account: Arc<Telemetry>,
     /// The time, for `Date`.
     pub clock: Clock,
     /// How this larder names itself in `Via`: unique, so that a loop is told from a chain.
@@ -73,25 +73,25 @@ pub struct Door {
 }
 
 /// A head with the bytes around it.
-struct Arrived {
-    head: Head,
+struct ReceivedHead {
+    head: RequestHead,
     raw: Bytes,
     rest: BytesMut,
 }
 
 /// A connection on which another request may follow, and what has come of it already.
-pub(super) type Next = (ClientIo, BytesMut);
+pub(super) type KeepAlive = (ClientStream, BytesMut);
 
-impl Door {
+impl Frontend {
     /// Serves the request that begins with `first`; the connection if another may follow on it. A
     /// tunnel in which HTTP is spoken is the way of all that follow.
     pub(super) async fn request(
         &self,
-        mut io: ClientIo,
+        mut io: ClientStream,
         first: BytesMut,
-        way: &mut Way,
-        listener: Listener,
-    ) -> Option<Next> {
+        way: &mut ProxyMode,
+        listener: ListenerKind,
+    ) -> Option<KeepAlive> {
         // Asked again: a reload may have closed the door to a connection that is open.
         if !self.gatekeeper.admits(io.peer()) {
             return self.turn_away(io, &CLIENT_DENIED).await;
@@ -105,8 +105,8 @@ impl Door {
         if let Err(problem) = self.allow(&arrived.head, way) {
             return self.turn_away(io, &problem).await;
         }
-        let Arrived { head, raw, rest } = arrived;
-        if let (HeadTarget::Authority(host, port), Way::Straight) = (&head.target, &*way) {
+        let ReceivedHead { head, raw, rest } = arrived;
+        if let (HeadTarget::Authority(host, port), ProxyMode::Straight) = (&head.target, &*way) {
             return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
         }
         match self.meant(&head, way, listener, &io) {
@@ -118,13 +118,13 @@ impl Door {
     /// What `head` is aimed at, if the page that asks may.
     fn meant(
         &self,
-        head: &Head,
-        way: &Way,
-        listener: Listener,
-        io: &ClientIo,
+        head: &RequestHead,
+        way: &ProxyMode,
+        listener: ListenerKind,
+        io: &ClientStream,
     ) -> Result<Meant, Problem> {
         let meant = way.target(head, &self.mounts, listener, || io.is_local())?;
-        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(way, Way::Straight) {
+        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(way, ProxyMode::Straight) {
             self.spenders.admit(&meant.target, &head.fields)?;
         }
         Ok(meant)
@@ -133,20 +133,20 @@ impl Door {
     /// Answers a request whose target is clear.
     async fn serve(
         &self,
-        mut io: ClientIo,
-        head: Head,
+        mut io: ClientStream,
+        head: RequestHead,
         meant: Meant,
         raw: Bytes,
         rest: BytesMut,
-        listener: Listener,
-    ) -> Option<Next> {
+        listener: ListenerKind,
+    ) -> Option<KeepAlive> {
         let (persists, plain) = (head.persists, head.plain);
         let mut asked = asked(head, meant, io.peer(), listener);
         // What is sent ahead of the answer needs the session's order.
         let plain = plain && persists && asked.version == Version::HTTP_11;
         // On a connection on which its user has signed in, the origin answers; a browser is told more.
         let plain = plain && io.pins().is_none() && asked.page.is_none() && !asked.in_browser;
-        if plain && asked.body == Framing::None && rest.is_empty() {
+        if plain && asked.body == RequestFraming::None && rest.is_empty() {
             let since = clock::monotonic();
             if let Some(ready) = self.service.at_hand(&mut asked) {
                 let sent = io.send(&ready.head, &ready.body).await;
@@ -168,13 +168,13 @@ impl Door {
     /// first, so that a client learns at once when it cannot be.
     async fn tunnel(
         &self,
-        io: ClientIo,
+        io: ClientStream,
         host: &str,
         port: u16,
-        way: &mut Way,
-        listener: Listener,
+        way: &mut ProxyMode,
+        listener: ListenerKind,
         rest: BytesMut,
-    ) -> Option<Next> {
+    ) -> Option<KeepAlive> {
         let named = self.interception.names(host, port);
         let is_https = port == Scheme::Https.default_port();
         let inspected = if named.is_some() || (!is_https && self.service.names(host, port)) {
@@ -183,24 +183,24 @@ impl Door {
             self.tunnels.open(io, host, port, listener, rest).await
         };
         let (scheme, io, first) = match (inspected, named) {
-            (Inspected::Http(io, first), _) => (Scheme::Http, io, first),
-            (Inspected::Tls(io, first), Some(named)) => {
+            (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),
+            (TunnelOutcome::Tls(io, first), Some(named)) => {
                 let place = (host, port);
                 let Intercepted { io, consistent } =
                     self.intercept(io, place, named, first).await?;
                 if !consistent {
-                    *way = Way::Astray;
+                    *way = ProxyMode::Astray;
                     return Some((io, BytesMut::new()));
                 }
                 (Scheme::Https, io, BytesMut::new())
             }
-            (Inspected::Over | Inspected::Tls(..), _) => return None,
-            (Inspected::Refused(io, problem), _) => {
+            (TunnelOutcome::Over | TunnelOutcome::Tls(..), _) => return None,
+            (TunnelOutcome::Refused(io, problem), _) => {
                 self.tell(io, &problem).await;
                 return None;
             }
         };
-        match Way::tunnel(scheme, host, port) {
+        match ProxyMode::tunnel(scheme, host, port) {
             Ok(inside) => {
                 *way = inside;
                 Some((io, first))
@@ -211,22 +211,22 @@ impl Door {
 
     async fn intercept(
         &self,
-        io: ClientIo,
+        io: ClientStream,
         place: (&str, u16),
-        named: Named,
+        named: MatchedHost,
         first: BytesMut,
     ) -> Option<Intercepted> {
-        let terms = Terms { within: self.limits.head_timeout, account: &self.account };
+        let terms = HandshakeContext { within: self.limits.head_timeout, account: &self.account };
         self.interception.intercept(io, place, named, first, terms).await
     }
 
     /// Reads the rest of a head; `None` when the client closed inside it.
     async fn read_head(
         &self,
-        io: &mut ClientIo,
+        io: &mut ClientStream,
         mut bytes: BytesMut,
-    ) -> Result<Option<Arrived>, Problem> {
-        let mut scan = Scan::default();
+    ) -> Result<Option<ReceivedHead>, Problem> {
+        let mut scan = HeadScanner::default();
         let mut begun = false;
         loop {
             // RFC 9112 §2.2: one empty line before a request is ignored.
@@ -239,13 +239,13 @@ impl Door {
             let end = scan.end(&bytes)?;
             let head_bytes = end.unwrap_or(bytes.len());
             if head_bytes > self.limits.head {
-                return Err(Scan::overrun(&bytes[..self.limits.head]));
+                return Err(HeadScanner::overrun(&bytes[..self.limits.head]));
             }
             if let Some(end) = end {
                 let rest = bytes.split_off(end);
                 let raw = bytes.freeze();
                 let head = head::read(&raw, self.limits.headers)?;
-                return Ok(Some(Arrived { head, raw, rest }));
+                return Ok(Some(ReceivedHead { head, raw, rest }));
             }
             bytes.reserve(READ / 2);
             match io.read_buf(&mut bytes).await {
@@ -255,9 +255,9 @@ impl Door {
         }
     }
 
-    fn allow(&self, head: &Head, way: &Way) -> Result<(), Problem> {
+    fn allow(&self, head: &RequestHead, way: &ProxyMode) -> Result<(), Problem> {
         // Who opened a tunnel said who they are; inside it they speak to the origin.
-        if matches!(way, Way::Straight) && !self.gatekeeper.knows(&head.fields) {
+        if matches!(way, ProxyMode::Straight) && !self.gatekeeper.knows(&head.fields) {
             return Err(USER_REQUIRED);
         }
         if passed_before(&head.fields, &self.name) {
@@ -267,17 +267,22 @@ impl Door {
     }
 }
 
-fn asked(head: Head, meant: Meant, client: std::net::SocketAddr, listener: Listener) -> Asked {
+fn asked(
+    head: RequestHead,
+    meant: Meant,
+    client: std::net::SocketAddr,
+    listener: ListenerKind,
+) -> ProxyRequest {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
     if meant.in_browser {
         // A browser sends the cookies of all that is on this host, whatever the port (RFC 6265 §8.5).
         headers.remove(http::header::COOKIE);
     }
-    if head.framing == Framing::None {
+    if head.framing == RequestFraming::None {
         headers.remove(http::header::CONTENT_LENGTH);
     }
-    Asked {
+    ProxyRequest {
         method: head.method,
         target: meant.target,
         headers,

@@ -1,4 +1,4 @@
-//! A request head: from raw bytes to a clean [`Asked`](crate::semantics::asked::Asked) or a refusal.
+//! A request head: from raw bytes to a clean [`ProxyRequest`](crate::semantics::asked::ProxyRequest) or a refusal.
 //!
 //! Owns: strict reading (RFC 9112 §2-6): what is ambiguous is refused, because two readers would
 //! read it in two ways. Never touches: sockets, time, policy.
@@ -10,14 +10,14 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::account::problem::Problem;
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::field_list;
 use crate::semantics::hop_by_hop;
 use crate::semantics::target::{Target, TargetError, authority, spelled};
 
 /// A head that was read and makes sense.
 #[derive(Debug)]
-pub struct Head {
+pub struct RequestHead {
     /// The method.
     pub method: Method,
     /// What is asked for.
@@ -29,7 +29,7 @@ pub struct Head {
     /// `Host`; HTTP/1.0 may have none.
     pub host: Option<HeaderValue>,
     /// How the body is framed.
-    pub framing: Framing,
+    pub framing: RequestFraming,
     /// The protocols that the client asks to switch to, if it does.
     pub upgrade: Option<HeaderValue>,
     /// Whether the client reads trailer fields.
@@ -111,11 +111,11 @@ pub const TARGET_TOO_LONG: Problem = Problem::new(
 
 /// How far a search for the end of a head has come.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Scan {
+pub struct HeadScanner {
     seen: usize,
 }
 
-impl Scan {
+impl HeadScanner {
     /// Looks for the blank line that ends the head; the length of the head with it, once it is
     /// there. A line feed without a carriage return is refused (RFC 9112 §2.2 allows to accept it:
     /// then another reader might not).
@@ -143,7 +143,7 @@ impl Scan {
 }
 
 /// Reads a complete head (blank line included) of at most `most` fields.
-pub fn read(bytes: &Bytes, most: usize) -> Result<Head, Problem> {
+pub fn read(bytes: &Bytes, most: usize) -> Result<RequestHead, Problem> {
     // The parser skips empty lines in front; the door has skipped the one that may be there.
     if matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
         return Err(MALFORMED);
@@ -187,7 +187,11 @@ fn names_another_version(bytes: &[u8]) -> bool {
     !spoken && version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
 }
 
-fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Result<Head, Problem> {
+fn build(
+    bytes: &Bytes,
+    request: &httparse::Request<'_, '_>,
+    most: usize,
+) -> Result<RequestHead, Problem> {
     if request.headers.len() > most {
         return Err(TOO_MANY_FIELDS);
     }
@@ -225,7 +229,18 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>, most: usize) -> Res
     let persists = persists(version, &fields);
     let keeps = |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     let plain = fields.get_all(CONNECTION).iter().all(keeps);
-    Ok(Head { method, target, version, fields, host, framing, upgrade, trailers, persists, plain })
+    Ok(RequestHead {
+        method,
+        target,
+        version,
+        fields,
+        host,
+        framing,
+        upgrade,
+        trailers,
+        persists,
+        plain,
+    })
 }
 
 /// RFC 9112 §3.2: what is no authority is refused, also where the target has one of its own.
@@ -280,7 +295,11 @@ fn names_no_path(absolute: &str) -> bool {
 }
 
 /// RFC 9112 §6.3, without its lenient branches.
-fn framing(method: &Method, version: Version, fields: &HeaderMap) -> Result<Framing, Problem> {
+fn framing(
+    method: &Method,
+    version: Version,
+    fields: &HeaderMap,
+) -> Result<RequestFraming, Problem> {
     let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
     let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
     let (length, coding) = (lengths.next(), codings.next());
@@ -291,22 +310,22 @@ fn framing(method: &Method, version: Version, fields: &HeaderMap) -> Result<Fram
         (Some(_), Some(_)) => Err(BAD_FRAMING),
         (None, Some(coding)) => chunked(version, coding.as_bytes()),
         (Some(length), None) => match digits(length.as_bytes()) {
-            Some(0) => Ok(Framing::None),
-            Some(length) => Ok(Framing::Length(length)),
+            Some(0) => Ok(RequestFraming::None),
+            Some(length) => Ok(RequestFraming::Length(length)),
             None => Err(BAD_FRAMING),
         },
         // What an HTTP/1.0 client sends after such a head would be taken for the next request.
         (None, None) if version == Version::HTTP_10 && has_content(method) => Err(BAD_FRAMING),
-        (None, None) => Ok(Framing::None),
+        (None, None) => Ok(RequestFraming::None),
     }
 }
 
-fn chunked(version: Version, coding: &[u8]) -> Result<Framing, Problem> {
+fn chunked(version: Version, coding: &[u8]) -> Result<RequestFraming, Problem> {
     if version == Version::HTTP_10 {
         return Err(BAD_FRAMING);
     }
     if coding.eq_ignore_ascii_case(b"chunked") {
-        return Ok(Framing::Chunked);
+        return Ok(RequestFraming::Chunked);
     }
     let one_token = coding.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-');
     Err(if one_token && !coding.is_empty() { CODING_UNKNOWN } else { BAD_FRAMING })

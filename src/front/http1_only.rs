@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::config::Upstream;
-use crate::upstream::place::Upstreams;
+use crate::upstream::place::UpstreamTable;
 
 /// How many hosts are remembered. Past that all are forgotten: each costs its clients one connection more
 /// until it is known again.
@@ -55,14 +55,14 @@ impl Http1Place {
 
 /// The hosts.
 pub(super) struct Http1Only {
-    upstreams: Upstreams,
+    upstreams: UpstreamTable,
     sign_ins: SignIns,
 }
 
 impl Http1Only {
     /// Those that `upstreams` say, and those that are remembered.
     pub(super) fn new(upstreams: &[Arc<Upstream>], sign_ins: SignIns) -> Self {
-        Self { upstreams: Upstreams::new(upstreams.to_vec()), sign_ins }
+        Self { upstreams: UpstreamTable::new(upstreams.to_vec()), sign_ins }
     }
 
     /// A host that may become one.

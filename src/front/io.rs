@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::front::io::frames::Frames;
+use crate::front::io::frames::FrameTracker;
 use crate::front::io::stall::Stall;
 pub use crate::front::io::transport::Transport;
 use crate::front::siblings::Siblings;
@@ -45,7 +45,7 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How far an answer got.
 #[derive(Debug, Clone, Copy)]
-pub struct Sent {
+pub struct WriteResult {
     /// Bytes of its body.
     pub bytes: u64,
     /// Whether all of it is on its way.
@@ -54,13 +54,13 @@ pub struct Sent {
 
 /// A client's connection.
 #[derive(Debug)]
-pub struct ClientIo {
+pub struct ClientStream {
     stream: BufWriter<Transport>,
     peer: SocketAddr,
     /// While true, dropping the connection resets it.
     answering: AtomicBool,
     /// Follows what is read, where that is HTTP/2.
-    frames: Option<Box<Frames>>,
+    frames: Option<Box<FrameTracker>>,
     /// The client has offered HTTP/1 inside TLS, whatever was agreed on.
     offers_http1: bool,
     /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
@@ -71,7 +71,7 @@ pub struct ClientIo {
     in_flight: Arc<InFlight>,
 }
 
-impl ClientIo {
+impl ClientStream {
     /// Takes over an accepted connection.
     pub fn new(stream: TcpStream, peer: SocketAddr, in_flight: Arc<InFlight>) -> Self {
         Self {
@@ -177,12 +177,12 @@ impl ClientIo {
     /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. `siblings`
     /// learn what comes of bodies.
     pub fn watch_frames(&mut self, siblings: Siblings) -> watch::Receiver<bool> {
-        let (frames, inside) = Frames::new(siblings);
+        let (frames, inside) = FrameTracker::new(siblings);
         self.frames = Some(Box::new(frames));
         inside
     }
 
-    /// From here until [`ClientIo::answered`], a drop is a reset: a client without framing (HTTP/1.0)
+    /// From here until [`ClientStream::answered`], a drop is a reset: a client without framing (HTTP/1.0)
     /// must not take a cut answer for a whole one.
     pub fn answering(&self) {
         self.answering.store(true, Ordering::Relaxed);
@@ -195,7 +195,7 @@ impl ClientIo {
 
     /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
     /// that takes nothing for [`STALLED`], or little where memory is short, is given up.
-    pub async fn send(&mut self, head: &[u8], body: &[u8]) -> Sent {
+    pub async fn send(&mut self, head: &[u8], body: &[u8]) -> WriteResult {
         let transport = self.stream.get_mut();
         let (all, mut done) = (head.len() + body.len(), 0);
         // Most take all of it at once.
@@ -227,7 +227,7 @@ impl ClientIo {
             }
         }
         let whole = done == all && patiently(&self.in_flight, transport.flush()).await.is_ok();
-        Sent { bytes: done.saturating_sub(head.len()) as u64, whole }
+        WriteResult { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
     /// Tells the streams of HTTP/2 what has come of writing.
@@ -280,7 +280,7 @@ async fn at_once<T>(work: &mut Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await
 }
 
-impl Drop for ClientIo {
+impl Drop for ClientStream {
     fn drop(&mut self) {
         if !self.stream.buffer().is_empty() {
             // An answer that was broken off: the client gets what there is, best effort, and sees
@@ -294,7 +294,7 @@ impl Drop for ClientIo {
     }
 }
 
-impl AsyncRead for ClientIo {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -318,7 +318,7 @@ impl AsyncRead for ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -17,13 +17,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::account::problem::Problem;
 use crate::clock;
-use crate::front::io::ClientIo;
-use crate::front::stage::Stage;
-use crate::front::{Doors, connection};
-use crate::semantics::asked::Listener;
+use crate::front::io::ClientStream;
+use crate::front::stage::DrainState;
+use crate::front::{CurrentFrontend, connection};
+use crate::semantics::asked::ListenerKind;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -69,30 +69,34 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Which kind of listener an address makes.
-pub fn kind(address: SocketAddr) -> Listener {
-    if address.ip().to_canonical().is_loopback() { Listener::Loopback } else { Listener::Reachable }
+pub fn kind(address: SocketAddr) -> ListenerKind {
+    if address.ip().to_canonical().is_loopback() {
+        ListenerKind::Loopback
+    } else {
+        ListenerKind::Reachable
+    }
 }
 
 /// What all accept loops share.
 #[derive(Clone)]
-pub struct Lobby {
+pub struct AcceptContext {
     /// Who takes connections.
-    pub doors: Arc<dyn Doors>,
+    pub doors: Arc<dyn CurrentFrontend>,
     /// Each connection holds one while it lives.
     pub places: Arc<Semaphore>,
     /// Whoever is turned away holds one until it knows: [`TURNED_AWAY`] of them.
     pub exits: Arc<Semaphore>,
     /// Where failures to accept are recorded.
-    pub account: Arc<Account>,
+    pub account: Arc<Telemetry>,
     /// How far the end has come.
-    pub stage: watch::Receiver<Stage>,
+    pub stage: watch::Receiver<DrainState>,
 }
 
 /// Accepts until larder is closing; whoever had connected by then is still received.
-pub async fn accept(listener: TcpListener, lobby: Lobby) {
+pub async fn accept(listener: TcpListener, lobby: AcceptContext) {
     let kind = match listener.local_addr() {
         Ok(address) => kind(address),
-        Err(_unknown) => Listener::Reachable,
+        Err(_unknown) => ListenerKind::Reachable,
     };
     let mut stage = lobby.stage.clone();
     tokio::select! {
@@ -103,7 +107,7 @@ pub async fn accept(listener: TcpListener, lobby: Lobby) {
     lobby.take_the_last(listener, kind);
 }
 
-async fn accept_all(listener: &TcpListener, kind: Listener, lobby: &Lobby) {
+async fn accept_all(listener: &TcpListener, kind: ListenerKind, lobby: &AcceptContext) {
     let mut crowded = None;
     loop {
         // At the cap new connections wait in the backlog, but not for long.
@@ -139,7 +143,7 @@ fn is_over(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-impl Lobby {
+impl AcceptContext {
     fn free_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
@@ -163,7 +167,7 @@ impl Lobby {
         let door = self.doors.current();
         tokio::spawn(async move {
             prepare(&stream);
-            let io = ClientIo::new(stream, peer, Arc::clone(&door.in_flight));
+            let io = ClientStream::new(stream, peer, Arc::clone(&door.in_flight));
             door.refuse(io, &CROWDED).await;
             drop(exit);
         });
@@ -173,24 +177,24 @@ impl Lobby {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        kind: Listener,
+        kind: ListenerKind,
         place: OwnedSemaphorePermit,
     ) {
         let (doors, stage, mut end) =
             (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
         tokio::spawn(async move {
             prepare(&stream);
-            let io = ClientIo::new(stream, peer, Arc::clone(&doors.current().in_flight));
+            let io = ClientStream::new(stream, peer, Arc::clone(&doors.current().in_flight));
             tokio::select! {
                 () = connection::receive(doors, io, kind, stage) => {}
-                _ = end.wait_for(|stage| *stage == Stage::Over) => {}
+                _ = end.wait_for(|stage| *stage == DrainState::Over) => {}
             }
             drop(place);
         });
     }
 
     /// What waits in the backlog would be reset when the socket closes: it is taken in first.
-    fn take_the_last(&self, listener: TcpListener, kind: Listener) {
+    fn take_the_last(&self, listener: TcpListener, kind: ListenerKind) {
         let Ok(listener) = listener.into_std() else { return };
         while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             let Ok((stream, peer)) = listener.accept() else { return };

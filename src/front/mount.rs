@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode};
 use crate::account::problem::Problem;
 use crate::config::{Mount, Upstream};
 use crate::front::page::{self, Asking, FOREIGN_PAGE, Page};
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::destination;
 
@@ -63,11 +63,11 @@ impl Mounts {
         &self,
         path_and_query: &str,
         asking: Asking<'_>,
-        listener: Listener,
+        listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
     ) -> Option<Result<Meant, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
-        let is_near = || listener == Listener::Loopback || is_local();
+        let is_near = || listener == ListenerKind::Loopback || is_local();
         let in_browser = asking.shows_a_browser();
         let is_ours = if in_browser || is_near() {
             asking.names_this_host(&mount.allow_hosts)
@@ -146,7 +146,7 @@ mod tests {
         Mounts { mounts }
     }
 
-    fn found(path: &str, host: &str, listener: Listener) -> Option<String> {
+    fn found(path: &str, host: &str, listener: ListenerKind) -> Option<String> {
         let host = HeaderValue::from_str(host).unwrap();
         let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
         let found = mounts().find(path, asking, listener, || false)?;
@@ -172,7 +172,7 @@ mod tests {
             ("*", None),
         ] {
             assert_eq!(
-                found(path, "127.0.0.1:8080", Listener::Loopback).as_deref(),
+                found(path, "127.0.0.1:8080", ListenerKind::Loopback).as_deref(),
                 target,
                 "{path}"
             );
@@ -210,16 +210,19 @@ mod tests {
 
     #[test]
     fn no_page_reaches_a_mount_of_this_host_by_a_name_of_its_own() {
-        assert_eq!(found("/a", "evil.example", Listener::Loopback).as_deref(), Some("misdirected"));
-        let target = found("/a", "localhost", Listener::Loopback);
+        assert_eq!(
+            found("/a", "evil.example", ListenerKind::Loopback).as_deref(),
+            Some("misdirected")
+        );
+        let target = found("/a", "localhost", ListenerKind::Loopback);
         assert_eq!(target.as_deref(), Some("https://a.example/"));
         // Other hosts name it as they like: `access` says who they are.
-        let target = found("/a", "larder:8080", Listener::Reachable);
+        let target = found("/a", "larder:8080", ListenerKind::Reachable);
         assert_eq!(target.as_deref(), Some("https://a.example/"));
         // A page in a browser on this host finds the other listeners too.
         let (fields, host) = (HeaderMap::new(), HeaderValue::from_static("evil.example"));
         let asking = Asking { fields: &fields, host: Some(&host) };
-        let found = mounts().find("/a", asking, Listener::Reachable, || true);
+        let found = mounts().find("/a", asking, ListenerKind::Reachable, || true);
         assert!(found.unwrap().is_err());
     }
 
@@ -234,7 +237,7 @@ mod tests {
             fields.insert(said.0, HeaderValue::from_static(said.1));
             let host = HeaderValue::from_str(host).unwrap();
             let asking = Asking { fields: &fields, host: Some(&host) };
-            let found = mounts.find("/a/b", asking, Listener::Reachable, || false).unwrap();
+            let found = mounts.find("/a/b", asking, ListenerKind::Reachable, || false).unwrap();
             found.is_err_and(|problem| problem.class == NOT_LARDERS.class)
         };
         let node = ("user-agent", "node");

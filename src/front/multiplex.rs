@@ -19,21 +19,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::account::Refusal;
+use crate::account::RejectEvent;
 use crate::account::problem::Problem;
 use crate::config::Limits;
-use crate::front::Doors;
+use crate::front::CurrentFrontend;
 use crate::front::access::CLIENT_DENIED;
-use crate::front::door::{Door, LOOP, passed_before};
+use crate::front::door::{Frontend, LOOP, passed_before};
 use crate::front::head::{BAD_TARGET, TOO_MANY_FIELDS};
-use crate::front::io::{ClientIo, FAREWELL};
+use crate::front::io::{ClientStream, FAREWELL};
 use crate::front::multiplex::patience::given_up;
-use crate::front::multiplex::tally::{MALFORMED, Tally};
+use crate::front::multiplex::tally::{MALFORMED, StreamCounters};
 use crate::front::session::{ClientError, Http2, Length, Session, Unsent};
 use crate::front::siblings::Siblings;
-use crate::front::stage::Stage;
-use crate::front::way::{NESTED, Way};
-use crate::semantics::asked::{Asked, Framing, Listener};
+use crate::front::stage::DrainState;
+use crate::front::way::{NESTED, ProxyMode};
+use crate::semantics::asked::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::date;
 use crate::semantics::hop_by_hop;
 use crate::semantics::spelling::Spelling;
@@ -50,11 +50,11 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Serves a connection until it ends, each request by the door that is in force when it begins.
 pub(super) async fn receive(
-    doors: Arc<dyn Doors>,
-    mut io: ClientIo,
-    way: Way,
-    listener: Listener,
-    mut stage: watch::Receiver<Stage>,
+    doors: Arc<dyn CurrentFrontend>,
+    mut io: ClientStream,
+    way: ProxyMode,
+    listener: ListenerKind,
+    mut stage: watch::Receiver<DrainState>,
 ) {
     let door = doors.current();
     let limits = door.limits.clone();
@@ -65,7 +65,7 @@ pub(super) async fn receive(
     tokio::pin!(given_up);
     let Some(mut connection) = shaken(io, &limits).await else { return };
     let way = Arc::new(way);
-    let mut tally = Tally::default();
+    let mut tally = StreamCounters::default();
     let mut streams = JoinSet::new();
     let (mut closing, mut leaves) = (false, false);
     let farewell = loop {
@@ -119,7 +119,7 @@ pub(super) async fn receive(
 }
 
 /// Tells the client what it may send; `None`: it says nothing of HTTP/2.
-async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, Unsent>> {
+async fn shaken(io: ClientStream, limits: &Limits) -> Option<Connection<ClientStream, Unsent>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -131,12 +131,12 @@ async fn shaken(io: ClientIo, limits: &Limits) -> Option<Connection<ClientIo, Un
 }
 
 /// What the streams of a connection share.
-fn siblings(door: &Door, io: &ClientIo, way: &Way) -> Siblings {
+fn siblings(door: &Frontend, io: &ClientStream, way: &ProxyMode) -> Siblings {
     let http1 = match way {
-        Way::Tunnel(origin) if io.speaks_http1_too() => {
+        ProxyMode::Tunnel(origin) if io.speaks_http1_too() => {
             Some(door.interception.http1_place(origin.host(), origin.port()))
         }
-        Way::Straight | Way::Tunnel(_) | Way::Astray => None,
+        ProxyMode::Straight | ProxyMode::Tunnel(_) | ProxyMode::Astray => None,
     };
     Siblings::new(http1, &door.in_flight)
 }
@@ -168,21 +168,21 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
 }
 
 /// Ends a connection and says why.
-async fn part(mut connection: Connection<ClientIo, Unsent>, why: Reason) {
+async fn part(mut connection: Connection<ClientStream, Unsent>, why: Reason) {
     connection.abrupt_shutdown(why);
     let told = poll_fn(|cx| connection.poll_closed(cx));
     // A client that does not listen is not waited for.
     let _told = timeout(FAREWELL, told).await;
 }
 
-impl Door {
+impl Frontend {
     /// Serves one request; false when its client gave it up.
     async fn stream(
         &self,
         stream: Stream,
-        way: &Way,
+        way: &ProxyMode,
         peer: SocketAddr,
-        listener: Listener,
+        listener: ListenerKind,
     ) -> bool {
         let Stream { request, respond, siblings } = stream;
         let (head, body) = request.into_parts();
@@ -198,7 +198,7 @@ impl Door {
                 !served.given_up
             }
             Err(problem) => {
-                self.account.refused(&Refusal { class: problem.class, client: Some(peer) });
+                self.account.refused(&RejectEvent { class: problem.class, client: Some(peer) });
                 self.answer(session, &problem).await.is_ok()
             }
         }
@@ -208,10 +208,10 @@ impl Door {
         &self,
         mut head: Parts,
         ends_here: bool,
-        way: &Way,
+        way: &ProxyMode,
         peer: SocketAddr,
-        listener: Listener,
-    ) -> Result<Asked, Problem> {
+        listener: ListenerKind,
+    ) -> Result<ProxyRequest, Problem> {
         // Asked again: a reload may have closed the door to a connection that is open.
         if !self.gatekeeper.admits(peer) {
             return Err(CLIENT_DENIED);
@@ -242,14 +242,14 @@ impl Door {
         let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = match (ends_here, length) {
-            (true, _) | (false, Some(0)) => Framing::None,
-            (false, Some(length)) => Framing::Length(length),
-            (false, None) => Framing::Chunked,
+            (true, _) | (false, Some(0)) => RequestFraming::None,
+            (false, Some(length)) => RequestFraming::Length(length),
+            (false, None) => RequestFraming::Chunked,
         };
-        if body == Framing::None {
+        if body == RequestFraming::None {
             headers.remove(CONTENT_LENGTH);
         }
-        Ok(Asked {
+        Ok(ProxyRequest {
             method: head.method,
             target,
             headers,

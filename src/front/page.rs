@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::account::problem::Problem;
 use crate::config::Upstream;
 use crate::semantics::target::{Target, authority};
-use crate::upstream::place::Upstreams;
+use crate::upstream::place::UpstreamTable;
 
 /// A page, of another site or of what a mount leads to.
 pub const FOREIGN_PAGE: Problem = Problem::new(
@@ -34,12 +34,12 @@ const FOREIGN_SPENDER: Problem = Problem::new(
 
 /// Which pages may have larder show its own credentials for them through the proxy.
 #[derive(Debug, Clone)]
-pub struct Spenders(Upstreams);
+pub struct Spenders(UpstreamTable);
 
 impl Spenders {
     /// Those that `upstreams` name.
     pub fn new(upstreams: &[Arc<Upstream>]) -> Self {
-        Self(Upstreams::new(upstreams.to_vec()))
+        Self(UpstreamTable::new(upstreams.to_vec()))
     }
 
     /// Whether a request with these fields may go to `target`.

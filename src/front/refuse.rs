@@ -10,11 +10,11 @@ use http::header::PROXY_AUTHENTICATE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::account::Refusal;
+use crate::account::RejectEvent;
 use crate::account::problem::Problem;
 use crate::front::access::USER_REQUIRED;
-use crate::front::door::{Door, Next};
-use crate::front::io::ClientIo;
+use crate::front::door::{Frontend, KeepAlive};
+use crate::front::io::ClientStream;
 use crate::semantics::date;
 
 /// After a refusal the client may still be sending: what comes within these bounds is read and
@@ -22,21 +22,21 @@ use crate::semantics::date;
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 256 * 1024;
 
-impl Door {
-    /// [`Door::refuse`], as the end of a request.
-    pub(super) async fn turn_away(&self, io: ClientIo, problem: &Problem) -> Option<Next> {
+impl Frontend {
+    /// [`Frontend::refuse`], as the end of a request.
+    pub(super) async fn turn_away(&self, io: ClientStream, problem: &Problem) -> Option<KeepAlive> {
         self.refuse(io, problem).await;
         None
     }
 
     /// Records a refusal, answers with it and closes.
-    pub(super) async fn refuse(&self, io: ClientIo, problem: &Problem) {
-        self.account.refused(&Refusal { class: problem.class, client: Some(io.peer()) });
+    pub(super) async fn refuse(&self, io: ClientStream, problem: &Problem) {
+        self.account.refused(&RejectEvent { class: problem.class, client: Some(io.peer()) });
         self.tell(io, problem).await;
     }
 
     /// Answers with larder's own error and closes.
-    pub(super) async fn tell(&self, mut io: ClientIo, problem: &Problem) {
+    pub(super) async fn tell(&self, mut io: ClientStream, problem: &Problem) {
         let answer = self.refusal(problem);
         let written = async {
             io.write_all(&answer).await?;
@@ -68,7 +68,7 @@ impl Door {
     }
 }
 
-async fn drain(io: &mut ClientIo) {
+async fn drain(io: &mut ClientStream) {
     let read = async {
         let mut left = LINGER_BYTES;
         let mut sink = vec![0; 16 * 1024];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A stage. They only follow one another, never go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum DrainState {
     /// Requests are taken.
     Open,
     /// No new connection. Each answer that begins from now on is the last of its connection; one
@@ -19,7 +19,7 @@ pub enum Stage {
     Over,
 }
 
-impl Stage {
+impl DrainState {
     /// Whether an answer that begins now is the last of its connection.
     pub fn is_closing(self) -> bool {
         self.grace().is_some()

@@ -13,40 +13,40 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::account::{Account, Handshake};
+use crate::account::{HandshakeOutcome, Telemetry};
 use crate::config::Config;
-use crate::front::authority::mint::Mint;
+use crate::front::authority::mint::LeafIssuer;
 use crate::front::http1_only::{Http1Only, Http1Place, SignIns};
-use crate::front::io::{ClientIo, offers_http1};
+use crate::front::io::{ClientStream, offers_http1};
 use crate::route::pattern::HostPattern;
 
 /// Room for what a client says first; all but odd hellos fit.
 const HELLO: usize = 4 * 1024;
 
 /// Which connections are intercepted, and as whom.
-pub struct Interception {
+pub struct TlsInterceptor {
     named: Vec<HostPattern>,
     passthrough: Vec<HostPattern>,
-    mint: Option<Mint>,
+    mint: Option<LeafIssuer>,
     http1_only: Http1Only,
 }
 
 /// The pattern that named a host: what its handshakes are counted under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named(usize);
+pub struct MatchedHost(usize);
 
 /// A connection whose TLS ends here.
 pub struct Intercepted {
     /// What is inside.
-    pub io: ClientIo,
+    pub io: ClientStream,
     /// Whether the client means the host that it named to `CONNECT`.
     pub consistent: bool,
 }
 
-impl Interception {
+impl TlsInterceptor {
     /// What `config` names, vouched for by `mint`. A route for every host names none: that takes
     /// `tls.intercept`. `sign_ins`: what is remembered over reloads.
-    pub fn new(config: &Config, mint: Option<Mint>, sign_ins: SignIns) -> Self {
+    pub fn new(config: &Config, mint: Option<LeafIssuer>, sign_ins: SignIns) -> Self {
         let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
         let mut named: Vec<HostPattern> = Vec::new();
         for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
@@ -60,11 +60,11 @@ impl Interception {
     }
 
     /// Whether TLS to `host:port` is intercepted, and what says so.
-    pub fn names(&self, host: &str, port: u16) -> Option<Named> {
+    pub fn names(&self, host: &str, port: u16) -> Option<MatchedHost> {
         self.mint.as_ref()?;
         let named = self.named.iter().position(|pattern| pattern.matches(host, port))?;
         let spared = self.passthrough.iter().any(|pattern| pattern.matches(host, port));
-        (!spared).then_some(Named(named))
+        (!spared).then_some(MatchedHost(named))
     }
 
     /// Where it is remembered that clients of `host:port` need HTTP/1.
@@ -76,18 +76,18 @@ impl Interception {
     /// recorded.
     pub(super) async fn intercept(
         &self,
-        io: ClientIo,
+        io: ClientStream,
         (host, port): (&str, u16),
-        named: Named,
+        named: MatchedHost,
         first: BytesMut,
-        terms: Terms<'_>,
+        terms: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
         let shaken = timeout(terms.within, self.shake_hands(io, host, port, first));
-        let outcome = shaken.await.unwrap_or(Err(Handshake::Slow));
+        let outcome = shaken.await.unwrap_or(Err(HandshakeOutcome::Slow));
         let label = self.named.get(named.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
             Ok(intercepted) => {
-                terms.account.handshake(&label, host, Handshake::Done);
+                terms.account.handshake(&label, host, HandshakeOutcome::Done);
                 Some(intercepted)
             }
             Err(fault) => {
@@ -99,11 +99,11 @@ impl Interception {
 
     async fn shake_hands(
         &self,
-        mut io: ClientIo,
+        mut io: ClientStream,
         host: &str,
         port: u16,
         first: BytesMut,
-    ) -> Result<Intercepted, Handshake> {
+    ) -> Result<Intercepted, HandshakeOutcome> {
         let hello = hello(&mut io, first).await?;
         let consistent = hello.client_hello().server_name().is_none_or(|name| same(name, host));
         let config = self.mint.as_ref().map(|mint| mint.config(host));
@@ -111,9 +111,9 @@ impl Interception {
             Some(Ok(config)) => config,
             Some(Err(error)) => {
                 tracing::warn!(host, %error, "No certificate could be made");
-                return Err(Handshake::Unvouched);
+                return Err(HandshakeOutcome::Unvouched);
             }
-            None => return Err(Handshake::Unvouched),
+            None => return Err(HandshakeOutcome::Unvouched),
         };
         // Who speaks HTTP/2 alone (gRPC) gets that all the same.
         let http1 = offers_http1(&hello) && self.http1_only.has(host, port);
@@ -132,23 +132,24 @@ fn http1_alone(config: &ServerConfig) -> Arc<ServerConfig> {
 
 /// What a handshake is held to.
 #[derive(Clone, Copy)]
-pub(super) struct Terms<'a> {
+pub(super) struct HandshakeContext<'a> {
     /// From the first byte to the last.
     pub(super) within: Duration,
     /// Where its outcome is recorded.
-    pub(super) account: &'a Arc<Account>,
+    pub(super) account: &'a Arc<Telemetry>,
 }
 
 /// Reads the client's hello, which begins with `bytes`.
-async fn hello(io: &mut ClientIo, mut bytes: BytesMut) -> Result<Accepted, Handshake> {
+async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, HandshakeOutcome> {
     let mut acceptor = Acceptor::default();
     loop {
         while !bytes.is_empty() {
-            let taken = acceptor.read_tls(&mut &bytes[..]).map_err(|_full| Handshake::Malformed)?;
+            let taken =
+                acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
             bytes.advance(taken);
             match acceptor.accept() {
                 // Nobody says more before the answer: what follows could not be handed on.
-                Ok(Some(_)) if !bytes.is_empty() => return Err(Handshake::Malformed),
+                Ok(Some(_)) if !bytes.is_empty() => return Err(HandshakeOutcome::Malformed),
                 Ok(Some(accepted)) => return Ok(accepted),
                 Ok(None) => {}
                 Err((_error, mut alert)) => {
@@ -157,23 +158,23 @@ async fn hello(io: &mut ClientIo, mut bytes: BytesMut) -> Result<Accepted, Hands
                     if alert.write_all(&mut told).is_ok() {
                         let _told = io.transport().write_all(&told).await;
                     }
-                    return Err(Handshake::Malformed);
+                    return Err(HandshakeOutcome::Malformed);
                 }
             }
         }
         bytes.reserve(HELLO);
         if !matches!(io.read_buf(&mut bytes).await, Ok(1..)) {
-            return Err(Handshake::Malformed);
+            return Err(HandshakeOutcome::Malformed);
         }
     }
 }
 
-fn fault(error: &io::Error) -> Handshake {
+fn fault(error: &io::Error) -> HandshakeOutcome {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
-        Some(rustls::Error::AlertReceived(alert)) => Handshake::Refused(*alert),
-        Some(_) => Handshake::Malformed,
-        None => Handshake::Closed,
+        Some(rustls::Error::AlertReceived(alert)) => HandshakeOutcome::Refused(*alert),
+        Some(_) => HandshakeOutcome::Malformed,
+        None => HandshakeOutcome::Closed,
     }
 }
 
@@ -189,15 +190,15 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::env::Env;
     use crate::config::parse;
-    use crate::front::authority::Authority;
+    use crate::front::authority::CertificateAuthority;
 
-    fn interception(yaml: &str) -> Interception {
+    fn interception(yaml: &str) -> TlsInterceptor {
         let config = parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default())
             .expect("it is valid");
         let clock = Clock::default();
-        let authority = Authority::for_now(clock.now(), &[]).expect("an authority");
-        let mint = Mint::new(Arc::new(authority), clock).expect("a mint");
-        Interception::new(&config, Some(mint), SignIns::default())
+        let authority = CertificateAuthority::for_now(clock.now(), &[]).expect("an authority");
+        let mint = LeafIssuer::new(Arc::new(authority), clock).expect("a mint");
+        TlsInterceptor::new(&config, Some(mint), SignIns::default())
     }
 
     #[test]

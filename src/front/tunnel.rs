@@ -15,17 +15,17 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::account::problem::Problem;
-use crate::account::{Account, Exchange, ResultKind};
+use crate::account::{RequestEvent, ResultKind, Telemetry};
 use crate::clock;
-use crate::engine::switch::{OFFLINE_PROBLEM, Switch};
-use crate::front::io::ClientIo;
+use crate::engine::switch::{ModeSwitch, OFFLINE_PROBLEM};
+use crate::front::io::ClientStream;
 use crate::front::splice::{End, Spliced, splice};
 use crate::policy::Mode;
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::upstream::dial::Dialer;
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::Gate;
-use crate::upstream::place::Place;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::AdmissionControl;
+use crate::upstream::place::UpstreamTarget;
 use crate::upstream::resolve::Resolver;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -42,7 +42,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the first bytes inside a tunnel look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sniffed {
+pub enum Protocol {
     /// A TLS handshake record.
     Tls,
     /// An HTTP/1 method.
@@ -54,26 +54,26 @@ pub enum Sniffed {
 }
 
 /// What became of a tunnel.
-pub enum Inspected {
+pub enum TunnelOutcome {
     /// It speaks HTTP in the clear: these are its first bytes.
-    Http(ClientIo, BytesMut),
+    Http(ClientStream, BytesMut),
     /// It begins a TLS handshake with these bytes.
-    Tls(ClientIo, BytesMut),
+    Tls(ClientStream, BytesMut),
     /// Its bytes were passed on until both sides had ended, or the origin could not be reached.
     Over,
     /// There is none; that is recorded already.
-    Refused(ClientIo, Problem),
+    Refused(ClientStream, Problem),
 }
 
 /// Tells what begins with `bytes`.
-pub fn sniff(bytes: &[u8]) -> Sniffed {
+pub fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 8] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"TRACE "];
     match bytes {
-        [0x16, 0x03, ..] | [0x16] => Sniffed::Tls,
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Sniffed::Http,
-        [_, ..] if METHODS.iter().any(|method| method.starts_with(bytes)) => Sniffed::Undecided,
-        _ => Sniffed::Other,
+        [0x16, 0x03, ..] | [0x16] => Protocol::Tls,
+        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Protocol::Http,
+        [_, ..] if METHODS.iter().any(|method| method.starts_with(bytes)) => Protocol::Undecided,
+        _ => Protocol::Other,
     }
 }
 
@@ -82,11 +82,11 @@ pub struct Tunnels {
     /// Names to allowed addresses.
     pub resolver: Arc<Resolver>,
     /// The gate of all ways out.
-    pub gate: Gate,
+    pub gate: AdmissionControl,
     /// Where tunnels are recorded.
-    pub account: Arc<Account>,
+    pub account: Arc<Telemetry>,
     /// The master switch: offline there are no tunnels.
-    pub switch: Arc<Switch>,
+    pub switch: Arc<ModeSwitch>,
     /// The index under which calls that no upstream and no route names are counted.
     pub upstream: usize,
     /// The same for routes.
@@ -100,20 +100,20 @@ impl Tunnels {
     /// bytes that the client sent right behind the `CONNECT`.
     pub async fn open(
         &self,
-        mut io: ClientIo,
+        mut io: ClientStream,
         host: &str,
         port: u16,
-        listener: Listener,
+        listener: ListenerKind,
         early: BytesMut,
-    ) -> Inspected {
+    ) -> TunnelOutcome {
         let since = clock::monotonic();
         let mut origin = match self.reach(host, port, listener, since).await {
             Ok(origin) => origin,
-            Err(problem) => return Inspected::Refused(io, problem),
+            Err(problem) => return TunnelOutcome::Refused(io, problem),
         };
         let open = establish(&mut io).await;
         self.pass(&mut io, &mut origin, &early, open, host, since).await;
-        Inspected::Over
+        TunnelOutcome::Over
     }
 
     /// Says that the tunnel is open and listens to what the client has to say, before any origin is
@@ -121,32 +121,32 @@ impl Tunnels {
     /// TLS is passed on.
     pub async fn inspect(
         &self,
-        mut io: ClientIo,
+        mut io: ClientStream,
         host: &str,
         port: u16,
-        listener: Listener,
+        listener: ListenerKind,
         mut early: BytesMut,
         intercepts: bool,
-    ) -> Inspected {
+    ) -> TunnelOutcome {
         let since = clock::monotonic();
         if let Some(problem) = self.forbidden(host, port, listener, since).await {
-            return Inspected::Refused(io, problem);
+            return TunnelOutcome::Refused(io, problem);
         }
         if !establish(&mut io).await {
-            return Inspected::Over;
+            return TunnelOutcome::Over;
         }
         // Past the time, what came is all there is.
         let _silent = timeout(SILENT, listen(&mut io, &mut early)).await;
         match sniff(&early) {
-            Sniffed::Http => return Inspected::Http(io, early),
-            Sniffed::Tls if intercepts => return Inspected::Tls(io, early),
-            Sniffed::Tls | Sniffed::Undecided | Sniffed::Other => {}
+            Protocol::Http => return TunnelOutcome::Http(io, early),
+            Protocol::Tls if intercepts => return TunnelOutcome::Tls(io, early),
+            Protocol::Tls | Protocol::Undecided | Protocol::Other => {}
         }
         // The client has been told that it is open: all that is left to say is its end.
         if let Ok(mut origin) = self.reach(host, port, listener, since).await {
             self.pass(&mut io, &mut origin, &early, true, host, since).await;
         }
-        Inspected::Over
+        TunnelOutcome::Over
     }
 
     /// Why this destination is out of reach, whatever is asked there. A name that cannot be resolved
@@ -155,7 +155,7 @@ impl Tunnels {
         &self,
         host: &str,
         port: u16,
-        listener: Listener,
+        listener: ListenerKind,
         since: Instant,
     ) -> Option<Problem> {
         if self.switch.mode() == Mode::Offline {
@@ -163,9 +163,9 @@ impl Tunnels {
         }
         let resolved =
             timeout(FORBIDDEN_WITHIN, self.resolver.addresses(host, port, listener)).await;
-        let Ok(Err(Failure::Denied(why))) = resolved else { return None };
+        let Ok(Err(UpstreamError::Denied(why))) = resolved else { return None };
         self.account.denied(why.token());
-        let problem = Failure::Denied(why).problem();
+        let problem = UpstreamError::Denied(why).problem();
         self.record(host, since, Err(&problem));
         Some(problem)
     }
@@ -175,14 +175,14 @@ impl Tunnels {
         &self,
         host: &str,
         port: u16,
-        listener: Listener,
+        listener: ListenerKind,
         since: Instant,
     ) -> Result<TcpStream, Problem> {
         if self.switch.mode() == Mode::Offline {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
-        let place = Place::of_a_tunnel(self.upstream, host, port);
+        let place = UpstreamTarget::of_a_tunnel(self.upstream, host, port);
         let mut pass = self.gate.record(place, self.route);
         match self.dial(host, port, listener).await {
             Ok(origin) => {
@@ -191,7 +191,7 @@ impl Tunnels {
             }
             Err(failure) => {
                 pass.failed(failure.token());
-                if let Failure::Denied(why) = failure {
+                if let UpstreamError::Denied(why) = failure {
                     self.account.denied(why.token());
                 }
                 let problem = failure.problem();
@@ -204,7 +204,7 @@ impl Tunnels {
     /// Passes bytes both ways until both sides have ended.
     async fn pass(
         &self,
-        io: &mut ClientIo,
+        io: &mut ClientStream,
         origin: &mut TcpStream,
         early: &[u8],
         open: bool,
@@ -223,7 +223,7 @@ impl Tunnels {
     /// A tunnel that took this many bytes to the client, or the problem instead of it.
     fn record(&self, host: &str, since: Instant, outcome: Result<u64, &Problem>) {
         let down = outcome.unwrap_or_default();
-        self.account.record(&Exchange {
+        self.account.record(&RequestEvent {
             route: self.route,
             result: if outcome.is_ok() { ResultKind::Tunnel } else { ResultKind::Error },
             why: None,
@@ -242,11 +242,16 @@ impl Tunnels {
         });
     }
 
-    async fn dial(&self, host: &str, port: u16, listener: Listener) -> Result<TcpStream, Failure> {
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        listener: ListenerKind,
+    ) -> Result<TcpStream, UpstreamError> {
         let addresses: Vec<SocketAddr> =
             timeout(CONNECT_WITHIN, self.resolver.addresses(host, port, listener))
                 .await
-                .map_err(|_elapsed| Failure::Dns)??;
+                .map_err(|_elapsed| UpstreamError::Dns)??;
         let dialer = Dialer {
             host: host.to_owned(),
             port,
@@ -259,7 +264,7 @@ impl Tunnels {
 }
 
 /// Tells the client that the tunnel is open; false when it is gone.
-async fn establish(io: &mut ClientIo) -> bool {
+async fn establish(io: &mut ClientStream) -> bool {
     let told = async {
         io.write_all(ESTABLISHED).await?;
         io.flush().await
@@ -268,8 +273,8 @@ async fn establish(io: &mut ClientIo) -> bool {
 }
 
 /// Reads until it can be told what the client speaks, or it has ended its side.
-async fn listen(io: &mut ClientIo, early: &mut BytesMut) {
-    while early.is_empty() || sniff(early) == Sniffed::Undecided {
+async fn listen(io: &mut ClientStream, early: &mut BytesMut) {
+    while early.is_empty() || sniff(early) == Protocol::Undecided {
         early.reserve(FIRST_READ);
         if !matches!(io.read_buf(early).await, Ok(1..)) {
             return;
@@ -278,7 +283,12 @@ async fn listen(io: &mut ClientIo, early: &mut BytesMut) {
 }
 
 /// Passes bytes both ways, `early` ones first.
-async fn relay(io: &mut ClientIo, origin: &mut TcpStream, early: &[u8], idle: Duration) -> Spliced {
+async fn relay(
+    io: &mut ClientStream,
+    origin: &mut TcpStream,
+    early: &[u8],
+    idle: Duration,
+) -> Spliced {
     if origin.write_all(early).await.is_err() {
         return Spliced { up: 0, down: 0, end: End::Broken };
     }

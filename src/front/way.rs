@@ -6,10 +6,10 @@
 use http::{HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
-use crate::front::head::{BAD_TARGET, Head, HeadTarget, NOT_PROXY};
+use crate::front::head::{BAD_TARGET, HeadTarget, NOT_PROXY, RequestHead};
 use crate::front::mount::{Meant, Mounts};
 use crate::front::page::Asking;
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::semantics::target::{Scheme, Target, authority};
 
 /// Inside a tunnel everything is for the origin that `CONNECT` named.
@@ -30,7 +30,7 @@ pub const NESTED: Problem = Problem::new(
 
 /// How the requests of a connection come.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub enum ProxyMode {
     /// Straight: each names its target, or a mount.
     Straight,
     /// Inside a tunnel to this origin.
@@ -39,7 +39,7 @@ pub enum Way {
     Astray,
 }
 
-impl Way {
+impl ProxyMode {
     /// The way inside a tunnel to `host:port`, in which this scheme is spoken.
     pub fn tunnel(scheme: Scheme, host: &str, port: u16) -> Result<Self, Problem> {
         let base = Target::with_authority(scheme, host, "/").map_err(|_| BAD_TARGET)?;
@@ -58,9 +58,9 @@ impl Way {
     /// What `head` is aimed at; `CONNECT` is not for here.
     pub fn target(
         &self,
-        head: &Head,
+        head: &RequestHead,
         mounts: &Mounts,
-        listener: Listener,
+        listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
     ) -> Result<Meant, Problem> {
         match (self, &head.target) {

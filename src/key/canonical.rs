@@ -8,9 +8,9 @@
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
 use crate::key::fields::{self, Field};
-use crate::key::{CacheKey, Keyring, Purpose, Scope, query};
-use crate::policy::{KeyRule, Policy, QueryRule};
-use crate::semantics::asked::{Asked, Listener};
+use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
+use crate::policy::{KeyPolicy, Policy, QueryRule};
+use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction;
 use crate::semantics::target::{Scheme, Target, spelled};
 
@@ -27,7 +27,7 @@ pub(super) const NAMED: u8 = 3;
 pub(super) const END: u8 = 0;
 
 /// `target | listener | [query by rule] | separators | fields | scope`
-pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
+pub(super) fn key(ring: &KeyBuilder, asked: &ProxyRequest, policy: &Policy) -> CacheKey {
     let (scope, separators) = fields::told_apart(ring, asked, policy);
     let target = &asked.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
@@ -35,8 +35,8 @@ pub(super) fn key(ring: &Keyring, asked: &Asked, policy: &Policy) -> CacheKey {
     let target_id = id_of(&bytes, &policy.key.query);
     // What one kind of listener may reach, the other may not see.
     bytes.push(match asked.listener {
-        Listener::Loopback => 0,
-        Listener::Reachable => 1,
+        ListenerKind::Loopback => 0,
+        ListenerKind::Reachable => 1,
     });
     put_separators(&mut bytes, ring, &separators);
     put_left_out(&mut bytes, ring, asked, policy, scope);
@@ -56,7 +56,7 @@ pub(super) fn of_parts(whole: &CacheKey) -> CacheKey {
 }
 
 /// The hash of what a target is by itself, its query counted by `rule`.
-pub(super) fn target_id(ring: &Keyring, target: &Target, rule: &QueryRule) -> u128 {
+pub(super) fn target_id(ring: &KeyBuilder, target: &Target, rule: &QueryRule) -> u128 {
     let mut bytes = Vec::with_capacity(64 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, ring, target, rule);
     id_of(&bytes, rule)
@@ -83,7 +83,7 @@ pub(super) fn length(part: &[u8]) -> [u8; 8] {
     u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes()
 }
 
-fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &QueryRule) {
+fn put_target(bytes: &mut Vec<u8>, ring: &KeyBuilder, target: &Target, rule: &QueryRule) {
     bytes.push(FORMAT);
     bytes.push(match target.scheme() {
         Scheme::Http => 0,
@@ -97,7 +97,7 @@ fn put_target(bytes: &mut Vec<u8>, ring: &Keyring, target: &Target, rule: &Query
 
 /// Its parts in their order, secret ones hashed. Two paths have the same list only if they are the same:
 /// the path alone decides which parts are secret.
-fn put_path(bytes: &mut Vec<u8>, ring: &Keyring, path: &str) {
+fn put_path(bytes: &mut Vec<u8>, ring: &KeyBuilder, path: &str) {
     let mut at = 0;
     for secret in ring.redactor.secrets_of_path(path) {
         bytes.push(PLAIN);
@@ -113,7 +113,7 @@ fn put_path(bytes: &mut Vec<u8>, ring: &Keyring, path: &str) {
 }
 
 /// Of a secret parameter the hash of all of it, behind what may be shown.
-fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &QueryRule) {
+fn put_query(bytes: &mut Vec<u8>, ring: &KeyBuilder, query: Option<&str>, rule: &QueryRule) {
     for param in query::counted(query, rule) {
         if ring.redactor.is_secret_param(param) {
             bytes.push(NAMED);
@@ -128,7 +128,7 @@ fn put_query(bytes: &mut Vec<u8>, ring: &Keyring, query: Option<&str>, rule: &Qu
 }
 
 /// One HMAC for all of them: their values are nobody's to see.
-fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, found: &[Field<'_>]) {
+fn put_separators(bytes: &mut Vec<u8>, ring: &KeyBuilder, found: &[Field<'_>]) {
     if !found.is_empty() {
         let parts =
             found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
@@ -139,7 +139,13 @@ fn put_separators(bytes: &mut Vec<u8>, ring: &Keyring, found: &[Field<'_>]) {
 
 /// What a rule leaves out of a query tells no answers apart, but for what is secret: as fields that are, it
 /// counts unless the operator has said that all share the answers, or the app has named its user.
-fn put_left_out(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Policy, scope: Scope) {
+fn put_left_out(
+    bytes: &mut Vec<u8>,
+    ring: &KeyBuilder,
+    asked: &ProxyRequest,
+    policy: &Policy,
+    scope: Scope,
+) {
     if matches!(scope, Scope::Shared | Scope::Named(_)) {
         return;
     }
@@ -152,7 +158,7 @@ fn put_left_out(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, policy: &Pol
     }
 }
 
-fn put_fields(bytes: &mut Vec<u8>, ring: &Keyring, asked: &Asked, rule: &KeyRule) {
+fn put_fields(bytes: &mut Vec<u8>, ring: &KeyBuilder, asked: &ProxyRequest, rule: &KeyPolicy) {
     for name in &rule.headers {
         put(bytes, name.as_str().as_bytes());
         for value in asked.headers.get_all(name) {

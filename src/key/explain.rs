@@ -3,17 +3,21 @@
 //! Owns: what is shown of each part. Credentials and secret parameters are named, never shown.
 //! Never touches: the bytes of a key (`canonical`).
 
-use crate::key::{Keyring, Scope, query};
+use crate::key::{KeyBuilder, Scope, query};
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction::HIDDEN;
 
 /// Each part of the key and what of it may be shown, in the key's order.
-pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(String, String)> {
+pub(super) fn parts(
+    ring: &KeyBuilder,
+    asked: &ProxyRequest,
+    policy: &Policy,
+) -> Vec<(String, String)> {
     let target = &asked.target;
     let listener = match asked.listener {
-        Listener::Loopback => "loopback",
-        Listener::Reachable => "reachable by other hosts",
+        ListenerKind::Loopback => "loopback",
+        ListenerKind::Reachable => "reachable by other hosts",
     };
     let mut parts = vec![
         ("scheme".to_owned(), target.scheme().as_str().to_owned()),
@@ -59,13 +63,13 @@ pub(super) fn parts(ring: &Keyring, asked: &Asked, policy: &Policy) -> Vec<(Stri
     parts
 }
 
-fn query_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
+fn query_shown(ring: &KeyBuilder, asked: &ProxyRequest, policy: &Policy) -> String {
     let counted = query::counted(asked.target.query(), &policy.key.query);
     let shown: Vec<_> = counted.map(|param| ring.redactor.param(param)).collect();
     if shown.is_empty() { "(none)".to_owned() } else { shown.join("&") }
 }
 
-fn scope_shown(ring: &Keyring, asked: &Asked, policy: &Policy) -> String {
+fn scope_shown(ring: &KeyBuilder, asked: &ProxyRequest, policy: &Policy) -> String {
     let scope = ring.scope(asked, &policy.scope);
     let who = match (scope, &policy.scope) {
         (Scope::Shared | Scope::Anonymous, _) => return scope.token().to_owned(),

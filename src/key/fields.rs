@@ -6,9 +6,9 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::key::{Keyring, Purpose, Scope, credential, harmless};
+use crate::key::{KeyBuilder, Purpose, Scope, credential, harmless};
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 
 /// A field: one line of it.
 pub(super) type Field<'a> = (&'a HeaderName, &'a HeaderValue);
@@ -23,9 +23,9 @@ enum Kind {
     Other,
 }
 
-impl Keyring {
+impl KeyBuilder {
     /// Whose answer the answer to `asked` is.
-    pub fn scope(&self, asked: &Asked, rule: &ScopeRule) -> Scope {
+    pub fn scope(&self, asked: &ProxyRequest, rule: &ScopeRule) -> Scope {
         match rule {
             ScopeRule::Shared => Scope::Shared,
             ScopeRule::Credential => self.scope_of(credentials(self, &asked.headers)),
@@ -38,7 +38,7 @@ impl Keyring {
     /// The fields of `asked` that tell its answer apart under `policy` beyond its target, its scope and
     /// what the route counts: all that are not known to be harmless; in a shared scope only those by
     /// which an origin may answer for another resource. Sorted by name.
-    pub fn separators<'a>(&self, asked: &'a Asked, policy: &Policy) -> Vec<Field<'a>> {
+    pub fn separators<'a>(&self, asked: &'a ProxyRequest, policy: &Policy) -> Vec<Field<'a>> {
         told_apart(self, asked, policy).1
     }
 
@@ -73,10 +73,10 @@ impl Keyring {
     }
 }
 
-/// [`Keyring::scope`] and [`Keyring::separators`] in one pass.
+/// [`KeyBuilder::scope`] and [`KeyBuilder::separators`] in one pass.
 pub(super) fn told_apart<'a>(
-    ring: &Keyring,
-    asked: &'a Asked,
+    ring: &KeyBuilder,
+    asked: &'a ProxyRequest,
     policy: &Policy,
 ) -> (Scope, Vec<Field<'a>>) {
     let own = match &policy.scope {
@@ -104,13 +104,13 @@ pub(super) fn told_apart<'a>(
 }
 
 /// The credentials among `headers`.
-pub(super) fn credentials<'a>(ring: &Keyring, headers: &'a HeaderMap) -> Vec<Field<'a>> {
+pub(super) fn credentials<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<Field<'a>> {
     headers.iter().filter(|(name, _)| ring.is_credential(name)).collect()
 }
 
 /// Those that stay the same for as long as somebody uses an API: `Authorization`, API keys, and what the operator
 /// names.
-pub(super) fn lasting<'a>(ring: &Keyring, headers: &'a HeaderMap) -> Vec<Field<'a>> {
+pub(super) fn lasting<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<Field<'a>> {
     let lasts = |name: &HeaderName| {
         *name == AUTHORIZATION
             || ring.credential_headers.contains(name)

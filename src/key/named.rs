@@ -3,24 +3,24 @@
 //! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
 
 use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::target::{Scheme, Target};
 
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct DecodedKey {
     /// The URL, its query as far as it counts; secret parts are hidden.
     pub url: String,
     /// The target without its query; secret parts of its path are hidden.
     pub target: Target,
     /// Which kind of listener it was asked through.
-    pub listener: Listener,
+    pub listener: ListenerKind,
     /// The kind of scope: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,
 }
 
-impl Named {
+impl DecodedKey {
     /// Reads a canonical form; `None` where it is none of this larder's.
     pub fn read(canonical: &[u8]) -> Option<Self> {
         let mut rest = canonical;
@@ -34,8 +34,8 @@ impl Named {
         let path = list(&mut rest)?.concat();
         let query = list(&mut rest)?;
         let listener = match take(&mut rest)? {
-            [0] => Listener::Loopback,
-            [1] => Listener::Reachable,
+            [0] => ListenerKind::Loopback,
+            [1] => ListenerKind::Reachable,
             _ => return None,
         };
         // The fields that tell it apart: hashed, or none.
@@ -108,20 +108,20 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 mod tests {
     use http::{HeaderName, HeaderValue};
 
-    use crate::key::Keyring;
-    use crate::key::named::Named;
+    use crate::key::KeyBuilder;
+    use crate::key::named::DecodedKey;
     use crate::policy::{Policy, ScopeRule};
-    use crate::semantics::asked::Asked;
+    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::redaction::{Redactor, SecretPath};
     use crate::semantics::target::Target;
 
-    fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> Named {
-        let mut asked = Asked::get(Target::absolute(url).unwrap());
+    fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> DecodedKey {
+        let mut asked = ProxyRequest::get(Target::absolute(url).unwrap());
         for (name, value) in fields {
             asked.headers.append(*name, HeaderValue::from_static(value));
         }
-        let ring = Keyring::new([7; 32], &[], Redactor::default());
-        Named::read(ring.key(&asked, policy).canonical()).unwrap()
+        let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
+        DecodedKey::read(ring.key(&asked, policy).canonical()).unwrap()
     }
 
     #[test]
@@ -144,15 +144,15 @@ mod tests {
     #[test]
     fn secret_parts_of_a_path_are_hidden_and_tell_keys_apart() {
         let paths = [SecretPath::parse("/bot{token}/**").unwrap()];
-        let ring = Keyring::new([7; 32], &[], Redactor::new(&[], &paths));
+        let ring = KeyBuilder::new([7; 32], &[], Redactor::new(&[], &paths));
         let key = |path: &str| {
             let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-            ring.key(&Asked::get(target), &Policy::origin())
+            ring.key(&ProxyRequest::get(target), &Policy::origin())
         };
         let token = "/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";
         let all = ["/botann/getMe", "/botbob/getMe", token, "/bot(secret)/getMe"].map(key);
         for (at, one) in all.iter().enumerate() {
-            let named = Named::read(one.canonical()).unwrap();
+            let named = DecodedKey::read(one.canonical()).unwrap();
             assert_eq!(named.url, "http://api.example/bot(secret)/getMe");
             let others = all.iter().skip(at + 1);
             assert!(others.clone().all(|other| other != one && other.id() != one.id()));
@@ -162,18 +162,18 @@ mod tests {
 
     #[test]
     fn a_key_of_parts_shows_what_its_whole_does() {
-        let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = Keyring::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
-        let shown = Named::read(key.of_parts().canonical());
-        assert!(shown.is_some() && shown == Named::read(key.canonical()));
+        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+        let shown = DecodedKey::read(key.of_parts().canonical());
+        assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
     }
 
     #[test]
     fn a_cut_form_is_none() {
-        let asked = Asked::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = Keyring::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
         for end in 0..key.canonical().len() {
-            assert_eq!(Named::read(&key.canonical()[..end]), None, "{end}");
+            assert_eq!(DecodedKey::read(&key.canonical()[..end]), None, "{end}");
         }
     }
 }

@@ -3,28 +3,28 @@
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
-use crate::key::{CacheKey, Keyring, Scope};
-use crate::policy::{KeyRule, Policy, QueryRule, ScopeRule};
-use crate::semantics::asked::{Asked, Listener};
+use crate::key::{CacheKey, KeyBuilder, Scope};
+use crate::policy::{KeyPolicy, Policy, QueryRule, ScopeRule};
+use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction::Redactor;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::VaryFields;
 
-fn ring() -> Keyring {
-    Keyring::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
+fn ring() -> KeyBuilder {
+    KeyBuilder::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
 }
 
-fn policy(scope: ScopeRule, key: KeyRule) -> Policy {
+fn policy(scope: ScopeRule, key: KeyPolicy) -> Policy {
     Policy { scope, key, ..Policy::origin() }
 }
 
 fn of_query(query: QueryRule) -> Policy {
-    policy(ScopeRule::Shared, KeyRule { query, ..KeyRule::default() })
+    policy(ScopeRule::Shared, KeyPolicy { query, ..KeyPolicy::default() })
 }
 
-fn asked(url: &str, fields: &[(&str, &str)]) -> Asked {
-    let mut asked = Asked::get(Target::absolute(url).expect(url));
+fn asked(url: &str, fields: &[(&str, &str)]) -> ProxyRequest {
+    let mut asked = ProxyRequest::get(Target::absolute(url).expect(url));
     for (name, value) in fields {
         let name: HeaderName = name.parse().expect(name);
         asked.headers.append(name, HeaderValue::from_str(value).expect(value));
@@ -33,7 +33,7 @@ fn asked(url: &str, fields: &[(&str, &str)]) -> Asked {
 }
 
 fn key(url: &str, fields: &[(&str, &str)]) -> CacheKey {
-    ring().key(&asked(url, fields), &policy(ScopeRule::Credential, KeyRule::default()))
+    ring().key(&asked(url, fields), &policy(ScopeRule::Credential, KeyPolicy::default()))
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
 #[test]
 fn the_two_kinds_of_listener_do_not_share_answers() {
     let mut one = asked("http://a/", &[]);
-    one.listener = Listener::Loopback;
+    one.listener = ListenerKind::Loopback;
     let mut other = one.clone();
-    other.listener = Listener::Reachable;
-    let policy = policy(ScopeRule::Shared, KeyRule::default());
+    other.listener = ListenerKind::Reachable;
+    let policy = policy(ScopeRule::Shared, KeyPolicy::default());
     assert_ne!(ring().key(&one, &policy), ring().key(&other, &policy));
 }
 
@@ -207,10 +207,10 @@ fn query_rules_count_what_they_name() {
 
 #[test]
 fn key_fields_tell_requests_apart() {
-    let rule = KeyRule {
+    let rule = KeyPolicy {
         query: QueryRule::All,
         headers: vec![HeaderName::from_static("accept-language"), HeaderName::from_static("x-a")],
-        ..KeyRule::default()
+        ..KeyPolicy::default()
     };
     let policy = policy(ScopeRule::Shared, rule);
     let key = |fields: &[(&str, &str)]| ring().key(&asked("http://h/", fields), &policy);
@@ -264,7 +264,7 @@ fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
 
 #[test]
 fn another_secret_makes_other_scopes() {
-    let other = Keyring::new([8; 32], &[], Redactor::default());
+    let other = KeyBuilder::new([8; 32], &[], Redactor::default());
     let request = asked("http://a/", &[("authorization", "a")]);
     let rule = ScopeRule::Credential;
     assert_ne!(ring().scope(&request, &rule), other.scope(&request, &rule));
@@ -283,8 +283,9 @@ fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
 #[test]
 fn a_field_for_tracing_counts_where_the_route_says_so() {
     let baggage = vec![HeaderName::from_static("baggage")];
-    let counts = policy(ScopeRule::Credential, KeyRule { headers: baggage, ..KeyRule::default() });
-    let plain = policy(ScopeRule::Credential, KeyRule::default());
+    let counts =
+        policy(ScopeRule::Credential, KeyPolicy { headers: baggage, ..KeyPolicy::default() });
+    let plain = policy(ScopeRule::Credential, KeyPolicy::default());
     let key = |user, policy| ring().key(&asked("http://a/", &[("baggage", user)]), policy);
     assert_eq!(key("userId=alice", &plain), key("userId=bob", &plain));
     assert_ne!(key("userId=alice", &counts), key("userId=bob", &counts));
@@ -293,8 +294,8 @@ fn a_field_for_tracing_counts_where_the_route_says_so() {
 #[test]
 fn accounts_have_limits_of_their_own_where_the_field_that_tells_them_apart_is_named() {
     let account = HeaderName::from_static("stripe-account");
-    let named = Keyring::new([7; 32], &[account], Redactor::default());
-    let of = |ring: &Keyring, account| {
+    let named = KeyBuilder::new([7; 32], &[account], Redactor::default());
+    let of = |ring: &KeyBuilder, account| {
         let fields = [("authorization", "Bearer x"), ("stripe-account", account)];
         ring.asker(&asked("http://a/", &fields))
     };
@@ -304,7 +305,7 @@ fn accounts_have_limits_of_their_own_where_the_field_that_tells_them_apart_is_na
 
 #[test]
 fn another_secret_makes_other_variants() {
-    let other = Keyring::new([8; 32], &[], Redactor::default());
+    let other = KeyBuilder::new([8; 32], &[], Redactor::default());
     let names = VaryFields::new(vec![HeaderName::from_static("accept")]);
     let request = asked("http://a/", &[("accept", "a")]);
     let same = ring().variant(&names, &request.headers);
@@ -324,7 +325,7 @@ fn any_url() -> impl Strategy<Value = String> {
 #[test]
 fn a_field_that_holds_a_url_with_a_token_is_hashed_and_counts() {
     let referer = HeaderName::from_static("referer");
-    let rule = KeyRule { headers: vec![referer], ..KeyRule::default() };
+    let rule = KeyPolicy { headers: vec![referer], ..KeyPolicy::default() };
     let policy = policy(ScopeRule::Shared, rule);
     let made = |url: &str| ring().key(&asked("http://a/", &[("referer", url)]), &policy);
     let plain = made("http://b/?page=1");
@@ -392,10 +393,10 @@ proptest! {
             ("authorization", secret.as_str()),
             ("x-my-thing", secret.as_str()),
         ]);
-        let rule = KeyRule {
+        let rule = KeyPolicy {
             query: QueryRule::All,
             headers: vec![HeaderName::from_static("authorization")],
-            ..KeyRule::default()
+            ..KeyPolicy::default()
         };
         for scope in [ScopeRule::Credential, ScopeRule::Shared, ScopeRule::Header(name.parse().unwrap())] {
             let policy = policy(scope, rule.clone());
@@ -412,7 +413,7 @@ proptest! {
         if let Ok(value) = HeaderValue::from_bytes(&value) {
             let mut request = asked("http://a/", &[]);
             request.headers.insert("cookie", value);
-            let key = || ring().key(&request, &policy(ScopeRule::Credential, KeyRule::default()));
+            let key = || ring().key(&request, &policy(ScopeRule::Credential, KeyPolicy::default()));
             prop_assert_eq!(key(), key());
         }
     }

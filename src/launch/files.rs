@@ -10,11 +10,11 @@ use std::path::Path;
 
 /// A directory whose name can stand in every variable and file that names it.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct PrivateDir {
     directory: String,
 }
 
-impl Files {
+impl PrivateDir {
     /// Files in `directory`, which exists.
     ///
     /// Lists of paths are separated by `:`, and no two runtimes agree on how to escape quotes: a
@@ -67,12 +67,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use crate::launch::files::{Files, MARKS, is_larders};
+    use crate::launch::files::{MARKS, PrivateDir, is_larders};
 
     #[test]
     fn files_and_directories_are_their_owners_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let files = Files::within(directory.path()).unwrap();
+        let files = PrivateDir::within(directory.path()).unwrap();
         let path = files.write("php/larder.ini", "x").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(Path::new(&path)), 0o600);
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_directory_is_larders_when_it_has_all_of_its_marks() {
         let directory = tempfile::tempdir().unwrap();
-        let files = Files::within(directory.path()).unwrap();
+        let files = PrivateDir::within(directory.path()).unwrap();
         for mark in MARKS {
             assert!(!is_larders(directory.path().to_str().unwrap()));
             files.write(mark, "x").unwrap();
@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn a_directory_that_some_runtime_would_misread_is_refused() {
         for name in ["/a:b", "/a\"b", "/a'b", "/a\\b", "/a$b", "/a\nb"] {
-            let error = Files::within(Path::new(name)).unwrap_err();
+            let error = PrivateDir::within(Path::new(name)).unwrap_err();
             assert!(error.to_string().contains("TMPDIR"), "{error}");
         }
-        assert!(Files::within(Path::new("/with a space/(ä)")).is_ok());
+        assert!(PrivateDir::within(Path::new("/with a space/(ä)")).is_ok());
     }
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 
-use crate::config::files::{Disk, Files as _};
-use crate::launch::files::{Files, is_larders};
-use crate::launch::trust::Trust;
-use crate::launch::{Launch, set};
+use crate::config::files::{Disk, FileSource as _};
+use crate::launch::files::{PrivateDir, is_larders};
+use crate::launch::trust::CaBundle;
+use crate::launch::{ExecEnv, set};
 
 /// What everybody's trust store has: a store of public certificates has no secret.
 const PASSWORD: &str = "changeit";
@@ -29,9 +29,9 @@ const LONGEST: usize = 16 * 1024 * 1024;
 
 /// Ours last: where a property is given twice, the last one counts.
 pub(super) fn prepare(
-    launch: &Launch<'_>,
-    files: &Files,
-    trust: &Trust<'_>,
+    launch: &ExecEnv<'_>,
+    files: &PrivateDir,
+    trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
     let theirs = launch.said("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
     let (host, port) = (launch.proxy.ip(), launch.proxy.port());
@@ -52,7 +52,7 @@ pub(super) fn prepare(
 
 /// All that is trusted. `None` when the options name a store that cannot be read, one of Java's own
 /// old kind, say: without it the command would trust less than its owner asked for.
-fn store(options: &str, trust: &Trust<'_>) -> Option<KeyStore> {
+fn store(options: &str, trust: &CaBundle<'_>) -> Option<KeyStore> {
     let options = split(options);
     let last = |property: &str| {
         options.iter().rev().find_map(|option| option.strip_prefix(property)).map(ToOwned::to_owned)

@@ -34,24 +34,24 @@ const API_SERVER: &str = "KUBERNETES_SERVICE_HOST";
 /// The hosts that a command reaches without larder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoProxy {
-    members: Vec<Member>,
+    members: Vec<NoProxyEntry>,
     left_out: Vec<String>,
 }
 
 /// One member of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct NoProxyEntry {
     /// As it was written.
     pub text: String,
     /// What it means.
-    pub spared: Spared,
+    pub spared: Bypass,
     /// Only on this port.
     pub port: Option<u16>,
 }
 
 /// What a member spares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Spared {
+pub enum Bypass {
     /// `*`
     All,
     /// `example.com`: the name and those below it, as most clients read it.
@@ -72,10 +72,10 @@ impl NoProxy {
         let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
         // `*` speaks of no host.
         let named: Vec<_> = config.named().filter(|host| !host.is_any()).collect();
-        let (mut members, mut left_out) = (Vec::<Member>::new(), Vec::new());
-        for member in always.chain(given).filter_map(Member::parse) {
+        let (mut members, mut left_out) = (Vec::<NoProxyEntry>::new(), Vec::new());
+        for member in always.chain(given).filter_map(NoProxyEntry::parse) {
             let is_same =
-                |other: &Member| (&other.spared, other.port) == (&member.spared, member.port);
+                |other: &NoProxyEntry| (&other.spared, other.port) == (&member.spared, member.port);
             if members.iter().any(is_same) {
                 continue;
             }
@@ -89,7 +89,7 @@ impl NoProxy {
     }
 
     /// All members, in the order in which they are written.
-    pub fn members(&self) -> &[Member] {
+    pub fn members(&self) -> &[NoProxyEntry] {
         &self.members
     }
 
@@ -106,8 +106,8 @@ impl NoProxy {
     /// The value of `NO_PROXY`. Networks are there beside their addresses, because some clients cannot
     /// count. No IPv6 address is in brackets: httpx does not start where one is.
     pub fn variable(&self) -> String {
-        let written = |member: &Member| match (&member.spared, member.port) {
-            (Spared::Net(IpNet::V6(_)), None) => member.text.replace(['[', ']'], ""),
+        let written = |member: &NoProxyEntry| match (&member.spared, member.port) {
+            (Bypass::Net(IpNet::V6(_)), None) => member.text.replace(['[', ']'], ""),
             _ => member.text.clone(),
         };
         self.members.iter().map(written).collect::<Vec<_>>().join(",")
@@ -119,10 +119,10 @@ impl NoProxy {
         let mut list = Vec::new();
         for member in self.members.iter().filter(|member| member.port.is_none()) {
             match &member.spared {
-                Spared::All => list.push("*".to_owned()),
-                Spared::Name(name) => list.extend([name.clone(), format!("*.{name}")]),
-                Spared::Below(end) => list.push(format!("*{end}")),
-                Spared::Net(net) => list.extend(java_net(net)),
+                Bypass::All => list.push("*".to_owned()),
+                Bypass::Name(name) => list.extend([name.clone(), format!("*.{name}")]),
+                Bypass::Below(end) => list.push(format!("*{end}")),
+                Bypass::Net(net) => list.extend(java_net(net)),
             }
         }
         list.dedup();
@@ -152,7 +152,7 @@ fn java_net(net: &IpNet) -> Option<String> {
     }
 }
 
-impl Member {
+impl NoProxyEntry {
     /// `None` for what no client would understand.
     fn parse(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
@@ -160,8 +160,8 @@ impl Member {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let net = bare.parse::<IpNet>().ok().or_else(|| bare.parse().ok().map(IpAddr::into));
         let spared = match net {
-            Some(net) => Spared::Net(net),
-            None if host == "*" => Spared::All,
+            Some(net) => Bypass::Net(net),
+            None if host == "*" => Bypass::All,
             None => {
                 let name = host.strip_prefix('*').unwrap_or(host);
                 let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -169,9 +169,9 @@ impl Member {
                     return None;
                 }
                 if name.starts_with('.') {
-                    Spared::Below(name.to_owned())
+                    Bypass::Below(name.to_owned())
                 } else {
-                    Spared::Name(name.to_owned())
+                    Bypass::Name(name.to_owned())
                 }
             }
         };
@@ -188,21 +188,21 @@ impl Member {
         let reached = self.port.is_none() || self.port == host.port();
         reached
             && match host.index() {
-                Index::Any => self.spared == Spared::All,
+                Index::Any => self.spared == Bypass::All,
                 Index::Exact(name) => self.spared.has(name),
                 Index::Below(end) => match &self.spared {
-                    Spared::All => true,
-                    Spared::Name(name) => {
+                    Bypass::All => true,
+                    Bypass::Name(name) => {
                         end.strip_prefix('.').is_some_and(|base| is_or_below(base, name))
                     }
-                    Spared::Below(own) => end.ends_with(own.as_str()),
-                    Spared::Net(_) => false,
+                    Bypass::Below(own) => end.ends_with(own.as_str()),
+                    Bypass::Net(_) => false,
                 },
             }
     }
 }
 
-impl Spared {
+impl Bypass {
     /// Whether `host`, in lower case, is one of them.
     fn has(&self, host: &str) -> bool {
         match self {

@@ -4,13 +4,16 @@
 
 use std::io;
 
-use crate::launch::files::{Files, is_larders};
-use crate::launch::{Launch, set};
+use crate::launch::files::{PrivateDir, is_larders};
+use crate::launch::{ExecEnv, set};
 
 const SHIM: &str = include_str!("node/shim.cjs");
 
 /// `NODE_EXTRA_CA_CERTS` is among the bundles (`trust`).
-pub(super) fn prepare(launch: &Launch<'_>, files: &Files) -> io::Result<Vec<(String, String)>> {
+pub(super) fn prepare(
+    launch: &ExecEnv<'_>,
+    files: &PrivateDir,
+) -> io::Result<Vec<(String, String)>> {
     let shim = files.write("node/shim.cjs", SHIM)?;
     // Node splits the variable at spaces, except between double quotes.
     let ours = format!("{REQUIRE}{shim}\"");

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::json;
 
-use crate::launch::no_proxy::{NoProxy, Spared};
+use crate::launch::no_proxy::{Bypass, NoProxy};
 
 /// The function that sends everything to the larder at `proxy` (`host:port`) but what `spared` spares.
 ///
@@ -18,11 +18,11 @@ pub fn text(spared: &NoProxy, proxy: &str) -> String {
     // A port cannot be told apart in every engine: such members are left to larder.
     for member in spared.members().iter().filter(|member| member.port.is_none()) {
         match &member.spared {
-            Spared::All => ends.push(String::new()),
-            Spared::Name(name) => names.push(name.clone()),
-            Spared::Below(end) => ends.push(end.clone()),
-            Spared::Net(IpNet::V4(net)) => nets.push([net.network(), net.netmask()]),
-            Spared::Net(IpNet::V6(net)) => {
+            Bypass::All => ends.push(String::new()),
+            Bypass::Name(name) => names.push(name.clone()),
+            Bypass::Below(end) => ends.push(end.clone()),
+            Bypass::Net(IpNet::V4(net)) => nets.push([net.network(), net.netmask()]),
+            Bypass::Net(IpNet::V6(net)) => {
                 if net.prefix_len() == net.max_prefix_len() {
                     addresses.push(net.addr());
                 }

@@ -4,17 +4,17 @@
 
 use std::io;
 
-use crate::launch::files::{Files, is_larders};
-use crate::launch::trust::Trust;
-use crate::launch::{Launch, set};
+use crate::launch::files::{PrivateDir, is_larders};
+use crate::launch::trust::CaBundle;
+use crate::launch::{ExecEnv, set};
 
 const PREPEND: &str = include_str!("php/prepend.php");
 
 /// curl in PHP reads the proxy's variables; streams read no variable at all.
 pub(super) fn prepare(
-    launch: &Launch<'_>,
-    files: &Files,
-    trust: &Trust<'_>,
+    launch: &ExecEnv<'_>,
+    files: &PrivateDir,
+    trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
     let prepend = files.write("php/prepend.php", PREPEND)?;
     let settings = format!(

@@ -6,13 +6,16 @@
 
 use std::io;
 
-use crate::launch::files::{Files, is_larders};
-use crate::launch::{Launch, set};
+use crate::launch::files::{PrivateDir, is_larders};
+use crate::launch::{ExecEnv, set};
 
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 
 /// First on the path: a `sitecustomize` that is already there is run by ours.
-pub(super) fn prepare(launch: &Launch<'_>, files: &Files) -> io::Result<Vec<(String, String)>> {
+pub(super) fn prepare(
+    launch: &ExecEnv<'_>,
+    files: &PrivateDir,
+) -> io::Result<Vec<(String, String)>> {
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
     files.write("python/larder.pem", launch.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");

@@ -11,9 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::config::files::{Disk, Files as _};
-use crate::launch::files::Files;
-use crate::launch::{Launch, set};
+use crate::config::files::{Disk, FileSource as _};
+use crate::launch::files::PrivateDir;
+use crate::launch::{ExecEnv, set};
 
 /// Variables that name all that is trusted, each with those that count where it is not set. What
 /// none of them names is the system's roots.
@@ -35,16 +35,16 @@ const LONGEST: usize = 16 * 1024 * 1024;
 
 /// What a command trusts.
 #[derive(Debug)]
-pub(super) struct Trust<'a> {
+pub(super) struct CaBundle<'a> {
     ca: &'a str,
     roots: String,
     /// The file with all of it.
     pub(super) bundle: String,
 }
 
-impl<'a> Trust<'a> {
+impl<'a> CaBundle<'a> {
     /// What the caller's `SSL_CERT_FILE` names, else the system's roots, and larder.
-    pub(super) fn of(launch: &Launch<'a>, files: &Files) -> io::Result<Self> {
+    pub(super) fn of(launch: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
         let roots = launch.said("SSL_CERT_FILE").and_then(pem_of).unwrap_or_else(systems_roots);
         let bundle = files.write("bundle.pem", both(&roots, launch.ca))?;
         Ok(Self { ca: launch.ca, roots, bundle })
@@ -53,8 +53,8 @@ impl<'a> Trust<'a> {
     /// The variables that name bundles, each with one that has larder in it.
     pub(super) fn variables(
         &self,
-        launch: &Launch<'_>,
-        files: &Files,
+        launch: &ExecEnv<'_>,
+        files: &PrivateDir,
     ) -> io::Result<Vec<(String, String)>> {
         let mut variables = Vec::new();
         for names in REPLACING {
@@ -74,7 +74,7 @@ impl<'a> Trust<'a> {
     }
 
     /// `base` and larder in a file that is called like what names it.
-    pub(super) fn write(&self, files: &Files, name: &str, base: &str) -> io::Result<String> {
+    pub(super) fn write(&self, files: &PrivateDir, name: &str, base: &str) -> io::Result<String> {
         files.write(&format!("{}.pem", name.to_ascii_lowercase()), both(base, self.ca))
     }
 

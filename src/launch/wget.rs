@@ -4,16 +4,16 @@
 
 use std::io;
 
-use crate::config::files::{Disk, Files as _};
-use crate::launch::files::Files;
-use crate::launch::trust::{self, Trust};
-use crate::launch::{Launch, set};
+use crate::config::files::{Disk, FileSource as _};
+use crate::launch::files::PrivateDir;
+use crate::launch::trust::{self, CaBundle};
+use crate::launch::{ExecEnv, set};
 
 /// `WGETRC` stands in for `~/.wgetrc`: what either says is kept, and what is last counts.
 pub(super) fn prepare(
-    launch: &Launch<'_>,
-    files: &Files,
-    trust: &Trust<'_>,
+    launch: &ExecEnv<'_>,
+    files: &PrivateDir,
+    trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
     let theirs = theirs(launch).unwrap_or_default();
     let bundle = match setting(&theirs, "ca_certificate").and_then(trust::pem_of) {
@@ -31,7 +31,7 @@ pub(super) fn prepare(
 /// More than anybody sets.
 const LONGEST: usize = 1024 * 1024;
 
-fn theirs(launch: &Launch<'_>) -> Option<String> {
+fn theirs(launch: &ExecEnv<'_>) -> Option<String> {
     let named = launch.said("WGETRC").map(ToOwned::to_owned);
     let path = named.or_else(|| Some(format!("{}/.wgetrc", launch.said("HOME")?)))?;
     let contents = Disk.read(path.as_ref(), LONGEST).ok()?;

@@ -13,37 +13,37 @@ use crate::semantics::json_path::JsonPath;
 
 /// Everything an upstream's section says about how it is treated. The default leaves it alone.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Conduct {
+pub struct UpstreamPolicy {
     /// What its answers mean.
-    pub rules: Rules,
+    pub rules: ResponseRules,
     /// How fast it is asked.
-    pub pace: Pace,
+    pub pace: RateLimit,
     /// The ban guard.
-    pub invalid_requests: Option<InvalidRequests>,
+    pub invalid_requests: Option<BanGuardRule>,
     /// When it is taken for dead.
-    pub breaker: Option<Breaker>,
+    pub breaker: Option<CircuitBreaker>,
     /// What it costs.
     pub cost: Option<Cost>,
 }
 
-impl Conduct {
+impl UpstreamPolicy {
     /// Whether the JSON body of an answer says something that its head does not.
     pub fn reads_bodies(&self) -> bool {
         let credits = self.cost.as_ref().map(|cost| &cost.credits);
-        self.rules.read_bodies() || matches!(credits, Some(Credits::Body(_)))
+        self.rules.read_bodies() || matches!(credits, Some(CreditSource::Body(_)))
     }
 }
 
 /// `success` and `errors`: what an answer means beyond its status.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Rules {
+pub struct ResponseRules {
     /// A 2xx whose body has none of these is an error; empty: every 2xx is a success.
     pub success: Vec<JsonRule>,
     /// Which errors are what; the first that matches counts.
     pub errors: Vec<ErrorRule>,
 }
 
-impl Rules {
+impl ResponseRules {
     /// Whether any of them looks into bodies.
     pub fn read_bodies(&self) -> bool {
         !self.success.is_empty() || self.errors.iter().any(|rule| !rule.json.is_empty())
@@ -74,18 +74,18 @@ pub struct ErrorRule {
     /// All of these.
     pub json: Vec<JsonRule>,
     /// What the error is.
-    pub class: Class,
+    pub class: OutcomeClass,
     /// How long it is not asked then; `None`: as the answer says, else as the class suggests.
-    pub hold: Option<HoldFor>,
+    pub hold: Option<CooldownUntil>,
 }
 
 /// What an answer, or none, comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum OutcomeClass {
     /// An answer to use.
     Ok,
     /// Too many calls.
-    RateLimited(Limit),
+    RateLimited(RateLimitKind),
     /// The credential is not accepted.
     Auth,
     /// The origin failed.
@@ -96,7 +96,7 @@ pub enum Class {
     Timeout,
 }
 
-impl Class {
+impl OutcomeClass {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl Class {
 
 /// Which limit was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
+pub enum RateLimitKind {
     /// One that is over soon: calls per second or minute.
     Minute,
     /// One that is over late: calls per day or month.
@@ -121,7 +121,7 @@ pub enum Limit {
     Shared,
 }
 
-impl Limit {
+impl RateLimitKind {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
@@ -134,7 +134,7 @@ impl Limit {
 
 /// `errors[].hold`: how long the origin is not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HoldFor {
+pub enum CooldownUntil {
     /// So long.
     For(Duration),
     /// Until the day ends (UTC).
@@ -154,7 +154,7 @@ pub struct Rate {
 
 /// `pace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct RateLimit {
     /// Never faster than this; `None`: as fast as calls come.
     pub limit: Option<Rate>,
     /// Whether the origin's own word (`RateLimit`, `X-RateLimit-*`) is kept to before it says 429.
@@ -165,7 +165,7 @@ pub struct Pace {
     pub in_flight: usize,
 }
 
-impl Default for Pace {
+impl Default for RateLimit {
     fn default() -> Self {
         Self { limit: None, learn: false, max_wait: Duration::from_secs(2), in_flight: 256 }
     }
@@ -173,7 +173,7 @@ impl Default for Pace {
 
 /// `invalid_requests`: who gets too many of these answers is banned, and larder stops before that.
 #[derive(Debug, Clone, PartialEq)]
-pub struct InvalidRequests {
+pub struct BanGuardRule {
     /// Which answers count.
     pub statuses: Vec<StatusMatch>,
     /// How many the origin bears.
@@ -182,7 +182,7 @@ pub struct InvalidRequests {
     pub trip_at: f64,
 }
 
-impl Default for InvalidRequests {
+impl Default for BanGuardRule {
     /// Discord's: who gets 10,000 of these in ten minutes is banned.
     fn default() -> Self {
         let statuses =
@@ -197,7 +197,7 @@ impl Default for InvalidRequests {
 
 /// `breaker`: an origin that fails again and again is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Breaker {
+pub struct CircuitBreaker {
     /// So many failures, with no success between them …
     pub failures: u32,
     /// … within this time, open it …
@@ -206,7 +206,7 @@ pub struct Breaker {
     pub open_for: Duration,
 }
 
-impl Default for Breaker {
+impl Default for CircuitBreaker {
     fn default() -> Self {
         let half_a_minute = Duration::from_secs(30);
         Self { failures: 5, within: half_a_minute, open_for: half_a_minute }
@@ -219,18 +219,18 @@ pub struct Cost {
     /// What money is counted in, such as `USD`.
     pub currency: String,
     /// What a call costs in credits.
-    pub credits: Credits,
+    pub credits: CreditSource,
     /// What a credit costs.
     pub per_credit: f64,
     /// Whether a 304 costs as much as an answer.
     pub not_modified: bool,
     /// What may be spent; `None`: whatever is needed.
-    pub budget: Option<Budget>,
+    pub budget: Option<CostBudget>,
 }
 
 /// Where it stands how many credits a call cost.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Credits {
+pub enum CreditSource {
     /// Each call costs so many.
     PerCall(f64),
     /// In this field of the answer.
@@ -241,7 +241,7 @@ pub enum Credits {
 
 /// `cost.budget`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Budget {
+pub struct CostBudget {
     /// So many credits …
     pub credits: f64,
     /// … in each of these.
@@ -249,7 +249,7 @@ pub struct Budget {
     /// From which share of it larder warns, above 0 and at most 1.
     pub warn_at: f64,
     /// What happens when it is spent.
-    pub at_limit: AtLimit,
+    pub at_limit: OverBudgetAction,
 }
 
 /// A calendar window (UTC).
@@ -273,7 +273,7 @@ impl Period {
 
 /// `at_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtLimit {
+pub enum OverBudgetAction {
     /// No calls: what is stored is served, stale too; the rest is refused.
     StaleOnly,
     /// No calls, and nothing stale in their place.
@@ -282,7 +282,7 @@ pub enum AtLimit {
     Warn,
 }
 
-impl AtLimit {
+impl OverBudgetAction {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::StaleOnly, Self::Refuse, Self::Warn];
 

@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::policy::{Policy, SetCookie, Ttl};
-use crate::semantics::asked::Asked;
+use crate::policy::{Policy, SetCookiePolicy, Ttl};
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
 use crate::semantics::freshness;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::session_auth;
 use crate::semantics::status;
-use crate::semantics::storing::{self, CacheKind, NotStored};
+use crate::semantics::storing::{self, CacheKind, NotStoredReason};
 use crate::semantics::vary::Vary;
 
 /// How long a stale answer may stand in for an error where the operator's `ttl` rules and nothing
@@ -37,7 +37,7 @@ pub struct Freshness {
     /// Whether the origin must be asked before every use (RFC 9111 §5.2.2.4).
     pub revalidate_always: bool,
     /// From when the lifetime counts.
-    pub since: Since,
+    pub since: LifetimeStart,
 }
 
 /// How long an answer is fresh.
@@ -51,7 +51,7 @@ pub enum Lifetime {
 
 /// From when a lifetime counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
+pub enum LifetimeStart {
     /// From when the origin made the answer: its age on arrival counts (RFC 9111 §4.2).
     Made,
     /// From when larder received it: the operator's word is not shortened by what the origin or a
@@ -61,14 +61,14 @@ pub enum Since {
 
 /// Where an answer stands at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum FreshnessState {
     /// Fresh for this much longer; never zero.
     Fresh(Duration),
     /// Stale since this long.
     Stale(Duration),
 }
 
-impl Standing {
+impl FreshnessState {
     /// The remaining freshness in seconds (RFC 9211 §2.5): above zero exactly while fresh.
     pub fn ttl(self) -> i64 {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
@@ -88,7 +88,7 @@ impl Freshness {
         sie: Duration::ZERO,
         stale_allowed: false,
         revalidate_always: true,
-        since: Since::Made,
+        since: LifetimeStart::Made,
     };
 
     /// Where an answer stands that arrived at `response_time` with this age.
@@ -97,17 +97,19 @@ impl Freshness {
         initial_age: Duration,
         response_time: SystemTime,
         now: SystemTime,
-    ) -> Standing {
-        let Lifetime::For(lifetime) = self.lifetime else { return Standing::Fresh(MAX_DELTA) };
+    ) -> FreshnessState {
+        let Lifetime::For(lifetime) = self.lifetime else {
+            return FreshnessState::Fresh(MAX_DELTA);
+        };
         let from = match self.since {
-            Since::Made => initial_age,
-            Since::Received => Duration::ZERO,
+            LifetimeStart::Made => initial_age,
+            LifetimeStart::Received => Duration::ZERO,
         };
         let age = freshness::current_age(from, response_time, now);
         // RFC 9111 §4.2: fresh means lifetime > age.
         match lifetime.checked_sub(age) {
-            Some(left) if left > Duration::ZERO => Standing::Fresh(left),
-            Some(_) | None => Standing::Stale(age.saturating_sub(lifetime)),
+            Some(left) if left > Duration::ZERO => FreshnessState::Fresh(left),
+            Some(_) | None => FreshnessState::Stale(age.saturating_sub(lifetime)),
         }
     }
 }
@@ -117,7 +119,7 @@ impl Policy {
     /// changed policy counts for what was stored before it.
     pub fn freshness(
         &self,
-        said: &Said,
+        said: &CacheMetadata,
         status: StatusCode,
         kind: CacheKind,
         response_time: SystemTime,
@@ -135,7 +137,7 @@ impl Policy {
                 sie: own_sie.unwrap_or(DEFAULT_STALE_IF_ERROR),
                 stale_allowed: true,
                 revalidate_always: false,
-                since: Since::Received,
+                since: LifetimeStart::Received,
             };
         }
         if storing::forbidden(said, kind).is_some() {
@@ -148,45 +150,45 @@ impl Policy {
             sie: own_sie.or(cache_control.stale_if_error).unwrap_or_default(),
             stale_allowed: freshness::may_be_served_stale(said, kind),
             revalidate_always: cache_control.has(Directive::NoCache),
-            since: Since::Made,
+            since: LifetimeStart::Made,
         }
     }
 
     /// The origin's word as this policy listens to it: where it counts, a targeted field's in place
     /// of `Cache-Control` (RFC 9213 §2.2). Asked at every read, like all that follows from it.
-    pub fn heard<'s>(&self, said: &'s Said) -> &'s Said {
+    pub fn heard<'s>(&self, said: &'s CacheMetadata) -> &'s CacheMetadata {
         if self.ttl.overrides_origin() { said } else { said.told(&self.targeted) }
     }
 
     /// Whether the answer to `asked` is kept: `Ok` with the fields to keep.
     pub fn storing(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         status: StatusCode,
         headers: &HeaderMap,
-        said: &Said,
+        said: &CacheMetadata,
         kind: CacheKind,
-    ) -> Result<HeaderMap, NotStored> {
+    ) -> Result<HeaderMap, NotStoredReason> {
         if asked.method != Method::GET {
-            return Err(NotStored::Method);
+            return Err(NotStoredReason::Method);
         }
         if asked.cache_control().no_store {
-            return Err(NotStored::RequestNoStore);
+            return Err(NotStoredReason::RequestNoStore);
         }
         if status::is_never_stored(status) {
-            return Err(NotStored::Status);
+            return Err(NotStoredReason::Status);
         }
         if storing::is_event_stream(headers) {
-            return Err(NotStored::EventStream);
+            return Err(NotStoredReason::EventStream);
         }
         if Vary::of(headers) == Vary::Any {
-            return Err(NotStored::VaryAny);
+            return Err(NotStoredReason::VaryAny);
         }
         if session_auth::is_asked_for(headers) {
-            return Err(NotStored::SignIn);
+            return Err(NotStoredReason::SignIn);
         }
-        if said.has_set_cookie && self.set_cookie == SetCookie::Refuse {
-            return Err(NotStored::SetCookie);
+        if said.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {
+            return Err(NotStoredReason::SetCookie);
         }
         let heard = self.heard(said);
         self.origin_allows(asked, heard, kind)?;
@@ -195,22 +197,27 @@ impl Policy {
         let mut kept = storing::kept_fields(headers, said, kind);
         storing::leave_named_out(&mut kept, heard, kind);
         match self.set_cookie {
-            SetCookie::Refuse | SetCookie::Strip => storing::strip_cookies(&mut kept),
-            SetCookie::Keep => {}
+            SetCookiePolicy::Refuse | SetCookiePolicy::Strip => storing::strip_cookies(&mut kept),
+            SetCookiePolicy::Keep => {}
         }
         Ok(kept)
     }
 
     /// Whether an answer that was stored under an earlier policy may still be used or confirmed under
     /// this one, by what its request carried and what it holds. The rest [`Policy::freshness`] tells.
-    pub fn still_keeps(&self, said: &Said, authorized: bool, kind: CacheKind) -> bool {
-        let cookies = said.has_set_cookie && self.set_cookie != SetCookie::Keep;
+    pub fn still_keeps(&self, said: &CacheMetadata, authorized: bool, kind: CacheKind) -> bool {
+        let cookies = said.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
         let another = authorized && storing::needs_leave(self.heard(said), kind);
         !cookies && (self.ttl.overrides_origin() || !another)
     }
 
     /// RFC 9111 §3: the origin's prohibitions, unless the operator's word sets them aside.
-    fn origin_allows(&self, asked: &Asked, said: &Said, kind: CacheKind) -> Result<(), NotStored> {
+    fn origin_allows(
+        &self,
+        asked: &ProxyRequest,
+        said: &CacheMetadata,
+        kind: CacheKind,
+    ) -> Result<(), NotStoredReason> {
         if self.ttl.overrides_origin() {
             return Ok(());
         }
@@ -218,7 +225,7 @@ impl Policy {
             return Err(why);
         }
         if storing::authorization_forbids(&asked.headers, said, kind) {
-            return Err(NotStored::Authorization);
+            return Err(NotStoredReason::Authorization);
         }
         Ok(())
     }
@@ -227,14 +234,18 @@ impl Policy {
     fn can_be_reused(
         &self,
         status: StatusCode,
-        said: &Said,
+        said: &CacheMetadata,
         kind: CacheKind,
-    ) -> Result<(), NotStored> {
+    ) -> Result<(), NotStoredReason> {
         // Without a Date the exact lifetime is not known yet; that there is one is enough here.
         let made = said.date.unwrap_or(SystemTime::UNIX_EPOCH);
         if self.lifetime(said, status, kind, made).is_none() {
             let unnamed = self.ttl.overrides_origin() || status::is_momentary(status);
-            return Err(if unnamed { NotStored::Status } else { NotStored::NoFreshness });
+            return Err(if unnamed {
+                NotStoredReason::Status
+            } else {
+                NotStoredReason::NoFreshness
+            });
         }
         let reuse = self.freshness(said, status, kind, made);
         let is_fresh = reuse.lifetime != Lifetime::For(Duration::ZERO);
@@ -242,14 +253,14 @@ impl Policy {
         if said.has_validator() || !reuse.revalidate_always && (is_fresh || has_window) {
             Ok(())
         } else {
-            Err(NotStored::NoFreshness)
+            Err(NotStoredReason::NoFreshness)
         }
     }
 
     /// The lifetime of an answer with this status; `None` where this policy does not keep it.
     fn lifetime(
         &self,
-        said: &Said,
+        said: &CacheMetadata,
         status: StatusCode,
         kind: CacheKind,
         response_time: SystemTime,
@@ -284,7 +295,7 @@ impl Policy {
 
 /// RFC 9111 §3, §4.2.2: without a stated lifetime some codes may be kept, for a guessed time or to
 /// be validated at every use.
-fn guess(said: &Said, status: StatusCode, response_time: SystemTime) -> Option<Duration> {
+fn guess(said: &CacheMetadata, status: StatusCode, response_time: SystemTime) -> Option<Duration> {
     let public = said.cache_control.has(Directive::Public);
     // RFC 9110 §15.6.2: what an origin cannot do it will not learn in a moment; of other failures of
     // its own it must say that they may be kept.

@@ -8,7 +8,7 @@ use crate::policy::ErrorMatch;
 
 /// How asking the origin failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum ErrorClass {
     /// It answered with this status.
     Status(StatusCode),
     /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
@@ -21,7 +21,7 @@ pub enum Failure {
     Budget,
 }
 
-impl Failure {
+impl ErrorClass {
     /// Whether `member` of an `on` list means it.
     pub fn is(self, member: ErrorMatch) -> bool {
         match (self, member) {

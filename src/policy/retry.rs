@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::policy::{ErrorMatch, Failure, StatusMatch};
+use crate::policy::{ErrorClass, ErrorMatch, StatusMatch};
 
 /// The most that `retry.retries` may be.
 pub const MOST_RETRIES: usize = 10;
 
 /// `retry`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Calls after the first.
     pub retries: u32,
     /// The failures after which there is another.
@@ -23,7 +23,7 @@ pub struct Retry {
     pub methods: Vec<Method>,
     /// The waits between them where the origin says none.
     pub backoff: Backoff,
-    /// Whether the origin's `Retry-After` counts in place of the back-off.
+    /// Whether the origin's `RetryPolicy-After` counts in place of the back-off.
     pub honour_retry_after: bool,
     /// How long one request may wait, over all its waits.
     pub budget: Duration,
@@ -42,19 +42,19 @@ pub struct Backoff {
     pub jitter: f64,
 }
 
-impl Retry {
+impl RetryPolicy {
     /// Whether a call with this method may be repeated.
     pub fn repeats(&self, method: &Method) -> bool {
         self.retries > 0 && self.methods.contains(method)
     }
 
     /// Whether there is another call after this failure.
-    pub fn covers(&self, failure: Failure) -> bool {
+    pub fn covers(&self, failure: ErrorClass) -> bool {
         self.on.iter().any(|member| failure.is(*member))
     }
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         let status = |status| ErrorMatch::Status(StatusMatch::Exact(status));
         Self {
@@ -88,16 +88,16 @@ impl Default for Backoff {
 
 /// `stale_if_error.hold_down` and `.max_hold`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HoldRule {
+pub struct CooldownPolicy {
     /// How long a failed origin is not asked by those who have a stale answer, where it says nothing
     /// itself.
     pub hold_down: Duration,
-    /// The longest time that an origin's word (`Retry-After`) is heard for; a quota's end is not bound
+    /// The longest time that an origin's word (`RetryPolicy-After`) is heard for; a quota's end is not bound
     /// by it.
     pub max_hold: Duration,
 }
 
-impl Default for HoldRule {
+impl Default for CooldownPolicy {
     fn default() -> Self {
         Self { hold_down: Duration::from_secs(30), max_hold: Duration::from_secs(60 * 60) }
     }

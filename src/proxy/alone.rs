@@ -14,23 +14,23 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::engine::change::Doubt;
-use crate::engine::head::Sent;
-use crate::proxy::exchange::Ctx;
-use crate::proxy::handler::Handler;
+use crate::engine::head::PassThroughStart;
+use crate::proxy::exchange::RequestContext;
+use crate::proxy::handler::PingoraHandler;
 use crate::proxy::message;
 use crate::proxy::relay::{is_interim, send_what_is_at_hand};
 use crate::proxy::upload::Upload;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::invalidation;
 use crate::semantics::session_auth;
 use crate::upstream::Body;
 use crate::upstream::begun::taken_in;
 use crate::upstream::connect::{Channel, Owner};
-use crate::upstream::failure::Failure;
-use crate::upstream::fetch::{Attempt, body_behind};
-use crate::upstream::gate::Pass;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::fetch::{AttemptError, body_behind};
+use crate::upstream::gate::Permit;
 use crate::upstream::json;
-use crate::upstream::place::Place;
+use crate::upstream::place::UpstreamTarget;
 use crate::upstream::session::{Broken, Event, Head};
 
 /// How long an early answer is waited for where the rest of a request will never come. Its origin learns so
@@ -44,10 +44,10 @@ const READ: Duration = Duration::from_secs(5);
 /// A call that its client waits for. Dropped before it is `over`, its client has left, in whatever way: a
 /// connection of HTTP/2 that ends takes all that was asked on it along.
 pub(super) struct Watch<'a> {
-    handler: &'a Arc<Handler>,
-    pub(super) asked: &'a Asked,
-    pub(super) place: &'a Place,
-    pub(super) ctx: &'a mut Ctx,
+    handler: &'a Arc<PingoraHandler>,
+    pub(super) asked: &'a ProxyRequest,
+    pub(super) place: &'a UpstreamTarget,
+    pub(super) ctx: &'a mut RequestContext,
     pub(super) channel: &'a mut Channel,
     pub(super) upload: &'a mut Upload,
     over: bool,
@@ -55,10 +55,10 @@ pub(super) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub(super) fn new(
-        handler: &'a Arc<Handler>,
-        asked: &'a Asked,
-        place: &'a Place,
-        (ctx, upload): (&'a mut Ctx, &'a mut Upload),
+        handler: &'a Arc<PingoraHandler>,
+        asked: &'a ProxyRequest,
+        place: &'a UpstreamTarget,
+        (ctx, upload): (&'a mut RequestContext, &'a mut Upload),
         channel: &'a mut Channel,
     ) -> Self {
         Self { handler, asked, place, ctx, channel, upload, over: false }
@@ -71,7 +71,7 @@ impl<'a> Watch<'a> {
 
     /// The call without its client, if it is to go on.
     fn alone(&mut self) -> Option<Alone> {
-        let whole = self.asked.body == Framing::None || self.upload.is_all_here();
+        let whole = self.asked.body == RequestFraming::None || self.upload.is_all_here();
         let pass = self.ctx.pass.take_if(|pass| pass.outlives_its_client(whole))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
@@ -108,13 +108,13 @@ impl Drop for Watch<'_> {
 
 /// A call that nobody waits for.
 struct Alone {
-    handler: Arc<Handler>,
-    asked: Asked,
-    place: Place,
+    handler: Arc<PingoraHandler>,
+    asked: ProxyRequest,
+    place: UpstreamTarget,
     route: usize,
-    sent: Option<Sent>,
+    sent: Option<PassThroughStart>,
     doubt: Option<Doubt>,
-    pass: Pass,
+    pass: Permit,
     channel: Channel,
     upload: Upload,
     /// All of its request is there.
@@ -147,8 +147,8 @@ impl Alone {
     /// A connection that waited for a call and had ended, and half a request, say nothing of the origin: as
     /// the pass is dropped, the call counts as abandoned.
     fn broke(mut self, broken: Broken) {
-        if let (true, Attempt::Failed(failure)) =
-            (self.whole, Attempt::after(broken, &self.channel))
+        if let (true, AttemptError::Failed(failure)) =
+            (self.whole, AttemptError::after(broken, &self.channel))
         {
             self.pass.failed(failure);
         }
@@ -158,7 +158,7 @@ impl Alone {
         // An event stream may be silent for long.
         if self.whole && !message::streams(&self.asked) {
             self.channel.distrust();
-            self.pass.failed(Failure::FirstByteTimeout);
+            self.pass.failed(UpstreamError::FirstByteTimeout);
         }
     }
 

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::proxy::exchange::Ctx;
+use crate::proxy::exchange::RequestContext;
 use crate::upstream::in_flight::{Gathered, InFlight};
-use crate::upstream::json::{self, Coding, Reading};
+use crate::upstream::json::{self, ContentCoding, Reading};
 
 /// A body that is copied while it passes.
-pub(super) struct Copied {
+pub(super) struct BodyCapture {
     status: StatusCode,
     headers: HeaderMap,
-    coding: Coding,
+    coding: ContentCoding,
     body: Gathered,
 }
 
-impl Copied {
+impl BodyCapture {
     /// A copy of the body behind this head, if rules can read it.
     pub(super) fn of(
         status: StatusCode,
@@ -39,7 +39,7 @@ impl Copied {
     }
 }
 
-impl Ctx {
+impl RequestContext {
     /// A piece of the body has passed.
     pub(super) fn read(&mut self, piece: &Bytes) {
         let Some(copy) = &mut self.copy else { return };
@@ -86,10 +86,10 @@ mod tests {
     async fn a_large_body_is_parsed_off_the_threads_that_serve_and_a_small_one_on_the_spot() {
         let room = InFlight::new(4 * json::LARGEST);
         for (length, elsewhere) in [(1000, false), (1 << 20, true), (json::LARGEST, true)] {
-            let mut copy = Copied::of(StatusCode::OK, &HeaderMap::new(), &room).unwrap();
+            let mut copy = BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &room).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
             assert!(copy.push(&Bytes::from(text)));
-            let mut ctx = Ctx::new(0);
+            let mut ctx = RequestContext::new(0);
             ctx.copy = Some(copy);
             let mut reading = pin!(ctx.read_all());
             let waits = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
@@ -105,11 +105,11 @@ mod tests {
     fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {
         let room = InFlight::new(8 * json::LARGEST);
         let copy = || {
-            Copied::of(StatusCode::OK, &HeaderMap::new(), &room)
+            BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &room)
                 .expect("what is not called anything is tried")
         };
         let half = Bytes::from(vec![b' '; json::LARGEST / 2]);
-        let fill = |copy: &mut Copied| (0..3).map(|_| copy.push(&half)).collect::<Vec<_>>();
+        let fill = |copy: &mut BodyCapture| (0..3).map(|_| copy.push(&half)).collect::<Vec<_>>();
         let (mut first, mut second, mut third) = (copy(), copy(), copy());
         assert_eq!(fill(&mut first), [true, true, false], "the largest");
         assert_eq!(fill(&mut second), [true, true, false]);

@@ -11,9 +11,9 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::front::session::{Length, Session};
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::handler::{End, Handler};
-use crate::semantics::asked::Asked;
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::handler::{End, PingoraHandler};
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::spelling::Spelling;
 
 /// How long a browser may go by the answer to a preflight, in seconds.
@@ -34,14 +34,14 @@ const OURS: [HeaderName; 4] = [
 ];
 
 /// Whether a browser only asks whether the page may ask.
-pub(super) fn is_preflight(asked: &Asked) -> bool {
+pub(super) fn is_preflight(asked: &ProxyRequest) -> bool {
     asked.page.is_some()
         && asked.method == Method::OPTIONS
         && asked.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// Lets the page read the answer, whatever the API says of pages: it is not the one that is asked here.
-pub(super) fn tell(asked: &Asked, headers: &mut HeaderMap) {
+pub(super) fn tell(asked: &ProxyRequest, headers: &mut HeaderMap) {
     let Some(page) = &asked.page else { return };
     // What the API grants pages it grants to others, and with the cookies of its own site.
     let granted: Vec<HeaderName> = headers
@@ -57,13 +57,13 @@ pub(super) fn tell(asked: &Asked, headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from(ORIGIN));
 }
 
-impl Handler {
+impl PingoraHandler {
     /// Answers a preflight: the page may ask what it likes, as any program may.
     pub(super) async fn preflight(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         let mut headers = HeaderMap::new();
         let wished = |name| asked.headers.get(name).cloned();

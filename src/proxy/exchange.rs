@@ -7,47 +7,47 @@ use std::time::Instant;
 
 use http::{HeaderValue, StatusCode};
 
-use crate::account::{Account, Exchange, ResultKind};
+use crate::account::{RequestEvent, ResultKind, Telemetry};
 use crate::clock;
-use crate::decide::Forward;
+use crate::decide::ForwardReason;
 use crate::engine::change::Doubt;
-use crate::engine::head::Sent;
-use crate::engine::recorded::Recording;
+use crate::engine::head::PassThroughStart;
+use crate::engine::recorded::PostCapture;
 use crate::front::session::{ClientError, Session};
-use crate::proxy::copied::Copied;
-use crate::proxy::tries::Tries;
+use crate::proxy::copied::BodyCapture;
+use crate::proxy::tries::RetryContext;
 use crate::proxy::upload::Upload;
-use crate::semantics::asked::{Asked, Framing};
+use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::invalidation;
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::Pass;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::Permit;
 
 /// One exchange.
-pub(super) struct Ctx {
+pub(super) struct RequestContext {
     pub(super) route: usize,
     pub(super) since: Instant,
     pub(super) result: ResultKind,
     /// Why it is passed through.
-    pub(super) why: Forward,
+    pub(super) why: ForwardReason,
     /// The token recorded as the reason of a miss.
     pub(super) miss: Option<&'static str>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,
     /// When it was passed through: its answer may bear on what is stored.
-    pub(super) sent: Option<Sent>,
+    pub(super) sent: Option<PassThroughStart>,
     /// What may have come of it, until that is known.
     pub(super) doubt: Option<Doubt>,
     /// The answer to a `POST` that is stored for later `GET`s.
-    pub(super) recording: Option<Recording>,
+    pub(super) recording: Option<PostCapture>,
     /// The pass-through's call at the gate.
-    pub(super) pass: Option<Pass>,
+    pub(super) pass: Option<Permit>,
     /// Its tries.
-    pub(super) tries: Tries,
+    pub(super) tries: RetryContext,
     /// It is held up by its client, and holds nobody up at the gate.
     pub(super) aside: bool,
     /// The answer's body, where a rule reads it as it passes.
-    pub(super) copy: Option<Copied>,
+    pub(super) copy: Option<BodyCapture>,
     /// It goes over a connection on which its client signs in, or has: what is stored is none of its
     /// business.
     pub(super) signed_in: bool,
@@ -65,7 +65,7 @@ pub(super) enum Broken {
     /// By its client.
     Client(ClientError),
     /// The answer was cut on its way to larder.
-    Answer(Failure),
+    Answer(UpstreamError),
 }
 
 impl From<ClientError> for Broken {
@@ -74,14 +74,14 @@ impl From<ClientError> for Broken {
     }
 }
 
-impl Ctx {
+impl RequestContext {
     /// An exchange that begins now; `route` is the index that stands for no route.
     pub(super) fn new(route: usize) -> Self {
         Self {
             route,
             since: clock::monotonic(),
             result: ResultKind::Bypass,
-            why: Forward::Bypass,
+            why: ForwardReason::Bypass,
             miss: None,
             error: None,
             cache_status: None,
@@ -89,7 +89,7 @@ impl Ctx {
             doubt: None,
             recording: None,
             pass: None,
-            tries: Tries::default(),
+            tries: RetryContext::default(),
             aside: false,
             copy: None,
             signed_in: false,
@@ -107,10 +107,14 @@ impl Ctx {
     }
 
     /// It has not, and will not.
-    pub(super) async fn unanswered(&mut self, failure: Failure) {
+    pub(super) async fn unanswered(&mut self, failure: UpstreamError) {
         if let Some(doubt) = self.doubt.take() {
             // RFC 9113 §8.7: then nothing came of it.
-            if failure == Failure::NotProcessed { doubt.resolved() } else { doubt.stays().await }
+            if failure == UpstreamError::NotProcessed {
+                doubt.resolved()
+            } else {
+                doubt.stays().await
+            }
         }
     }
 
@@ -124,7 +128,7 @@ impl Ctx {
 
     /// Returns once others wait for the place that its client makes it hold.
     pub(super) async fn has_to_make_way(&self) {
-        match self.pass.as_ref().and_then(Pass::way) {
+        match self.pass.as_ref().and_then(Permit::way) {
             Some(way) => way.notified().await,
             None => std::future::pending().await,
         }
@@ -132,9 +136,14 @@ impl Ctx {
 
     /// An origin that ends a connection before all of a body was sent may refuse the body: that says nothing
     /// of how it is.
-    pub(super) fn spare_the_origin(&mut self, asked: &Asked, failure: Failure, upload: &Upload) {
-        let sending = asked.body != Framing::None && !upload.is_sent();
-        if sending && failure == Failure::Closed {
+    pub(super) fn spare_the_origin(
+        &mut self,
+        asked: &ProxyRequest,
+        failure: UpstreamError,
+        upload: &Upload,
+    ) {
+        let sending = asked.body != RequestFraming::None && !upload.is_sent();
+        if sending && failure == UpstreamError::Closed {
             self.pass = None;
         }
     }
@@ -150,8 +159,13 @@ impl Ctx {
     }
 
     /// Records the exchange, which is over.
-    pub(super) fn record(&self, asked: &Asked, client: Option<&Session>, account: &Account) {
-        account.record(&Exchange {
+    pub(super) fn record(
+        &self,
+        asked: &ProxyRequest,
+        client: Option<&Session>,
+        account: &Telemetry,
+    ) {
+        account.record(&RequestEvent {
             route: self.route,
             result: self.result,
             why: self.miss,

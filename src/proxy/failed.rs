@@ -5,15 +5,15 @@
 use http::{HeaderMap, Method};
 
 use crate::account::problem::Problem;
-use crate::account::{Refusal, ResultKind};
-use crate::engine::reply::{Reply, ReplyBody};
+use crate::account::{RejectEvent, ResultKind};
+use crate::engine::reply::{ClientResponse, ResponseBody};
 use crate::front::session::{ClientError, Length, Session};
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::handler::{End, Handler};
-use crate::semantics::asked::Asked;
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::handler::{End, PingoraHandler};
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::spelling::Spelling;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 
 const BAD_BODY: Problem = Problem::new(
     http::StatusCode::BAD_REQUEST,
@@ -46,13 +46,13 @@ const NO_TRACE: Problem = Problem::new(
     "http_request_error",
 );
 
-impl Handler {
+impl PingoraHandler {
     /// The request asks to go no further than here (RFC 9110 §7.6.2).
     pub(super) async fn last_hop(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         if asked.method == Method::TRACE {
             let status = CacheStatus::forwarded(ctx.why.token());
@@ -71,12 +71,12 @@ impl Handler {
     /// There is no answer, and there will be none.
     pub(super) async fn failed(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
-        failure: Failure,
+        ctx: &mut RequestContext,
+        failure: UpstreamError,
     ) -> Result<End, Broken> {
-        if let Failure::Denied(why) = failure {
+        if let UpstreamError::Denied(why) = failure {
             self.account.denied(why.token());
         }
         let status = failure.told(ctx.why.token());
@@ -87,9 +87,9 @@ impl Handler {
     /// The origin spoke as only a proxy may.
     pub(super) async fn not_a_proxy(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         let received = http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         let status = CacheStatus::forwarded(ctx.why.token()).status(received);
@@ -100,9 +100,9 @@ impl Handler {
     /// The client's own side broke before there was an answer: told, if it still can be.
     pub(super) async fn broken_by_client(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         error: ClientError,
     ) -> Broken {
         let problem = match error {
@@ -111,7 +111,7 @@ impl Handler {
             ClientError::Gone => None,
         };
         if let Some(problem) = problem.filter(|_| client.status().is_none()) {
-            self.account.refused(&Refusal { class: problem.class, client: asked.client });
+            self.account.refused(&RejectEvent { class: problem.class, client: asked.client });
             let status = CacheStatus::forwarded(ctx.why.token());
             // Who does not take it has made its mistake all the same.
             let _told = self.tell(asked, client, ctx, &problem, &status).await;
@@ -121,9 +121,9 @@ impl Handler {
 
     async fn tell(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         problem: &Problem,
         status: &CacheStatus,
     ) -> Result<(), ClientError> {
@@ -135,9 +135,9 @@ impl Handler {
     /// The same with `more` fields.
     pub(super) async fn tell_with(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         problem: &Problem,
         more: HeaderMap,
     ) -> Result<(), ClientError> {
@@ -160,7 +160,7 @@ impl Handler {
 }
 
 /// `reply`, or what is told in its place where an origin spoke as only a proxy may.
-pub(super) fn unless_as_a_proxy(asked: &Asked, reply: Reply) -> Reply {
+pub(super) fn unless_as_a_proxy(asked: &ProxyRequest, reply: ClientResponse) -> ClientResponse {
     if reply.status != http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return reply;
     }
@@ -169,10 +169,10 @@ pub(super) fn unless_as_a_proxy(asked: &Asked, reply: Reply) -> Reply {
         headers.append(CACHE_STATUS, said.clone());
     }
     let empty = asked.method == Method::HEAD;
-    Reply {
+    ClientResponse {
         status: PROXY_AUTH.status,
         headers,
-        body: if empty { ReplyBody::Empty } else { ReplyBody::Whole(body) },
+        body: if empty { ResponseBody::Empty } else { ResponseBody::Whole(body) },
         result: ResultKind::Error,
         why: reply.why,
         error: Some(PROXY_AUTH.class),

@@ -8,48 +8,53 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::account::{Account, ResultKind};
+use crate::account::{ResultKind, Telemetry};
 use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::ends::OWN_CREDENTIAL;
-use crate::engine::reply::{Answered, Reply};
+use crate::engine::reply::{ClientResponse, EngineResult};
 use crate::front::Served;
 use crate::front::session::Session;
-use crate::front::stage::Stage;
+use crate::front::stage::DrainState;
 use crate::policy::{Policy, ScopeRule};
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::{Parts, browser, cors, failed, sign_in, write};
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::{ProxyDeps, browser, cors, failed, sign_in, write};
 use crate::route::table::{Route, Table};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::date;
-use crate::upstream::fetch::Network;
+use crate::upstream::fetch::HttpClient;
 use crate::upstream::interim::Interims;
 
 /// What answers requests.
-pub(super) struct Handler {
+pub(super) struct PingoraHandler {
     pub(super) engine: Arc<Engine>,
     pub(super) routes: Table,
-    pub(super) network: Arc<Network>,
-    pub(super) account: Arc<Account>,
+    pub(super) network: Arc<HttpClient>,
+    pub(super) account: Arc<Telemetry>,
     /// What holds for requests that no route matches.
     pub(super) unrouted: Policy,
     pub(super) via: HeaderValue,
-    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) stage: watch::Receiver<DrainState>,
     /// How long no byte may move on an upgraded connection until it ends.
     pub(super) tunnel_idle: Duration,
     pub(super) body: BodyLimits,
 }
 
-impl Handler {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, routes, network, account, hold, via, stage, tunnel_idle, body } = parts;
+impl PingoraHandler {
+    pub(super) fn new(parts: ProxyDeps) -> Self {
+        let ProxyDeps { engine, routes, network, account, hold, via, stage, tunnel_idle, body } =
+            parts;
         let unrouted = Policy { hold, ..Policy::origin() };
         Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle, body }
     }
 
     /// Answers `asked`.
-    pub(super) async fn serve(self: &Arc<Self>, mut asked: Asked, mut client: Session) -> Served {
-        let mut ctx = Ctx::new(self.routes.routes().len());
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        mut asked: ProxyRequest,
+        mut client: Session,
+    ) -> Served {
+        let mut ctx = RequestContext::new(self.routes.routes().len());
         let answered = self.answer(&mut asked, &mut client, &mut ctx).await;
         if let Err(why) = answered {
             ctx.broken(why);
@@ -62,9 +67,9 @@ impl Handler {
 
     async fn answer(
         self: &Arc<Self>,
-        asked: &mut Asked,
+        asked: &mut ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         if cors::is_preflight(asked) {
             return self.preflight(asked, client, ctx).await;
@@ -95,20 +100,20 @@ impl Handler {
             client.write_interim(interim.status, interim.headers).await?;
         }
         match answered {
-            Answered::Pass(why) => {
+            EngineResult::Pass(why) => {
                 ctx.why = why;
                 self.relay(asked, client, ctx).await
             }
-            Answered::Reply(reply) => self.reply(asked, client, ctx, *reply).await,
+            EngineResult::Reply(reply) => self.reply(asked, client, ctx, *reply).await,
         }
     }
 
     /// Passes `asked` through, unless the origin may not be asked.
     async fn pass(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         match self.engine.refusal(asked) {
             Some(reply) => self.reply(asked, client, ctx, reply).await,
@@ -119,10 +124,10 @@ impl Handler {
     /// Writes a reply of the engine's.
     pub(super) async fn reply(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
-        reply: Reply,
+        ctx: &mut RequestContext,
+        reply: ClientResponse,
     ) -> Result<End, Broken> {
         let mut reply = failed::unless_as_a_proxy(asked, reply);
         ctx.result = reply.result;
@@ -144,9 +149,9 @@ impl Handler {
     /// an end of the connection once larder is closing.
     pub(super) fn finish_head(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
@@ -163,7 +168,7 @@ impl Handler {
     /// The route that caches `asked`, whose target is then the one by which larder knows the resource,
     /// and which is free of the names that apps give their users on other routes; larder's own credential
     /// takes the place of its client's.
-    pub(super) fn prepare(&self, asked: &mut Asked) -> Option<&Route> {
+    pub(super) fn prepare(&self, asked: &mut ProxyRequest) -> Option<&Route> {
         if let Some(moved) = self.network.upstreams.moved(&asked.target) {
             asked.target = moved;
         }
@@ -180,7 +185,7 @@ impl Handler {
         Some(route)
     }
 
-    pub(super) fn route(&self, ctx: &Ctx) -> Option<&Route> {
+    pub(super) fn route(&self, ctx: &RequestContext) -> Option<&Route> {
         self.routes.routes().get(ctx.route)
     }
 }

@@ -10,21 +10,21 @@ use bytes::{BufMut, BytesMut};
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE, VIA};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::account::{Exchange, ResultKind};
+use crate::account::{RequestEvent, ResultKind};
 use crate::clock;
-use crate::engine::hit::Hit;
-use crate::front::Ready;
-use crate::proxy::handler::Handler;
-use crate::semantics::asked::Asked;
+use crate::engine::hit::FastHit;
+use crate::front::PreparedResponse;
+use crate::proxy::handler::PingoraHandler;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::spelling::usual;
 
 /// Room for the head of most answers.
 const ROOM: usize = 512;
 
-impl Handler {
+impl PingoraHandler {
     /// The answer to `asked` if it is at hand.
-    pub(super) fn at_hand(&self, asked: &mut Asked) -> Option<Ready> {
+    pub(super) fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse> {
         if self.stage.borrow().is_closing() {
             return None;
         }
@@ -42,13 +42,19 @@ impl Handler {
         let cache_status = hit.status.value();
         let head = head(&hit, &cache_status, &self.via);
         let (route, status, body) = (route.index, hit.stored.status, hit.stored.body.clone());
-        Some(Ready { head, body, route, status, cache_status })
+        Some(PreparedResponse { head, body, route, status, cache_status })
     }
 
     /// Records an answer that was at hand.
-    pub(super) fn written(&self, asked: &Asked, ready: &Ready, bytes: u64, since: Instant) {
+    pub(super) fn written(
+        &self,
+        asked: &ProxyRequest,
+        ready: &PreparedResponse,
+        bytes: u64,
+        since: Instant,
+    ) {
         self.account.fast_hit();
-        self.account.record(&Exchange {
+        self.account.record(&RequestEvent {
             route: ready.route,
             result: ResultKind::Hit,
             why: None,
@@ -69,7 +75,7 @@ impl Handler {
 }
 
 /// In the order in which the other way adds its fields.
-fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
+fn head(hit: &FastHit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
     let stored = &hit.stored;
     let mut out = BytesMut::with_capacity(ROOM);
     out.put_slice(b"HTTP/1.1 ");
@@ -77,11 +83,11 @@ fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
     out.put_u8(b' ');
     out.put_slice(stored.status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-    let mut own = Own { hit, cache_status, via, written: [false; 4] };
+    let mut own = OwnFields { hit, cache_status, via, written: [false; 4] };
     let mut fields = stored.headers.iter().peekable();
     while let Some((name, value)) = fields.next() {
-        let field = Field::of(name);
-        if !field.is_some_and(Field::replaces) {
+        let field = OwnField::of(name);
+        if !field.is_some_and(OwnField::replaces) {
             put(&mut out, name, value.as_bytes());
         }
         let is_last = fields.peek().is_none_or(|(next, _)| *next != name);
@@ -89,9 +95,9 @@ fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
             own.put(field, &mut out);
         }
     }
-    own.put(Field::Date, &mut out);
+    own.put(OwnField::Date, &mut out);
     put(&mut out, &AGE, itoa::Buffer::new().format(hit.age.as_secs()).as_bytes());
-    for field in [Field::CacheStatus, Field::Length, Field::Via] {
+    for field in [OwnField::CacheStatus, OwnField::Length, OwnField::Via] {
         own.put(field, &mut out);
     }
     put(&mut out, &CONNECTION, b"keep-alive");
@@ -101,14 +107,14 @@ fn head(hit: &Hit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
 
 /// A field that larder writes itself, whether or not one of its name is stored.
 #[derive(Clone, Copy)]
-enum Field {
+enum OwnField {
     CacheStatus,
     Length,
     Via,
     Date,
 }
 
-impl Field {
+impl OwnField {
     fn of(name: &HeaderName) -> Option<Self> {
         if *name == DATE {
             Some(Self::Date)
@@ -130,29 +136,29 @@ impl Field {
 }
 
 /// What larder writes itself, each once.
-struct Own<'a> {
-    hit: &'a Hit,
+struct OwnFields<'a> {
+    hit: &'a FastHit,
     cache_status: &'a HeaderValue,
     via: &'a HeaderValue,
     written: [bool; 4],
 }
 
-impl Own<'_> {
-    fn put(&mut self, field: Field, out: &mut BytesMut) {
+impl OwnFields<'_> {
+    fn put(&mut self, field: OwnField, out: &mut BytesMut) {
         let Some(written) = self.written.get_mut(field as usize) else { return };
         if std::mem::replace(written, true) {
             return;
         }
         match field {
-            Field::CacheStatus => put(out, &CACHE_STATUS, self.cache_status.as_bytes()),
-            Field::Length => {
+            OwnField::CacheStatus => put(out, &CACHE_STATUS, self.cache_status.as_bytes()),
+            OwnField::Length => {
                 let length = self.hit.stored.body.len();
                 put(out, &CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
-            Field::Via => put(out, &VIA, self.via.as_bytes()),
+            OwnField::Via => put(out, &VIA, self.via.as_bytes()),
             // RFC 9110 §6.6.1: the origin's, as it came; where there is none, when it was received.
-            Field::Date if self.hit.stored.headers.contains_key(DATE) => {}
-            Field::Date => {
+            OwnField::Date if self.hit.stored.headers.contains_key(DATE) => {}
+            OwnField::Date => {
                 date(self.hit.stored.response_time, |text| put(out, &DATE, text));
             }
         }

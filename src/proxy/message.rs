@@ -7,27 +7,27 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::account::problem::{PROXY_STATUS, received_error};
-use crate::engine::head::{self, Sent};
-use crate::engine::recorded::Recording;
+use crate::engine::head::{self, PassThroughStart};
+use crate::engine::recorded::PostCapture;
 use crate::front::session::{Length, Session};
-use crate::proxy::exchange::Ctx;
-use crate::proxy::handler::Handler;
-use crate::semantics::asked::Asked;
+use crate::proxy::exchange::RequestContext;
+use crate::proxy::handler::PingoraHandler;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::upstream::BodyFraming;
-use crate::upstream::gate::Pass;
+use crate::upstream::gate::Permit;
 use crate::upstream::json;
-use crate::upstream::place::Place;
+use crate::upstream::place::UpstreamTarget;
 use crate::upstream::session::Outgoing;
 
 /// The request as it goes out.
 pub(super) fn outgoing(
-    handler: &Handler,
-    asked: &Asked,
+    handler: &PingoraHandler,
+    asked: &ProxyRequest,
     client: &Session,
-    place: &Place,
+    place: &UpstreamTarget,
 ) -> Outgoing {
     let mut headers = asked.headers.clone();
     headers.append(http::header::VIA, handler.via.clone());
@@ -55,7 +55,7 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 }
 
 /// What the client is told of how its answer came about.
-pub(super) fn incoming(ctx: &Ctx, status: StatusCode, headers: &mut HeaderMap) {
+pub(super) fn incoming(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
     let mut said = CacheStatus::forwarded(ctx.why.token()).status(status);
     if let Some((act, cause)) = ctx.tries.detail() {
         said = said.detail(act, cause);
@@ -68,7 +68,7 @@ pub(super) fn incoming(ctx: &Ctx, status: StatusCode, headers: &mut HeaderMap) {
 
 /// How long the body is that the client gets.
 pub(super) fn length(
-    asked: &Asked,
+    asked: &ProxyRequest,
     status: StatusCode,
     headers: &HeaderMap,
     framing: BodyFraming,
@@ -92,7 +92,7 @@ pub(super) fn length(
 }
 
 /// Whether silence is no sign that something is wrong.
-pub(super) fn streams(asked: &Asked) -> bool {
+pub(super) fn streams(asked: &ProxyRequest) -> bool {
     asked.upgrade.is_some()
         || asked.headers.get_all(ACCEPT).iter().any(|accept| {
             accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
@@ -103,7 +103,7 @@ pub(super) fn streams(asked: &Asked) -> bool {
 const CONVERSATIONS: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
 
 /// Whether both sides talk at once, each as it likes: how the client sends is no sign of anything.
-pub(super) fn converses(asked: &Asked) -> bool {
+pub(super) fn converses(asked: &ProxyRequest) -> bool {
     let kind = asked.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let begins =
         |with: &[u8]| kind.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
@@ -111,7 +111,7 @@ pub(super) fn converses(asked: &Asked) -> bool {
 }
 
 /// A piece of an answer's body passes.
-pub(super) fn copied(piece: &Bytes, ctx: &mut Ctx) {
+pub(super) fn copied(piece: &Bytes, ctx: &mut RequestContext) {
     // First: what the body says may be that it is not to be kept.
     ctx.read(piece);
     if let Some(mut recording) = ctx.recording.take()
@@ -122,22 +122,22 @@ pub(super) fn copied(piece: &Bytes, ctx: &mut Ctx) {
 }
 
 /// The `GET` that the answer to this `POST` may be one to as well.
-pub(super) fn as_a_get(asked: &Asked) -> Option<Asked> {
+pub(super) fn as_a_get(asked: &ProxyRequest) -> Option<ProxyRequest> {
     (asked.method == Method::POST).then(|| head::as_a_get(asked))
 }
 
-impl Handler {
+impl PingoraHandler {
     /// The head of an answer that is passed on: what it says about what is stored.
     pub(super) async fn heard(
         &self,
-        asked: &Asked,
-        ctx: &mut Ctx,
+        asked: &ProxyRequest,
+        ctx: &mut RequestContext,
         status: StatusCode,
         headers: &HeaderMap,
         framing: BodyFraming,
     ) {
         let sent = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
-        let is_limit = ctx.pass.as_ref().is_some_and(Pass::is_limited);
+        let is_limit = ctx.pass.as_ref().is_some_and(Permit::is_limited);
         // Before its own invalidation: those of others make it old.
         let is_current = sent.is_some_and(|sent| self.engine.is_current(sent));
         let recorded = is_current && framing != BodyFraming::Close;
@@ -150,8 +150,8 @@ impl Handler {
     /// The same of a call that nobody waits for any more.
     pub(super) async fn heard_alone(
         &self,
-        asked: &Asked,
-        read: (usize, Option<&Sent>),
+        asked: &ProxyRequest,
+        read: (usize, Option<&PassThroughStart>),
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
@@ -163,8 +163,8 @@ impl Handler {
     /// when, unless its user had signed in on the connection.
     async fn heard_of_reads(
         &self,
-        asked: &Asked,
-        (route, sent): (usize, Option<&Sent>),
+        asked: &ProxyRequest,
+        (route, sent): (usize, Option<&PassThroughStart>),
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
@@ -177,14 +177,14 @@ impl Handler {
     /// A `POST` answer that may serve later `GET`s is copied while it passes.
     fn recording(
         &self,
-        asked: &Asked,
-        ctx: &Ctx,
+        asked: &ProxyRequest,
+        ctx: &RequestContext,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Option<Recording> {
+    ) -> Option<PostCapture> {
         let route = self.routes.find(&as_a_get(asked)?)?;
         // What a rule should look into and cannot may be an error.
-        let judged = ctx.pass.as_ref().is_some_and(Pass::judges_bodies);
+        let judged = ctx.pass.as_ref().is_some_and(Permit::judges_bodies);
         if judged && ctx.copy.is_none() && json::may_be_json(headers) {
             return None;
         }
@@ -192,7 +192,7 @@ impl Handler {
     }
 
     /// The whole body has passed.
-    pub(super) async fn ended(&self, ctx: &mut Ctx) {
+    pub(super) async fn ended(&self, ctx: &mut RequestContext) {
         ctx.read_all().await;
         if let Some(recording) = ctx.recording.take() {
             self.engine.recorded(recording);
@@ -206,7 +206,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::converses;
-    use crate::semantics::asked::Asked;
+    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::target::Target;
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
             ("application/connector", false),
             ("", false),
         ] {
-            let mut asked = Asked::get(Target::absolute("http://h/").unwrap());
+            let mut asked = ProxyRequest::get(Target::absolute("http://h/").unwrap());
             let value = HeaderValue::from_static(kind);
             asked.headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
             assert_eq!(converses(&asked), is, "{kind}");

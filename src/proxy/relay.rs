@@ -16,20 +16,20 @@ use crate::front::session::{ClientError, Length, Session};
 use crate::front::siblings::Siblings;
 use crate::proxy::alone::Watch;
 use crate::proxy::browser;
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::handler::{End, Handler};
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::handler::{End, PingoraHandler};
 use crate::proxy::message;
 use crate::proxy::sign_in;
 use crate::proxy::silence::{Of, Silence};
 use crate::proxy::upload::Upload;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::storing::is_event_stream;
 use crate::upstream::connect::{Channel, Over, Owner};
-use crate::upstream::failure::Failure;
-use crate::upstream::fetch::{Attempt, Repeats};
-use crate::upstream::place::Place;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::fetch::{AttemptError, Repeats};
+use crate::upstream::place::UpstreamTarget;
 use crate::upstream::session::{Event, Head, Part};
 
 /// How long others wait for what a call that is held up by its own client may find out.
@@ -41,7 +41,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// How one try went.
 enum Tried {
     Answered(Box<Head>, Channel),
-    Failed(Failure),
+    Failed(UpstreamError),
     Client(ClientError),
     /// The client has to sign in again, by this scheme.
     SignedOut(&'static str),
@@ -49,7 +49,7 @@ enum Tried {
 
 /// Why waiting for a head ended without one.
 enum NoHead {
-    Origin(Attempt),
+    Origin(AttemptError),
     Client(ClientError),
 }
 
@@ -59,13 +59,13 @@ impl From<ClientError> for NoHead {
     }
 }
 
-impl Handler {
+impl PingoraHandler {
     /// Passes `asked` through.
     pub(super) async fn relay(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
     ) -> Result<End, Broken> {
         if max_forwards::left(&asked.method, &asked.headers) == Some(0) {
             return self.last_hop(asked, client, ctx).await;
@@ -123,10 +123,10 @@ impl Handler {
     /// One try: through the gate, to the head of an answer.
     async fn tried(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
-        place: &Place,
+        ctx: &mut RequestContext,
+        place: &UpstreamTarget,
         upload: &mut Upload,
     ) -> Tried {
         let owner = sign_in::owner(asked, client, place);
@@ -165,7 +165,7 @@ impl Handler {
                 }
             };
             let again = upload.is_whole() && repeats.again(attempt, asked.is_idempotent());
-            if (again || attempt == Attempt::SignedOut)
+            if (again || attempt == AttemptError::SignedOut)
                 && let Some(scheme) = sign_in::lost(asked, client, place)
             {
                 return Tried::SignedOut(scheme);
@@ -210,13 +210,13 @@ impl Handler {
                     Ok(Event::Head(head)) => return Ok(head),
                     Ok(Event::Room) => silence.broken(),
                     Ok(Event::Data(_) | Event::End(_)) => {
-                        return Err(NoHead::Origin(Attempt::Failed(Failure::Protocol)));
+                        return Err(NoHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
                     }
                     // It has waited for the client for long enough, as larder would.
                     Err(_broken) if waits_for_client && ctx.aside => {
                         return Err(NoHead::Client(ClientError::Stalled));
                     }
-                    Err(broken) => return Err(NoHead::Origin(Attempt::after(broken, channel))),
+                    Err(broken) => return Err(NoHead::Origin(AttemptError::after(broken, channel))),
                 },
                 piece = upload.news(client, waits_for_client) => {
                     if let Some(piece) = piece? {
@@ -239,13 +239,13 @@ impl Handler {
                         return Err(NoHead::Client(ClientError::Stalled));
                     }
                     channel.distrust();
-                    return Err(NoHead::Origin(Attempt::Failed(Failure::FirstByteTimeout)));
+                    return Err(NoHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
                 }
             }
         }
     }
 
-    fn silence_before_head(&self, asked: &Asked, place: &Place) -> Silence {
+    fn silence_before_head(&self, asked: &ProxyRequest, place: &UpstreamTarget) -> Silence {
         // An event stream or a WebSocket may be silent for long.
         let origin = (!message::streams(asked)).then_some(place.timeouts.first_byte);
         let silence = Silence::new(origin, None);
@@ -255,12 +255,12 @@ impl Handler {
     /// The answer, from its head to its end.
     async fn answered(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         head: Head,
         (channel, upload): (Channel, Upload),
-        place: &Place,
+        place: &UpstreamTarget,
     ) -> Result<End, Broken> {
         let Head { status, mut headers, framing, ended, spelling, .. } = head;
         if sign_in::is_left_to_http1(asked, client, ctx, (status, &headers)) {
@@ -299,9 +299,9 @@ async fn pump(
     client: &mut Session,
     mut channel: Channel,
     mut upload: Upload,
-    ctx: &mut Ctx,
+    ctx: &mut RequestContext,
     patience: Option<Duration>,
-    passes: impl Fn(&mut Ctx, &Bytes) -> bool,
+    passes: impl Fn(&mut RequestContext, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, Broken> {
     // An answer that has begun may last as long as its client sends (gRPC).
     let mut silence = Silence::new(patience, None).among(client.siblings());
@@ -328,7 +328,7 @@ async fn pump(
                 }
                 Ok(Event::End(trailers)) => return Ok(trailers),
                 Ok(Event::Room) => silence.broken(),
-                Ok(Event::Head(_)) | Err(_) => return Err(Broken::Answer(Failure::Cut)),
+                Ok(Event::Head(_)) | Err(_) => return Err(Broken::Answer(UpstreamError::Cut)),
             },
             piece = upload.news(client, waits_for_client) => {
                 if let Some(piece) = piece? {
@@ -339,7 +339,7 @@ async fn pump(
             () = sleep_until(since + ASIDE), if !reads && !ctx.aside => ctx.step_aside(),
             _whose = silence.lasted() => {
                 channel.distrust();
-                return Err(Broken::Answer(Failure::BodyTimeout));
+                return Err(Broken::Answer(UpstreamError::BodyTimeout));
             }
         }
     }

@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::account::problem::Problem;
 use crate::front::session::Session;
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::handler::{End, Handler};
-use crate::semantics::asked::Asked;
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::handler::{End, PingoraHandler};
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::upstream::connect::{Channel, Owner};
 use crate::upstream::pinned::Pins;
-use crate::upstream::place::Place;
+use crate::upstream::place::UpstreamTarget;
 
 /// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
 /// have to be asked as nobody to say the same.
@@ -27,10 +27,10 @@ const SIGNED_OUT: Problem = Problem::new(
     "connection_terminated",
 );
 
-impl Handler {
+impl PingoraHandler {
     /// Whether the client's connection has one to the place of `asked` for itself: then the origin alone
     /// answers, for there it is somebody.
-    pub(super) fn has_signed_in(&self, asked: &Asked, client: &Session) -> bool {
+    pub(super) fn has_signed_in(&self, asked: &ProxyRequest, client: &Session) -> bool {
         client.pins().is_some_and(|pins| {
             let place = self.network.upstreams.place(&asked.target);
             pins.has(&place.origin())
@@ -41,9 +41,9 @@ impl Handler {
     /// origin has not seen `asked`, or making it twice does no more than once: it may be made again.
     pub(super) async fn signed_out(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         scheme: &'static str,
     ) -> Result<End, Broken> {
         ctx.pass = None;
@@ -56,7 +56,11 @@ impl Handler {
 }
 
 /// The scheme by which the client has to sign in again before `asked` may be sent to `place`.
-pub(super) fn lost(asked: &Asked, client: &Session, place: &Place) -> Option<&'static str> {
+pub(super) fn lost(
+    asked: &ProxyRequest,
+    client: &Session,
+    place: &UpstreamTarget,
+) -> Option<&'static str> {
     client.pins()?.signed_out(&place.origin(), &asked.headers)
 }
 
@@ -67,9 +71,9 @@ pub(super) fn lost(asked: &Asked, client: &Session, place: &Place) -> Option<&'s
 /// with the word that it is to be taken again over HTTP/1. Its connection stays: curl 7.88 misses that word
 /// where the connection ends right behind it.
 pub(super) fn is_left_to_http1(
-    asked: &Asked,
+    asked: &ProxyRequest,
     client: &mut Session,
-    ctx: &mut Ctx,
+    ctx: &mut RequestContext,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> bool {
     let asks = status == StatusCode::UNAUTHORIZED && session_auth::is_asked_for(headers);
@@ -87,7 +91,7 @@ pub(super) fn is_left_to_http1(
 }
 
 /// Whose connection a call goes over.
-pub(super) fn owner(asked: &Asked, client: &mut Session, place: &Place) -> Owner {
+pub(super) fn owner(asked: &ProxyRequest, client: &mut Session, place: &UpstreamTarget) -> Owner {
     let pinned = client.pins().is_some_and(|pins| pins.has(&place.origin()));
     if !pinned && !session_auth::is_sent(&asked.headers) {
         return Owner::Pool;
@@ -104,7 +108,7 @@ pub(super) fn heard(
     headers: &HeaderMap,
     client: &mut Session,
     channel: &mut Channel,
-    place: &Place,
+    place: &UpstreamTarget,
 ) {
     if channel.is_a_clients() && !channel.persists() {
         client.close_after();
@@ -122,7 +126,7 @@ pub(super) fn tell(headers: &mut HeaderMap, client: &Session) {
 }
 
 /// Where many exchanges share the client's connection, each has one of its own: it is nobody's afterwards.
-fn own(client: &mut Session, place: &Place) -> Owner {
+fn own(client: &mut Session, place: &UpstreamTarget) -> Owner {
     let pins = client.pins_to_be();
     pins.map_or(Owner::Call, |pins| Owner::Client(pins.clone(), place.origin()))
 }

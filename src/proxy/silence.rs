@@ -9,7 +9,7 @@
 //! So a client may hold a hundred streams, as many as a connection has, at the price of one that flows. That
 //! costs its own connection, of which `limits.connections` has so many, and no more memory than what it may have
 //! sent ahead anyhow. Each such call has a connection to its origin, whose own patience ends it, and a place at
-//! the gate for a quarter of a second (`Pass::step_aside`): others wait for none of them.
+//! the gate for a quarter of a second (`Permit::step_aside`): others wait for none of them.
 
 use std::pin::Pin;
 use std::time::Duration;

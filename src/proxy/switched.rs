@@ -10,21 +10,21 @@ use tokio::io::AsyncWriteExt;
 
 use crate::front::session::{Http1, Length, Session};
 use crate::front::splice::{self, splice};
-use crate::proxy::exchange::{Broken, Ctx};
-use crate::proxy::handler::{End, Handler};
+use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::handler::{End, PingoraHandler};
 use crate::proxy::message;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::upstream::connect::Channel;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::session::Head;
 
-impl Handler {
+impl PingoraHandler {
     /// Both sides speak another protocol from here on (RFC 9110 §7.8).
     pub(super) async fn switched(
         &self,
-        asked: &Asked,
+        asked: &ProxyRequest,
         client: &mut Session,
-        ctx: &mut Ctx,
+        ctx: &mut RequestContext,
         head: Head,
         channel: Channel,
     ) -> Result<End, Broken> {
@@ -40,7 +40,7 @@ impl Handler {
         client.write_head(head.status, headers, Length::None, &head.spelling).await?;
         client.flush().await?;
         let (Some(origin), Session::Http1(session)) = (channel.into_raw(), client) else {
-            return Err(Broken::Answer(Failure::Protocol));
+            return Err(Broken::Answer(UpstreamError::Protocol));
         };
         ctx.upstream_bytes = switch(session, origin.stream, &origin.early, self.tunnel_idle).await;
         Ok(End::Switched)

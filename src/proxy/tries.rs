@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
-use crate::engine::reply::Reply;
-use crate::policy::{Failure as Kind, Policy};
-use crate::proxy::copied::Copied;
-use crate::proxy::exchange::Ctx;
-use crate::proxy::handler::Handler;
+use crate::engine::reply::ClientResponse;
+use crate::policy::{ErrorClass as Kind, Policy};
+use crate::proxy::copied::BodyCapture;
+use crate::proxy::exchange::RequestContext;
+use crate::proxy::handler::PingoraHandler;
 use crate::proxy::message;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::upstream::classify;
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::{Attempt, Knock};
-use crate::upstream::held::Cause;
-use crate::upstream::place::Place;
-use crate::upstream::retry::{Next, Plan};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::knock::{AttemptKind, CallContext};
+use crate::upstream::held::RejectReason;
+use crate::upstream::place::UpstreamTarget;
+use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::session::Head;
-use crate::upstream::verdict::Verdict;
+use crate::upstream::verdict::CallOutcome;
 
 /// The tries so far.
 #[derive(Default)]
-pub(super) struct Tries {
+pub(super) struct RetryContext {
     /// `None`: there is but one.
-    plan: Option<Plan>,
+    plan: Option<RetryState>,
     /// When the first began, and what the last one said at the gate.
     began: Option<Instant>,
-    knock: Option<(Place, Knock)>,
+    knock: Option<(UpstreamTarget, CallContext)>,
     /// How long to wait before the next.
     wait: Option<Duration>,
     /// Why the last one that failed did.
@@ -39,7 +39,7 @@ pub(super) struct Tries {
     waited: Option<&'static str>,
 }
 
-impl Tries {
+impl RetryContext {
     /// What `Cache-Status` tells of them.
     pub(super) fn detail(&self) -> Option<(&'static str, &'static str)> {
         let retried = self.cause.map(|cause| ("retried", cause));
@@ -47,14 +47,14 @@ impl Tries {
     }
 }
 
-impl Handler {
+impl PingoraHandler {
     /// Passes the gate, after the wait that the plan asks for.
     pub(super) async fn passed(
         &self,
-        ctx: &mut Ctx,
-        asked: &Asked,
-        place: &Place,
-    ) -> Result<(), Failure> {
+        ctx: &mut RequestContext,
+        asked: &ProxyRequest,
+        place: &UpstreamTarget,
+    ) -> Result<(), UpstreamError> {
         let gate = &self.network.gate;
         if let Some(wait) = ctx.tries.wait.take() {
             ctx.pass = None;
@@ -62,8 +62,8 @@ impl Handler {
         }
         let knock = self.knock(ctx, asked, place);
         ctx.tries.began.get_or_insert_with(|| gate.instant());
-        let pass = gate.enter(place, knock.clone()).await.map_err(Failure::Held)?;
-        ctx.tries.waited = pass.waited().map(Cause::token);
+        let pass = gate.enter(place, knock.clone()).await.map_err(UpstreamError::Held)?;
+        ctx.tries.waited = pass.waited().map(RejectReason::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
         let route = match asked.method {
             Method::POST => message::as_a_get(asked).and_then(|get| self.routes.find(&get)),
@@ -74,7 +74,12 @@ impl Handler {
     }
 
     /// What the call says at the gate. The first time its plan is made too.
-    fn knock(&self, ctx: &mut Ctx, asked: &Asked, place: &Place) -> Knock {
+    fn knock(
+        &self,
+        ctx: &mut RequestContext,
+        asked: &ProxyRequest,
+        place: &UpstreamTarget,
+    ) -> CallContext {
         let policy = self.policy(ctx);
         let mut knock = self.engine.knock(asked, ctx.route, policy, None);
         knock.governed = self.route(ctx).is_some();
@@ -85,30 +90,35 @@ impl Handler {
             && knock.governed
             && asked.upgrade.is_none()
         {
-            let plan = Plan::new(policy.retry.clone(), place.timeouts.total);
+            let plan = RetryState::new(policy.retry.clone(), place.timeouts.total);
             ctx.tries.plan = Some(plan);
         }
         if begun {
-            knock.attempt = Attempt::Again;
+            knock.attempt = AttemptKind::Again;
         }
-        let plan = ctx.tries.plan.as_ref().map(Plan::left);
+        let plan = ctx.tries.plan.as_ref().map(RetryState::left);
         knock.patience = plan.unwrap_or_else(|| place.patience());
         knock
     }
 
-    fn policy<'a>(&'a self, ctx: &Ctx) -> &'a Policy {
+    fn policy<'a>(&'a self, ctx: &RequestContext) -> &'a Policy {
         self.route(ctx).map_or(&self.unrouted, |route| &*route.policy)
     }
 
     /// The head of an answer: whether another try takes its place. `whole`: all of the request can
     /// be sent once more.
-    pub(super) fn is_asked_again(&self, ctx: &mut Ctx, head: &Head, whole: bool) -> bool {
+    pub(super) fn is_asked_again(
+        &self,
+        ctx: &mut RequestContext,
+        head: &Head,
+        whole: bool,
+    ) -> bool {
         let Some(pass) = &mut ctx.pass else { return false };
         let status = head.status;
         ctx.copy = None;
         // Behind a 101 comes another protocol, and no body.
         if pass.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
-            ctx.copy = Copied::of(status, &head.headers, &self.network.in_flight);
+            ctx.copy = BodyCapture::of(status, &head.headers, &self.network.in_flight);
         }
         let verdict = match ctx.copy {
             Some(_) => pass.answered_so_far(status, &head.headers),
@@ -121,10 +131,10 @@ impl Handler {
     /// What is stored in the place of an error that a `HEAD` was answered with.
     pub(super) async fn stale_head(
         &self,
-        asked: &Asked,
-        ctx: &mut Ctx,
+        asked: &ProxyRequest,
+        ctx: &mut RequestContext,
         head: &Head,
-    ) -> Option<Reply> {
+    ) -> Option<ClientResponse> {
         if asked.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
             return None;
         }
@@ -140,10 +150,10 @@ impl Handler {
     /// What is stored in the place of no answer to a `HEAD`.
     pub(super) async fn stale_instead(
         &self,
-        asked: &Asked,
-        ctx: &mut Ctx,
-        failure: Failure,
-    ) -> Option<Reply> {
+        asked: &ProxyRequest,
+        ctx: &mut RequestContext,
+        failure: UpstreamError,
+    ) -> Option<ClientResponse> {
         let is_head = asked.method == Method::HEAD && !ctx.signed_in;
         let error = failure.as_error().filter(|_| is_head)?;
         let route = self.route(ctx)?;
@@ -155,7 +165,12 @@ impl Handler {
     }
 
     /// No answer came: whether there is another try.
-    pub(super) fn fails(&self, ctx: &mut Ctx, failure: Failure, whole: bool) -> bool {
+    pub(super) fn fails(
+        &self,
+        ctx: &mut RequestContext,
+        failure: UpstreamError,
+        whole: bool,
+    ) -> bool {
         if let Some(pass) = &mut ctx.pass {
             pass.failed(failure);
         }
@@ -167,23 +182,24 @@ impl Handler {
 
     fn tries_again(
         &self,
-        ctx: &mut Ctx,
-        verdict: &Verdict,
+        ctx: &mut RequestContext,
+        verdict: &CallOutcome,
         status: StatusCode,
         cause: &'static str,
     ) -> bool {
         let hold = self.policy(ctx).hold;
         let gate = &self.network.gate;
-        let Tries { plan: Some(plan), began: Some(began), knock: Some((place, knock)), .. } =
-            &mut ctx.tries
+        let RetryContext {
+            plan: Some(plan), began: Some(began), knock: Some((place, knock)), ..
+        } = &mut ctx.tries
         else {
             return false;
         };
         let elapsed = gate.instant().saturating_duration_since(*began);
         let kind: Kind = verdict.as_error(status);
         let next = plan.next(kind, verdict.heard(&hold), elapsed, rand::random());
-        let Next::After(wait) = next else { return false };
-        (knock.attempt, knock.patience) = (Attempt::Again, plan.left());
+        let RetryDecision::After(wait) = next else { return false };
+        (knock.attempt, knock.patience) = (AttemptKind::Again, plan.left());
         if !gate.spare(place, knock, cause, wait) {
             return false;
         }

@@ -6,18 +6,18 @@
 use bytes::Bytes;
 
 use crate::account::problem::{PROXY_STATUS, received_error};
-use crate::engine::body::Reader;
-use crate::engine::reply::{Reply, ReplyBody};
+use crate::engine::body::BodyReader;
+use crate::engine::reply::{ClientResponse, ResponseBody};
 use crate::front::session::{Length, Session};
 use crate::proxy::exchange::Broken;
 use crate::semantics::spelling::Spelling;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 
 /// Writes `reply` to the end. `Err`: the client must not take what it got for whole. `came`: where what comes
 /// from the origin meanwhile is counted.
 pub(super) async fn reply(
     client: &mut Session,
-    mut reply: Reply,
+    mut reply: ClientResponse,
     came: Option<&mut u64>,
 ) -> Result<(), Broken> {
     // An origin's own error that has just been received, not one of larder's or from the store.
@@ -28,35 +28,35 @@ pub(super) async fn reply(
     let length = length(&reply.body);
     client.write_head(reply.status, reply.headers, length, &Spelling::default()).await?;
     match reply.body {
-        ReplyBody::Empty => {}
-        ReplyBody::Whole(body) => client.write_body(body).await?,
-        ReplyBody::Pieces(pieces) => {
+        ResponseBody::Empty => {}
+        ResponseBody::Whole(body) => client.write_body(body).await?,
+        ResponseBody::Pieces(pieces) => {
             for piece in pieces {
                 client.write_body(piece).await?;
             }
         }
-        ReplyBody::Growing { reader, skip, take } => {
+        ResponseBody::Growing { reader, skip, take } => {
             growing(client, reader, (skip, take), came).await?;
         }
     }
     Ok(client.end(None).await?)
 }
 
-fn length(body: &ReplyBody) -> Length {
+fn length(body: &ResponseBody) -> Length {
     match body {
-        ReplyBody::Empty => Length::None,
-        ReplyBody::Whole(body) => Length::Known(body.len() as u64),
-        ReplyBody::Pieces(pieces) => {
+        ResponseBody::Empty => Length::None,
+        ResponseBody::Whole(body) => Length::Known(body.len() as u64),
+        ResponseBody::Pieces(pieces) => {
             Length::Known(pieces.iter().map(|piece| piece.len() as u64).sum())
         }
-        ReplyBody::Growing { take: Some(take), .. } => Length::Known(*take),
-        ReplyBody::Growing { take: None, .. } => Length::Unknown,
+        ResponseBody::Growing { take: Some(take), .. } => Length::Known(*take),
+        ResponseBody::Growing { take: None, .. } => Length::Unknown,
     }
 }
 
 async fn growing(
     client: &mut Session,
-    mut reader: Reader,
+    mut reader: BodyReader,
     (mut skip, take): (u64, Option<u64>),
     mut came: Option<&mut u64>,
 ) -> Result<(), Broken> {
@@ -74,7 +74,7 @@ async fn growing(
         let piece = within(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
-    if take.is_some() && left > 0 { Err(Broken::Answer(Failure::Cut)) } else { Ok(()) }
+    if take.is_some() && left > 0 { Err(Broken::Answer(UpstreamError::Cut)) } else { Ok(()) }
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.

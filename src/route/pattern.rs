@@ -12,7 +12,7 @@ use http::{HeaderName, Method};
 
 pub use crate::route::pattern::host::HostPattern;
 pub use crate::route::pattern::path::PathPattern;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::target::{Target, spelled};
 
 /// Which requests a route is for. All parts must match.
@@ -27,7 +27,7 @@ pub struct Pattern {
     /// Fields that must be there.
     pub headers: Vec<FieldMatch>,
     /// Query parameters that must be there.
-    pub query: Vec<ParamMatch>,
+    pub query: Vec<QueryMatch>,
 }
 
 /// A field that a request must carry.
@@ -42,7 +42,7 @@ pub struct FieldMatch {
 /// A query parameter that a request must carry. Both sides are compared decoded, so that no other
 /// spelling of a parameter slips past its route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamMatch {
+pub struct QueryMatch {
     /// Its name, decoded.
     pub name: String,
     /// What one of its values must be.
@@ -60,12 +60,12 @@ pub enum ValueMatch {
 
 impl Pattern {
     /// Whether `asked` is one of the requests.
-    pub fn matches(&self, asked: &Asked) -> bool {
+    pub fn matches(&self, asked: &ProxyRequest) -> bool {
         self.matches_at(asked, &spelled::normal(asked.target.path()))
     }
 
     /// The same, with the target's path taken out once for many patterns, in its normal spelling.
-    pub(crate) fn matches_at(&self, asked: &Asked, path: &str) -> bool {
+    pub(crate) fn matches_at(&self, asked: &ProxyRequest, path: &str) -> bool {
         let target = &asked.target;
         self.path.matches_normal(path)
             && self.has_method(&asked.method)
@@ -126,7 +126,7 @@ impl fmt::Display for Pattern {
 }
 
 impl FieldMatch {
-    fn matches(&self, asked: &Asked) -> bool {
+    fn matches(&self, asked: &ProxyRequest) -> bool {
         let mut lines = asked.headers.get_all(&self.name).iter();
         match &self.value {
             ValueMatch::Present => lines.next().is_some(),
@@ -135,7 +135,7 @@ impl FieldMatch {
     }
 }
 
-impl ParamMatch {
+impl QueryMatch {
     fn matches(&self, query: Option<&str>) -> bool {
         query.is_some_and(|query| query.split('&').any(|param| self.is(param)))
     }

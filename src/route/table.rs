@@ -11,7 +11,7 @@ use http::HeaderName;
 use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::target::{Target, spelled};
 
 /// A route: its name, what it matches, what to do with it.
@@ -68,14 +68,14 @@ impl Table {
 
     /// The route of a request: the first that matches; none where an origin may read the path as one of
     /// another route, whose rules must not be passed by an odd spelling.
-    pub fn find(&self, asked: &Asked) -> Option<&Route> {
+    pub fn find(&self, asked: &ProxyRequest) -> Option<&Route> {
         let path = asked.target.path();
         let found = self.first(asked, path)?;
         let read = spelled::as_read(path).and_then(|read| self.first(asked, &read));
         read.is_none_or(|read| read.index == found.index).then_some(found)
     }
 
-    fn first(&self, asked: &Asked, path: &str) -> Option<&Route> {
+    fn first(&self, asked: &ProxyRequest, path: &str) -> Option<&Route> {
         let (host, path) = (asked.target.host(), &*spelled::normal(path));
         let exact = self.exact.get(host);
         let below = self.ends(host).filter_map(|end| self.below.get(end));

@@ -16,7 +16,7 @@ use crate::semantics::target::Target;
 /// A request after the front door: target made absolute, hop-by-hop fields and `Host` removed.
 /// `Debug` shows no field value and no query value: any of them may be a credential.
 #[derive(Clone)]
-pub struct Asked {
+pub struct ProxyRequest {
     /// The method, as sent (RFC 9110 §9: case-sensitive).
     pub method: Method,
     /// What is asked for; its authority wins over any `Host` (RFC 9112 §3.2.2).
@@ -28,9 +28,9 @@ pub struct Asked {
     /// Who asks; `None` for larder's own background calls.
     pub client: Option<SocketAddr>,
     /// Which kind of listener it came through.
-    pub listener: Listener,
+    pub listener: ListenerKind,
     /// What body follows the head.
-    pub body: Framing,
+    pub body: RequestFraming,
     /// The protocols that the client asks to switch to (`Connection: upgrade`), if it does.
     pub upgrade: Option<HeaderValue>,
     /// Whether the client reads trailer fields (`TE: trailers`, RFC 9110 §10.1.4).
@@ -43,7 +43,7 @@ pub struct Asked {
 
 /// How a request's body is framed (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub enum RequestFraming {
     /// No body.
     None,
     /// `Content-Length` bytes, more than 0.
@@ -55,14 +55,14 @@ pub enum Framing {
 /// Which kind of listener a request came through: it bounds where larder may go for it, and
 /// answers fetched for one kind are not shown to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Listener {
+pub enum ListenerKind {
     /// Only this host can connect: larder gives its app no more reach than it has anyway.
     Loopback,
     /// Other hosts can connect.
     Reachable,
 }
 
-impl Asked {
+impl ProxyRequest {
     /// A plain `GET` without fields, from nobody, with the narrower reach of the two kinds of
     /// listener: what larder's own calls start from.
     pub fn get(target: Target) -> Self {
@@ -72,8 +72,8 @@ impl Asked {
             headers: HeaderMap::new(),
             version: Version::HTTP_11,
             client: None,
-            listener: Listener::Reachable,
-            body: Framing::None,
+            listener: ListenerKind::Reachable,
+            body: RequestFraming::None,
             upgrade: None,
             trailers: false,
             page: None,
@@ -104,7 +104,7 @@ impl Asked {
     }
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for ProxyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.keys().map(http::HeaderName::as_str).collect();
         f.debug_struct("Asked")
@@ -125,13 +125,13 @@ impl fmt::Debug for Asked {
 
 #[cfg(test)]
 mod tests {
-    use crate::semantics::asked::Asked;
+    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::target::Target;
 
     #[test]
     fn debug_names_fields_and_shows_no_value() {
         let target = Target::absolute("http://h/p?token=s3cret").unwrap();
-        let mut asked = Asked::get(target);
+        let mut asked = ProxyRequest::get(target);
         asked.headers.insert("authorization", "Bearer s3cret".parse().unwrap());
         let shown = format!("{asked:?}");
         assert!(shown.contains("GET") && shown.contains("http://h/p?token=…"), "{shown}");

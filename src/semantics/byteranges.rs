@@ -6,14 +6,14 @@
 use bytes::Bytes;
 use http::HeaderValue;
 
-use crate::semantics::ranges::{Span, content_range};
+use crate::semantics::ranges::{ByteRange, content_range};
 
 /// The body of a 206 in several parts, piece by piece, and its `Content-Type`. `parts` lie within
 /// `body`; `media_type` is that of the body; `boundary` occurs nowhere in it.
 #[expect(clippy::missing_panics_doc, reason = "hex digits and what stands here are a field value")]
 pub fn assembled(
     body: &Bytes,
-    parts: &[Span],
+    parts: &[ByteRange],
     media_type: Option<&HeaderValue>,
     boundary: u128,
 ) -> (HeaderValue, Vec<Bytes>) {
@@ -41,7 +41,7 @@ pub fn assembled(
 }
 
 /// These bytes of a body, without a copy; less where the body is shorter.
-pub fn slice(body: &Bytes, part: Span) -> Bytes {
+pub fn slice(body: &Bytes, part: ByteRange) -> Bytes {
     let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(body.len());
     let first = index(part.first);
     body.slice(first..index(part.last.saturating_add(1)).max(first))
@@ -56,12 +56,12 @@ mod tests {
     use proptest::sample::Index;
 
     use crate::semantics::byteranges::{assembled, slice};
-    use crate::semantics::ranges::Span;
+    use crate::semantics::ranges::ByteRange;
 
     #[test]
     fn the_form_is_that_of_rfc_9110_section_15_3_7_2() {
         let body = Bytes::from_static(b"0123456789");
-        let parts = [Span { first: 5, last: 6 }, Span { first: 0, last: 1 }];
+        let parts = [ByteRange { first: 5, last: 6 }, ByteRange { first: 0, last: 1 }];
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         let (content_type, pieces) = assembled(&body, &parts, Some(&plain), 10);
         let boundary = "0000000000000000000000000000000a";
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_parts_are_the_body_itself_and_no_copies() {
         let body = Bytes::from(vec![7; 1000]);
-        let (_, pieces) = assembled(&body, &[Span { first: 10, last: 19 }], None, 1);
+        let (_, pieces) = assembled(&body, &[ByteRange { first: 10, last: 19 }], None, 1);
         assert_eq!(pieces[1].as_ptr(), body[10..].as_ptr());
     }
 
@@ -95,10 +95,10 @@ mod tests {
             cuts in vec((any::<Index>(), any::<Index>()), 1..8),
             boundary in any::<u128>(),
         ) {
-            let parts: Vec<Span> = cuts
+            let parts: Vec<ByteRange> = cuts
                 .iter()
                 .map(|(a, b)| (a.index(body.len()) as u64, b.index(body.len()) as u64))
-                .map(|(a, b)| Span { first: a.min(b), last: a.max(b) })
+                .map(|(a, b)| ByteRange { first: a.min(b), last: a.max(b) })
                 .collect();
             let whole = Bytes::from(body.clone());
             let (content_type, pieces) = assembled(&whole, &parts, None, boundary);
@@ -120,7 +120,7 @@ mod tests {
 
         #[test]
         fn a_slice_never_exceeds_its_body(body in vec(any::<u8>(), 0..50), a in any::<u64>(), n in any::<u64>()) {
-            let part = Span { first: a % 60, last: (a % 60).saturating_add(n) };
+            let part = ByteRange { first: a % 60, last: (a % 60).saturating_add(n) };
             let cut = slice(&Bytes::from(body.clone()), part);
             assert!(cut.len() as u64 <= part.length() && cut.len() <= body.len());
         }

@@ -12,7 +12,7 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// Larder's member of `Cache-Status`. `hit` and `fwd` cannot both be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStatus {
-    handled: Handled,
+    handled: HitOrForward,
     forward_status: Option<StatusCode>,
     stored: bool,
     ttl: Option<i64>,
@@ -21,7 +21,7 @@ pub struct CacheStatus {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Handled {
+enum HitOrForward {
     Hit,
     Forward(&'static str),
     Refused,
@@ -30,17 +30,17 @@ enum Handled {
 impl CacheStatus {
     /// Answered from the store without asking the origin; `ttl` is the remaining freshness.
     pub fn hit(ttl: i64) -> Self {
-        Self { ttl: Some(ttl), ..Self::new(Handled::Hit) }
+        Self { ttl: Some(ttl), ..Self::new(HitOrForward::Hit) }
     }
 
     /// The origin was asked; `why` is a token of RFC 9211 §2.2.
     pub fn forwarded(why: &'static str) -> Self {
-        Self::new(Handled::Forward(why))
+        Self::new(HitOrForward::Forward(why))
     }
 
     /// Neither answered from the store nor forwarded.
     pub fn refused() -> Self {
-        Self::new(Handled::Refused)
+        Self::new(HitOrForward::Refused)
     }
 
     /// What the origin answered.
@@ -79,12 +79,12 @@ impl CacheStatus {
         let mut text = Vec::with_capacity(96);
         text.extend_from_slice(b"larder");
         match self.handled {
-            Handled::Hit => text.extend_from_slice(b"; hit"),
-            Handled::Forward(why) => {
+            HitOrForward::Hit => text.extend_from_slice(b"; hit"),
+            HitOrForward::Forward(why) => {
                 text.extend_from_slice(b"; fwd=");
                 text.extend_from_slice(why.as_bytes());
             }
-            Handled::Refused => {}
+            HitOrForward::Refused => {}
         }
         if let Some(status) = self.forward_status {
             text.extend_from_slice(b"; fwd-status=");
@@ -119,7 +119,7 @@ impl CacheStatus {
         headers.append(CACHE_STATUS, self.value());
     }
 
-    fn new(handled: Handled) -> Self {
+    fn new(handled: HitOrForward) -> Self {
         Self {
             handled,
             forward_status: None,

@@ -41,14 +41,14 @@ pub fn parse_undated(value: &[u8]) -> Option<SystemTime> {
     parse(value, SystemTime::UNIX_EPOCH + Duration::from_secs(49 * 31_557_600))
 }
 
-struct Civil {
+struct CivilDate {
     year: i64,
     month: i64,
     day: i64,
     seconds: i64,
 }
 
-impl Civil {
+impl CivilDate {
     fn time(&self) -> Option<SystemTime> {
         let seconds = days_from_epoch(self.year, self.month, self.day) * DAY + self.seconds;
         let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -61,7 +61,7 @@ impl Civil {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn imf_fixdate(value: &[u8]) -> Option<Civil> {
+fn imf_fixdate(value: &[u8]) -> Option<CivilDate> {
     let (day_name, rest) = value.split_at_checked(5)?;
     let (date, rest) = rest.split_at_checked(12)?;
     if !day_name.ends_with(b", ") || !is_day(day_name.get(..3)?, false) || rest.len() != 12 {
@@ -73,7 +73,7 @@ fn imf_fixdate(value: &[u8]) -> Option<Civil> {
 }
 
 /// `Sunday, 06-Nov-94 08:49:37 GMT`.
-fn rfc850(value: &[u8], comma: usize, near: SystemTime) -> Option<Civil> {
+fn rfc850(value: &[u8], comma: usize, near: SystemTime) -> Option<CivilDate> {
     let (day_name, rest) = value.split_at_checked(comma)?;
     let (date, rest) = rest.split_at_checked(12)?;
     if !is_day(day_name, true) || rest.len() != 12 {
@@ -87,7 +87,7 @@ fn rfc850(value: &[u8], comma: usize, near: SystemTime) -> Option<Civil> {
 }
 
 /// `Sun Nov  6 08:49:37 1994`.
-fn asctime(value: &[u8]) -> Option<Civil> {
+fn asctime(value: &[u8]) -> Option<CivilDate> {
     let (day_name, rest) = value.split_at_checked(4)?;
     let (date, rest) = rest.split_at_checked(7)?;
     let (time, year) = rest.split_at_checked(8)?;
@@ -116,7 +116,7 @@ fn clock(time: &[u8]) -> Option<i64> {
     Some(hour * 3600 + minute * 60 + second.min(59))
 }
 
-fn civil(year: i64, month: i64, day: i64, seconds: i64) -> Option<Civil> {
+fn civil(year: i64, month: i64, day: i64, seconds: i64) -> Option<CivilDate> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
         4 | 6 | 9 | 11 => 30,
@@ -124,7 +124,7 @@ fn civil(year: i64, month: i64, day: i64, seconds: i64) -> Option<Civil> {
         2 => 28,
         _ => 31,
     };
-    (1..=length).contains(&day).then_some(Civil { year, month, day, seconds })
+    (1..=length).contains(&day).then_some(CivilDate { year, month, day, seconds })
 }
 
 fn is_day(name: &[u8], whole: bool) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
-use crate::semantics::said::{Expires, Said};
+use crate::semantics::said::{CacheMetadata, Expires};
 use crate::semantics::status;
 use crate::semantics::storing::CacheKind;
 
@@ -20,7 +20,11 @@ const SET_BACK: Duration = Duration::from_secs(60);
 const LONGEST_GUESS: Duration = Duration::from_secs(86_400);
 
 /// The age on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
-pub fn initial_age(said: &Said, request_time: SystemTime, response_time: SystemTime) -> Duration {
+pub fn initial_age(
+    said: &CacheMetadata,
+    request_time: SystemTime,
+    response_time: SystemTime,
+) -> Duration {
     let apparent_age = said.date.map_or(Duration::ZERO, |date| between(date, response_time));
     let response_delay = between(request_time, response_time);
     let corrected_age = said.age.unwrap_or_default().saturating_add(response_delay);
@@ -39,7 +43,7 @@ pub fn current_age(initial_age: Duration, response_time: SystemTime, now: System
 
 /// The lifetime that the origin states (RFC 9111 §4.2.1).
 pub fn explicit_lifetime(
-    said: &Said,
+    said: &CacheMetadata,
     kind: CacheKind,
     response_time: SystemTime,
 ) -> Option<Duration> {
@@ -58,7 +62,7 @@ pub fn explicit_lifetime(
 /// The lifetime to guess where the origin states none (RFC 9111 §4.2.2); `None` where no guess is
 /// allowed or there is nothing to guess from.
 pub fn heuristic_lifetime(
-    said: &Said,
+    said: &CacheMetadata,
     status: StatusCode,
     response_time: SystemTime,
 ) -> Option<Duration> {
@@ -70,7 +74,7 @@ pub fn heuristic_lifetime(
 }
 
 /// Whether the origin lets a stale answer be served at all (RFC 9111 §4.2.4).
-pub fn may_be_served_stale(said: &Said, kind: CacheKind) -> bool {
+pub fn may_be_served_stale(said: &CacheMetadata, kind: CacheKind) -> bool {
     let cache_control = &said.cache_control;
     let shared_only = match kind {
         // §5.2.2.10: s-maxage implies proxy-revalidate.

@@ -6,7 +6,7 @@
 use http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use http::{HeaderMap, StatusCode};
 
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::method;
 use crate::semantics::target::Target;
 
@@ -14,7 +14,7 @@ use crate::semantics::target::Target;
 /// changed anything; an error changed nothing; another origin's answers are not this one's to drop.
 /// `moved` gives the target by which a resource is known, where it is another one.
 pub fn targets(
-    asked: &Asked,
+    asked: &ProxyRequest,
     status: StatusCode,
     headers: &HeaderMap,
     moved: impl Fn(&Target) -> Option<Target>,
@@ -35,7 +35,7 @@ pub fn targets(
 
 /// Whether the request may change something: not by a method that only asks, unless something replaces it by
 /// another.
-pub fn may_change(asked: &Asked) -> bool {
+pub fn may_change(asked: &ProxyRequest) -> bool {
     !method::is_safe(&asked.method) || asked.is_overridden()
 }
 
@@ -45,7 +45,7 @@ pub fn leaves_open(status: StatusCode) -> bool {
     matches!(status.as_u16(), 101 | 502 | 504 | 520 | 522 | 524)
 }
 
-fn reference(asked: &Asked, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {
+fn reference(asked: &ProxyRequest, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {
     // Raw UTF-8 is common here though `to_str` refuses it.
     let reference = std::str::from_utf8(headers.get(name)?.as_bytes()).ok()?;
     asked.target.resolve(reference)
@@ -57,12 +57,12 @@ mod tests {
     use http::{Method, StatusCode};
     use proptest::prelude::{any, proptest};
 
-    use crate::semantics::asked::Asked;
+    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::invalidation::targets;
     use crate::semantics::target::Target;
 
-    fn asked(method: &str) -> Asked {
-        let mut asked = Asked::get(Target::absolute("http://h/a/b?c").unwrap());
+    fn asked(method: &str) -> ProxyRequest {
+        let mut asked = ProxyRequest::get(Target::absolute("http://h/a/b?c").unwrap());
         asked.method = Method::from_bytes(method.as_bytes()).unwrap();
         asked
     }

@@ -16,13 +16,13 @@ pub struct JsonPath {
 /// A text that is no such query.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no JSON path (RFC 9535): {0}")]
-pub struct NotAPath(String);
+pub struct ParseError(String);
 
 impl JsonPath {
     /// The query that `text` writes.
-    pub fn parse(text: &str) -> Result<Self, NotAPath> {
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         let query = serde_json_path::JsonPath::parse(text)
-            .map_err(|error| NotAPath(error.message().to_owned()))?;
+            .map_err(|error| ParseError(error.message().to_owned()))?;
         Ok(Self { text: text.into(), query })
     }
 

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_RANGE, HeaderValue, IF_RANGE, RANGE};
 
 use crate::semantics::date;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 
 /// How many separate ranges one answer carries at most. Each costs a head of its own: asked for in
 /// thousands they cost more than the body (RFC 9110 §17.15).
@@ -18,14 +18,14 @@ const MOST_ASKED: usize = 256;
 
 /// The bytes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
+pub struct ByteRange {
     /// The first byte's index.
     pub first: u64,
     /// The last byte's index, not below `first`.
     pub last: u64,
 }
 
-impl Span {
+impl ByteRange {
     /// How many bytes.
     pub fn length(self) -> u64 {
         (self.last - self.first).saturating_add(1)
@@ -44,32 +44,32 @@ impl Span {
 
 /// How much of a body is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cut {
+pub enum RangeSelection {
     /// All of it: a 200.
     Whole,
     /// This, within the body: a 206.
-    Part(Span),
+    Part(ByteRange),
     /// These, two or more, within the body, in the order they were asked for: a 206 in several parts.
     /// No byte is in two of them.
-    Parts(Vec<Span>),
+    Parts(Vec<ByteRange>),
     /// Nothing of it: a 416.
     Unsatisfiable,
 }
 
 /// Which part of a stored 200's body of `len` bytes a `GET` asks for. What is no range of bytes gets
 /// the whole, and so do more ranges than an answer should carry (RFC 9110 §14.2 allows both).
-pub fn evaluate(asked: &HeaderMap, said: &Said, len: u64) -> Cut {
-    let Some(ranges) = asked_for(asked) else { return Cut::Whole };
+pub fn evaluate(asked: &HeaderMap, said: &CacheMetadata, len: u64) -> RangeSelection {
+    let Some(ranges) = asked_for(asked) else { return RangeSelection::Whole };
     if !if_range_holds(asked, said) {
-        return Cut::Whole;
+        return RangeSelection::Whole;
     }
-    let within: Vec<Span> = ranges.iter().filter_map(|range| range.within(len)).collect();
+    let within: Vec<ByteRange> = ranges.iter().filter_map(|range| range.within(len)).collect();
     let parts = joined(&within);
     match *parts {
-        [] => Cut::Unsatisfiable,
-        [part] => Cut::Part(part),
-        _ if parts.len() > MOST_PARTS => Cut::Whole,
-        _ => Cut::Parts(parts),
+        [] => RangeSelection::Unsatisfiable,
+        [part] => RangeSelection::Part(part),
+        _ if parts.len() > MOST_PARTS => RangeSelection::Whole,
+        _ => RangeSelection::Parts(parts),
     }
 }
 
@@ -81,7 +81,7 @@ pub fn is_single(asked: &HeaderMap) -> bool {
 
 /// Which bytes of how many a 206 of one part holds (RFC 9110 §14.4); `None` where it does not say,
 /// says it twice, or contradicts itself.
-pub fn held(headers: &HeaderMap) -> Option<(Span, u64)> {
+pub fn held(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let mut lines = headers.get_all(CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let (unit, range) = line.as_bytes().split_at_checked(6)?;
@@ -94,11 +94,12 @@ pub fn held(headers: &HeaderMap) -> Option<(Span, u64)> {
     let last = number(range.get(dash + 1..slash)?)?;
     let total = number(range.get(slash + 1..)?)?;
     // A number too large for any body was clamped: then it says nothing.
-    (first <= last && last < total && total < u64::MAX).then_some((Span { first, last }, total))
+    (first <= last && last < total && total < u64::MAX)
+        .then_some((ByteRange { first, last }, total))
 }
 
 /// `Content-Range` of a 206.
-pub fn content_range(part: Span, len: u64) -> HeaderValue {
+pub fn content_range(part: ByteRange, len: u64) -> HeaderValue {
     written(format!("bytes {}-{}/{len}", part.first, part.last))
 }
 
@@ -118,13 +119,13 @@ enum Range {
 
 impl Range {
     /// Its bytes of a body of `len`, if it has any.
-    fn within(&self, len: u64) -> Option<Span> {
+    fn within(&self, len: u64) -> Option<ByteRange> {
         match *self {
             Self::From { first, last } if first < len => {
-                Some(Span { first, last: last.unwrap_or(u64::MAX).min(len - 1) })
+                Some(ByteRange { first, last: last.unwrap_or(u64::MAX).min(len - 1) })
             }
             Self::Last(n) if n > 0 && len > 0 => {
-                Some(Span { first: len.saturating_sub(n), last: len - 1 })
+                Some(ByteRange { first: len.saturating_sub(n), last: len - 1 })
             }
             Self::From { .. } | Self::Last(_) => None,
         }
@@ -160,10 +161,10 @@ fn parse(range: &[u8]) -> Option<Range> {
 
 /// The ranges with those that overlap or adjoin made one (RFC 9110 §15.3.7.2), each where the first
 /// of its members stood. Those with a gap between them stay apart: a client finds what it asked for.
-fn joined(spans: &[Span]) -> Vec<Span> {
-    let mut order: Vec<(Span, usize)> = spans.iter().copied().zip(0..).collect();
+fn joined(spans: &[ByteRange]) -> Vec<ByteRange> {
+    let mut order: Vec<(ByteRange, usize)> = spans.iter().copied().zip(0..).collect();
     order.sort_unstable();
-    let mut joined: Vec<(usize, Span)> = Vec::with_capacity(order.len());
+    let mut joined: Vec<(usize, ByteRange)> = Vec::with_capacity(order.len());
     for (span, place) in order {
         match joined.last_mut() {
             Some((first_place, known)) if known.touches(span) => {
@@ -188,7 +189,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// RFC 9110 §13.1.5: the client's part and the stored body must be of the same bytes, which only a
 /// strong validator promises. No `If-Range` asks for nothing.
-fn if_range_holds(asked: &HeaderMap, said: &Said) -> bool {
+fn if_range_holds(asked: &HeaderMap, said: &CacheMetadata) -> bool {
     let mut lines = asked.get_all(IF_RANGE).iter();
     let Some(line) = lines.next() else { return true };
     let line = line.as_bytes();
@@ -210,9 +211,10 @@ mod tests {
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
-        Cut, MOST_ASKED, Span, content_range, evaluate, held, is_single, unsatisfied_range,
+        ByteRange, MOST_ASKED, RangeSelection, content_range, evaluate, held, is_single,
+        unsatisfied_range,
     };
-    use crate::semantics::said::Said;
+    use crate::semantics::said::CacheMetadata;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -222,15 +224,15 @@ mod tests {
         headers
     }
 
-    fn cut(range: &'static str, len: u64) -> Cut {
-        let said = Said::of(StatusCode::OK, &map(&[]));
+    fn cut(range: &'static str, len: u64) -> RangeSelection {
+        let said = CacheMetadata::of(StatusCode::OK, &map(&[]));
         evaluate(&map(&[("range", range)]), &said, len)
     }
 
     #[test]
     fn one_range_of_bytes_is_cut() {
         // RFC 9110 §14.1.2.
-        let part = |first, last| Cut::Part(Span { first, last });
+        let part = |first, last| RangeSelection::Part(ByteRange { first, last });
         for (range, len, expected) in [
             ("bytes=0-4", 10, part(0, 4)),
             ("BYTES=0-4", 10, part(0, 4)),
@@ -240,27 +242,30 @@ mod tests {
             ("bytes=0-99999999999999999999", 10, part(0, 9)),
             ("bytes=-3", 10, part(7, 9)),
             ("bytes=-99", 10, part(0, 9)),
-            ("bytes=10-", 10, Cut::Unsatisfiable),
-            ("bytes=99999999999999999999-", 10, Cut::Unsatisfiable),
-            ("bytes=-0", 10, Cut::Unsatisfiable),
-            ("bytes=0-", 0, Cut::Unsatisfiable),
-            ("bytes=-1", 0, Cut::Unsatisfiable),
+            ("bytes=10-", 10, RangeSelection::Unsatisfiable),
+            ("bytes=99999999999999999999-", 10, RangeSelection::Unsatisfiable),
+            ("bytes=-0", 10, RangeSelection::Unsatisfiable),
+            ("bytes=0-", 0, RangeSelection::Unsatisfiable),
+            ("bytes=-1", 0, RangeSelection::Unsatisfiable),
             ("bytes=0-4,", 10, part(0, 4)),
             ("bytes=, ,0-4", 10, part(0, 4)),
-            ("bytes=4-0", 10, Cut::Whole),
-            ("bytes=a-b", 10, Cut::Whole),
-            ("bytes=-", 10, Cut::Whole),
-            ("bytes=+1-2", 10, Cut::Whole),
-            ("bytes=0 - 4", 10, Cut::Whole),
-            ("bytes=,", 10, Cut::Whole),
-            ("items=0-4", 10, Cut::Whole),
-            ("bytes", 10, Cut::Whole),
-            ("", 10, Cut::Whole),
+            ("bytes=4-0", 10, RangeSelection::Whole),
+            ("bytes=a-b", 10, RangeSelection::Whole),
+            ("bytes=-", 10, RangeSelection::Whole),
+            ("bytes=+1-2", 10, RangeSelection::Whole),
+            ("bytes=0 - 4", 10, RangeSelection::Whole),
+            ("bytes=,", 10, RangeSelection::Whole),
+            ("items=0-4", 10, RangeSelection::Whole),
+            ("bytes", 10, RangeSelection::Whole),
+            ("", 10, RangeSelection::Whole),
         ] {
             assert_eq!(cut(range, len), expected, "{range:?} of {len}");
         }
         let two = map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
-        assert_eq!(evaluate(&two, &Said::of(StatusCode::OK, &map(&[])), 10), Cut::Whole);
+        assert_eq!(
+            evaluate(&two, &CacheMetadata::of(StatusCode::OK, &map(&[])), 10),
+            RangeSelection::Whole
+        );
     }
 
     #[test]
@@ -281,17 +286,17 @@ mod tests {
             (LATER, vec![("last-modified", CHANGED), ("date", LATER)], false),
             ("junk", vec![("last-modified", CHANGED), ("date", LATER)], false),
         ] {
-            let said = Said::of(StatusCode::OK, &map(&stored));
+            let said = CacheMetadata::of(StatusCode::OK, &map(&stored));
             let asked = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
-            let part = Cut::Part(Span { first: 0, last: 1 });
-            let expected = if holds { part } else { Cut::Whole };
+            let part = RangeSelection::Part(ByteRange { first: 0, last: 1 });
+            let expected = if holds { part } else { RangeSelection::Whole };
             assert_eq!(evaluate(&asked, &said, 10), expected, "{condition} {stored:?}");
         }
     }
 
     #[test]
     fn content_range_is_written_as_in_rfc_9110_section_14_4() {
-        assert_eq!(content_range(Span { first: 0, last: 4 }, 10), "bytes 0-4/10");
+        assert_eq!(content_range(ByteRange { first: 0, last: 4 }, 10), "bytes 0-4/10");
         assert_eq!(unsatisfied_range(10), "bytes */10");
     }
 
@@ -299,9 +304,11 @@ mod tests {
     fn several_ranges_are_cut_in_their_order_and_joined_where_they_touch() {
         // RFC 9110 §14.2, §15.3.7.2.
         let parts = |spans: &[(u64, u64)]| match *spans {
-            [] => Cut::Unsatisfiable,
-            [(first, last)] => Cut::Part(Span { first, last }),
-            _ => Cut::Parts(spans.iter().map(|&(first, last)| Span { first, last }).collect()),
+            [] => RangeSelection::Unsatisfiable,
+            [(first, last)] => RangeSelection::Part(ByteRange { first, last }),
+            _ => RangeSelection::Parts(
+                spans.iter().map(|&(first, last)| ByteRange { first, last }).collect(),
+            ),
         };
         for (range, expected) in [
             ("bytes=0-1,5-6", &[(0, 1), (5, 6)][..]),
@@ -320,7 +327,7 @@ mod tests {
             assert_eq!(cut(range, 10), parts(expected), "{range}");
         }
         for range in ["bytes=0-1,5-4", "bytes=0-1,x", "bytes=0-1;5-6", "bytes=0-1,5 -6"] {
-            assert_eq!(cut(range, 10), Cut::Whole, "{range}");
+            assert_eq!(cut(range, 10), RangeSelection::Whole, "{range}");
         }
     }
 
@@ -332,14 +339,17 @@ mod tests {
             let mut asked = HeaderMap::new();
             let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
             asked.insert("range", value.unwrap());
-            evaluate(&asked, &Said::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
+            evaluate(&asked, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
         };
-        assert!(matches!(ranges(16), Cut::Parts(parts) if parts.len() == 16));
-        assert_eq!(ranges(17), Cut::Whole);
+        assert!(matches!(ranges(16), RangeSelection::Parts(parts) if parts.len() == 16));
+        assert_eq!(ranges(17), RangeSelection::Whole);
         let same = "bytes=".to_owned() + &"0-,".repeat(MOST_ASKED + 1);
         let mut asked = HeaderMap::new();
         asked.insert("range", HeaderValue::from_str(&same).unwrap());
-        assert_eq!(evaluate(&asked, &Said::of(StatusCode::OK, &HeaderMap::new()), 9), Cut::Whole);
+        assert_eq!(
+            evaluate(&asked, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 9),
+            RangeSelection::Whole
+        );
     }
 
     #[test]
@@ -361,7 +371,7 @@ mod tests {
     #[test]
     fn a_content_range_that_contradicts_itself_says_nothing() {
         // RFC 9110 §14.4.
-        let some = |first, last, total| Some((Span { first, last }, total));
+        let some = |first, last, total| Some((ByteRange { first, last }, total));
         for (value, expected) in [
             ("bytes 0-4/10", some(0, 4, 10)),
             ("Bytes 9-9/10", some(9, 9, 10)),
@@ -391,15 +401,15 @@ mod tests {
             shaped in "bytes=[0-9]{0,21}-[0-9]{0,21}(,[0-9]{0,3}-[0-9]{0,3}){0,20}",
             len in prop_oneof![any::<u64>(), 0_u64..1000],
         ) {
-            let said = Said::of(StatusCode::OK, &HeaderMap::new());
+            let said = CacheMetadata::of(StatusCode::OK, &HeaderMap::new());
             for value in [HeaderValue::from_bytes(&raw), HeaderValue::from_str(&shaped)] {
                 let Ok(value) = value else { continue };
                 let mut asked = HeaderMap::new();
                 asked.insert("range", value);
                 let mut parts = match evaluate(&asked, &said, len) {
-                    Cut::Part(part) => vec![part],
-                    Cut::Parts(parts) => parts,
-                    Cut::Whole | Cut::Unsatisfiable => continue,
+                    RangeSelection::Part(part) => vec![part],
+                    RangeSelection::Parts(parts) => parts,
+                    RangeSelection::Whole | RangeSelection::Unsatisfiable => continue,
                 };
                 assert!(parts.len() <= 16);
                 assert!(parts.iter().all(|part| part.first <= part.last && part.last < len));

@@ -30,7 +30,7 @@ const GLOBAL: HeaderName = HeaderName::from_static("x-ratelimit-global");
 
 /// What is left of a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Quota {
+pub struct RateLimitState {
     /// How many calls a window has.
     pub limit: Option<u64>,
     /// How long a window is.
@@ -42,7 +42,7 @@ pub struct Quota {
     /// Which of several limits it is.
     pub bucket: Option<Bucket>,
     /// Whose limit it is.
-    pub whose: Whose,
+    pub whose: LimitScope,
 }
 
 /// One of several limits of an origin.
@@ -56,7 +56,7 @@ pub struct Bucket {
 
 /// Whose limit was told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Whose {
+pub enum LimitScope {
     /// The caller's: of the one bucket, if one is named.
     #[default]
     Callers,
@@ -66,7 +66,7 @@ pub enum Whose {
     Shared,
 }
 
-impl Quota {
+impl RateLimitState {
     /// Whether its calls are used up.
     pub fn is_spent(&self) -> bool {
         self.remaining == Some(0)
@@ -80,18 +80,19 @@ impl Quota {
 }
 
 /// What the fields say of the limit that is hit first; `None`: nothing that can be read.
-pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<Quota> {
+pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
     let (bucket, whose) = (bucket(headers), whose(headers));
     let numbers = [X_RATELIMIT, X_RATE_LIMIT]
         .iter()
         .flat_map(|fields| separate::read(headers, fields, now))
-        .map(|quota| Quota { bucket: bucket.clone(), ..quota })
+        .map(|quota| RateLimitState { bucket: bucket.clone(), ..quota })
         .chain(separate::read(headers, &DRAFT_06, now))
         .chain(draft::read(headers))
-        .min_by_key(Quota::left);
-    let quota = numbers.unwrap_or_else(|| Quota { bucket: bucket.clone(), ..Quota::default() });
-    let quota = Quota { whose, ..quota };
-    (quota != Quota::default()).then_some(quota)
+        .min_by_key(RateLimitState::left);
+    let quota = numbers
+        .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
+    let quota = RateLimitState { whose, ..quota };
+    (quota != RateLimitState::default()).then_some(quota)
 }
 
 /// Discord's `Bucket` holds for each guild, channel and webhook on its own; GitHub's `Resource` (`core`,
@@ -105,16 +106,16 @@ fn bucket(headers: &HeaderMap) -> Option<Bucket> {
     named(&BUCKET, true).or_else(|| named(&RESOURCE, false))
 }
 
-fn whose(headers: &HeaderMap) -> Whose {
+fn whose(headers: &HeaderMap) -> LimitScope {
     let says = |field: &HeaderName, word: &str| {
         headers.get(field).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
     };
     if says(&GLOBAL, "true") || says(&SCOPE, "global") {
-        Whose::Global
+        LimitScope::Global
     } else if says(&SCOPE, "shared") {
-        Whose::Shared
+        LimitScope::Shared
     } else {
-        Whose::Callers
+        LimitScope::Callers
     }
 }
 

@@ -17,7 +17,7 @@ use crate::semantics::targeted;
 
 /// The part of a response's head that bears on freshness, storing and validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct CacheMetadata {
     /// The directives.
     pub cache_control: CacheControl,
     /// `no-store`, with `must-understand` and the status reckoned in (RFC 9111 §5.2.2.3).
@@ -90,10 +90,10 @@ impl EntityTag {
     }
 }
 
-impl Said {
+impl CacheMetadata {
     /// About how many bytes of memory it takes beside itself.
     pub fn weight(&self) -> usize {
-        const MEMBER: usize = 2 * size_of::<(HeaderName, Said)>() + 64;
+        const MEMBER: usize = 2 * size_of::<(HeaderName, CacheMetadata)>() + 64;
         let targeted = self.targeted.iter();
         let targeted = targeted.map(|(name, said)| MEMBER + name.as_str().len() + said.weight());
         self.cache_control.weight() + targeted.sum::<usize>()
@@ -210,14 +210,14 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     use crate::semantics::cache_control::MAX_DELTA;
-    use crate::semantics::said::{Expires, Said};
+    use crate::semantics::said::{CacheMetadata, Expires};
 
-    fn said(fields: &[(&'static str, &'static str)]) -> Said {
+    fn said(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        Said::of(StatusCode::OK, &headers)
+        CacheMetadata::of(StatusCode::OK, &headers)
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
         let with = |status: u16, line: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("cache-control", HeaderValue::from_static(line));
-            Said::of(StatusCode::from_u16(status).unwrap(), &headers).no_store
+            CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers).no_store
         };
         assert!(with(200, "no-store"));
         assert!(!with(200, "must-understand, no-store"));
@@ -338,7 +338,7 @@ mod tests {
                     headers.append(HeaderName::from_static(name), value);
                 }
             }
-            let said = Said::of(StatusCode::from_u16(status).unwrap(), &headers);
+            let said = CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers);
             assert_eq!(said.expires.is_some(), headers.contains_key("expires"));
             assert!(said.age.is_none_or(|age| age <= MAX_DELTA));
         }

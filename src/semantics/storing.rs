@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, SET_COOKIE};
 
 use crate::semantics::cache_control::Directive;
 use crate::semantics::hop_by_hop;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 
 /// Whose rules apply (RFC 9111 §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,7 +21,7 @@ pub enum CacheKind {
 
 /// Why an answer is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NotStored {
+pub enum NotStoredReason {
     /// Only `GET` is stored.
     Method,
     /// The request said `no-store` (RFC 9111 §5.2.1.5).
@@ -55,7 +55,7 @@ pub enum NotStored {
     Unread,
 }
 
-impl NotStored {
+impl NotStoredReason {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl NotStored {
     }
 }
 
-impl NotStored {
+impl NotStoredReason {
     /// Whether it might have been stored, and larder could not.
     pub fn is_for_want_of_room(self) -> bool {
         matches!(self, Self::Incomplete | Self::TooLarge | Self::NoRoom)
@@ -86,24 +86,26 @@ impl NotStored {
 }
 
 /// The origin's prohibition that concerns the answer alone, if there is one.
-pub fn forbidden(said: &Said, kind: CacheKind) -> Option<NotStored> {
+pub fn forbidden(said: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
     if said.no_store {
-        return Some(NotStored::NoStore);
+        return Some(NotStoredReason::NoStore);
     }
     match kind {
-        CacheKind::Shared if said.cache_control.has(Directive::Private) => Some(NotStored::Private),
+        CacheKind::Shared if said.cache_control.has(Directive::Private) => {
+            Some(NotStoredReason::Private)
+        }
         CacheKind::Shared | CacheKind::Private => None,
     }
 }
 
 /// Whether the request's `Authorization` keeps the answer out of a shared cache (RFC 9111 §3.5).
-pub fn authorization_forbids(asked: &HeaderMap, said: &Said, kind: CacheKind) -> bool {
+pub fn authorization_forbids(asked: &HeaderMap, said: &CacheMetadata, kind: CacheKind) -> bool {
     needs_leave(said, kind) && asked.contains_key(AUTHORIZATION)
 }
 
 /// Whether a shared cache may keep this for a request with `Authorization` only by the origin's
 /// leave, which it does not give (RFC 9111 §3.5).
-pub fn needs_leave(said: &Said, kind: CacheKind) -> bool {
+pub fn needs_leave(said: &CacheMetadata, kind: CacheKind) -> bool {
     let allowed = said.cache_control.has(Directive::Public)
         || said.cache_control.has(Directive::MustRevalidate)
         || said.cache_control.s_maxage.is_some();
@@ -119,7 +121,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// The fields to keep (RFC 9111 §3.1): not those of one connection, nor those that `private` or
 /// `no-cache` names. Leaving a named field out harms nobody, so no route sets that aside.
-pub fn kept_fields(headers: &HeaderMap, said: &Said, kind: CacheKind) -> HeaderMap {
+pub fn kept_fields(headers: &HeaderMap, said: &CacheMetadata, kind: CacheKind) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip_response(&mut kept);
     leave_named_out(&mut kept, said, kind);
@@ -127,7 +129,7 @@ pub fn kept_fields(headers: &HeaderMap, said: &Said, kind: CacheKind) -> HeaderM
 }
 
 /// Leaves out the fields that `private` or `no-cache` names.
-pub fn leave_named_out(kept: &mut HeaderMap, said: &Said, kind: CacheKind) {
+pub fn leave_named_out(kept: &mut HeaderMap, said: &CacheMetadata, kind: CacheKind) {
     for name in &said.cache_control.no_cache_fields {
         kept.remove(name);
     }
@@ -151,9 +153,9 @@ mod tests {
     use http::StatusCode;
     use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-    use crate::semantics::said::Said;
+    use crate::semantics::said::CacheMetadata;
     use crate::semantics::storing::{
-        CacheKind, NotStored, authorization_forbids, forbidden, is_event_stream, kept_fields,
+        CacheKind, NotStoredReason, authorization_forbids, forbidden, is_event_stream, kept_fields,
     };
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -163,17 +165,21 @@ mod tests {
             .collect()
     }
 
-    fn directives(line: &'static str) -> Said {
-        Said::of(StatusCode::OK, &map(&[("cache-control", line)]))
+    fn directives(line: &'static str) -> CacheMetadata {
+        CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]))
     }
 
     #[test]
     fn private_forbids_in_a_shared_cache_and_no_store_in_both() {
         for (line, shared, private) in [
             ("max-age=60", None, None),
-            ("NO-STORE, max-age=60", Some(NotStored::NoStore), Some(NotStored::NoStore)),
-            ("max-age=60, Private", Some(NotStored::Private), None),
-            ("private, public", Some(NotStored::Private), None),
+            (
+                "NO-STORE, max-age=60",
+                Some(NotStoredReason::NoStore),
+                Some(NotStoredReason::NoStore),
+            ),
+            ("max-age=60, Private", Some(NotStoredReason::Private), None),
+            ("private, public", Some(NotStoredReason::Private), None),
             ("private=\"x\"", None, None),
             ("no-cache", None, None),
         ] {
@@ -214,7 +220,7 @@ mod tests {
             ("content-security-policy", "default-src 'none'"),
             ("content-type", "a/b"),
         ]);
-        let said = Said::of(StatusCode::OK, &headers);
+        let said = CacheMetadata::of(StatusCode::OK, &headers);
         let names = |kind| {
             let kept = kept_fields(&headers, &said, kind);
             let mut names: Vec<_> = kept.keys().map(|name| name.as_str().to_owned()).collect();

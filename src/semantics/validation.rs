@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::semantics::date;
 use crate::semantics::hop_by_hop;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::vary::Vary;
 
 /// The fields that make a request conditional (RFC 9110 §13.1).
@@ -22,7 +22,7 @@ pub const CONDITIONALS: [HeaderName; 5] =
 
 /// How a stored response answers a request's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PreconditionResult {
     /// As it is.
     Full,
     /// With a 304: the client has it already.
@@ -31,7 +31,7 @@ pub enum Outcome {
 
 /// What the 200 to a `HEAD` says of the stored response to a `GET` (RFC 9111 §4.3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadSays {
+pub enum HeadComparison {
     /// It is still the same: its fields may be updated.
     Same,
     /// It has changed.
@@ -51,12 +51,12 @@ pub fn has_conditions_on_the_whole(headers: &HeaderMap) -> bool {
     CONDITIONALS.iter().any(|name| *name != IF_RANGE && headers.contains_key(name))
 }
 
-/// Answers `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` from a stored response
-/// (RFC 9111 §4.3.2). `If-Match` and `If-Unmodified-Since` are for origins alone.
-pub fn evaluate(asked: &HeaderMap, said: &Said, status: StatusCode) -> Outcome {
+/// Answers `If-None-Match` and `If-Modified-LifetimeStart` of a `GET` or `HEAD` from a stored response
+/// (RFC 9111 §4.3.2). `If-Match` and `If-Unmodified-LifetimeStart` are for origins alone.
+pub fn evaluate(asked: &HeaderMap, said: &CacheMetadata, status: StatusCode) -> PreconditionResult {
     // RFC 9110 §13.2.1: conditions apply to what would otherwise be a success.
     if !status.is_success() {
-        return Outcome::Full;
+        return PreconditionResult::Full;
     }
     let has_it = if asked.contains_key(IF_NONE_MATCH) {
         // RFC 9110 §13.1.3: then If-Modified-Since does not count.
@@ -64,7 +64,7 @@ pub fn evaluate(asked: &HeaderMap, said: &Said, status: StatusCode) -> Outcome {
     } else {
         asked.contains_key(IF_MODIFIED_SINCE) && unmodified_since(asked, said)
     };
-    if has_it { Outcome::NotModified } else { Outcome::Full }
+    if has_it { PreconditionResult::NotModified } else { PreconditionResult::Full }
 }
 
 /// The fields of a 304 made from a stored response (RFC 9110 §15.4.5).
@@ -84,7 +84,7 @@ pub fn not_modified_head(stored: &HeaderMap) -> HeaderMap {
 }
 
 /// The fields that ask the origin whether the stored response is still right (RFC 9111 §4.3.1).
-pub fn conditional_fields(said: &Said) -> Vec<(HeaderName, HeaderValue)> {
+pub fn conditional_fields(said: &CacheMetadata) -> Vec<(HeaderName, HeaderValue)> {
     let tag = said.etag.as_ref().map(|tag| (IF_NONE_MATCH, tag.raw.clone()));
     let date = said.last_modified.as_ref().map(|date| (IF_MODIFIED_SINCE, date.raw.clone()));
     tag.into_iter().chain(date).collect()
@@ -92,8 +92,9 @@ pub fn conditional_fields(said: &Said) -> Vec<(HeaderName, HeaderValue)> {
 
 /// Whether a 304 speaks of this stored response: a strong tag that differs, or another `Vary`,
 /// means that it does not (RFC 9111 §4.3.4), and the whole must be asked for again.
-pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &Said) -> bool {
-    let tag = Said::of(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
+pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &CacheMetadata) -> bool {
+    let tag =
+        CacheMetadata::of(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
     let same_tag = match (&tag, &said.etag) {
         (Some(new), Some(known)) => new.opaque() == known.opaque(),
         (Some(_), None) | (None, _) => true,
@@ -105,19 +106,24 @@ pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &Said) -> bo
 /// Compares the fields of a 200 to a `HEAD` with a stored response and the length of its body. The
 /// RFC lets an answer without any validator update the stored one, too; but nothing then tells that
 /// it is about the stored bytes.
-pub fn head_says(head: &HeaderMap, stored: &HeaderMap, said: &Said, length: usize) -> HeadSays {
+pub fn head_says(
+    head: &HeaderMap,
+    stored: &HeaderMap,
+    said: &CacheMetadata,
+    length: usize,
+) -> HeadComparison {
     let other = |name: &HeaderName| head.get(name) != stored.get(name);
     if other(&CONTENT_ENCODING) || (head.contains_key(VARY) && Vary::of(head) != Vary::of(stored)) {
-        return HeadSays::Nothing;
+        return HeadComparison::Nothing;
     }
-    let says = Said::of(StatusCode::OK, head);
+    let says = CacheMetadata::of(StatusCode::OK, head);
     let changed = says.etag.is_some() && says.etag != said.etag
         || says.last_modified.is_some() && says.last_modified != said.last_modified
         || head.get(CONTENT_LENGTH).is_some_and(|value| !is_number(value, length));
     match (changed, says.has_validator()) {
-        (true, _) => HeadSays::Changed,
-        (false, true) => HeadSays::Same,
-        (false, false) => HeadSays::Nothing,
+        (true, _) => HeadComparison::Changed,
+        (false, true) => HeadComparison::Same,
+        (false, false) => HeadComparison::Nothing,
     }
 }
 
@@ -157,7 +163,7 @@ fn opaque(tag: Option<&HeaderValue>) -> Option<&[u8]> {
 
 /// Whether `If-None-Match` names the stored response: `*`, or its tag by weak comparison
 /// (RFC 9110 §8.8.3.2, §13.1.2).
-fn names_stored(list: &[u8], said: &Said) -> bool {
+fn names_stored(list: &[u8], said: &CacheMetadata) -> bool {
     if list.trim_ascii() == b"*" {
         return true;
     }
@@ -186,7 +192,7 @@ fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// RFC 9110 §13.1.3, RFC 9111 §4.3.2: not changed after the date that the client has; where the
 /// stored response does not say when it changed, not received after it.
-fn unmodified_since(asked: &HeaderMap, said: &Said) -> bool {
+fn unmodified_since(asked: &HeaderMap, said: &CacheMetadata) -> bool {
     let mut lines = asked.get_all(IF_MODIFIED_SINCE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
     let changed = said.last_modified.as_ref().map(|date| date.time).or(said.date);

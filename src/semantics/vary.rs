@@ -52,7 +52,7 @@ impl Vary {
 }
 
 /// Gives an HMAC for the value of a field that holds a credential, `None` for other fields.
-pub type Mask<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> + 'a;
+pub type CredentialHasher<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> + 'a;
 
 /// What variants are hashed with. Without it a client could find two values that mean one variant, and have
 /// others answered what it asked for: nothing but the hash tells variants apart. Cheap to clone.
@@ -113,7 +113,7 @@ impl VaryFields {
         &self,
         request: &HeaderMap,
         secret: &VariantSecret,
-        mask: &Mask<'_>,
+        mask: &CredentialHasher<'_>,
     ) -> VariantId {
         if self.names().is_empty() {
             return VariantId::SOLE;
@@ -122,7 +122,7 @@ impl VaryFields {
     }
 
     /// What the names and their values are, so that no two of them are written alike.
-    fn framed(&self, request: &HeaderMap, mask: &Mask<'_>) -> Vec<u8> {
+    fn framed(&self, request: &HeaderMap, mask: &CredentialHasher<'_>) -> Vec<u8> {
         let mut framed = Vec::with_capacity(128);
         for name in self.names() {
             frame(&mut framed, NAME, name.as_str().as_bytes());

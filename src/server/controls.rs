@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::account::ledger::Spending;
+use crate::account::ledger::CostReport;
 use crate::admin::controls::{
-    Controls, Listing, NotPurged, NotReloaded, Page, Purge, Purged, Readiness, Reloaded,
+    AdminApi, ListQuery, Page, Purge, PurgeError, PurgeResult, Readiness, ReloadError, ReloadResult,
 };
 use crate::config::env::Env;
 use crate::config::{defaults, shown};
 use crate::launch::no_proxy::NoProxy;
 use crate::launch::pac;
 use crate::policy::Mode;
-use crate::server::estate::Estate;
-use crate::server::house::House;
+use crate::server::estate::Runtime;
+use crate::server::house::Pipeline;
 use crate::server::stored::{self, Seen};
-use crate::store::{Condition, Store};
-use crate::upstream::report::Report;
+use crate::store::{Health, Store};
+use crate::upstream::report::UpstreamStatus;
 
 /// The estate in its operator's hands.
-pub(super) struct Desk(pub(super) Arc<Estate>);
+pub(super) struct AdminService(pub(super) Arc<Runtime>);
 
-impl Desk {
-    fn seen<'h>(&'h self, house: &'h House) -> Seen<'h> {
+impl AdminService {
+    fn seen<'h>(&'h self, house: &'h Pipeline) -> Seen<'h> {
         Seen {
             engine: &house.engine,
             routes: &house.config.routes,
@@ -36,11 +36,11 @@ impl Desk {
 }
 
 #[async_trait]
-impl Controls for Desk {
+impl AdminApi for AdminService {
     fn ready(&self) -> Readiness {
         let ground = &self.0.ground;
         let mut details = Vec::new();
-        if let Condition::MemoryOnly(why) = ground.store.condition() {
+        if let Health::MemoryOnly(why) = ground.store.condition() {
             details.push(("store", format!("memory only: {why}")));
         }
         let mode = self.mode();
@@ -69,7 +69,7 @@ impl Controls for Desk {
         self.0.house().authority.as_ref().map(|authority| authority.pem())
     }
 
-    async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+    async fn reload(&self) -> Result<ReloadResult, ReloadError> {
         self.0.reload().await
     }
 
@@ -81,22 +81,22 @@ impl Controls for Desk {
         self.0.turn(mode);
     }
 
-    async fn purge(&self, purge: &Purge) -> Result<Purged, NotPurged> {
+    async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
         let house = self.0.house();
         stored::purge(self.seen(&house), purge).await
     }
 
-    async fn entries(&self, asked: &Listing) -> Page {
+    async fn entries(&self, asked: &ListQuery) -> Page {
         let house = self.0.house();
         stored::entries(self.seen(&house), asked).await
     }
 
-    fn upstreams(&self) -> Vec<Report> {
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
         let house = self.0.house();
         house.gate.report(&house.config.upstreams)
     }
 
-    fn cost(&self) -> Vec<Spending> {
+    fn cost(&self) -> Vec<CostReport> {
         let ground = &self.0.ground;
         ground.account.ledger().spendings(ground.clock.now())
     }

@@ -8,33 +8,33 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use crate::account::log;
-use crate::admin::controls::{NotReloaded, Reloaded};
+use crate::admin::controls::{ReloadError, ReloadResult};
 use crate::config::Config;
-use crate::config::diagnostics::{Place, Problem, Report};
-use crate::front::Doors;
-use crate::front::door::Door;
+use crate::config::diagnostics::{Problem, Report, SourceLocation};
+use crate::front::CurrentFrontend;
+use crate::front::door::Frontend;
 use crate::policy::Mode;
-use crate::server::ground::Ground;
-use crate::server::house::{BuildError, House};
-use crate::server::reload::{Changes, Source};
+use crate::server::ground::SharedState;
+use crate::server::house::{BuildError, Pipeline};
+use crate::server::reload::{ConfigDiff, ConfigSource};
 
 /// What runs.
-pub(super) struct Estate {
-    pub(super) ground: Ground,
-    house: ArcSwap<House>,
-    source: Option<Source>,
+pub(super) struct Runtime {
+    pub(super) ground: SharedState,
+    house: ArcSwap<Pipeline>,
+    source: Option<ConfigSource>,
     /// One reload at a time: the last one asked for is the one in force.
     reloading: Mutex<()>,
 }
 
-impl Estate {
+impl Runtime {
     /// The first house on `ground`; later ones come from `source`.
     pub(super) fn found(
         config: Config,
-        ground: Ground,
-        source: Option<Source>,
+        ground: SharedState,
+        source: Option<ConfigSource>,
     ) -> Result<Arc<Self>, BuildError> {
-        let house = House::build(config, &ground, None)?;
+        let house = Pipeline::build(config, &ground, None)?;
         tell_insecure(&house.config, &ground);
         ground.account.ledger().price(&house.config.upstreams);
         let house = ArcSwap::from_pointee(house);
@@ -42,12 +42,12 @@ impl Estate {
     }
 
     /// The house in force.
-    pub(super) fn house(&self) -> Arc<House> {
+    pub(super) fn house(&self) -> Arc<Pipeline> {
         self.house.load_full()
     }
 
     /// Reads the configuration again: another house, or the old one and why.
-    pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, NotReloaded> {
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<ReloadResult, ReloadError> {
         let _one = self.reloading.lock().await;
         let estate = Arc::clone(self);
         // Files are read, and certificates: not on a thread that serves.
@@ -65,9 +65,9 @@ impl Estate {
                     first = first.map(|problem| problem.what.as_str()),
                     "Configuration not reloaded: the old one stays"
                 );
-                Err(NotReloaded { report: report.to_string() })
+                Err(ReloadError { report: report.to_string() })
             }
-            Err(_panicked) => Err(NotReloaded { report: "larder could not read it".to_owned() }),
+            Err(_panicked) => Err(ReloadError { report: "larder could not read it".to_owned() }),
         };
         self.ground.account.reloaded(outcome.is_ok());
         outcome
@@ -82,17 +82,17 @@ impl Estate {
         }
     }
 
-    fn successor(&self) -> Result<House, Report> {
+    fn successor(&self) -> Result<Pipeline, Report> {
         let Some(source) = &self.source else {
             return Err(whole("proxy.yaml", "this larder was not started from a file"));
         };
         let before = self.house.load_full();
         let config = source.successor_of(&before.config)?;
-        House::build(config, &self.ground, Some(&before))
+        Pipeline::build(config, &self.ground, Some(&before))
             .map_err(|error| whole(source.name(), &error.to_string()))
     }
 
-    fn swap(&self, house: House) -> Reloaded {
+    fn swap(&self, house: Pipeline) -> ReloadResult {
         let old = self.house.load_full();
         let (before, now) = (&old.config, &house.config);
         // Whoever turned the switch live keeps it, unless the file says something new.
@@ -102,7 +102,7 @@ impl Estate {
         if before.log.level != now.log.level {
             log::set_level(now.log.level);
         }
-        let Changes { added, changed, removed, upstreams } = Changes::between(before, now);
+        let ConfigDiff { added, changed, removed, upstreams } = ConfigDiff::between(before, now);
         tell_insecure(now, &self.ground);
         self.ground.account.ledger().price(&now.upstreams);
         let routes = now.routes.routes().len();
@@ -112,23 +112,24 @@ impl Estate {
         for note in &notes {
             tracing::warn!("{note}");
         }
-        Reloaded { routes, notes }
+        ReloadResult { routes, notes }
     }
 }
 
-fn tell_insecure(config: &Config, ground: &Ground) {
+fn tell_insecure(config: &Config, ground: &SharedState) {
     let insecure = config.upstreams.iter().filter(|upstream| upstream.tls.insecure);
     ground.account.insecure(insecure.map(|upstream| &*upstream.name));
 }
 
 /// A report of one problem of the file as a whole.
 fn whole(name: &str, what: &str) -> Report {
-    let (place, path, fix) = (Place::default(), String::new(), "the old one stays".to_owned());
+    let (place, path, fix) =
+        (SourceLocation::default(), String::new(), "the old one stays".to_owned());
     Report::new(name, "", vec![Problem { place, path, what: what.to_owned(), fix }])
 }
 
-impl Doors for Estate {
-    fn current(&self) -> Arc<Door> {
+impl CurrentFrontend for Runtime {
+    fn current(&self) -> Arc<Frontend> {
         Arc::clone(&self.house.load().door)
     }
 }

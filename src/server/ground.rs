@@ -8,38 +8,38 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
 use crate::engine::remembered::Remembered;
-use crate::engine::switch::Switch;
+use crate::engine::switch::ModeSwitch;
 use crate::engine::underway::Underway;
 use crate::front::http1_only::SignIns;
-use crate::front::stage::Stage;
-use crate::server::Parts;
-use crate::server::handover::echo::Echoing;
+use crate::front::stage::DrainState;
+use crate::server::ServerDeps;
+use crate::server::handover::echo::SyncedStore;
 use crate::server::limits::{Counted, Disk};
-use crate::store::state::{Lasting, NoSecret, Secret, Whose};
-use crate::store::tiers::{self, Tiers};
-use crate::upstream::gate::Traffics;
+use crate::store::state::{Lasting, Secret, SecretError, Whose};
+use crate::store::tiers::{self, TieredStore};
+use crate::upstream::gate::UpstreamRegistry;
 use crate::upstream::in_flight::InFlight;
 
 /// What all houses share.
-pub(super) struct Ground {
+pub(super) struct SharedState {
     /// Without names: each house has its own over the same counters.
-    pub(super) account: Arc<Account>,
+    pub(super) account: Arc<Telemetry>,
     /// Another larder hears what is invalidated here while one takes over from the other.
-    pub(super) store: Arc<Echoing>,
+    pub(super) store: Arc<SyncedStore>,
     pub(super) secret: [u8; 32],
     /// Bodies on their way, over all houses: a reload does not double them.
     pub(super) in_flight: Arc<InFlight>,
-    pub(super) switch: Arc<Switch>,
+    pub(super) switch: Arc<ModeSwitch>,
     /// The fills that are under way: what is asked for later overtakes them, whoever began them.
     pub(super) underway: Arc<Underway>,
     /// What bears on stored answers and outlives configurations.
     pub(super) remembered: Arc<Remembered>,
     /// What is held, learned and counted of upstreams.
-    pub(super) traffics: Arc<Traffics>,
+    pub(super) traffics: Arc<UpstreamRegistry>,
     /// Which hosts ask for sign-ins that count for a connection.
     pub(super) sign_ins: SignIns,
     /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
@@ -50,19 +50,19 @@ pub(super) struct Ground {
     pub(super) own: Vec<SocketAddr>,
     /// Those for clients: below them are the mounts.
     pub(super) listen: Vec<SocketAddr>,
-    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) stage: watch::Receiver<DrainState>,
 }
 
-impl Ground {
+impl SharedState {
     pub(super) fn new(
         config: &Config,
-        parts: &Parts,
+        parts: &ServerDeps,
         listen: &[SocketAddr],
         admin: Option<SocketAddr>,
-        stage: watch::Receiver<Stage>,
-    ) -> Result<Self, NoSecret> {
-        let account = Account::dated(parts.clock.clone(), &[], &[]);
-        let switch = Arc::new(Switch::new(config.mode));
+        stage: watch::Receiver<DrainState>,
+    ) -> Result<Self, SecretError> {
+        let account = Telemetry::dated(parts.clock.clone(), &[], &[]);
+        let switch = Arc::new(ModeSwitch::new(config.mode));
         account.mode(switch.mode());
         account.reloaded(true);
         let secret = secret(config)?;
@@ -72,7 +72,7 @@ impl Ground {
         let in_flight = InFlight::beside(config.limits.in_flight, store.lent());
         traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
         Ok(Self {
-            store: Echoing::new(store),
+            store: SyncedStore::new(store),
             secret: secret.derived("scope"),
             in_flight,
             switch,
@@ -95,11 +95,11 @@ impl Ground {
 fn store(
     config: &Config,
     secret: &Secret,
-    account: &Arc<Account>,
-    traffics: &Arc<Traffics>,
+    account: &Arc<Telemetry>,
+    traffics: &Arc<UpstreamRegistry>,
     remembered: &Arc<Remembered>,
     clock: &Clock,
-) -> Arc<Tiers> {
+) -> Arc<TieredStore> {
     let settings = tiers::Settings {
         path: config.store.path.clone(),
         memory: config.store.memory,
@@ -113,12 +113,12 @@ fn store(
         (Whose::Limits, Arc::new(counted)),
         (Whose::Engine, Arc::clone(remembered) as Arc<dyn Lasting>),
     ];
-    Tiers::beside(settings, clock.clone(), account, lasting)
+    TieredStore::beside(settings, clock.clone(), account, lasting)
 }
 
 /// The secret of all keys and of what lies on disk: the configured one, or this installation's own.
 /// Without a disk nothing outlives the process, its secret neither.
-fn secret(config: &Config) -> Result<Secret, NoSecret> {
+fn secret(config: &Config) -> Result<Secret, SecretError> {
     if let Some(ScopeSecret(configured)) = config.scope_secret {
         return Ok(Secret::from_bytes(configured));
     }
@@ -127,10 +127,10 @@ fn secret(config: &Config) -> Result<Secret, NoSecret> {
     }
     match Secret::of(&config.store.path.join("state")) {
         // A directory that cannot be written costs hits after a restart, no answer.
-        Err(error @ NoSecret::Io { .. }) => {
+        Err(error @ SecretError::Io { .. }) => {
             tracing::error!("{error}: what is stored will not be found after a restart");
             Ok(Secret::for_now())
         }
-        found @ (Ok(_) | Err(NoSecret::Open(_))) => found,
+        found @ (Ok(_) | Err(SecretError::Open(_))) => found,
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-pub(super) use crate::server::handover::offer::Offer;
+pub(super) use crate::server::handover::offer::HandoverListener;
 pub use crate::server::handover::take::{Predecessor, TakeOverError, holder, take_over};
 
 /// Where a larder with this store offers its sockets.
@@ -35,7 +35,7 @@ pub fn path(store: &Path) -> PathBuf {
 /// Why a larder cannot offer its sockets. It runs all the same; only a restart will drop connections.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OfferError {
+pub enum HandoverError {
     /// The operating system bounds such paths.
     #[error("the path of the store is too long for a socket in it")]
     TooLong,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::front::stage::Stage;
+use crate::front::stage::DrainState;
 use crate::server::Server;
-use crate::server::estate::Estate;
+use crate::server::estate::Runtime;
 use crate::store::Store;
 
 /// How long a connection without a request may stay when larder stops: a client that asks again
@@ -30,7 +30,7 @@ impl Server {
     /// [`Server::stop`] with another deadline.
     pub async fn stop_within(mut self, drain: Duration) -> bool {
         self.withdraw().await;
-        self.stage.send_replace(Stage::Closing { grace: GRACE.min(drain) });
+        self.stage.send_replace(DrainState::Closing { grace: GRACE.min(drain) });
         let finished = self.finish(drain).await;
         release(Arc::clone(&self.estate)).await;
         // To the very end it said that larder is not ready, and how it went.
@@ -43,7 +43,7 @@ impl Server {
     /// connections have until the deadline for one more answer, and gets the store at once.
     pub async fn hand_over(mut self) -> bool {
         let drain = self.drain();
-        self.stage.send_replace(Stage::Closing { grace: drain });
+        self.stage.send_replace(DrainState::Closing { grace: drain });
         self.admin_stop.send_replace(true);
         let released = release(Arc::clone(&self.estate));
         let (finished, ()) = tokio::join!(self.finish(drain), released);
@@ -70,7 +70,7 @@ impl Server {
             let _ended = accepting.await;
         }
         let finished = self.emptied(drain).await;
-        self.stage.send_replace(Stage::Over);
+        self.stage.send_replace(DrainState::Over);
         if !finished {
             self.emptied(LAST).await;
         }
@@ -92,7 +92,7 @@ impl Server {
 }
 
 /// The last rows of upstreams' limits are exact: no call is counted ahead in them.
-async fn release(estate: Arc<Estate>) {
+async fn release(estate: Arc<Runtime>) {
     estate.ground.traffics.close();
     if timeout(LAST, estate.ground.store.release()).await.is_err() {
         tracing::warn!("The store did not let go in time; what it had not written is lost");

@@ -6,16 +6,16 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 
-use crate::account::ledger::Row;
+use crate::account::ledger::UsageRow;
 use crate::clock::Clock;
 use crate::store::Store as _;
 use crate::store::state::{Lasting, Rows};
-use crate::store::tiers::Tiers;
-use crate::upstream::gate::{Keeping, Traffics};
+use crate::store::tiers::TieredStore;
+use crate::upstream::gate::{Keeping, UpstreamRegistry};
 
 /// The limits of upstreams, as the store sees them.
 pub(super) struct Counted {
-    pub(super) traffics: Arc<Traffics>,
+    pub(super) traffics: Arc<UpstreamRegistry>,
     pub(super) clock: Clock,
 }
 
@@ -25,14 +25,14 @@ impl Lasting for Counted {
         self.traffics.restore(rows, self.clock.now(), self.clock.instant())
     }
 
-    fn changed(&self) -> Vec<Row> {
+    fn changed(&self) -> Vec<UsageRow> {
         self.traffics.changed(self.clock.now(), self.clock.instant())
     }
 }
 
 /// The store, as the limits see it. The store holds on to them, not they to it.
 #[derive(Debug)]
-pub(super) struct Disk(pub(super) Weak<Tiers>);
+pub(super) struct Disk(pub(super) Weak<TieredStore>);
 
 #[async_trait]
 impl Keeping for Disk {

@@ -7,17 +7,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::diagnostics::{Place, Problem, Report};
+use crate::config::diagnostics::{Problem, Report, SourceLocation};
 use crate::route::table::Route;
 
 /// Reads the configuration again, as at start.
 #[derive(Clone)]
-pub struct Source {
+pub struct ConfigSource {
     name: String,
     read: Arc<dyn Fn() -> Result<Config, Report> + Send + Sync>,
 }
 
-impl Source {
+impl ConfigSource {
     /// The file `name`, read by `read`.
     pub fn new(
         name: impl Into<String>,
@@ -39,7 +39,7 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Source({})", self.name)
     }
@@ -68,7 +68,7 @@ fn fixed(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     ];
     let changed = keys.into_iter().filter(|(_, differs, _)| *differs);
     let problem = |(key, _, fix): (&str, bool, &String)| Problem {
-        place: Place::default(),
+        place: SourceLocation::default(),
         path: key.to_owned(),
         what: "cannot change while larder runs".to_owned(),
         fix: fix.clone(),
@@ -78,14 +78,14 @@ fn fixed(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
 
 /// How two configurations differ, in numbers for the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Changes {
+pub(super) struct ConfigDiff {
     pub(super) added: usize,
     pub(super) changed: usize,
     pub(super) removed: usize,
     pub(super) upstreams: usize,
 }
 
-impl Changes {
+impl ConfigDiff {
     /// Routes and upstreams are compared by name.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let (ours, theirs) = (old.routes.routes(), new.routes.routes());
@@ -114,7 +114,7 @@ mod tests {
 
     fn reload(old: &str, new: &str) -> Result<Config, Report> {
         let new = config(new);
-        let source = Source::new("proxy.yaml", move || Ok(new.clone()));
+        let source = ConfigSource::new("proxy.yaml", move || Ok(new.clone()));
         source.successor_of(&config(old))
     }
 
@@ -172,9 +172,9 @@ mod tests {
             "upstreams: { u: { hosts: [a] }, v: { hosts: [c] } }\n\
              routes: [{ name: a, match: { host: a }, ttl: 1h }, { name: c, match: { host: b } }]",
         );
-        let expected = Changes { added: 1, changed: 1, removed: 1, upstreams: 1 };
-        assert_eq!(Changes::between(&old, &new), expected);
-        let none = Changes { added: 0, changed: 0, removed: 0, upstreams: 0 };
-        assert_eq!(Changes::between(&old, &old.clone()), none);
+        let expected = ConfigDiff { added: 1, changed: 1, removed: 1, upstreams: 1 };
+        assert_eq!(ConfigDiff::between(&old, &new), expected);
+        let none = ConfigDiff { added: 0, changed: 0, removed: 0, upstreams: 0 };
+        assert_eq!(ConfigDiff::between(&old, &old.clone()), none);
     }
 }

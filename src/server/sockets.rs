@@ -12,12 +12,12 @@ use crate::server::StartError;
 
 /// Listening sockets that larder does not have to bind.
 #[derive(Debug, Default)]
-pub struct Sockets {
+pub struct InheritedSockets {
     given: Vec<TcpListener>,
     strict: bool,
 }
 
-impl Sockets {
+impl InheritedSockets {
     /// From a supervisor that listens for larder (systemd's socket activation): each must be one of
     /// the configuration, or what it holds back would never be answered.
     pub fn of_supervisor(given: Vec<TcpListener>) -> Self {
@@ -56,7 +56,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Takes what is given and binds the rest.
-    pub(super) fn of(config: &Config, mut sockets: Sockets) -> Result<Self, StartError> {
+    pub(super) fn of(config: &Config, mut sockets: InheritedSockets) -> Result<Self, StartError> {
         let proxy = config.listen.iter().map(|address| open(*address, "listen", &mut sockets));
         let proxy = proxy.collect::<Result<_, _>>()?;
         let admin = config.admin.as_ref().map(|admin| admin.listen);
@@ -80,7 +80,7 @@ impl Listeners {
 fn open(
     address: SocketAddr,
     key: &'static str,
-    sockets: &mut Sockets,
+    sockets: &mut InheritedSockets,
 ) -> Result<TcpListener, StartError> {
     let failed = |source: io::Error| StartError::Listen { address, key, source };
     match sockets.take(address) {

@@ -8,17 +8,17 @@ use std::net::SocketAddr;
 
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 
-use crate::admin::controls::{Entry, Listing, NotPurged, Page, Purge, Purgeable, Purged};
+use crate::admin::controls::{Entry, ListQuery, Page, Purge, PurgeError, PurgeResult, PurgeTarget};
 use crate::engine::Engine;
 use crate::front::mount::Mounts;
-use crate::key::named::Named;
+use crate::key::named::DecodedKey;
 use crate::route::table::{Route, Table};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::storing::CacheKind;
 use crate::semantics::target::Target;
-use crate::store::generations::{Kind, Reach};
-use crate::store::{Listed, Place};
+use crate::store::generations::{PurgeKind, PurgeScope};
+use crate::store::{EntryId, EntryInfo};
 
 /// What stands in place of a value that may be secret.
 const HIDDEN_VALUE: HeaderValue = HeaderValue::from_static(HIDDEN);
@@ -35,34 +35,34 @@ pub(super) struct Seen<'h> {
 
 /// The resources that a URL names.
 struct Resource {
-    reach: BTreeSet<Reach>,
-    /// [`Purged::sent_as`].
+    reach: BTreeSet<PurgeScope>,
+    /// [`PurgeResult::sent_as`].
     sent_as: Option<String>,
 }
 
 /// Purges, or only counts.
-pub(super) async fn purge(seen: Seen<'_>, purge: &Purge) -> Result<Purged, NotPurged> {
+pub(super) async fn purge(seen: Seen<'_>, purge: &Purge) -> Result<PurgeResult, PurgeError> {
     let engine = seen.engine;
     let one = |reach| Resource { reach: BTreeSet::from([reach]), sent_as: None };
     let Resource { reach, sent_as } = match &purge.what {
-        Purgeable::All => one(Reach::All),
-        Purgeable::Key(target) => one(Reach::Target(*target)),
-        Purgeable::Url(url) => seen.resource(url),
+        PurgeTarget::All => one(PurgeScope::All),
+        PurgeTarget::Key(target) => one(PurgeScope::Target(*target)),
+        PurgeTarget::Url(url) => seen.resource(url),
     };
     // Before: afterwards nothing of it can be seen.
     let count = engine.count(&reach).await;
     if !purge.dry_run {
-        let kind = if purge.soft { Kind::Soft } else { Kind::Hard };
-        engine.purge(&reach, kind).await.map_err(|why| NotPurged { why })?;
-        tracing::info!(count, soft = purge.soft, all = purge.what == Purgeable::All, "Purged");
+        let kind = if purge.soft { PurgeKind::Soft } else { PurgeKind::Hard };
+        engine.purge(&reach, kind).await.map_err(|why| PurgeError { why })?;
+        tracing::info!(count, soft = purge.soft, all = purge.what == PurgeTarget::All, "Purged");
     }
-    Ok(Purged { count, sent_as })
+    Ok(PurgeResult { count, sent_as })
 }
 
 /// A page of what is stored.
-pub(super) async fn entries(seen: Seen<'_>, asked: &Listing) -> Page {
+pub(super) async fn entries(seen: Seen<'_>, asked: &ListQuery) -> Page {
     let Seen { engine, routes, .. } = seen;
-    let mut after = asked.after.as_deref().and_then(Place::parse);
+    let mut after = asked.after.as_deref().and_then(EntryId::parse);
     let (mut targets, sent_as) = match &asked.url {
         None => (vec![asked.key], None),
         Some(url) => {
@@ -75,7 +75,7 @@ pub(super) async fn entries(seen: Seen<'_>, asked: &Listing) -> Page {
         (Some(target), Some(after)) => *target >= after.target,
         (Some(_) | None, _) => true,
     });
-    let mut listed: Vec<Listed> = Vec::new();
+    let mut listed: Vec<EntryInfo> = Vec::new();
     // One more than asked for tells whether there is a next page.
     for target in targets {
         let wanted = (asked.limit + 1).saturating_sub(listed.len());
@@ -103,23 +103,23 @@ impl Seen<'_> {
         Resource { reach, sent_as }
     }
 
-    fn reach(self, known: &Target) -> BTreeSet<Reach> {
+    fn reach(self, known: &Target) -> BTreeSet<PurgeScope> {
         self.engine.reach(known)
     }
 }
 
 impl Resource {
     fn targets(&self) -> Vec<Option<u128>> {
-        let id = |reach: &Reach| match reach {
-            Reach::Target(target) => Some(*target),
-            Reach::All => None,
+        let id = |reach: &PurgeScope| match reach {
+            PurgeScope::Target(target) => Some(*target),
+            PurgeScope::All => None,
         };
         self.reach.iter().filter_map(id).map(Some).collect()
     }
 }
 
-fn entry(engine: &Engine, routes: &Table, listed: &Listed, details: bool) -> Entry {
-    let named = Named::read(&listed.canonical);
+fn entry(engine: &Engine, routes: &Table, listed: &EntryInfo, details: bool) -> Entry {
+    let named = DecodedKey::read(&listed.canonical);
     let scope = named.as_ref().map_or("unknown", |named| named.scope);
     let kind = match scope {
         "credential" | "named" => CacheKind::Private,
@@ -145,9 +145,9 @@ fn entry(engine: &Engine, routes: &Table, listed: &Listed, details: bool) -> Ent
 }
 
 /// The route that a plain `GET` of it would take: one that other fields choose cannot be told.
-fn route<'r>(routes: &'r Table, named: &Named) -> Option<&'r Route> {
+fn route<'r>(routes: &'r Table, named: &DecodedKey) -> Option<&'r Route> {
     let target = Target::absolute(&named.url).ok()?;
-    routes.find(&Asked { listener: named.listener, ..Asked::get(target) })
+    routes.find(&ProxyRequest { listener: named.listener, ..ProxyRequest::get(target) })
 }
 
 /// Values that may be secret are named, not shown.

@@ -43,29 +43,29 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::account::{Account, StoreOp};
+use crate::account::{StoreOp, Telemetry};
 use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 use crate::store::disk::at_rest::AtRest;
-use crate::store::disk::bodies::Name;
-use crate::store::disk::codec::{BodyIn, Entry};
+use crate::store::disk::bodies::BodyFileName;
+use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
-use crate::store::disk::keeper::Keeper;
-use crate::store::disk::keys::{ENTRIES, Until};
-use crate::store::disk::queue::{Command, NotQueued, Put, Queue};
+use crate::store::disk::keeper::DiskWriter;
+use crate::store::disk::keys::{ENTRIES, ExpiresAt};
+use crate::store::disk::queue::{Command, NotQueued, PutCommand, Queue};
 use crate::store::disk::record::value_hash;
 use crate::store::disk::room::Measure;
-use crate::store::disk::sizes::Sizes;
-use crate::store::disk::thread::{CLOSE_WITHIN, StoreThread};
-use crate::store::generations::Mark;
+use crate::store::disk::sizes::DiskUsage;
+use crate::store::disk::thread::{CLOSE_WITHIN, Worker};
+use crate::store::generations::Epoch;
 use crate::store::presence::Presence;
 use crate::store::state::Secret;
-use crate::store::{Condition, Listed, Place, Totals, Wanted};
-use crate::stored::Stored;
+use crate::store::{EntryId, EntryInfo, Health, StoreQuery, StoreUsage};
+use crate::stored::StoredResponse;
 
 pub(super) use crate::store::disk::layout::remove_old;
-pub use crate::store::disk::record::Record;
+pub use crate::store::disk::record::DiskEntry;
 
 /// Why nothing is written though the database is open.
 const FULL: &str = "the volume of the store is nearly full: what comes is kept in memory alone until there is room";
@@ -75,7 +75,7 @@ const OPENING: Duration = Duration::from_secs(2);
 
 /// What tests set otherwise.
 #[derive(Debug, Clone, Copy)]
-struct Means {
+struct Hooks {
     /// How the volume is measured.
     measure: Measure,
     /// How long an opening may take before the next rung is tried.
@@ -84,7 +84,7 @@ struct Means {
     retry_every: Duration,
 }
 
-const MEANS: Means = Means {
+const MEANS: Hooks = Hooks {
     measure: room::measure,
     open_within: Duration::from_secs(30),
     retry_every: Duration::from_secs(60),
@@ -108,9 +108,9 @@ pub struct Settings {
 /// What a look-up found.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a hit would pay for a box, and no two are kept")]
-pub enum Find {
+pub enum DiskLookup {
     /// The variant that the request selects.
-    Found(Record),
+    Found(DiskEntry),
     /// Other variants only; the request's own would be this one.
     OtherVariants(VariantId),
     /// Nothing under this key.
@@ -119,17 +119,17 @@ pub enum Find {
 
 /// An entry in a listing.
 #[derive(Debug, Clone)]
-pub struct Paged {
+pub struct EntryPage {
     /// The answer without its body.
-    pub listed: Listed,
+    pub listed: EntryInfo,
     /// The mark it was stored with.
-    pub mark: Mark,
+    pub mark: Epoch,
 }
 
 /// What whoever uses a disk is told of.
 pub trait Events: Send + Sync {
     /// An answer will not be written, and an older version may be on disk.
-    fn lost(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark);
+    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch);
 
     /// What is on disk can be looked at, for the first time or again. Holds up the store thread.
     fn opened(&self);
@@ -143,19 +143,19 @@ pub struct Disk {
 /// What callers and the store thread share.
 struct Shared {
     settings: Settings,
-    means: Means,
+    means: Hooks,
     clock: Clock,
-    account: Arc<Account>,
+    account: Arc<Telemetry>,
     open: ArcSwapOption<Database>,
     /// Whether the first opening is over.
     settled: watch::Sender<bool>,
     /// Until when requests wait for it.
     patience: Instant,
     queue: Queue,
-    sizes: Arc<Sizes>,
+    sizes: Arc<DiskUsage>,
     at_rest: Arc<AtRest>,
     /// How the database is.
-    condition: Mutex<Condition>,
+    condition: Mutex<Health>,
     /// Whether nothing is written for want of room on the volume.
     full: AtomicBool,
     events: Box<dyn Events>,
@@ -167,7 +167,7 @@ impl Disk {
     pub fn start(
         settings: Settings,
         clock: Clock,
-        account: Arc<Account>,
+        account: Arc<Telemetry>,
         events: Box<dyn Events>,
     ) -> Arc<Self> {
         Self::start_with(settings, MEANS, clock, account, events)
@@ -175,14 +175,14 @@ impl Disk {
 
     fn start_with(
         settings: Settings,
-        means: Means,
+        means: Hooks,
         clock: Clock,
-        account: Arc<Account>,
+        account: Arc<Telemetry>,
         events: Box<dyn Events>,
     ) -> Arc<Self> {
         let shared = Shared::new(settings, means, clock, account, events);
         let own = Arc::clone(&shared);
-        let run = move || StoreThread::new(own).run();
+        let run = move || Worker::new(own).run();
         let spawned = std::thread::Builder::new().name("larder-store".to_owned()).spawn(run);
         if let Err(error) = spawned {
             shared.out_of_order(format!("no thread for the store: {error}"));
@@ -201,19 +201,23 @@ impl Disk {
     }
 
     /// How it is.
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> Health {
         self.shared.condition()
     }
 
     /// What was put and is not written yet: newer than whatever is found.
-    pub fn awaiting(&self, wanted: Wanted<'_>, so_far: u64) -> Option<(Arc<Stored>, Mark)> {
+    pub fn awaiting(
+        &self,
+        wanted: StoreQuery<'_>,
+        so_far: u64,
+    ) -> Option<(Arc<StoredResponse>, Epoch)> {
         self.shared.queue.find(wanted, so_far)
     }
 
     /// Looks up what is known without reading a body: microseconds, on the caller's thread. `so_far`: where the
     /// order of what is asked for has got to.
-    pub fn find(&self, wanted: Wanted<'_>, so_far: u64) -> Find {
-        let Some(database) = self.shared.open.load_full() else { return Find::Nothing };
+    pub fn find(&self, wanted: StoreQuery<'_>, so_far: u64) -> DiskLookup {
+        let Some(database) = self.shared.open.load_full() else { return DiskLookup::Nothing };
         match caught(|| record::find(&database, wanted, so_far)) {
             Ok((found, damaged)) => {
                 for (place, hash) in damaged {
@@ -223,14 +227,14 @@ impl Disk {
             }
             Err(fault) => {
                 self.shared.account.store_error(StoreOp::Read, &fault);
-                Find::Nothing
+                DiskLookup::Nothing
             }
         }
     }
 
     /// The response with its body, both found whole; `None`: there is none any more, or it is damaged
-    /// and will be removed. Reads a file unless [`Record::is_inline`]: then call it off the workers.
-    pub fn read(&self, record: &Record) -> Option<Arc<Stored>> {
+    /// and will be removed. Reads a file unless [`DiskEntry::is_inline`]: then call it off the workers.
+    pub fn read(&self, record: &DiskEntry) -> Option<Arc<StoredResponse>> {
         let database = self.shared.open.load_full()?;
         match caught(|| Ok(read(&database, record, &self.shared.at_rest)?)) {
             Ok(Some(stored)) => Some(Arc::new(stored)),
@@ -253,13 +257,13 @@ impl Disk {
     pub fn put(
         &self,
         key: &CacheKey,
-        stored: &Arc<Stored>,
-        (mark, so_far): (Mark, u64),
+        stored: &Arc<StoredResponse>,
+        (mark, so_far): (Epoch, u64),
         until: Option<SystemTime>,
         presence: Presence,
     ) {
-        let until = Until::of(until);
-        let put = Put {
+        let until = ExpiresAt::of(until);
+        let put = PutCommand {
             key: key.clone(),
             stored: Arc::clone(stored),
             mark,
@@ -293,7 +297,7 @@ impl Disk {
 
     /// Whether an entry of this target may be here that is older than `mark`: where that cannot be told,
     /// one may.
-    pub fn may_hold_before(&self, target: u128, mark: Mark) -> bool {
+    pub fn may_hold_before(&self, target: u128, mark: Epoch) -> bool {
         const LOOKED_AT: usize = 16;
         let Some(database) = self.shared.open.load_full() else { return true };
         let Ok(found) = caught(|| database.scan(&keys::of_target(target), None, LOOKED_AT)) else {
@@ -313,9 +317,14 @@ impl Disk {
         self.shared.count_dropped(&self.shared.queue.push_always(Command::Clear));
     }
 
-    /// At most `limit` entries behind `after`, in the order of [`Place`], of one target or of all.
+    /// At most `limit` entries behind `after`, in the order of [`EntryId`], of one target or of all.
     /// Damaged ones are left out. Blocks.
-    pub fn page(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Paged> {
+    pub fn page(
+        &self,
+        after: Option<EntryId>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<EntryPage> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
         let at_rest = &self.shared.at_rest;
         caught(|| page(&database, at_rest, after, limit, target)).unwrap_or_else(|fault| {
@@ -325,7 +334,7 @@ impl Disk {
     }
 
     /// What is held now, its bytes as they count against the bound.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> StoreUsage {
         self.shared.sizes.totals()
     }
 
@@ -365,9 +374,9 @@ impl Drop for Disk {
 impl Shared {
     fn new(
         settings: Settings,
-        means: Means,
+        means: Hooks,
         clock: Clock,
-        account: Arc<Account>,
+        account: Arc<Telemetry>,
         events: Box<dyn Events>,
     ) -> Arc<Self> {
         let at_rest = Arc::new(AtRest::new(&settings.secret));
@@ -383,19 +392,19 @@ impl Shared {
             queue,
             sizes: Arc::default(),
             at_rest,
-            condition: Mutex::new(Condition::Good),
+            condition: Mutex::new(Health::Good),
             full: AtomicBool::new(false),
             events,
         })
     }
 
     /// Makes a database the open one.
-    fn publish(&self, database: Database, sizes: &Sizes) -> Keeper {
+    fn publish(&self, database: Database, sizes: &DiskUsage) -> DiskWriter {
         let database = Arc::new(database);
         self.sizes.become_those(sizes);
         self.open.store(Some(Arc::clone(&database)));
-        self.set_condition(Condition::Good);
-        Keeper {
+        self.set_condition(Health::Good);
+        DiskWriter {
             database,
             sizes: Arc::clone(&self.sizes),
             at_rest: Arc::clone(&self.at_rest),
@@ -409,29 +418,29 @@ impl Shared {
     /// No database is open any more.
     fn withdraw(&self) {
         self.open.store(None);
-        self.sizes.become_those(&Sizes::default());
+        self.sizes.become_those(&DiskUsage::default());
     }
 
     /// Memory only, for this reason.
     fn out_of_order(&self, why: String) {
         tracing::error!(why, "The store on disk cannot be used: larder goes on with memory only");
-        self.set_condition(Condition::MemoryOnly(why));
+        self.set_condition(Health::MemoryOnly(why));
         self.settled.send_replace(true);
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> Health {
         let condition = self.condition.lock().clone();
-        if condition == Condition::Good && self.full.load(Ordering::Relaxed) {
-            return Condition::MemoryOnly(FULL.to_owned());
+        if condition == Health::Good && self.full.load(Ordering::Relaxed) {
+            return Health::MemoryOnly(FULL.to_owned());
         }
         condition
     }
 
-    fn set_condition(&self, condition: Condition) {
+    fn set_condition(&self, condition: Health) {
         *self.condition.lock() = condition;
     }
 
-    fn remove_damaged(&self, place: Place, hash: u64) {
+    fn remove_damaged(&self, place: EntryId, hash: u64) {
         self.count_dropped(&self.queue.push(Command::Remove(place, hash)));
     }
 
@@ -443,12 +452,16 @@ impl Shared {
 }
 
 /// The response of a record, its body found whole; `None` where it is not.
-fn read(database: &Database, record: &Record, at_rest: &AtRest) -> io::Result<Option<Stored>> {
+fn read(
+    database: &Database,
+    record: &DiskEntry,
+    at_rest: &AtRest,
+) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.head.body_in {
-        BodyIn::Entry => Ok(entry.with_own_body(at_rest)),
-        BodyIn::File(number) => {
-            let name = Name { id: record.place.id, number };
+        BodyLocation::Entry => Ok(entry.with_own_body(at_rest)),
+        BodyLocation::File(number) => {
+            let name = BodyFileName { id: record.place.id, number };
             let body = database.bodies.read(name, entry.head.body_len)?;
             Ok(body.and_then(|body| entry.with_body(Bytes::from(body), at_rest)))
         }
@@ -458,10 +471,10 @@ fn read(database: &Database, record: &Record, at_rest: &AtRest) -> io::Result<Op
 fn page(
     database: &Database,
     at_rest: &AtRest,
-    after: Option<Place>,
+    after: Option<EntryId>,
     limit: usize,
     target: Option<u128>,
-) -> Result<Vec<Paged>, Fault> {
+) -> Result<Vec<EntryPage>, Fault> {
     let prefix = target.map_or_else(|| ENTRIES.to_vec(), keys::of_target);
     let mut after = after.map(|after| keys::entry(&after));
     let mut paged = Vec::new();
@@ -476,10 +489,10 @@ fn page(
 }
 
 /// An entry as a listing shows it; `None` where it is damaged.
-fn shown(key: &[u8], value: &[u8], at_rest: &AtRest) -> Option<Paged> {
+fn shown(key: &[u8], value: &[u8], at_rest: &AtRest) -> Option<EntryPage> {
     let place = keys::parse_entry(key)?;
     let entry = Entry::decode(value)?;
-    let listed = Listed {
+    let listed = EntryInfo {
         place,
         canonical: entry.canonical.into(),
         stored: Arc::new(entry.without_body(at_rest)?),
@@ -487,5 +500,5 @@ fn shown(key: &[u8], value: &[u8], at_rest: &AtRest) -> Option<Paged> {
         in_memory: false,
         on_disk: true,
     };
-    Some(Paged { listed, mark: entry.head.mark })
+    Some(EntryPage { listed, mark: entry.head.mark })
 }

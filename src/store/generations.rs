@@ -17,10 +17,10 @@ use crate::stored::Outdated;
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
 /// still or went back. Ordered over restarts and between a larder and its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Mark(u64);
+pub struct Epoch(u64);
 
-impl Mark {
-    /// The mark of a number that was once [`Mark::raw`].
+impl Epoch {
+    /// The mark of a number that was once [`Epoch::raw`].
     pub(crate) const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
@@ -51,7 +51,7 @@ impl Mark {
 
 /// What an invalidation reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reach {
+pub enum PurgeScope {
     /// Every answer of a target, all scopes and variants
     /// ([`CacheKey::target_id`](crate::key::CacheKey::target_id)).
     Target(u128),
@@ -61,7 +61,7 @@ pub enum Reach {
 
 /// What an invalidation does to what it reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PurgeKind {
     /// It is unusable.
     Hard,
     /// It is stale from now on: to be revalidated, but the windows of stale answers run.
@@ -74,20 +74,20 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Generation {
     /// What was marked before this is unusable.
-    pub hard: Mark,
+    pub hard: Epoch,
     /// What was marked before this is outdated.
-    pub soft: Mark,
+    pub soft: Epoch,
     /// What was marked before this is superseded.
-    pub superseded: Mark,
+    pub superseded: Epoch,
 }
 
 impl Generation {
-    fn of(kind: Kind, mark: Mark) -> Self {
+    fn of(kind: PurgeKind, mark: Epoch) -> Self {
         let nothing = Self::default();
         match kind {
-            Kind::Hard => Self { hard: mark, ..nothing },
-            Kind::Soft => Self { soft: mark, ..nothing },
-            Kind::Superseded => Self { superseded: mark, ..nothing },
+            PurgeKind::Hard => Self { hard: mark, ..nothing },
+            PurgeKind::Soft => Self { soft: mark, ..nothing },
+            PurgeKind::Superseded => Self { superseded: mark, ..nothing },
         }
     }
 
@@ -101,13 +101,13 @@ impl Generation {
         }
     }
 
-    pub(crate) fn newest(self) -> Mark {
+    pub(crate) fn newest(self) -> Epoch {
         self.hard.max(self.soft).max(self.superseded)
     }
 
     /// Whether it is about what is unusable alone.
     pub(crate) fn is_hard(self) -> bool {
-        self.soft == Mark::default() && self.superseded == Mark::default()
+        self.soft == Epoch::default() && self.superseded == Epoch::default()
     }
 
     fn is_nothing(self) -> bool {
@@ -131,7 +131,7 @@ pub enum Validity {
 #[derive(Debug)]
 pub struct Watch {
     /// The point.
-    pub mark: Mark,
+    pub mark: Epoch,
     /// When, in microseconds since 1970, or more where the clock stood still or went back: behind all that this
     /// larder asked for before, and what others did, unless the clock went back between them.
     pub asked: u64,
@@ -146,26 +146,26 @@ const REMEMBERED: usize = 65_536;
 pub struct Generations {
     latest: AtomicU64,
     asked: AtomicU64,
-    of: RwLock<All>,
+    of: RwLock<Snapshot>,
     present: Arc<Present>,
 }
 
 /// All generations, as they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct All {
+pub struct Snapshot {
     /// Of everything; also covers targets that are no longer remembered one by one.
     pub all: Generation,
     /// Of single targets.
     pub targets: HashMap<u128, Generation>,
     /// No mark that was given out so far is newer: should the clock go back, the next larder's are newer all the same.
-    pub latest: Mark,
+    pub latest: Epoch,
 }
 
 /// A generation that changed, to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Whose.
-    pub reach: Reach,
+    pub reach: PurgeScope,
     /// What it is now.
     pub generation: Generation,
 }
@@ -174,21 +174,21 @@ impl Generations {
     /// Generations of a larder that starts now and remembers nothing yet.
     pub fn new(now: SystemTime) -> Self {
         let generations = Self::default();
-        generations.latest.store(Mark::at(now).0, Ordering::Release);
-        generations.asked.store(Mark::at(now).0, Ordering::Release);
+        generations.latest.store(Epoch::at(now).0, Ordering::Release);
+        generations.asked.store(Epoch::at(now).0, Ordering::Release);
         generations
     }
 
     /// Now.
-    pub fn mark(&self) -> Mark {
-        Mark(self.latest.load(Ordering::Acquire))
+    pub fn mark(&self) -> Epoch {
+        Epoch(self.latest.load(Ordering::Acquire))
     }
 
     /// Now, for something of `target` that is asked for next.
     pub fn watch(&self, target: u128, now: SystemTime) -> Watch {
         // First: an invalidation behind the mark must find it.
         let presence = self.enter(target, As::Awaited);
-        let now = Mark::at(now).0;
+        let now = Epoch::at(now).0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         let asked = last.ok().and_then(next).unwrap_or(now);
@@ -202,7 +202,7 @@ impl Generations {
 
     /// It has got to `now` at least: another larder may have asked for something.
     pub fn pass(&self, now: SystemTime) {
-        self.asked.fetch_max(Mark::at(now).0, Ordering::AcqRel);
+        self.asked.fetch_max(Epoch::at(now).0, Ordering::AcqRel);
     }
 
     /// Something of `target` is held from now on.
@@ -226,9 +226,9 @@ impl Generations {
     }
 
     /// Invalidates what was marked before now.
-    pub fn invalidate(&self, reach: Reach, kind: Kind, now: SystemTime) -> Change {
+    pub fn invalidate(&self, reach: PurgeScope, kind: PurgeKind, now: SystemTime) -> Change {
         let mut of = self.of.write();
-        let mark = Mark::next(self.mark(), now);
+        let mark = Epoch::next(self.mark(), now);
         let generation = of.join(reach, Generation::of(kind, mark));
         // Last: whoever sees the new mark must find the generation.
         self.latest.store(mark.0, Ordering::Release);
@@ -236,21 +236,21 @@ impl Generations {
     }
 
     /// All of them.
-    pub fn all(&self) -> All {
+    pub fn all(&self) -> Snapshot {
         self.dated(&self.of.read())
     }
 
-    fn dated(&self, of: &All) -> All {
-        All { latest: self.mark(), ..of.clone() }
+    fn dated(&self, of: &Snapshot) -> Snapshot {
+        Snapshot { latest: self.mark(), ..of.clone() }
     }
 
     /// What `all` would be if everything were invalidated now.
     pub fn foresee(&self, all: Generation, now: SystemTime) -> Generation {
-        Generation::of(Kind::Hard, Mark::next(self.mark(), now)).joined(all)
+        Generation::of(PurgeKind::Hard, Epoch::next(self.mark(), now)).joined(all)
     }
 
     /// Where something of `target` stands that was marked at `mark`.
-    pub fn validity(&self, target: u128, mark: Mark) -> Validity {
+    pub fn validity(&self, target: u128, mark: Epoch) -> Validity {
         if mark == self.mark() {
             return Validity::Current;
         }
@@ -270,20 +270,20 @@ impl Generations {
     /// one served from memory. What was invalidated here meanwhile counts as invalidated after all
     /// that: it costs hits where the clock went back, but never brings anything back. Returns what
     /// is now to be kept.
-    pub fn adopt(&self, kept: All, now: SystemTime) -> All {
+    pub fn adopt(&self, kept: Snapshot, now: SystemTime) -> Snapshot {
         let mut of = self.of.write();
         let newest = kept.targets.values().fold(kept.all, |most, one| most.joined(*one)).newest();
         let own = std::mem::replace(&mut *of, kept);
-        let mark = Mark::next(self.mark().max(newest).max(of.latest), now);
-        let renewed = |old: Mark| if old == Mark::default() { old } else { mark };
+        let mark = Epoch::next(self.mark().max(newest).max(of.latest), now);
+        let renewed = |old: Epoch| if old == Epoch::default() { old } else { mark };
         let again = |old: Generation| Generation {
             hard: renewed(old.hard),
             soft: renewed(old.soft),
             superseded: renewed(old.superseded),
         };
-        of.join(Reach::All, again(own.all));
+        of.join(PurgeScope::All, again(own.all));
         for (target, old) in own.targets {
-            of.join(Reach::Target(target), again(old));
+            of.join(PurgeScope::Target(target), again(old));
         }
         self.latest.store(mark.0, Ordering::Release);
         self.dated(&of)
@@ -298,7 +298,7 @@ impl Generations {
     /// many are left the older half. Those are covered by the generation of everything, which costs hits
     /// of targets nobody invalidated but never brings an invalidated one back. Returns all that is
     /// left to be kept. No target may be invalidated meanwhile.
-    pub fn forget(&self, is_needed: impl Fn(u128, Generation) -> bool) -> All {
+    pub fn forget(&self, is_needed: impl Fn(u128, Generation) -> bool) -> Snapshot {
         let known: Vec<(u128, Generation)> =
             self.of.read().targets.iter().map(|(target, one)| (*target, *one)).collect();
         let gone = known.into_iter().filter(|(target, one)| !is_needed(*target, *one));
@@ -306,26 +306,26 @@ impl Generations {
         let mut of = self.of.write();
         of.targets.retain(|target, _| !gone.contains(target));
         if of.targets.len() > REMEMBERED / 2 {
-            let mut all: Vec<Mark> = of.targets.values().map(|one| one.newest()).collect();
+            let mut all: Vec<Epoch> = of.targets.values().map(|one| one.newest()).collect();
             all.sort_unstable();
             let median = all[all.len() / 2];
             let forgotten = of.targets.extract_if(|_, one| one.newest() <= median);
             let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
-            of.join(Reach::All, joined);
+            of.join(PurgeScope::All, joined);
         }
         self.dated(&of)
     }
 }
 
-impl All {
+impl Snapshot {
     /// Adds an invalidation; what it comes to with those before.
-    pub(super) fn join(&mut self, reach: Reach, generation: Generation) -> Generation {
+    pub(super) fn join(&mut self, reach: PurgeScope, generation: Generation) -> Generation {
         if generation.is_nothing() {
             return generation;
         }
         let of = match reach {
-            Reach::All => &mut self.all,
-            Reach::Target(target) => self.targets.entry(target).or_default(),
+            PurgeScope::All => &mut self.all,
+            PurgeScope::Target(target) => self.targets.entry(target).or_default(),
         };
         *of = of.joined(generation);
         *of

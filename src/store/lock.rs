@@ -22,7 +22,7 @@ pub struct Lock {
 /// Why a directory is not this process's.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NotTaken {
+pub enum LockError {
     /// Another process has it.
     #[error("{} is in use{}{}", dir.display(), by(*pid), start(since.as_deref()))]
     Held {
@@ -50,14 +50,14 @@ pub fn keep_files_private() {
 
 impl Lock {
     /// Takes the directory, which is made if it is missing, unless another process has it.
-    pub fn try_take(dir: &Path, now: SystemTime) -> Result<Self, NotTaken> {
-        let failed = |source| NotTaken::Io { dir: dir.to_owned(), source };
+    pub fn try_take(dir: &Path, now: SystemTime) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { dir: dir.to_owned(), source };
         let mut file = open(dir).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Self::sign(file, now).map_err(failed),
             Err(Errno::WOULDBLOCK) => {
                 let (pid, since) = holder(&mut file);
-                Err(NotTaken::Held { dir: dir.to_owned(), pid, since })
+                Err(LockError::Held { dir: dir.to_owned(), pid, since })
             }
             Err(error) => Err(failed(error.into())),
         }
@@ -140,7 +140,7 @@ mod tests {
         let lock = Lock::try_take(dir.path(), noon()).unwrap();
         let refused = Lock::try_take(dir.path(), noon()).unwrap_err();
         let said = refused.to_string();
-        let NotTaken::Held { pid, since, .. } = refused else { panic!("{refused}") };
+        let LockError::Held { pid, since, .. } = refused else { panic!("{refused}") };
         assert_eq!(pid, Some(std::process::id()));
         assert_eq!(since.as_deref(), Some("1970-01-01T12:00:00Z"));
         assert!(said.contains(&dir.path().display().to_string()), "{said}");
@@ -175,7 +175,7 @@ mod tests {
         let lock = Lock::try_take(dir.path(), noon()).unwrap();
         std::fs::write(&path, b"pid -1\nsince \x1b[31mnever").unwrap();
         let refused = Lock::try_take(dir.path(), noon()).unwrap_err();
-        let NotTaken::Held { pid: None, since: None, .. } = refused else { panic!("{refused}") };
+        let LockError::Held { pid: None, since: None, .. } = refused else { panic!("{refused}") };
         drop(lock);
     }
 

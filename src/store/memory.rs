@@ -12,10 +12,10 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Generations, Mark, Validity};
+use crate::store::generations::{Epoch, Generations, Validity};
 use crate::store::presence::{As, Presence};
-use crate::store::{Listed, Lookup, Place, Totals, Wanted, is_newer};
-use crate::stored::Stored;
+use crate::store::{EntryId, EntryInfo, Lookup, StoreQuery, StoreUsage, is_newer};
+use crate::stored::StoredResponse;
 use crate::stored::lent::{Hold, Lent};
 
 /// How many variants of one key are kept; the least recently stored one gives way.
@@ -30,7 +30,7 @@ const LARGEST_PER_SHARD: u64 = 4;
 
 /// The memory tier.
 pub struct Memory {
-    slots: Cache<SlotKey, Slot, Weigh, DefaultHashBuilder, Evictions>,
+    slots: Cache<SlotKey, Slot, EntryWeighter, DefaultHashBuilder, EvictionCounter>,
     generations: Arc<Generations>,
     evicted: Arc<AtomicU64>,
     lent: Lent,
@@ -55,8 +55,8 @@ enum Slot {
 
 struct Entry {
     key: CacheKey,
-    mark: Mark,
-    stored: Arc<Stored>,
+    mark: Epoch,
+    stored: Arc<StoredResponse>,
     _presence: Presence,
     _hold: Option<Hold>,
 }
@@ -71,9 +71,9 @@ struct Variants {
 }
 
 #[derive(Debug, Clone)]
-struct Weigh;
+struct EntryWeighter;
 
-impl Weighter<SlotKey, Slot> for Weigh {
+impl Weighter<SlotKey, Slot> for EntryWeighter {
     fn weight(&self, _key: &SlotKey, slot: &Slot) -> u64 {
         match slot {
             Slot::Entry(entry) => OVERHEAD + (entry.key.weight() + entry.stored.weight()) as u64,
@@ -87,9 +87,9 @@ impl Weighter<SlotKey, Slot> for Weigh {
 }
 
 #[derive(Debug, Clone)]
-struct Evictions(Arc<AtomicU64>);
+struct EvictionCounter(Arc<AtomicU64>);
 
-impl Lifecycle<SlotKey, Slot> for Evictions {
+impl Lifecycle<SlotKey, Slot> for EvictionCounter {
     type RequestState = ();
 
     fn on_evict(&self, _state: &mut Self::RequestState, _key: SlotKey, slot: Slot) {
@@ -118,9 +118,9 @@ impl Memory {
             .expect("capacity and weight are set");
         let slots = Cache::with_options(
             options,
-            Weigh,
+            EntryWeighter,
             DefaultHashBuilder::default(),
-            Evictions(Arc::clone(&evicted)),
+            EvictionCounter(Arc::clone(&evicted)),
         );
         Self { slots, generations, evicted, lent: Lent::default(), writing: Mutex::new(()) }
     }
@@ -130,7 +130,7 @@ impl Memory {
         Arc::clone(&self.lent)
     }
 
-    fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<Stored>> {
+    fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<StoredResponse>> {
         let Some(Slot::Entry(entry)) = slot else { return None };
         if entry.key != *key {
             return None;
@@ -138,7 +138,7 @@ impl Memory {
         self.valid(&entry)
     }
 
-    fn valid(&self, entry: &Entry) -> Option<Arc<Stored>> {
+    fn valid(&self, entry: &Entry) -> Option<Arc<StoredResponse>> {
         match self.generations.validity(entry.key.target_id(), entry.mark) {
             Validity::Current => Some(Arc::clone(&entry.stored)),
             Validity::Outdated(at) => Some(Arc::new(entry.stored.outdated(at))),
@@ -156,9 +156,13 @@ impl Memory {
         })
     }
 
-    fn find_variant(&self, variants: &Variants, wanted: Wanted<'_>) -> Option<Arc<Stored>> {
+    fn find_variant(
+        &self,
+        variants: &Variants,
+        wanted: StoreQuery<'_>,
+    ) -> Option<Arc<StoredResponse>> {
         let id = wanted.key.id();
-        let mut newest: Option<Arc<Stored>> = None;
+        let mut newest: Option<Arc<StoredResponse>> = None;
         for fields in variants.lists.iter().rev() {
             let variant = (wanted.variant)(fields);
             let slot = self.slots.get(&SlotKey { id, variant: Some(variant) });
@@ -205,7 +209,7 @@ impl Memory {
 
 impl Memory {
     /// What the request selects. Never [`Lookup::Deeper`].
-    pub fn get(&self, wanted: Wanted<'_>) -> Lookup {
+    pub fn get(&self, wanted: StoreQuery<'_>) -> Lookup {
         let root = self.slots.get(&SlotKey { id: wanted.key.id(), variant: None });
         match root {
             Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
@@ -227,7 +231,7 @@ impl Memory {
 
     /// Keeps a response unless it is unusable already or a later one is kept. Whether it is now the
     /// one to keep.
-    pub fn put(&self, key: &CacheKey, stored: Arc<Stored>, mark: Mark) -> bool {
+    pub fn put(&self, key: &CacheKey, stored: Arc<StoredResponse>, mark: Epoch) -> bool {
         if self.generations.validity(key.target_id(), mark) == Validity::Gone {
             return false;
         }
@@ -259,7 +263,7 @@ impl Memory {
     }
 
     /// What is kept at a place: its key, and the mark it was kept with.
-    pub fn kept(&self, place: Place) -> Option<(CacheKey, Arc<Stored>, Mark)> {
+    pub fn kept(&self, place: EntryId) -> Option<(CacheKey, Arc<StoredResponse>, Epoch)> {
         let slot = |variant| self.slots.peek(&SlotKey { id: place.id, variant });
         let found = [slot(Some(place.variant)), slot(None)].into_iter().flatten();
         found.into_iter().find_map(|slot| match slot {
@@ -290,13 +294,13 @@ impl Memory {
     }
 
     /// All usable responses, of one target or of all, in no order.
-    pub fn list(&self, target: Option<u128>) -> Vec<Listed> {
+    pub fn list(&self, target: Option<u128>) -> Vec<EntryInfo> {
         let of_target = |entry: &Entry| target.is_none_or(|target| target == entry.key.target_id());
         let listed = |entry: &Entry| {
             let stored = self.valid(entry)?;
             let (target, id) = (entry.key.target_id(), entry.key.id());
-            Some(Listed {
-                place: Place { target, id, variant: stored.variant },
+            Some(EntryInfo {
+                place: EntryId { target, id, variant: stored.variant },
                 canonical: entry.key.canonical().into(),
                 body: stored.body.len() as u64,
                 stored,
@@ -312,8 +316,8 @@ impl Memory {
     }
 
     /// What is held now.
-    pub fn totals(&self) -> Totals {
-        Totals {
+    pub fn totals(&self) -> StoreUsage {
+        StoreUsage {
             entries: self.slots.len() as u64,
             bytes: self.slots.weight(),
             evictions: self.evicted.load(Ordering::Relaxed),

@@ -16,11 +16,11 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use crate::store::state::secret::{NoSecret, Secret};
+pub use crate::store::state::secret::{Secret, SecretError};
 
-use crate::account::ledger::Row;
-use crate::store::generations::{All, Change, Generation, Mark, Reach};
-use crate::store::state::keeper::{Command, Keeper};
+use crate::account::ledger::UsageRow;
+use crate::store::generations::{Change, Epoch, Generation, PurgeScope, Snapshot};
+use crate::store::state::keeper::{Command, StateWriter};
 use crate::store::state::open::{Fault, Known, Read, read};
 
 /// The form of what is kept. A higher one was written by a later larder.
@@ -63,8 +63,8 @@ const LEAST_KEY: &[u8] = b"least";
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// The operator's data, open.
-pub struct State {
-    keeper: Keeper,
+pub struct StateDb {
+    keeper: StateWriter,
     ill: Arc<Mutex<Option<String>>>,
     ledger: Mutex<Rows>,
     others: [Mutex<Rows>; 2],
@@ -79,13 +79,13 @@ pub trait Lasting: Send + Sync {
     fn restore(&self, rows: &Rows) -> usize;
 
     /// The rows that changed since the last call of this; those of the last call are on disk by now.
-    fn changed(&self) -> Vec<Row>;
+    fn changed(&self) -> Vec<UsageRow>;
 }
 
 /// Why the state could not be opened. Nothing on disk may then be used: what was purged is unknown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unopened {
+pub enum OpenError {
     /// It is of a later larder.
     #[error(
         "{} is of a later larder (format {found}, this one reads {FORMAT}): run that one, or restore \
@@ -119,12 +119,12 @@ pub enum Unopened {
     },
 }
 
-impl State {
+impl StateDb {
     /// Opens the state in `dir`. A damaged one is put aside, with a line in the log, and everything
     /// stored counts as purged: what was purged and spent before is not known. One that the system does
     /// not let be read or written now, for want of room or rights, stays where it is.
-    pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, All), Unopened> {
-        let broken = |why: String| Unopened::Broken { dir: dir.to_owned(), why };
+    pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, Snapshot), OpenError> {
+        let broken = |why: String| OpenError::Broken { dir: dir.to_owned(), why };
         let Known { db, all, ledger, others } = match known(dir, now) {
             Err(NotKnown::Damaged(why)) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
@@ -145,7 +145,7 @@ impl State {
         };
         let ill = Arc::new(Mutex::new(None));
         let keeper =
-            Keeper::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&ill))
+            StateWriter::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&ill))
                 .map_err(|error| broken(error.to_string()))?;
         let (ledger, others) = (Mutex::new(ledger), others.map(Mutex::new));
         Ok((Self { keeper, ill, ledger, others }, all))
@@ -157,7 +157,7 @@ impl State {
     }
 
     /// Keeps these and no others.
-    pub fn replace(&self, all: All) {
+    pub fn replace(&self, all: Snapshot) {
         self.keeper.send(Command::Replace(all));
     }
 
@@ -168,7 +168,7 @@ impl State {
 
     /// Asks the ledger for what has changed, several times a second from now on and once more at the
     /// end, and keeps that.
-    pub fn keep_ledger(&self, changed: impl Fn() -> Vec<Row> + Send + 'static) {
+    pub fn keep_ledger(&self, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
         self.keeper.send(Command::Watch(LEDGER, Box::new(changed)));
     }
 
@@ -178,7 +178,7 @@ impl State {
     }
 
     /// The same of these.
-    pub fn keep_rows(&self, whose: Whose, changed: impl Fn() -> Vec<Row> + Send + 'static) {
+    pub fn keep_rows(&self, whose: Whose, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
         self.keeper.send(Command::Watch(whose.prefix(), Box::new(changed)));
     }
 
@@ -214,17 +214,17 @@ impl State {
 /// Why there is nothing to go by.
 enum NotKnown {
     Damaged(String),
-    For(Unopened),
+    For(OpenError),
 }
 
 fn known(dir: &Path, now: SystemTime) -> Result<Known, NotKnown> {
-    let unopened = |why: Unopened| Err(NotKnown::For(why));
+    let unopened = |why: OpenError| Err(NotKnown::For(why));
     match read(&dir.join("db"), now) {
         Ok(Read::Known(known)) => Ok(*known),
-        Ok(Read::Later(found)) => unopened(Unopened::Later { dir: dir.to_owned(), found }),
+        Ok(Read::Later(found)) => unopened(OpenError::Later { dir: dir.to_owned(), found }),
         Err(Fault::Damaged(why)) => Err(NotKnown::Damaged(why)),
         Err(Fault::Unavailable(why)) => {
-            unopened(Unopened::Unavailable { dir: dir.to_owned(), why })
+            unopened(OpenError::Unavailable { dir: dir.to_owned(), why })
         }
     }
 }
@@ -234,9 +234,9 @@ const GENERATIONS: &[u8] = b"g";
 const SUPERSEDED: &[u8] = b"s";
 
 /// The key of a row: `kind` for everything, `kind` and a target for one.
-fn key(kind: &[u8], reach: Reach) -> Vec<u8> {
+fn key(kind: &[u8], reach: PurgeScope) -> Vec<u8> {
     let mut key = kind.to_vec();
-    if let Reach::Target(target) = reach {
+    if let PurgeScope::Target(target) = reach {
         key.extend_from_slice(&target.to_be_bytes());
     }
     key
@@ -251,18 +251,18 @@ fn encode(generation: Generation) -> Vec<u8> {
 /// The mark of what is superseded, where there is one.
 fn encode_superseded(generation: Generation) -> Option<Vec<u8>> {
     let mark = generation.superseded;
-    (mark != Mark::default()).then(|| mark.raw().to_be_bytes().to_vec())
+    (mark != Epoch::default()).then(|| mark.raw().to_be_bytes().to_vec())
 }
 
 fn decode(bytes: &[u8]) -> Option<Generation> {
     let (hard, soft) = bytes.split_first_chunk()?;
-    let mark = |raw: [u8; 8]| Mark::from_raw(u64::from_be_bytes(raw));
+    let mark = |raw: [u8; 8]| Epoch::from_raw(u64::from_be_bytes(raw));
     let (hard, soft) = (mark(*hard), mark(soft.try_into().ok()?));
     Some(Generation { hard, soft, ..Generation::default() })
 }
 
 fn decode_superseded(bytes: &[u8]) -> Option<Generation> {
-    let superseded = Mark::from_raw(u64::from_be_bytes(bytes.try_into().ok()?));
+    let superseded = Epoch::from_raw(u64::from_be_bytes(bytes.try_into().ok()?));
     Some(Generation { superseded, ..Generation::default() })
 }
 

@@ -18,18 +18,20 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
-use crate::account::{Account, TierTotals};
+use crate::account::{Telemetry, TierTotals};
 use crate::clock::Clock;
 use crate::key::CacheKey;
-use crate::store::disk::Find;
-use crate::store::generations::{All, Change, Generations, Kind, Mark, Reach, Validity, Watch};
+use crate::store::disk::DiskLookup;
+use crate::store::generations::{
+    Change, Epoch, Generations, PurgeKind, PurgeScope, Snapshot, Validity, Watch,
+};
 use crate::store::memory::Memory;
 use crate::store::presence::As;
 use crate::store::state::{Lasting, Secret, Whose};
-use crate::store::tiers::deep::Deep;
+use crate::store::tiers::deep::DiskTier;
 use crate::store::tiers::unwritten::Unwritten;
-use crate::store::{Condition, Listed, Lookup, Place, Store, Totals, Wanted, is_newer};
-use crate::stored::Stored;
+use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery, StoreUsage, is_newer};
+use crate::stored::StoredResponse;
 use crate::stored::lent::Lent;
 
 /// What a store is made of.
@@ -54,7 +56,7 @@ pub struct Settings {
 const READERS: usize = 64;
 
 /// Memory over disk.
-pub struct Tiers {
+pub struct TieredStore {
     memory: Memory,
     generations: Arc<Generations>,
     clock: Clock,
@@ -64,7 +66,7 @@ pub struct Tiers {
     /// Whoever reads a body file holds the one that its key leads to.
     readers: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory alone.
-    deep: ArcSwapOption<Deep>,
+    deep: ArcSwapOption<DiskTier>,
     /// What the disk does not know of, while it cannot be asked.
     unwritten: Unwritten,
     /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
@@ -72,10 +74,10 @@ pub struct Tiers {
     alone: Mutex<Option<String>>,
 }
 
-impl Tiers {
+impl TieredStore {
     /// Opens a store. What is on disk is there at once, or once another larder lets go of it; until
     /// then memory serves alone.
-    pub fn open(settings: Settings, clock: Clock, account: &Arc<Account>) -> Arc<Self> {
+    pub fn open(settings: Settings, clock: Clock, account: &Arc<Telemetry>) -> Arc<Self> {
         Self::beside(settings, clock, account, Vec::new())
     }
 
@@ -83,7 +85,7 @@ impl Tiers {
     pub fn beside(
         settings: Settings,
         clock: Clock,
-        account: &Arc<Account>,
+        account: &Arc<Telemetry>,
         lasting: Vec<(Whose, Arc<dyn Lasting>)>,
     ) -> Arc<Self> {
         let generations = Arc::new(Generations::new(clock.now()));
@@ -105,7 +107,7 @@ impl Tiers {
         });
         let weak = Arc::downgrade(&tiers);
         account.watch_condition(move || {
-            weak.upgrade().is_none_or(|tiers| tiers.condition() == Condition::Good)
+            weak.upgrade().is_none_or(|tiers| tiers.condition() == Health::Good)
         });
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if has_disk {
@@ -132,12 +134,12 @@ impl Tiers {
     fn report(
         self: &Arc<Self>,
         tier: &'static str,
-        account: &Account,
-        totals: impl Fn(&Self) -> Totals + Send + Sync + 'static,
+        account: &Telemetry,
+        totals: impl Fn(&Self) -> StoreUsage + Send + Sync + 'static,
     ) {
         let tiers = Arc::downgrade(self);
         account.watch_store(tier, move || {
-            let Totals { entries, bytes, evictions } =
+            let StoreUsage { entries, bytes, evictions } =
                 tiers.upgrade().map(|tiers| totals(&tiers)).unwrap_or_default();
             TierTotals { entries, bytes, evictions }
         });
@@ -151,17 +153,22 @@ impl Tiers {
         }
     }
 
-    fn disk_totals(&self) -> Totals {
+    fn disk_totals(&self) -> StoreUsage {
         self.deep.load().as_ref().map(|deep| deep.disk.totals()).unwrap_or_default()
     }
 
-    fn validity(&self, key: &CacheKey, mark: Mark) -> Validity {
+    fn validity(&self, key: &CacheKey, mark: Epoch) -> Validity {
         self.generations.validity(key.target_id(), mark)
     }
 
     /// What was read from the disk, kept in memory too. Memory has the last word: it knows what was
     /// replaced or purged meanwhile. Where it had no room, what was read answers all the same.
-    fn taken_in(&self, wanted: Wanted<'_>, mark: Mark, read: Option<Arc<Stored>>) -> Lookup {
+    fn taken_in(
+        &self,
+        wanted: StoreQuery<'_>,
+        mark: Epoch,
+        read: Option<Arc<StoredResponse>>,
+    ) -> Lookup {
         if let Some(stored) = &read {
             self.memory.put(wanted.key, Arc::clone(stored), mark);
         }
@@ -174,10 +181,10 @@ impl Tiers {
     }
 
     /// What the disk holds is usable from now on.
-    fn deepen(&self, deep: Arc<Deep>, kept: All) {
+    fn deepen(&self, deep: Arc<DiskTier>, kept: Snapshot) {
         let mut alone = self.alone.lock();
         let kept = self.generations.adopt(kept, self.clock.now());
-        deep.state.replace(All { all: self.trusted(kept.all), ..kept });
+        deep.state.replace(Snapshot { all: self.trusted(kept.all), ..kept });
         self.deep.store(Some(deep));
         *alone = None;
         drop(alone);
@@ -186,10 +193,10 @@ impl Tiers {
 
     fn write(
         &self,
-        deep: &Deep,
+        deep: &DiskTier,
         key: &CacheKey,
-        stored: &Arc<Stored>,
-        mark: Mark,
+        stored: &Arc<StoredResponse>,
+        mark: Epoch,
         until: Option<SystemTime>,
     ) {
         let presence = self.generations.enter(key.target_id(), As::Awaited);
@@ -197,13 +204,13 @@ impl Tiers {
     }
 
     /// Invalidates, and has that kept. Under the lock of `alone`.
-    fn invalidated(&self, reach: Reach, kind: Kind, deep: Option<&Deep>) {
+    fn invalidated(&self, reach: PurgeScope, kind: PurgeKind, deep: Option<&DiskTier>) {
         let change = self.generations.invalidate(reach, kind, self.clock.now());
         let forgotten = self.generations.is_full().then(|| self.forget(deep));
         let Some(deep) = deep else { return };
         match forgotten {
-            Some(all) => deep.state.replace(All { all: self.trusted(all.all), ..all }),
-            None if reach == Reach::All => {
+            Some(all) => deep.state.replace(Snapshot { all: self.trusted(all.all), ..all }),
+            None if reach == PurgeScope::All => {
                 let generation = self.trusted(change.generation);
                 deep.state.keep(Change { generation, ..change });
             }
@@ -212,13 +219,13 @@ impl Tiers {
     }
 
     /// Whether anything of `target` is kept, waited for, or on a disk that cannot be looked at.
-    fn may_hold(&self, target: u128, deep: Option<&Deep>) -> bool {
+    fn may_hold(&self, target: u128, deep: Option<&DiskTier>) -> bool {
         let to_come = self.to_be_opened.load(Ordering::Relaxed);
         self.generations.is_present(target)
             || deep.map_or(to_come, |deep| deep.disk.may_hold(target))
     }
 
-    fn forget(&self, deep: Option<&Deep>) -> All {
+    fn forget(&self, deep: Option<&DiskTier>) -> Snapshot {
         self.memory.drop_gone();
         let to_come = self.to_be_opened.load(Ordering::Relaxed);
         // What memory holds after that is newer than its generation, unless that was soft.
@@ -246,8 +253,8 @@ impl Tiers {
 }
 
 #[async_trait]
-impl Store for Tiers {
-    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+impl Store for TieredStore {
+    fn get(&self, wanted: StoreQuery<'_>) -> Lookup {
         match self.memory.get(wanted) {
             found @ Lookup::Found(_) => found,
             _ if self.deep.load().is_some() => Lookup::Deeper,
@@ -255,7 +262,7 @@ impl Store for Tiers {
         }
     }
 
-    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
+    async fn load(&self, wanted: StoreQuery<'_>) -> Lookup {
         let in_memory = self.memory.get(wanted);
         let Some(deep) = self.deep.load_full() else { return in_memory };
         // What is read is kept in memory: it must not be invalidated unseen between the two.
@@ -270,11 +277,11 @@ impl Store for Tiers {
             return in_memory;
         }
         let record = match deep.disk.find(wanted, so_far) {
-            Find::Found(record) => record,
-            Find::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {
+            DiskLookup::Found(record) => record,
+            DiskLookup::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {
                 return Lookup::OtherVariants(variant);
             }
-            Find::OtherVariants(_) | Find::Nothing => return in_memory,
+            DiskLookup::OtherVariants(_) | DiskLookup::Nothing => return in_memory,
         };
         if self.validity(wanted.key, record.mark()) == Validity::Gone {
             return in_memory;
@@ -303,15 +310,15 @@ impl Store for Tiers {
         is_newer(one, other, self.generations.so_far())
     }
 
-    fn is_current(&self, target: u128, mark: Mark) -> bool {
+    fn is_current(&self, target: u128, mark: Epoch) -> bool {
         self.generations.validity(target, mark) == Validity::Current
     }
 
     fn put(
         &self,
         key: &CacheKey,
-        stored: Arc<Stored>,
-        mark: Mark,
+        stored: Arc<StoredResponse>,
+        mark: Epoch,
         until: Option<SystemTime>,
     ) -> bool {
         self.generations.pass(self.clock.now());
@@ -324,26 +331,26 @@ impl Store for Tiers {
         is_newest
     }
 
-    fn invalidate(&self, reach: Reach, kind: Kind) -> bool {
+    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool {
         let _alone = self.alone.lock();
         let deep = self.deep.load();
         let deep = deep.as_deref();
-        if matches!(reach, Reach::Target(target) if !self.may_hold(target, deep)) {
+        if matches!(reach, PurgeScope::Target(target) if !self.may_hold(target, deep)) {
             return false;
         }
         self.invalidated(reach, kind, deep);
         let Some(deep) = deep else { return true };
         match (reach, kind) {
-            (_, Kind::Soft | Kind::Superseded) => {}
-            (Reach::Target(target), Kind::Hard) => deep.disk.reclaim(target),
-            (Reach::All, Kind::Hard) => deep.disk.clear(),
+            (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
+            (PurgeScope::Target(target), PurgeKind::Hard) => deep.disk.reclaim(target),
+            (PurgeScope::All, PurgeKind::Hard) => deep.disk.clear(),
         }
         true
     }
 
     fn may_keep(&self, target: u128) -> bool {
         let to_come = self.to_be_opened.load(Ordering::Relaxed);
-        let on_disk = |deep: &Arc<Deep>| deep.disk.may_hold(target);
+        let on_disk = |deep: &Arc<DiskTier>| deep.disk.may_hold(target);
         self.generations.keeps(target) || self.deep.load().as_ref().map_or(to_come, on_disk)
     }
 
@@ -355,8 +362,13 @@ impl Store for Tiers {
         }
     }
 
-    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed> {
-        let mut all: BTreeMap<Place, Listed> = BTreeMap::new();
+    async fn list(
+        &self,
+        after: Option<EntryId>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<EntryInfo> {
+        let mut all: BTreeMap<EntryId, EntryInfo> = BTreeMap::new();
         if let Some(deep) = self.deep.load_full() {
             let generations = Arc::clone(&self.generations);
             let on_disk = spawn_blocking(move || deep.list(&generations, after, limit, target));
@@ -367,18 +379,18 @@ impl Store for Tiers {
         for listed in self.memory.list(target) {
             if after.is_none_or(|after| listed.place > after) {
                 let on_disk = all.contains_key(&listed.place);
-                all.insert(listed.place, Listed { on_disk, ..listed });
+                all.insert(listed.place, EntryInfo { on_disk, ..listed });
             }
         }
         all.into_values().take(limit).collect()
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> Health {
         let deep = self.deep.load();
         match (&*deep, &*self.alone.lock()) {
             (Some(deep), _) => deep.condition(),
-            (None, Some(why)) => Condition::MemoryOnly(why.clone()),
-            (None, None) => Condition::Good,
+            (None, Some(why)) => Health::MemoryOnly(why.clone()),
+            (None, None) => Health::Good,
         }
     }
 

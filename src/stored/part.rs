@@ -3,8 +3,8 @@
 //! Owns: what is sound enough to be kept as a part, joining parts, when they have become the whole.
 //! Never touches: where parts are kept; whether one is fresh.
 //!
-//! A part is not a [`Stored`] to whoever has one: the bytes come out only by [`Part::cut`], and the
-//! whole only by [`Part::whole`]. In the store it is kept as what was received: a 206 with its
+//! A part is not a [`StoredResponse`] to whoever has one: the bytes come out only by [`PartialResponse::cut`], and the
+//! whole only by [`PartialResponse::whole`]. In the store it is kept as what was received: a 206 with its
 //! `Content-Range`, under a key of its own.
 
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::semantics::byteranges;
-use crate::semantics::ranges::{self, Cut, Span};
-use crate::semantics::said::Said;
-use crate::stored::{Head, Stored};
+use crate::semantics::ranges::{self, ByteRange, RangeSelection};
+use crate::semantics::said::CacheMetadata;
+use crate::stored::{FreshnessInput, StoredResponse};
 
 /// A part of a response, with a strong validator that says of which.
 #[derive(Debug, Clone)]
-pub struct Part {
-    stored: Arc<Stored>,
-    span: Span,
+pub struct PartialResponse {
+    stored: Arc<StoredResponse>,
+    span: ByteRange,
     total: u64,
 }
 
-impl Part {
+impl PartialResponse {
     /// What is stored, as a part; `None` where it is a whole response, or no sound part.
-    pub fn of(stored: Arc<Stored>) -> Option<Self> {
+    pub fn of(stored: Arc<StoredResponse>) -> Option<Self> {
         let (span, total) = told(stored.status, &stored.headers, &stored.said)?;
         let part = Self { stored, span, total };
         (part.span.length() == part.stored.body.len() as u64).then_some(part)
@@ -37,21 +37,23 @@ impl Part {
 
     /// The bytes that a `GET` with one range asks for, if all of them are here and the request's own
     /// `If-Range` wants them to be of this response.
-    pub fn holding(&self, asked: &HeaderMap) -> Option<Span> {
+    pub fn holding(&self, asked: &HeaderMap) -> Option<ByteRange> {
         if !ranges::is_single(asked) {
             return None;
         }
         match ranges::evaluate(asked, &self.stored.said, self.total) {
-            Cut::Part(wanted) => self.span.holds(wanted).then_some(wanted),
-            Cut::Whole | Cut::Parts(_) | Cut::Unsatisfiable => None,
+            RangeSelection::Part(wanted) => self.span.holds(wanted).then_some(wanted),
+            RangeSelection::Whole | RangeSelection::Parts(_) | RangeSelection::Unsatisfiable => {
+                None
+            }
         }
     }
 
     /// These bytes, if all of them are here.
-    pub fn cut(&self, wanted: Span) -> Option<Bytes> {
+    pub fn cut(&self, wanted: ByteRange) -> Option<Bytes> {
         let here = |n: u64| n - self.span.first;
         self.span.holds(wanted).then(|| {
-            let wanted = Span { first: here(wanted.first), last: here(wanted.last) };
+            let wanted = ByteRange { first: here(wanted.first), last: here(wanted.last) };
             byteranges::slice(&self.stored.body, wanted)
         })
     }
@@ -67,8 +69,8 @@ impl Part {
     }
 
     /// What bears on whether it may be used: the status is that of its whole.
-    pub fn head(&self) -> Head<'_> {
-        Head::of_either(&self.stored)
+    pub fn head(&self) -> FreshnessInput<'_> {
+        FreshnessInput::of_either(&self.stored)
     }
 
     /// When it was received.
@@ -82,7 +84,7 @@ impl Part {
     }
 
     /// What is put into a store.
-    pub fn stored(self) -> Arc<Stored> {
+    pub fn stored(self) -> Arc<StoredResponse> {
         self.stored
     }
 
@@ -91,7 +93,7 @@ impl Part {
     /// received last.
     #[must_use]
     pub fn joined(&self, other: &Self, largest: usize) -> Option<Self> {
-        let span = Span {
+        let span = ByteRange {
             first: self.span.first.min(other.span.first),
             last: self.span.last.max(other.span.last),
         };
@@ -112,19 +114,19 @@ impl Part {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(span.length()));
         let body = front.followed_by(back);
         let authorized = self.stored.authorized || other.stored.authorized;
-        let joined = Stored { headers, authorized, ..(*newer.stored).clone() };
+        let joined = StoredResponse { headers, authorized, ..(*newer.stored).clone() };
         Self::of(Arc::new(joined.with_body(body)))
     }
 
     /// The complete response, if every byte of it is here: a 200.
-    pub fn whole(&self) -> Option<Stored> {
+    pub fn whole(&self) -> Option<StoredResponse> {
         if self.span.length() != self.total {
             return None;
         }
         let mut headers = self.stored.all_headers();
         headers.remove(CONTENT_RANGE);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(self.total));
-        let whole = Stored { status: StatusCode::OK, ..(*self.stored).clone() };
+        let whole = StoredResponse { status: StatusCode::OK, ..(*self.stored).clone() };
         Some(whole.keeping(&headers))
     }
 
@@ -132,7 +134,7 @@ impl Part {
     fn differs(&self, other: &Self) -> bool {
         let first = self.span.first.max(other.span.first);
         let last = self.span.last.min(other.span.last);
-        first <= last && self.cut(Span { first, last }) != other.cut(Span { first, last })
+        first <= last && self.cut(ByteRange { first, last }) != other.cut(ByteRange { first, last })
     }
 
     /// The bytes of this part, and those of `back` that lie behind it.
@@ -140,7 +142,7 @@ impl Part {
         if self.span.holds(back.span) {
             return self.stored.body.clone();
         }
-        let rest = Span { first: self.span.last.saturating_add(1), last: back.span.last };
+        let rest = ByteRange { first: self.span.last.saturating_add(1), last: back.span.last };
         let rest = back.cut(rest).unwrap_or_default();
         let mut body = BytesMut::with_capacity(self.stored.body.len() + rest.len());
         body.extend_from_slice(&self.stored.body);
@@ -151,7 +153,11 @@ impl Part {
 
 /// Which bytes of how many a response with this head is, if it is one that can be kept as a part: a
 /// 206 with a single range and a strong validator.
-pub fn told(status: StatusCode, headers: &HeaderMap, said: &Said) -> Option<(Span, u64)> {
+pub fn told(
+    status: StatusCode,
+    headers: &HeaderMap,
+    said: &CacheMetadata,
+) -> Option<(ByteRange, u64)> {
     let several = headers.get(CONTENT_TYPE).is_some_and(|value| {
         let start = value.as_bytes().get(..MULTIPART.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
@@ -166,12 +172,12 @@ pub fn told(status: StatusCode, headers: &HeaderMap, said: &Said) -> Option<(Spa
 const MULTIPART: &[u8] = b"multipart/byteranges";
 
 /// Whether the fields name a strong validator (RFC 9110 §8.8.1): only that promises equal bytes.
-fn is_strong(said: &Said) -> bool {
+fn is_strong(said: &CacheMetadata) -> bool {
     said.etag.as_ref().map_or_else(|| said.has_strong_date(), |tag| !tag.weak)
 }
 
 /// Whether two strong validators are one.
-fn is_same(one: &Said, other: &Said) -> bool {
+fn is_same(one: &CacheMetadata, other: &CacheMetadata) -> bool {
     match (&one.etag, &other.etag) {
         (Some(one), Some(other)) => one.raw == other.raw,
         (None, None) => one.last_modified == other.last_modified,

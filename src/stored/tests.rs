@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::{Stored, is_left_out_of_hits};
+use crate::stored::{StoredResponse, is_left_out_of_hits};
 
 const SENT: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -25,10 +25,10 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn stored(headers: &HeaderMap, body: &'static str) -> Stored {
+fn stored(headers: &HeaderMap, body: &'static str) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from_static(body.as_bytes());
-    Stored::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
+    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
 }
 
 #[test]

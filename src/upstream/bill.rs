@@ -5,17 +5,17 @@
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::policy::conduct::{Cost, Credits};
+use crate::policy::conduct::{Cost, CreditSource};
 
 /// The credits that an answer cost; `None`: it does not say (or its body was not read). `ok`: whether it
 /// is one to use: where each call costs the same, errors cost nothing.
 pub fn credits(cost: &Cost, ok: bool, headers: &HeaderMap, json: Option<&Value>) -> Option<f64> {
     let credits = match &cost.credits {
-        Credits::PerCall(each) => ok.then_some(*each),
-        Credits::Header(name) => {
+        CreditSource::PerCall(each) => ok.then_some(*each),
+        CreditSource::Header(name) => {
             headers.get(name).and_then(|value| value.to_str().ok()?.trim().parse().ok())
         }
-        Credits::Body(path) => json.and_then(|body| number(path.first(body)?)),
+        CreditSource::Body(path) => json.and_then(|body| number(path.first(body)?)),
     };
     credits.filter(|credits| credits.is_finite() && *credits > 0.0)
 }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
     use crate::semantics::json_path::JsonPath;
 
-    fn cost(credits: Credits) -> Cost {
+    fn cost(credits: CreditSource) -> Cost {
         let currency = "USD".to_owned();
         Cost { currency, credits, per_credit: 0.00167, not_modified: false, budget: None }
     }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn credits_are_read_where_the_configuration_says_and_what_is_no_number_is_none() {
-        let body = cost(Credits::Body(JsonPath::parse("$.status.credit_count").unwrap()));
+        let body = cost(CreditSource::Body(JsonPath::parse("$.status.credit_count").unwrap()));
         let table = [
             (json!({ "status": { "credit_count": 3 } }), Some(3.0)),
             (json!({ "status": { "credit_count": "2" } }), Some(2.0)),
@@ -60,7 +60,7 @@ mod tests {
         for (answer, expected) in table {
             assert_eq!(of(&body, true, None, &answer), expected, "{answer}");
         }
-        let field = cost(Credits::Header(HeaderName::from_static("x-credits")));
+        let field = cost(CreditSource::Header(HeaderName::from_static("x-credits")));
         for (value, expected) in
             [(Some("4"), Some(4.0)), (Some("1.5"), Some(1.5)), (Some("NaN"), None), (None, None)]
         {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn where_each_call_costs_the_same_an_error_costs_nothing() {
-        let each = cost(Credits::PerCall(1.0));
+        let each = cost(CreditSource::PerCall(1.0));
         assert_eq!(of(&each, true, None, &Value::Null), Some(1.0));
         assert_eq!(of(&each, false, None, &Value::Null), None);
     }

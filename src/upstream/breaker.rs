@@ -6,22 +6,22 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::policy::conduct::Breaker;
+use crate::policy::conduct::CircuitBreaker;
 
 /// The failures since the last success.
 #[derive(Debug, Default)]
-pub(super) struct Run {
+pub(super) struct FailureStreak {
     failures: VecDeque<Instant>,
 }
 
-impl Run {
+impl FailureStreak {
     /// An answer of any use came.
     pub(super) fn broken(&mut self) {
         self.failures.clear();
     }
 
     /// A call failed. Whether the breaker opens now.
-    pub(super) fn failed(&mut self, rule: &Breaker, now: Instant) -> bool {
+    pub(super) fn failed(&mut self, rule: &CircuitBreaker, now: Instant) -> bool {
         let most = usize::try_from(rule.failures).unwrap_or(usize::MAX);
         self.failures.push_back(now);
         while self.failures.len() > most {
@@ -39,12 +39,12 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const RULE: Breaker =
-        Breaker { failures: 3, within: SECOND.saturating_mul(30), open_for: SECOND };
+    const RULE: CircuitBreaker =
+        CircuitBreaker { failures: 3, within: SECOND.saturating_mul(30), open_for: SECOND };
 
     #[test]
     fn it_opens_at_so_many_failures_within_the_time() {
-        let (mut run, now) = (Run::default(), crate::clock::monotonic());
+        let (mut run, now) = (FailureStreak::default(), crate::clock::monotonic());
         assert!(!run.failed(&RULE, now));
         assert!(!run.failed(&RULE, now + 10 * SECOND));
         assert!(run.failed(&RULE, now + 30 * SECOND));
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn failures_that_are_far_apart_do_not_open_it() {
-        let (mut run, now) = (Run::default(), crate::clock::monotonic());
+        let (mut run, now) = (FailureStreak::default(), crate::clock::monotonic());
         for failure in 0..20 {
             assert!(!run.failed(&RULE, now + failure * 16 * SECOND), "{failure}");
         }
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_success_between_them_begins_the_count_anew() {
-        let (mut run, now) = (Run::default(), crate::clock::monotonic());
+        let (mut run, now) = (FailureStreak::default(), crate::clock::monotonic());
         for _ in 0..50 {
             assert!(!run.failed(&RULE, now));
             assert!(!run.failed(&RULE, now));

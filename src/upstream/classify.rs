@@ -9,12 +9,14 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::conduct::{Class, ErrorRule, HoldFor, Limit, Rules};
+use crate::policy::conduct::{
+    CooldownUntil, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules,
+};
 use crate::semantics::calendar;
-use crate::semantics::rate_limit::{self, Quota, Whose};
+use crate::semantics::rate_limit::{self, LimitScope, RateLimitState};
 use crate::semantics::retry_after;
-use crate::upstream::failure::Failure;
-use crate::upstream::verdict::{Verdict, Wait};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::verdict::{CallOutcome, RetryAfter};
 
 /// A limit that ends later than this is no limit per minute.
 const SOON: Duration = Duration::from_secs(3600);
@@ -28,78 +30,80 @@ pub fn answer(
     status: StatusCode,
     headers: &HeaderMap,
     json: Option<&Value>,
-    rules: &Rules,
+    rules: &ResponseRules,
     now: SystemTime,
-) -> Verdict {
+) -> CallOutcome {
     let quota = rate_limit::read(headers, now);
     let told = told(retry_after::of(headers, now), quota.as_ref());
     let rule = rules.errors.iter().find(|rule| means(rule, status, json));
     let class = match rule {
         Some(rule) => rule.class,
-        None if is_failure_in_disguise(status, json, rules) => Class::Server,
+        None if is_failure_in_disguise(status, json, rules) => OutcomeClass::Server,
         None => by_head(status, headers, quota.as_ref(), told),
     };
-    let spelled = rule.and_then(|rule| rule.hold).map(|hold| Wait {
+    let spelled = rule.and_then(|rule| rule.hold).map(|hold| RetryAfter {
         time: time(hold, now),
-        quota: class == Class::RateLimited(Limit::Quota),
+        quota: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
     let wait = spelled.or_else(|| told.filter(|told| heeds(class, *told)).map(|told| told.wait));
-    Verdict { class, wait, quota }
+    CallOutcome { class, wait, quota }
 }
 
 /// What it comes to that there is none. `None`: the origin had no part in it.
-pub fn failure(failure: Failure) -> Option<Verdict> {
+pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
     let class = match failure {
-        Failure::Denied(_)
-        | Failure::Held(_)
-        | Failure::Abandoned
-        | Failure::Exhausted
-        | Failure::Internal => return None,
-        Failure::ConnectTimeout
-        | Failure::FirstByteTimeout
-        | Failure::BodyTimeout
-        | Failure::TotalTimeout => Class::Timeout,
-        Failure::Dns
-        | Failure::Refused
-        | Failure::Tls(_)
-        | Failure::Closed
-        | Failure::NotProcessed
-        | Failure::Cut
-        | Failure::Switched
-        | Failure::Protocol => Class::Network,
+        UpstreamError::Denied(_)
+        | UpstreamError::Held(_)
+        | UpstreamError::Abandoned
+        | UpstreamError::Exhausted
+        | UpstreamError::Internal => return None,
+        UpstreamError::ConnectTimeout
+        | UpstreamError::FirstByteTimeout
+        | UpstreamError::BodyTimeout
+        | UpstreamError::TotalTimeout => OutcomeClass::Timeout,
+        UpstreamError::Dns
+        | UpstreamError::Refused
+        | UpstreamError::Tls(_)
+        | UpstreamError::Closed
+        | UpstreamError::NotProcessed
+        | UpstreamError::Cut
+        | UpstreamError::Switched
+        | UpstreamError::Protocol => OutcomeClass::Network,
     };
-    Some(Verdict::of(class))
+    Some(CallOutcome::of(class))
 }
 
 /// When the origin says to come back.
 #[derive(Clone, Copy)]
-struct Told {
-    wait: Wait,
+struct RetryHint {
+    wait: RetryAfter,
     /// In so many words, and not only as the reset of its quota.
     by_retry_after: bool,
 }
 
 /// `Retry-After` goes before the quota's reset. Where a spent quota lasts as long, it is the quota's
 /// word all the same, and so not too absurd to be heeded.
-fn told(retry_after: Option<Duration>, quota: Option<&Quota>) -> Option<Told> {
+fn told(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> Option<RetryHint> {
     let resets_in = quota.filter(|quota| quota.remaining.is_none_or(|left| left == 0));
     let resets_in = resets_in.and_then(|quota| quota.resets_in);
-    let is_spent = quota.is_some_and(Quota::is_spent);
+    let is_spent = quota.is_some_and(RateLimitState::is_spent);
     let Some(time) = retry_after else {
-        let wait = Wait { time: resets_in?, quota: is_spent };
-        return Some(Told { wait, by_retry_after: false });
+        let wait = RetryAfter { time: resets_in?, quota: is_spent };
+        return Some(RetryHint { wait, by_retry_after: false });
     };
     let lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
-    Some(Told { wait: Wait { time, quota: is_spent && lasts }, by_retry_after: true })
+    Some(RetryHint { wait: RetryAfter { time, quota: is_spent && lasts }, by_retry_after: true })
 }
 
 /// `Retry-After` also stands in redirects and beside refusals that no waiting cures; a reset says
 /// only when calls are counted anew.
-fn heeds(class: Class, told: Told) -> bool {
+fn heeds(class: OutcomeClass, told: RetryHint) -> bool {
     match class {
-        Class::RateLimited(_) => true,
-        Class::Server => told.by_retry_after,
-        Class::Ok | Class::Auth | Class::Network | Class::Timeout => false,
+        OutcomeClass::RateLimited(_) => true,
+        OutcomeClass::Server => told.by_retry_after,
+        OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Network | OutcomeClass::Timeout => {
+            false
+        }
     }
 }
 
@@ -113,7 +117,7 @@ fn means(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
 }
 
 /// A 2xx whose body has no sign of success.
-fn is_failure_in_disguise(status: StatusCode, json: Option<&Value>, rules: &Rules) -> bool {
+fn is_failure_in_disguise(status: StatusCode, json: Option<&Value>, rules: &ResponseRules) -> bool {
     let has_none = |body| !rules.success.iter().any(|rule| rule.matches(body));
     status.is_success() && !rules.success.is_empty() && json.is_some_and(has_none)
 }
@@ -121,42 +125,42 @@ fn is_failure_in_disguise(status: StatusCode, json: Option<&Value>, rules: &Rule
 fn by_head(
     status: StatusCode,
     headers: &HeaderMap,
-    quota: Option<&Quota>,
-    told: Option<Told>,
-) -> Class {
+    quota: Option<&RateLimitState>,
+    told: Option<RetryHint>,
+) -> OutcomeClass {
     match status {
-        StatusCode::TOO_MANY_REQUESTS => Class::RateLimited(limit(quota, told)),
+        StatusCode::TOO_MANY_REQUESTS => OutcomeClass::RateLimited(limit(quota, told)),
         // GitHub: of the primary limit nothing is left; of the secondary one only the wait is told.
         StatusCode::FORBIDDEN
-            if quota.is_some_and(Quota::is_spent) || headers.contains_key(RETRY_AFTER) =>
+            if quota.is_some_and(RateLimitState::is_spent) || headers.contains_key(RETRY_AFTER) =>
         {
-            Class::RateLimited(limit(quota, told))
+            OutcomeClass::RateLimited(limit(quota, told))
         }
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
-        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Class::Auth,
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => OutcomeClass::Auth,
         // The origin waited in vain for larder: it failed, though not by its own account.
-        StatusCode::REQUEST_TIMEOUT => Class::Server,
-        status if status.is_server_error() => Class::Server,
-        _ => Class::Ok,
+        StatusCode::REQUEST_TIMEOUT => OutcomeClass::Server,
+        status if status.is_server_error() => OutcomeClass::Server,
+        _ => OutcomeClass::Ok,
     }
 }
 
-fn limit(quota: Option<&Quota>, told: Option<Told>) -> Limit {
-    if quota.is_some_and(|quota| quota.whose == Whose::Shared) {
-        Limit::Shared
+fn limit(quota: Option<&RateLimitState>, told: Option<RetryHint>) -> RateLimitKind {
+    if quota.is_some_and(|quota| quota.whose == LimitScope::Shared) {
+        RateLimitKind::Shared
     } else if told.is_some_and(|told| told.wait.time > SOON) {
-        Limit::Quota
+        RateLimitKind::Quota
     } else {
-        Limit::Minute
+        RateLimitKind::Minute
     }
 }
 
-fn time(hold: HoldFor, now: SystemTime) -> Duration {
+fn time(hold: CooldownUntil, now: SystemTime) -> Duration {
     match hold {
-        HoldFor::For(time) => time,
-        HoldFor::UntilMidnight => calendar::until_midnight(now),
-        HoldFor::UntilNextMonth => calendar::until_next_month(now),
+        CooldownUntil::For(time) => time,
+        CooldownUntil::UntilMidnight => calendar::until_midnight(now),
+        CooldownUntil::UntilNextMonth => calendar::until_next_month(now),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::upstream::descriptors;
 use crate::upstream::dial::EXHAUSTED;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::idle::Idle;
 use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
@@ -23,12 +23,12 @@ use crate::upstream::session::http1::{Http1, Raw};
 use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
 use crate::upstream::shared::Shared;
-use crate::upstream::tls::TlsFault;
+use crate::upstream::tls::TlsError;
 
 /// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
 /// shares them.
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct ConnectionPool(Arc<Inner>);
 
 struct Inner {
     transport: TransportConnector,
@@ -37,7 +37,7 @@ struct Inner {
     idle: Idle,
 }
 
-impl Default for Pool {
+impl Default for ConnectionPool {
     fn default() -> Self {
         let options = ConnectorOptions::new(descriptors::waiting());
         Self(Arc::new(Inner {
@@ -55,7 +55,7 @@ pub enum Owner {
     /// Anybody's calls may use it.
     #[default]
     Pool,
-    /// One client's connection has it, for a user has signed in on it, at this origin ([`crate::upstream::place::Place::origin`]).
+    /// One client's connection has it, for a user has signed in on it, at this origin ([`crate::upstream::place::UpstreamTarget::origin`]).
     Client(Pins, String),
     /// The call's alone: it ends with it.
     Call,
@@ -64,7 +64,7 @@ pub enum Owner {
 /// A call under way, and where its connection goes when it is over.
 pub struct Channel {
     session: Option<Session>,
-    pool: Pool,
+    pool: ConnectionPool,
     owner: Owner,
     key: u64,
     /// The peer's group ([`crate::upstream::peer::group_key`]).
@@ -77,7 +77,7 @@ pub struct Channel {
 /// Why a call could not be begun.
 pub enum NotBegun {
     /// No connection.
-    Failed(Failure),
+    Failed(UpstreamError),
     /// A connection, and nothing of the request was sent.
     NotProcessed,
     /// The connection on which the client had signed in has ended: its origin would not know who asks.
@@ -93,7 +93,7 @@ pub enum Over {
     New,
 }
 
-impl Pool {
+impl ConnectionPool {
     /// Begins a call on a connection of `owner`'s.
     pub async fn begin(
         &self,
@@ -148,13 +148,13 @@ impl Pool {
         match timeout(within, begun).await {
             Ok(Ok(session)) => Ok(channel(Session::Http2(Box::new(session)), false)),
             Ok(Err(Broken::NotProcessed)) => Err(NotBegun::NotProcessed),
-            Ok(Err(Broken::Tls(fault))) => Err(NotBegun::Failed(Failure::Tls(fault))),
-            Ok(Err(_broken)) => Err(NotBegun::Failed(Failure::Protocol)),
-            Err(_elapsed) => Err(NotBegun::Failed(Failure::ConnectTimeout)),
+            Ok(Err(Broken::Tls(fault))) => Err(NotBegun::Failed(UpstreamError::Tls(fault))),
+            Ok(Err(_broken)) => Err(NotBegun::Failed(UpstreamError::Protocol)),
+            Err(_elapsed) => Err(NotBegun::Failed(UpstreamError::ConnectTimeout)),
         }
     }
 
-    async fn dial(&self, peer: &HttpPeer, http1: bool) -> Result<Stream, Failure> {
+    async fn dial(&self, peer: &HttpPeer, http1: bool) -> Result<Stream, UpstreamError> {
         let mut peer = peer.clone();
         if http1 {
             peer.options.alpn = ALPN::H1;
@@ -162,7 +162,7 @@ impl Pool {
         let Inner { transport, pinned, idle, .. } = &*self.0;
         loop {
             let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
-            let lacks = matches!(dialled, Err(Failure::Exhausted));
+            let lacks = matches!(dialled, Err(UpstreamError::Exhausted));
             // A connection that only waits has what this one lacks.
             if !lacks || !(idle.let_one_go(transport).await || pinned.let_one_go()) {
                 return dialled;
@@ -294,15 +294,15 @@ impl Channel {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
-fn failure(error: &Error) -> Failure {
+fn failure(error: &Error) -> UpstreamError {
     use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
-    if let Some(fault) = TlsFault::of(error) {
-        return Failure::Tls(fault);
+    if let Some(fault) = TlsError::of(error) {
+        return UpstreamError::Tls(fault);
     }
     match error.etype() {
-        ConnectTimedout | TLSHandshakeTimedout => Failure::ConnectTimeout,
-        HandshakeError | H2Error => Failure::Protocol,
-        other if other == &EXHAUSTED => Failure::Exhausted,
-        _ => Failure::Refused,
+        ConnectTimedout | TLSHandshakeTimedout => UpstreamError::ConnectTimeout,
+        HandshakeError | H2Error => UpstreamError::Protocol,
+        other if other == &EXHAUSTED => UpstreamError::Exhausted,
+        _ => UpstreamError::Refused,
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use parking_lot::RwLock;
 
 use crate::config::{DestinationRule, Destinations, Ports};
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 
 /// The names under which clouds answer with credentials, whatever they resolve to.
 const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata"];
@@ -63,12 +63,12 @@ impl Denied {
 
 /// The rules in force.
 #[derive(Debug)]
-pub struct Guard {
+pub struct EgressPolicy {
     rules: Destinations,
     own: RwLock<Vec<SocketAddr>>,
 }
 
-impl Guard {
+impl EgressPolicy {
     /// A guard over `rules`.
     pub fn new(rules: Destinations) -> Self {
         Self { rules, own: RwLock::new(Vec::new()) }
@@ -80,7 +80,12 @@ impl Guard {
     }
 
     /// Whether a request through `listener` may go to `host` at `address`.
-    pub fn check(&self, host: &str, address: SocketAddr, listener: Listener) -> Result<(), Denied> {
+    pub fn check(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        listener: ListenerKind,
+    ) -> Result<(), Denied> {
         let ip = embedded(address.ip());
         let port = address.port();
         if is_metadata(ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
@@ -95,18 +100,18 @@ impl Guard {
         if !self.port_is_allowed(port, listener) {
             return Err(Denied::Port);
         }
-        let private = listener == Listener::Reachable && !is_public(ip);
+        let private = listener == ListenerKind::Reachable && !is_public(ip);
         if private && !names_address(&self.rules.allow, reached(ip), port) {
             return Err(Denied::Private);
         }
         Ok(())
     }
 
-    fn port_is_allowed(&self, port: u16, listener: Listener) -> bool {
+    fn port_is_allowed(&self, port: u16, listener: ListenerKind) -> bool {
         match (&self.rules.ports, listener) {
-            (Some(Ports::All), _) | (None, Listener::Loopback) => true,
+            (Some(Ports::All), _) | (None, ListenerKind::Loopback) => true,
             (Some(Ports::Only(ports)), _) => ports.contains(&port),
-            (None, Listener::Reachable) => [80, 443].contains(&port),
+            (None, ListenerKind::Reachable) => [80, 443].contains(&port),
         }
     }
 
@@ -233,13 +238,13 @@ fn parsed(networks: &[&str]) -> Vec<IpNet> {
 mod tests {
     use super::*;
 
-    fn guard(allow: &[&str], deny: &[&str]) -> Guard {
+    fn guard(allow: &[&str], deny: &[&str]) -> EgressPolicy {
         let rules =
             |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
-        Guard::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
+        EgressPolicy::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
     }
 
-    fn check(guard: &Guard, address: &str, listener: Listener) -> Result<(), Denied> {
+    fn check(guard: &EgressPolicy, address: &str, listener: ListenerKind) -> Result<(), Denied> {
         guard.check("host.example", address.parse().unwrap(), listener)
     }
 
@@ -249,7 +254,7 @@ mod tests {
         for address in
             ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"]
         {
-            assert_eq!(check(&guard, address, Listener::Loopback), Ok(()), "{address}");
+            assert_eq!(check(&guard, address, ListenerKind::Loopback), Ok(()), "{address}");
         }
     }
 
@@ -271,12 +276,12 @@ mod tests {
             "192.168.0.1:443",
         ] {
             assert_eq!(
-                check(&guard, address, Listener::Reachable),
+                check(&guard, address, ListenerKind::Reachable),
                 Err(Denied::Private),
                 "{address}"
             );
         }
-        assert_eq!(check(&guard, "93.184.216.34:443", Listener::Reachable), Ok(()));
+        assert_eq!(check(&guard, "93.184.216.34:443", ListenerKind::Reachable), Ok(()));
     }
 
     #[test]
@@ -300,14 +305,14 @@ mod tests {
             "169.254.0.23:80",
             "100.100.100.200:80",
         ] {
-            for listener in [Listener::Loopback, Listener::Reachable] {
+            for listener in [ListenerKind::Loopback, ListenerKind::Reachable] {
                 assert_eq!(check(&guard, address, listener), Err(Denied::Metadata), "{address}");
             }
         }
         let named = guard.check(
             "metadata.google.internal",
             "93.184.216.34:80".parse().unwrap(),
-            Listener::Loopback,
+            ListenerKind::Loopback,
         );
         assert_eq!(named, Err(Denied::Metadata));
     }
@@ -315,9 +320,9 @@ mod tests {
     #[test]
     fn allow_names_a_private_network_and_deny_wins_over_it() {
         let open = guard(&["10.0.0.0/8"], &["10.1.0.0/16"]);
-        assert_eq!(check(&open, "10.0.0.1:80", Listener::Reachable), Ok(()));
-        assert_eq!(check(&open, "10.1.0.1:80", Listener::Reachable), Err(Denied::Rule));
-        assert_eq!(check(&open, "10.1.0.1:80", Listener::Loopback), Err(Denied::Rule));
+        assert_eq!(check(&open, "10.0.0.1:80", ListenerKind::Reachable), Ok(()));
+        assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Reachable), Err(Denied::Rule));
+        assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Loopback), Err(Denied::Rule));
     }
 
     /// Dialled, the unspecified address is this host.
@@ -326,19 +331,27 @@ mod tests {
         let closed = guard(&[], &["127.0.0.0/8", "::1/128"]);
         let open = guard(&["127.0.0.1/32", "::1/128"], &[]);
         for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
-            assert_eq!(check(&closed, address, Listener::Loopback), Err(Denied::Rule), "{address}");
-            assert_eq!(check(&open, address, Listener::Reachable), Ok(()), "{address}");
+            assert_eq!(
+                check(&closed, address, ListenerKind::Loopback),
+                Err(Denied::Rule),
+                "{address}"
+            );
+            assert_eq!(check(&open, address, ListenerKind::Reachable), Ok(()), "{address}");
         }
         let itself = guard(&[], &["0.0.0.0/8", "::/128"]);
         for address in ["0.0.0.0:80", "[::]:80"] {
-            assert_eq!(check(&itself, address, Listener::Loopback), Err(Denied::Rule), "{address}");
+            assert_eq!(
+                check(&itself, address, ListenerKind::Loopback),
+                Err(Denied::Rule),
+                "{address}"
+            );
         }
-        let by_name = Guard::new(Destinations {
+        let by_name = EgressPolicy::new(Destinations {
             allow: vec![],
             deny: vec![DestinationRule::Socket("0.0.0.0".parse().unwrap(), 80)],
             ports: None,
         });
-        assert_eq!(check(&by_name, "127.0.0.1:80", Listener::Loopback), Err(Denied::Rule));
+        assert_eq!(check(&by_name, "127.0.0.1:80", ListenerKind::Loopback), Err(Denied::Rule));
     }
 
     #[test]
@@ -359,10 +372,10 @@ mod tests {
         ] {
             let guard = guard(&[], &[rule]);
             for address in addresses {
-                let denied = check(&guard, address, Listener::Loopback);
+                let denied = check(&guard, address, ListenerKind::Loopback);
                 assert_eq!(denied, Err(Denied::Rule), "{rule}: {address}");
             }
-            let other = check(&guard, "93.184.216.34:80", Listener::Loopback);
+            let other = check(&guard, "93.184.216.34:80", ListenerKind::Loopback);
             assert_eq!(other, Ok(()), "{rule}");
         }
     }
@@ -370,8 +383,8 @@ mod tests {
     #[test]
     fn other_ports_than_80_and_443_need_a_word_from_reachable_listeners() {
         let guard = guard(&[], &[]);
-        assert_eq!(check(&guard, "93.184.216.34:22", Listener::Reachable), Err(Denied::Port));
-        assert_eq!(check(&guard, "93.184.216.34:22", Listener::Loopback), Ok(()));
+        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Reachable), Err(Denied::Port));
+        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Loopback), Ok(()));
     }
 
     #[test]
@@ -381,8 +394,12 @@ mod tests {
         for address in
             ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
         {
-            assert_eq!(check(&guard, address, Listener::Loopback), Err(Denied::Own), "{address}");
+            assert_eq!(
+                check(&guard, address, ListenerKind::Loopback),
+                Err(Denied::Own),
+                "{address}"
+            );
         }
-        assert_eq!(check(&guard, "127.0.0.1:8081", Listener::Loopback), Ok(()));
+        assert_eq!(check(&guard, "127.0.0.1:8081", ListenerKind::Loopback), Ok(()));
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::upstream::descriptors;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::keep_alive;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
@@ -38,9 +38,9 @@ const REMEMBERED: usize = 4096;
 
 /// Which address of a host answered last, so that the next connection (and the pool) starts there.
 #[derive(Debug, Default)]
-pub struct Preferred(Mutex<HashMap<(String, u16), SocketAddr>>);
+pub struct PreferredAddrs(Mutex<HashMap<(String, u16), SocketAddr>>);
 
-impl Preferred {
+impl PreferredAddrs {
     /// Puts the address that answered last in front; the others follow, families in turn.
     pub fn order(&self, host: &str, port: u16, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut ordered = interleave(addresses);
@@ -63,29 +63,29 @@ impl Preferred {
 /// Dials one host's allowed addresses. Given to pingora as the way to make a connection.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    /// The host, for [`Preferred`].
+    /// The host, for [`PreferredAddrs`].
     pub host: String,
-    /// The port asked for, for [`Preferred`].
+    /// The port asked for, for [`PreferredAddrs`].
     pub port: u16,
     /// Where to try, in this order; never empty.
     pub addresses: Arc<[SocketAddr]>,
     /// For all attempts together.
     pub within: Duration,
     /// Where a success is remembered.
-    pub preferred: Arc<Preferred>,
+    pub preferred: Arc<PreferredAddrs>,
 }
 
 impl Dialer {
     /// The first connection that succeeds.
-    pub async fn dial(&self) -> std::result::Result<TcpStream, Failure> {
+    pub async fn dial(&self) -> std::result::Result<TcpStream, UpstreamError> {
         let (stream, address) = match timeout(self.within, self.race()).await {
             Ok(Ok(won)) => won,
-            Ok(Err(error)) if is_exhausted(&error) => return Err(Failure::Exhausted),
-            Ok(Err(_refused)) => return Err(Failure::Refused),
-            Err(_elapsed) => return Err(Failure::ConnectTimeout),
+            Ok(Err(error)) if is_exhausted(&error) => return Err(UpstreamError::Exhausted),
+            Ok(Err(_refused)) => return Err(UpstreamError::Refused),
+            Err(_elapsed) => return Err(UpstreamError::ConnectTimeout),
         };
         if descriptors::is_for_clients(stream.as_raw_fd()) {
-            return Err(Failure::Exhausted);
+            return Err(UpstreamError::Exhausted);
         }
         if self.addresses.first() != Some(&address) {
             self.preferred.remember(&self.host, self.port, address);
@@ -127,9 +127,9 @@ impl Connect for Dialer {
     async fn connect(&self, _first: &PingoraAddr) -> Result<Stream> {
         match self.dial().await {
             Ok(stream) => Ok(stream.into()),
-            Err(Failure::ConnectTimeout) => Err(Error::new_up(ConnectTimedout)),
-            Err(Failure::Refused) => Err(Error::new_up(ConnectRefused)),
-            Err(Failure::Exhausted) => Err(Error::new_in(EXHAUSTED)),
+            Err(UpstreamError::ConnectTimeout) => Err(Error::new_up(ConnectTimedout)),
+            Err(UpstreamError::Refused) => Err(Error::new_up(ConnectRefused)),
+            Err(UpstreamError::Exhausted) => Err(Error::new_in(EXHAUSTED)),
             Err(_) => Err(Error::new_up(ConnectError)),
         }
     }
@@ -160,7 +160,7 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn dialer(addresses: &[SocketAddr], preferred: &Arc<Preferred>) -> Dialer {
+    fn dialer(addresses: &[SocketAddr], preferred: &Arc<PreferredAddrs>) -> Dialer {
         Dialer {
             host: "api.example".into(),
             port: 80,
@@ -187,7 +187,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let bad = closed_port().await;
-        let preferred = Arc::new(Preferred::default());
+        let preferred = Arc::new(PreferredAddrs::default());
         let stream = dialer(&[bad, good], &preferred).dial().await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert_eq!(dialer(&[bad, good], &preferred).addresses[0], good, "it is tried first now");
@@ -196,8 +196,8 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_refusing_is_a_refusal() {
         let (a, b) = (closed_port().await, closed_port().await);
-        let preferred = Arc::new(Preferred::default());
-        assert_eq!(dialer(&[a, b], &preferred).dial().await.unwrap_err(), Failure::Refused);
-        assert_eq!(dialer(&[a], &preferred).dial().await.unwrap_err(), Failure::Refused);
+        let preferred = Arc::new(PreferredAddrs::default());
+        assert_eq!(dialer(&[a, b], &preferred).dial().await.unwrap_err(), UpstreamError::Refused);
+        assert_eq!(dialer(&[a], &preferred).dial().await.unwrap_err(), UpstreamError::Refused);
     }
 }

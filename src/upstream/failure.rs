@@ -9,13 +9,13 @@ use crate::account::problem::Problem;
 use crate::decide;
 use crate::semantics::cache_status::CacheStatus;
 use crate::upstream::destination::Denied;
-use crate::upstream::held::Held;
-use crate::upstream::tls::TlsFault;
+use crate::upstream::held::Rejection;
+use crate::upstream::tls::TlsError;
 
 /// A call that failed. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
-pub enum Failure {
+pub enum UpstreamError {
     /// `destinations` forbids it, or it is larder itself or cloud metadata.
     #[error("the destination is not allowed")]
     Denied(Denied),
@@ -30,7 +30,7 @@ pub enum Failure {
     ConnectTimeout,
     /// The origin's certificate was not accepted, or the handshake failed.
     #[error("the TLS handshake with the origin failed")]
-    Tls(TlsFault),
+    Tls(TlsError),
     /// No head within `timeouts.first_byte`.
     #[error("no answer within timeouts.first_byte")]
     FirstByteTimeout,
@@ -60,7 +60,7 @@ pub enum Failure {
     Abandoned,
     /// The origin was not asked.
     #[error("the origin was not asked: {}", .0.cause.token())]
-    Held(Held),
+    Held(Rejection),
     /// No descriptor, or none of the system's memory, is left for a connection.
     #[error("larder lacks what a connection needs")]
     Exhausted,
@@ -69,7 +69,7 @@ pub enum Failure {
     Internal,
 }
 
-impl Failure {
+impl UpstreamError {
     /// Whether another try, a moment later, may go better. A certificate stays as it is, names have been
     /// asked for more than once by then, and an origin that switches protocols unasked means to: where it has
     /// acted on the request, it would do so once more.
@@ -120,14 +120,14 @@ impl Failure {
     }
 
     /// What stale-if-error makes of it; `None`: a stale answer does not hide it.
-    pub fn as_error(self) -> Option<decide::Failure> {
+    pub fn as_error(self) -> Option<decide::ErrorClass> {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
             Self::Held(held) => held.as_error(),
             Self::ConnectTimeout
             | Self::FirstByteTimeout
             | Self::BodyTimeout
-            | Self::TotalTimeout => Some(decide::Failure::Timeout),
+            | Self::TotalTimeout => Some(decide::ErrorClass::Timeout),
             Self::Dns
             | Self::Refused
             | Self::Tls(_)
@@ -137,7 +137,7 @@ impl Failure {
             | Self::Switched
             | Self::Protocol
             | Self::Exhausted
-            | Self::Internal => Some(decide::Failure::Connect),
+            | Self::Internal => Some(decide::ErrorClass::Connect),
         }
     }
 

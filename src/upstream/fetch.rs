@@ -14,57 +14,57 @@ use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::policy::conduct::Class;
-use crate::semantics::asked::{Framing, Listener};
+use crate::policy::conduct::OutcomeClass;
+use crate::semantics::asked::{ListenerKind, RequestFraming};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::session_auth;
 use crate::semantics::spelling::Spelling;
 use crate::semantics::storing::is_event_stream;
 use crate::semantics::target::Target;
-use crate::upstream::connect::{Channel, NotBegun, Over, Owner, Pool};
-use crate::upstream::failure::Failure;
-use crate::upstream::gate::knock::Knock;
-use crate::upstream::gate::{Gate, Pass};
-use crate::upstream::held::Held;
+use crate::upstream::connect::{Channel, ConnectionPool, NotBegun, Over, Owner};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::gate::knock::CallContext;
+use crate::upstream::gate::{AdmissionControl, Permit};
+use crate::upstream::held::Rejection;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::json::{self, Reading};
 use crate::upstream::peer::peer;
-use crate::upstream::place::{Place, Upstreams};
-use crate::upstream::profile::Profiles;
+use crate::upstream::place::{UpstreamTable, UpstreamTarget};
+use crate::upstream::profile::TlsConfigs;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::session::{Broken, Event, Head, Outgoing};
-use crate::upstream::verdict::Verdict;
-use crate::upstream::{Answer, Body, BodyFraming, Call, Origin};
+use crate::upstream::verdict::CallOutcome;
+use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// How often a call is made again that the origin says it has not processed.
 const REFUSED: u32 = 2;
 
 /// The origins behind the network.
-pub struct Network {
-    pool: Pool,
+pub struct HttpClient {
+    pool: ConnectionPool,
     /// Which upstream a host belongs to.
-    pub upstreams: Upstreams,
+    pub upstreams: UpstreamTable,
     /// Names to allowed addresses.
     pub resolver: Arc<Resolver>,
     /// The gate of both ways out.
-    pub gate: Gate,
+    pub gate: AdmissionControl,
     /// The bodies that are held on their way, those that rules read among them.
     pub in_flight: Arc<InFlight>,
-    profiles: Profiles,
+    profiles: TlsConfigs,
     clock: Clock,
 }
 
-impl Network {
+impl HttpClient {
     /// Joins the parts.
     pub fn new(
-        upstreams: Upstreams,
+        upstreams: UpstreamTable,
         resolver: Arc<Resolver>,
-        gate: Gate,
-        profiles: Profiles,
+        gate: AdmissionControl,
+        profiles: TlsConfigs,
         clock: Clock,
-        pool: Pool,
+        pool: ConnectionPool,
         in_flight: Arc<InFlight>,
     ) -> Self {
         Self { pool, upstreams, resolver, gate, in_flight, profiles, clock }
@@ -73,35 +73,44 @@ impl Network {
     /// Begins a call to `place` on a connection of `owner`'s.
     pub async fn begin(
         &self,
-        place: &Place,
-        listener: Listener,
+        place: &UpstreamTarget,
+        listener: ListenerKind,
         request: &Outgoing,
         over: Over,
         owner: Owner,
-    ) -> Result<Channel, Attempt> {
-        let mut peer = self.peer(place, listener).await.map_err(Attempt::Failed)?;
+    ) -> Result<Channel, AttemptError> {
+        let mut peer = self.peer(place, listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, Owner::Pool)
             && let Some(apart) = session_auth::of_an_unknown_scheme(&request.headers)
         {
             peer.group_key ^= apart;
         }
         self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
-            NotBegun::Failed(failure) => Attempt::Failed(failure),
-            NotBegun::NotProcessed => Attempt::NotProcessed,
-            NotBegun::SignedOut => Attempt::SignedOut,
+            NotBegun::Failed(failure) => AttemptError::Failed(failure),
+            NotBegun::NotProcessed => AttemptError::NotProcessed,
+            NotBegun::SignedOut => AttemptError::SignedOut,
         })
     }
 
-    async fn peer(&self, place: &Place, listener: Listener) -> Result<HttpPeer, Failure> {
+    async fn peer(
+        &self,
+        place: &UpstreamTarget,
+        listener: ListenerKind,
+    ) -> Result<HttpPeer, UpstreamError> {
         let found = timeout(
             place.timeouts.connect,
             self.resolver.addresses(&place.host, place.port, listener),
         );
-        let addresses = found.await.map_err(|_elapsed| Failure::Dns)??;
+        let addresses = found.await.map_err(|_elapsed| UpstreamError::Dns)??;
         peer(place, listener, addresses, self.resolver.preferred(), &self.profiles)
     }
 
-    async fn attempt(&self, call: &Call, place: &Place, over: Over) -> Result<Answer, Attempt> {
+    async fn attempt(
+        &self,
+        call: &UpstreamRequest,
+        place: &UpstreamTarget,
+        over: Over,
+    ) -> Result<UpstreamResponse, AttemptError> {
         let request = outgoing(call, place);
         let mut channel =
             self.begin(place, call.listener, &request, over, Owner::default()).await?;
@@ -109,24 +118,24 @@ impl Network {
         let exchanged = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(place.timeouts.first_byte, exchanged).await {
             Ok(Ok(head)) => head,
-            Ok(Err(broken)) => return Err(Attempt::after(broken, &channel)),
+            Ok(Err(broken)) => return Err(AttemptError::after(broken, &channel)),
             Err(_elapsed) => {
                 channel.distrust();
-                return Err(Attempt::Failed(Failure::FirstByteTimeout));
+                return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
             }
         };
         if session_auth::is_asked_for(&head.headers) {
             channel.belongs_to(Owner::Call);
         }
         let body = body_behind(&head.headers, channel, place);
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status: head.status,
             headers: head.headers,
             request_time,
             response_time: self.clock.now(),
             framing: head.framing,
             total: place.timeouts.total,
-            verdict: Verdict::of(Class::Ok),
+            verdict: CallOutcome::of(OutcomeClass::Ok),
             unread: false,
             waited: None,
             body,
@@ -136,7 +145,7 @@ impl Network {
 
 /// How one attempt ended without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum AttemptError {
     /// A pooled connection turned out to be dead before anything came.
     Dead,
     /// Nothing has come of it at the origin.
@@ -144,27 +153,27 @@ pub enum Attempt {
     /// It was not made: the connection on which its client had signed in has ended.
     SignedOut,
     /// For good.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
-impl Attempt {
+impl AttemptError {
     /// What it means that `channel` broke before a head came.
     pub fn after(broken: Broken, channel: &Channel) -> Self {
         match broken {
             Broken::NotProcessed => Self::NotProcessed,
             Broken::Closed if channel.is_reused() => Self::Dead,
-            Broken::Closed | Broken::Cut => Self::Failed(Failure::Closed),
-            Broken::Tls(fault) => Self::Failed(Failure::Tls(fault)),
-            Broken::Switched => Self::Failed(Failure::Switched),
-            Broken::Protocol => Self::Failed(Failure::Protocol),
+            Broken::Closed | Broken::Cut => Self::Failed(UpstreamError::Closed),
+            Broken::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
+            Broken::Switched => Self::Failed(UpstreamError::Switched),
+            Broken::Protocol => Self::Failed(UpstreamError::Protocol),
         }
     }
 
     /// The same, when it is not repeated.
-    pub fn failure(self) -> Failure {
+    pub fn failure(self) -> UpstreamError {
         match self {
-            Self::Dead | Self::SignedOut => Failure::Closed,
-            Self::NotProcessed => Failure::NotProcessed,
+            Self::Dead | Self::SignedOut => UpstreamError::Closed,
+            Self::NotProcessed => UpstreamError::NotProcessed,
             Self::Failed(failure) => failure,
         }
     }
@@ -179,24 +188,25 @@ pub struct Repeats {
 
 impl Repeats {
     /// Whether a call, all of which can still be sent, is made once more, on a connection of its own.
-    pub fn again(&mut self, attempt: Attempt, idempotent: bool) -> bool {
+    pub fn again(&mut self, attempt: AttemptError, idempotent: bool) -> bool {
         match attempt {
             // RFC 9113 §8.7: safe whatever the method is.
-            Attempt::NotProcessed => {
+            AttemptError::NotProcessed => {
                 self.refused += 1;
                 self.refused <= REFUSED
             }
-            Attempt::Dead if idempotent => !std::mem::replace(&mut self.redialled, true),
-            Attempt::Dead | Attempt::SignedOut | Attempt::Failed(_) => false,
+            AttemptError::Dead if idempotent => !std::mem::replace(&mut self.redialled, true),
+            AttemptError::Dead | AttemptError::SignedOut | AttemptError::Failed(_) => false,
         }
     }
 }
 
 #[async_trait]
-impl Origin for Network {
-    async fn fetch(&self, call: &Call) -> Result<Answer, Failure> {
+impl Origin for HttpClient {
+    async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let place = self.upstreams.place(&call.target);
-        let mut pass = self.gate.enter(&place, call.knock.clone()).await.map_err(Failure::Held)?;
+        let mut pass =
+            self.gate.enter(&place, call.knock.clone()).await.map_err(UpstreamError::Held)?;
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
         loop {
             match self.attempt(call, &place, over).await {
@@ -213,11 +223,17 @@ impl Origin for Network {
         }
     }
 
-    fn held(&self, target: &Target, knock: &Knock) -> Option<Held> {
+    fn held(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
         self.gate.held(&self.upstreams.place(target), knock)
     }
 
-    fn spare(&self, target: &Target, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+    fn spare(
+        &self,
+        target: &Target,
+        knock: &CallContext,
+        cause: &'static str,
+        wait: Duration,
+    ) -> bool {
         self.gate.spare(&self.upstreams.place(target), knock, cause, wait)
     }
 
@@ -236,10 +252,10 @@ impl Origin for Network {
 
 /// What the answer means; where a rule reads bodies, that is known once this one is there.
 async fn understood(
-    mut answer: Answer,
-    pass: &mut Pass,
+    mut answer: UpstreamResponse,
+    pass: &mut Permit,
     in_flight: &Arc<InFlight>,
-) -> Result<Answer, Failure> {
+) -> Result<UpstreamResponse, UpstreamError> {
     let mut said = Reading::NoJson;
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
         if answer.status.is_success() {
@@ -250,8 +266,8 @@ async fn understood(
             if answer.status.is_success() {
                 pass.left();
             }
-            pass.failed(Failure::TotalTimeout);
-            return Err(Failure::TotalTimeout);
+            pass.failed(UpstreamError::TotalTimeout);
+            return Err(UpstreamError::TotalTimeout);
         };
         (said, answer.body) = (read, body);
     }
@@ -261,7 +277,7 @@ async fn understood(
     Ok(answer)
 }
 
-fn outgoing(call: &Call, place: &Place) -> Outgoing {
+fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> Outgoing {
     let mut headers = call.headers.clone();
     place.dress(&call.method, &mut headers);
     Outgoing {
@@ -271,7 +287,7 @@ fn outgoing(call: &Call, place: &Place) -> Outgoing {
         path: call.target.path_and_query().to_owned(),
         headers,
         spelling: Spelling::default(),
-        body: Framing::None,
+        body: RequestFraming::None,
         upgrade: None,
         trailers: false,
     }
@@ -302,7 +318,7 @@ async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Resul
 }
 
 /// The body behind a head that came on `channel`.
-pub fn body_behind(headers: &HeaderMap, channel: Channel, place: &Place) -> Box<dyn Body> {
+pub fn body_behind(headers: &HeaderMap, channel: Channel, place: &UpstreamTarget) -> Box<dyn Body> {
     // An event stream may be silent for as long as nothing happens.
     let between_bytes = (!is_event_stream(headers)).then_some(place.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
@@ -321,7 +337,7 @@ impl Body for NetworkBody {
         self.channel.as_ref().map_or(0, Channel::ahead)
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             let Some(channel) = self.channel.as_mut() else { return Ok(None) };
             let next = channel.next(true);
@@ -335,12 +351,12 @@ impl Body for NetworkBody {
                 Ok(Ok(Event::End(_trailers))) => self.channel = None,
                 Ok(Ok(Event::Head(_)) | Err(_)) => {
                     self.channel = None;
-                    return Err(Failure::Cut);
+                    return Err(UpstreamError::Cut);
                 }
                 Err(_elapsed) => {
                     channel.distrust();
                     self.channel = None;
-                    return Err(Failure::BodyTimeout);
+                    return Err(UpstreamError::BodyTimeout);
                 }
             }
         }

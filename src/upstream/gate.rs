@@ -21,40 +21,46 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::account::ledger::Reservation;
-use crate::account::{Account, Retry};
+use crate::account::{RetryEvent, Telemetry};
 use crate::clock::Clock;
-use crate::policy::conduct::Conduct;
+use crate::policy::conduct::UpstreamPolicy;
 use crate::upstream::gate::charge::{Charge, Reserved};
-use crate::upstream::gate::knock::Knock;
-use crate::upstream::gate::line::Turn;
-use crate::upstream::gate::traffic::{Admit, Station, Subject, Ticket, Traffic, no_turn};
-use crate::upstream::held::{Cause, Held};
-use crate::upstream::hold::Look;
-use crate::upstream::place::Place;
+use crate::upstream::gate::knock::CallContext;
+use crate::upstream::gate::line::QueuePosition;
+use crate::upstream::gate::traffic::{
+    Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, no_turn,
+};
+use crate::upstream::held::{RejectReason, Rejection};
+use crate::upstream::hold::CooldownCheck;
+use crate::upstream::place::UpstreamTarget;
 
 pub use crate::upstream::gate::durable::Keeping;
-pub use crate::upstream::gate::pass::Pass;
-pub use crate::upstream::gate::record::Record;
-pub use crate::upstream::gate::traffics::Traffics;
+pub use crate::upstream::gate::pass::Permit;
+pub use crate::upstream::gate::record::CallTimer;
+pub use crate::upstream::gate::traffics::UpstreamRegistry;
 
-use crate::upstream::gate::pass::Out;
+use crate::upstream::gate::pass::ActiveCall;
 
 /// The gate. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate {
-    account: Arc<Account>,
-    traffics: Arc<Traffics>,
+pub struct AdmissionControl {
+    account: Arc<Telemetry>,
+    traffics: Arc<UpstreamRegistry>,
     clock: Clock,
 }
 
-impl Gate {
+impl AdmissionControl {
     /// A gate that accounts to `account` and goes by what is known of `traffics`.
-    pub fn new(account: Arc<Account>, traffics: Arc<Traffics>, clock: Clock) -> Self {
+    pub fn new(account: Arc<Telemetry>, traffics: Arc<UpstreamRegistry>, clock: Clock) -> Self {
         Self { account, traffics, clock }
     }
 
     /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
-    pub async fn enter(&self, place: &Place, knock: Knock) -> Result<Pass, Held> {
+    pub async fn enter(
+        &self,
+        place: &UpstreamTarget,
+        knock: CallContext,
+    ) -> Result<Permit, Rejection> {
         let (mut out, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
         if let Some(traffic) = self.traffic(place, &knock) {
             let admitted = self.admitted(&traffic, place, &knock).await;
@@ -63,12 +69,12 @@ impl Gate {
             })?;
             (reserved, waited) = (admitted.reserved, admitted.waited);
             unsaved = admitted.ticket.unsaved;
-            out = Some(Out { traffic, ticket: admitted.ticket });
+            out = Some(ActiveCall { traffic, ticket: admitted.ticket });
         }
         let record = self.record(place.clone(), knock.route);
         let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
         let goes_out = knock.goes_out.clone();
-        let mut pass = Pass::new(self.clone(), knock, record, charge, out);
+        let mut pass = Permit::new(self.clone(), knock, record, charge, out);
         pass.waited = waited;
         if unsaved {
             // A larder that is killed now has counted a call that was not made, never the reverse.
@@ -80,23 +86,29 @@ impl Gate {
 
     /// What would keep a call back right now, short of waiting for its turn. A call for which something
     /// stale can be shown looks here first.
-    pub fn held(&self, place: &Place, knock: &Knock) -> Option<Held> {
+    pub fn held(&self, place: &UpstreamTarget, knock: &CallContext) -> Option<Rejection> {
         let traffic = self.traffic(place, knock)?;
         if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(held);
         }
-        let subject = Subject::new(knock, conduct(place), place);
+        let subject = LimitKeys::new(knock, conduct(place), place);
         let look = traffic.state.lock().look(&subject, self.clock.instant());
         match look {
-            Look::Clear(_) => None,
-            Look::Until(held) | Look::Probing(held) => Some(held),
+            CooldownCheck::Clear(_) => None,
+            CooldownCheck::Until(held) | CooldownCheck::Probing(held) => Some(held),
         }
     }
 
     /// Takes a retry, which comes after this wait because of `cause`, from the budget that all calls of
     /// an upstream share; false: there is none left, or it would not be let through for longer than it
     /// may wait (`patience`).
-    pub fn spare(&self, place: &Place, knock: &Knock, cause: &'static str, wait: Duration) -> bool {
+    pub fn spare(
+        &self,
+        place: &UpstreamTarget,
+        knock: &CallContext,
+        cause: &'static str,
+        wait: Duration,
+    ) -> bool {
         let Some(traffic) = self.traffic(place, knock) else { return true };
         let until = wait.saturating_add(knock.patience);
         if self.held(place, knock).is_some_and(|held| held.left > until) {
@@ -122,22 +134,22 @@ impl Gate {
     }
 
     /// A call that nobody keeps back, and whose answer nobody sees: a tunnel.
-    pub fn record(&self, place: Place, route: usize) -> Record {
-        Record::new(Arc::clone(&self.account), place, route)
+    pub fn record(&self, place: UpstreamTarget, route: usize) -> CallTimer {
+        CallTimer::new(Arc::clone(&self.account), place, route)
     }
 
     /// A connection that had died in the pool led to another attempt.
-    pub fn redialled(&self, place: &Place, route: usize) {
+    pub fn redialled(&self, place: &UpstreamTarget, route: usize) {
         self.again(place, route, "dead-connection", Duration::ZERO);
     }
 
-    fn again(&self, place: &Place, route: usize, cause: &'static str, wait: Duration) {
+    fn again(&self, place: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
         let (upstream, host, port) = (place.index, &*place.host, place.port);
-        self.account.upstream_retry(&Retry { upstream, route, host, port, cause, wait });
+        self.account.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 
     /// What is known of the upstream at `place`; `None`: it is nobody's business.
-    fn traffic(&self, place: &Place, knock: &Knock) -> Option<Arc<Traffic>> {
+    fn traffic(&self, place: &UpstreamTarget, knock: &CallContext) -> Option<Arc<UpstreamState>> {
         let governed = knock.governed || place.upstream.is_some();
         governed.then(|| self.traffics.of(place, self.clock.instant()))
     }
@@ -146,18 +158,18 @@ impl Gate {
     /// that has to wait is free again before another call of the upstream looks.
     fn admit(
         &self,
-        traffic: &Traffic,
-        place: &Place,
-        subject: &Subject<'_>,
-        turn: Turn,
-    ) -> (Admit, Option<Reservation>) {
+        traffic: &UpstreamState,
+        place: &UpstreamTarget,
+        subject: &LimitKeys<'_>,
+        turn: QueuePosition,
+    ) -> (AdmissionDecision, Option<Reservation>) {
         let mut state = traffic.state.lock();
         let reservation = match self.reserve(place) {
             Ok(reservation) => reservation,
-            Err(held) => return (Admit::Hold(held), None),
+            Err(held) => return (AdmissionDecision::Hold(held), None),
         };
         let admit = state.admit(subject, turn, self.clock.instant());
-        let goes = matches!(admit, Admit::Go(_));
+        let goes = matches!(admit, AdmissionDecision::Go(_));
         (admit, reservation.filter(|_| goes))
     }
 
@@ -165,13 +177,13 @@ impl Gate {
     /// each for as long as the call may.
     async fn admitted(
         &self,
-        traffic: &Arc<Traffic>,
-        place: &Place,
-        knock: &Knock,
-    ) -> Result<Admitted, Held> {
-        let subject = Subject::new(knock, conduct(place), place);
+        traffic: &Arc<UpstreamState>,
+        place: &UpstreamTarget,
+        knock: &CallContext,
+    ) -> Result<Admitted, Rejection> {
+        let subject = LimitKeys::new(knock, conduct(place), place);
         let turn = traffic.state.lock().turn(knock.audience.is_there());
-        let mut waiting = Waiting::new(self, traffic, place, turn);
+        let mut waiting = QueueGuard::new(self, traffic, place, turn);
         loop {
             waiting.is_for(knock.audience.is_there());
             // Before the look: what eases meanwhile is not missed.
@@ -180,15 +192,17 @@ impl Gate {
             eased.as_mut().enable();
             let (admit, reservation) = self.admit(traffic, place, &subject, waiting.turn);
             match admit {
-                Admit::Go(ticket) => return Ok(waiting.over(ticket, reservation, traffic)),
-                Admit::Hold(held) => {
+                AdmissionDecision::Go(ticket) => {
+                    return Ok(waiting.over(ticket, reservation, traffic));
+                }
+                AdmissionDecision::Hold(held) => {
                     let time = waiting.for_hold(held, knock.patience)?;
                     tokio::select! {
                         () = eased => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
-                Admit::Line(station, woken, time) => {
+                AdmissionDecision::Line(station, woken, time) => {
                     let time = waiting.in_line(station, time, subject.conduct.pace.max_wait)?;
                     knock.in_line.store(true, Ordering::Relaxed);
                     tokio::select! {
@@ -204,41 +218,47 @@ impl Gate {
 
 /// A call that may go out.
 struct Admitted {
-    ticket: Ticket,
+    ticket: Admission,
     /// The credits set aside for it, where its upstream has a budget.
     reserved: Option<Reserved>,
     /// The cause that it waited for last.
-    waited: Option<Cause>,
+    waited: Option<RejectReason>,
 }
 
 /// How long it may take to wake those who may go.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// How an upstream is treated; what none names is left alone but for holds.
-fn conduct(place: &Place) -> &Conduct {
-    static UNNAMED: std::sync::LazyLock<Conduct> = std::sync::LazyLock::new(Conduct::default);
+fn conduct(place: &UpstreamTarget) -> &UpstreamPolicy {
+    static UNNAMED: std::sync::LazyLock<UpstreamPolicy> =
+        std::sync::LazyLock::new(UpstreamPolicy::default);
     place.upstream.as_ref().map_or(&UNNAMED, |upstream| &upstream.conduct)
 }
 
 /// A call that may have to wait. However its wait ends, it leaves its line.
-struct Waiting<'a> {
-    gate: &'a Gate,
-    traffic: &'a Traffic,
+struct QueueGuard<'a> {
+    gate: &'a AdmissionControl,
+    traffic: &'a UpstreamState,
     upstream: usize,
-    turn: Turn,
+    turn: QueuePosition,
     since: Instant,
-    station: Option<Station>,
-    cause: Option<Cause>,
+    station: Option<QueueKind>,
+    cause: Option<RejectReason>,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(gate: &'a Gate, traffic: &'a Traffic, place: &Place, turn: Turn) -> Self {
+impl<'a> QueueGuard<'a> {
+    fn new(
+        gate: &'a AdmissionControl,
+        traffic: &'a UpstreamState,
+        place: &UpstreamTarget,
+        turn: QueuePosition,
+    ) -> Self {
         let since = gate.clock.instant();
         Self { gate, traffic, upstream: place.index, turn, since, station: None, cause: None }
     }
 
     /// How long to wait for this hold to end, at most; an error: it is not worth it.
-    fn for_hold(&mut self, held: Held, patience: Duration) -> Result<Duration, Held> {
+    fn for_hold(&mut self, held: Rejection, patience: Duration) -> Result<Duration, Rejection> {
         self.leave();
         let patience = self.patience(patience, held.cause);
         if patience.is_zero() || held.left > patience {
@@ -252,10 +272,10 @@ impl<'a> Waiting<'a> {
     /// turn. An error: it is not worth it.
     fn in_line(
         &mut self,
-        station: Station,
+        station: QueueKind,
         time: Option<Duration>,
         max_wait: Duration,
-    ) -> Result<Duration, Held> {
+    ) -> Result<Duration, Rejection> {
         self.stand(station);
         let cause = no_turn(station);
         let patience = self.patience(max_wait, cause);
@@ -266,9 +286,9 @@ impl<'a> Waiting<'a> {
             return Ok(AT_ONCE);
         }
         let hopeless = time.is_some_and(|time| time > patience)
-            || (cause == Cause::Pace && outlook > patience);
+            || (cause == RejectReason::Pace && outlook > patience);
         if patience.is_zero() || hopeless {
-            return Err(Held { cause, left: outlook });
+            return Err(Rejection { cause, left: outlook });
         }
         Ok(time.unwrap_or(patience).min(patience))
     }
@@ -284,15 +304,15 @@ impl<'a> Waiting<'a> {
     /// The call goes out.
     fn over(
         &self,
-        ticket: Ticket,
+        ticket: Admission,
         reservation: Option<Reservation>,
-        traffic: &Arc<Traffic>,
+        traffic: &Arc<UpstreamState>,
     ) -> Admitted {
         let reserved = reservation.map(|one| Reserved::new(one, traffic));
         Admitted { ticket, reserved, waited: self.cause }
     }
 
-    fn stand(&mut self, station: Station) {
+    fn stand(&mut self, station: QueueKind) {
         if self.station != Some(station) {
             self.leave();
             self.station = Some(station);
@@ -306,7 +326,7 @@ impl<'a> Waiting<'a> {
     }
 
     /// What is left of `time`, which it waits because of `cause`.
-    fn patience(&mut self, time: Duration, cause: Cause) -> Duration {
+    fn patience(&mut self, time: Duration, cause: RejectReason) -> Duration {
         self.cause = Some(cause);
         time.saturating_sub(self.waited())
     }
@@ -316,7 +336,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.leave();
         if let Some(cause) = self.cause {

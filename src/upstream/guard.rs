@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::policy::conduct::InvalidRequests;
+use crate::policy::conduct::BanGuardRule;
 
 /// Into how many pieces the stretch is cut: so much of it is forgotten at once.
 const PIECES: u32 = 60;
 
 /// The count of an upstream.
 #[derive(Debug, Default)]
-pub(super) struct Guard {
+pub(super) struct BanGuard {
     /// When each piece began, and how many fell into it.
     pieces: VecDeque<(Instant, u64)>,
     /// How long a piece counts, by the rule that was last gone by.
@@ -31,12 +31,12 @@ pub(super) struct Kept {
     pub(super) pieces: Vec<(Duration, u64)>,
 }
 
-impl Guard {
+impl BanGuard {
     /// An answer with this status came; whether it counts. `shared`: because of others (they do not
     /// count).
     pub(super) fn count(
         &mut self,
-        rule: &InvalidRequests,
+        rule: &BanGuardRule,
         status: StatusCode,
         shared: bool,
         now: Instant,
@@ -54,7 +54,7 @@ impl Guard {
     }
 
     /// How many count now.
-    pub(super) fn counted(&mut self, rule: &InvalidRequests, now: Instant) -> u64 {
+    pub(super) fn counted(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
         self.kept = kept(rule);
         while self.pieces.front().is_some_and(|(begun, _)| now.duration_since(*begun) >= self.kept)
         {
@@ -64,12 +64,12 @@ impl Guard {
     }
 
     /// How many more such answers may come before calls must stop.
-    pub(super) fn left(&mut self, rule: &InvalidRequests, now: Instant) -> u64 {
+    pub(super) fn left(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
         trips_at(rule).saturating_sub(self.counted(rule, now))
     }
 
     /// How long calls must stop; `None`: they need not.
-    pub(super) fn tripped(&mut self, rule: &InvalidRequests, now: Instant) -> Option<Duration> {
+    pub(super) fn tripped(&mut self, rule: &BanGuardRule, now: Instant) -> Option<Duration> {
         let counted = self.counted(rule, now);
         let most = trips_at(rule);
         if counted < most {
@@ -105,7 +105,7 @@ impl Guard {
 }
 
 /// How long a piece counts: until its last answer is old enough.
-fn kept(rule: &InvalidRequests) -> Duration {
+fn kept(rule: &BanGuardRule) -> Duration {
     rule.limit.per + rule.limit.per / PIECES
 }
 
@@ -115,7 +115,7 @@ fn kept(rule: &InvalidRequests) -> Duration {
     clippy::cast_sign_loss,
     reason = "a share of a u32, rounded down, is one"
 )]
-pub(super) fn trips_at(rule: &InvalidRequests) -> u64 {
+pub(super) fn trips_at(rule: &BanGuardRule) -> u64 {
     ((f64::from(rule.limit.count) * rule.trip_at).floor() as u64).max(1)
 }
 
@@ -128,16 +128,16 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// Discord's: 10,000 in ten minutes.
-    fn discord() -> InvalidRequests {
+    fn discord() -> BanGuardRule {
         let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
-        InvalidRequests {
+        BanGuardRule {
             statuses: [401, 403, 429].map(exact).to_vec(),
             limit: Rate { count: 10_000, per: 10 * MINUTE },
             trip_at: 0.8,
         }
     }
 
-    fn after(guard: &mut Guard, answers: usize, status: StatusCode, now: Instant) {
+    fn after(guard: &mut BanGuard, answers: usize, status: StatusCode, now: Instant) {
         for _ in 0..answers {
             guard.count(&discord(), status, false, now);
         }
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn it_trips_at_its_share_and_not_one_answer_before() {
-        let (mut guard, now) = (Guard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
         after(&mut guard, 7_999, StatusCode::FORBIDDEN, now);
         assert_eq!(guard.tripped(&discord(), now), None);
         after(&mut guard, 1, StatusCode::TOO_MANY_REQUESTS, now);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn it_lets_go_when_enough_is_forgotten() {
-        let (mut guard, now) = (Guard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
         after(&mut guard, 5_000, StatusCode::UNAUTHORIZED, now);
         let later = now + 5 * MINUTE;
         after(&mut guard, 3_000, StatusCode::UNAUTHORIZED, later);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn answers_of_other_kinds_and_those_because_of_others_do_not_count() {
-        let (mut guard, now) = (Guard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
         after(&mut guard, 9_000, StatusCode::OK, now);
         after(&mut guard, 9_000, StatusCode::NOT_FOUND, now);
         for _ in 0..9_000 {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn it_remembers_a_bounded_number_of_things() {
-        let (mut guard, start) = (Guard::default(), crate::clock::monotonic());
+        let (mut guard, start) = (BanGuard::default(), crate::clock::monotonic());
         for second in 0..3_600 {
             let now = start + Duration::from_secs(second);
             after(&mut guard, 3, StatusCode::FORBIDDEN, now);

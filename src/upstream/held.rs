@@ -9,22 +9,22 @@ use http::StatusCode;
 
 use crate::account::problem::Problem;
 use crate::decide;
-use crate::policy::conduct::{Class, Limit};
+use crate::policy::conduct::{OutcomeClass, RateLimitKind};
 
 /// Why a call is not made. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Held {
+pub struct Rejection {
     /// Why.
-    pub cause: Cause,
+    pub cause: RejectReason,
     /// When it is worth another try, from now.
     pub left: Duration,
 }
 
 /// What keeps calls back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum RejectReason {
     /// What came of an earlier call.
-    Failed(Class),
+    Failed(OutcomeClass),
     /// Too many failures in a row.
     Breaker,
     /// Too many answers that lead to a ban.
@@ -40,16 +40,18 @@ pub enum Cause {
     InFlight,
 }
 
-impl Cause {
+impl RejectReason {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
-            Self::Failed(Class::RateLimited(Limit::Minute)) => "held-rate-limited",
-            Self::Failed(Class::RateLimited(Limit::Quota)) => "held-quota",
-            Self::Failed(Class::RateLimited(Limit::Shared)) => "held-shared-limit",
-            Self::Failed(Class::Network) => "held-connect",
-            Self::Failed(Class::Timeout) => "held-timeout",
-            Self::Failed(Class::Ok | Class::Auth | Class::Server) => "held-server-error",
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => "held-rate-limited",
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => "held-quota",
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)) => "held-shared-limit",
+            Self::Failed(OutcomeClass::Network) => "held-connect",
+            Self::Failed(OutcomeClass::Timeout) => "held-timeout",
+            Self::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
+                "held-server-error"
+            }
             Self::Breaker => "breaker",
             Self::InvalidRequests => "invalid-requests",
             Self::Budget { .. } => "budget",
@@ -70,10 +72,14 @@ impl Cause {
     /// The same where it is plain that something is held.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Failed(class @ (Class::RateLimited(_) | Class::Network | Class::Timeout)) => {
-                class.token()
+            Self::Failed(
+                class @ (OutcomeClass::RateLimited(_)
+                | OutcomeClass::Network
+                | OutcomeClass::Timeout),
+            ) => class.token(),
+            Self::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
+                OutcomeClass::Server.token()
             }
-            Self::Failed(Class::Ok | Class::Auth | Class::Server) => Class::Server.token(),
             Self::Breaker
             | Self::InvalidRequests
             | Self::Budget { .. }
@@ -83,22 +89,24 @@ impl Cause {
     }
 }
 
-impl Held {
+impl Rejection {
     /// What stale-if-error makes of it; `None`: nothing stale stands in.
-    pub fn as_error(self) -> Option<decide::Failure> {
+    pub fn as_error(self) -> Option<decide::ErrorClass> {
         match self.cause {
-            Cause::Failed(Class::RateLimited(_))
-            | Cause::InvalidRequests
-            | Cause::Pace
-            | Cause::InFlight => Some(decide::Failure::Status(StatusCode::TOO_MANY_REQUESTS)),
-            Cause::Failed(Class::Network) => Some(decide::Failure::Connect),
-            Cause::Failed(Class::Timeout) => Some(decide::Failure::Timeout),
-            Cause::Failed(Class::Ok | Class::Auth | Class::Server) => {
-                Some(decide::Failure::Status(StatusCode::SERVICE_UNAVAILABLE))
+            RejectReason::Failed(OutcomeClass::RateLimited(_))
+            | RejectReason::InvalidRequests
+            | RejectReason::Pace
+            | RejectReason::InFlight => {
+                Some(decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS))
             }
-            Cause::Breaker => Some(decide::Failure::Breaker),
-            Cause::Budget { stale: true } => Some(decide::Failure::Budget),
-            Cause::Budget { stale: false } => None,
+            RejectReason::Failed(OutcomeClass::Network) => Some(decide::ErrorClass::Connect),
+            RejectReason::Failed(OutcomeClass::Timeout) => Some(decide::ErrorClass::Timeout),
+            RejectReason::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
+                Some(decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE))
+            }
+            RejectReason::Breaker => Some(decide::ErrorClass::Breaker),
+            RejectReason::Budget { stale: true } => Some(decide::ErrorClass::Budget),
+            RejectReason::Budget { stale: false } => None,
         }
     }
 
@@ -118,45 +126,47 @@ impl Held {
         const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
         const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self.cause {
-            Cause::Failed(Class::RateLimited(Limit::Quota)) => {
+            RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => {
                 (MANY, "quota_spent", "the API says that its quota is spent; it was not asked")
             }
-            Cause::Failed(Class::RateLimited(Limit::Minute | Limit::Shared)) => (
+            RejectReason::Failed(OutcomeClass::RateLimited(
+                RateLimitKind::Minute | RateLimitKind::Shared,
+            )) => (
                 MANY,
                 "rate_limited",
                 "the API asked to be left alone for a while; it was not asked",
             ),
-            Cause::Failed(_) => {
+            RejectReason::Failed(_) => {
                 (DOWN, "origin_down", "the API failed a moment ago; it was not asked")
             }
-            Cause::Breaker => (
+            RejectReason::Breaker => (
                 DOWN,
                 "breaker_open",
                 "the API failed again and again; it is not asked until the breaker closes",
             ),
-            Cause::InvalidRequests => (
+            RejectReason::InvalidRequests => (
                 MANY,
                 "invalid_requests",
                 "the API bans who gets many more answers of these kinds; see \
                  upstreams.*.invalid_requests",
             ),
-            Cause::Budget { .. } if self.left.is_zero() => (
+            RejectReason::Budget { .. } if self.left.is_zero() => (
                 MANY,
                 "budget_reserved",
                 "what is left of this API's budget is set aside for calls under way; see `larder cost` \
                  and upstreams.*.cost.budget",
             ),
-            Cause::Budget { .. } => (
+            RejectReason::Budget { .. } => (
                 MANY,
                 "budget_spent",
                 "the budget of this API is spent; see `larder cost` and upstreams.*.cost.budget",
             ),
-            Cause::Pace => (
+            RejectReason::Pace => (
                 MANY,
                 "paced",
                 "no turn within pace.max_wait; larder keeps to the API's limit of calls",
             ),
-            Cause::InFlight => (
+            RejectReason::InFlight => (
                 DOWN,
                 "in_flight",
                 "too many calls wait for this API already; see upstreams.*.pace.in_flight",
@@ -172,18 +182,18 @@ mod tests {
     #[test]
     fn a_client_is_told_when_to_come_back_and_never_at_once() {
         for (left, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
-            let held = Held { cause: Cause::Pace, left: Duration::from_millis(left) };
+            let held = Rejection { cause: RejectReason::Pace, left: Duration::from_millis(left) };
             assert_eq!(held.problem().retry_after, Some(seconds), "{left} ms");
         }
-        let held = Held { cause: Cause::Breaker, left: Duration::MAX };
+        let held = Rejection { cause: RejectReason::Breaker, left: Duration::MAX };
         assert_eq!(held.problem().retry_after, Some(u32::MAX));
     }
 
     #[test]
     fn nothing_stale_stands_in_where_the_budget_says_so() {
         let left = Duration::from_secs(1);
-        let held = |stale| Held { cause: Cause::Budget { stale }, left };
-        assert_eq!(held(true).as_error(), Some(decide::Failure::Budget));
+        let held = |stale| Rejection { cause: RejectReason::Budget { stale }, left };
+        assert_eq!(held(true).as_error(), Some(decide::ErrorClass::Budget));
         assert_eq!(held(false).as_error(), None);
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::semantics::encoding;
 use crate::upstream::Body;
-use crate::upstream::begun::{Begun, Rest};
+use crate::upstream::begun::{PrefixedBody, Remainder};
 use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS, Share};
 
 /// A body that is longer, as it came or inflated, is not readable.
@@ -65,14 +65,14 @@ impl Reading {
 
 /// How a readable body is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coding {
+pub enum ContentCoding {
     /// As it is.
     Identity,
     /// With gzip.
     Gzip,
 }
 
-impl Coding {
+impl ContentCoding {
     /// The most that so many bytes may inflate to.
     fn largest(self, length: usize) -> usize {
         match self {
@@ -105,14 +105,14 @@ pub fn accept_encoding(headers: &mut HeaderMap) {
 
 /// How the body under this head is to be read. `None`: not at all, for it is not called JSON, or is
 /// coded otherwise, or too long. One that is not called anything is tried.
-pub fn coding(headers: &HeaderMap) -> Option<Coding> {
+pub fn coding(headers: &HeaderMap) -> Option<ContentCoding> {
     if !may_be_json(headers) || is_too_long(headers) {
         return None;
     }
     let coded = lower(headers, &CONTENT_ENCODING);
     match coded.as_slice() {
-        b"" | b"identity" => Some(Coding::Identity),
-        b"gzip" | b"x-gzip" => Some(Coding::Gzip),
+        b"" | b"identity" => Some(ContentCoding::Identity),
+        b"gzip" | b"x-gzip" => Some(ContentCoding::Gzip),
         _ => None,
     }
 }
@@ -153,17 +153,17 @@ pub async fn read(
     };
     let is_none = |read: &Gathered| read.first().is_some_and(|first| !coding.begins(first));
     let enough = |read: &Gathered| read.len() > LARGEST || is_none(read);
-    let begun = Begun::until(body, Gathered::to_read(in_flight), enough).await;
+    let begun = PrefixedBody::until(body, Gathered::to_read(in_flight), enough).await;
     let reading = match begun.rest {
-        Rest::Ended => parse_apart(coding, &begun.read).await,
-        Rest::Open(_) if is_none(&begun.read) => Reading::NoJson,
-        Rest::Open(_) | Rest::Failed(_) => Reading::Unread,
+        Remainder::Ended => parse_apart(coding, &begun.read).await,
+        Remainder::Open(_) if is_none(&begun.read) => Reading::NoJson,
+        Remainder::Open(_) | Remainder::Failed(_) => Reading::Unread,
     };
     (reading, Box::new(begun))
 }
 
 /// What a complete body says, found out on the spot.
-fn parse(coding: Coding, body: &Gathered) -> Reading {
+fn parse(coding: ContentCoding, body: &Gathered) -> Reading {
     match in_one_piece(coding, body) {
         Some((body, share)) => parse_within(coding, &body, share),
         None => Reading::Unread,
@@ -171,21 +171,21 @@ fn parse(coding: Coding, body: &Gathered) -> Reading {
 }
 
 /// The body, and room for what it says: that is inflated first.
-fn in_one_piece(coding: Coding, body: &Gathered) -> Option<(Bytes, Share)> {
+fn in_one_piece(coding: ContentCoding, body: &Gathered) -> Option<(Bytes, Share)> {
     if body.len() > LARGEST {
         return None;
     }
     let inflated = match coding {
-        Coding::Identity => 0,
-        Coding::Gzip => coding.largest(body.len()),
+        ContentCoding::Identity => 0,
+        ContentCoding::Gzip => coding.largest(body.len()),
     };
     body.joined_within(inflated)
 }
 
-fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Reading {
+fn parse_within(coding: ContentCoding, body: &[u8], mut share: Share) -> Reading {
     match coding {
-        Coding::Identity => parse_text(body, &mut share),
-        Coding::Gzip => match inflate(body) {
+        ContentCoding::Identity => parse_text(body, &mut share),
+        ContentCoding::Gzip => match inflate(body) {
             None => Reading::NoJson,
             Some(text) if text.len() > coding.largest(body.len()) => Reading::Unread,
             Some(text) => parse_text(&text, &mut share),
@@ -195,7 +195,7 @@ fn parse_within(coding: Coding, body: &[u8], mut share: Share) -> Reading {
 
 /// What a complete body says. A large body is parsed where nothing else waits for it, a few of them at a
 /// time.
-pub async fn parse_apart(coding: Coding, body: &Gathered) -> Reading {
+pub async fn parse_apart(coding: ContentCoding, body: &Gathered) -> Reading {
     if coding.largest(body.len()) <= AT_ONCE {
         return parse(coding, body);
     }
@@ -207,7 +207,7 @@ pub async fn parse_apart(coding: Coding, body: &Gathered) -> Reading {
 
 /// The inflated body, or one byte more than it may have.
 fn inflate(body: &[u8]) -> Option<Vec<u8>> {
-    let most = u64::try_from(Coding::Gzip.largest(body.len())).ok()?;
+    let most = u64::try_from(ContentCoding::Gzip.largest(body.len())).ok()?;
     let mut text = Vec::new();
     MultiGzDecoder::new(body).take(most + 1).read_to_end(&mut text).ok()?;
     Some(text)

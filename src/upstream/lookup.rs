@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::upstream::dial::is_exhausted;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 
 /// How many names' answers are kept; each by its own TTL, within the bounds below.
 const CACHED_NAMES: usize = 4096;
@@ -42,7 +42,7 @@ const STRANGERS: usize = 1024;
 const KNOWN: usize = 256;
 
 /// The DNS as larder asks it.
-pub(super) struct Lookups {
+pub(super) struct DnsCache {
     dns: Option<TokioResolver>,
     clock: Clock,
     running: Mutex<HashMap<Box<str>, Arc<Outcome>>>,
@@ -53,9 +53,9 @@ pub(super) struct Lookups {
 }
 
 /// What a look-up came to. Where who began it goes away another goes on with it.
-type Outcome = OnceCell<Result<Arc<[IpAddr]>, Failure>>;
+type Outcome = OnceCell<Result<Arc<[IpAddr]>, UpstreamError>>;
 
-impl Lookups {
+impl DnsCache {
     /// Over the system's name servers, or over `name_server` alone (tests).
     pub(super) fn new(name_server: Option<SocketAddr>, clock: Clock) -> Self {
         let dns = match dns(name_server) {
@@ -77,39 +77,39 @@ impl Lookups {
     }
 
     /// The addresses of `name`.
-    pub(super) async fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, Failure> {
+    pub(super) async fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
         let joined = self.join(name);
         match timeout(WITHIN, joined.outcome.get_or_init(|| self.ask(name))).await {
             Ok(found) => found.clone(),
             Err(_elapsed) => {
                 self.has_failed(name);
-                Err(Failure::Dns)
+                Err(UpstreamError::Dns)
             }
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Arc<[IpAddr]>, Failure> {
+    async fn ask(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
         if self.failed_lately(name) {
-            return Err(Failure::Dns);
+            return Err(UpstreamError::Dns);
         }
         let known = self.known.lock().contains(name);
         let places = if known { &self.for_known } else { &self.for_strangers };
         // Nobody closes the semaphores.
-        let _place = places.acquire().await.map_err(|_closed| Failure::Dns)?;
-        match self.dns.as_ref().ok_or(Failure::Dns)?.lookup_ip(name).await {
+        let _place = places.acquire().await.map_err(|_closed| UpstreamError::Dns)?;
+        match self.dns.as_ref().ok_or(UpstreamError::Dns)?.lookup_ip(name).await {
             Ok(found) => {
                 if !known {
                     remember(&mut self.known.lock(), name);
                 }
                 Ok(found.iter().collect())
             }
-            Err(NetError::Io(error)) if is_exhausted(&error) => Err(Failure::Exhausted),
+            Err(NetError::Io(error)) if is_exhausted(&error) => Err(UpstreamError::Exhausted),
             Err(error) => {
                 // That there is none is an answer, which the resolver remembers.
                 if !error.is_no_records_found() {
                     self.has_failed(name);
                 }
-                Err(Failure::Dns)
+                Err(UpstreamError::Dns)
             }
         }
     }
@@ -131,13 +131,13 @@ impl Lookups {
     }
 
     /// The look-up of `name` that is under way, or another.
-    fn join<'l>(&'l self, name: &'l str) -> Joined<'l> {
+    fn join<'l>(&'l self, name: &'l str) -> SharedLookup<'l> {
         let mut running = self.running.lock();
         let outcome = match running.get(name) {
             Some(outcome) => Arc::clone(outcome),
             None => Arc::clone(running.entry(name.into()).or_default()),
         };
-        Joined { lookups: self, name, outcome }
+        SharedLookup { lookups: self, name, outcome }
     }
 }
 
@@ -150,13 +150,13 @@ fn remember(known: &mut HashSet<Box<str>>, name: &str) {
 
 /// One of those who wait for a look-up. The first to know its outcome ends it, and so does the last to
 /// leave.
-struct Joined<'l> {
-    lookups: &'l Lookups,
+struct SharedLookup<'l> {
+    lookups: &'l DnsCache,
     name: &'l str,
     outcome: Arc<Outcome>,
 }
 
-impl Drop for Joined<'_> {
+impl Drop for SharedLookup<'_> {
     fn drop(&mut self) {
         let mut running = self.lookups.running.lock();
         let Some(outcome) = running.get(self.name) else { return };

@@ -8,13 +8,13 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-use crate::semantics::rate_limit::Quota;
+use crate::semantics::rate_limit::RateLimitState;
 
-pub(super) use crate::upstream::pace::window::{Kept, Window, Write};
+pub(super) use crate::upstream::pace::window::{Kept, SlidingWindow, Write};
 
 /// A limit as the origin's answers tell of it.
 #[derive(Debug, Default)]
-pub(super) enum Learned {
+pub(super) enum AdaptiveLimit {
     /// Nothing was heard yet: one call finds out.
     #[default]
     Unknown,
@@ -23,12 +23,12 @@ pub(super) enum Learned {
     /// Its answers say nothing of limits.
     Silent,
     /// They do.
-    Known(Known),
+    Known(ObservedLimit),
 }
 
 /// A limit that is known.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct ObservedLimit {
     /// Calls in a window.
     pub(super) limit: u64,
     /// Calls that may still go out in this one.
@@ -41,7 +41,7 @@ pub(super) struct Known {
     unanswered: u64,
 }
 
-impl Learned {
+impl AdaptiveLimit {
     /// How long until a call may go out; zero: now; `None`: when the one under way is answered.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         match self {
@@ -89,13 +89,13 @@ impl Learned {
     }
 
     /// An answer came; `quota` is what it says of limits.
-    pub(super) fn heard(&mut self, quota: Option<&Quota>, now: Instant) {
+    pub(super) fn heard(&mut self, quota: Option<&RateLimitState>, now: Instant) {
         self.unheard();
-        let told = quota.and_then(Told::of);
+        let told = quota.and_then(QuotaUpdate::of);
         match (&mut *self, told) {
             (Self::Known(known), Some(told)) => known.correct(told, now),
             (Self::Unknown | Self::Asking | Self::Silent, Some(told)) => {
-                *self = Self::Known(Known::new(told, now));
+                *self = Self::Known(ObservedLimit::new(told, now));
             }
             (Self::Unknown | Self::Asking, None) => *self = Self::Silent,
             (Self::Silent | Self::Known(_), None) => {}
@@ -105,22 +105,22 @@ impl Learned {
 
 /// What is needed of a quota to keep to it.
 #[derive(Clone, Copy)]
-struct Told {
+struct QuotaUpdate {
     limit: Option<u64>,
     left: u64,
     resets_in: Duration,
     window: Option<Duration>,
 }
 
-impl Told {
-    fn of(quota: &Quota) -> Option<Self> {
+impl QuotaUpdate {
+    fn of(quota: &RateLimitState) -> Option<Self> {
         let (left, resets_in) = (quota.remaining?, quota.resets_in?);
         Some(Self { limit: quota.limit, left, resets_in, window: quota.window })
     }
 }
 
-impl Known {
-    fn new(told: Told, now: Instant) -> Self {
+impl ObservedLimit {
+    fn new(told: QuotaUpdate, now: Instant) -> Self {
         Self {
             limit: told.limit.unwrap_or(told.left + 1).max(1),
             left: told.left,
@@ -147,7 +147,7 @@ impl Known {
 
     /// Within a window the smaller number counts: calls may be under way, or made by others. Once the
     /// origin speaks of a later end, it has begun another window.
-    fn correct(&mut self, told: Told, now: Instant) {
+    fn correct(&mut self, told: QuotaUpdate, now: Instant) {
         self.limit = told.limit.unwrap_or(self.limit).max(1);
         let resets = now.checked_add(told.resets_in).unwrap_or(now);
         let another = resets.saturating_duration_since(self.resets) > self.slack();

@@ -13,13 +13,13 @@ use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::semantics::asked::Listener;
+use crate::semantics::asked::ListenerKind;
 use crate::semantics::target::Scheme;
-use crate::upstream::dial::{Dialer, Preferred};
-use crate::upstream::failure::Failure;
-use crate::upstream::place::Place;
-use crate::upstream::profile::Profiles;
-use crate::upstream::tls::TlsFault;
+use crate::upstream::dial::{Dialer, PreferredAddrs};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::place::UpstreamTarget;
+use crate::upstream::profile::TlsConfigs;
+use crate::upstream::tls::TlsError;
 
 /// How long an idle connection to an origin is kept.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
@@ -29,18 +29,18 @@ pub(super) const H2_STREAMS: usize = 100;
 
 /// The peer for `place` at `addresses` (never empty), which have passed the guard.
 pub fn peer(
-    place: &Place,
-    listener: Listener,
+    place: &UpstreamTarget,
+    listener: ListenerKind,
     addresses: Vec<SocketAddr>,
-    preferred: Arc<Preferred>,
-    profiles: &Profiles,
-) -> Result<HttpPeer, Failure> {
-    let first = *addresses.first().ok_or(Failure::Dns)?;
+    preferred: Arc<PreferredAddrs>,
+    profiles: &TlsConfigs,
+) -> Result<HttpPeer, UpstreamError> {
+    let first = *addresses.first().ok_or(UpstreamError::Dns)?;
     let tls = place.scheme == Scheme::Https;
     let sni = place.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
     // An empty server name would switch verification off in pingora; no other that is none gets by.
     if tls && ServerName::try_from(sni).is_err() {
-        return Err(Failure::Tls(TlsFault::NoName));
+        return Err(UpstreamError::Tls(TlsError::NoName));
     }
     let mut peer = HttpPeer::new(first, tls, sni.to_owned());
     peer.group_key = group_key(place, listener);
@@ -69,7 +69,7 @@ pub fn peer(
 /// Connections are shared only between calls to the same host, port, scheme and upstream, and so to
 /// one profile: pingora's pool does not look at roots, ALPN or dialer. What one listener may reach
 /// another may not: a connection is its listener's.
-pub fn group_key(place: &Place, listener: Listener) -> u64 {
+pub fn group_key(place: &UpstreamTarget, listener: ListenerKind) -> u64 {
     let mut hasher = Xxh3::new();
     (place.index, place.scheme, &place.host, place.port, listener).hash(&mut hasher);
     hasher.finish()
@@ -80,8 +80,8 @@ mod tests {
     use super::*;
     use crate::config::Timeouts;
 
-    fn peer_of(host: &str) -> Result<HttpPeer, Failure> {
-        let place = Place {
+    fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
+        let place = UpstreamTarget {
             index: 0,
             upstream: None,
             scheme: Scheme::Https,
@@ -92,10 +92,10 @@ mod tests {
         let address = "192.0.2.1:443".parse().unwrap();
         peer(
             &place,
-            Listener::Loopback,
+            ListenerKind::Loopback,
             vec![address],
             Arc::default(),
-            &Profiles::load(&[]).unwrap(),
+            &TlsConfigs::load(&[]).unwrap(),
         )
     }
 
@@ -105,7 +105,7 @@ mod tests {
         let long = "a.".repeat(127) + "a";
         for host in ["", ".", "[]", "a..b", "a b", "-", long.as_str(), &"a".repeat(64)] {
             let refused = peer_of(host).map(|peer| peer.sni);
-            assert_eq!(refused.unwrap_err(), Failure::Tls(TlsFault::NoName), "{host}");
+            assert_eq!(refused.unwrap_err(), UpstreamError::Tls(TlsError::NoName), "{host}");
         }
         for (host, sni) in [
             ("api.example", "api.example"),

@@ -36,7 +36,7 @@ pub const MOST_IN_ALL: usize = 256;
 pub struct Pins(Arc<Mutex<Vec<Pin>>>);
 
 struct Pin {
-    /// As [`crate::upstream::place::Place::origin`] writes it. A reload may lead to the same origin another way; who the client believes to be
+    /// As [`crate::upstream::place::UpstreamTarget::origin`] writes it. A reload may lead to the same origin another way; who the client believes to be
     /// there does not change with it.
     origin: String,
     /// The scheme by which the client has signed in here, if it has.

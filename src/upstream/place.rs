@@ -15,7 +15,7 @@ use crate::upstream::json;
 
 /// The upstreams of the configuration, in file order; a host belongs to the first that names it.
 #[derive(Debug, Clone)]
-pub struct Upstreams {
+pub struct UpstreamTable {
     named: Vec<Arc<Upstream>>,
     timeouts: Timeouts,
     /// Whether any of them moves its calls to another scheme or port. Usually none: every request asks.
@@ -24,7 +24,7 @@ pub struct Upstreams {
 
 /// Where a call goes.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct UpstreamTarget {
     /// The upstream's index for accounting; one past the last for hosts no upstream names.
     pub index: usize,
     /// The upstream, if one names the host.
@@ -39,7 +39,7 @@ pub struct Place {
     pub timeouts: Timeouts,
 }
 
-impl Place {
+impl UpstreamTarget {
     /// Where a tunnel goes: to no upstream, whose index this is.
     pub fn of_a_tunnel(index: usize, host: &str, port: u16) -> Self {
         let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
@@ -83,7 +83,7 @@ impl Place {
     }
 }
 
-impl Upstreams {
+impl UpstreamTable {
     /// The look-up over `named`.
     pub fn new(named: Vec<Arc<Upstream>>) -> Self {
         let moves = named.iter().flat_map(|upstream| &upstream.hosts);
@@ -118,11 +118,11 @@ impl Upstreams {
     }
 
     /// Where a call to `target` goes.
-    pub fn place(&self, target: &Target) -> Place {
+    pub fn place(&self, target: &Target) -> UpstreamTarget {
         if let Some((index, upstream, host)) = self.naming(target.host(), target.port()) {
             let scheme = host.scheme.unwrap_or(target.scheme());
             let port = host.port.unwrap_or_else(|| moved_port(target, scheme));
-            return Place {
+            return UpstreamTarget {
                 index,
                 upstream: Some(Arc::clone(upstream)),
                 scheme,
@@ -131,7 +131,7 @@ impl Upstreams {
                 timeouts: upstream.timeouts,
             };
         }
-        Place {
+        UpstreamTarget {
             index: self.named.len(),
             upstream: None,
             scheme: target.scheme(),
@@ -142,7 +142,7 @@ impl Upstreams {
     }
 }
 
-impl Upstreams {
+impl UpstreamTable {
     /// The first upstream that names a host, its index, and how it names it.
     fn naming(&self, host: &str, port: u16) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
         self.named.iter().enumerate().find_map(|(index, upstream)| {
@@ -168,13 +168,13 @@ mod tests {
     use super::*;
     use crate::config::{env::Env, parse};
 
-    fn upstreams(yaml: &str) -> Upstreams {
+    fn upstreams(yaml: &str) -> UpstreamTable {
         let text = format!("version: 1\nupstreams:\n{yaml}");
         let config = parse("test.yaml", &text, &Env::default()).unwrap();
-        Upstreams::new(config.upstreams.iter().map(Arc::clone).collect())
+        UpstreamTable::new(config.upstreams.iter().map(Arc::clone).collect())
     }
 
-    fn moved(upstreams: &Upstreams, url: &str) -> String {
+    fn moved(upstreams: &UpstreamTable, url: &str) -> String {
         let target = Target::absolute(url).unwrap();
         upstreams.moved(&target).unwrap_or(target).to_string()
     }

@@ -16,13 +16,13 @@ use crate::config::Upstream;
 use crate::config::client_cert::ClientCert;
 
 /// The profiles of all upstreams.
-pub struct Profiles {
-    by_upstream: Vec<Profile>,
+pub struct TlsConfigs {
+    by_upstream: Vec<TlsConfig>,
 }
 
 /// How TLS to one upstream is done. The default: the system's roots, and larder is nobody.
 #[derive(Clone, Default)]
-pub(super) struct Profile {
+pub(super) struct TlsConfig {
     /// The only roots; `None`: the system's.
     pub(super) roots: Option<Arc<CaType>>,
     /// Shown to an origin that asks.
@@ -73,12 +73,12 @@ pub fn check_system_roots() -> Result<(), ProfileError> {
     Ok(())
 }
 
-impl Profiles {
+impl TlsConfigs {
     /// Reads `extra_roots` of every upstream; the system's roots are added to them.
     pub fn load(upstreams: &[Arc<Upstream>]) -> Result<Self, ProfileError> {
         let mut by_upstream = Vec::with_capacity(upstreams.len());
         for upstream in upstreams {
-            by_upstream.push(Profile {
+            by_upstream.push(TlsConfig {
                 roots: roots(upstream)?,
                 client: upstream.tls.client_cert.as_ref().map(cert_key),
                 insecure: upstream.tls.insecure,
@@ -88,7 +88,7 @@ impl Profiles {
     }
 
     /// The profile of an upstream; hosts that no upstream names have the default.
-    pub(super) fn of(&self, index: usize) -> Profile {
+    pub(super) fn of(&self, index: usize) -> TlsConfig {
         self.by_upstream.get(index).cloned().unwrap_or_default()
     }
 }

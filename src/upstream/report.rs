@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// One upstream, or one host that no upstream names.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
+pub struct UpstreamStatus {
     /// The configured name, or the host and port.
     pub name: Arc<str>,
     /// Whether the configuration names it.
@@ -17,11 +17,11 @@ pub struct Report {
     /// Calls that wait for their turn.
     pub waiting: usize,
     /// Why it is not asked, and until when.
-    pub holds: Vec<Held>,
+    pub holds: Vec<CooldownStatus>,
     /// The breaker: `closed`, `open` or `half-open`; `None`: it has none.
     pub breaker: Option<&'static str>,
     /// The limits that it is kept to.
-    pub limits: Vec<Limited>,
+    pub limits: Vec<LimitStatus>,
     /// Answers that the ban guard counts in its window, and at how many it trips.
     pub invalid_requests: Option<(u64, u64)>,
     /// Retries in the last ten seconds, and how many there may be.
@@ -30,7 +30,7 @@ pub struct Report {
 
 /// One hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct CooldownStatus {
     /// What is held: `upstream`, `origin`, `credential`, `bucket`, `key`.
     pub reach: &'static str,
     /// Why: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
@@ -48,7 +48,7 @@ pub struct Held {
 
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limited {
+pub struct LimitStatus {
     /// `configured`, `learned`, or the name of a learned bucket.
     pub name: String,
     /// Calls in a window.

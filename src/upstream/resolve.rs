@@ -1,6 +1,6 @@
 //! From a host name to the addresses that a request may be sent to.
 //!
-//! Owns: `resolve:`, which look-ups are made, filtering by [`Guard`].
+//! Owns: `resolve:`, which look-ups are made, filtering by [`EgressPolicy`].
 //! Never touches: how names are asked for (`lookup`), connections.
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,34 +8,34 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::ResolveRule;
-use crate::semantics::asked::Listener;
-use crate::upstream::destination::{Denied, Guard};
-use crate::upstream::dial::Preferred;
-use crate::upstream::failure::Failure;
-use crate::upstream::lookup::Lookups;
+use crate::semantics::asked::ListenerKind;
+use crate::upstream::destination::{Denied, EgressPolicy};
+use crate::upstream::dial::PreferredAddrs;
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::lookup::DnsCache;
 
 /// Resolves names and lets only allowed addresses through.
 pub struct Resolver {
     rules: Vec<ResolveRule>,
-    lookups: Lookups,
-    guard: Arc<Guard>,
-    preferred: Arc<Preferred>,
+    lookups: DnsCache,
+    guard: Arc<EgressPolicy>,
+    preferred: Arc<PreferredAddrs>,
 }
 
 impl Resolver {
     /// A resolver over the system's name servers, or over `name_server` alone (tests).
     pub fn new(
         rules: Vec<ResolveRule>,
-        guard: Arc<Guard>,
+        guard: Arc<EgressPolicy>,
         name_server: Option<SocketAddr>,
         clock: Clock,
     ) -> Self {
-        let lookups = Lookups::new(name_server, clock);
+        let lookups = DnsCache::new(name_server, clock);
         Self { rules, lookups, guard, preferred: Arc::default() }
     }
 
     /// Where successes are remembered, for the dialer.
-    pub fn preferred(&self) -> Arc<Preferred> {
+    pub fn preferred(&self) -> Arc<PreferredAddrs> {
         Arc::clone(&self.preferred)
     }
 
@@ -45,26 +45,26 @@ impl Resolver {
         &self,
         host: &str,
         port: u16,
-        listener: Listener,
-    ) -> Result<Vec<SocketAddr>, Failure> {
+        listener: ListenerKind,
+    ) -> Result<Vec<SocketAddr>, UpstreamError> {
         let mut denied = None;
         let mut allowed = Vec::new();
         for address in self.look_up(host, port).await? {
             match self.guard.check(host, address, listener) {
                 Ok(()) => allowed.push(address),
                 // `localhost` is larder itself, even where its other addresses are nobody's.
-                Err(Denied::Own) => return Err(Failure::Denied(Denied::Own)),
+                Err(Denied::Own) => return Err(UpstreamError::Denied(Denied::Own)),
                 Err(why) => denied = Some(why),
             }
         }
         match (allowed.is_empty(), denied) {
             (false, _) => Ok(self.preferred.order(host, port, allowed)),
-            (true, Some(why)) => Err(Failure::Denied(why)),
-            (true, None) => Err(Failure::Dns),
+            (true, Some(why)) => Err(UpstreamError::Denied(why)),
+            (true, None) => Err(UpstreamError::Dns),
         }
     }
 
-    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
         let rule = self.rules.iter().find(|r| r.host == host && r.port.is_none_or(|p| p == port));
         if let Some(rule) = rule {
             return Ok(vec![rule.address]);

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::policy::{Backoff, Failure, Retry};
+use crate::policy::{Backoff, ErrorClass, RetryPolicy};
 
 /// The retries of one request.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    retry: Retry,
+pub struct RetryState {
+    retry: RetryPolicy,
     /// From the first try to the last answer's head.
     total: Duration,
     done: u32,
@@ -20,16 +20,16 @@ pub struct Plan {
 
 /// What a plan says after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum RetryDecision {
     /// Once more after this time.
     After(Duration),
     /// The failure is the answer.
     Stop,
 }
 
-impl Plan {
+impl RetryState {
     /// A plan for a request that may take `total` in all.
-    pub fn new(retry: Retry, total: Duration) -> Self {
+    pub fn new(retry: RetryPolicy, total: Duration) -> Self {
         Self { retry, total, done: 0, waited: Duration::ZERO }
     }
 
@@ -37,22 +37,22 @@ impl Plan {
     /// left alone. `chance` is from 0 to 1.
     pub fn next(
         &mut self,
-        failure: Failure,
+        failure: ErrorClass,
         word: Option<Duration>,
         elapsed: Duration,
         chance: f64,
-    ) -> Next {
+    ) -> RetryDecision {
         if self.done >= self.retry.retries || !self.retry.covers(failure) {
-            return Next::Stop;
+            return RetryDecision::Stop;
         }
         let word = word.filter(|_| self.retry.honour_retry_after);
         let wait = word.unwrap_or_else(|| backoff(&self.retry.backoff, self.done, chance));
         let waited = self.waited.saturating_add(wait);
         if waited > self.retry.budget || elapsed.saturating_add(wait) >= self.total {
-            return Next::Stop;
+            return RetryDecision::Stop;
         }
         (self.done, self.waited) = (self.done + 1, waited);
-        Next::After(wait)
+        RetryDecision::After(wait)
     }
 
     /// How long this request may still wait.
@@ -85,13 +85,13 @@ pub fn backoff(backoff: &Backoff, done: u32, chance: f64) -> Duration {
 /// fewer than ten in ten seconds. Without it, an origin that is half down gets up to four times its load.
 /// What a call adds is there for ten seconds and spent once, so that no stretch of time has more.
 #[derive(Debug, Default)]
-pub struct Budget {
-    seconds: VecDeque<Second>,
+pub struct RetryBudget {
+    seconds: VecDeque<BudgetBucket>,
 }
 
 /// What happened within a second.
 #[derive(Debug)]
-struct Second {
+struct BudgetBucket {
     begun: Instant,
     /// Calls that no retry was made for yet.
     calls: u64,
@@ -105,7 +105,7 @@ const LEAST: u64 = 10;
 /// One retry for so many calls.
 const CALLS_EACH: u64 = 5;
 
-impl Budget {
+impl RetryBudget {
     /// A call that is no retry is made.
     pub fn called(&mut self, now: Instant) {
         if let Some(second) = self.second(now) {
@@ -141,14 +141,14 @@ impl Budget {
         (retries, (retries + calls / CALLS_EACH).max(LEAST))
     }
 
-    fn second(&mut self, now: Instant) -> Option<&mut Second> {
+    fn second(&mut self, now: Instant) -> Option<&mut BudgetBucket> {
         let running = self
             .seconds
             .back()
             .is_some_and(|second| now.duration_since(second.begun) < Duration::from_secs(1));
         if !running {
             let _trimmed = self.standing(now);
-            self.seconds.push_back(Second { begun: now, calls: 0, retries: 0 });
+            self.seconds.push_back(BudgetBucket { begun: now, calls: 0, retries: 0 });
         }
         self.seconds.back_mut()
     }

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::Http1;
 use crate::upstream::session::http2::Http2;
-use crate::upstream::tls::TlsFault;
+use crate::upstream::tls::TlsError;
 
 /// The bytes of an answer's head, names and values.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;
@@ -43,7 +43,7 @@ pub struct Outgoing {
     /// How their names are spelled where that can be seen.
     pub spelling: Spelling,
     /// What body follows.
-    pub body: Framing,
+    pub body: RequestFraming,
     /// The protocols that the client asks to switch to.
     pub upgrade: Option<HeaderValue>,
     /// Whether trailer fields will be read.
@@ -97,7 +97,7 @@ pub enum Broken {
     NotProcessed,
     /// The origin ended the connection for what TLS told it.
     #[error("the origin ended TLS")]
-    Tls(TlsFault),
+    Tls(TlsError),
     /// The connection ended before anything of an answer came.
     #[error("the connection ended before an answer")]
     Closed,

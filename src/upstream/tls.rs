@@ -9,7 +9,7 @@ use pingora_error::{Error, ErrorType};
 
 /// What was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TlsFault {
+pub enum TlsError {
     /// The certificate has expired.
     Expired,
     /// The certificate is not valid yet.
@@ -34,7 +34,7 @@ pub enum TlsFault {
     Handshake,
 }
 
-impl TlsFault {
+impl TlsError {
     /// The token in logs, metrics and `detail`.
     pub fn token(self) -> &'static str {
         match self {
@@ -168,15 +168,15 @@ const MARK: &str = "tls connect error cause: ";
 const ALERT: &str = "received fatal alert: ";
 
 /// What rustls says of a certificate, and what it means.
-const SAID: [(&str, TlsFault); 7] = [
-    ("certificate expired", TlsFault::Expired),
-    ("certificate not valid yet", TlsFault::NotYetValid),
-    ("UnknownIssuer", TlsFault::UnknownIssuer),
+const SAID: [(&str, TlsError); 7] = [
+    ("certificate expired", TlsError::Expired),
+    ("certificate not valid yet", TlsError::NotYetValid),
+    ("UnknownIssuer", TlsError::UnknownIssuer),
     // A trusted root of the issuer's name has another key: an authority that was made anew.
-    ("BadSignature", TlsFault::UnknownIssuer),
-    ("Other(OtherError(CaUsedAsEndEntity", TlsFault::SelfSigned),
-    ("certificate not valid for name", TlsFault::WrongName),
-    ("Revoked", TlsFault::Revoked),
+    ("BadSignature", TlsError::UnknownIssuer),
+    ("Other(OtherError(CaUsedAsEndEntity", TlsError::SelfSigned),
+    ("certificate not valid for name", TlsError::WrongName),
+    ("Revoked", TlsError::Revoked),
 ];
 
 /// The alerts that tell what an origin thinks of the client's certificate (RFC 8446 §6.2).

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use larder::clock::Clock;
-use larder::front::authority::Authority;
-use larder::front::authority::mint::Mint;
+use larder::front::authority::CertificateAuthority;
+use larder::front::authority::mint::LeafIssuer;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -195,10 +195,10 @@ async fn tls_02_openssl_reads_a_leaf_as_it_was_meant() {
     let test = "tls_02_openssl_reads_a_leaf_as_it_was_meant";
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let authority = Arc::new(Authority::for_now(clock.now(), &[]).unwrap());
+    let authority = Arc::new(CertificateAuthority::for_now(clock.now(), &[]).unwrap());
     let root = directory.path().join("root.pem");
     fs::write(&root, authority.pem()).unwrap();
-    let mint = Mint::new(Arc::clone(&authority), clock).unwrap();
+    let mint = LeafIssuer::new(Arc::clone(&authority), clock).unwrap();
     for (host, name, san) in [
         ("api.example", "api.example", "DNS:api.example"),
         ("192.0.2.1", "192.0.2.1", "IP Address:192.0.2.1"),
@@ -339,8 +339,8 @@ async fn without_a_disk_larder_says_that_its_authority_ends_with_it() {
 #[tokio::test]
 async fn tls_05_twenty_thousand_hosts_take_less_than_fifty_mebibytes() {
     let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    let authority = Arc::new(Authority::for_now(clock.now(), &[]).unwrap());
-    let mint = Mint::new(authority, clock).unwrap();
+    let authority = Arc::new(CertificateAuthority::for_now(clock.now(), &[]).unwrap());
+    let mint = LeafIssuer::new(authority, clock).unwrap();
     mint.config("first.example").unwrap();
     let before = resident();
     for at in 0..20_000 {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use larder::account::ledger::Spending;
-use larder::store::state::State;
+use larder::account::ledger::CostReport;
+use larder::store::state::StateDb;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -26,7 +26,7 @@ fn costly(per_credit: f64) -> String {
     format!("upstreams: {{ coins: {upstream} }}\n{}", route(&["ttl: 1h", "scope: shared"]))
 }
 
-fn coins(larder: &Larder) -> Spending {
+fn coins(larder: &Larder) -> CostReport {
     let all = larder.server.controls().cost();
     assert_eq!(all.len(), 1);
     all.into_iter().next().unwrap()
@@ -140,7 +140,7 @@ fn is_kept(house: &House, avoided: u64) -> bool {
     if copied(&from, &copy.path().join("db")).is_err() {
         return false;
     }
-    let Ok((state, _)) = State::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
+    let Ok((state, _)) = StateDb::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
     let rows = state.ledger();
     state.close();
     rows.iter().any(|(_, value)| value.get(24..32) == Some(&avoided.to_be_bytes()))

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use larder::config;
 use larder::config::env::Env;
-use larder::server::Parts;
+use larder::server::ServerDeps;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
@@ -308,7 +308,7 @@ async fn in_a_network_of_its_own() {
 }
 
 async fn with_dns(yaml: &str, dns: &Dns) -> Larder {
-    let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+    let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
     Larder::with_parts(yaml, parts).await
 }
 

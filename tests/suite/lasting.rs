@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::SystemTime;
 
-use larder::account::ledger::Spending;
-use larder::store::state::{State, Whose};
+use larder::account::ledger::CostReport;
+use larder::store::state::{StateDb, Whose};
 
 use crate::client::Client;
 use crate::cost::copied;
@@ -50,7 +50,7 @@ fn are_kept(house: &House, rows: usize) -> bool {
     if copied(&from, &copy.path().join("db")).is_err() {
         return false;
     }
-    let Ok((state, _)) = State::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
+    let Ok((state, _)) = StateDb::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
     let kept = state.rows(Whose::Limits).len();
     state.close();
     kept == rows
@@ -167,7 +167,7 @@ async fn without_a_disk_limits_begin_anew_and_nothing_waits() {
 
 // ---- budgets and calls under way
 
-fn spending(larder: &Larder) -> Spending {
+fn spending(larder: &Larder) -> CostReport {
     larder.server.controls().cost().remove(0)
 }
 

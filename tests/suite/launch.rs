@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use larder::config::{self, env::Env};
-use larder::launch::Launch;
+use larder::launch::ExecEnv;
 use larder::launch::no_proxy::NoProxy;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -51,7 +51,7 @@ impl Told {
         let caller: Env = env.clone().into_iter().collect();
         let config = config::parse("test.yaml", "version: 1", &caller).unwrap();
         let no_proxy = &NoProxy::of(&config, &caller);
-        let launch = Launch { proxy, password, ca, no_proxy, directory: &private, env: &caller };
+        let launch = ExecEnv { proxy, password, ca, no_proxy, directory: &private, env: &caller };
         env.extend(launch.prepare().unwrap());
         Self { directory, env }
     }

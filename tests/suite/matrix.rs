@@ -220,7 +220,7 @@ async fn a_refused_connection_is_tried_once_and_hidden_by_what_is_stale() {
             let port = origin.addr.port();
             let larder = Larder::with_parts(
                 "routes:\n  - name: api\n    match: { host: slow.test }\n    ttl: 1m\n",
-                larder::server::Parts { name_server: Some(dns.addr), ..Default::default() },
+                larder::server::ServerDeps { name_server: Some(dns.addr), ..Default::default() },
             )
             .await;
             let url = format!("http://slow.test:{port}/x");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use larder::server::Parts;
+use larder::server::ServerDeps;
 use larder::upstream::descriptors;
 use tokio::task::JoinSet;
 
@@ -16,7 +16,7 @@ use crate::origin::{Answer, Origin};
 const ROUTES: &str = "routes: [{ name: all, match: { host: \"*\" }, ttl: 1h }]\n";
 
 async fn larder(dns: &Dns) -> Larder {
-    let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+    let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
     Larder::with_parts(ROUTES, parts).await
 }
 

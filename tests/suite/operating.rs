@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use larder::account::Account;
-use larder::account::ledger::{Spending, Spent, Standing};
+use larder::account::Telemetry;
+use larder::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
 use larder::admin::{self, controls};
 use larder::config::{Admin, token::Token};
 use larder::policy::Mode;
-use larder::policy::conduct::{AtLimit, Budget, Period};
-use larder::upstream::report::{Held, Limited, Report};
+use larder::policy::conduct::{CostBudget, OverBudgetAction, Period};
+use larder::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -40,7 +40,7 @@ struct Played {
 }
 
 #[async_trait]
-impl controls::Controls for Played {
+impl controls::AdminApi for Played {
     fn ready(&self) -> controls::Readiness {
         controls::Readiness { ready: true, details: Vec::new() }
     }
@@ -57,12 +57,12 @@ impl controls::Controls for Played {
         None
     }
 
-    async fn reload(&self) -> Result<controls::Reloaded, controls::NotReloaded> {
+    async fn reload(&self) -> Result<controls::ReloadResult, controls::ReloadError> {
         if self.fails {
             let report = "proxy.yaml:2:1: lisen: is not a key\u{1b}[2J\nproxy.yaml: 1 problem";
-            return Err(controls::NotReloaded { report: report.to_owned() });
+            return Err(controls::ReloadError { report: report.to_owned() });
         }
-        Ok(controls::Reloaded { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
+        Ok(controls::ReloadResult { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
     }
 
     fn mode(&self) -> Mode {
@@ -76,15 +76,15 @@ impl controls::Controls for Played {
     async fn purge(
         &self,
         purge: &controls::Purge,
-    ) -> Result<controls::Purged, controls::NotPurged> {
+    ) -> Result<controls::PurgeResult, controls::PurgeError> {
         self.asked.lock().push(format!("{purge:?}"));
         if self.fails {
-            return Err(controls::NotPurged { why: "the disk is full".to_owned() });
+            return Err(controls::PurgeError { why: "the disk is full".to_owned() });
         }
-        Ok(controls::Purged { count: 3, sent_as: None })
+        Ok(controls::PurgeResult { count: 3, sent_as: None })
     }
 
-    async fn entries(&self, asked: &controls::Listing) -> controls::Page {
+    async fn entries(&self, asked: &controls::ListQuery) -> controls::Page {
         self.asked.lock().push(format!("{asked:?}"));
         let from = asked.after.as_deref().map_or(0, |after| after.parse().expect("a cursor"));
         let to = self.stored.min(from + asked.limit);
@@ -93,11 +93,11 @@ impl controls::Controls for Played {
         controls::Page { entries, next, sent_as: None }
     }
 
-    fn upstreams(&self) -> Vec<Report> {
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
         if self.stored == 0 {
             return Vec::new();
         }
-        let report = |name: &str| Report {
+        let report = |name: &str| UpstreamStatus {
             name: name.into(),
             configured: true,
             in_flight: 2,
@@ -111,29 +111,30 @@ impl controls::Controls for Played {
         let holds = vec![
             held("bucket", "rate-limited", true, 1500, 1),
             held("key", "timeout", false, 29_400, 3),
-            Held { probing: true, ..held("upstream", "breaker", true, 0, 1) },
+            CooldownStatus { probing: true, ..held("upstream", "breaker", true, 0, 1) },
             held("origin", "connect", true, 0, 1),
         ];
         let window = Some(Duration::from_secs(60));
-        let limits = vec![Limited { name: "configured".to_owned(), limit: 30, window, left: 12 }];
+        let limits =
+            vec![LimitStatus { name: "configured".to_owned(), limit: 30, window, left: 12 }];
         vec![
-            Report {
+            UpstreamStatus {
                 holds,
                 limits,
                 breaker: Some("open"),
                 invalid_requests: Some((3, 8000)),
                 ..report("coins")
             },
-            Report { configured: false, ..report("api.example:443") },
+            UpstreamStatus { configured: false, ..report("api.example:443") },
         ]
     }
 
-    fn cost(&self) -> Vec<Spending> {
+    fn cost(&self) -> Vec<CostReport> {
         if self.stored == 0 {
             return Vec::new();
         }
         let ends_in = Duration::from_secs(90_000);
-        let spent = |calls, credits| Spent {
+        let spent = |calls, credits| PeriodUsage {
             since: SystemTime::UNIX_EPOCH,
             ends_in,
             calls,
@@ -144,15 +145,15 @@ impl controls::Controls for Played {
             avoided_money: 31.25,
         };
         let budget =
-            |at_limit| Budget { credits: 10.0, period: Period::Month, warn_at: 0.8, at_limit };
-        let standing = |used: f64| Standing {
+            |at_limit| CostBudget { credits: 10.0, period: Period::Month, warn_at: 0.8, at_limit };
+        let standing = |used: f64| BudgetStatus {
             used,
             share: used / 10.0,
             spent: used >= 10.0,
             warn: used >= 8.0,
             ends_in,
         };
-        let spending = |name: &str, budget| Spending {
+        let spending = |name: &str, budget| CostReport {
             upstream: name.into(),
             currency: "USD".to_owned(),
             per_credit: 0.5,
@@ -161,16 +162,22 @@ impl controls::Controls for Played {
             budget,
         };
         vec![
-            spending("coins", Some((budget(AtLimit::StaleOnly), standing(9.0)))),
-            spending("maps", Some((budget(AtLimit::Refuse), standing(12.5)))),
+            spending("coins", Some((budget(OverBudgetAction::StaleOnly), standing(9.0)))),
+            spending("maps", Some((budget(OverBudgetAction::Refuse), standing(12.5)))),
             spending("roles", None),
         ]
     }
 }
 
-fn held(reach: &'static str, cause: &'static str, firm: bool, left: u64, count: usize) -> Held {
+fn held(
+    reach: &'static str,
+    cause: &'static str,
+    firm: bool,
+    left: u64,
+    count: usize,
+) -> CooldownStatus {
     let left = Duration::from_millis(left);
-    Held { reach, cause, firm, left, probing: false, count }
+    CooldownStatus { reach, cause, firm, left, probing: false, count }
 }
 
 fn made_up(number: usize, details: bool) -> controls::Entry {
@@ -204,8 +211,8 @@ async fn admin(
     let rules = Admin { listen: addr, token, ..Admin::default() };
     let (stop, stopped) = watch::channel(false);
     let larder = Arc::new(larder);
-    let controls = Arc::clone(&larder) as Arc<dyn controls::Controls>;
-    tokio::spawn(admin::serve(listener, &rules, controls, Account::new(&[], &[]), stopped));
+    let controls = Arc::clone(&larder) as Arc<dyn controls::AdminApi>;
+    tokio::spawn(admin::serve(listener, &rules, controls, Telemetry::new(&[], &[]), stopped));
     (addr, larder, stop)
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use larder::account::ledger::Spending;
-use larder::policy::conduct::AtLimit;
+use larder::account::ledger::CostReport;
+use larder::policy::conduct::OverBudgetAction;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -725,7 +725,7 @@ fn costing(credits: &str, budget: &str) -> String {
     yaml(&cost, &["retry: off"])
 }
 
-fn spending(larder: &Larder) -> Spending {
+fn spending(larder: &Larder) -> CostReport {
     larder.server.controls().cost().remove(0)
 }
 
@@ -788,11 +788,11 @@ async fn a_304_and_an_error_cost_nothing_where_each_call_costs_the_same() {
 const TO_FEBRUARY: u64 = (16 * 24 + 16) * 3600;
 
 /// A budget of two calls, both made: `/x` is stale, by a second, and `/y` fresh.
-async fn spent(origin: &Origin, at_limit: AtLimit) -> Larder {
+async fn spent(origin: &Origin, at_limit: OverBudgetAction) -> Larder {
     let word = match at_limit {
-        AtLimit::StaleOnly => "stale-only",
-        AtLimit::Refuse => "refuse",
-        AtLimit::Warn => "warn",
+        OverBudgetAction::StaleOnly => "stale-only",
+        OverBudgetAction::Refuse => "refuse",
+        OverBudgetAction::Warn => "warn",
     };
     let budget = format!("credits: 2/month, at_limit: {word}");
     let larder = Larder::start(origin, &costing("1", &budget)).await;
@@ -806,7 +806,7 @@ async fn spent(origin: &Origin, at_limit: AtLimit) -> Larder {
 async fn a_spent_budget_serves_what_is_stored_and_says_until_when() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "here")).await;
-        let larder = spent(&origin, AtLimit::StaleOnly).await;
+        let larder = spent(&origin, OverBudgetAction::StaleOnly).await;
         assert_eq!(larder.get("/y").await.cache_status(), "larder; hit; ttl=60");
         let stale = larder.get("/x").await;
         let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/budget\"";
@@ -833,14 +833,14 @@ async fn a_spent_budget_serves_what_is_stored_and_says_until_when() {
 async fn a_spent_budget_that_refuses_shows_nothing_stale_and_one_that_warns_goes_on() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "here")).await;
-        let larder = spent(&origin, AtLimit::Refuse).await;
+        let larder = spent(&origin, OverBudgetAction::Refuse).await;
         assert_eq!(larder.get("/y").await.cache_status(), "larder; hit; ttl=60", "fresh is fresh");
         for path in ["/x", "/cold"] {
             let answer = larder.get(path).await;
             assert_eq!((answer.status, class(&answer).as_str()), (429, "budget_spent"), "{path}");
         }
         assert_eq!(origin.calls(), 2);
-        let larder = spent(&origin, AtLimit::Warn).await;
+        let larder = spent(&origin, OverBudgetAction::Warn).await;
         for path in ["/x", "/cold"] {
             assert!(larder.get(path).await.cache_status().contains("stored"), "{path}");
         }

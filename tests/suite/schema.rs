@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
 use larder::cli::schema::SCHEMA;
-use larder::config::{self, diagnostics::NoteKind, env::Env};
+use larder::config::{self, diagnostics::WarningKind, env::Env};
 use serde_json::Value;
 
 use crate::process::{larder, text};
@@ -102,7 +102,7 @@ fn the_page_of_presets_shows_each_of_their_files_and_larder_takes_them() {
         assert!(blocks.contains(&text.trim_end()), "{} is not what the page shows", path.display());
         let config =
             config::parse("proxy.yaml", &text, &env).unwrap_or_else(|report| panic!("{report}"));
-        let set_aside = |kind: NoteKind| kind == NoteKind::SetAside;
+        let set_aside = |kind: WarningKind| kind == WarningKind::SetAside;
         assert!(config.notes.iter().all(|note| set_aside(note.kind)), "{:?}", config.notes);
     }
 }

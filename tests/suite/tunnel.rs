@@ -158,7 +158,7 @@ async fn a_tunnel_whose_origin_breaks_off_ends_for_the_client() {
 #[tokio::test]
 async fn a_tunnel_that_cannot_be_opened_says_why_and_counts_as_an_error() {
     let dns = Dns::start(|_, _| Vec::new()).await;
-    let parts = larder::server::Parts { name_server: Some(dns.addr), ..Default::default() };
+    let parts = larder::server::ServerDeps { name_server: Some(dns.addr), ..Default::default() };
     let larder = Larder::with_parts("", parts).await;
     // After larder has its ports: one that is let go before could become larder's own.
     let closed = Raw::start().await.authority();

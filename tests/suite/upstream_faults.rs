@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use larder::server::Parts;
+use larder::server::ServerDeps;
 use tokio::net::TcpSocket;
 
 use crate::client::{Client, End};
@@ -375,7 +375,7 @@ async fn every_address_of_a_name_is_tried() {
                 .collect()
         })
         .await;
-        let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+        let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
         let routes = "routes: [{ name: api, match: { host: many.test }, ttl: 1h }]\n";
         let larder = Larder::with_parts(routes, parts).await;
         for path in ["a", "b"] {

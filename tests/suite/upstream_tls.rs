@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use larder::admin::controls::NotReloaded;
+use larder::admin::controls::ReloadError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -402,7 +402,7 @@ async fn a_client_certificate_that_is_renewed_is_shown_from_the_next_reload_on()
         assert_eq!(origin.clients(), [Some(old.der), Some(new.der)]);
         // A pair that is none is kept out, and the old one stays.
         std::fs::copy(&new.cert, &new.key).unwrap();
-        let NotReloaded { report } = larder.reload_bare(&yaml).await.unwrap_err();
+        let ReloadError { report } = larder.reload_bare(&yaml).await.unwrap_err();
         assert!(report.contains("upstreams.up.tls.client_cert.key: the file holds no private key"));
         assert_eq!(larder.get("/3").await.text(), "known");
         assert_eq!(origin.connections(), 2);

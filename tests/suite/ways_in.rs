@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::server::Parts;
+use larder::server::ServerDeps;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -275,7 +275,7 @@ async fn a_name_server_that_hangs_keeps_nobody_from_what_is_stored_inside_connec
     let address = origin.addr.ip();
     let dns = Dns::start(move |_, _| vec![address]).await;
     let port = origin.addr.port();
-    let parts = Parts { name_server: Some(dns.addr), ..Parts::default() };
+    let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
     let larder = Larder::with_parts(&route(&["ttl: 1h"]), parts).await;
     let url = format!("http://api.example.test:{port}/coins");
     assert_eq!(larder.client().await.get(&url, &[]).await.text(), "kept");

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use larder::admin::controls::{NotReloaded, Reloaded};
+use larder::admin::controls::{ReloadError, ReloadResult};
 use larder::clock::Clock;
 use larder::config::{self, Config, diagnostics::Report, env::Env, files::Disk};
-use larder::server::reload::Source;
-use larder::server::{Parts, Server};
+use larder::server::reload::ConfigSource;
+use larder::server::{Server, ServerDeps};
 use parking_lot::Mutex;
 
 use crate::client::{Client, Response};
@@ -41,30 +41,30 @@ impl Larder {
 
     /// A larder with this configuration and nothing but `version`, `listen` and `admin` added.
     pub async fn bare(yaml: &str) -> Self {
-        Self::with_parts(yaml, Parts::default()).await
+        Self::with_parts(yaml, ServerDeps::default()).await
     }
 
     /// The same with parts of its surroundings replaced; the clock and the file always are.
     #[expect(clippy::unused_async, reason = "starting a larder is awaited, as by its users")]
-    pub async fn with_parts(yaml: &str, mut parts: Parts) -> Self {
+    pub async fn with_parts(yaml: &str, mut parts: ServerDeps) -> Self {
         let file = Arc::new(Mutex::new(file(yaml)));
         let config = read(&file.lock()).unwrap_or_else(|report| panic!("{report}"));
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         parts.clock = clock.clone();
         let again = Arc::clone(&file);
-        parts.source = Some(Source::new("test.yaml", move || read(&again.lock())));
+        parts.source = Some(ConfigSource::new("test.yaml", move || read(&again.lock())));
         let server = Server::start(config, parts).expect("a free port");
         Self { server, clock, file }
     }
 
     /// Another file, read again; `api.example.test` is `origin`.
-    pub async fn reload(&self, origin: &Origin, yaml: &str) -> Result<Reloaded, NotReloaded> {
+    pub async fn reload(&self, origin: &Origin, yaml: &str) -> Result<ReloadResult, ReloadError> {
         let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
         self.reload_bare(&format!("{resolve}{yaml}")).await
     }
 
     /// Another file with nothing but `version`, `listen` and `admin` added, read again.
-    pub async fn reload_bare(&self, yaml: &str) -> Result<Reloaded, NotReloaded> {
+    pub async fn reload_bare(&self, yaml: &str) -> Result<ReloadResult, ReloadError> {
         *self.file.lock() = file(yaml);
         self.server.controls().reload().await
     }

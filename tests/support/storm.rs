@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use larder::upstream::report::Report;
+use larder::upstream::report::UpstreamStatus;
 use tokio::task::JoinHandle;
 
 use crate::client::Response;
@@ -105,7 +105,7 @@ pub async fn gets(larder: &Larder, path: &str, body: &str) -> Response {
 }
 
 /// How the upstream `api` stands.
-pub fn api(larder: &Larder) -> Report {
+pub fn api(larder: &Larder) -> UpstreamStatus {
     larder.server.controls().upstreams().remove(0)
 }
 

@@ -11,13 +11,13 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::account::ledger::calendar::Day;
-use crate::account::ledger::row::{self, Row};
-use crate::account::ledger::sum::{Micros, Sum};
+use crate::account::ledger::row::{self, UsageRow};
+use crate::account::ledger::sum::{CreditUsage, MicroCredits};
 use crate::policy::conduct::Period;
 
 /// One upstream, by its name: it outlives a reload, and is found again after a restart.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct UsageHistory {
     name: Arc<str>,
     /// What hits avoided and is in no day yet: a hit must not wait for a lock.
     avoided: Avoided,
@@ -35,26 +35,26 @@ struct Avoided {
 
 #[derive(Debug, Default)]
 struct Days {
-    by_day: BTreeMap<Day, Sum>,
-    all: Sum,
+    by_day: BTreeMap<Day, CreditUsage>,
+    all: CreditUsage,
     changed: BTreeSet<Day>,
-    told: Option<Told>,
+    told: Option<AlertState>,
     /// The credits that calls under way are expected to cost.
-    reserved: Micros,
+    reserved: MicroCredits,
 }
 
 /// What an operator was told of a budget last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct AlertState {
     /// In the window that begins then.
     pub(super) window: Day,
     /// Of a budget of this size.
-    pub(super) budget: Micros,
+    pub(super) budget: MicroCredits,
     /// That it is spent; else that it nearly is.
     pub(super) spent: bool,
 }
 
-impl Book {
+impl UsageHistory {
     pub(super) fn new(name: Arc<str>) -> Self {
         let (avoided, usual, days) = (Avoided::default(), AtomicU64::new(0), Mutex::default());
         Self { name, avoided, usual, days }
@@ -65,18 +65,18 @@ impl Book {
     }
 
     /// A call that cost so much.
-    pub(super) fn spend(&self, credits: Micros, now: SystemTime) {
-        self.settled().add(Day::of(now), Sum::spent(credits));
+    pub(super) fn spend(&self, credits: MicroCredits, now: SystemTime) {
+        self.settled().add(Day::of(now), CreditUsage::spent(credits));
         self.note_usual();
     }
 
     /// A call that was made and cost nothing, though others cost so much.
-    pub(super) fn spare(&self, avoided: Micros, now: SystemTime) {
-        self.settled().add(Day::of(now), Sum { avoided, ..Sum::default() });
+    pub(super) fn spare(&self, avoided: MicroCredits, now: SystemTime) {
+        self.settled().add(Day::of(now), CreditUsage { avoided, ..CreditUsage::default() });
     }
 
     /// A call that was not made and would have cost so much. On the way of every hit.
-    pub(super) fn avoid(&self, credits: Micros, now: SystemTime) {
+    pub(super) fn avoid(&self, credits: MicroCredits, now: SystemTime) {
         let day = Day::of(now).raw();
         if self.avoided.day.load(Ordering::Relaxed) != day {
             let _days = self.settled();
@@ -87,13 +87,13 @@ impl Book {
     }
 
     /// What a call costs that costs something; `None`: there was none yet.
-    pub(super) fn usual(&self) -> Option<Micros> {
+    pub(super) fn usual(&self) -> Option<MicroCredits> {
         let usual = self.usual.load(Ordering::Relaxed);
-        (usual > 0).then_some(Micros(usual))
+        (usual > 0).then_some(MicroCredits(usual))
     }
 
     /// What came together in the window of `now`.
-    pub(super) fn window(&self, period: Period, now: SystemTime) -> Sum {
+    pub(super) fn window(&self, period: Period, now: SystemTime) -> CreditUsage {
         self.settled().window(period, now)
     }
 
@@ -102,8 +102,8 @@ impl Book {
     /// expected to cost more: otherwise the last credits of a budget could never be spent.
     pub(super) fn reserve(
         &self,
-        price: Micros,
-        all: Micros,
+        price: MicroCredits,
+        all: MicroCredits,
         period: Period,
         now: SystemTime,
     ) -> bool {
@@ -116,18 +116,18 @@ impl Book {
     }
 
     /// The credits set aside for a call are free again.
-    pub(super) fn release(&self, price: Micros) {
+    pub(super) fn release(&self, price: MicroCredits) {
         let mut days = self.days.lock();
-        days.reserved = Micros(days.reserved.0.saturating_sub(price.0));
+        days.reserved = MicroCredits(days.reserved.0.saturating_sub(price.0));
     }
 
     /// The credits that calls under way are expected to cost.
-    pub(super) fn reserved(&self) -> Micros {
+    pub(super) fn reserved(&self) -> MicroCredits {
         self.days.lock().reserved
     }
 
     /// Takes down what an operator is told; false: it was told before.
-    pub(super) fn tell(&self, told: Told) -> bool {
+    pub(super) fn tell(&self, told: AlertState) -> bool {
         let mut days = self.days.lock();
         let before =
             days.told.filter(|before| (before.window, before.budget) == (told.window, told.budget));
@@ -139,7 +139,7 @@ impl Book {
     }
 
     /// Adds what an earlier larder kept of a day to what happened since this one started.
-    pub(super) fn adopt(&self, day: Day, kept: Sum) {
+    pub(super) fn adopt(&self, day: Day, kept: CreditUsage) {
         let mut days = self.settled();
         let own = days.by_day.contains_key(&day);
         days.add(day, kept);
@@ -151,7 +151,7 @@ impl Book {
     }
 
     /// What changed since this was asked last.
-    pub(super) fn changed(&self, rows: &mut Vec<Row>) {
+    pub(super) fn changed(&self, rows: &mut Vec<UsageRow>) {
         let mut days = self.settled();
         for day in std::mem::take(&mut days.changed) {
             rows.push(row::encode(&self.name, day, days.by_day.get(&day).copied()));
@@ -162,10 +162,10 @@ impl Book {
     fn settled(&self) -> MutexGuard<'_, Days> {
         let mut days = self.days.lock();
         let avoided_calls = self.avoided.calls.swap(0, Ordering::Relaxed);
-        let avoided = Micros(self.avoided.credits.swap(0, Ordering::Relaxed));
-        if avoided_calls > 0 || avoided > Micros::default() {
+        let avoided = MicroCredits(self.avoided.credits.swap(0, Ordering::Relaxed));
+        if avoided_calls > 0 || avoided > MicroCredits::default() {
             let day = Day::from_raw(self.avoided.day.load(Ordering::Relaxed));
-            days.add(day, Sum { avoided_calls, avoided, ..Sum::default() });
+            days.add(day, CreditUsage { avoided_calls, avoided, ..CreditUsage::default() });
         }
         days
     }
@@ -177,13 +177,13 @@ impl Book {
 }
 
 impl Days {
-    fn window(&self, period: Period, now: SystemTime) -> Sum {
+    fn window(&self, period: Period, now: SystemTime) -> CreditUsage {
         let day = Day::of(now);
         let window = self.by_day.range(day.first(period)..day.next(period));
-        window.fold(Sum::default(), |sum, (_, one)| sum.plus(*one))
+        window.fold(CreditUsage::default(), |sum, (_, one)| sum.plus(*one))
     }
 
-    fn add(&mut self, day: Day, sum: Sum) {
+    fn add(&mut self, day: Day, sum: CreditUsage) {
         self.all = self.all.plus(sum);
         let before = self.by_day.get(&day).copied();
         self.by_day.insert(day, before.unwrap_or_default().plus(sum));

@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::ledger::book::Book;
-use crate::account::ledger::sum::Micros;
+use crate::account::ledger::book::UsageHistory;
+use crate::account::ledger::sum::MicroCredits;
 
 /// Credits that are set aside for one call. Dropped, they are free again: the call's bill is in the book
 /// by then, or the call cost nothing.
 #[derive(Debug)]
 pub struct Reservation {
-    book: Arc<Book>,
-    price: Micros,
+    book: Arc<UsageHistory>,
+    price: MicroCredits,
 }
 
 /// Why a call may not be made.
@@ -28,7 +28,7 @@ pub enum Shortage {
 
 impl Reservation {
     /// Credits that `book` has set aside already.
-    pub(super) fn new(book: &Arc<Book>, price: Micros) -> Self {
+    pub(super) fn new(book: &Arc<UsageHistory>, price: MicroCredits) -> Self {
         Self { book: Arc::clone(book), price }
     }
 }

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use crate::account::ledger::calendar::Day;
-use crate::account::ledger::sum::{Micros, Sum};
+use crate::account::ledger::sum::{CreditUsage, MicroCredits};
 
 /// What is to be kept under a key; `None`: no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct UsageRow {
     /// Unique among the rows.
     pub key: Vec<u8>,
     /// What stands there.
@@ -18,17 +18,17 @@ pub struct Row {
 }
 
 /// The row of an upstream's day; without a sum it is to go.
-pub(super) fn encode(upstream: &str, day: Day, sum: Option<Sum>) -> Row {
+pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> UsageRow {
     let mut key = day.raw().to_be_bytes().to_vec();
     key.extend_from_slice(upstream.as_bytes());
-    let value = sum.map(|Sum { calls, paid, credits, avoided_calls, avoided }| {
+    let value = sum.map(|CreditUsage { calls, paid, credits, avoided_calls, avoided }| {
         [calls, paid, credits.0, avoided_calls, avoided.0].map(u64::to_be_bytes).concat()
     });
-    Row { key, value }
+    UsageRow { key, value }
 }
 
 /// Whose it is, of which day, and how much; `None`: it is no row.
-pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, Sum)> {
+pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, CreditUsage)> {
     let (day, upstream) = key.split_first_chunk()?;
     let upstream = std::str::from_utf8(upstream).ok().filter(|name| !name.is_empty())?;
     let (calls, rest) = number(value)?;
@@ -36,8 +36,8 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, Sum)> {
     let (credits, rest) = number(rest)?;
     let (avoided_calls, rest) = number(rest)?;
     let (avoided, _later) = number(rest)?;
-    let (credits, avoided) = (Micros(credits), Micros(avoided));
-    let sum = Sum { calls, paid, credits, avoided_calls, avoided };
+    let (credits, avoided) = (MicroCredits(credits), MicroCredits(avoided));
+    let sum = CreditUsage { calls, paid, credits, avoided_calls, avoided };
     Some((upstream.into(), Day::from_raw(u32::from_be_bytes(*day)), sum))
 }
 
@@ -52,14 +52,14 @@ mod tests {
 
     #[test]
     fn a_row_is_read_as_it_was_written_whatever_a_later_larder_adds() {
-        let sum = Sum {
+        let sum = CreditUsage {
             calls: 1,
             paid: 2,
-            credits: Micros(u64::MAX),
+            credits: MicroCredits(u64::MAX),
             avoided_calls: 4,
-            avoided: Micros(5),
+            avoided: MicroCredits(5),
         };
-        let Row { key, value } = encode("coins", Day::from_raw(20_000), Some(sum));
+        let UsageRow { key, value } = encode("coins", Day::from_raw(20_000), Some(sum));
         let mut value = value.unwrap();
         let expected = ("coins".into(), Day::from_raw(20_000), sum);
         assert_eq!(decode(&key, &value).as_ref(), Some(&expected));

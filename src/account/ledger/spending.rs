@@ -5,14 +5,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::account::ledger::book::Book;
+use crate::account::ledger::book::UsageHistory;
 use crate::account::ledger::calendar::Day;
-use crate::account::ledger::{Standing, money, standing};
-use crate::policy::conduct::{Budget, Cost, Period};
+use crate::account::ledger::{BudgetStatus, money, standing};
+use crate::policy::conduct::{Cost, CostBudget, Period};
 
 /// One upstream that costs something.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spending {
+pub struct CostReport {
     /// The configured name.
     pub upstream: Arc<str>,
     /// What money is counted in.
@@ -20,16 +20,16 @@ pub struct Spending {
     /// What a credit costs.
     pub per_credit: f64,
     /// Since midnight (UTC).
-    pub today: Spent,
+    pub today: PeriodUsage,
     /// Since the first of the month (UTC).
-    pub month: Spent,
+    pub month: PeriodUsage,
     /// The budget, and how it stands; `None`: there is none.
-    pub budget: Option<(Budget, Standing)>,
+    pub budget: Option<(CostBudget, BudgetStatus)>,
 }
 
 /// What was spent in a window, and what was not.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spent {
+pub struct PeriodUsage {
     /// When the window began.
     pub since: SystemTime,
     /// How long it still lasts.
@@ -48,22 +48,22 @@ pub struct Spent {
     pub avoided_money: f64,
 }
 
-impl Spending {
-    pub(super) fn of(book: &Book, cost: &Cost, now: SystemTime) -> Self {
+impl CostReport {
+    pub(super) fn of(book: &UsageHistory, cost: &Cost, now: SystemTime) -> Self {
         let budget = cost.budget.map(|budget| (budget, standing(book, &budget, now)));
         Self {
             upstream: Arc::clone(book.name()),
             currency: cost.currency.clone(),
             per_credit: cost.per_credit,
-            today: Spent::of(book, cost, Period::Day, now),
-            month: Spent::of(book, cost, Period::Month, now),
+            today: PeriodUsage::of(book, cost, Period::Day, now),
+            month: PeriodUsage::of(book, cost, Period::Month, now),
             budget,
         }
     }
 }
 
-impl Spent {
-    fn of(book: &Book, cost: &Cost, period: Period, now: SystemTime) -> Self {
+impl PeriodUsage {
+    fn of(book: &UsageHistory, cost: &Cost, period: Period, now: SystemTime) -> Self {
         let (sum, day) = (book.window(period, now), Day::of(now));
         Self {
             since: day.first(period).begin(),

@@ -4,9 +4,9 @@
 
 /// Millionths of a credit: what an API counts in whole credits adds up exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Micros(pub(super) u64);
+pub(super) struct MicroCredits(pub(super) u64);
 
-impl Micros {
+impl MicroCredits {
     /// One credit.
     pub(super) const CREDIT: Self = Self(MILLION);
 
@@ -33,23 +33,23 @@ impl Micros {
 
 /// What came together in some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sum {
+pub(super) struct CreditUsage {
     /// Calls that were made: answered, or left by a client that did not wait for the answer.
     pub(super) calls: u64,
     /// Those of them that cost something.
     pub(super) paid: u64,
     /// What they cost.
-    pub(super) credits: Micros,
+    pub(super) credits: MicroCredits,
     /// Calls that were not made, because what is stored answered.
     pub(super) avoided_calls: u64,
     /// What they would have cost, and what calls would have cost that cost nothing.
-    pub(super) avoided: Micros,
+    pub(super) avoided: MicroCredits,
 }
 
-impl Sum {
+impl CreditUsage {
     /// A call that cost so much.
-    pub(super) fn spent(credits: Micros) -> Self {
-        let paid = u64::from(credits > Micros::default());
+    pub(super) fn spent(credits: MicroCredits) -> Self {
+        let paid = u64::from(credits > MicroCredits::default());
         Self { calls: 1, paid, credits, ..Self::default() }
     }
 
@@ -64,8 +64,8 @@ impl Sum {
     }
 
     /// What a call costs that costs something; `None`: there was none yet.
-    pub(super) fn usual(self) -> Option<Micros> {
-        self.credits.0.checked_div(self.paid).map(Micros)
+    pub(super) fn usual(self) -> Option<MicroCredits> {
+        self.credits.0.checked_div(self.paid).map(MicroCredits)
     }
 }
 
@@ -80,23 +80,23 @@ mod tests {
     #[test]
     fn what_is_no_amount_is_none_and_what_is_too_much_is_the_most() {
         for nothing in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY, 1e-9] {
-            assert_eq!(Micros::of(nothing), Micros(0), "{nothing}");
+            assert_eq!(MicroCredits::of(nothing), MicroCredits(0), "{nothing}");
         }
         for most in [f64::INFINITY, 1e300] {
-            assert_eq!(Micros::of(most), Micros(u64::MAX), "{most}");
+            assert_eq!(MicroCredits::of(most), MicroCredits(u64::MAX), "{most}");
         }
-        let full = Sum::spent(Micros(u64::MAX));
-        assert_eq!(full.plus(full).credits, Micros(u64::MAX));
+        let full = CreditUsage::spent(MicroCredits(u64::MAX));
+        assert_eq!(full.plus(full).credits, MicroCredits(u64::MAX));
     }
 
     proptest! {
         #[test]
         fn whole_credits_add_up_exactly(credits in proptest::collection::vec(0u32..100_000, 1..100)) {
-            let sum = credits.iter().fold(Sum::default(), |sum, one| {
-                sum.plus(Sum::spent(Micros::of(f64::from(*one))))
+            let sum = credits.iter().fold(CreditUsage::default(), |sum, one| {
+                sum.plus(CreditUsage::spent(MicroCredits::of(f64::from(*one))))
             });
             let expected: u64 = credits.iter().map(|one| u64::from(*one)).sum();
-            prop_assert_eq!(sum.credits, Micros(expected * MILLION));
+            prop_assert_eq!(sum.credits, MicroCredits(expected * MILLION));
             prop_assert_eq!(sum.calls, credits.len() as u64);
         }
     }

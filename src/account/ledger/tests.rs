@@ -5,9 +5,9 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::account::log::written::Written;
-use crate::account::{Account, Exchange, ResultKind};
+use crate::account::{RequestEvent, ResultKind, Telemetry};
 use crate::config::{Timeouts, UpstreamHost, UpstreamTls};
-use crate::policy::conduct::{AtLimit, Conduct, Period};
+use crate::policy::conduct::{OverBudgetAction, Period, UpstreamPolicy};
 use crate::route::pattern::HostPattern;
 use crate::semantics::redaction::Redactor;
 
@@ -19,17 +19,22 @@ fn noon() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(NOON)
 }
 
-fn cost(credits: Credits, budget: Option<Budget>) -> Cost {
+fn cost(credits: CreditSource, budget: Option<CostBudget>) -> Cost {
     let (currency, per_credit) = ("USD".to_owned(), 0.5);
     Cost { currency, credits, per_credit, not_modified: false, budget }
 }
 
-fn in_header() -> Credits {
-    Credits::Header(http::HeaderName::from_static("x-credits"))
+fn in_header() -> CreditSource {
+    CreditSource::Header(http::HeaderName::from_static("x-credits"))
 }
 
-fn a_month(credits: f64) -> Budget {
-    Budget { credits, period: Period::Month, warn_at: 0.8, at_limit: AtLimit::StaleOnly }
+fn a_month(credits: f64) -> CostBudget {
+    CostBudget {
+        credits,
+        period: Period::Month,
+        warn_at: 0.8,
+        at_limit: OverBudgetAction::StaleOnly,
+    }
 }
 
 fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
@@ -43,21 +48,21 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
         timeouts: Timeouts::default(),
         tls,
         credential: None,
-        conduct: Conduct { cost, ..Conduct::default() },
+        conduct: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
     })
 }
 
 /// `coins` costs something, `roles` does not.
-fn account(clock: &Clock, cost: Cost) -> Arc<Account> {
+fn account(clock: &Clock, cost: Cost) -> Arc<Telemetry> {
     let upstreams =
         [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
-    let account = Account::dated(clock.clone(), &[], &[]);
+    let account = Telemetry::dated(clock.clone(), &[], &[]);
     account.ledger().price(&upstreams);
     account
 }
 
-fn answered(account: &Account, host: &str, result: ResultKind) {
-    account.record(&Exchange {
+fn answered(account: &Telemetry, host: &str, result: ResultKind) {
+    account.record(&RequestEvent {
         route: 0,
         result,
         why: None,
@@ -76,19 +81,19 @@ fn answered(account: &Account, host: &str, result: ResultKind) {
     });
 }
 
-fn only(account: &Account, now: SystemTime) -> Spending {
+fn only(account: &Telemetry, now: SystemTime) -> CostReport {
     let spendings = account.ledger().spendings(now);
     assert_eq!(spendings.len(), 1);
     spendings.into_iter().next().unwrap()
 }
 
 /// What a disk would hold, if it held everything.
-fn kept(account: &Account) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn kept(account: &Telemetry) -> Vec<(Vec<u8>, Vec<u8>)> {
     let rows = account.ledger().changed().into_iter();
     rows.filter_map(|row| Some((row.key, row.value?))).collect()
 }
 
-fn restored(account: &Account, kept: &[(Vec<u8>, Vec<u8>)]) -> usize {
+fn restored(account: &Telemetry, kept: &[(Vec<u8>, Vec<u8>)]) -> usize {
     account.ledger().restore(kept.iter().map(|(key, value)| (&key[..], &value[..])))
 }
 
@@ -138,7 +143,7 @@ fn an_answer_without_a_call_avoids_what_calls_cost_on_average() {
 
 #[test]
 fn a_call_that_is_priced_as_such_is_avoided_at_that_price() {
-    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(0.25), None));
+    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(0.25), None));
     answered(&account, "api.example", ResultKind::Coalesced);
     account.ledger().avoided("coins", 0.25, noon());
     let today = only(&account, noon()).today;
@@ -250,7 +255,7 @@ fn a_reload_goes_on_in_the_same_books() {
 
 #[test]
 fn threads_that_hit_at_once_are_all_counted() {
-    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(1.0), None));
+    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), None));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -297,8 +302,8 @@ fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
 
 #[test]
 fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {
-    let budget = Budget { credits: 5.0, period: Period::Day, ..a_month(5.0) };
-    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(1.0), Some(budget)));
+    let budget = CostBudget { credits: 5.0, period: Period::Day, ..a_month(5.0) };
+    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
     let ledger = account.ledger();
     let reserve = || ledger.reserve("coins", &budget, noon());
     let under_way: Vec<_> = (0..5).map(|_| reserve().expect("there is room")).collect();
@@ -316,9 +321,11 @@ fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {
 #[test]
 fn one_call_after_another_spends_a_budget_to_its_end_whatever_they_cost() {
     let budget = a_month(5.0);
-    for (credits, price, calls) in
-        [(Credits::PerCall(1.0), 1.0, 5), (Credits::PerCall(2.0), 2.0, 3), (in_header(), 0.5, 10)]
-    {
+    for (credits, price, calls) in [
+        (CreditSource::PerCall(1.0), 1.0, 5),
+        (CreditSource::PerCall(2.0), 2.0, 3),
+        (in_header(), 0.5, 10),
+    ] {
         let account = account(&Clock::by_hand(noon()), cost(credits, Some(budget)));
         let ledger = account.ledger();
         let mut made = 0;
@@ -349,7 +356,7 @@ fn a_learned_price_is_reserved_and_a_credit_at_least() {
 #[test]
 fn threads_that_reserve_at_once_are_given_no_more_than_there_is() {
     let budget = a_month(100.0);
-    let account = account(&Clock::by_hand(noon()), cost(Credits::PerCall(1.0), Some(budget)));
+    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
     let given = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {

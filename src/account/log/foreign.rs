@@ -52,11 +52,11 @@ const LONGEST: usize = 512;
 
 /// Lets at most ten foreign events a second pass: a failing origin makes pingora write one line per
 /// request.
-pub(super) struct Bounded {
+pub(super) struct RateLimitedLayer {
     lines: Mutex<Limiter>,
 }
 
-impl Bounded {
+impl RateLimitedLayer {
     pub(super) fn new() -> Self {
         Self { lines: Mutex::new(Limiter::new(10, Duration::from_secs(1))) }
     }
@@ -66,7 +66,7 @@ impl Bounded {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Bounded {
+impl<S: Subscriber> Layer<S> for RateLimitedLayer {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         match event.normalized_metadata() {
             Some(bridged) => self.may_pass(&bridged),

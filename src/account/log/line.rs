@@ -19,17 +19,17 @@ use crate::account::log::{escape, foreign};
 use crate::config::LogFormat;
 
 /// Writes events in one of the two forms.
-pub(super) struct Line {
+pub(super) struct LineFormat {
     format: LogFormat,
 }
 
-impl Line {
+impl LineFormat {
     pub(super) fn new(format: LogFormat) -> Self {
         Self { format }
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -43,7 +43,7 @@ where
         let bridged = event.normalized_metadata();
         let metadata = bridged.as_ref().unwrap_or_else(|| event.metadata());
         let foreign = foreign::is_foreign(metadata.target());
-        let mut facts = Facts::new(self.format, foreign);
+        let mut facts = FieldVisitor::new(self.format, foreign);
         event.record(&mut facts);
         let mut time = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
@@ -83,7 +83,7 @@ fn word(level: Level, foreign: bool) -> &'static str {
 }
 
 /// What an event says, redacted, escaped and bounded.
-struct Facts {
+struct FieldVisitor {
     format: LogFormat,
     foreign: bool,
     message: String,
@@ -91,7 +91,7 @@ struct Facts {
     room: usize,
 }
 
-impl Facts {
+impl FieldVisitor {
     fn new(format: LogFormat, foreign: bool) -> Self {
         let room = LONGEST_LINE - LONGEST_HEAD - LONGEST_TEXT;
         Self { format, foreign, message: String::new(), rest: String::new(), room }
@@ -155,7 +155,7 @@ fn needs_quotes(value: &str) -> bool {
     value.is_empty() || value.contains(|c: char| c.is_whitespace() || "\"=\\".contains(c))
 }
 
-impl Visit for Facts {
+impl Visit for FieldVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.text(field, value);
     }

@@ -32,9 +32,9 @@ fn without_marked(text: &str) -> Cow<'_, str> {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
         rest = match suspect {
-            Suspect::Query => after_query(from, &mut out),
-            Suspect::Scheme => after_user_info(from, beyond.is_empty(), &mut out),
-            Suspect::Credential(name) => after_credential(from, name, &mut out),
+            SecretPattern::Query => after_query(from, &mut out),
+            SecretPattern::Scheme => after_user_info(from, beyond.is_empty(), &mut out),
+            SecretPattern::Credential(name) => after_credential(from, name, &mut out),
         };
         next = first_suspect(rest);
     }
@@ -50,7 +50,7 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// What may begin a secret.
 #[derive(Debug, Clone, Copy)]
-enum Suspect {
+enum SecretPattern {
     /// `?`
     Query,
     /// `://`
@@ -59,12 +59,14 @@ enum Suspect {
     Credential(&'static str),
 }
 
-fn first_suspect(text: &str) -> Option<(usize, Suspect)> {
-    let query = text.find('?').map(|at| (at, Suspect::Query));
-    let scheme = text.find(SCHEME).map(|at| (at, Suspect::Scheme));
+fn first_suspect(text: &str) -> Option<(usize, SecretPattern)> {
+    let query = text.find('?').map(|at| (at, SecretPattern::Query));
+    let scheme = text.find(SCHEME).map(|at| (at, SecretPattern::Scheme));
     let credential = CREDENTIALS
         .into_iter()
-        .filter_map(|name| find_ignoring_case(text, name).map(|at| (at, Suspect::Credential(name))))
+        .filter_map(|name| {
+            find_ignoring_case(text, name).map(|at| (at, SecretPattern::Credential(name)))
+        })
         .min_by_key(|(at, _)| *at);
     [query, scheme, credential].into_iter().flatten().min_by_key(|(at, _)| *at)
 }

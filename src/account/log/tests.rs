@@ -6,7 +6,7 @@ use http::Method;
 
 use super::*;
 use crate::account::log::written::Written;
-use crate::account::{Account, Exchange, Refusal, ResultKind, Retry, UpstreamCall};
+use crate::account::{RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent};
 use crate::config::{LogFormat, LogLevel};
 
 /// What `act` makes the log say.
@@ -24,12 +24,12 @@ fn as_json(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
 }
 
-fn account() -> Arc<Account> {
-    Account::new(&[Arc::from("roles")], &[Arc::from("discord")])
+fn account() -> Arc<Telemetry> {
+    Telemetry::new(&[Arc::from("roles")], &[Arc::from("discord")])
 }
 
-fn exchange(path: &str) -> Exchange<'_> {
-    Exchange {
+fn exchange(path: &str) -> RequestEvent<'_> {
+    RequestEvent {
         route: 0,
         result: ResultKind::Miss,
         why: Some("uri-miss"),
@@ -147,7 +147,7 @@ fn ovl_11_a_flood_of_refusals_is_ten_lines_and_all_are_counted() {
     let account = account();
     let act = || {
         for _ in 0..5_000 {
-            account.refused(&Refusal { class: "malformed", client: None });
+            account.refused(&RejectEvent { class: "malformed", client: None });
         }
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
@@ -170,7 +170,7 @@ fn a_flood_from_pingora_is_bounded_too() {
 
 #[test]
 fn a_failed_call_names_upstream_route_and_class() {
-    let call = UpstreamCall {
+    let call = UpstreamEvent {
         upstream: 0,
         route: 1,
         host: "discord.example",
@@ -204,7 +204,7 @@ fn what_pingora_warns_of_is_shown_at_debug_only() {
 fn a_retry_and_a_stale_answer_in_place_of_an_error_are_a_line_each_with_their_cause() {
     let wait = std::time::Duration::from_millis(2500);
     let (host, port) = ("discord.example", 443);
-    let retry = Retry { upstream: 0, route: 0, host, port, cause: "rate-limited", wait };
+    let retry = RetryEvent { upstream: 0, route: 0, host, port, cause: "rate-limited", wait };
     let act = || {
         let account = account();
         account.upstream_retry(&retry);
@@ -238,7 +238,7 @@ fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
         let duration = std::time::Duration::ZERO;
         let outcome = Err("connect");
         let (host, port) = ("h", 443);
-        account.upstream_call(&UpstreamCall {
+        account.upstream_call(&UpstreamEvent {
             upstream: 0,
             route: 0,
             host,

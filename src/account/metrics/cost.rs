@@ -11,7 +11,7 @@ use crate::account::metrics::register::{amounts, shares};
 
 /// They hold for all configurations.
 #[derive(Clone)]
-pub(in crate::account) struct Costs {
+pub(in crate::account) struct CostMetrics {
     cost: CounterVec,
     avoided: CounterVec,
     credits: CounterVec,
@@ -21,13 +21,13 @@ pub(in crate::account) struct Costs {
 }
 
 /// Those of one upstream, resolved: a hit looks nothing up.
-pub(in crate::account) struct Cost {
+pub(in crate::account) struct CostHandles {
     money: Counter,
     avoided: Counter,
     credits: Counter,
 }
 
-impl Costs {
+impl CostMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
             cost: amounts(
@@ -60,8 +60,8 @@ impl Costs {
     }
 
     /// Those of an upstream.
-    pub(in crate::account) fn of(&self, upstream: &str) -> Cost {
-        Cost {
+    pub(in crate::account) fn of(&self, upstream: &str) -> CostHandles {
+        CostHandles {
             money: self.cost.with_label_values(&[upstream]),
             avoided: self.avoided.with_label_values(&[upstream]),
             credits: self.credits.with_label_values(&[upstream]),
@@ -83,7 +83,7 @@ impl Costs {
     }
 }
 
-impl Cost {
+impl CostHandles {
     /// A call that cost so much.
     pub(in crate::account) fn spent(&self, credits: f64, money: f64) {
         self.credits.inc_by(credits);

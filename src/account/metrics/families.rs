@@ -9,7 +9,7 @@ use crate::account::metrics::register::counters;
 
 /// Counters with labels, shared by all configurations.
 #[derive(Clone)]
-pub(super) struct Families {
+pub(super) struct LabelledMetrics {
     pub(super) misses: IntCounterVec,
     pub(super) not_stored: IntCounterVec,
     pub(super) upstream_requests: IntCounterVec,
@@ -21,7 +21,7 @@ pub(super) struct Families {
     pub(super) handshakes: IntCounterVec,
 }
 
-impl Families {
+impl LabelledMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         let family = |name, help, labels: &[&str]| counters(r, name, help, labels);
         Self {

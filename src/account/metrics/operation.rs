@@ -8,14 +8,14 @@ use crate::account::metrics::register::{counter, gauge_of_one, gauges};
 
 /// They hold for all configurations.
 #[derive(Clone)]
-pub(in crate::account) struct Operation {
+pub(in crate::account) struct AdminMetrics {
     mode: IntGaugeVec,
     insecure: IntGaugeVec,
     reloaded: IntGauge,
     reload_failures: IntCounter,
 }
 
-impl Operation {
+impl AdminMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
             mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),

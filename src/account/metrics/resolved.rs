@@ -13,14 +13,14 @@ use crate::account::exchange::ResultKind;
 const RESULTS: usize = ResultKind::ALL.len();
 
 /// One route.
-pub(super) struct Route {
+pub(super) struct RouteHandles {
     name: Arc<str>,
     requests: [IntCounter; RESULTS],
     durations: [Lazy; RESULTS],
     coalesced: IntCounter,
 }
 
-impl Route {
+impl RouteHandles {
     pub(super) fn new(
         name: &Arc<str>,
         requests: &IntCounterVec,
@@ -55,12 +55,12 @@ impl Route {
 }
 
 /// One upstream.
-pub(super) struct Upstream {
+pub(super) struct UpstreamHandles {
     name: Arc<str>,
     durations: Lazy,
 }
 
-impl Upstream {
+impl UpstreamHandles {
     pub(super) fn new(name: &Arc<str>, durations: &HistogramVec) -> Self {
         Self { name: Arc::clone(name), durations: Lazy::new(durations) }
     }

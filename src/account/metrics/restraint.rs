@@ -10,14 +10,14 @@ use crate::account::metrics::register::{amounts, counters};
 
 /// They hold for all configurations.
 #[derive(Clone)]
-pub(in crate::account) struct Restraint {
+pub(in crate::account) struct UpstreamLimitMetrics {
     rate_limited: IntCounterVec,
     refused: IntCounterVec,
     waits: IntCounterVec,
     wait_seconds: CounterVec,
 }
 
-impl Restraint {
+impl UpstreamLimitMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
             rate_limited: counters(

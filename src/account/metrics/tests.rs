@@ -14,8 +14,8 @@ fn metrics(routes: usize) -> Metrics {
     Metrics::new(&routes, &[Arc::from("discord"), Arc::from("none")])
 }
 
-fn exchange(route: usize, result: ResultKind) -> Exchange<'static> {
-    Exchange {
+fn exchange(route: usize, result: ResultKind) -> RequestEvent<'static> {
+    RequestEvent {
         route,
         result,
         why: None,
@@ -60,7 +60,7 @@ fn a_hit_counts_once_with_its_duration_and_bytes() {
 #[test]
 fn a_waiter_counts_as_coalesced_in_both_families() {
     let metrics = metrics(1);
-    let waiter = Exchange { why: Some("uri-miss"), ..exchange(0, ResultKind::Coalesced) };
+    let waiter = RequestEvent { why: Some("uri-miss"), ..exchange(0, ResultKind::Coalesced) };
     metrics.record(&waiter);
     let page = metrics.render();
     let requests = r#"larder_requests_total{result="coalesced",route="route-0"}"#;
@@ -79,15 +79,15 @@ fn an_index_past_the_last_route_counts_as_none() {
     assert_eq!(value(&metrics.render(), series), Some(2.0));
 }
 
-fn call(status: StatusCode) -> UpstreamCall<'static> {
+fn call(status: StatusCode) -> UpstreamEvent<'static> {
     let duration = Duration::from_millis(1);
-    UpstreamCall { upstream: 0, route: 0, host: "h", port: 443, outcome: Ok(status), duration }
+    UpstreamEvent { upstream: 0, route: 0, host: "h", port: 443, outcome: Ok(status), duration }
 }
 
 #[test]
 fn every_family_of_the_issue_appears_once_something_of_it_happened() {
     let metrics = metrics(1);
-    let missed = Exchange { why: Some("stale"), ..exchange(0, ResultKind::Miss) };
+    let missed = RequestEvent { why: Some("stale"), ..exchange(0, ResultKind::Miss) };
     metrics.record(&missed);
     metrics.upstream_call(&call(StatusCode::OK));
     metrics.operation().mode("cache", &["cache", "bypass"]);

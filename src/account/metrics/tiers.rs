@@ -8,7 +8,7 @@ use crate::account::metrics::register::{counter, counters, gauge_of_one, gauges}
 
 /// What the tiers hold and how they are.
 #[derive(Clone)]
-pub(super) struct Tiers {
+pub(super) struct StoreMetrics {
     pub(super) entries: IntGaugeVec,
     pub(super) bytes: IntGaugeVec,
     pub(super) evictions: IntCounterVec,
@@ -17,7 +17,7 @@ pub(super) struct Tiers {
     pub(super) errors: IntCounterVec,
 }
 
-impl Tiers {
+impl StoreMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
             entries: gauges(r, "larder_entries", "Stored responses.", &["tier"]),

@@ -93,7 +93,7 @@ async fn adm_08_what_looks_like_a_pattern_is_one_url_letter_for_letter() {
 #[tokio::test]
 async fn a_purge_that_would_not_last_is_503_and_says_why() {
     let admin = admin().await;
-    *admin.larder.purge.lock() = Err(NotPurged { why: "the disk is full".to_owned() });
+    *admin.larder.purge.lock() = Err(PurgeError { why: "the disk is full".to_owned() });
     let (status, answer) = admin.operate("POST /v1/purge", r#"{"all": true}"#).await;
     assert_eq!((status, class(&answer)), (503, "not_durable"));
     assert_eq!(answer["larder_error"]["why"], "the disk is full");
@@ -112,7 +112,7 @@ async fn a_reload_says_what_is_in_force_or_why_the_old_one_stays() {
     assert_eq!((status, admin.larder.asked().len()), (400, 0));
     let report =
         "proxy.yaml:2:1: lisen: is not a key that this larder knows\nproxy.yaml: 1 problem";
-    *admin.larder.reload.lock() = Err(NotReloaded { report: report.to_owned() });
+    *admin.larder.reload.lock() = Err(ReloadError { report: report.to_owned() });
     let (status, answer) = admin.operate("POST /v1/config/reload", "").await;
     assert_eq!((status, class(&answer)), (422, "not_reloaded"));
     assert_eq!(answer["larder_error"]["report"], report);

@@ -12,33 +12,33 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::account::problem::Problem;
-use crate::admin::controls::{NotReloaded, Reloaded};
-use crate::admin::{Desk, answer, v1};
+use crate::admin::controls::{ReloadError, ReloadResult};
+use crate::admin::{AppState, answer, v1};
 
 /// `GET /v1/config`
-pub(in crate::admin) async fn show(State(desk): State<Desk>) -> Response {
+pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
     answer::json(StatusCode::OK, &desk.controls.config())
 }
 
 /// A reload has nothing to say yet.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {}
+struct ReloadRequest {}
 
 /// `POST /v1/config/reload`
-pub(in crate::admin) async fn reload(State(desk): State<Desk>, body: Bytes) -> Response {
+pub(in crate::admin) async fn reload(State(desk): State<AppState>, body: Bytes) -> Response {
     reloaded(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn reloaded(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> {
-    let Asked {} = v1::parse_if_any(&body, &WANTED)?;
+async fn reloaded(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
+    let ReloadRequest {} = v1::parse_if_any(&body, &WANTED)?;
     let controls = Arc::clone(&desk.controls);
     let outcome = v1::finish(async move { controls.reload().await }).await?;
     Ok(match outcome {
-        Ok(Reloaded { routes, notes }) => {
+        Ok(ReloadResult { routes, notes }) => {
             answer::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
         }
-        Err(NotReloaded { report }) => answer::refuse_with(&NOT_RELOADED, "report", &report),
+        Err(ReloadError { report }) => answer::refuse_with(&NOT_RELOADED, "report", &report),
     })
 }
 

@@ -7,18 +7,18 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::account::ledger::{Spending, Spent, Standing};
+use crate::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
 use crate::admin::v1::entries::timestamp;
-use crate::admin::{Desk, answer};
-use crate::policy::conduct::Budget;
+use crate::admin::{AppState, answer};
+use crate::policy::conduct::CostBudget;
 
 /// `GET /v1/cost`
-pub(in crate::admin) async fn list(State(desk): State<Desk>) -> Response {
+pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
     let upstreams: Vec<_> = desk.controls.cost().iter().map(shown).collect();
     answer::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
-fn shown(spending: &Spending) -> Value {
+fn shown(spending: &CostReport) -> Value {
     json!({
         "name": &*spending.upstream,
         "currency": spending.currency,
@@ -29,7 +29,7 @@ fn shown(spending: &Spending) -> Value {
     })
 }
 
-fn spent(spent: &Spent) -> Value {
+fn spent(spent: &PeriodUsage) -> Value {
     json!({
         "since": timestamp(spent.since),
         "ends_in": spent.ends_in.as_secs(),
@@ -44,7 +44,7 @@ fn spent(spent: &Spent) -> Value {
     })
 }
 
-fn stands(budget: &Budget, standing: &Standing) -> Value {
+fn stands(budget: &CostBudget, standing: &BudgetStatus) -> Value {
     json!({
         "credits": amount(budget.credits),
         "period": budget.period.token(),

@@ -12,14 +12,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::account::problem::Problem;
-use crate::admin::controls::{Entry, Listing};
-use crate::admin::{Desk, answer, v1};
+use crate::admin::controls::{Entry, ListQuery};
+use crate::admin::{AppState, answer, v1};
 use crate::semantics::target::Target;
 
 /// What is misspelt is refused: `?ulr=…` must not list everything.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::admin) struct Asked {
+pub(in crate::admin) struct ListParams {
     cursor: Option<String>,
     #[serde(default = "usual")]
     limit: usize,
@@ -35,8 +35,8 @@ fn usual() -> usize {
 
 /// `GET /v1/entries`
 pub(in crate::admin) async fn list(
-    State(desk): State<Desk>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    State(desk): State<AppState>,
+    asked: Result<Query<ListParams>, QueryRejection>,
 ) -> Response {
     let Ok(Query(asked)) = asked else { return answer::refuse(&WANTED) };
     if asked.limit == 0 || asked.limit > MOST {
@@ -49,8 +49,8 @@ pub(in crate::admin) async fn list(
     if key == Some(None) || (key.is_some() && url.is_some()) {
         return answer::refuse(&WANTED);
     }
-    let Asked { cursor: after, limit, details, .. } = asked;
-    let listing = Listing { after, limit, url, key: key.flatten(), details };
+    let ListParams { cursor: after, limit, details, .. } = asked;
+    let listing = ListQuery { after, limit, url, key: key.flatten(), details };
     let page = desk.controls.entries(&listing).await;
     let entries: Vec<_> = page.entries.iter().map(shown).collect();
     let mut told = json!({ "entries": entries, "next": page.next });

@@ -10,23 +10,23 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::account::problem::Problem;
-use crate::admin::{Desk, answer, v1};
+use crate::admin::{AppState, answer, v1};
 use crate::policy::Mode;
 
 /// `GET /v1/mode`
-pub(in crate::admin) async fn show(State(desk): State<Desk>) -> Response {
+pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
     shown(desk.controls.mode())
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct ModeRequest {
     mode: String,
 }
 
 /// `PUT /v1/mode`
-pub(in crate::admin) async fn turn(State(desk): State<Desk>, body: Bytes) -> Response {
-    let asked: Asked = match v1::parse(&body, &WANTED) {
+pub(in crate::admin) async fn turn(State(desk): State<AppState>, body: Bytes) -> Response {
+    let asked: ModeRequest = match v1::parse(&body, &WANTED) {
         Ok(asked) => asked,
         Err(problem) => return answer::refuse(problem),
     };

@@ -13,13 +13,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::account::problem::Problem;
-use crate::admin::controls::{NotPurged, Purge, Purgeable, Purged};
-use crate::admin::{Desk, answer, v1};
+use crate::admin::controls::{Purge, PurgeError, PurgeResult, PurgeTarget};
+use crate::admin::{AppState, answer, v1};
 use crate::semantics::target::Target;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct PurgeRequest {
     url: Option<String>,
     key: Option<String>,
     #[serde(default)]
@@ -31,30 +31,30 @@ struct Asked {
 }
 
 /// `POST /v1/purge`
-pub(in crate::admin) async fn purge(State(desk): State<Desk>, body: Bytes) -> Response {
+pub(in crate::admin) async fn purge(State(desk): State<AppState>, body: Bytes) -> Response {
     purged(&desk, body).await.unwrap_or_else(answer::refuse)
 }
 
-async fn purged(desk: &Desk, body: Bytes) -> Result<Response, &'static Problem> {
-    let asked: Asked = v1::parse(&body, &WANTED)?;
+async fn purged(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
+    let asked: PurgeRequest = v1::parse(&body, &WANTED)?;
     let what = match (asked.url.as_deref(), asked.key.as_deref(), asked.all) {
-        (Some(url), None, false) => Purgeable::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
-        (None, Some(key), false) => Purgeable::Key(v1::key(key).ok_or(&WANTED)?),
-        (None, None, true) => Purgeable::All,
+        (Some(url), None, false) => PurgeTarget::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
+        (None, Some(key), false) => PurgeTarget::Key(v1::key(key).ok_or(&WANTED)?),
+        (None, None, true) => PurgeTarget::All,
         _ => return Err(&WANTED),
     };
     let purge = Purge { what, soft: asked.soft, dry_run: asked.dry_run };
     let controls = Arc::clone(&desk.controls);
     let outcome = v1::finish(async move { controls.purge(&purge).await }).await?;
     Ok(match outcome {
-        Ok(Purged { count, sent_as }) => {
+        Ok(PurgeResult { count, sent_as }) => {
             let mut told = json!({ "count": count });
             if let Some(sent_as) = sent_as {
                 told["sent_as"] = sent_as.into();
             }
             answer::json(StatusCode::OK, &told)
         }
-        Err(NotPurged { why }) => answer::refuse_with(&NOT_DURABLE, "why", &why),
+        Err(PurgeError { why }) => answer::refuse_with(&NOT_DURABLE, "why", &why),
     })
 }
 

@@ -9,16 +9,16 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::{Desk, answer};
-use crate::upstream::report::{Held, Limited, Report};
+use crate::admin::{AppState, answer};
+use crate::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 /// `GET /v1/upstreams`
-pub(in crate::admin) async fn list(State(desk): State<Desk>) -> Response {
+pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
     let upstreams: Vec<_> = desk.controls.upstreams().iter().map(shown).collect();
     answer::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
-fn shown(report: &Report) -> Value {
+fn shown(report: &UpstreamStatus) -> Value {
     let invalid = report.invalid_requests;
     let (retries, allowed) = report.retries;
     json!({
@@ -36,7 +36,7 @@ fn shown(report: &Report) -> Value {
     })
 }
 
-fn held(held: &Held) -> Value {
+fn held(held: &CooldownStatus) -> Value {
     json!({
         "reach": held.reach,
         "cause": held.cause,
@@ -47,7 +47,7 @@ fn held(held: &Held) -> Value {
     })
 }
 
-fn limited(limited: &Limited) -> Value {
+fn limited(limited: &LimitStatus) -> Value {
     json!({
         "name": limited.name,
         "limit": limited.limit,

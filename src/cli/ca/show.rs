@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::config::CaFiles;
-use crate::front::authority::Authority;
+use crate::front::authority::CertificateAuthority;
 
 /// For people.
-pub(super) fn print(authority: &Authority, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn print(authority: &CertificateAuthority, out: &mut dyn Write) -> io::Result<()> {
     let own = authority.certificate();
     writeln!(out, "subject      {}", own.subject)?;
     writeln!(out, "SHA-256      {}", own.fingerprint())?;
@@ -25,7 +25,7 @@ pub(super) fn print(authority: &Authority, out: &mut dyn Write) -> io::Result<()
 }
 
 /// For programs.
-pub(super) fn to_json(authority: &Authority) -> Value {
+pub(super) fn to_json(authority: &CertificateAuthority) -> Value {
     let own = authority.certificate();
     let files = authority.files();
     json!({
@@ -40,7 +40,7 @@ pub(super) fn to_json(authority: &Authority) -> Value {
 }
 
 /// The same after a rotation that kept these.
-pub(super) fn rotated_to_json(authority: &Authority, kept: Option<&CaFiles>) -> Value {
+pub(super) fn rotated_to_json(authority: &CertificateAuthority, kept: Option<&CaFiles>) -> Value {
     let mut value = to_json(authority);
     value["before"] = kept.map_or(
         Value::Null,

@@ -13,17 +13,17 @@ use crate::config::words;
 use crate::front::mount::Mounts;
 use crate::policy::Policy;
 use crate::route::pattern::Pattern;
-use crate::semantics::asked::{Asked, Listener};
+use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::redaction;
 use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
-use crate::upstream::place::Upstreams;
+use crate::upstream::place::UpstreamTable;
 
 /// Why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum ExplainError {
     /// Not a method.
     #[error("`{0}` is not a method; write it in capitals, such as GET")]
     Method(String),
@@ -40,16 +40,16 @@ pub(super) enum Refused {
 }
 
 /// Words and what they mean here.
-type Lines = Vec<(&'static str, String)>;
+type OutputRows = Vec<(&'static str, String)>;
 
 /// What becomes of it.
-pub(super) struct Explained {
+pub(super) struct Explanation {
     request: String,
     /// The URL that a mount or an upstream makes of it, by which larder knows the resource.
     sent_as: Option<String>,
     route: Option<(String, String)>,
-    policy: Lines,
-    upstream: Option<(String, Lines)>,
+    policy: OutputRows,
+    upstream: Option<(String, OutputRows)>,
     key: Vec<(String, String)>,
     credentials: Vec<String>,
     notes: Vec<&'static str>,
@@ -60,7 +60,7 @@ pub(super) fn asked(
     config: &Config,
     request: &[String],
     fields: &[String],
-) -> Result<Asked, Refused> {
+) -> Result<ProxyRequest, ExplainError> {
     let (method, url) = match request {
         [method, url] => (method.as_str(), url.as_str()),
         [] | [_] | [_, _, ..] => ("", ""),
@@ -68,17 +68,20 @@ pub(super) fn asked(
     let known = method.bytes().all(|byte| !byte.is_ascii_lowercase());
     let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| known);
     let method =
-        method.ok_or_else(|| Refused::Method(request.first().cloned().unwrap_or_default()))?;
-    let target = Target::absolute(url)
-        .map_err(|source| Refused::Url { url: config.redactor().text(url).into_owned(), source })?;
-    let mut asked = Asked::get(target);
+        method.ok_or_else(|| ExplainError::Method(request.first().cloned().unwrap_or_default()))?;
+    let target = Target::absolute(url).map_err(|source| ExplainError::Url {
+        url: config.redactor().text(url).into_owned(),
+        source,
+    })?;
+    let mut asked = ProxyRequest::get(target);
     asked.method = method;
     let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
-    asked.listener = if loopback { Listener::Loopback } else { Listener::Reachable };
+    asked.listener = if loopback { ListenerKind::Loopback } else { ListenerKind::Reachable };
     for field in fields {
-        let (name, value) = field.split_once(':').ok_or(Refused::Field)?;
-        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| Refused::Field)?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|_| Refused::Field)?;
+        let (name, value) = field.split_once(':').ok_or(ExplainError::Field)?;
+        let name =
+            HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| ExplainError::Field)?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| ExplainError::Field)?;
         asked.headers.append(name, value);
     }
     hop_by_hop::strip_request(&mut asked.headers);
@@ -87,7 +90,7 @@ pub(super) fn asked(
 }
 
 /// What the configuration makes of it.
-pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
+pub(super) fn explain(config: &Config, asked: &ProxyRequest) -> Explanation {
     // No HMAC is shown, so no secret is needed to make one.
     let ring = config.keyring([0; 32]);
     let (request, asked) = (asked, &as_the_origin_sees_it(config, asked));
@@ -122,7 +125,7 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
     let cached = route.filter(|_| stored);
     let credentials = ring.credentials(&asked.headers);
     let moved = asked.target != request.target;
-    Explained {
+    Explanation {
         request: format!("{} {}", asked.method, shown_target(config, &request.target)),
         sent_as: moved.then(|| shown_target(config, &asked.target)),
         route: route.map(|route| (route.name.to_string(), shown_pattern(&route.pattern))),
@@ -136,9 +139,9 @@ pub(super) fn explain(config: &Config, asked: &Asked) -> Explained {
 
 /// The request for the place that a mount and its upstream send it to, with larder's own credential in its client's
 /// place where it shows one.
-fn as_the_origin_sees_it(config: &Config, asked: &Asked) -> Asked {
+fn as_the_origin_sees_it(config: &Config, asked: &ProxyRequest) -> ProxyRequest {
     let mut asked = asked.clone();
-    let upstreams = Upstreams::new(config.upstreams.clone());
+    let upstreams = UpstreamTable::new(config.upstreams.clone());
     let mounts = Mounts::new(&config.upstreams);
     if let Some(mounted) = mounts.stands_for(&asked.target, &config.listen) {
         asked.target = mounted;
@@ -153,7 +156,7 @@ fn as_the_origin_sees_it(config: &Config, asked: &Asked) -> Asked {
 }
 
 /// What the route says of such a request: of one that is passed through, only how it is called.
-fn policy(policy: &Policy, method: &Method, stored: bool) -> Lines {
+fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
     let retry = ("retry", words::retry_of(&policy.retry, method));
     if !stored {
         return vec![retry, ("hold", words::hold(policy.hold))];
@@ -163,8 +166,8 @@ fn policy(policy: &Policy, method: &Method, stored: bool) -> Lines {
 }
 
 /// The upstream of its host, and how that is treated.
-fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, Lines)> {
-    let place = Upstreams::new(config.upstreams.clone()).place(target);
+fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, OutputRows)> {
+    let place = UpstreamTable::new(config.upstreams.clone()).place(target);
     let upstream = place.upstream?;
     let mut says = words::conduct(&upstream);
     if !routed {
@@ -186,7 +189,7 @@ fn shown_target(config: &Config, target: &Target) -> String {
     format!("{}://{}{path}{query}", target.scheme().as_str(), target.authority())
 }
 
-impl Explained {
+impl Explanation {
     /// For people.
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.request)?;

@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use crate::cli::check::{Args, run};
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::config::env::Env;
 
 const FILE: &str = r#"
@@ -32,7 +32,7 @@ struct Line {
 }
 
 struct Said {
-    exit: Exit,
+    exit: ExitStatus,
     out: String,
     err: String,
 }
@@ -45,7 +45,7 @@ fn check(text: &str, arguments: &[&str]) -> Said {
     let line = ["check", path].into_iter().chain(arguments.iter().copied());
     let args = Line::try_parse_from(line).unwrap().check;
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut world = World { env: Env::default(), out: &mut out, err: &mut err };
+    let mut world = Context { env: Env::default(), out: &mut out, err: &mut err };
     let exit = run(&args, &mut world);
     Said { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }
@@ -58,7 +58,7 @@ fn a_url_below_a_mount_is_explained_as_what_it_stands_for() {
     );
     let url = "http://localhost:8080/coins/v1/btc";
     let said = check(&text, &["--explain", "GET", url]);
-    assert_eq!((said.exit, said.err.as_str()), (Exit::Ok, ""));
+    assert_eq!((said.exit, said.err.as_str()), (ExitStatus::Ok, ""));
     for words in ["sent as       https://api.example/v1/btc", "route         coins"] {
         assert!(said.out.contains(words), "{words}: {}", said.out);
     }
@@ -69,7 +69,7 @@ fn a_url_below_a_mount_is_explained_as_what_it_stands_for() {
 #[test]
 fn a_valid_file_is_told_in_words() {
     let said = check(FILE, &[]);
-    assert_eq!((said.exit, said.err.as_str()), (Exit::Ok, ""));
+    assert_eq!((said.exit, said.err.as_str()), (ExitStatus::Ok, ""));
     for words in [
         "is valid: 2 routes",
         "coins  GET api.example/v1/{coin}",
@@ -88,7 +88,7 @@ fn a_valid_file_is_told_in_words() {
 #[test]
 fn an_invalid_file_is_exit_3_with_the_report() {
     let said = check("version: 1\nlisten: 0.0.0.0:1\nlimts: {}\n", &[]);
-    assert_eq!((said.exit, said.out.as_str()), (Exit::Invalid, ""));
+    assert_eq!((said.exit, said.out.as_str()), (ExitStatus::Invalid, ""));
     assert!(said.err.contains(":2:9: listen: would be an open proxy"), "{}", said.err);
     assert!(said.err.contains("2 problems"), "{}", said.err);
 }
@@ -96,7 +96,7 @@ fn an_invalid_file_is_exit_3_with_the_report() {
 #[test]
 fn an_invalid_file_is_json_too() {
     let said = check("version: 1\nlimts: {}\n", &["--json"]);
-    assert_eq!(said.exit, Exit::Invalid);
+    assert_eq!(said.exit, ExitStatus::Invalid);
     let value: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(value["valid"], false);
     assert_eq!(value["problems"][0]["line"], 2);
@@ -108,7 +108,7 @@ fn an_invalid_file_is_json_too() {
 fn a_valid_file_is_json_too() {
     let said = check(FILE, &["--json"]);
     let value: Value = serde_json::from_str(&said.out).unwrap();
-    assert_eq!(said.exit, Exit::Ok);
+    assert_eq!(said.exit, ExitStatus::Ok);
     assert_eq!(value["routes"][0]["name"], "coins");
     assert_eq!(value["routes"][1]["scope"], "one answer for all");
     assert_eq!(value["notes"][0]["kind"], "origin-set-aside");
@@ -123,7 +123,7 @@ fn an_explained_request_names_its_route_and_hides_its_secrets() {
         let request = ["--explain", "GET", url];
         let line: Vec<_> = request.iter().chain(&fields).chain(json).copied().collect();
         let said = check(FILE, &line);
-        assert_eq!(said.exit, Exit::Ok, "{}", said.err);
+        assert_eq!(said.exit, ExitStatus::Ok, "{}", said.err);
         assert!(!said.out.contains("s3cret"), "{}", said.out);
         for shown in
             ["coins", "auth_code=(secret)&b=2", "credential by authorization, x-fancy-token"]
@@ -199,9 +199,9 @@ fn arguments_without_sense_are_exit_2() {
         ["--explain", "GET", "a"],
         ["--explain", "", "http://a/"],
     ] {
-        assert_eq!(check(FILE, &request).exit, Exit::Usage, "{request:?}");
+        assert_eq!(check(FILE, &request).exit, ExitStatus::Usage, "{request:?}");
     }
     let said = check(FILE, &["--explain", "GET", "http://a/", "-H", "s3cret without a colon"]);
-    assert_eq!(said.exit, Exit::Usage);
+    assert_eq!(said.exit, ExitStatus::Usage);
     assert!(!said.err.contains("s3cret"), "{}", said.err);
 }

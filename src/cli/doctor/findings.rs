@@ -8,20 +8,20 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::sockets::{Connection, Process, Sockets};
-use crate::cli::exec::left::Left;
+use crate::cli::exec::left::FinalStats;
 use crate::cli::remote::harmless;
 use crate::launch::no_proxy::NoProxy;
 
 /// The hosts of the configuration that have an address. Others may have it too: which one a client asked for by
 /// its name is not seen, so none is told as the one.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct ReverseDns {
     addresses: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Where `resolve` sends a host: to this port alone.
     places: BTreeMap<SocketAddr, BTreeSet<String>>,
 }
 
-impl Names {
+impl ReverseDns {
     /// A name server has said so.
     pub(super) fn add(&mut self, ip: IpAddr, host: &str) {
         self.addresses.entry(ip).or_default().insert(host.to_owned());
@@ -47,14 +47,14 @@ impl Names {
 
 /// What a command did beside larder.
 pub(super) struct Findings {
-    around: Vec<Around>,
+    around: Vec<BypassingConnection>,
     through: usize,
     tunnelled: Vec<(String, u64)>,
     distrusted: Vec<(String, u64)>,
 }
 
 /// Connections of one program to one place.
-struct Around {
+struct BypassingConnection {
     to: String,
     process: String,
     pid: u32,
@@ -68,11 +68,11 @@ impl Findings {
     pub(super) fn of(
         seen: &Sockets,
         proxy: SocketAddr,
-        names: &Names,
+        names: &ReverseDns,
         no_proxy: &NoProxy,
-        left: Left,
+        left: FinalStats,
     ) -> Self {
-        let mut around = BTreeMap::<(SocketAddr, String), Around>::new();
+        let mut around = BTreeMap::<(SocketAddr, String), BypassingConnection>::new();
         let mut through = 0;
         for connection in seen.connections.values() {
             if connection.remote == proxy {
@@ -84,14 +84,16 @@ impl Findings {
             }
             let process = &connection.process;
             let (why, fix) = reason(process, connection.remote, no_proxy);
-            let found = around.entry((connection.remote, process.name.clone())).or_insert(Around {
-                to: names.shown(connection.remote),
-                process: process.name.clone(),
-                pid: process.pid,
-                connections: 0,
-                why,
-                fix,
-            });
+            let found = around.entry((connection.remote, process.name.clone())).or_insert(
+                BypassingConnection {
+                    to: names.shown(connection.remote),
+                    process: process.name.clone(),
+                    pid: process.pid,
+                    connections: 0,
+                    why,
+                    fix,
+                },
+            );
             found.connections += 1;
         }
         let around = around.into_values().collect();
@@ -107,7 +109,7 @@ impl Findings {
             self.around.iter().map(|around| around.connections).sum::<usize>()
         )];
         for found in &self.around {
-            let Around { to, process, pid, connections, why, fix } = found;
+            let BypassingConnection { to, process, pid, connections, why, fix } = found;
             lines.push(format!("  around  {to}  by {process} (pid {pid}), {connections}x"));
             lines.push(format!("          {why}: {fix}"));
         }
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn no_host_is_told_as_the_one_that_was_asked_for() {
-        let mut names = Names::default();
+        let mut names = ReverseDns::default();
         names.add_place("127.0.0.1:9001".parse().unwrap(), "api.example");
         for host in ["b.example", "a.example"] {
             names.add("192.0.2.1".parse().unwrap(), host);

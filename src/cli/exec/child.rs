@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The exit code of an ended command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) struct Ended(pub(in crate::cli) u8);
+pub(in crate::cli) struct ExitCode(pub(in crate::cli) u8);
 
 /// What shells say of a command that is not there, and of one that cannot be started.
 const NOT_FOUND: u8 = 127;
@@ -47,10 +47,10 @@ pub(super) fn start(
 }
 
 /// Waits for its end; signals that come meanwhile are for it.
-pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Ended {
+pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> ExitCode {
     loop {
         tokio::select! {
-            status = child.wait() => return Ended(status.map_or(NOT_STARTED, code)),
+            status = child.wait() => return ExitCode(status.map_or(NOT_STARTED, code)),
             told = signals.next() => forward(child, told),
         }
     }

@@ -20,17 +20,17 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::account::Account;
-use crate::cli::World;
+use crate::account::Telemetry;
+use crate::cli::Context;
 use crate::cli::exec::caller::Proof;
 use crate::cli::exec::private::{self, DRAIN, FREE};
-use crate::cli::exec::scratch::Scratch;
+use crate::cli::exec::scratch::TempDir;
 use crate::clock::{Clock, monotonic};
 use crate::config::{CaFiles, Config};
 use crate::front::listen;
 use crate::route::table::Table;
-use crate::server::sockets::Sockets;
-use crate::server::{Parts, Server};
+use crate::server::sockets::InheritedSockets;
+use crate::server::{Server, ServerDeps};
 
 /// How long until larder is started again; doubled each time it does not last.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -46,32 +46,32 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const AS_LONG_AS_IT_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A larder in another process, and this one behind it.
-pub(in crate::cli) struct Guarded {
+pub(in crate::cli) struct SupervisedLarder {
     proxy: SocketAddr,
     proof: Proof,
     ca: String,
     stop: watch::Sender<bool>,
     guarding: JoinHandle<String>,
     /// The way to hand the socket over lies there, for as long as the value lives.
-    _scratch: Scratch,
+    _scratch: TempDir,
 }
 
-impl Guarded {
+impl SupervisedLarder {
     /// Starts one for the configuration at `file`; it is ready when this returns.
     pub(super) async fn start(
         file: &Path,
         config: Config,
         verbose: bool,
-        world: &mut World<'_>,
+        world: &mut Context<'_>,
     ) -> Result<Self, String> {
         let said = |error: io::Error| error.to_string();
-        let scratch = Scratch::new(&world.env, Clock::system().now()).map_err(said)?;
+        let scratch = TempDir::new(&world.env, Clock::system().now()).map_err(said)?;
         let proof = Proof::find();
         proof.leave_in(scratch.path()).map_err(said)?;
         let config = adapted(config, file, scratch.path(), &proof, world);
         let listener = listen::bind(FREE).map_err(said)?;
         let proxy = listener.local_addr().map_err(said)?;
-        let guard = Guard {
+        let guard = Supervisor {
             listener,
             direct: direct(&config),
             program: std::env::current_exe().map_err(said)?,
@@ -121,7 +121,7 @@ pub(super) fn adapted(
     file: &Path,
     offers: &Path,
     proof: &Proof,
-    world: &mut World<'_>,
+    world: &mut Context<'_>,
 ) -> Config {
     let mut config = private::adapted(config, file, proof, world);
     let below = |name: &str| offers.join("ca").join(name);
@@ -142,14 +142,14 @@ fn direct(config: &Config) -> Config {
 }
 
 /// A larder in a process of its own.
-struct Larder {
+struct ChildLarder {
     process: Child,
     /// It lives as long as this is open. Apart from the process: waiting for one closes its input.
     input: Option<ChildStdin>,
 }
 
 /// Sees to it that somebody answers.
-struct Guard {
+struct Supervisor {
     listener: TcpListener,
     direct: Config,
     program: PathBuf,
@@ -158,10 +158,10 @@ struct Guard {
     /// The directory of the Unix sockets over which the listening socket is handed over.
     offers: PathBuf,
     rounds: u32,
-    accounts: Vec<Arc<Account>>,
+    accounts: Vec<Arc<Telemetry>>,
 }
 
-impl Guard {
+impl Supervisor {
     /// Until `stop` says so; returns what was counted.
     async fn run(mut self, ready: oneshot::Sender<()>, mut stop: watch::Receiver<bool>) -> String {
         let mut ready = Some(ready);
@@ -208,8 +208,8 @@ impl Guard {
     /// This process answers, and offers the socket to a larder.
     fn stand_in(&mut self) -> Result<(Server, PathBuf), String> {
         let listener = self.listener.try_clone().map_err(|error| error.to_string())?;
-        let sockets = Sockets::of_predecessor(vec![listener]);
-        let parts = Parts { sockets, ..Parts::default() };
+        let sockets = InheritedSockets::of_predecessor(vec![listener]);
+        let parts = ServerDeps { sockets, ..ServerDeps::default() };
         let mut direct =
             Server::start(self.direct.clone(), parts).map_err(|error| error.to_string())?;
         self.accounts.push(Arc::clone(direct.account()));
@@ -228,7 +228,7 @@ impl Guard {
         first: bool,
         wait: &mut Duration,
         stop: &mut watch::Receiver<bool>,
-    ) -> Option<Larder> {
+    ) -> Option<ChildLarder> {
         loop {
             let mut larder = match self.start(offer) {
                 Ok(larder) => Some(larder),
@@ -254,7 +254,7 @@ impl Guard {
         }
     }
 
-    fn start(&self, offer: &Path) -> io::Result<Larder> {
+    fn start(&self, offer: &Path) -> io::Result<ChildLarder> {
         let mut command = Command::new(&self.program);
         command.arg("exec-serve").arg("--config").arg(&self.file).arg("--offer").arg(offer);
         if self.verbose {
@@ -265,7 +265,7 @@ impl Guard {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut process = command.spawn()?;
         let input = process.stdin.take();
-        Ok(Larder { process, input })
+        Ok(ChildLarder { process, input })
     }
 
     fn pages(&self, page: String) -> String {
@@ -275,8 +275,8 @@ impl Guard {
 }
 
 /// Ends a larder; the page of metrics that it leaves.
-async fn ended(larder: Larder) -> String {
-    let Larder { mut process, input } = larder;
+async fn ended(larder: ChildLarder) -> String {
+    let ChildLarder { mut process, input } = larder;
     drop(input);
     let mut page = String::new();
     let ending = async {

@@ -5,33 +5,37 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::cli::World;
-use crate::cli::exec::guarded::Guarded;
-use crate::cli::exec::left::Left;
-use crate::cli::exec::private::Private;
-use crate::cli::exec::running::{self, Missing, Running};
+use crate::cli::Context;
+use crate::cli::exec::guarded::SupervisedLarder;
+use crate::cli::exec::left::FinalStats;
+use crate::cli::exec::private::EmbeddedLarder;
+use crate::cli::exec::running::{self, NotFound, RunningLarder};
 use crate::cli::exec::tell;
 use crate::config::Config;
 
 /// The larder that a command uses.
-pub(in crate::cli) enum Larder {
+pub(in crate::cli) enum Instance {
     /// Somebody else's, with other clients perhaps.
-    Running(Running),
+    Running(RunningLarder),
     /// In this process.
-    Private(Private),
+    Private(EmbeddedLarder),
     /// In another process, with this one behind it.
-    Guarded(Guarded),
+    Guarded(SupervisedLarder),
 }
 
-impl Larder {
+impl Instance {
     /// The larder of the configuration at `file`: it accepts connections when this returns.
-    pub(super) fn find(file: &Path, config: Config, world: &mut World<'_>) -> Result<Self, String> {
+    pub(super) fn find(
+        file: &Path,
+        config: Config,
+        world: &mut Context<'_>,
+    ) -> Result<Self, String> {
         match running::find(file, &config, &world.env) {
             Ok(running) => return Ok(Self::Running(running)),
-            Err(Missing::Nobody(_)) => {}
-            Err(Missing::Unfit(said)) => tell(world, &format!("{said}: starting a private one")),
+            Err(NotFound::Nobody(_)) => {}
+            Err(NotFound::Unfit(said)) => tell(world, &format!("{said}: starting a private one")),
         }
-        Private::start(file, config, world).map(Self::Private)
+        EmbeddedLarder::start(file, config, world).map(Self::Private)
     }
 
     /// One that this process stands behind: never somebody else's, whose socket it could not hold.
@@ -39,18 +43,18 @@ impl Larder {
         file: &Path,
         config: Config,
         verbose: bool,
-        world: &mut World<'_>,
+        world: &mut Context<'_>,
     ) -> Result<Self, String> {
-        Guarded::start(file, config, verbose, world).await.map(Self::Guarded)
+        SupervisedLarder::start(file, config, verbose, world).await.map(Self::Guarded)
     }
 
     /// One of its own, whoever runs.
     pub(in crate::cli) fn own(
         file: &Path,
         config: Config,
-        world: &mut World<'_>,
+        world: &mut Context<'_>,
     ) -> Result<Self, String> {
-        Private::start(file, config, world).map(Self::Private)
+        EmbeddedLarder::start(file, config, world).map(Self::Private)
     }
 
     /// Where it listens for the command.
@@ -94,11 +98,15 @@ impl Larder {
     }
 
     /// The command has ended.
-    pub(in crate::cli) async fn leave(self) -> Left {
+    pub(in crate::cli) async fn leave(self) -> FinalStats {
         match self {
-            Self::Running(running) => Left { page: running.last_page().await, ..Left::default() },
+            Self::Running(running) => {
+                FinalStats { page: running.last_page().await, ..FinalStats::default() }
+            }
             Self::Private(private) => private.stop().await,
-            Self::Guarded(guarded) => Left { page: guarded.stop().await, ..Left::default() },
+            Self::Guarded(guarded) => {
+                FinalStats { page: guarded.stop().await, ..FinalStats::default() }
+            }
         }
     }
 }

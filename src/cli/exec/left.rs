@@ -4,7 +4,7 @@
 
 /// What a larder has to say when the command has ended.
 #[derive(Default)]
-pub(in crate::cli) struct Left {
+pub(in crate::cli) struct FinalStats {
     /// Its metrics.
     pub(in crate::cli) page: String,
     /// The hosts that it tunnelled, where it can tell, and in how many connections.

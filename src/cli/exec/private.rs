@@ -16,23 +16,23 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::account::{self, Account};
-use crate::cli::World;
+use crate::account::{self, Telemetry};
+use crate::cli::Context;
 use crate::cli::exec::caller::Proof;
-use crate::cli::exec::left::Left;
+use crate::cli::exec::left::FinalStats;
 use crate::cli::exec::tell;
 use crate::clock::Clock;
-use crate::config::constraint::Constraint;
+use crate::config::constraint::NameConstraint;
 use crate::config::env::Env;
 use crate::config::{Ca, CaFiles, Config, Log, LogLevel};
-use crate::front::authority::Authority;
+use crate::front::authority::CertificateAuthority;
 use crate::route::pattern::HostPattern;
-use crate::server::{Parts, Server};
+use crate::server::{Server, ServerDeps};
 use crate::store;
-use crate::store::lock::{Lock, NotTaken};
+use crate::store::lock::{Lock, LockError};
 
 /// A running larder of this process.
-pub(in crate::cli) struct Private {
+pub(in crate::cli) struct EmbeddedLarder {
     server: Server,
     proxy: SocketAddr,
     proof: Proof,
@@ -56,17 +56,18 @@ pub(in crate::cli) fn log(config: &Config, verbose: bool) {
     account::log::install(&Log { level, format: config.log.format });
 }
 
-impl Private {
+impl EmbeddedLarder {
     /// Starts one for the configuration at `file`.
     pub(super) fn start(
         file: &Path,
         config: Config,
-        world: &mut World<'_>,
+        world: &mut Context<'_>,
     ) -> Result<Self, String> {
         let proof = Proof::find();
         let config = adapted(config, file, &proof, world);
         heal(&config);
-        let server = Server::start(config, Parts::default()).map_err(|error| error.to_string())?;
+        let server =
+            Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it listens nowhere")?;
         let ca = server.ca().unwrap_or_default();
         Ok(Self { server, proxy, proof, ca })
@@ -88,20 +89,20 @@ impl Private {
     }
 
     /// Stops it; what it counted to the last.
-    pub(super) async fn stop(self) -> Left {
-        let account: Arc<Account> = Arc::clone(self.server.account());
+    pub(super) async fn stop(self) -> FinalStats {
+        let account: Arc<Telemetry> = Arc::clone(self.server.account());
         if !self.server.stop_within(DRAIN).await {
             tracing::debug!("What the command left behind was cut");
         }
         let (tunnelled, distrusted) = (account.tunnelled(), account.distrusted());
-        Left { page: account.render(), tunnelled, distrusted }
+        FinalStats { page: account.render(), tunnelled, distrusted }
     }
 }
 
 /// A certificate authority of its own that is of no use any more (expired, damaged) is no reason not
 /// to start: only commands that end with their larder were told to trust it.
 pub(super) fn heal(config: &Config) {
-    let Err(error) = Authority::of(config, Clock::system().now()) else { return };
+    let Err(error) = CertificateAuthority::of(config, Clock::system().now()) else { return };
     tracing::warn!(%error, "The certificate authority is made anew");
     let ours = config.tls.ca.files.as_ref().and_then(|files| files.cert.parent());
     if let Some(Err(error)) = ours.map(fs::remove_dir_all) {
@@ -115,7 +116,7 @@ pub(super) fn adapted(
     mut config: Config,
     file: &Path,
     proof: &Proof,
-    world: &mut World<'_>,
+    world: &mut Context<'_>,
 ) -> Config {
     config.listen = vec![FREE];
     config.admin = None;
@@ -181,7 +182,7 @@ pub(in crate::cli) fn private(directory: &Path) -> io::Result<()> {
 
 /// Other hosts are vouched for by another authority: one that was made for fewer would be of no use,
 /// and nobody trusts it but commands that are told to.
-fn ca_files(directory: &Path, constrain: &[Constraint]) -> CaFiles {
+fn ca_files(directory: &Path, constrain: &[NameConstraint]) -> CaFiles {
     let mut digest = Sha256::new();
     for host in constrain {
         digest.update(host.to_string());
@@ -200,11 +201,11 @@ fn short(digest: Sha256) -> String {
 
 /// The hosts that this configuration may intercept, and no others. Where they are all hosts
 /// (`tls.intercept: ["*"]`), nothing is left to constrain.
-fn hosts(config: &Config) -> Vec<Constraint> {
+fn hosts(config: &Config) -> Vec<NameConstraint> {
     if config.named().any(HostPattern::is_any) {
         return Vec::new();
     }
-    let all: BTreeSet<_> = config.named().filter_map(Constraint::around).collect();
+    let all: BTreeSet<_> = config.named().filter_map(NameConstraint::around).collect();
     all.into_iter().collect()
 }
 
@@ -216,7 +217,7 @@ fn in_use(directory: &Path, config: &Config) -> Option<String> {
     match Lock::try_take(directory, Clock::system().now()) {
         // The store takes it at once; whoever comes between has it.
         Ok(_free) => None,
-        Err(held @ NotTaken::Held { .. }) => Some(held.to_string()),
-        Err(failed @ NotTaken::Io { .. }) => Some(failed.to_string()),
+        Err(held @ LockError::Held { .. }) => Some(held.to_string()),
+        Err(failed @ LockError::Io { .. }) => Some(failed.to_string()),
     }
 }

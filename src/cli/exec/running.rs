@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::cli::Exit;
+use crate::cli::ExitStatus;
 use crate::cli::exec::summary::Counts;
 use crate::cli::remote::holder::{Trusted, stranger};
-use crate::cli::remote::{Remote, Where, reached};
+use crate::cli::remote::{AdminClient, TargetArgs, reached};
 use crate::config::env::Env;
 use crate::config::{Config, shown};
 
 /// A larder that runs.
-pub(in crate::cli) struct Running {
-    remote: Remote,
+pub(in crate::cli) struct RunningLarder {
+    remote: AdminClient,
     /// Where clients connect.
     pub(in crate::cli) proxy: SocketAddr,
     /// The certificate of its authority; empty where nothing is intercepted.
@@ -26,14 +26,14 @@ pub(in crate::cli) struct Running {
 }
 
 /// Why there is none to use.
-pub(in crate::cli) enum Missing {
+pub(in crate::cli) enum NotFound {
     /// None answers.
     Nobody(String),
     /// One answers that is not to be used.
     Unfit(String),
 }
 
-impl Missing {
+impl NotFound {
     /// For people.
     pub(in crate::cli) fn said(&self) -> &str {
         match self {
@@ -44,23 +44,29 @@ impl Missing {
 
 /// The larder that runs with the configuration at `file`, as far as can be seen: it listens there and
 /// has the same routes. One that asks its clients for a user is nobody to start a command with.
-pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Running, Missing> {
-    let nobody = |said: &str| Err(Missing::Nobody(said.to_owned()));
+pub(in crate::cli) fn find(
+    file: &Path,
+    config: &Config,
+    env: &Env,
+) -> Result<RunningLarder, NotFound> {
+    let nobody = |said: &str| Err(NotFound::Nobody(said.to_owned()));
     let Some(&listen) = config.listen.first() else { return nobody("it listens nowhere") };
     if listen.port() == 0 {
         return nobody("`listen` leaves its port open, so nobody can tell where larder runs");
     }
-    let unfit = |said: &str| Err(Missing::Unfit(said.to_owned()));
+    let unfit = |said: &str| Err(NotFound::Unfit(said.to_owned()));
     if config.access.users.is_some() {
         return unfit("the larder of this configuration asks its clients for a user");
     }
     let asked =
-        Where::of(file).find(env).and_then(|remote| Ok((remote.get("/v1/config")?, remote)));
+        TargetArgs::of(file).find(env).and_then(|remote| Ok((remote.get("/v1/config")?, remote)));
     let (theirs, remote) = asked.map_err(|failure| match failure.exit {
-        Exit::Unreachable => Missing::Nobody(failure.said),
-        Exit::Ok | Exit::Failed | Exit::Usage | Exit::Invalid | Exit::Command(_) => {
-            Missing::Unfit(failure.said)
-        }
+        ExitStatus::Unreachable => NotFound::Nobody(failure.said),
+        ExitStatus::Ok
+        | ExitStatus::Failed
+        | ExitStatus::Usage
+        | ExitStatus::Invalid
+        | ExitStatus::Command(_) => NotFound::Unfit(failure.said),
     })?;
     let ours = shown::to_json(config);
     if ours["listen"] != theirs["listen"] {
@@ -72,21 +78,21 @@ pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Ru
     let proxy = reached(listen);
     is_trusted(file, config, proxy)?;
     match remote.text("/ca.pem") {
-        Ok(ca) => Ok(Running { remote, proxy, ca: ca.unwrap_or_default() }),
-        Err(failure) => Err(Missing::Unfit(failure.said)),
+        Ok(ca) => Ok(RunningLarder { remote, proxy, ca: ca.unwrap_or_default() }),
+        Err(failure) => Err(NotFound::Unfit(failure.said)),
     }
 }
 
 /// Traffic is worth as much as a token: where clients connect is asked for its user, too.
-fn is_trusted(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), Missing> {
+fn is_trusted(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), NotFound> {
     let trusted = Trusted::of(Some(file), Some(&config.store.path));
     trusted.check_listener(proxy).map_err(|error| match stranger(&error) {
-        Some(stranger) => Missing::Unfit(stranger.to_string()),
-        None => Missing::Nobody(format!("no larder listens at {proxy} ({})", error.kind())),
+        Some(stranger) => NotFound::Unfit(stranger.to_string()),
+        None => NotFound::Nobody(format!("no larder listens at {proxy} ({})", error.kind())),
     })
 }
 
-impl Running {
+impl RunningLarder {
     /// Its metrics; an empty page where it has gone.
     pub(super) fn page(&self) -> String {
         self.remote.text("/metrics").ok().flatten().unwrap_or_default()

@@ -15,7 +15,7 @@ use crate::config::env::Env;
 use crate::store::lock::Lock;
 
 /// A directory that is removed with the value.
-pub(super) struct Scratch {
+pub(super) struct TempDir {
     path: PathBuf,
     /// Tells the next one that its owner lives.
     _lock: Lock,
@@ -24,7 +24,7 @@ pub(super) struct Scratch {
 /// `larder-exec-PID-RANDOM`
 const PREFIX: &str = "larder-exec-";
 
-impl Scratch {
+impl TempDir {
     /// A new directory where such things belong.
     pub(super) fn new(env: &Env, now: SystemTime) -> io::Result<Self> {
         let base = base(env);
@@ -45,7 +45,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(%error, directory = %self.path.display(), "Left behind");
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn it_is_its_owners_alone_and_gone_afterwards() {
         let base = tempfile::tempdir().unwrap();
-        let scratch = Scratch::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
+        let scratch = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
         fs::write(scratch.path().join("file"), "text").unwrap();
         let mode = fs::metadata(scratch.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -128,8 +128,8 @@ mod tests {
         let locked = base.path().join(format!("{PREFIX}{pid}-01"));
         let _lock = Lock::try_take(&locked, SystemTime::UNIX_EPOCH).unwrap();
         fs::create_dir(base.path().join("larder-exec-other")).unwrap();
-        let living = Scratch::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
-        let next = Scratch::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
+        let living = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
+        let next = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
         assert!(!abandoned.exists());
         assert!(locked.exists() && living.path().exists() && next.path().exists());
         assert_eq!(left(base.path()), 4);

@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::cli::exec::caller::Proof;
 use crate::cli::exec::private::DRAIN;
 use crate::cli::exec::{guarded, private};
-use crate::cli::{Exit, World};
+use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
-use crate::server::{Parts, Server, handover};
+use crate::server::{Server, ServerDeps, handover};
 
 /// The arguments of `larder exec-serve`.
 #[derive(Debug, clap::Args)]
@@ -30,28 +30,28 @@ pub struct Args {
 }
 
 /// Serves until standard input ends, then prints its metrics.
-pub fn run(args: &Args, world: &mut World<'_>) -> Exit {
+pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let config = match config::load(&args.config, &world.env) {
         Ok(config) => config,
-        Err(report) => return said(world, &report.to_string(), Exit::Invalid),
+        Err(report) => return said(world, &report.to_string(), ExitStatus::Invalid),
     };
     private::log(&config, args.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return said(world, &error.to_string(), Exit::Failed),
+        Err(error) => return said(world, &error.to_string(), ExitStatus::Failed),
     };
     // What there is to say the process has said that started this one.
     let (mut out, mut err) = (io::sink(), io::sink());
-    let mut quiet = World { env: world.env.clone(), out: &mut out, err: &mut err };
+    let mut quiet = Context { env: world.env.clone(), out: &mut out, err: &mut err };
     let offers = args.offer.parent().unwrap_or(&args.offer);
     let proof = match Proof::left_in(offers) {
         Ok(proof) => proof,
-        Err(error) => return said(world, &format!("larder exec: {error}"), Exit::Failed),
+        Err(error) => return said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
     };
     let config = guarded::adapted(config, &args.config, offers, &proof, &mut quiet);
     let exit = match runtime.block_on(serve(args, config)) {
-        Ok(()) => Exit::Ok,
-        Err(error) => said(world, &format!("larder exec: {error}"), Exit::Failed),
+        Ok(()) => ExitStatus::Ok,
+        Err(error) => said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
     };
     // It waits for standard input in a thread of its own.
     runtime.shutdown_background();
@@ -62,7 +62,7 @@ async fn serve(args: &Args, config: Config) -> Result<(), String> {
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
     let (sockets, before) = taken.ok_or("nobody offers a socket there")?;
     private::heal(&config);
-    let parts = Parts { sockets, takes_over: true, ..Parts::default() };
+    let parts = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
     let mut server = Server::start(config, parts).map_err(|error| error.to_string())?;
     server.succeed(before).await.map_err(|error| error.to_string())?;
     let mut nothing = [0; 64];
@@ -78,7 +78,7 @@ async fn serve(args: &Args, config: Config) -> Result<(), String> {
     told.await.map_err(|error: io::Error| error.to_string())
 }
 
-fn said(world: &mut World<'_>, text: &str, exit: Exit) -> Exit {
+fn said(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(world.err, "{text}");
     exit

@@ -5,8 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::cli::fake::Lesson;
-use crate::cli::fake::conduct::{Conduct, SCRIPTS};
+use crate::cli::fake::QuickStart;
+use crate::cli::fake::conduct::{FaultFlags, SCRIPTS};
 use crate::clock::Clock;
 use crate::fake::coinmarketcap::{Fake, Options, Plan, start};
 
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "127.0.0.1:9002", value_name = "ADDRESS")]
     pub(super) listen: SocketAddr,
     #[command(flatten)]
-    conduct: Conduct,
+    conduct: FaultFlags,
     /// The only key that it accepts; any if left out.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-pub(super) const LESSON: Lesson = Lesson {
+pub(super) const LESSON: QuickStart = QuickStart {
     api: "coinmarketcap",
     name: "CoinMarketCap",
     host: "coinmarketcap.example.test",

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::fake::behaviour::{Behaviour, Fault, RateLimited, Share, final_status};
+use crate::fake::behaviour::{Fault, Faults, Percentage, RateLimited, final_status};
 use crate::fake::script::{Phase, Script};
 
 /// How it behaves.
 #[derive(Debug, clap::Args)]
-pub(super) struct Conduct {
+pub(super) struct FaultFlags {
     /// The least time an answer takes, such as 50ms.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", value_name = "TIME")]
     latency: Duration,
@@ -23,7 +23,7 @@ pub(super) struct Conduct {
     times: Option<u64>,
     /// Which part of the calls the fault hits, such as 0.5; all of them if left out.
     #[arg(long, value_parser = parse_share, value_name = "PART", requires = "FaultArgs")]
-    share: Option<Share>,
+    share: Option<Percentage>,
     /// Answer 429 for so long, from the start on.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     #[arg(conflicts_with_all = ["FaultArgs", "script"])]
@@ -59,12 +59,12 @@ struct FaultArgs {
     cut: bool,
 }
 
-impl Conduct {
+impl FaultFlags {
     /// How it behaves where no script is given.
-    pub(super) fn behaviour(&self) -> Behaviour {
+    pub(super) fn behaviour(&self) -> Faults {
         let Self { latency, times, share, .. } = *self;
         let share = share.unwrap_or_default();
-        Behaviour { latency, fault: self.fault.fault(), times, share, seed: None }
+        Faults { latency, fault: self.fault.fault(), times, share, seed: None }
     }
 
     /// The script; `retry_after`: what the API says in a storm.
@@ -99,8 +99,8 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
     status.ok_or_else(|| "a status is between 200 and 999".to_owned())
 }
 
-fn parse_share(text: &str) -> Result<Share, String> {
-    let share = text.parse().ok().and_then(Share::of);
+fn parse_share(text: &str) -> Result<Percentage, String> {
+    let share = text.parse().ok().and_then(Percentage::of);
     share.ok_or_else(|| "a part is between 0 and 1, such as 0.5".to_owned())
 }
 

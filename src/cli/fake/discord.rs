@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::cli::fake::Lesson;
-use crate::cli::fake::conduct::{Conduct, SCRIPTS};
+use crate::cli::fake::QuickStart;
+use crate::cli::fake::conduct::{FaultFlags, SCRIPTS};
 use crate::clock::Clock;
 use crate::fake::discord::limits::{Ban, Limits, Shared};
 use crate::fake::discord::{Fake, Options, start};
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "127.0.0.1:9001", value_name = "ADDRESS")]
     pub(super) listen: SocketAddr,
     #[command(flatten)]
-    conduct: Conduct,
+    conduct: FaultFlags,
     /// The Cache-Control of its answers; Discord sends none.
     #[arg(long, value_name = "VALUE")]
     cache_control: Option<HeaderValue>,
@@ -83,7 +83,7 @@ fn parse_shared(text: &str) -> Result<Shared, String> {
     Ok(Shared { resource: resource.to_owned(), rate })
 }
 
-pub(super) const LESSON: Lesson = Lesson {
+pub(super) const LESSON: QuickStart = QuickStart {
     api: "discord",
     name: "Discord",
     host: "discord.example.test",

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::env::Env;
-use crate::fake::behaviour::{Behaviour, Fault, RateLimited, Share};
+use crate::fake::behaviour::{Fault, Faults, Percentage, RateLimited};
 use crate::fake::coinmarketcap::{Options as CmcOptions, Plan};
 use crate::fake::discord::Options;
 use crate::fake::discord::limits::{Ban, Limits, Shared};
@@ -45,7 +45,7 @@ fn each_fault_has_its_argument() {
         ("--cut", Fault::Cut),
     ];
     for (line, fault) in table {
-        let wanted = Behaviour::always(fault);
+        let wanted = Faults::always(fault);
         assert_eq!(options(&format!("discord {line}")).behaviour, wanted);
         assert_eq!(cmc_options(&format!("coinmarketcap {line}")).behaviour, wanted);
     }
@@ -57,7 +57,7 @@ fn latency_times_share_and_cache_control_are_taken_over() {
     let options = options(line);
     assert_eq!(options.behaviour.latency, Duration::from_millis(50));
     assert_eq!(options.behaviour.times, Some(3));
-    assert_eq!(options.behaviour.share, Share::of(0.5).unwrap());
+    assert_eq!(options.behaviour.share, Percentage::of(0.5).unwrap());
     assert_eq!(options.cache_control.unwrap(), "max-age=60");
     assert_eq!((options.script, options.limits), (None, None));
 }
@@ -181,8 +181,8 @@ fn a_taken_port_is_one_line_and_a_failure() {
     for (api, name) in [("discord", "Discord"), ("coinmarketcap", "CoinMarketCap")] {
         let args = parse(&format!("{api} --listen {addr}")).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut world = World { env: Env::default(), out: &mut out, err: &mut err };
-        assert_eq!(run(&args, &mut world), Exit::Failed);
+        let mut world = Context { env: Env::default(), out: &mut out, err: &mut err };
+        assert_eq!(run(&args, &mut world), ExitStatus::Failed);
         let err = String::from_utf8(err).unwrap();
         assert_eq!(err.lines().count(), 1, "{err}");
         assert!(err.contains(&addr.to_string()) && err.contains("--listen"), "{err}");

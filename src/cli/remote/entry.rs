@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::Exit;
-use crate::cli::remote::{Failure, Remote, harmless};
+use crate::cli::ExitStatus;
+use crate::cli::remote::{AdminClient, AdminClientError, harmless};
 use crate::config::{duration, size};
 use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
@@ -76,7 +76,7 @@ pub(in crate::cli) enum Which<'a> {
 }
 
 impl Which<'_> {
-    fn query(self) -> Result<String, Failure> {
+    fn query(self) -> Result<String, AdminClientError> {
         Ok(match self {
             Self::All => String::new(),
             Self::Url(url) => format!("&url={}", encoded(&checked(url)?.to_string())),
@@ -87,11 +87,11 @@ impl Which<'_> {
 
 /// Up to `limit` entries in as many pages as it takes.
 pub(in crate::cli) fn fetch(
-    larder: &Remote,
+    larder: &AdminClient,
     which: Which<'_>,
     limit: usize,
     details: bool,
-) -> Result<Value, Failure> {
+) -> Result<Value, AdminClientError> {
     let details = if details { "&details=true" } else { "" };
     let query = format!("{details}{}", which.query()?);
     let mut entries = Vec::new();
@@ -119,29 +119,29 @@ pub(in crate::cli) fn fetch(
 }
 
 /// A URL that larder can have stored.
-pub(in crate::cli) fn checked(url: &str) -> Result<Target, Failure> {
+pub(in crate::cli) fn checked(url: &str) -> Result<Target, AdminClientError> {
     if url.contains(HIDDEN) {
         let said = format!(
             "`{url}` is a URL as larder shows it, without its secret: give the URL itself, or the key that \
              `larder ls --json` shows to `--key` of `larder inspect` and `larder purge`"
         );
-        return Err(Failure::new(Exit::Usage, said));
+        return Err(AdminClientError::new(ExitStatus::Usage, said));
     }
     Target::absolute(url).map_err(|error| {
         let url = shown(url);
         let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
-        Failure::new(Exit::Usage, said)
+        AdminClientError::new(ExitStatus::Usage, said)
     })
 }
 
 /// A `key` as larder shows it.
-pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, Failure> {
+pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, AdminClientError> {
     if key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(key);
     }
     // What was meant may be a URL, and hold a secret.
     let said = "a key is 32 hexadecimal digits, as `larder ls --json` shows it";
-    Err(Failure::new(Exit::Usage, said))
+    Err(AdminClientError::new(ExitStatus::Usage, said))
 }
 
 /// Says of a URL by which other one larder knows the resource, if so.

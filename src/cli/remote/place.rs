@@ -6,20 +6,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::cli::Exit;
+use crate::cli::ExitStatus;
 use crate::cli::remote::holder::Trusted;
-use crate::cli::remote::{Failure, Remote};
+use crate::cli::remote::{AdminClient, AdminClientError};
 use crate::config::diagnostics::Report;
 use crate::config::env::Env;
-use crate::config::files::{Disk, Files};
+use crate::config::files::{Disk, FileSource};
 use crate::config::token::{LONGEST, Token};
-use crate::config::{self, Admin, Operated, defaults};
+use crate::config::{self, Admin, AdminConfig, defaults};
 use crate::semantics::target::{Scheme, Target};
 
 /// Which larder is meant.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which larder")]
-pub(in crate::cli) struct Where {
+pub(in crate::cli) struct TargetArgs {
     /// Its admin listener, such as 127.0.0.1:9901; else the variable `LARDER_ADMIN`, else what the
     /// configuration says.
     #[arg(long, value_name = "ADDRESS")]
@@ -33,19 +33,19 @@ pub(in crate::cli) struct Where {
     token_file: Option<PathBuf>,
 }
 
-impl Where {
+impl TargetArgs {
     /// The larder of the configuration at `file`.
     pub(in crate::cli) fn of(file: &Path) -> Self {
         Self { admin: None, config: Some(file.to_owned()), token_file: None }
     }
 
     /// The larder that is meant.
-    pub(in crate::cli) fn find(&self, env: &Env) -> Result<Remote, Failure> {
+    pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
         let named = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
         let Some(named) = named else { return self.configured(env) };
         let authority = authority(named).ok_or_else(|| {
             let said = "an admin listener is named by its address, such as 127.0.0.1:9901";
-            Failure::new(Exit::Usage, said)
+            AdminClientError::new(ExitStatus::Usage, said)
         })?;
         // A token goes only where the same hand has sent it: the one in ./proxy.yaml belongs to the
         // larder of that file.
@@ -55,36 +55,36 @@ impl Where {
             (found.admin, found.store, report(found.report.as_ref()))
         });
         let token = self.token(env, admin)?;
-        Ok(Remote { authority, token, trusted: Trusted::of(file, store.as_deref()), doubt })
+        Ok(AdminClient { authority, token, trusted: Trusted::of(file, store.as_deref()), doubt })
     }
 
-    fn configured(&self, env: &Env) -> Result<Remote, Failure> {
+    fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
         let usual = Path::new("proxy.yaml");
         let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
         let found = file.map_or_else(
-            || Operated { admin: Some(Admin::default()), store: None, report: None },
+            || AdminConfig { admin: Some(Admin::default()), store: None, report: None },
             |file| config::operated(file, env),
         );
         let doubt = report(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
         let Some(admin) = found.admin else {
             let said = format!("{shown} says `admin: off`: such a larder cannot be asked");
-            return Err(Failure::new(Exit::Unreachable, said));
+            return Err(AdminClientError::new(ExitStatus::Unreachable, said));
         };
         if admin.listen.port() == 0 {
             let said = format!(
                 "{shown} leaves the port of admin.listen open: name it with --admin; \
                  `larder run` printed it"
             );
-            return Err(Failure::new(Exit::Unreachable, said));
+            return Err(AdminClientError::new(ExitStatus::Unreachable, said));
         }
         let authority = reached(admin.listen).to_string();
         let trusted = Trusted::of(file, found.store.as_deref());
-        Ok(Remote { authority, token: self.token(env, Some(admin))?, trusted, doubt })
+        Ok(AdminClient { authority, token: self.token(env, Some(admin))?, trusted, doubt })
     }
 
-    fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, Failure> {
-        let refused = |error: String| Failure::new(Exit::Failed, error);
+    fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
+        let refused = |error: String| AdminClientError::new(ExitStatus::Failed, error);
         if let Some(file) = &self.token_file {
             let wrong = |what: &str| refused(format!("{}: {what}", file.display()));
             let contents =
@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    fn with(admin: Option<&str>, config: Option<&Path>, token_file: Option<&Path>) -> Where {
-        Where {
+    fn with(admin: Option<&str>, config: Option<&Path>, token_file: Option<&Path>) -> TargetArgs {
+        TargetArgs {
             admin: admin.map(str::to_owned),
             config: config.map(Path::to_owned),
             token_file: token_file.map(Path::to_owned),
@@ -187,7 +187,7 @@ mod tests {
             house("admin: { listen: 0.0.0.0:7, allow: [::1], token_file: token }");
         let variables =
             env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
-        let find = |place: Where, env: &Env| {
+        let find = |place: TargetArgs, env: &Env| {
             let found = place.find(env).unwrap_or_else(|failure| panic!("{}", failure.said));
             (found.authority, found.token.map(|token| token.reveal().to_owned()))
         };
@@ -225,7 +225,7 @@ mod tests {
         for place in [with(Some("a:1"), None, Some(&token)), with(Some("a:1"), None, None)] {
             let failure = place.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
             assert!(!failure.said.contains("s3cret"), "{}", failure.said);
-            assert_eq!(failure.exit, Exit::Failed);
+            assert_eq!(failure.exit, ExitStatus::Failed);
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
         {
             let (_house, config) = house(yaml);
             let failure = with(None, Some(&config), None).find(&env(&[])).err().unwrap();
-            assert_eq!(failure.exit, Exit::Unreachable);
+            assert_eq!(failure.exit, ExitStatus::Unreachable);
             assert!(failure.said.contains(words), "{}", failure.said);
         }
     }

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Error, Options, Spanned};
 
-use crate::config::file::{Entry, Node, Value, Written, place};
+use crate::config::file::{Entry, Node, ScalarKind, Value, place};
 
 /// A value as the parser gives it. Numbers and booleans are only marked: their text is taken from
 /// the source, so that `0x1F` or `007` stay what was written.
@@ -57,8 +57,8 @@ fn options() -> Options {
 fn node(raw: Spanned<Raw>, text: &str) -> Node {
     let value = match raw.value {
         Raw::Null => Value::Null,
-        Raw::Text(text) => Value::Scalar(text, Written::Text),
-        Raw::Plain => Value::Scalar(source(&raw.defined, text).to_owned(), Written::Typed),
+        Raw::Text(text) => Value::Scalar(text, ScalarKind::Text),
+        Raw::Plain => Value::Scalar(source(&raw.defined, text).to_owned(), ScalarKind::Typed),
         Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, text)).collect()),
         Raw::Map(entries) => {
             let entry = |(key, value): (Spanned<String>, Spanned<Raw>)| Entry {
@@ -83,13 +83,13 @@ fn source<'t>(location: &serde_saphyr::Location, text: &'t str) -> &'t str {
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Whatever)
+        deserializer.deserialize_any(RawVisitor)
     }
 }
 
-struct Whatever;
+struct RawVisitor;
 
-impl<'de> Visitor<'de> for Whatever {
+impl<'de> Visitor<'de> for RawVisitor {
     type Value = Raw;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

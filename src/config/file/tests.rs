@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::config::file::{LONGEST, Value, Written, parse};
+use crate::config::file::{LONGEST, ScalarKind, Value, parse};
 
 #[test]
 fn scalars_stay_as_they_were_written() {
@@ -14,7 +14,7 @@ fn scalars_stay_as_they_were_written() {
     let read: Vec<_> = read.iter().map(|item| item.value.clone()).collect();
     let typed = ["1", "0x1F", "007", "1e3", "true", "12345678901234567890123"];
     let expected = items.split(", ").map(|text| {
-        let written = if typed.contains(&text) { Written::Typed } else { Written::Text };
+        let written = if typed.contains(&text) { ScalarKind::Typed } else { ScalarKind::Text };
         Value::Scalar(text.replace(['\'', '"'], ""), written)
     });
     assert_eq!(read, expected.collect::<Vec<_>>());
@@ -31,7 +31,7 @@ fn keys_and_values_know_their_places() {
 #[test]
 fn an_alias_stands_where_it_is_used_with_the_text_of_its_anchor() {
     let Value::Map(entries) = parse("a: &t 30\nb: *t").unwrap().value else { panic!("a map") };
-    assert_eq!(entries[1].value.value, Value::Scalar("30".to_owned(), Written::Typed));
+    assert_eq!(entries[1].value.value, Value::Scalar("30".to_owned(), ScalarKind::Typed));
     assert_eq!(entries[1].value.place.line, 2);
 }
 

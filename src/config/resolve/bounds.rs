@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration;
-use crate::config::reader::{At, Reader, Section, count as whole};
+use crate::config::reader::{Reader, Section, Spanned, count as whole};
 
 /// The bounds of a time.
 pub(super) struct Times {
@@ -108,7 +108,7 @@ pub(super) fn time(
         let wanted = "a duration that a request can keep";
         let least = duration::show(times.least);
         let what = format!("is shorter than {least}: it {}", times.short);
-        Err(Wrong::new(wanted, what, format!("write `{least}` at least, better the default")))
+        Err(ValueError::new(wanted, what, format!("write `{least}` at least, better the default")))
     };
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     let [short, long] = times.usual;
@@ -132,7 +132,7 @@ pub(super) fn count(
     let read = |text: &str| match whole(from, to)(text) {
         Err(wrong) if whole(0, from)(text).is_ok() => {
             let what = format!("is less than {from}: it {}", counts.few);
-            Err(Wrong::new(wrong.wanted, what, wrong.fix))
+            Err(ValueError::new(wrong.wanted, what, wrong.fix))
         }
         read => read,
     };
@@ -143,6 +143,6 @@ pub(super) fn count(
     at.value
 }
 
-fn odd<T>(reader: &mut Reader<'_>, at: &At<T>, what: &str) {
-    reader.note(at, NoteKind::OddLimit, what);
+fn odd<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
+    reader.note(at, WarningKind::OddLimit, what);
 }

@@ -5,9 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::file::Value;
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::listen::net;
 use crate::config::resolve::reach;
 use crate::config::{DestinationRule, Destinations, Ports, ResolveRule};
@@ -59,18 +59,18 @@ pub(super) fn resolve(
         if let Some(at) = &address
             && let Some(why) = reach::never_at(destinations, at.value.ip(), Some(at.value.port()))
         {
-            reader.note(at, NoteKind::Unreachable, why);
+            reader.note(at, WarningKind::Unreachable, why);
         }
         rules.extend(address.map(|address| ResolveRule { host, port, address: address.value }));
     }
     rules
 }
 
-fn one_name(text: &str) -> Result<(String, Option<u16>), Wrong> {
+fn one_name(text: &str) -> Result<(String, Option<u16>), ValueError> {
     let pattern = host_pattern(text)?;
     let Some(host) = pattern.exact() else {
         let what = "is a pattern, but only one name can be given an address";
-        return Err(Wrong::new("one host name", what, "write the whole name"));
+        return Err(ValueError::new("one host name", what, "write the whole name"));
     };
     Ok((host.to_owned(), pattern.port()))
 }
@@ -83,13 +83,13 @@ fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     }
     let ports = reader.scalars(node, &path, |text| {
         let port = text.parse::<u16>().ok().filter(|port| *port != 0);
-        port.ok_or_else(|| Wrong::is_not("`all`, or ports from 1 to 65535"))
+        port.ok_or_else(|| ValueError::is_not("`all`, or ports from 1 to 65535"))
     });
     Some(Ports::Only(ports.into_iter().map(|at| at.value).collect()))
 }
 
 /// A network, an address, an address with a port, or a host pattern, tried in this order.
-fn rule(text: &str) -> Result<DestinationRule, Wrong> {
+fn rule(text: &str) -> Result<DestinationRule, ValueError> {
     if let Ok(net) = net(text) {
         return Ok(DestinationRule::Net(net));
     }
@@ -101,14 +101,15 @@ fn rule(text: &str) -> Result<DestinationRule, Wrong> {
     {
         let wanted = "a network, an address or a host pattern";
         let fix = "the number after the slash is 0 to 32 for IPv4, 0 to 128 for IPv6";
-        return Err(Wrong::new(wanted, "is not a network", fix));
+        return Err(ValueError::new(wanted, "is not a network", fix));
     }
     host_pattern(text).map(DestinationRule::Host)
 }
 
-fn address(text: &str) -> Result<SocketAddr, Wrong> {
+fn address(text: &str) -> Result<SocketAddr, ValueError> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
-    address.ok_or_else(|| Wrong::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
+    address
+        .ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
 }
 
 /// Notes the host patterns under `key` that end in a dot: a name with and without it is one host, so the
@@ -123,10 +124,10 @@ pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &m
     for node in nodes {
         let Value::Scalar(text, _) = &node.value else { continue };
         if ends_in_dot(text) {
-            let at = At { value: (), place: node.place, path: path.clone() };
+            let at = Spanned { value: (), place: node.place, path: path.clone() };
             let text =
                 format!("the dot at the end of `{text}` is left out: hosts are matched without");
-            reader.note(&at, NoteKind::TrailingDot, text);
+            reader.note(&at, WarningKind::TrailingDot, text);
         }
     }
 }
@@ -140,6 +141,6 @@ fn ends_in_dot(text: &str) -> bool {
 }
 
 /// A host pattern, for every key that takes one.
-pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
-    HostPattern::parse(text).map_err(|e| Wrong::new("a host pattern", e.to_string(), e.fix()))
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, ValueError> {
+    HostPattern::parse(text).map_err(|e| ValueError::new("a host pattern", e.to_string(), e.fix()))
 }

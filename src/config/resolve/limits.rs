@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{At, Reader, Section, word};
+use crate::config::reader::{Reader, Section, Spanned, word};
 use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
@@ -15,7 +15,7 @@ use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 pub(super) fn limits(
     top: &mut Section<'_>,
     reader: &mut Reader<'_>,
-) -> (Limits, Option<At<usize>>) {
+) -> (Limits, Option<Spanned<usize>>) {
     let defaults = Limits::default();
     let Some(mut section) = top.section(reader, "limits") else { return (defaults, None) };
     let head = section.scalar(reader, "head", size::parse_memory);
@@ -60,7 +60,7 @@ fn body(section: &mut Section<'_>, reader: &mut Reader<'_>) -> BodyLimits {
     };
     if at.value > FAST {
         let text = "is more than many lines can send: uploads over them end with 408";
-        reader.note(&at, NoteKind::OddLimit, text);
+        reader.note(&at, WarningKind::OddLimit, text);
     }
     BodyLimits { idle, min_rate: at.value }
 }
@@ -69,13 +69,13 @@ fn body(section: &mut Section<'_>, reader: &mut Reader<'_>) -> BodyLimits {
 const FAST: u64 = 1 << 20;
 
 /// Bytes a second, or `off`.
-fn speed(text: &str) -> Result<u64, Wrong> {
+fn speed(text: &str) -> Result<u64, ValueError> {
     if text == "off" {
         return Ok(0);
     }
     let wanted = "bytes a second such as `64B/s`, or `off`";
     let bytes = text.strip_suffix("/s").ok_or_else(|| {
-        Wrong::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`")
+        ValueError::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`")
     })?;
     size::parse(bytes)
 }
@@ -115,7 +115,7 @@ pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>)
 pub(super) fn store(
     top: &mut Section<'_>,
     limits: &Limits,
-    in_flight: Option<At<usize>>,
+    in_flight: Option<Spanned<usize>>,
     reader: &mut Reader<'_>,
 ) -> Store {
     let mut defaults = Store::default();
@@ -154,7 +154,7 @@ pub(super) fn store(
 
 /// The largest answer fits among the bodies on their way; `said`: the one of the two that the file says. The
 /// defaults of both fit.
-fn flows(store: &Store, limits: &Limits, said: Option<At<usize>>, reader: &mut Reader<'_>) {
+fn flows(store: &Store, limits: &Limits, said: Option<Spanned<usize>>, reader: &mut Reader<'_>) {
     let Some(at) = said else { return };
     if limits.in_flight - limits.in_flight / 4 >= store.max_object {
         return;
@@ -174,7 +174,7 @@ fn shown(bytes: usize) -> String {
 }
 
 /// A size, or `off`. A disk that holds next to nothing is a mistake: the database takes some itself.
-fn disk(text: &str) -> Result<u64, Wrong> {
+fn disk(text: &str) -> Result<u64, ValueError> {
     if text == "off" {
         return Ok(0);
     }
@@ -182,7 +182,7 @@ fn disk(text: &str) -> Result<u64, Wrong> {
     if bytes < SMALLEST_DISK {
         let wanted = "a size of at least 64MiB, or `off`";
         let fix = "give it more room, or write `off` to keep answers in memory alone";
-        return Err(Wrong::new(wanted, "leaves no room beside the database itself", fix));
+        return Err(ValueError::new(wanted, "leaves no room beside the database itself", fix));
     }
     Ok(bytes)
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::defaults;
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::file::Value;
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::token::Token;
 use crate::config::{Access, Admin, Users};
 
@@ -32,7 +32,7 @@ pub(super) fn read(
     (listen, access, admin)
 }
 
-fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<At<SocketAddr>>> {
+fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<SocketAddr>>> {
     let known = reader.problems.len();
     let listen = top.scalars(reader, "listen", socket)?;
     if listen.is_empty() && reader.problems.len() == known {
@@ -50,7 +50,11 @@ fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<At<Socke
     Some(listen)
 }
 
-fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<'_>) -> Access {
+fn access(
+    top: &mut Section<'_>,
+    listen: &[Spanned<SocketAddr>],
+    reader: &mut Reader<'_>,
+) -> Access {
     let mut clients = Vec::new();
     let mut users = None;
     let mut named = false;
@@ -74,7 +78,7 @@ fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
-        reader.note(at, NoteKind::Open, "every host that reaches this larder may use it");
+        reader.note(at, WarningKind::Open, "every host that reaches this larder may use it");
     }
     Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
 }
@@ -82,14 +86,14 @@ fn access(top: &mut Section<'_>, listen: &[At<SocketAddr>], reader: &mut Reader<
 /// `admin`: `None` when it is switched off.
 pub(super) fn admin(
     top: &mut Section<'_>,
-    listen: &[At<SocketAddr>],
+    listen: &[Spanned<SocketAddr>],
     reader: &mut Reader<'_>,
 ) -> Option<Admin> {
     let Some(node) = top.get("admin") else { return Some(Admin::default()) };
     if matches!(&node.value, Value::Scalar(..)) {
         let off = reader.scalar(node, "admin", |text| match text {
             "off" | "false" => Ok(()),
-            _ => Err(Wrong::new(
+            _ => Err(ValueError::new(
                 "a map or `off`",
                 "is neither a map nor `off`",
                 "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`",
@@ -112,7 +116,7 @@ pub(super) fn admin(
     let everybody = allow.iter().find(|at| at.value.prefix_len() == 0 && is_reachable(value));
     if let Some(at) = everybody {
         let what = "every host that reaches the admin listener may read metrics and health";
-        reader.note(at, NoteKind::Open, what);
+        reader.note(at, WarningKind::Open, what);
     }
     let allow = allow.into_iter().map(|at| at.value).collect();
     Some(Admin { listen: value, token, allow })
@@ -120,9 +124,9 @@ pub(super) fn admin(
 
 /// What an admin listener must not be: the proxy's own, or open to whoever reaches it.
 fn refuse_admin_at(
-    at: &At<SocketAddr>,
+    at: &Spanned<SocketAddr>,
     guarded: bool,
-    listen: &[At<SocketAddr>],
+    listen: &[Spanned<SocketAddr>],
     reader: &mut Reader<'_>,
 ) {
     if is_reachable(at.value) && !guarded {
@@ -162,7 +166,7 @@ fn is_reachable(address: SocketAddr) -> bool {
     !address.ip().to_canonical().is_loopback()
 }
 
-fn socket(text: &str) -> Result<SocketAddr, Wrong> {
+fn socket(text: &str) -> Result<SocketAddr, ValueError> {
     let wanted = "an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`";
     text.parse().map_err(|_| {
         let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());
@@ -171,19 +175,19 @@ fn socket(text: &str) -> Result<SocketAddr, Wrong> {
             Some(port) => format!("did you mean `127.0.0.1:{port}` (only this host)?"),
             None => format!("write {wanted}"),
         };
-        Wrong::new(wanted, format!("is not {wanted}"), fix)
+        ValueError::new(wanted, format!("is not {wanted}"), fix)
     })
 }
 
 /// A network; one address alone is a network of one.
-pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
+pub(super) fn net(text: &str) -> Result<IpNet, ValueError> {
     let net = text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()));
-    let wrong = |_| Wrong::is_not("a network such as `10.0.0.0/8`, or an address");
+    let wrong = |_| ValueError::is_not("a network such as `10.0.0.0/8`, or an address");
     net.map(|net| net.trunc()).map_err(wrong)
 }
 
 /// Lines of `user:password`; empty ones and those with a `#` first are left out.
-fn read_users(at: &At<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
+fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
     let contents = reader.file(at)?;
     if contents.open_to_all {
         let what = "everybody on this machine may read or change the file with the passwords";

@@ -9,15 +9,15 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use crate::config::defaults;
-use crate::config::diagnostics::{Place, Wrong};
+use crate::config::diagnostics::{SourceLocation, ValueError};
 use crate::config::duration;
 use crate::config::file::Value;
 use crate::config::number::share_up_to_half;
-use crate::config::reader::{At, Reader, Section, word};
+use crate::config::reader::{Reader, Section, Spanned, word};
 use crate::config::resolve::{fields, retry, status};
 use crate::policy::{
-    ErrorMatch, HoldRule, KeyRule, Mode, Policy, QueryRule, Retry, ScopeRule, SetCookie,
-    StaleIfError, StatusMatch, Ttl,
+    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule,
+    SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
 
 /// `defaults`: what holds where a route says nothing.
@@ -25,35 +25,35 @@ pub(super) struct Defaults {
     /// The master switch: of larder, not of a route.
     pub(super) mode: Mode,
     /// How long an origin is left alone: where no route says it, too.
-    pub(super) hold: HoldRule,
-    retry: Retry,
+    pub(super) hold: CooldownPolicy,
+    retry: RetryPolicy,
     scope: ScopeRule,
     ttl_jitter: f64,
     coalesce_wait: Duration,
     stale_while_revalidate: Option<Duration>,
-    stale_if_error: Windows,
+    stale_if_error: StaleIfErrorSection,
 }
 
 /// `stale_if_error` as written, and the holds that it comes to.
 #[derive(Default)]
-struct Windows {
+struct StaleIfErrorSection {
     window: Option<Duration>,
     on: Option<Vec<ErrorMatch>>,
     ends_on: Option<Vec<StatusMatch>>,
-    hold: HoldRule,
+    hold: CooldownPolicy,
 }
 
 /// `defaults`.
 pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaults {
     let mut read = Defaults {
         mode: Mode::default(),
-        hold: HoldRule::default(),
-        retry: Retry::default(),
+        hold: CooldownPolicy::default(),
+        retry: RetryPolicy::default(),
         scope: ScopeRule::Credential,
         ttl_jitter: 0.0,
         coalesce_wait: defaults::COALESCE_WAIT,
         stale_while_revalidate: None,
-        stale_if_error: Windows::default(),
+        stale_if_error: StaleIfErrorSection::default(),
     };
     let Some(mut section) = top.section(reader, "defaults") else { return read };
     let modes = Mode::ALL.map(|mode| (mode.token(), mode));
@@ -85,7 +85,7 @@ pub(super) fn read(
     methods: &[Method],
     defaults: &Defaults,
     reader: &mut Reader<'_>,
-) -> (Policy, Option<At<Ttl>>) {
+) -> (Policy, Option<Spanned<Ttl>>) {
     let scope = scope(route, reader);
     let ttl = ttl(route, reader);
     let by_status = ttl_by_status(route, reader);
@@ -126,14 +126,14 @@ pub(super) fn read(
     (policy, ttl)
 }
 
-fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Ttl>> {
+fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>> {
     let node = route.get("ttl")?;
     let path = route.at("ttl");
     if matches!(node.value, Value::Map(_)) {
         let mut section = reader.section(node, &path)?;
         let value = ttl_of_map(&mut section, reader);
         section.finish(reader);
-        return Some(At { value: value?, place: route.key_place("ttl"), path });
+        return Some(Spanned { value: value?, place: route.key_place("ttl"), path });
     }
     let wanted = "a duration such as `30m`, `forever` or `origin`";
     let words = word(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
@@ -141,7 +141,7 @@ fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Ttl>> {
         if !text.contains(|c: char| c.is_ascii_digit()) {
             return words(text);
         }
-        duration::parse(text).map(Ttl::Override).map_err(|wrong| Wrong { wanted, ..wrong })
+        duration::parse(text).map(Ttl::Override).map_err(|wrong| ValueError { wanted, ..wrong })
     })
 }
 
@@ -200,8 +200,12 @@ fn stale_while_revalidate(section: &mut Section<'_>, reader: &mut Reader<'_>) ->
 }
 
 /// The holds of `defaults` are for every route: they say nothing of what is stored.
-fn stale_if_error(section: &mut Section<'_>, hold: HoldRule, reader: &mut Reader<'_>) -> Windows {
-    let unsaid = Windows { hold, ..Windows::default() };
+fn stale_if_error(
+    section: &mut Section<'_>,
+    hold: CooldownPolicy,
+    reader: &mut Reader<'_>,
+) -> StaleIfErrorSection {
+    let unsaid = StaleIfErrorSection { hold, ..StaleIfErrorSection::default() };
     let Some(node) = section.get("stale_if_error") else { return unsaid };
     let path = section.at("stale_if_error");
     if matches!(node.value, Value::Scalar(..)) {
@@ -222,7 +226,7 @@ fn stale_if_error(section: &mut Section<'_>, hold: HoldRule, reader: &mut Reader
     let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
     let hold = retry::hold(&mut inner, hold, reader);
     inner.finish(reader);
-    Windows { window, on, ends_on, hold }
+    StaleIfErrorSection { window, on, ends_on, hold }
 }
 
 fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {
@@ -232,7 +236,7 @@ fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Durati
     wait.map(|at| at.value)
 }
 
-fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<ScopeRule>> {
+fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<ScopeRule>> {
     let node = section.get("scope")?;
     let path = section.at("scope");
     if matches!(node.value, Value::Map(_)) {
@@ -243,30 +247,30 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<ScopeR
             reader.problem(inner.place, &inner.at("header"), "is missing", fix);
         }
         inner.finish(reader);
-        let At { value, place, .. } = header?;
-        return Some(At { value: ScopeRule::Header(value), place, path });
+        let Spanned { value, place, .. } = header?;
+        return Some(Spanned { value: ScopeRule::Header(value), place, path });
     }
     let words = [("credential", false), ("shared", true)];
     let wanted = "`credential`, `shared` or `{ header: X-Larder-User }`";
     let shared = reader.scalar(node, &path, word(wanted, &words))?;
     let value = if shared.value { ScopeRule::Shared } else { ScopeRule::Credential };
-    Some(At { value, place: shared.place, path })
+    Some(Spanned { value, place: shared.place, path })
 }
 
 /// The field in which the app names its user. It is not sent upstream, so it can be none that the
 /// origin needs.
-fn naming_field(text: &str) -> Result<HeaderName, Wrong> {
+fn naming_field(text: &str) -> Result<HeaderName, ValueError> {
     let name = fields::name(text)?;
     if name == http::header::AUTHORIZATION || name == http::header::COOKIE {
         let what = "would not reach the origin: the field of a scope is taken out";
         let fix = "use a field of the app's own, such as `X-Larder-User`, or `scope: credential`";
-        return Err(Wrong::new("the name of a request field", what, fix));
+        return Err(ValueError::new("the name of a request field", what, fix));
     }
     Ok(name)
 }
 
-fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyRule {
-    let Some(mut section) = route.section(reader, "key") else { return KeyRule::default() };
+fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
+    let Some(mut section) = route.section(reader, "key") else { return KeyPolicy::default() };
     let query = section.section(reader, "query").map_or(QueryRule::All, |mut query| {
         let rule = query_rule(&mut query, reader);
         query.finish(reader);
@@ -281,12 +285,12 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyRule {
         reader.problem(name.place, &name.path, what, "keep one of the two");
     }
     section.finish(reader);
-    let names = |list: Vec<At<HeaderName>>| list.into_iter().map(|at| at.value).collect();
-    KeyRule { query, headers: names(headers), ignored: names(ignored) }
+    let names = |list: Vec<Spanned<HeaderName>>| list.into_iter().map(|at| at.value).collect();
+    KeyPolicy { query, headers: names(headers), ignored: names(ignored) }
 }
 
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
-    let names = |list: Vec<At<String>>| list.into_iter().map(|at| at.value).collect();
+    let names = |list: Vec<Spanned<String>>| list.into_iter().map(|at| at.value).collect();
     let include = query.scalars(reader, "include", fields::param);
     let exclude = query.scalars(reader, "exclude", fields::param);
     match (include, exclude) {
@@ -303,17 +307,17 @@ fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
 
 fn set_cookie(
     route: &mut Section<'_>,
-    scope: Option<&At<ScopeRule>>,
-    ttl: Option<&At<Ttl>>,
+    scope: Option<&Spanned<ScopeRule>>,
+    ttl: Option<&Spanned<Ttl>>,
     reader: &mut Reader<'_>,
-) -> SetCookie {
-    let words = [("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
+) -> SetCookiePolicy {
+    let words = [("strip", SetCookiePolicy::Strip), ("keep", SetCookiePolicy::Keep)];
     let Some(at) = route.scalar(reader, "set_cookie", word("`strip` or `keep`", &words)) else {
-        return SetCookie::Refuse;
+        return SetCookiePolicy::Refuse;
     };
     let shared = scope.is_some_and(|scope| scope.value == ScopeRule::Shared);
     let operators = ttl.is_some_and(|ttl| ttl.value.overrides_origin());
-    if at.value == SetCookie::Keep && shared && operators {
+    if at.value == SetCookiePolicy::Keep && shared && operators {
         let what = "`keep` would hand one user's cookies to all: the scope is shared, and this `ttl` \
                     sets the origin's `private` and `no-store` aside";
         reader.problem(at.place, &at.path, what, "write `set_cookie: strip`");
@@ -324,7 +328,7 @@ fn set_cookie(
 /// The targeted fields whose word counts, in order. The operator's own `ttl` listens to none.
 fn targeted(
     route: &mut Section<'_>,
-    ttl: Option<&At<Ttl>>,
+    ttl: Option<&Spanned<Ttl>>,
     reader: &mut Reader<'_>,
 ) -> Vec<HeaderName> {
     let names = route.scalars(reader, "targeted", fields::targeted).unwrap_or_default();
@@ -338,7 +342,9 @@ fn targeted(
 
 /// Keys that say something about stored answers: useless where none is ever stored. Of
 /// `stale_if_error` the bound of a hold is for every call.
-pub(super) fn first_about_storing(route: &mut Section<'_>) -> Option<(&'static str, Place)> {
+pub(super) fn first_about_storing(
+    route: &mut Section<'_>,
+) -> Option<(&'static str, SourceLocation)> {
     let holds_alone = route.get("stale_if_error").is_some_and(|node| match &node.value {
         Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_hold"),
         Value::Null | Value::Scalar(..) | Value::List(_) => false,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
 use crate::config::number::{between, share};
-use crate::config::reader::{At, Reader, Section, count, word};
+use crate::config::reader::{Reader, Section, Spanned, count, word};
 use crate::config::resolve::{routes, status};
-use crate::policy::{Backoff, HoldRule, Retry};
+use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
 use crate::semantics::method;
 
 /// More calls than this do not help an origin, nor anybody who waits for it.
@@ -24,15 +24,15 @@ const MOST_RETRIES: usize = 10;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// `retry` as written: what it comes to, and the methods that it names itself.
-struct Written {
-    retry: Retry,
-    methods: Vec<At<Method>>,
+struct RetrySection {
+    retry: RetryPolicy,
+    methods: Vec<Spanned<Method>>,
 }
 
 /// `defaults.retry`.
-pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> Retry {
-    let written = read(defaults, &Retry::default(), reader);
-    for At { value, place, path } in
+pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> RetryPolicy {
+    let written = read(defaults, &RetryPolicy::default(), reader);
+    for Spanned { value, place, path } in
         written.methods.iter().filter(|at| !method::is_idempotent(&at.value))
     {
         let what =
@@ -47,11 +47,11 @@ pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -
 pub(super) fn of_route(
     route: &mut Section<'_>,
     methods: &[Method],
-    defaults: &Retry,
+    defaults: &RetryPolicy,
     reader: &mut Reader<'_>,
-) -> Retry {
+) -> RetryPolicy {
     let known = reader.problems.len();
-    let Written { retry, methods: written } = read(route, defaults, reader);
+    let RetrySection { retry, methods: written } = read(route, defaults, reader);
     let takes = |method: &Method| {
         methods.contains(method) || (method == Method::HEAD && methods.contains(&Method::GET))
     };
@@ -69,19 +69,19 @@ pub(super) fn of_route(
              twice, unless the API tells a repeated call by a key in it",
             at.value
         );
-        reader.note(at, NoteKind::Repeated, text);
+        reader.note(at, WarningKind::Repeated, text);
     }
     retry
 }
 
-fn read(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Written {
-    let unsaid = Written { retry: base.clone(), methods: Vec::new() };
+fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
+    let unsaid = RetrySection { retry: base.clone(), methods: Vec::new() };
     let Some(node) = section.get("retry") else { return unsaid };
     let path = section.at("retry");
     if matches!(node.value, Value::Scalar(..)) {
         let off = reader.scalar(node, &path, off);
         let retries = if off.is_some() { 0 } else { base.retries };
-        return Written { retry: Retry { retries, ..unsaid.retry }, ..unsaid };
+        return RetrySection { retry: RetryPolicy { retries, ..unsaid.retry }, ..unsaid };
     }
     let Some(mut inner) = reader.section(node, &path) else { return unsaid };
     if base.retries == 0 && !inner.has("retries") {
@@ -91,7 +91,7 @@ fn read(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Wri
     keys(&mut inner, base, reader)
 }
 
-fn keys(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Written {
+fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
     let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
@@ -103,8 +103,8 @@ fn keys(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Wri
         section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
     let budget = section.scalar_or(reader, "budget", patience, base.budget);
     section.finish(reader);
-    let values = |named: &Vec<At<Method>>| named.iter().map(|at| at.value.clone()).collect();
-    let retry = Retry {
+    let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
+    let retry = RetryPolicy {
         retries,
         on: on.map_or_else(|| base.on.clone(), |on| on.into_iter().map(|at| at.value).collect()),
         methods: named.as_ref().map_or_else(|| base.methods.clone(), values),
@@ -112,7 +112,7 @@ fn keys(section: &mut Section<'_>, base: &Retry, reader: &mut Reader<'_>) -> Wri
         honour_retry_after: honour,
         budget,
     };
-    Written { retry, methods: named.unwrap_or_default() }
+    RetrySection { retry, methods: named.unwrap_or_default() }
 }
 
 fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) -> Backoff {
@@ -135,8 +135,12 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
 }
 
 /// `stale_if_error.hold_down` and `.max_hold`, over `base`.
-pub(super) fn hold(section: &mut Section<'_>, base: HoldRule, reader: &mut Reader<'_>) -> HoldRule {
-    let read = HoldRule {
+pub(super) fn hold(
+    section: &mut Section<'_>,
+    base: CooldownPolicy,
+    reader: &mut Reader<'_>,
+) -> CooldownPolicy {
+    let read = CooldownPolicy {
         hold_down: section.scalar_or(reader, "hold_down", duration::parse, base.hold_down),
         max_hold: section.scalar_or(reader, "max_hold", parse_positive, base.max_hold),
     };
@@ -152,21 +156,21 @@ pub(super) fn hold(section: &mut Section<'_>, base: HoldRule, reader: &mut Reade
 }
 
 /// How long a client may be kept waiting.
-pub(super) fn patience(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn patience(text: &str) -> Result<Duration, ValueError> {
     let wait = parse_positive(text)?;
     if wait <= LONGEST_WAIT {
         return Ok(wait);
     }
     let wanted = "a duration of up to ten minutes";
     let what = "is longer than any client waits: it would hold its connection for nobody";
-    Err(Wrong::new(wanted, what, "write `10m` or less"))
+    Err(ValueError::new(wanted, what, "write `10m` or less"))
 }
 
-fn off(text: &str) -> Result<(), Wrong> {
+fn off(text: &str) -> Result<(), ValueError> {
     let fix = "write `retry: { retries: 3 }`, or `retry: off`";
     match text {
         "off" | "false" => Ok(()),
-        _ => Err(Wrong::new("a map or `off`", "is neither a map nor `off`", fix)),
+        _ => Err(ValueError::new("a map or `off`", "is neither a map nor `off`", fix)),
     }
 }
 
@@ -176,10 +180,10 @@ mod tests {
 
     use http::Method;
 
-    use crate::config::diagnostics::{Note, NoteKind};
+    use crate::config::diagnostics::{Warning, WarningKind};
     use crate::config::env::Env;
     use crate::config::{Config, parse};
-    use crate::policy::{ErrorMatch, HoldRule, Policy, Retry};
+    use crate::policy::{CooldownPolicy, ErrorMatch, Policy, RetryPolicy};
 
     fn valid(rest: &str) -> Config {
         let text = format!("version: 1\n{rest}\n");
@@ -220,7 +224,7 @@ mod tests {
         );
         assert_eq!((plain.retries, plain.backoff.initial), (3, Duration::from_secs(1)));
         assert_eq!(never.retries, 0);
-        assert_eq!(policy(&valid(ROUTES), 1).retry, Retry::default());
+        assert_eq!(policy(&valid(ROUTES), 1).retry, RetryPolicy::default());
     }
 
     #[test]
@@ -248,7 +252,7 @@ mod tests {
         assert!(everywhere.starts_with("defaults.retry.methods[2]: a POST of every route"));
         let route = |keys: &str| format!("routes: [{{ name: r, match: {{ host: a, {keys} }} }}]");
         let config = valid(&route("method: POST }, retry: { methods: [POST, PUT]"));
-        let repeated = |note: &&Note| note.kind == NoteKind::Repeated;
+        let repeated = |note: &&Warning| note.kind == WarningKind::Repeated;
         let notes: Vec<_> = config.notes.iter().filter(repeated).collect();
         let [note] = notes.as_slice() else { panic!("{notes:?}") };
         assert_eq!(note.path, "routes[r].retry.methods[0]");
@@ -283,9 +287,15 @@ mod tests {
              - { name: b, match: { host: b }, stale_if_error: { hold_down: 0s } }",
         );
         let ten = Duration::from_secs(600);
-        assert_eq!(config.hold, HoldRule { hold_down: Duration::from_secs(5), max_hold: ten });
+        assert_eq!(
+            config.hold,
+            CooldownPolicy { hold_down: Duration::from_secs(5), max_hold: ten }
+        );
         assert_eq!(policy(&config, 0).hold, config.hold);
-        assert_eq!(policy(&config, 1).hold, HoldRule { hold_down: Duration::ZERO, max_hold: ten });
+        assert_eq!(
+            policy(&config, 1).hold,
+            CooldownPolicy { hold_down: Duration::ZERO, max_hold: ten }
+        );
         for keys in ["hold_down: 2h", "max_hold: 1s"] {
             let said = wrong(&format!("defaults: {{ stale_if_error: {{ {keys} }} }}"));
             assert!(said.contains("nothing is held longer than `max_hold`"), "{said}");

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 
 use crate::config::Upstream;
-use crate::config::diagnostics::{NoteKind, Place, Wrong};
+use crate::config::diagnostics::{SourceLocation, ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::policy::{self, Defaults};
 use crate::config::resolve::{fields, upstreams};
 use crate::policy::{ScopeRule, Ttl};
-use crate::route::pattern::{FieldMatch, ParamMatch, PathPattern, Pattern, ValueMatch};
+use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
 use crate::route::table::{Route, Table};
 use crate::semantics::target::Scheme;
 
@@ -64,7 +64,7 @@ fn route(
     at: usize,
     defaults: &Defaults,
     reader: &mut Reader<'_>,
-) -> Option<(Route, Place)> {
+) -> Option<(Route, SourceLocation)> {
     let mut section = reader.section(node, &format!("routes[{at}]"))?;
     let name = name(&mut section, reader);
     if let Some(name) = &name {
@@ -86,11 +86,11 @@ fn route(
     if let Some(ttl) = &ttl {
         note_set_aside(ttl, reader);
     }
-    let At { value: name, place, .. } = name?;
+    let Spanned { value: name, place, .. } = name?;
     Some((Route { name, index: at, pattern, policy: Arc::new(policy) }, place))
 }
 
-fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Arc<str>>> {
+fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Arc<str>>> {
     if section.get("name").is_none() {
         let fix = "add `name: …`; it is the label in metrics and logs";
         reader.problem(section.place, &section.at("name"), "is missing", fix);
@@ -124,7 +124,7 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
     let methods =
         methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
     let headers = headers.into_iter().map(|(name, value)| FieldMatch { name, value }).collect();
-    let query = query.into_iter().map(|(name, value)| ParamMatch { name, value }).collect();
+    let query = query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect();
     Some(Pattern { host: host?.value, methods, path, headers, query })
 }
 
@@ -137,7 +137,7 @@ fn conditions<N>(
     section: &mut Section<'_>,
     key: &'static str,
     reader: &mut Reader<'_>,
-    read_name: impl Fn(&str) -> Result<N, Wrong>,
+    read_name: impl Fn(&str) -> Result<N, ValueError>,
 ) -> Vec<(N, ValueMatch)> {
     let Some(inner) = section.section(reader, key) else { return Vec::new() };
     let mut one = |entry: &Entry| {
@@ -158,25 +158,25 @@ fn conditions<N>(
 }
 
 /// A method, of those that a request can have.
-pub(super) fn method(text: &str) -> Result<Method, Wrong> {
+pub(super) fn method(text: &str) -> Result<Method, ValueError> {
     let wanted = "a method such as `GET`";
     let upper = text.to_ascii_uppercase();
     if upper != text {
         let fix = format!("write `{upper}`: methods are case-sensitive");
-        return Err(Wrong::new(wanted, "is no method that anybody sends", fix));
+        return Err(ValueError::new(wanted, "is no method that anybody sends", fix));
     }
     if text == "CONNECT" {
         let fix = "name the methods of the requests inside the tunnel";
-        return Err(Wrong::new(wanted, "opens a tunnel and is never routed", fix));
+        return Err(ValueError::new(wanted, "opens a tunnel and is never routed", fix));
     }
-    Method::from_bytes(text.as_bytes()).map_err(|_| Wrong::is_not(wanted))
+    Method::from_bytes(text.as_bytes()).map_err(|_| ValueError::is_not(wanted))
 }
 
-fn path(text: &str) -> Result<PathPattern, Wrong> {
-    PathPattern::parse(text).map_err(|e| Wrong::new("a path pattern", e.to_string(), e.fix()))
+fn path(text: &str) -> Result<PathPattern, ValueError> {
+    PathPattern::parse(text).map_err(|e| ValueError::new("a path pattern", e.to_string(), e.fix()))
 }
 
-fn note_set_aside(ttl: &At<Ttl>, reader: &mut Reader<'_>) {
+fn note_set_aside(ttl: &Spanned<Ttl>, reader: &mut Reader<'_>) {
     let shown = match ttl.value {
         Ttl::Override(lifetime) => duration::show(lifetime),
         Ttl::Forever => "forever".to_owned(),
@@ -186,13 +186,13 @@ fn note_set_aside(ttl: &At<Ttl>, reader: &mut Reader<'_>) {
         "the origin's Cache-Control, Expires and Pragma are set aside: `ttl: {shown}` is the only \
          rule, also against no-store and private"
     );
-    reader.note(ttl, NoteKind::SetAside, text);
+    reader.note(ttl, WarningKind::SetAside, text);
 }
 
 /// What names a user cannot be ignored.
 fn refuse_ignored(
     table: &Table,
-    places: &[Place],
+    places: &[SourceLocation],
     credentials: &[HeaderName],
     reader: &mut Reader<'_>,
 ) {
@@ -215,7 +215,7 @@ fn refuse_ignored(
 /// meets none of them.
 fn note_moved(
     table: &Table,
-    places: &[Place],
+    places: &[SourceLocation],
     upstreams: &[Arc<Upstream>],
     reader: &mut Reader<'_>,
 ) {
@@ -232,19 +232,19 @@ fn note_moved(
         let plain = port == Scheme::Http.default_port();
         let moved = to.port.unwrap_or(if plain { scheme.default_port() } else { port });
         if moved != port {
-            let at = At { value: (), place: *place, path: format!("routes[{}]", route.name) };
+            let at = Spanned { value: (), place: *place, path: format!("routes[{}]", route.name) };
             let text = format!(
                 "matches no request for http://{host}:{port}: upstream `{}` sends those on to \
                  {}://{host}:{moved}, and routes match that URL; name the host without a port",
                 upstream.name,
                 scheme.as_str()
             );
-            reader.note(&at, NoteKind::Shadowed, text);
+            reader.note(&at, WarningKind::Shadowed, text);
         }
     }
 }
 
-fn note_shadowed(table: &Table, places: &[Place], reader: &mut Reader<'_>) {
+fn note_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'_>) {
     for shadowed in table.shadowed() {
         let (Some(route), Some(by)) =
             (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
@@ -252,8 +252,8 @@ fn note_shadowed(table: &Table, places: &[Place], reader: &mut Reader<'_>) {
             continue;
         };
         let place = places.get(shadowed.route).copied().unwrap_or_default();
-        let at = At { value: (), place, path: format!("routes[{}]", route.name) };
+        let at = Spanned { value: (), place, path: format!("routes[{}]", route.name) };
         let text = format!("never matches: `{}` before it takes all its requests", by.name);
-        reader.note(&at, NoteKind::Shadowed, text);
+        reader.note(&at, WarningKind::Shadowed, text);
     }
 }

@@ -5,7 +5,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::config::ScopeSecret;
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::reader::{Reader, Section};
 
 /// Fewer characters could be guessed.
@@ -37,9 +37,9 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
 }
 
 /// The name of an environment variable.
-pub(super) fn variable(text: &str) -> Result<String, Wrong> {
+pub(super) fn variable(text: &str) -> Result<String, ValueError> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let named = plain && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
     let wanted = "the name of an environment variable";
-    if named { Ok(text.to_owned()) } else { Err(Wrong::is_not(wanted)) }
+    if named { Ok(text.to_owned()) } else { Err(ValueError::is_not(wanted)) }
 }

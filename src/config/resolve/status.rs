@@ -5,7 +5,7 @@
 
 use http::StatusCode;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::reader::nearest;
 use crate::policy::{ErrorMatch, StatusMatch};
 
@@ -14,7 +14,7 @@ use crate::policy::{ErrorMatch, StatusMatch};
 const NEVER_STORED: [u16; 6] = [206, 304, 400, 413, 414, 431];
 
 /// A key of `ttl_by_status`.
-pub(super) fn stored(text: &str) -> Result<StatusMatch, Wrong> {
+pub(super) fn stored(text: &str) -> Result<StatusMatch, ValueError> {
     let matched = status(text)?;
     let never = match matched {
         StatusMatch::Exact(code) => {
@@ -24,13 +24,13 @@ pub(super) fn stored(text: &str) -> Result<StatusMatch, Wrong> {
     };
     if never {
         let fix = "remove it; 1xx 206 304 400 413 414 431 pass through unchanged";
-        return Err(Wrong::new(WANTED, "is never stored, whatever anybody says", fix));
+        return Err(ValueError::new(WANTED, "is never stored, whatever anybody says", fix));
     }
     Ok(matched)
 }
 
 /// A member of `stale_if_error.on`.
-pub(super) fn error(text: &str) -> Result<ErrorMatch, Wrong> {
+pub(super) fn error(text: &str) -> Result<ErrorMatch, ValueError> {
     let wanted = "a status such as `429`, a class such as `5xx`, `connect`, `timeout`, `breaker` or `budget`";
     match text {
         "connect" => Ok(ErrorMatch::Connect),
@@ -43,7 +43,7 @@ pub(super) fn error(text: &str) -> Result<ErrorMatch, Wrong> {
 }
 
 /// A member of `stale_if_error.ends_on`.
-pub(super) fn ends(text: &str) -> Result<StatusMatch, Wrong> {
+pub(super) fn ends(text: &str) -> Result<StatusMatch, ValueError> {
     let wanted = "a status such as `404`, or `4xx`";
     let matched = failed(text, wanted, &["404", "410", "401", "403", "4xx"])?;
     let passes = match matched {
@@ -52,20 +52,24 @@ pub(super) fn ends(text: &str) -> Result<StatusMatch, Wrong> {
     };
     if passes {
         let what = "is a failure that passes: it says nothing of what is stored";
-        return Err(Wrong::new(wanted, what, "name it in `stale_if_error.on`; remove it here"));
+        return Err(ValueError::new(
+            wanted,
+            what,
+            "name it in `stale_if_error.on`; remove it here",
+        ));
     }
     Ok(matched)
 }
 
 /// A member of `retry.on`.
-pub(super) fn retried(text: &str) -> Result<ErrorMatch, Wrong> {
+pub(super) fn retried(text: &str) -> Result<ErrorMatch, ValueError> {
     let wanted = "a status such as `429`, a class such as `5xx`, `connect` or `timeout`";
     match text {
         "connect" => Ok(ErrorMatch::Connect),
         "timeout" => Ok(ErrorMatch::Timeout),
         "breaker" | "budget" => {
             let what = "keeps the call from being made: there is nothing to repeat";
-            Err(Wrong::new(wanted, what, "name it in `stale_if_error.on`; remove it here"))
+            Err(ValueError::new(wanted, what, "name it in `stale_if_error.on`; remove it here"))
         }
         _ => failed(text, wanted, &["connect", "timeout", "4xx", "5xx"]).map(ErrorMatch::Status),
     }
@@ -76,14 +80,15 @@ pub(super) fn failed(
     text: &str,
     wanted: &'static str,
     known: &[&str],
-) -> Result<StatusMatch, Wrong> {
+) -> Result<StatusMatch, ValueError> {
     let fix = nearest(text, known)
         .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
-    let matched = status(text).map_err(|_| Wrong::new(wanted, format!("is not {wanted}"), fix))?;
+    let matched =
+        status(text).map_err(|_| ValueError::new(wanted, format!("is not {wanted}"), fix))?;
     if is_error(matched) {
         return Ok(matched);
     }
-    Err(Wrong::new(wanted, "is not an error", "name statuses from 400 on"))
+    Err(ValueError::new(wanted, "is not an error", "name statuses from 400 on"))
 }
 
 /// Whether a status says by itself that something failed.
@@ -95,18 +100,18 @@ pub(super) fn is_error(matched: StatusMatch) -> bool {
 }
 
 /// A member of `errors[].status`.
-pub(super) fn any(text: &str) -> Result<StatusMatch, Wrong> {
+pub(super) fn any(text: &str) -> Result<StatusMatch, ValueError> {
     status(text)
 }
 
 const WANTED: &str = "a status such as `404`, or a class such as `5xx`";
 
-fn status(text: &str) -> Result<StatusMatch, Wrong> {
+fn status(text: &str) -> Result<StatusMatch, ValueError> {
     let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
     if let Some(class @ 1..=5) = class {
         return Ok(StatusMatch::Class(class));
     }
     let code = text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
     let code = code.and_then(|code| StatusCode::from_u16(code).ok());
-    code.map(StatusMatch::Exact).ok_or_else(|| Wrong::is_not(WANTED))
+    code.map(StatusMatch::Exact).ok_or_else(|| ValueError::is_not(WANTED))
 }

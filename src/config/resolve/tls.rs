@@ -5,10 +5,10 @@
 
 use std::path::PathBuf;
 
-use crate::config::constraint::{Constraint, around_all};
-use crate::config::diagnostics::NoteKind;
+use crate::config::constraint::{NameConstraint, around_all};
+use crate::config::diagnostics::WarningKind;
 use crate::config::file::{Node, Value};
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::{Ca, CaFiles, Interception};
 use crate::route::pattern::HostPattern;
@@ -23,7 +23,7 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Intercepti
     note_dots(&mut section, "intercept", reader);
     note_dots(&mut section, "passthrough", reader);
     section.finish(reader);
-    let values = |all: &[At<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
+    let values = |all: &[Spanned<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
     let tls = Interception { ca, intercept: values(&intercept), passthrough: values(&passthrough) };
     for host in intercept.iter().filter(|host| !spared(&host.value, &tls)) {
         check(host, &tls.ca.constrain, reader);
@@ -45,7 +45,11 @@ pub(super) fn check_routes(
         }
         let place = nodes.get(route.index).and_then(host_of).map(|node| node.place);
         let (place, path) = (place.unwrap_or_default(), path_of(route));
-        check(&At { value: route.pattern.host.clone(), place, path }, &tls.ca.constrain, reader);
+        check(
+            &Spanned { value: route.pattern.host.clone(), place, path },
+            &tls.ca.constrain,
+            reader,
+        );
     }
 }
 
@@ -82,8 +86,8 @@ pub(super) fn note_unconstrained(
     );
     let key = if top.has("tls") { "tls" } else { "routes" };
     let path = "tls.ca.constrain".to_owned();
-    let at = At { value: (), place: top.key_place(key), path };
-    reader.note(&at, NoteKind::Unconstrained, text);
+    let at = Spanned { value: (), place: top.key_place(key), path };
+    reader.note(&at, WarningKind::Unconstrained, text);
 }
 
 /// How many hosts a note names.
@@ -96,7 +100,7 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
         reader.path(node, &ca.at(key))
     };
     let (cert, key) = (path(&mut ca, reader, "cert"), path(&mut ca, reader, "key"));
-    let constrain = ca.scalars(reader, "constrain", Constraint::parse).unwrap_or_default();
+    let constrain = ca.scalars(reader, "constrain", NameConstraint::parse).unwrap_or_default();
     ca.finish(reader);
     for (there, missing) in [("cert", "key"), ("key", "cert")] {
         if ca.has(there) && !ca.has(missing) {
@@ -112,8 +116,8 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
 }
 
 fn files(
-    cert: Option<At<PathBuf>>,
-    key: Option<At<PathBuf>>,
+    cert: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<PathBuf>>,
     reader: &mut Reader<'_>,
 ) -> Option<CaFiles> {
     let (cert, key) = (cert?, key?);
@@ -125,11 +129,11 @@ fn files(
 }
 
 /// One host that is named for interception.
-fn check(host: &At<HostPattern>, constrain: &[Constraint], reader: &mut Reader<'_>) {
+fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut Reader<'_>) {
     if constrain.is_empty() {
         return;
     }
-    let within = Constraint::around(&host.value);
+    let within = NameConstraint::around(&host.value);
     let (what, fix) = match &within {
         Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
         Some(hosts) => (

@@ -12,13 +12,13 @@ mod tls;
 
 use std::sync::Arc;
 
-use crate::config::diagnostics::{NoteKind, Wrong};
+use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::reach;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
-use crate::policy::conduct::Conduct;
+use crate::policy::conduct::UpstreamPolicy;
 use crate::semantics::target::Scheme;
 
 /// `upstreams`, in the order of the file.
@@ -58,8 +58,8 @@ pub(super) fn read(
 }
 
 /// In the order of the reference file.
-fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Conduct {
-    Conduct {
+fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
+    UpstreamPolicy {
         rules: rules::read(one, reader),
         pace: pace::pace(one, reader),
         invalid_requests: pace::guard(one, reader),
@@ -69,16 +69,16 @@ fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Conduct {
 }
 
 /// A name that becomes a label in metrics and logs.
-pub(super) fn label(text: &str) -> Result<Arc<str>, Wrong> {
+pub(super) fn label(text: &str) -> Result<Arc<str>, ValueError> {
     let wanted = "a name";
     if text == "none" {
         let fix = "choose another name";
-        return Err(Wrong::new(wanted, "is the label of what has no name of its own", fix));
+        return Err(ValueError::new(wanted, "is the label of what has no name of its own", fix));
     }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > 64 || !plain {
         let fix = "use up to 64 letters, digits, `-`, `_` and `.`";
-        return Err(Wrong::new(wanted, "cannot be a label in metrics", fix));
+        return Err(ValueError::new(wanted, "cannot be a label in metrics", fix));
     }
     Ok(text.into())
 }
@@ -96,7 +96,7 @@ fn hosts(
         let fix = "add `hosts: [api.example]`";
         reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);
     }
-    for At { value, place, path } in &hosts {
+    for Spanned { value, place, path } in &hosts {
         let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));
         if let Some(other) = other {
             let what = format!("already belongs to upstream `{}`", other.name);
@@ -107,18 +107,18 @@ fn hosts(
         let UpstreamHost { host, scheme, port } = &at.value;
         let port = port.or(host.port()).or(scheme.map(Scheme::default_port));
         if let Some(why) = reach::never(destinations, host, port) {
-            reader.note(at, NoteKind::Unreachable, why);
+            reader.note(at, WarningKind::Unreachable, why);
         }
     }
     hosts.into_iter().map(|at| at.value).collect()
 }
 
 /// `api.example`, `*.example`, or `https://api.example[:port]`.
-fn host(text: &str) -> Result<UpstreamHost, Wrong> {
+fn host(text: &str) -> Result<UpstreamHost, ValueError> {
     let wanted = "a host such as `api.example`, `*.example` or `https://api.example`";
     if text.starts_with("http://") {
         let fix = "write the host alone, or with `https://` to upgrade its requests";
-        return Err(Wrong::new(wanted, "would send requests in the clear", fix));
+        return Err(ValueError::new(wanted, "would send requests in the clear", fix));
     }
     let Some(host) = text.strip_prefix("https://") else {
         return Ok(UpstreamHost { host: host_pattern(text)?, scheme: None, port: None });

@@ -14,9 +14,10 @@ use crate::config::number::show_share;
 use crate::config::rate;
 use crate::config::words::{error, list, status};
 use crate::policy::conduct::{
-    AtLimit, Breaker, Budget, Cost, Credits, ErrorRule, HoldFor, InvalidRequests, JsonRule, Pace,
+    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule,
+    JsonRule, OverBudgetAction, RateLimit,
 };
-use crate::policy::{HoldRule, Retry};
+use crate::policy::{CooldownPolicy, RetryPolicy};
 
 /// Lines as one JSON object; what has several of them is one text.
 pub(crate) fn told(lines: &[(&'static str, String)]) -> Map<String, Value> {
@@ -44,7 +45,7 @@ pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
         lines.push(("success", said(&conduct.rules.success, " or ")));
     }
     lines.extend(conduct.rules.errors.iter().map(|one| ("errors", rule(one))));
-    if conduct.pace != Pace::default() {
+    if conduct.pace != RateLimit::default() {
         lines.push(("pace", pace(conduct.pace)));
     }
     lines.extend(conduct.invalid_requests.as_ref().map(|rule| ("guard", guard(rule))));
@@ -74,15 +75,15 @@ fn rule(rule: &ErrorRule) -> String {
         (false, false) => format!("{statuses} and {}", said(&rule.json, " and ")),
     };
     let hold = rule.hold.map(|hold| match hold {
-        HoldFor::For(time) => format!(", held for {}", show(time)),
-        HoldFor::UntilMidnight => ", held until the day ends (UTC)".to_owned(),
-        HoldFor::UntilNextMonth => ", held until the month ends (UTC)".to_owned(),
+        CooldownUntil::For(time) => format!(", held for {}", show(time)),
+        CooldownUntil::UntilMidnight => ", held until the day ends (UTC)".to_owned(),
+        CooldownUntil::UntilNextMonth => ", held until the month ends (UTC)".to_owned(),
     });
     format!("{when}: {}{}", rule.class.token(), hold.unwrap_or_default())
 }
 
 /// How fast it is asked.
-fn pace(pace: Pace) -> String {
+fn pace(pace: RateLimit) -> String {
     let speed = match (pace.limit, pace.learn) {
         (None, false) => "as fast as calls come".to_owned(),
         (None, true) => "as its answers say".to_owned(),
@@ -97,22 +98,22 @@ fn pace(pace: Pace) -> String {
     format!("{speed}; {wait}; {} in flight", pace.in_flight)
 }
 
-fn guard(rule: &InvalidRequests) -> String {
+fn guard(rule: &BanGuardRule) -> String {
     let statuses = rule.statuses.iter().map(|matched| status(*matched)).collect::<Vec<_>>();
     let (limit, share) = (rate::show(rule.limit), show_share(rule.trip_at));
     format!("no more calls at {share} of {limit} answers {}", statuses.join(", "))
 }
 
-fn breaker(rule: Breaker) -> String {
+fn breaker(rule: CircuitBreaker) -> String {
     let (within, open) = (show(rule.within), show(rule.open_for));
     format!("open for {open} after {} failures within {within}", rule.failures)
 }
 
 fn cost(rule: &Cost) -> String {
     let credits = match &rule.credits {
-        Credits::PerCall(number) => format!("{number} for each call"),
-        Credits::Header(name) => format!("in {name}"),
-        Credits::Body(path) => format!("at {path}"),
+        CreditSource::PerCall(number) => format!("{number} for each call"),
+        CreditSource::Header(name) => format!("in {name}"),
+        CreditSource::Body(path) => format!("at {path}"),
     };
     // Without a price a credit is worth itself.
     let unpriced = rule.currency == "credits";
@@ -125,18 +126,18 @@ fn cost(rule: &Cost) -> String {
     format!("credits {credits}{price}; {not_modified}")
 }
 
-fn budget(rule: Budget) -> String {
+fn budget(rule: CostBudget) -> String {
     let then = match rule.at_limit {
-        AtLimit::StaleOnly => "then only what is stored",
-        AtLimit::Refuse => "then calls are refused",
-        AtLimit::Warn => "then a warning",
+        OverBudgetAction::StaleOnly => "then only what is stored",
+        OverBudgetAction::Refuse => "then calls are refused",
+        OverBudgetAction::Warn => "then a warning",
     };
     let (credits, period, share) = (rule.credits, rule.period.token(), show_share(rule.warn_at));
     format!("{credits} credits a {period} (UTC), a warning from {share} on, {then}")
 }
 
 /// When a call is made once more.
-pub(crate) fn retry(retry: &Retry) -> String {
+pub(crate) fn retry(retry: &RetryPolicy) -> String {
     if retry.retries == 0 || retry.on.is_empty() || retry.methods.is_empty() {
         return "never".to_owned();
     }
@@ -152,7 +153,7 @@ pub(crate) fn retry(retry: &Retry) -> String {
 }
 
 /// The same, of a call with this method.
-pub(crate) fn retry_of(rule: &Retry, method: &Method) -> String {
+pub(crate) fn retry_of(rule: &RetryPolicy, method: &Method) -> String {
     if rule.retries > 0 && !rule.repeats(method) {
         return format!("never for {method}");
     }
@@ -160,7 +161,7 @@ pub(crate) fn retry_of(rule: &Retry, method: &Method) -> String {
 }
 
 /// `1s, 2s, 4s ±20%`.
-fn waits(retry: &Retry) -> String {
+fn waits(retry: &RetryPolicy) -> String {
     let backoff = retry.backoff;
     let longer = |wait: &Duration| {
         let next = wait.as_secs_f64() * backoff.factor;
@@ -184,7 +185,7 @@ fn waits(retry: &Retry) -> String {
 }
 
 /// How long an origin that failed is left alone.
-pub(crate) fn hold(rule: HoldRule) -> String {
+pub(crate) fn hold(rule: CooldownPolicy) -> String {
     let max = show(rule.max_hold);
     if rule.hold_down.is_zero() {
         return format!("as Retry-After says, up to {max}");

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::engine::fill::Fill;
-use crate::upstream::failure::Failure;
-use crate::upstream::{Answer, BodyFraming};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::{BodyFraming, UpstreamResponse};
 
 /// How far a body has come in.
 #[derive(Default)]
@@ -26,10 +26,10 @@ impl Fill {
     /// readers go on in.
     pub(super) async fn take_in(
         &self,
-        mut answer: Answer,
+        mut answer: UpstreamResponse,
         storing: bool,
         keep: impl FnOnce(Bytes) -> Option<Bytes>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), UpstreamError> {
         let mut intake = Intake::default();
         self.flight.body.is_ahead(answer.body.ahead());
         let end = self.to_its_end(&mut answer, storing, &mut intake).await;
@@ -57,10 +57,10 @@ impl Fill {
 
     async fn to_its_end(
         &self,
-        answer: &mut Answer,
+        answer: &mut UpstreamResponse,
         storing: bool,
         intake: &mut Intake,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), UpstreamError> {
         let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
         let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
@@ -72,7 +72,7 @@ impl Fill {
                     // First nobody can join any more, then the last look.
                     self.leave();
                     if body.is_abandoned(storing) {
-                        return Err(Failure::Abandoned);
+                        return Err(UpstreamError::Abandoned);
                     }
                     continue;
                 }
@@ -94,13 +94,13 @@ impl Fill {
         framing: BodyFraming,
         storing: bool,
         intake: &mut Intake,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), UpstreamError> {
         if piece.is_empty() {
             return Ok(());
         }
         intake.read += piece.len() as u64;
         if matches!(framing, BodyFraming::Length(announced) if intake.read > announced) {
-            return Err(Failure::Cut);
+            return Err(UpstreamError::Cut);
         }
         let body = &self.flight.body;
         if storing && body.is_kept() && framing == BodyFraming::Length(intake.read) {
@@ -113,9 +113,9 @@ impl Fill {
 }
 
 /// An announced length that was not reached is a cut body, whatever the connection says.
-fn is_whole(framing: BodyFraming, read: u64) -> Result<(), Failure> {
+fn is_whole(framing: BodyFraming, read: u64) -> Result<(), UpstreamError> {
     match framing {
-        BodyFraming::Length(announced) if announced != read => Err(Failure::Cut),
+        BodyFraming::Length(announced) if announced != read => Err(UpstreamError::Cut),
         BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::fake::coinmarketcap::calendar::{day, month, next_day, next_month, sta
 
 /// What all calls cost since the fake started or was reset.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bill {
+pub struct Billing {
     /// Calls that cost something.
     pub calls: u64,
     /// Credits.
@@ -41,7 +41,7 @@ pub(super) struct Ledger {
 
 /// Credits spent in the day and the month of some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spent {
+pub(super) struct BilledUsage {
     pub(super) day: u64,
     pub(super) month: u64,
 }
@@ -59,16 +59,16 @@ impl Ledger {
         }
     }
 
-    pub(super) fn spent(&self, now: SystemTime) -> Spent {
+    pub(super) fn spent(&self, now: SystemTime) -> BilledUsage {
         let of = |spent: &BTreeMap<String, u64>, name| spent.get(&name).copied().unwrap_or(0);
-        Spent { day: of(&self.by_day, day(now)), month: of(&self.by_month, month(now)) }
+        BilledUsage { day: of(&self.by_day, day(now)), month: of(&self.by_month, month(now)) }
     }
 
-    pub(super) fn bill(&self) -> Bill {
+    pub(super) fn bill(&self) -> Billing {
         let credits = self.by_month.values().sum();
         #[expect(clippy::cast_precision_loss, reason = "nobody runs up 2^52 credits")]
         let price = credits as f64 * self.price_per_credit;
-        Bill {
+        Billing {
             calls: self.calls,
             credits,
             price_per_credit: self.price_per_credit,
@@ -81,7 +81,7 @@ impl Ledger {
 }
 
 /// What `/v1/key/info` says; `minute`: calls in this minute.
-pub(super) fn key_info(plan: Plan, minute: u64, spent: Spent, now: SystemTime) -> Value {
+pub(super) fn key_info(plan: Plan, minute: u64, spent: BilledUsage, now: SystemTime) -> Value {
     let left = |limit: Option<u64>, used: u64| limit.map(|limit| limit.saturating_sub(used));
     let (tomorrow, next) = (next_day(now), next_month(now));
     json!({

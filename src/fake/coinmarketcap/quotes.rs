@@ -11,7 +11,7 @@ use crate::fake::coinmarketcap::Reply;
 use crate::fake::coinmarketcap::calendar::stamp;
 use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
 use crate::fake::coinmarketcap::query::Query;
-use crate::fake::coinmarketcap::refusal::Refusal;
+use crate::fake::coinmarketcap::refusal::ErrorCode;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum Version {
 }
 
 /// `/cryptocurrency/quotes/latest`.
-pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result<Reply, Refusal> {
+pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result<Reply, ErrorCode> {
     let currencies = currencies(query)?;
     let (by, asked) = selection(query)?;
     let mut data = Map::new();
@@ -43,14 +43,14 @@ pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result
     let strict = query.text("skip_invalid").is_some_and(|skip| skip == "false");
     if data.is_empty() || (strict && !unknown.is_empty()) {
         let values = unknown.join(",");
-        return Err(Refusal::Parameter(format!("Invalid value for \"{by}\": \"{values}\"")));
+        return Err(ErrorCode::Parameter(format!("Invalid value for \"{by}\": \"{values}\"")));
     }
     let credits = for_items(asked.len()) + extra(&currencies);
     Ok(Reply { data: Value::Object(data), credits, total: None })
 }
 
 /// `/cryptocurrency/listings/latest`.
-pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, Refusal> {
+pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode> {
     let currencies = currencies(query)?;
     let start = number(query, "start", 1)?;
     let limit = number(query, "limit", 100)?;
@@ -65,12 +65,12 @@ pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, Refusal>
 }
 
 /// The currencies that quotes are given in, with what a US dollar costs in each.
-pub(super) fn currencies(query: &Query) -> Result<Vec<(String, f64)>, Refusal> {
+pub(super) fn currencies(query: &Query) -> Result<Vec<(String, f64)>, ErrorCode> {
     let wanted = query.list("convert").unwrap_or_else(|| vec!["USD".to_owned()]);
     let known = |name: String| {
         let name = name.to_uppercase();
         let rate = CURRENCIES.iter().find(|(known, _)| *known == name).map(|(_, rate)| *rate);
-        let wrong = || Refusal::Parameter(format!("Invalid value for \"convert\": \"{name}\""));
+        let wrong = || ErrorCode::Parameter(format!("Invalid value for \"convert\": \"{name}\""));
         rate.ok_or_else(wrong).map(|rate| (name.clone(), rate))
     };
     wanted.into_iter().map(known).collect()
@@ -87,17 +87,17 @@ pub(super) fn updated(now: SystemTime) -> String {
 }
 
 /// What is asked for, and by which of its names.
-fn selection(query: &Query) -> Result<(&'static str, Vec<String>), Refusal> {
+fn selection(query: &Query) -> Result<(&'static str, Vec<String>), ErrorCode> {
     let mut given = ["id", "slug", "symbol"].into_iter().filter_map(|by| {
         let asked = query.list(by)?;
         Some((by, asked))
     });
     let first = given.next().ok_or_else(|| {
-        Refusal::Parameter("\"value\" must contain at least one of [id, symbol, slug]".to_owned())
+        ErrorCode::Parameter("\"value\" must contain at least one of [id, symbol, slug]".to_owned())
     })?;
     if given.next().is_some() {
         let said = "\"value\" contains a conflict between exclusive peers [id, symbol, slug]";
-        return Err(Refusal::Parameter(said.to_owned()));
+        return Err(ErrorCode::Parameter(said.to_owned()));
     }
     Ok(first)
 }
@@ -110,10 +110,10 @@ fn is_meant(coin: &Coin, by: &str, wanted: &str) -> bool {
     }
 }
 
-fn number(query: &Query, name: &str, default: usize) -> Result<usize, Refusal> {
+fn number(query: &Query, name: &str, default: usize) -> Result<usize, ErrorCode> {
     let Some(text) = query.text(name) else { return Ok(default) };
     let read = text.parse().ok().filter(|number| (1..=5_000).contains(number));
-    read.ok_or_else(|| Refusal::Parameter(format!("\"{name}\" must be between 1 and 5000")))
+    read.ok_or_else(|| ErrorCode::Parameter(format!("\"{name}\" must be between 1 and 5000")))
 }
 
 /// A credit for every 200 begun.

@@ -11,7 +11,7 @@ use crate::fake::coinmarketcap::calendar::stamp;
 
 /// Why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum ErrorCode {
     /// 1001.
     KeyInvalid,
     /// 1002.
@@ -24,7 +24,7 @@ pub(super) enum Refusal {
     Status(StatusCode),
 }
 
-impl Refusal {
+impl ErrorCode {
     /// The HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         match self {

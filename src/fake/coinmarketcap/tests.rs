@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fake::behaviour::Fault;
-use crate::fake::client::{Seen, ask};
+use crate::fake::client::{SeenResponse, ask};
 
 const QUOTES: &str = "/v2/cryptocurrency/quotes/latest";
 
@@ -17,12 +17,12 @@ async fn fake(options: Options) -> (Fake, Clock) {
     fake_at("2026-10-31T23:00:00Z", options).await
 }
 
-async fn get(fake: &Fake, path: &str) -> Seen {
+async fn get(fake: &Fake, path: &str) -> SeenResponse {
     ask(fake.addr, "GET", path, "X-CMC_PRO_API_KEY: k\r\n", "").await
 }
 
 /// The HTTP status, and the `error_code` and `credit_count` of the body.
-fn verdict(seen: &Seen) -> (&str, u64, u64) {
+fn verdict(seen: &SeenResponse) -> (&str, u64, u64) {
     let status = &seen.json()["status"];
     let number = |name: &str| status[name].as_u64().unwrap();
     (seen.status(), number("error_code"), number("credit_count"))
@@ -61,7 +61,7 @@ async fn the_two_forms_differ_where_the_real_ones_do() {
 async fn prices_move_with_the_fakes_minutes() {
     let (fake, clock) = fake(Options::default()).await;
     let quotes = format!("{QUOTES}?id=1");
-    let price = |seen: Seen| seen.json()["data"]["1"]["quote"]["USD"]["price"].clone();
+    let price = |seen: SeenResponse| seen.json()["data"]["1"]["quote"]["USD"]["price"].clone();
     let first = price(get(&fake, &quotes).await);
     clock.advance(Duration::from_secs(59));
     assert_eq!(price(get(&fake, &quotes).await), first);
@@ -232,12 +232,12 @@ async fn errors_can_come_with_status_200_so_that_only_the_body_tells() {
     let quotes = format!("{QUOTES}?id=1");
     assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 0, 1));
     assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 1008, 0));
-    fake.behave(Behaviour::always(Fault::RateLimited(RateLimited {
+    fake.behave(Faults::always(Fault::RateLimited(RateLimited {
         code: Some(1010),
         ..RateLimited::default()
     })));
     assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 1010, 0));
-    fake.behave(Behaviour::always(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
+    fake.behave(Faults::always(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
     assert_eq!(get(&fake, &quotes).await.status(), "503", "a script has its way");
 }
 
@@ -245,12 +245,12 @@ async fn errors_can_come_with_status_200_so_that_only_the_body_tells() {
 async fn a_script_says_no_in_this_apis_words() {
     let (fake, _clock) = fake(Options::default()).await;
     let quotes = format!("{QUOTES}?id=1");
-    fake.behave(Behaviour::always(Fault::RateLimited(RateLimited::default())));
+    fake.behave(Faults::always(Fault::RateLimited(RateLimited::default())));
     let limited = get(&fake, &quotes).await;
     assert_eq!((verdict(&limited), limited.field("retry-after")), (("429", 1008, 0), None));
-    fake.behave(Behaviour::always(Fault::rate_limited(2)));
+    fake.behave(Faults::always(Fault::rate_limited(2)));
     assert_eq!(get(&fake, &quotes).await.field("retry-after"), Some("2"));
-    fake.behave(Behaviour::always(Fault::Status(StatusCode::INTERNAL_SERVER_ERROR)));
+    fake.behave(Faults::always(Fault::Status(StatusCode::INTERNAL_SERVER_ERROR)));
     assert_eq!(verdict(&get(&fake, &quotes).await), ("500", 500, 0));
     assert!(fake.refused().is_empty(), "its own limits refused nobody");
 }

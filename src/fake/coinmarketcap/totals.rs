@@ -10,10 +10,10 @@ use crate::fake::coinmarketcap::Reply;
 use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
 use crate::fake::coinmarketcap::query::Query;
 use crate::fake::coinmarketcap::quotes::{currencies, extra, updated};
-use crate::fake::coinmarketcap::refusal::Refusal;
+use crate::fake::coinmarketcap::refusal::ErrorCode;
 
 /// `/global-metrics/quotes/latest`: one credit, and one for each further currency.
-pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, Refusal> {
+pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode> {
     let currencies = currencies(query)?;
     let minute = minute(now);
     let cap = |coin: &Coin| coin.price(minute) * coin.supply();

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::fake::answer::Answer;
+use crate::fake::answer::MockResponse;
 use crate::fake::behaviour::Scope;
 
 /// What an answer says about a bucket.
@@ -41,7 +41,7 @@ pub(super) fn bucket_name(pattern: &str) -> String {
     format!("{:032x}", xxh3_128(pattern.as_bytes()))
 }
 
-impl Answer {
+impl MockResponse {
     /// An error with Discord's body.
     pub(super) fn error(status: StatusCode) -> Self {
         let reason = status.canonical_reason().unwrap_or("Unknown");
@@ -74,7 +74,11 @@ impl Answer {
 }
 
 /// Adds what Discord says about a bucket.
-pub(super) fn with_bucket(answer: Answer, bucket: Option<&Bucket>, now: SystemTime) -> Answer {
+pub(super) fn with_bucket(
+    answer: MockResponse,
+    bucket: Option<&Bucket>,
+    now: SystemTime,
+) -> MockResponse {
     let Some(bucket) = bucket else { return answer };
     let epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let reset = epoch.saturating_add(bucket.reset_after);
@@ -116,7 +120,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(100)
     }
 
-    fn body(answer: &Answer) -> Value {
+    fn body(answer: &MockResponse) -> Value {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
@@ -124,7 +128,7 @@ mod tests {
     fn announced_limits_count_down_and_start_again() {
         let left = |number| Bucket::announced("p", number).left;
         assert_eq!([left(0), left(49), left(50)], [49, 0, 49]);
-        let ok = Answer::json(StatusCode::OK, Some(json!({})));
+        let ok = MockResponse::json(StatusCode::OK, Some(json!({})));
         let first = with_bucket(ok, Some(&Bucket::announced("p", 0)), now());
         assert_eq!(first.headers[REMAINING], "49");
         assert_eq!(first.headers[RESET], "101.000");
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn a_429_says_when_to_come_back_in_whole_seconds_and_in_fractions() {
         let wait = Duration::from_micros(1_250_400);
-        let limited = Answer::rate_limited(Scope::User, Some(wait));
+        let limited = MockResponse::rate_limited(Scope::User, Some(wait));
         let limited = with_bucket(limited, Some(&Bucket::empty("p", wait)), now());
         assert_eq!(limited.headers[RETRY_AFTER], "2");
         assert_eq!(limited.headers[REMAINING], "0");
@@ -150,18 +154,18 @@ mod tests {
     #[test]
     fn each_scope_has_its_own_words() {
         let second = Some(Duration::from_secs(1));
-        let global = Answer::rate_limited(Scope::Global, second);
+        let global = MockResponse::rate_limited(Scope::Global, second);
         assert_eq!(global.headers[GLOBAL], "true");
         assert_eq!(global.headers[SCOPE], "global");
         assert_eq!(body(&global)["global"], true);
-        let shared = Answer::rate_limited(Scope::Shared, second);
+        let shared = MockResponse::rate_limited(Scope::Shared, second);
         assert_eq!(shared.headers[SCOPE], "shared");
         assert_eq!(body(&shared)["message"], "The resource is being rate limited.");
     }
 
     #[test]
     fn a_429_without_a_time_says_nothing_about_when() {
-        let limited = Answer::rate_limited(Scope::User, None);
+        let limited = MockResponse::rate_limited(Scope::User, None);
         assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers.keys().collect::<Vec<_>>(), [&CONTENT_TYPE]);
         assert_eq!(body(&limited).get("retry_after"), None);
@@ -169,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_ban_is_not_in_json() {
-        let banned = Answer::banned(Duration::from_millis(59_500));
+        let banned = MockResponse::banned(Duration::from_millis(59_500));
         assert_eq!(banned.status, StatusCode::FORBIDDEN);
         assert_eq!(banned.headers[RETRY_AFTER], "60");
         assert!(serde_json::from_slice::<Value>(&banned.body).is_err());

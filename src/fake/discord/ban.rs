@@ -29,7 +29,7 @@ impl Default for Ban {
 
 /// Watches every address.
 #[derive(Debug, Clone)]
-pub(super) struct Watch {
+pub(super) struct BanTracker {
     rule: Option<Ban>,
     addresses: BTreeMap<IpAddr, Record>,
 }
@@ -41,7 +41,7 @@ struct Record {
     until: Option<SystemTime>,
 }
 
-impl Watch {
+impl BanTracker {
     pub(super) fn new(rule: Option<Ban>) -> Self {
         Self { rule, addresses: BTreeMap::new() }
     }

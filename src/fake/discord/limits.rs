@@ -12,7 +12,7 @@ use crate::fake::api::Call;
 use crate::fake::behaviour::Scope;
 use crate::fake::discord::answer::{Bucket, bucket_name};
 pub use crate::fake::discord::ban::Ban;
-use crate::fake::rate::{Rate, Taken, Windows};
+use crate::fake::rate::{Acquired, Rate, Windows};
 
 /// The limits that a fake keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Exceeded {
 
 /// Where calls are let in or turned away.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct RateLimiter {
     limits: Limits,
     global: Windows<Caller>,
     shared: Windows<String>,
@@ -90,28 +90,28 @@ type Caller = u128;
 
 /// What a call is told.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum LimitResult {
     /// Within all limits; the bucket as it is now.
     Within(Bucket),
     /// Over this limit, for so long; the bucket, unless it is the limit for everything.
     Over(Scope, Duration, Option<Bucket>),
 }
 
-impl Door {
+impl RateLimiter {
     pub(super) fn new(limits: Limits) -> Self {
         let (global, shared, routes) = Default::default();
         Self { limits, global, shared, routes }
     }
 
     /// Counts a call under the limits that it falls under.
-    pub(super) fn knock(&mut self, pattern: &'static str, call: &Call<'_>) -> Said {
+    pub(super) fn knock(&mut self, pattern: &'static str, call: &Call<'_>) -> LimitResult {
         let caller = caller(call);
         let all = self.global.take(caller, self.limits.global, call.now);
         if !all.within {
-            return Said::Over(Scope::Global, all.reset_after, None);
+            return LimitResult::Over(Scope::Global, all.reset_after, None);
         }
         let major = major(call.uri.path());
-        let bucket = |rate: Rate, Taken { left, reset_after, .. }: Taken| Bucket {
+        let bucket = |rate: Rate, Acquired { left, reset_after, .. }: Acquired| Bucket {
             name: bucket_name(pattern),
             limit: rate.limit,
             left,
@@ -123,16 +123,16 @@ impl Door {
             let taken = self.shared.take(major.to_owned(), *rate, call.now);
             if !taken.within {
                 let bucket = bucket(*rate, taken);
-                return Said::Over(Scope::Shared, taken.reset_after, Some(bucket));
+                return LimitResult::Over(Scope::Shared, taken.reset_after, Some(bucket));
             }
         }
         let rate = self.limits.route;
         let taken = self.routes.take((pattern, major.to_owned(), caller), rate, call.now);
         let bucket = bucket(rate, taken);
         if taken.within {
-            Said::Within(bucket)
+            LimitResult::Within(bucket)
         } else {
-            Said::Over(Scope::User, taken.reset_after, Some(bucket))
+            LimitResult::Over(Scope::User, taken.reset_after, Some(bucket))
         }
     }
 }

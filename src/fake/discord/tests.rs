@@ -82,13 +82,13 @@ async fn calls_are_counted_by_endpoint_with_the_bytes_of_their_bodies() {
     assert_eq!(told["total"], 4, "asking for the count is not counted");
     assert_eq!(told["bytes"], calls.bytes);
     assert_eq!(ask(fake.addr, "POST", "/_fake/reset", "", "").await.status(), "204");
-    assert_eq!(fake.calls(), Calls::default());
+    assert_eq!(fake.calls(), CallLog::default());
 }
 
 #[tokio::test]
 async fn a_status_is_shown_as_often_as_asked_for() {
     let fake = fake().await;
-    fake.behave(Behaviour::next(2, Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
+    fake.behave(Faults::next(2, Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
     let mut statuses = Vec::new();
     for _ in 0..3 {
         statuses.push(get(fake.addr, ROLES).await.status().to_owned());
@@ -120,7 +120,7 @@ async fn a_behaviour_that_makes_no_sense_is_refused_with_an_example() {
 #[tokio::test]
 async fn a_closed_connection_brings_no_byte() {
     let fake = fake().await;
-    fake.behave(Behaviour::always(Fault::Close));
+    fake.behave(Faults::always(Fault::Close));
     let seen = get(fake.addr, ROLES).await;
     assert_eq!((seen.head.as_str(), seen.body.as_str()), ("", ""));
     assert_eq!(fake.calls().total, 1);
@@ -129,7 +129,7 @@ async fn a_closed_connection_brings_no_byte() {
 #[tokio::test]
 async fn a_cut_body_is_half_of_what_the_head_announced() {
     let fake = fake().await;
-    fake.behave(Behaviour::always(Fault::Cut));
+    fake.behave(Faults::always(Fault::Cut));
     let seen = get(fake.addr, ROLES).await;
     assert_eq!(seen.status(), "200");
     let announced: usize = seen.field("content-length").unwrap().parse().unwrap();
@@ -141,7 +141,7 @@ async fn a_cut_body_is_half_of_what_the_head_announced() {
 async fn latency_is_the_least_time_an_answer_takes() {
     let fake = fake().await;
     let latency = Duration::from_millis(30);
-    fake.behave(Behaviour { latency, ..Behaviour::default() });
+    fake.behave(Faults { latency, ..Faults::default() });
     let start = crate::clock::monotonic();
     get(fake.addr, ROLES).await;
     assert!(crate::clock::monotonic().duration_since(start) >= latency);
@@ -159,7 +159,7 @@ async fn an_answer_is_dated_by_the_fakes_clock() {
 async fn latency_runs_by_the_fakes_clock() {
     let clock = Clock::by_hand(START);
     let latency = Duration::from_secs(3_600);
-    let behaviour = Behaviour { latency, ..Behaviour::default() };
+    let behaviour = Faults { latency, ..Faults::default() };
     let options = Options { behaviour, clock: clock.clone(), ..Options::default() };
     let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
     let asked = tokio::spawn(get(fake.addr, ROLES));
@@ -297,7 +297,7 @@ async fn invalid_requests_that_are_old_enough_bring_no_ban() {
 #[tokio::test]
 async fn a_scripted_storm_brings_a_ban_nearer_and_exceeds_no_limit() {
     let (fake, _clock) = limited(Limits::default()).await;
-    fake.behave(Behaviour::next(3, Fault::rate_limited(1)));
+    fake.behave(Faults::next(3, Fault::rate_limited(1)));
     for _ in 0..3 {
         assert_eq!(get(fake.addr, ROLES).await.status(), "429");
     }
@@ -388,13 +388,13 @@ async fn connections_are_refused_for_as_long_as_the_script_says() {
     until_connecting(fake.addr, None).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
     let mut open = TcpStream::connect(fake.addr).await.unwrap();
-    fake.behave(Behaviour::always(Fault::Refuse));
+    fake.behave(Faults::always(Fault::Refuse));
     until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
     open.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap_or_default();
     let mut answer = Vec::new();
     open.read_to_end(&mut answer).await.unwrap_or_default();
     assert!(answer.is_empty(), "an open connection is closed at its next call");
-    fake.behave(Behaviour::default());
+    fake.behave(Faults::default());
     until_connecting(fake.addr, None).await;
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::fake::behaviour::Fault;
-use crate::fake::script::{Act, Script};
+use crate::fake::script::{ActivePhase, Script};
 
 /// A script that began at some time.
 #[derive(Debug)]
-pub(in crate::fake) struct Course {
+pub(in crate::fake) struct Playback {
     script: Script,
     // The phase that is played, when it began, and its calls and faults so far.
     at: usize,
@@ -22,7 +22,7 @@ pub(in crate::fake) struct Course {
 
 /// What a call meets.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::fake) struct Met {
+pub(in crate::fake) struct Effect {
     /// What it is counted as.
     pub(in crate::fake) phase: Option<Arc<str>>,
     /// The least time its answer takes.
@@ -31,20 +31,20 @@ pub(in crate::fake) struct Met {
     pub(in crate::fake) fault: Option<Fault>,
 }
 
-impl Course {
+impl Playback {
     /// Begins a script.
     pub(in crate::fake) fn new(script: Script, now: SystemTime) -> Self {
         Self { script, at: 0, since: now, calls: 0, hit: 0 }
     }
 
     /// What the next call meets, which is counted.
-    pub(in crate::fake) fn next(&mut self, now: SystemTime) -> Met {
+    pub(in crate::fake) fn next(&mut self, now: SystemTime) -> Effect {
         self.turn(now);
         let Some(act) = self.script.0.get(self.at) else {
-            return Met { phase: self.afterwards(), latency: Duration::ZERO, fault: None };
+            return Effect { phase: self.afterwards(), latency: Duration::ZERO, fault: None };
         };
         let fault = act.behaviour.fault_for(self.calls, self.hit);
-        let met = Met { phase: act.name.clone(), latency: act.behaviour.latency, fault };
+        let met = Effect { phase: act.name.clone(), latency: act.behaviour.latency, fault };
         let last = act.calls.is_some_and(|calls| self.calls + 1 >= calls);
         self.calls += 1;
         self.hit += u64::from(fault.is_some());
@@ -80,7 +80,7 @@ impl Course {
     }
 
     /// When a phase that began with this one's beginning is over.
-    fn end(&self, act: &Act) -> Option<SystemTime> {
+    fn end(&self, act: &ActivePhase) -> Option<SystemTime> {
         act.length.and_then(|length| self.since.checked_add(length))
     }
 
@@ -102,18 +102,18 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::fake::behaviour::{Behaviour, Share};
+    use crate::fake::behaviour::{Faults, Percentage};
     use crate::fake::script::Phase;
 
     fn at(second: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + second)
     }
 
-    fn course(phases: Vec<Phase>) -> Course {
-        Course::new(Script::try_from(phases).unwrap(), at(0))
+    fn course(phases: Vec<Phase>) -> Playback {
+        Playback::new(Script::try_from(phases).unwrap(), at(0))
     }
 
-    fn met(course: &mut Course, second: u64) -> (String, Option<Fault>) {
+    fn met(course: &mut Playback, second: u64) -> (String, Option<Fault>) {
         let met = course.next(at(second));
         (met.phase.map(|name| name.to_string()).unwrap_or_default(), met.fault)
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_share_starts_anew_with_its_phase() {
         let half = Phase {
-            share: Share::of(0.5).unwrap(),
+            share: Percentage::of(0.5).unwrap(),
             ..Phase::lasting("half", Duration::from_secs(10), Some(OUT))
         };
         let mut course = course(vec![Phase { calls: Some(1), ..Phase::default() }, half]);
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_lone_behaviour_stays_and_is_not_counted_apart() {
-        let mut course = Course::new(Script::from(Behaviour::next(1, OUT)), at(0));
+        let mut course = Playback::new(Script::from(Faults::next(1, OUT)), at(0));
         assert_eq!(met(&mut course, 0), (String::new(), Some(OUT)));
         assert_eq!(met(&mut course, 9_999), (String::new(), None));
     }

@@ -9,26 +9,26 @@ use ipnet::IpNet;
 use rcgen::{CidrSubnet, NameConstraints};
 use x509_parser::extensions::{GeneralName, GeneralSubtree};
 
-use crate::config::constraint::{Constraint, address};
+use crate::config::constraint::{NameConstraint, address};
 
 /// Name constraints. Without any an authority may vouch for every host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Bounds {
-    permitted: Vec<Constraint>,
-    excluded: Vec<Constraint>,
+pub struct CaNameConstraints {
+    permitted: Vec<NameConstraint>,
+    excluded: Vec<NameConstraint>,
 }
 
-impl Bounds {
+impl CaNameConstraints {
     /// Only what `constrain` names; nothing named: no bounds.
-    pub(super) fn of(constrain: &[Constraint]) -> Self {
+    pub(super) fn of(constrain: &[NameConstraint]) -> Self {
         if constrain.is_empty() {
             return Self::default();
         }
         // Permitting names says nothing about addresses, and the other way round.
         let (names, nets) = (every_name(), every_address());
-        let excluded = if constrain.iter().all(Constraint::is_net) {
+        let excluded = if constrain.iter().all(NameConstraint::is_net) {
             vec![names]
-        } else if constrain.iter().any(Constraint::is_net) {
+        } else if constrain.iter().any(NameConstraint::is_net) {
             Vec::new()
         } else {
             nets.to_vec()
@@ -44,7 +44,7 @@ impl Bounds {
         Self::sorted(read(&said.permitted_subtrees), read(&said.excluded_subtrees))
     }
 
-    fn sorted(mut permitted: Vec<Constraint>, mut excluded: Vec<Constraint>) -> Self {
+    fn sorted(mut permitted: Vec<NameConstraint>, mut excluded: Vec<NameConstraint>) -> Self {
         for list in [&mut permitted, &mut excluded] {
             list.sort();
             list.dedup();
@@ -54,7 +54,7 @@ impl Bounds {
 
     /// For a certificate to be made.
     pub(super) fn to_certificate(&self) -> Option<NameConstraints> {
-        let trees = |list: &[Constraint]| list.iter().map(subtree).collect();
+        let trees = |list: &[NameConstraint]| list.iter().map(subtree).collect();
         (*self != Self::default()).then(|| NameConstraints {
             permitted_subtrees: trees(&self.permitted),
             excluded_subtrees: trees(&self.excluded),
@@ -62,7 +62,7 @@ impl Bounds {
     }
 
     /// What it is kept to; empty: it is kept to nothing.
-    pub fn permitted(&self) -> &[Constraint] {
+    pub fn permitted(&self) -> &[NameConstraint] {
         &self.permitted
     }
 
@@ -73,11 +73,11 @@ impl Bounds {
     }
 
     /// Whether every host within `hosts` may be vouched for.
-    pub(super) fn cover(&self, hosts: &Constraint) -> bool {
+    pub(super) fn cover(&self, hosts: &NameConstraint) -> bool {
         self.decide(hosts.is_net(), |one| one.covers(hosts))
     }
 
-    fn decide(&self, nets: bool, lies_within: impl Fn(&Constraint) -> bool) -> bool {
+    fn decide(&self, nets: bool, lies_within: impl Fn(&NameConstraint) -> bool) -> bool {
         let mut permitted = self.permitted.iter().filter(|one| one.is_net() == nets).peekable();
         let permits = permitted.peek().is_none() || permitted.any(&lies_within);
         permits && !self.excluded.iter().any(lies_within)
@@ -85,9 +85,9 @@ impl Bounds {
 }
 
 /// What may be vouched for, in words.
-impl fmt::Display for Bounds {
+impl fmt::Display for CaNameConstraints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |list: &[Constraint]| {
+        let list = |list: &[NameConstraint]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
         let all = [vec![every_name()], every_address().to_vec()].concat();
@@ -101,28 +101,28 @@ impl fmt::Display for Bounds {
     }
 }
 
-fn every_name() -> Constraint {
-    Constraint::Below("".into())
+fn every_name() -> NameConstraint {
+    NameConstraint::Below("".into())
 }
 
-fn every_address() -> [Constraint; 2] {
-    let every = |address: IpAddr| Constraint::Net(IpNet::new_assert(address, 0));
+fn every_address() -> [NameConstraint; 2] {
+    let every = |address: IpAddr| NameConstraint::Net(IpNet::new_assert(address, 0));
     [every(Ipv4Addr::UNSPECIFIED.into()), every(Ipv6Addr::UNSPECIFIED.into())]
 }
 
-fn subtree(constraint: &Constraint) -> rcgen::GeneralSubtree {
+fn subtree(constraint: &NameConstraint) -> rcgen::GeneralSubtree {
     match constraint {
-        Constraint::Below(name) => rcgen::GeneralSubtree::DnsName(name.to_string()),
-        Constraint::Net(net) => rcgen::GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
+        NameConstraint::Below(name) => rcgen::GeneralSubtree::DnsName(name.to_string()),
+        NameConstraint::Net(net) => rcgen::GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
             net.network(),
             net.prefix_len(),
         )),
     }
 }
 
-fn constraint(name: &GeneralName<'_>) -> Option<Constraint> {
+fn constraint(name: &GeneralName<'_>) -> Option<NameConstraint> {
     if let GeneralName::DNSName(name) = name {
-        return Some(Constraint::Below(name.trim_matches('.').to_ascii_lowercase().into()));
+        return Some(NameConstraint::Below(name.trim_matches('.').to_ascii_lowercase().into()));
     }
     let GeneralName::IPAddress(bytes) = name else { return None };
     let (network, mask): (IpAddr, IpAddr) = if let Ok(bytes) = <[u8; 8]>::try_from(*bytes) {
@@ -132,5 +132,5 @@ fn constraint(name: &GeneralName<'_>) -> Option<Constraint> {
         let (network, mask) = bytes.split_at_checked(16)?;
         (<[u8; 16]>::try_from(network).ok()?.into(), <[u8; 16]>::try_from(mask).ok()?.into())
     };
-    IpNet::with_netmask(network, mask).ok().map(Constraint::Net)
+    IpNet::with_netmask(network, mask).ok().map(NameConstraint::Net)
 }

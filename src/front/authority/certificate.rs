@@ -16,8 +16,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use crate::config::constraint::Constraint;
-use crate::front::authority::bounds::Bounds;
+use crate::config::constraint::NameConstraint;
+use crate::front::authority::bounds::CaNameConstraints;
 
 /// From now on; with what it is back-dated less than two years.
 const LASTS: Duration = Duration::from_secs(729 * 24 * 60 * 60);
@@ -35,7 +35,7 @@ pub struct Certificate {
     /// Until when.
     pub not_after: SystemTime,
     /// What it may vouch for.
-    pub bounds: Bounds,
+    pub bounds: CaNameConstraints,
     /// Whether clients can trust it without knowing another.
     pub is_root: bool,
     /// Why it is no authority's, if it is not.
@@ -49,7 +49,8 @@ impl Certificate {
     pub(super) fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (rest, read) = X509Certificate::from_der(der).ok()?;
         let constraints = read.name_constraints().ok()?;
-        let bounds = constraints.map(|said| Bounds::said(said.value)).unwrap_or_default();
+        let bounds =
+            constraints.map(|said| CaNameConstraints::said(said.value)).unwrap_or_default();
         rest.is_empty().then_some(())?;
         Some(Self {
             subject: read.subject().to_string(),
@@ -88,7 +89,7 @@ impl Certificate {
 /// What a new authority of larder's says: nothing that another installation's says.
 pub(super) fn params(
     key: &KeyPair,
-    constrain: &[Constraint],
+    constrain: &[NameConstraint],
     now: SystemTime,
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
@@ -99,7 +100,7 @@ pub(super) fn params(
     params.distinguished_name.push(DnType::CommonName, format!("larder CA {id:08x}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.name_constraints = Bounds::of(constrain).to_certificate();
+    params.name_constraints = CaNameConstraints::of(constrain).to_certificate();
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial());
     params.not_before = now.checked_sub(BACKDATED).unwrap_or(now).into();

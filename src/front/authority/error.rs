@@ -9,7 +9,7 @@ use std::time::SystemTime;
 /// Why there is no authority, or no leaf of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AuthorityError {
+pub enum CaError {
     /// A certificate or key could not be made.
     #[error("could not make a certificate: {0}")]
     Make(#[from] rcgen::Error),

@@ -18,27 +18,27 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::config::CaFiles;
-use crate::front::authority::AuthorityError;
+use crate::front::authority::CaError;
 use crate::store::private;
 
 /// No certificate chain and no key is longer.
 const LONGEST: u64 = 256 << 10;
 
 /// The texts of both files.
-pub(super) struct Pair {
+pub(super) struct CertKeyPair {
     pub(super) cert: Vec<u8>,
     pub(super) key: Vec<u8>,
 }
 
 /// Both files; `None`: neither is there.
-pub(super) fn read(files: &CaFiles) -> Result<Option<Pair>, AuthorityError> {
+pub(super) fn read(files: &CaFiles) -> Result<Option<CertKeyPair>, CaError> {
     let (cert, key) = (read_cert(&files.cert)?, read_key(&files.key)?);
-    let half = |there: &Path, missing: &Path| AuthorityError::Half {
+    let half = |there: &Path, missing: &Path| CaError::Half {
         there: there.to_owned(),
         missing: missing.to_owned(),
     };
     match (cert, key) {
-        (Some(cert), Some(key)) => Ok(Some(Pair { cert, key })),
+        (Some(cert), Some(key)) => Ok(Some(CertKeyPair { cert, key })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(half(&files.cert, &files.key)),
         (None, Some(_)) => Err(half(&files.key, &files.cert)),
@@ -48,8 +48,8 @@ pub(super) fn read(files: &CaFiles) -> Result<Option<Pair>, AuthorityError> {
 /// What is there, or what `make` makes, which is then there. One process makes at a time.
 pub(super) fn read_or_make(
     files: &CaFiles,
-    make: impl FnOnce() -> Result<Pair, AuthorityError>,
-) -> Result<Pair, AuthorityError> {
+    make: impl FnOnce() -> Result<CertKeyPair, CaError>,
+) -> Result<CertKeyPair, CaError> {
     // Without it half a pair could be read while the other half is being made. Where it cannot be
     // had, nothing can be made either, but what is there can be read.
     let turn = turn(files);
@@ -64,7 +64,7 @@ pub(super) fn read_or_make(
 
 /// Puts another pair in the place of the one that is there, which is kept under names that end in
 /// `mark`.
-pub(super) fn replace(files: &CaFiles, pair: &Pair, mark: &str) -> Result<(), AuthorityError> {
+pub(super) fn replace(files: &CaFiles, pair: &CertKeyPair, mark: &str) -> Result<(), CaError> {
     let _turn = turn(files)?;
     for path in [&files.cert, &files.key] {
         let kept = kept_as(path, mark);
@@ -84,7 +84,7 @@ pub(super) fn kept_as(path: &Path, mark: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write(files: &CaFiles, pair: &Pair) -> Result<(), AuthorityError> {
+fn write(files: &CaFiles, pair: &CertKeyPair) -> Result<(), CaError> {
     // The key first: a certificate alone would be handed out.
     for (path, bytes) in [(&files.key, &pair.key), (&files.cert, &pair.cert)] {
         let written = private::beside(path, bytes)
@@ -96,7 +96,7 @@ fn write(files: &CaFiles, pair: &Pair) -> Result<(), AuthorityError> {
 }
 
 /// This process's turn to make or replace the pair, until the value is dropped.
-fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
+fn turn(files: &CaFiles) -> Result<File, CaError> {
     for path in [&files.cert, &files.key] {
         let directory = directory_of(path);
         private::directory(&directory).map_err(|source| unwritten(&directory, source))?;
@@ -113,7 +113,7 @@ fn turn(files: &CaFiles) -> Result<File, AuthorityError> {
 }
 
 /// The certificate's file; `None`: it is not there.
-pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
     match File::open(path) {
         Ok(file) => contents(file, path).map(Some),
         Err(error) if is_nowhere(&error) => Ok(None),
@@ -121,29 +121,29 @@ pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> 
     }
 }
 
-fn read_key(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+fn read_key(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
     // A pipe would keep larder waiting: it is no file, which is seen below.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(Errno::LOOP) => return Err(AuthorityError::Link(path.to_owned())),
+        Err(Errno::LOOP) => return Err(CaError::Link(path.to_owned())),
         Err(error) => return Err(at(path, error.into())),
     };
     let facts = file.metadata().map_err(|source| at(path, source))?;
     if !facts.is_file() {
-        return Err(AuthorityError::Key(path.to_owned()));
+        return Err(CaError::Key(path.to_owned()));
     }
     if facts.uid() != geteuid().as_raw() {
-        return Err(AuthorityError::Foreign(path.to_owned()));
+        return Err(CaError::Foreign(path.to_owned()));
     }
     if facts.mode() & 0o077 != 0 {
-        return Err(AuthorityError::Open(path.to_owned()));
+        return Err(CaError::Open(path.to_owned()));
     }
     contents(file, path).map(Some)
 }
 
-fn contents(file: File, path: &Path) -> Result<Vec<u8>, AuthorityError> {
+fn contents(file: File, path: &Path) -> Result<Vec<u8>, CaError> {
     let mut bytes = Vec::new();
     let read = file.take(LONGEST).read_to_end(&mut bytes);
     read.map_err(|source| at(path, source)).map(|_| bytes)
@@ -170,10 +170,10 @@ fn is_nowhere(error: &io::Error) -> bool {
     [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind())
 }
 
-fn unwritten(path: &Path, source: io::Error) -> AuthorityError {
-    AuthorityError::Unwritten { path: path.to_owned(), source }
+fn unwritten(path: &Path, source: io::Error) -> CaError {
+    CaError::Unwritten { path: path.to_owned(), source }
 }
 
-fn at(path: &Path, source: io::Error) -> AuthorityError {
-    AuthorityError::Io { path: path.to_owned(), source }
+fn at(path: &Path, source: io::Error) -> CaError {
+    CaError::Io { path: path.to_owned(), source }
 }

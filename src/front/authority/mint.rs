@@ -24,7 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use crate::clock::Clock;
 use crate::config::constraint::address;
 use crate::front::authority::certificate::{BACKDATED, serial};
-use crate::front::authority::{Authority, AuthorityError};
+use crate::front::authority::{CaError, CertificateAuthority};
 
 /// From now on; with what it is back-dated less than seven days.
 const LASTS: Duration = Duration::from_secs(6 * 24 * 60 * 60);
@@ -36,25 +36,25 @@ const USED: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 const KEPT: usize = 1000;
 
 /// Makes leaf certificates and keeps the latest.
-pub struct Mint {
-    authority: Arc<Authority>,
+pub struct LeafIssuer {
+    authority: Arc<CertificateAuthority>,
     key: KeyPair,
     signer: Arc<dyn SigningKey>,
     /// What the configurations of all hosts share: ciphers, the key of session tickets.
     common: ServerConfig,
-    kept: Cache<String, Kept>,
+    kept: Cache<String, CachedLeaf>,
     clock: Clock,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct CachedLeaf {
     config: Arc<ServerConfig>,
     until: SystemTime,
 }
 
-impl Mint {
+impl LeafIssuer {
     /// A mint of `authority`, with a key of its own.
-    pub fn new(authority: Arc<Authority>, clock: Clock) -> Result<Self, AuthorityError> {
+    pub fn new(authority: Arc<CertificateAuthority>, clock: Clock) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signer = ring::default_provider().key_provider.load_private_key(der)?;
@@ -65,13 +65,13 @@ impl Mint {
     /// How larder presents itself as `host` (lower-case, as in a target: an IPv6 address in
     /// brackets). Offers `h2` and `http/1.1`. Who asks for a host whose leaf is being made waits
     /// for that one.
-    pub fn config(&self, host: &str) -> Result<Arc<ServerConfig>, AuthorityError> {
+    pub fn config(&self, host: &str) -> Result<Arc<ServerConfig>, CaError> {
         let now = self.clock.now();
-        let unkept = |kept: Kept| kept.config;
+        let unkept = |kept: CachedLeaf| kept.config;
         if let Some(kept) = self.kept.get(host).filter(|kept| now < kept.until) {
             return Ok(unkept(kept));
         }
-        let found = self.kept.entry(host, None, |_, kept: &mut Kept| {
+        let found = self.kept.entry(host, None, |_, kept: &mut CachedLeaf| {
             if now < kept.until {
                 EntryAction::Retain(Arc::clone(&kept.config))
             } else {
@@ -91,7 +91,7 @@ impl Mint {
         }
     }
 
-    fn made(&self, host: &str, now: SystemTime) -> Result<Kept, AuthorityError> {
+    fn made(&self, host: &str, now: SystemTime) -> Result<CachedLeaf, CaError> {
         let expires = self.authority.certificate().not_after;
         if now >= expires {
             return Err(self.authority.expired());
@@ -101,23 +101,19 @@ impl Mint {
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signer));
         let mut config = self.common.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
-        Ok(Kept { config: Arc::new(config), until })
+        Ok(CachedLeaf { config: Arc::new(config), until })
     }
 
     /// A leaf of exactly this host, for nobody but who asks: it is not kept.
-    pub fn leaf(&self, host: &str) -> Result<CertificateDer<'static>, AuthorityError> {
+    pub fn leaf(&self, host: &str) -> Result<CertificateDer<'static>, CaError> {
         self.leaf_at(host, self.clock.now())
     }
 
-    fn leaf_at(
-        &self,
-        host: &str,
-        now: SystemTime,
-    ) -> Result<CertificateDer<'static>, AuthorityError> {
-        let name = name(host).ok_or_else(|| AuthorityError::Name(shortened(host)))?;
+    fn leaf_at(&self, host: &str, now: SystemTime) -> Result<CertificateDer<'static>, CaError> {
+        let name = name(host).ok_or_else(|| CaError::Name(shortened(host)))?;
         let issuer = self.authority.certificate();
         if !issuer.bounds.admit(host) {
-            return Err(AuthorityError::Outside {
+            return Err(CaError::Outside {
                 host: host.to_owned(),
                 subject: issuer.subject.clone(),
             });
@@ -146,7 +142,7 @@ impl Mint {
 }
 
 /// What holds for every host. Sessions are resumed by tickets, which larder keeps no memory of.
-fn common(key: CertifiedKey) -> Result<ServerConfig, AuthorityError> {
+fn common(key: CertifiedKey) -> Result<ServerConfig, CaError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -20,8 +20,8 @@ fn noon() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-fn constrain(all: &[&str]) -> Vec<Constraint> {
-    all.iter().map(|one| Constraint::parse(one).unwrap()).collect()
+fn constrain(all: &[&str]) -> Vec<NameConstraint> {
+    all.iter().map(|one| NameConstraint::parse(one).unwrap()).collect()
 }
 
 fn files(directory: &Path) -> CaFiles {
@@ -29,8 +29,8 @@ fn files(directory: &Path) -> CaFiles {
     CaFiles { cert: ca.join("ca.pem"), key: ca.join("ca.key") }
 }
 
-fn lasting(directory: &TempDir) -> Result<Authority, AuthorityError> {
-    Authority::lasting(files(directory.path()), &[], noon())
+fn lasting(directory: &TempDir) -> Result<CertificateAuthority, CaError> {
+    CertificateAuthority::lasting(files(directory.path()), &[], noon())
 }
 
 /// A configuration whose store lies in `directory`.
@@ -40,7 +40,7 @@ fn config(directory: &TempDir, rest: &str) -> Config {
     parse("proxy.yaml", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"))
 }
 
-fn refused(outcome: Result<Authority, AuthorityError>) -> String {
+fn refused(outcome: Result<CertificateAuthority, CaError>) -> String {
     outcome.map(|_| ()).expect_err("it must be refused").to_string()
 }
 
@@ -67,7 +67,7 @@ fn operators(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Stri
 
 #[test]
 fn tls_03_what_larder_makes_is_an_authority_for_leaves_alone_and_for_two_years() {
-    let authority = Authority::for_now(noon(), &constrain(&["api.example"])).unwrap();
+    let authority = CertificateAuthority::for_now(noon(), &constrain(&["api.example"])).unwrap();
     let own = authority.certificate();
     let (_, read) = X509Certificate::from_der(own.der()).unwrap();
     let constraints = read.basic_constraints().unwrap().unwrap();
@@ -85,8 +85,8 @@ fn tls_03_what_larder_makes_is_an_authority_for_leaves_alone_and_for_two_years()
 
 #[test]
 fn tls_03_no_two_installations_share_anything() {
-    let two = [(); 2].map(|()| Authority::for_now(noon(), &[]).unwrap());
-    let [one, other] = two.each_ref().map(Authority::certificate);
+    let two = [(); 2].map(|()| CertificateAuthority::for_now(noon(), &[]).unwrap());
+    let [one, other] = two.each_ref().map(CertificateAuthority::certificate);
     assert_ne!(one.subject, other.subject);
     assert_ne!(one.public_key, other.public_key);
     assert_ne!(one.fingerprint(), other.fingerprint());
@@ -95,9 +95,13 @@ fn tls_03_no_two_installations_share_anything() {
 #[test]
 fn tls_03_constraints_leave_no_kind_of_host_open() {
     let may = |all: &[&str]| {
-        let authority = Authority::for_now(noon(), &constrain(all)).unwrap();
+        let authority = CertificateAuthority::for_now(noon(), &constrain(all)).unwrap();
         let bounds = authority.certificate().bounds.clone();
-        assert_eq!(bounds, Bounds::of(&constrain(all)), "they are read as they were made");
+        assert_eq!(
+            bounds,
+            CaNameConstraints::of(&constrain(all)),
+            "they are read as they were made"
+        );
         bounds
     };
     let hosts = ["a.example", "b", "10.0.0.1", "192.0.2.1", "[::1]"];
@@ -208,12 +212,13 @@ fn a_rotation_keeps_the_old_pair_beside() {
     let before = lasting(&directory).unwrap();
     fs::set_permissions(&files.key, Permissions::from_mode(0o644)).unwrap();
     let now = noon() + DAY;
-    let after = Authority::rotated(files.clone(), &constrain(&["api.example"]), now).unwrap();
+    let after =
+        CertificateAuthority::rotated(files.clone(), &constrain(&["api.example"]), now).unwrap();
     assert_ne!(before.pem(), after.pem());
-    assert_eq!(Authority::lasting(files.clone(), &[], now).unwrap().pem(), after.pem());
+    assert_eq!(CertificateAuthority::lasting(files.clone(), &[], now).unwrap().pem(), after.pem());
     let kept = kept_by_rotation(&files, now);
     assert_eq!(mode(&kept.key), 0o600, "an open key does not stay open");
-    assert_eq!(Authority::lasting(kept, &[], now).unwrap().pem(), before.pem());
+    assert_eq!(CertificateAuthority::lasting(kept, &[], now).unwrap().pem(), before.pem());
 }
 
 #[test]
@@ -223,7 +228,8 @@ fn readers_see_one_pair_or_the_other_while_it_is_replaced() {
     thread::scope(|scope| {
         let rotating = scope.spawn(|| {
             for turn in 1..20 {
-                Authority::rotated(files(directory.path()), &[], noon() + DAY * turn).unwrap();
+                CertificateAuthority::rotated(files(directory.path()), &[], noon() + DAY * turn)
+                    .unwrap();
             }
         });
         while !rotating.is_finished() {
@@ -241,7 +247,7 @@ fn an_operators_own_is_used_with_any_key_that_is_read_and_never_replaced() {
         put(&files, &operators(&key, |_| {}), &key.serialize_pem());
         let authority = lasting(&directory).unwrap();
         assert_eq!(authority.certificate().subject, "CN=Example Corp CA");
-        let said = refused(Authority::rotated(files, &[], noon()));
+        let said = refused(CertificateAuthority::rotated(files, &[], noon()));
         assert!(said.contains("was not made by larder"), "{said}");
     }
 }
@@ -276,7 +282,7 @@ fn what_cannot_vouch_is_refused_with_its_file_and_the_fix() {
 fn nothing_is_made_where_nothing_is_intercepted() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "");
-    assert!(Authority::of(&config, noon()).unwrap().is_none());
+    assert!(CertificateAuthority::of(&config, noon()).unwrap().is_none());
     assert!(!directory.path().join("ca").exists());
 }
 
@@ -284,9 +290,9 @@ fn nothing_is_made_where_nothing_is_intercepted() {
 fn an_authority_whose_time_is_over_is_refused_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
-    Authority::of(&config, noon()).unwrap().unwrap();
-    Authority::of(&config, noon() + DAY * 728).unwrap().unwrap();
-    let late = Authority::of(&config, noon() + DAY * 730);
+    CertificateAuthority::of(&config, noon()).unwrap().unwrap();
+    CertificateAuthority::of(&config, noon() + DAY * 728).unwrap().unwrap();
+    let late = CertificateAuthority::of(&config, noon() + DAY * 730);
     let said = late.map(|_| ()).expect_err("it is over").to_string();
     assert!(said.contains("has expired") && said.contains("`larder ca rotate`"), "{said}");
 }
@@ -294,7 +300,7 @@ fn an_authority_whose_time_is_over_is_refused_with_the_fix() {
 #[test]
 fn tls_03_an_authority_that_may_not_vouch_for_what_is_named_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let with = |rest: &str| Authority::of(&config(&directory, rest), noon());
+    let with = |rest: &str| CertificateAuthority::of(&config(&directory, rest), noon());
     let narrow = "tls: { ca: { constrain: [api.example] }, intercept: [api.example] }";
     with(narrow).unwrap().unwrap();
     let wide = "tls: { ca: { constrain: [example] }, intercept: [api.example, b.example] }";
@@ -312,14 +318,14 @@ fn without_a_disk_it_lasts_as_long_as_the_process_and_reloads_keep_it() {
         parse("proxy.yaml", &text, &Env::default()).unwrap()
     };
     let config = text("tls: { intercept: [api.example] }");
-    let first = Authority::after(None, &config, noon()).unwrap().unwrap();
+    let first = CertificateAuthority::after(None, &config, noon()).unwrap().unwrap();
     assert!(first.files().is_none());
-    let again = Authority::after(Some(&first), &config, noon()).unwrap().unwrap();
+    let again = CertificateAuthority::after(Some(&first), &config, noon()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     let narrower = text("tls: { ca: { constrain: [api.example] }, intercept: [api.example] }");
-    let other = Authority::after(Some(&first), &narrower, noon()).unwrap().unwrap();
+    let other = CertificateAuthority::after(Some(&first), &narrower, noon()).unwrap().unwrap();
     assert!(!Arc::ptr_eq(&first, &other));
-    assert!(Authority::after(Some(&first), &text(""), noon()).unwrap().is_none());
+    assert!(CertificateAuthority::after(Some(&first), &text(""), noon()).unwrap().is_none());
 }
 
 #[test]
@@ -327,24 +333,26 @@ fn a_directory_that_cannot_be_written_costs_no_start_unless_files_were_named() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("ca"), b"").unwrap();
     let rest = "tls: { intercept: [api.example] }";
-    let first = Authority::of(&config(&directory, rest), noon()).unwrap().unwrap();
+    let first = CertificateAuthority::of(&config(&directory, rest), noon()).unwrap().unwrap();
     assert!(first.files().is_none());
-    let again = Authority::after(Some(&first), &config(&directory, rest), noon()).unwrap().unwrap();
+    let again = CertificateAuthority::after(Some(&first), &config(&directory, rest), noon())
+        .unwrap()
+        .unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     let below = directory.path().join("ca/here");
     let below = below.display();
     let named = format!("tls: {{ ca: {{ cert: {below}.pem, key: {below}.key }}, intercept: [a] }}");
-    let refused = Authority::of(&config(&directory, &named), noon());
-    assert!(matches!(refused, Err(AuthorityError::Unwritten { .. })));
+    let refused = CertificateAuthority::of(&config(&directory, &named), noon());
+    assert!(matches!(refused, Err(CaError::Unwritten { .. })));
 }
 
 #[test]
 fn a_reload_reads_the_files_anew() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
-    let first = Authority::after(None, &config, noon()).unwrap().unwrap();
-    let rotated = Authority::rotated(files(directory.path()), &[], noon()).unwrap();
-    let second = Authority::after(Some(&first), &config, noon()).unwrap().unwrap();
+    let first = CertificateAuthority::after(None, &config, noon()).unwrap().unwrap();
+    let rotated = CertificateAuthority::rotated(files(directory.path()), &[], noon()).unwrap();
+    let second = CertificateAuthority::after(Some(&first), &config, noon()).unwrap().unwrap();
     assert_eq!(second.pem(), rotated.pem());
 }
 
@@ -363,6 +371,6 @@ fn tls_01_nothing_of_the_key_is_printed() {
 #[test]
 fn tls_01_a_process_with_a_key_leaves_no_core() {
     use rustix::process::{DumpableBehavior, dumpable_behavior};
-    Authority::for_now(noon(), &[]).unwrap();
+    CertificateAuthority::for_now(noon(), &[]).unwrap();
     assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
 }

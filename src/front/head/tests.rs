@@ -4,15 +4,15 @@ use bytes::{Bytes, BytesMut};
 use http::Version;
 use proptest::prelude::*;
 
-use crate::front::head::{Head, HeadTarget, Scan, read};
-use crate::semantics::asked::Framing;
+use crate::front::head::{HeadScanner, HeadTarget, RequestHead, read};
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::semantics::target::Target;
 
 /// Fields enough for every case here.
 const MOST: usize = 128;
 
-fn class(text: &str) -> Result<Head, &'static str> {
+fn class(text: &str) -> Result<RequestHead, &'static str> {
     read(&Bytes::copy_from_slice(text.as_bytes()), MOST).map_err(|problem| problem.class)
 }
 
@@ -33,7 +33,7 @@ fn passed_on(text: &str) -> String {
 }
 
 /// A head of HTTP/1 with its fields as they were spelled.
-fn written(head: &Head, target: &Target, raw: &Bytes) -> BytesMut {
+fn written(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
     let version = if head.version == Version::HTTP_11 { "1.1" } else { "1.0" };
     let (path, authority) = (target.path_and_query(), target.authority());
     let line = format!("{} {path} HTTP/{version}\r\nHost: {authority}\r\n", head.method);
@@ -47,7 +47,7 @@ fn written(head: &Head, target: &Target, raw: &Bytes) -> BytesMut {
 fn the_end_of_a_head_is_found_however_it_is_cut() {
     let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
     for cut in 0..head.len() {
-        let mut scan = Scan::default();
+        let mut scan = HeadScanner::default();
         let first = scan.end(&head[..cut]).unwrap();
         assert_eq!(first, (cut >= 27).then_some(27), "{cut}");
         assert_eq!(scan.end(head).unwrap().or(first), Some(27), "{cut}");
@@ -58,7 +58,7 @@ fn the_end_of_a_head_is_found_however_it_is_cut() {
 fn a_line_feed_alone_is_refused_however_it_is_cut() {
     for head in [&b"GET / HTTP/1.1\nHost: h\n\n"[..], b"\n", b"GET / HTTP/1.1\r\nA: b\n\r\n"] {
         for cut in 0..=head.len() {
-            let mut scan = Scan::default();
+            let mut scan = HeadScanner::default();
             let refused = scan.end(&head[..cut]).is_err() || scan.end(head).is_err();
             assert!(refused, "{:?} at {cut}", head.escape_ascii().to_string());
         }
@@ -68,24 +68,28 @@ fn a_line_feed_alone_is_refused_however_it_is_cut() {
 #[test]
 fn framing_is_one_length_or_chunked_or_nothing() {
     for (version, fields, expected) in [
-        ("1.1", "", Ok(Framing::None)),
-        ("1.1", "Content-Length: 0\r\n", Ok(Framing::None)),
-        ("1.1", "Content-Length: 5\r\n", Ok(Framing::Length(5))),
-        ("1.1", "Content-Length: 005\r\n", Ok(Framing::Length(5))),
-        ("1.0", "Content-Length: 5\r\n", Ok(Framing::Length(5))),
-        ("1.1", "Content-Length: 18446744073709551615\r\n", Ok(Framing::Length(u64::MAX))),
+        ("1.1", "", Ok(RequestFraming::None)),
+        ("1.1", "Content-Length: 0\r\n", Ok(RequestFraming::None)),
+        ("1.1", "Content-Length: 5\r\n", Ok(RequestFraming::Length(5))),
+        ("1.1", "Content-Length: 005\r\n", Ok(RequestFraming::Length(5))),
+        ("1.0", "Content-Length: 5\r\n", Ok(RequestFraming::Length(5))),
+        ("1.1", "Content-Length: 18446744073709551615\r\n", Ok(RequestFraming::Length(u64::MAX))),
         ("1.1", "Content-Length: 18446744073709551616\r\n", Err("ambiguous_framing")),
         ("1.1", "Content-Length: 5\r\nContent-Length: 5\r\n", Err("ambiguous_framing")),
         ("1.1", "Content-Length: 5, 5\r\n", Err("ambiguous_framing")),
         ("1.1", "Content-Length:\r\n", Err("ambiguous_framing")),
         ("1.1", "Content-Length: -0\r\n", Err("ambiguous_framing")),
-        ("1.1", "transfer-ENCODING: ChUnKeD\r\n", Ok(Framing::Chunked)),
+        ("1.1", "transfer-ENCODING: ChUnKeD\r\n", Ok(RequestFraming::Chunked)),
         ("1.0", "Transfer-Encoding: chunked\r\n", Err("ambiguous_framing")),
         ("1.1", "Transfer-Encoding: gzip\r\n", Err("transfer_coding")),
         ("1.1", "Transfer-Encoding:\r\n", Err("ambiguous_framing")),
         ("1.1", "Transfer-Encoding: gzip, chunked\r\n", Err("ambiguous_framing")),
         ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", Err("ambiguous_framing")),
-        ("1.1", "Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", Ok(Framing::Length(5))),
+        (
+            "1.1",
+            "Transfer_Encoding: chunked\r\nContent-Length: 5\r\n",
+            Ok(RequestFraming::Length(5)),
+        ),
         ("1.0", "", Err("ambiguous_framing")),
     ] {
         let framing = class(&post(version, fields)).map(|head| head.framing);
@@ -192,7 +196,7 @@ fn fields_are_counted() {
 }
 
 /// `read` again what is written of a head, its target made absolute again.
-fn read_again(head: &Head, raw: &Bytes) -> Head {
+fn read_again(head: &RequestHead, raw: &Bytes) -> RequestHead {
     let HeadTarget::Absolute(target) = &head.target else { panic!("a tunnel") };
     let text = written(head, target, raw);
     let line = text.iter().position(|byte| *byte == b'\n').unwrap();
@@ -258,8 +262,8 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// The door's way: find the end, read what is before it.
-fn door(bytes: &[u8]) -> Option<(Head, Bytes)> {
-    let end = Scan::default().end(bytes).ok()??;
+fn door(bytes: &[u8]) -> Option<(RequestHead, Bytes)> {
+    let end = HeadScanner::default().end(bytes).ok()??;
     let raw = Bytes::copy_from_slice(&bytes[..end]);
     let head = read(&raw, MOST).ok()?;
     Some((head, raw))
@@ -298,12 +302,12 @@ proptest! {
     #[test]
     fn the_end_does_not_depend_on_how_bytes_arrive(bytes in heads(), cut in any::<prop::sample::Index>()) {
         let cut = cut.index(bytes.len());
-        let mut scan = Scan::default();
+        let mut scan = HeadScanner::default();
         let in_two = scan.end(&bytes[..cut]).and_then(|first| match first {
             Some(end) => Ok(Some(end)),
             None => scan.end(&bytes),
         });
-        let at_once = Scan::default().end(&bytes);
+        let at_once = HeadScanner::default().end(&bytes);
         // A later bare line feed may not have been seen yet when the end was.
         if at_once.is_ok() {
             assert_eq!(in_two.map_err(|_| ()), at_once.map_err(|_| ()));

@@ -19,7 +19,7 @@ const END_HEADERS: u8 = 0x4;
 /// Follows what is read from a client and tells when a head has begun and not ended, and how much of bodies
 /// has come.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(super) struct FrameTracker {
     /// Bytes to skip: of the preface, or of a frame's payload.
     skip: usize,
     head: [u8; HEAD],
@@ -35,7 +35,7 @@ pub(super) struct Frames {
     siblings: Siblings,
 }
 
-impl Frames {
+impl FrameTracker {
     /// At the beginning of a connection of `siblings`, which learn of bodies; whether it is inside a head
     /// is told to the receiver.
     pub(super) fn new(siblings: Siblings) -> (Self, watch::Receiver<bool>) {
@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use crate::upstream::in_flight::InFlight;
 
-    fn frames() -> (Frames, watch::Receiver<bool>) {
-        Frames::new(Siblings::new(None, &InFlight::new(1 << 20)))
+    fn frames() -> (FrameTracker, watch::Receiver<bool>) {
+        FrameTracker::new(Siblings::new(None, &InFlight::new(1 << 20)))
     }
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {

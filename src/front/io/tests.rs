@@ -10,7 +10,7 @@ use super::*;
 const SMALL: usize = 4 * 1024;
 
 /// Two ends of a connection of which little is on its way at any time.
-async fn narrow() -> (ClientIo, TcpStream, Arc<InFlight>) {
+async fn narrow() -> (ClientStream, TcpStream, Arc<InFlight>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(u32::try_from(SMALL).unwrap()).unwrap();
@@ -18,11 +18,11 @@ async fn narrow() -> (ClientIo, TcpStream, Arc<InFlight>) {
     let (stream, peer) = listener.accept().await.unwrap();
     SockRef::from(&stream).set_send_buffer_size(SMALL).unwrap();
     let in_flight = InFlight::new(4 << 20);
-    (ClientIo::new(stream, peer, Arc::clone(&in_flight)), client, in_flight)
+    (ClientStream::new(stream, peer, Arc::clone(&in_flight)), client, in_flight)
 }
 
 /// How much of 8 MiB is sent to a client that takes so much every second.
-async fn sent(a_second: usize, held: usize) -> Sent {
+async fn sent(a_second: usize, held: usize) -> WriteResult {
     let (mut io, mut client, in_flight) = narrow().await;
     in_flight.take(held);
     let reader = tokio::spawn(async move {

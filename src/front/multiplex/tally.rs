@@ -11,13 +11,13 @@ pub(super) const MALFORMED: usize = 32;
 
 /// What has come of a connection's streams.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct StreamCounters {
     answered: usize,
     given_up: usize,
     malformed: usize,
 }
 
-impl Tally {
+impl StreamCounters {
     /// A request has been answered, or its client gave it up.
     pub(super) fn ended(&mut self, answered: bool) {
         if answered {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_client_may_give_up_as_often_as_it_waits_and_a_hundred_times_more() {
-        let mut tally = Tally::default();
+        let mut tally = StreamCounters::default();
         for _ in 0..1000 {
             tally.ended(true);
         }

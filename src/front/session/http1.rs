@@ -16,10 +16,10 @@ use http::{StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::front::io::ClientIo;
+use crate::front::io::ClientStream;
 use crate::front::io::stall::{Look, Stall};
 use crate::front::session::{ClientError, News};
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::semantics::spelling::Spelling;
 use crate::upstream::pinned::Pins;
@@ -45,7 +45,7 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// One exchange.
 pub struct Http1 {
-    io: ClientIo,
+    io: ClientStream,
     /// What has been read and not used.
     rest: BytesMut,
     incoming: Incoming,
@@ -93,20 +93,20 @@ enum Outgoing {
 impl Http1 {
     /// The exchange whose request had this head; `rest` was read behind it.
     pub fn new(
-        io: ClientIo,
+        io: ClientStream,
         rest: BytesMut,
-        framing: Framing,
+        framing: RequestFraming,
         version: Version,
         persists: bool,
         head: Bytes,
     ) -> Self {
         let incoming = match framing {
-            Framing::None => Incoming::Ended,
-            Framing::Length(length) => Incoming::Length(length),
-            Framing::Chunked => Incoming::Chunked(Decoder::new(Strictness::Request)),
+            RequestFraming::None => Incoming::Ended,
+            RequestFraming::Length(length) => Incoming::Length(length),
+            RequestFraming::Chunked => Incoming::Chunked(Decoder::new(Strictness::Request)),
         };
         // A second request that came with the first is not answered: the first answer says so.
-        let pipelined = framing == Framing::None && !rest.is_empty();
+        let pipelined = framing == RequestFraming::None && !rest.is_empty();
         let stall = Stall::new(io.in_flight());
         Self {
             io,
@@ -244,13 +244,13 @@ impl Http1 {
     }
 
     /// The connection as it is, and what was read from it already: the protocol is another now.
-    pub fn raw(&mut self) -> (&mut ClientIo, &[u8]) {
+    pub fn raw(&mut self) -> (&mut ClientStream, &[u8]) {
         (&mut self.io, &self.rest)
     }
 
     /// The connection, with what came of a next request, if another may follow. A connection that
     /// ends after a whole answer is closed in order; one with a cut answer is just let go.
-    pub async fn finish(mut self) -> Option<(ClientIo, BytesMut)> {
+    pub async fn finish(mut self) -> Option<(ClientStream, BytesMut)> {
         if self.outgoing != Outgoing::Ended {
             return None;
         }

@@ -8,11 +8,11 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::sample::select;
 
-use crate::policy::{Lifetime, Policy, SetCookie, Standing, StatusMatch, Ttl};
-use crate::semantics::asked::Asked;
-use crate::semantics::said::Said;
+use crate::policy::{FreshnessState, Lifetime, Policy, SetCookiePolicy, StatusMatch, Ttl};
+use crate::semantics::asked::ProxyRequest;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::status;
-use crate::semantics::storing::{CacheKind, NotStored};
+use crate::semantics::storing::{CacheKind, NotStoredReason};
 use crate::semantics::target::Target;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -39,12 +39,12 @@ fn code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap()
 }
 
-fn get() -> Asked {
-    Asked::get(Target::absolute("http://h/").unwrap())
+fn get() -> ProxyRequest {
+    ProxyRequest::get(Target::absolute("http://h/").unwrap())
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let said = Said::of(StatusCode::OK, &map(&[("cache-control", line)]));
+    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
     with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
@@ -54,9 +54,9 @@ fn refused(
     kind: CacheKind,
     status: u16,
     fields: &[(&'static str, &'static str)],
-) -> Option<NotStored> {
+) -> Option<NotStoredReason> {
     let headers = map(fields);
-    let said = Said::of(code(status), &headers);
+    let said = CacheMetadata::of(code(status), &headers);
     policy.storing(&get(), code(status), &headers, &said, kind).err()
 }
 
@@ -93,7 +93,7 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Class(4), secs(6)),
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
-    let said = Said::of(code(404), &map(&[("cache-control", "max-age=99")]));
+    let said = CacheMetadata::of(code(404), &map(&[("cache-control", "max-age=99")]));
     for (status, expected) in
         [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
     {
@@ -105,7 +105,7 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
     assert_eq!(freshness.lifetime, Lifetime::For(secs(5)));
     assert_eq!(refused(&policy, CacheKind::Shared, 429, &[]), None);
     let no_store = [("cache-control", "no-store")];
-    assert_eq!(refused(&policy, CacheKind::Shared, 404, &no_store), Some(NotStored::NoStore));
+    assert_eq!(refused(&policy, CacheKind::Shared, 404, &no_store), Some(NotStoredReason::NoStore));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn windows_are_the_routes_then_the_origins_and_the_default_is_the_operators() {
     const LINE: &str = "max-age=1, stale-while-revalidate=2, stale-if-error=3";
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
-        let said = Said::of(StatusCode::OK, &map(&[("cache-control", line)]));
+        let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
         let freshness = policy.freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
@@ -144,7 +144,7 @@ fn the_origins_prohibitions_win_in_every_form_but_the_operators_word() {
         ("max-age=9", false, false),
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
-            let said = Said::of(StatusCode::OK, &map(&[("cache-control", line)]));
+            let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
             let freshness = |ttl| with(ttl).freshness(&said, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
@@ -159,28 +159,29 @@ fn the_origins_prohibitions_win_in_every_form_but_the_operators_word() {
 
 #[test]
 fn the_operators_lifetime_counts_from_arrival_and_the_origins_from_its_making() {
-    let said = Said::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
     let standing = |ttl, now: u64| {
         let freshness = with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
         freshness.standing(secs(20), NOW, NOW + secs(now))
     };
-    assert_eq!(standing(Ttl::Origin, 0), Standing::Fresh(secs(10)));
-    assert_eq!(standing(Ttl::Origin, 12), Standing::Stale(secs(2)));
-    assert_eq!(standing(Ttl::Override(secs(30)), 0), Standing::Fresh(secs(30)));
-    assert_eq!(standing(Ttl::Override(secs(30)), 31), Standing::Stale(secs(1)));
-    assert!(matches!(standing(Ttl::Forever, u64::from(u32::MAX)), Standing::Fresh(_)));
+    assert_eq!(standing(Ttl::Origin, 0), FreshnessState::Fresh(secs(10)));
+    assert_eq!(standing(Ttl::Origin, 12), FreshnessState::Stale(secs(2)));
+    assert_eq!(standing(Ttl::Override(secs(30)), 0), FreshnessState::Fresh(secs(30)));
+    assert_eq!(standing(Ttl::Override(secs(30)), 31), FreshnessState::Stale(secs(1)));
+    assert!(matches!(standing(Ttl::Forever, u64::from(u32::MAX)), FreshnessState::Fresh(_)));
 }
 
 #[test]
 fn after_a_reload_what_was_another_users_is_nobodys() {
-    let says = |fields: &[(&'static str, &'static str)]| Said::of(StatusCode::OK, &map(fields));
+    let says =
+        |fields: &[(&'static str, &'static str)]| CacheMetadata::of(StatusCode::OK, &map(fields));
     let private = CacheKind::Private;
     let shared = CacheKind::Shared;
     let plain = says(&[("cache-control", "max-age=9")]);
     let public = says(&[("cache-control", "max-age=9, public")]);
     let cookies = says(&[("set-cookie", "a=b")]);
     let cdn = says(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
-    let keep = Policy { set_cookie: SetCookie::Keep, ..with(Ttl::Origin) };
+    let keep = Policy { set_cookie: SetCookiePolicy::Keep, ..with(Ttl::Origin) };
     for (policy, said, authorized, kind, usable) in [
         (with(Ttl::Override(secs(9))), &plain, true, shared, true),
         (with(Ttl::Origin), &plain, true, shared, false),
@@ -200,11 +201,11 @@ fn after_a_reload_what_was_another_users_is_nobodys() {
 #[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
-    let said = Said::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
     let freshness = with(Ttl::Origin).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
     let at = |millis| freshness.standing(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
-    assert_eq!(at(29_999), Standing::Fresh(Duration::from_millis(1)));
-    assert_eq!(at(30_000), Standing::Stale(Duration::ZERO));
+    assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
+    assert_eq!(at(30_000), FreshnessState::Stale(Duration::ZERO));
     assert_eq!((at(29_000).ttl(), at(29_001).ttl(), at(29_999).ttl()), (1, 1, 1));
     assert_eq!((at(30_000).ttl(), at(30_999).ttl(), at(31_000).ttl()), (0, 0, -1));
 }
@@ -213,8 +214,11 @@ fn age_equal_to_lifetime_is_stale() {
 fn the_operators_word_covers_six_statuses_and_no_error() {
     for ttl in [Ttl::Override(secs(30)), Ttl::Forever] {
         for status in (200..600).map(code) {
-            let expected =
-                if status::is_covered_by_ttl(status) { None } else { Some(NotStored::Status) };
+            let expected = if status::is_covered_by_ttl(status) {
+                None
+            } else {
+                Some(NotStoredReason::Status)
+            };
             let fields = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
             assert_eq!(
                 refused(&with(ttl), CacheKind::Shared, status.as_u16(), &fields),
@@ -245,27 +249,27 @@ fn without_explicit_freshness_only_some_statuses_are_kept_and_only_with_a_use() 
     for (status, fields, expected) in [
         (200, &etag[..], None),
         (404, &etag, None),
-        (200, &[], Some(NotStored::NoFreshness)),
-        (201, &etag, Some(NotStored::NoFreshness)),
-        (302, &etag, Some(NotStored::NoFreshness)),
-        (403, &etag, Some(NotStored::Status)),
-        (503, &etag, Some(NotStored::Status)),
+        (200, &[], Some(NotStoredReason::NoFreshness)),
+        (201, &etag, Some(NotStoredReason::NoFreshness)),
+        (302, &etag, Some(NotStoredReason::NoFreshness)),
+        (403, &etag, Some(NotStoredReason::Status)),
+        (503, &etag, Some(NotStoredReason::Status)),
         (501, &etag, None),
         (503, &[("cache-control", "public"), ("etag", "\"a\"")], None),
-        (429, &[("cache-control", "public"), ("etag", "\"a\"")], Some(NotStored::Status)),
-        (403, &[("cache-control", "public"), ("etag", "\"a\"")], Some(NotStored::Status)),
-        (206, &etag, Some(NotStored::Status)),
-        (200, &[("cache-control", "max-age=0")], Some(NotStored::NoFreshness)),
+        (429, &[("cache-control", "public"), ("etag", "\"a\"")], Some(NotStoredReason::Status)),
+        (403, &[("cache-control", "public"), ("etag", "\"a\"")], Some(NotStoredReason::Status)),
+        (206, &etag, Some(NotStoredReason::Status)),
+        (200, &[("cache-control", "max-age=0")], Some(NotStoredReason::NoFreshness)),
         (200, &[("cache-control", "max-age=0, stale-if-error=9")], None),
         (
             200,
             &[("cache-control", "max-age=0, stale-if-error=9, must-revalidate")],
-            Some(NotStored::NoFreshness),
+            Some(NotStoredReason::NoFreshness),
         ),
-        (200, &[("cache-control", "max-age=60, no-cache")], Some(NotStored::NoFreshness)),
+        (200, &[("cache-control", "max-age=60, no-cache")], Some(NotStoredReason::NoFreshness)),
         (200, &[("cache-control", "no-cache"), ("etag", "\"a\"")], None),
         (200, &[("expires", "Sun, 06 Nov 2044 08:49:37 GMT")], None),
-        (200, &[("expires", "0")], Some(NotStored::NoFreshness)),
+        (200, &[("expires", "0")], Some(NotStoredReason::NoFreshness)),
     ] {
         assert_eq!(
             refused(&with(Ttl::Origin), CacheKind::Shared, status, fields),
@@ -282,8 +286,8 @@ fn without_explicit_freshness_only_some_statuses_are_kept_and_only_with_a_use() 
 fn prohibitions_are_set_aside_by_the_operators_word_alone() {
     // CCH-03.
     for (line, shared, private) in [
-        ("no-store, max-age=60", Some(NotStored::NoStore), Some(NotStored::NoStore)),
-        ("private, max-age=60", Some(NotStored::Private), None),
+        ("no-store, max-age=60", Some(NotStoredReason::NoStore), Some(NotStoredReason::NoStore)),
+        ("private, max-age=60", Some(NotStoredReason::Private), None),
         ("must-understand, no-store, max-age=60", None, None),
     ] {
         let fields = [("cache-control", line)];
@@ -306,13 +310,16 @@ fn what_no_form_of_ttl_can_store_is_refused_in_all() {
             let refused = |status, field| {
                 refused(&with(ttl), kind, status, &[("cache-control", "max-age=60"), field])
             };
-            assert_eq!(refused(200, ("vary", "x, *")), Some(NotStored::VaryAny));
-            assert_eq!(refused(200, ("set-cookie", "a=b")), Some(NotStored::SetCookie));
+            assert_eq!(refused(200, ("vary", "x, *")), Some(NotStoredReason::VaryAny));
+            assert_eq!(refused(200, ("set-cookie", "a=b")), Some(NotStoredReason::SetCookie));
             assert_eq!(
                 refused(200, ("content-type", "text/event-stream")),
-                Some(NotStored::EventStream)
+                Some(NotStoredReason::EventStream)
             );
-            assert_eq!(refused(206, ("content-range", "bytes 0-1/9")), Some(NotStored::Status));
+            assert_eq!(
+                refused(206, ("content-range", "bytes 0-1/9")),
+                Some(NotStoredReason::Status)
+            );
             assert_eq!(refused(200, ("x-plain", "1")), None);
         }
     }
@@ -321,22 +328,22 @@ fn what_no_form_of_ttl_can_store_is_refused_in_all() {
 #[test]
 fn the_request_can_forbid_storing() {
     let headers = map(&[("cache-control", "max-age=60")]);
-    let said = Said::of(StatusCode::OK, &headers);
+    let said = CacheMetadata::of(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
-    let refused = |asked: &Asked, policy: &Policy, kind| {
+    let refused = |asked: &ProxyRequest, policy: &Policy, kind| {
         policy.storing(asked, StatusCode::OK, &headers, &said, kind).err()
     };
     let mut asked = get();
     asked.headers = map(&[("cache-control", "no-store")]);
-    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStored::RequestNoStore));
+    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStoredReason::RequestNoStore));
     asked = get();
     asked.method = Method::HEAD;
-    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStored::Method));
+    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
     asked = get();
     asked.headers = map(&[("authorization", "Bearer a")]);
     assert_eq!(refused(&asked, &policy, CacheKind::Shared), None);
     let origin = Policy::origin();
-    assert_eq!(refused(&asked, &origin, CacheKind::Shared), Some(NotStored::Authorization));
+    assert_eq!(refused(&asked, &origin, CacheKind::Shared), Some(NotStoredReason::Authorization));
     assert_eq!(refused(&asked, &origin, CacheKind::Private), None);
 }
 
@@ -344,16 +351,16 @@ fn the_request_can_forbid_storing() {
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
     let headers = map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
-    let said = Said::of(StatusCode::OK, &headers);
+    let said = CacheMetadata::of(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
         policy.storing(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
     };
-    assert_eq!(kept(SetCookie::Refuse), Err(NotStored::SetCookie));
-    assert_eq!(kept(SetCookie::Keep), Ok(headers.clone()));
+    assert_eq!(kept(SetCookiePolicy::Refuse), Err(NotStoredReason::SetCookie));
+    assert_eq!(kept(SetCookiePolicy::Keep), Ok(headers.clone()));
     let mut stripped = headers.clone();
     stripped.remove("set-cookie");
-    assert_eq!(kept(SetCookie::Strip), Ok(stripped));
+    assert_eq!(kept(SetCookiePolicy::Strip), Ok(stripped));
 }
 
 fn any_ttl() -> impl Strategy<Value = Ttl> {
@@ -398,7 +405,7 @@ proptest! {
     ) {
         let mut headers = fields;
         headers.append("cache-control", HeaderValue::from_static(directive));
-        let said = Said::of(code(status), &headers);
+        let said = CacheMetadata::of(code(status), &headers);
         let keeps =
             with(ttl).storing(&get(), code(status), &headers, &said, CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
@@ -414,11 +421,11 @@ proptest! {
         status in select(vec![100, 103, 206, 304, 400, 413, 414, 431]),
     ) {
         let mut policy = with(ttl);
-        policy.set_cookie = SetCookie::Keep;
+        policy.set_cookie = SetCookiePolicy::Keep;
         if named {
             policy.ttl_by_status = vec![(StatusMatch::Exact(code(status)), secs(9))];
         }
-        let said = Said::of(code(status), &fields);
+        let said = CacheMetadata::of(code(status), &fields);
         for kind in BOTH {
             assert!(policy.storing(&get(), code(status), &fields, &said, kind).is_err());
         }
@@ -430,7 +437,7 @@ proptest! {
         fields in any_fields(),
         status in 100_u16..1000,
     ) {
-        let said = Said::of(code(status), &fields);
+        let said = CacheMetadata::of(code(status), &fields);
         let policy = with(ttl);
         if let Ok(kept) = policy.storing(&get(), code(status), &fields, &said, CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
@@ -447,15 +454,15 @@ proptest! {
         now in 0_u64..1 << 40,
         later in 0_u64..1 << 40,
     ) {
-        let said = Said::of(StatusCode::OK, &fields);
+        let said = CacheMetadata::of(StatusCode::OK, &fields);
         // A clock that was set back by more than this knows no age, until it is there again.
         let arrival = NOW + secs(60);
         let freshness = with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, arrival);
         let early = freshness.standing(initial, arrival, NOW + secs(now));
         let late = freshness.standing(initial, arrival, NOW + secs(now + later));
-        assert!(matches!(early, Standing::Fresh(_)) || matches!(late, Standing::Stale(_)));
+        assert!(matches!(early, FreshnessState::Fresh(_)) || matches!(late, FreshnessState::Stale(_)));
         assert!(early.ttl() >= late.ttl());
-        assert_eq!(early.ttl() > 0, matches!(early, Standing::Fresh(_)));
+        assert_eq!(early.ttl() > 0, matches!(early, FreshnessState::Fresh(_)));
     }
 }
 
@@ -469,7 +476,7 @@ fn listening(ttl: Ttl) -> Policy {
 fn a_targeted_field_counts_in_place_of_cache_control_where_the_origins_word_does() {
     // RFC 9213 §2.2.
     let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
-        let said = Said::of(StatusCode::OK, &map(fields));
+        let said = CacheMetadata::of(StatusCode::OK, &map(fields));
         policy.freshness(&said, StatusCode::OK, CacheKind::Shared, NOW).lifetime
     };
     let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
@@ -499,17 +506,17 @@ fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control
         (
             &[("cache-control", "no-store"), ("cdn-cache-control", "")],
             None,
-            Some(NotStored::NoStore),
+            Some(NotStoredReason::NoStore),
         ),
         (
             &[("cache-control", "max-age=60"), ("cdn-cache-control", "no-store")],
             None,
-            Some(NotStored::NoStore),
+            Some(NotStoredReason::NoStore),
         ),
         (
             &[("cache-control", "max-age=60"), ("cdn-cache-control", "private, max-age=60")],
             Some(CacheKind::Shared),
-            Some(NotStored::Private),
+            Some(NotStoredReason::Private),
         ),
         (
             &[("cache-control", "no-store"), ("cdn-cache-control", "private, max-age=60")],
@@ -519,7 +526,7 @@ fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control
         (
             &[("cache-control", "max-age=60"), ("cdn-cache-control", "none")],
             None,
-            Some(NotStored::NoFreshness),
+            Some(NotStoredReason::NoFreshness),
         ),
     ] {
         for each in BOTH.into_iter().filter(|each| kind.is_none_or(|kind| kind == *each)) {
@@ -530,7 +537,7 @@ fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control
     asked.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
         let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
-        let said = Said::of(StatusCode::OK, &headers);
+        let said = CacheMetadata::of(StatusCode::OK, &headers);
         let kept = policy.storing(&asked, StatusCode::OK, &headers, &said, CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
@@ -544,7 +551,7 @@ fn fields_that_either_word_names_are_left_out_so_that_no_reload_shows_them() {
         ("x-mine", "1"),
         ("x-other", "1"),
     ]);
-    let said = Said::of(StatusCode::OK, &headers);
+    let said = CacheMetadata::of(StatusCode::OK, &headers);
     let kept = listening(Ttl::Origin)
         .storing(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
         .unwrap();

@@ -4,9 +4,9 @@ use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 
 use crate::route::pattern::{
-    FieldMatch, HostPattern, ParamMatch, PathPattern, Pattern, ValueMatch,
+    FieldMatch, HostPattern, PathPattern, Pattern, QueryMatch, ValueMatch,
 };
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::target::Target;
 
 fn path(text: &str) -> PathPattern {
@@ -17,8 +17,8 @@ fn host(text: &str) -> HostPattern {
     HostPattern::parse(text).expect(text)
 }
 
-fn asked(url: &str) -> Asked {
-    Asked::get(Target::absolute(url).expect(url))
+fn asked(url: &str) -> ProxyRequest {
+    ProxyRequest::get(Target::absolute(url).expect(url))
 }
 
 fn everything() -> Pattern {
@@ -167,7 +167,7 @@ fn a_get_route_is_a_head_route_too_and_no_other() {
 fn fields_and_parameters_must_be_there_with_their_value() {
     let is = |value: &str| ValueMatch::Is(value.to_owned());
     let field = |value| FieldMatch { name: HeaderName::from_static("x-v"), value };
-    let param = |value| ParamMatch { name: "full list".to_owned(), value };
+    let param = |value| QueryMatch { name: "full list".to_owned(), value };
     let with = |headers, query| Pattern { headers, query, ..everything() };
     let mut request = asked("http://a/?x=1&full%20list=a%2Fb&full+list=c");
     request.headers.append("x-v", HeaderValue::from_static("1"));

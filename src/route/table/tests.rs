@@ -8,7 +8,7 @@ use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::{Route, Shadowed, Table};
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::target::Target;
 
 fn policy() -> Arc<Policy> {
@@ -27,7 +27,7 @@ fn route(name: &str, host: &str, path: &str) -> Route {
 }
 
 fn found<'t>(table: &'t Table, url: &str) -> Option<&'t str> {
-    let asked = Asked::get(Target::absolute(url).expect(url));
+    let asked = ProxyRequest::get(Target::absolute(url).expect(url));
     table.find(&asked).map(|route| &*route.name)
 }
 
@@ -92,7 +92,7 @@ proptest! {
     ) {
         let table = Table::new(routes);
         let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
-        let asked = Asked::get(target);
+        let asked = ProxyRequest::get(target);
         let found = table.first(&asked, asked.target.path());
         let searched = table.routes().iter().find(|route| route.pattern.matches(&asked));
         prop_assert_eq!(
@@ -108,7 +108,7 @@ proptest! {
     ) {
         let table = Table::new(routes);
         let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
-        let index = table.find(&Asked::get(target)).map(|route| route.index);
+        let index = table.find(&ProxyRequest::get(target)).map(|route| route.index);
         prop_assert!(table.shadowed().iter().all(|shadowed| Some(shadowed.route) != index));
     }
 }

@@ -10,7 +10,7 @@ use crate::semantics::cache_control::MAX_DELTA;
 use crate::semantics::freshness::{
     current_age, explicit_lifetime, heuristic_lifetime, initial_age, may_be_served_stale,
 };
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::storing::CacheKind;
 
 const NOON: u64 = 1_800_000_000;
@@ -23,19 +23,19 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn said(fields: &[(&'static str, String)]) -> Said {
+fn said(fields: &[(&'static str, String)]) -> CacheMetadata {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     }
-    Said::of(StatusCode::OK, &headers)
+    CacheMetadata::of(StatusCode::OK, &headers)
 }
 
 fn date(seconds: u64) -> String {
     httpdate::fmt_http_date(at(seconds))
 }
 
-fn directives(line: &str) -> Said {
+fn directives(line: &str) -> CacheMetadata {
     said(&[("cache-control", line.to_owned())])
 }
 
@@ -104,7 +104,7 @@ fn age_grows_with_the_clock_and_never_shrinks_below_its_start() {
 fn a_tenth_of_the_time_unchanged_is_guessed_for_codes_that_allow_it() {
     // RFC 9111 §4.2.2.
     let fields = [("date", date(NOON)), ("last-modified", date(NOON - 1000))];
-    let guess = |code: u16, said: &Said| {
+    let guess = |code: u16, said: &CacheMetadata| {
         heuristic_lifetime(said, StatusCode::from_u16(code).unwrap(), at(NOON))
     };
     let plain = said(&fields);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, Item, List, ListEntry, Parameters, Parser, StringRef};
 
-use crate::semantics::rate_limit::{LONGEST, MOST, Quota, window};
+use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, window};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -24,13 +24,13 @@ struct Policy {
 }
 
 /// The limits that the fields tell of. A policy that limits something else than calls is left out.
-pub(super) fn read(headers: &HeaderMap) -> Vec<Quota> {
+pub(super) fn read(headers: &HeaderMap) -> Vec<RateLimitState> {
     let policies = policies(headers);
-    let mut told: Vec<Quota> = match items(headers, &RATE_LIMIT) {
+    let mut told: Vec<RateLimitState> = match items(headers, &RATE_LIMIT) {
         Some(items) => items.iter().filter_map(|item| limit(item, &policies)).collect(),
         None => dictionary(headers, &policies).into_iter().collect(),
     };
-    told.retain(|quota| *quota != Quota::default());
+    told.retain(|quota| *quota != RateLimitState::default());
     if told.is_empty() {
         told.extend(policies.iter().filter(|policy| policy.of_calls).filter_map(alone));
     }
@@ -44,28 +44,28 @@ pub(super) fn window_of(headers: &HeaderMap, limit: u64) -> Option<Duration> {
 }
 
 /// `"default";r=50;t=30`; `None`: not of calls, or no name.
-fn limit(item: &Item, policies: &[Policy]) -> Option<Quota> {
+fn limit(item: &Item, policies: &[Policy]) -> Option<RateLimitState> {
     let name = name(&item.bare_item)?;
     let policy = policies.iter().find(|policy| policy.name.as_deref() == Some(name));
     if policy.is_some_and(|policy| !policy.of_calls) {
         return None;
     }
-    Some(Quota {
+    Some(RateLimitState {
         limit: policy.and_then(|policy| policy.limit),
         window: policy.and_then(|policy| policy.window),
         remaining: parameter(&item.params, "r"),
         resets_in: parameter(&item.params, "t").and_then(reset),
-        ..Quota::default()
+        ..RateLimitState::default()
     })
 }
 
 /// A policy of which nobody says how much is left.
-fn alone(policy: &Policy) -> Option<Quota> {
+fn alone(policy: &Policy) -> Option<RateLimitState> {
     let (limit, window) = (policy.limit?, policy.window);
-    Some(Quota { limit: Some(limit), window, ..Quota::default() })
+    Some(RateLimitState { limit: Some(limit), window, ..RateLimitState::default() })
 }
 
-fn dictionary(headers: &HeaderMap, policies: &[Policy]) -> Option<Quota> {
+fn dictionary(headers: &HeaderMap, policies: &[Policy]) -> Option<RateLimitState> {
     let members: Dictionary = Parser::new(&joined(headers, &RATE_LIMIT)).parse().ok()?;
     let number = |key: &str| match members.get(key)? {
         ListEntry::Item(item) => natural(&item.bare_item),
@@ -73,12 +73,12 @@ fn dictionary(headers: &HeaderMap, policies: &[Policy]) -> Option<Quota> {
     };
     let limit = number("limit");
     let policy = policies.iter().find(|policy| limit.is_some() && policy.limit == limit);
-    Some(Quota {
+    Some(RateLimitState {
         limit,
         window: policy.and_then(|policy| policy.window),
         remaining: number("remaining"),
         resets_in: number("reset").and_then(reset),
-        ..Quota::default()
+        ..RateLimitState::default()
     })
 }
 

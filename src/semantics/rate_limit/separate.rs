@@ -1,4 +1,4 @@
-//! Limits that are told in a field for each number: `Limit`, `Remaining`, `Reset`, under three names.
+//! Limits that are told in a field for each number: `RateLimitKind`, `Remaining`, `Reset`, under three names.
 //!
 //! Owns: these numbers, and what a `Reset` counts from. Never touches: which limit counts.
 
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::semantics::rate_limit::{LONGEST, MOST, Quota, draft, window};
+use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, draft, window};
 use crate::semantics::{date, field_list, retry_after};
 
 /// The names of one family.
@@ -43,7 +43,7 @@ pub(super) const DRAFT_06: Fields = Fields {
 };
 
 /// The limits that the fields tell of: several where they list several numbers.
-pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec<Quota> {
+pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec<RateLimitState> {
     let limits = values(headers, &fields.limit);
     let remaining = values(headers, &fields.remaining);
     let after = fields.reset_after.as_ref().map(|name| values(headers, name)).unwrap_or_default();
@@ -52,16 +52,16 @@ pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec
         let limit = limits.get(at).and_then(|value| number(value));
         let told_after = only_or(&after, at).and_then(seconds_from_now);
         let told = || resets_in(headers, fields, only_or(&resets, at)?, now);
-        Quota {
+        RateLimitState {
             limit,
             window: limit.and_then(|limit| window_of(headers, &limits, at, limit)),
             remaining: remaining.get(at).and_then(|value| number(value)),
             resets_in: told_after.or_else(told),
-            ..Quota::default()
+            ..RateLimitState::default()
         }
     };
     let told = (0..remaining.len().clamp(1, MOST)).map(one);
-    told.filter(|quota| *quota != Quota::default()).collect()
+    told.filter(|quota| *quota != RateLimitState::default()).collect()
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {

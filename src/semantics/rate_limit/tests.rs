@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::semantics::rate_limit::{Bucket, Quota, Whose, read};
+use crate::semantics::rate_limit::{Bucket, LimitScope, RateLimitState, read};
 
 /// 2016-08-02 20:50:18 UTC, with half a second.
 const NOW: Duration = Duration::from_millis(1_470_171_018_500);
 
-fn told(fields: &[(&'static str, &'static str)]) -> Option<Quota> {
+fn told(fields: &[(&'static str, &'static str)]) -> Option<RateLimitState> {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -18,13 +18,13 @@ fn told(fields: &[(&'static str, &'static str)]) -> Option<Quota> {
 }
 
 /// What is told in all four numbers; times in seconds.
-fn quota(limit: u64, window: Option<u64>, remaining: u64, resets_in: f64) -> Quota {
-    Quota {
+fn quota(limit: u64, window: Option<u64>, remaining: u64, resets_in: f64) -> RateLimitState {
+    RateLimitState {
         limit: Some(limit),
         window: window.map(Duration::from_secs),
         remaining: Some(remaining),
         resets_in: Some(Duration::from_secs_f64(resets_in)),
-        ..Quota::default()
+        ..RateLimitState::default()
     }
 }
 
@@ -43,27 +43,28 @@ fn discord_tells_a_bucket_of_each_resource_and_counts_from_now() {
         ("x-ratelimit-bucket", "abcd1234"),
     ]);
     let bucket = bucket("abcd1234", true);
-    assert_eq!(told, Some(Quota { bucket, ..quota(5, None, 0, 64.57) }));
+    assert_eq!(told, Some(RateLimitState { bucket, ..quota(5, None, 0, 64.57) }));
 }
 
 #[test]
 fn discord_says_whose_limit_it_is() {
     for (field, value, whose) in [
-        ("x-ratelimit-scope", "user", Whose::Callers),
-        ("x-ratelimit-scope", "global", Whose::Global),
-        ("x-ratelimit-global", "true", Whose::Global),
-        ("x-ratelimit-global", "false", Whose::Callers),
-        ("x-ratelimit-scope", "shared", Whose::Shared),
-        ("x-ratelimit-scope", "SHARED", Whose::Shared),
-        ("x-ratelimit-scope", "sharedish", Whose::Callers),
+        ("x-ratelimit-scope", "user", LimitScope::Callers),
+        ("x-ratelimit-scope", "global", LimitScope::Global),
+        ("x-ratelimit-global", "true", LimitScope::Global),
+        ("x-ratelimit-global", "false", LimitScope::Callers),
+        ("x-ratelimit-scope", "shared", LimitScope::Shared),
+        ("x-ratelimit-scope", "SHARED", LimitScope::Shared),
+        ("x-ratelimit-scope", "sharedish", LimitScope::Callers),
     ] {
         let told = told(&[("x-ratelimit-bucket", "a"), (field, value)]);
-        let expected = Quota { bucket: bucket("a", true), whose, ..Quota::default() };
+        let expected =
+            RateLimitState { bucket: bucket("a", true), whose, ..RateLimitState::default() };
         assert_eq!(told, Some(expected), "{field}: {value}");
     }
     assert_eq!(
         told(&[("x-ratelimit-global", "true"), ("x-ratelimit-scope", "global")]),
-        Some(Quota { whose: Whose::Global, ..Quota::default() })
+        Some(RateLimitState { whose: LimitScope::Global, ..RateLimitState::default() })
     );
 }
 
@@ -76,13 +77,14 @@ fn github_tells_a_resource_and_the_second_in_which_it_resets() {
         ("x-ratelimit-reset", "1470173018"),
         ("x-ratelimit-resource", "core"),
     ]);
-    let expected = Quota { bucket: bucket("core", false), ..quota(5000, None, 4987, 1999.5) };
+    let expected =
+        RateLimitState { bucket: bucket("core", false), ..quota(5000, None, 4987, 1999.5) };
     assert_eq!(told, Some(expected));
 }
 
 #[test]
 fn the_dialects_of_others_are_read() {
-    let none = Quota::default();
+    let none = RateLimitState::default();
     for (who, fields, expected) in [
         (
             "Twitter",
@@ -100,7 +102,7 @@ fn the_dialects_of_others_are_read() {
                 ("x-ratelimit-remaining", "599.0"),
                 ("x-ratelimit-reset", "34"),
             ],
-            Some(Quota { limit: None, ..quota(0, None, 599, 34.0) }),
+            Some(RateLimitState { limit: None, ..quota(0, None, 599, 34.0) }),
         ),
         (
             "GitLab",
@@ -125,12 +127,12 @@ fn the_dialects_of_others_are_read() {
         (
             "milliseconds",
             &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "1470171019500")],
-            Some(Quota { limit: None, ..quota(0, None, 7, 1.0) }),
+            Some(RateLimitState { limit: None, ..quota(0, None, 7, 1.0) }),
         ),
         (
             "a date",
             &[("x-ratelimit-reset", "Tue, 02 Aug 2016 20:50:28 GMT")],
-            Some(Quota { resets_in: Some(Duration::from_millis(9500)), ..none.clone() }),
+            Some(RateLimitState { resets_in: Some(Duration::from_millis(9500)), ..none.clone() }),
         ),
         ("Shopify", &[("x-shopify-shop-api-call-limit", "32/40")], None),
         ("nobody", &[("content-type", "application/json"), ("retry-after", "5")], None),
@@ -185,7 +187,7 @@ fn the_draft_is_read_in_all_its_versions() {
         (
             "a policy alone",
             &[("ratelimit-policy", "\"day\";q=1000;w=86400, \"burst\";q=10;w=1")],
-            Some(Quota { remaining: None, resets_in: None, ..quota(10, Some(1), 0, 0.0) }),
+            Some(RateLimitState { remaining: None, resets_in: None, ..quota(10, Some(1), 0, 0.0) }),
         ),
     ] {
         assert_eq!(told(fields), expected, "{version}");
@@ -215,7 +217,7 @@ fn of_several_limits_the_one_that_is_hit_first_counts() {
         ("x-ratelimit-resource", "core"),
         ("ratelimit", "\"default\";r=2;t=5"),
     ]);
-    assert_eq!(mixed, Some(Quota { limit: None, ..quota(0, None, 2, 5.0) }));
+    assert_eq!(mixed, Some(RateLimitState { limit: None, ..quota(0, None, 2, 5.0) }));
 }
 
 #[test]

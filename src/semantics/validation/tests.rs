@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
 use crate::semantics::hop_by_hop::is_hop_by_hop;
-use crate::semantics::said::Said;
+use crate::semantics::said::CacheMetadata;
 use crate::semantics::validation::{
-    CONDITIONALS, Outcome, conditional_fields, evaluate, freshen, has_conditionals, is_about,
-    not_modified_head,
+    CONDITIONALS, PreconditionResult, conditional_fields, evaluate, freshen, has_conditionals,
+    is_about, not_modified_head,
 };
 
 const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
@@ -24,15 +24,15 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn said(fields: &[(&'static str, &'static str)]) -> Said {
-    Said::of(StatusCode::OK, &map(fields))
+fn said(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
+    CacheMetadata::of(StatusCode::OK, &map(fields))
 }
 
 fn matches(
     asked: &[(&'static str, &'static str)],
     stored: &[(&'static str, &'static str)],
 ) -> bool {
-    evaluate(&map(asked), &said(stored), StatusCode::OK) == Outcome::NotModified
+    evaluate(&map(asked), &said(stored), StatusCode::OK) == PreconditionResult::NotModified
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
 #[test]
 fn only_a_success_becomes_a_304() {
     let (asked, said) = (map(&[("if-none-match", "*")]), said(&[("etag", "\"a\"")]));
-    assert_eq!(evaluate(&asked, &said, StatusCode::NOT_FOUND), Outcome::Full);
-    assert_eq!(evaluate(&map(&[]), &said, StatusCode::OK), Outcome::Full);
+    assert_eq!(evaluate(&asked, &said, StatusCode::NOT_FOUND), PreconditionResult::Full);
+    assert_eq!(evaluate(&map(&[]), &said, StatusCode::OK), PreconditionResult::Full);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_304_replaces_every_field_but_those_of_the_body() {
 fn a_304_with_another_strong_tag_or_vary_is_about_something_else() {
     // RFC 9111 §4.3.4.
     let stored = map(&[("etag", "\"a\""), ("vary", "X, Y")]);
-    let said = Said::of(StatusCode::OK, &stored);
+    let said = CacheMetadata::of(StatusCode::OK, &stored);
     for (update, expected) in [
         (vec![], true),
         (vec![("etag", "\"a\"")], true),
@@ -238,7 +238,7 @@ proptest! {
         let mut stored = HeaderMap::new();
         stored.insert("etag", HeaderValue::from_str(&tag).unwrap());
         stored.insert("last-modified", HeaderValue::from_static(CHANGED));
-        let said = Said::of(StatusCode::OK, &stored);
+        let said = CacheMetadata::of(StatusCode::OK, &stored);
         let mut asked = HeaderMap::new();
         if let Ok(value) = HeaderValue::from_bytes(&condition) {
             asked.insert("if-modified-since", value.clone());
@@ -247,7 +247,7 @@ proptest! {
             evaluate(&asked, &said, StatusCode::OK);
         }
         asked.append("if-none-match", HeaderValue::from_str(&tag).unwrap());
-        assert_eq!(evaluate(&asked, &said, StatusCode::OK), Outcome::NotModified);
+        assert_eq!(evaluate(&asked, &said, StatusCode::OK), PreconditionResult::NotModified);
     }
 }
 

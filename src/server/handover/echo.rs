@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::key::CacheKey;
-use crate::store::generations::{Kind, Mark, Reach, Watch};
-use crate::store::tiers::Tiers;
-use crate::store::{Condition, Listed, Lookup, Place, Store, Wanted};
-use crate::stored::Stored;
+use crate::store::generations::{Epoch, PurgeKind, PurgeScope, Watch};
+use crate::store::tiers::TieredStore;
+use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery};
+use crate::stored::StoredResponse;
 
 /// How long a purge waits for the other larder; one that does not answer is about to end.
 const WAIT: Duration = Duration::from_secs(2);
@@ -33,9 +33,9 @@ const SOON: Duration = Duration::from_millis(50);
 const UNCONFIRMED: u64 = 262_144;
 
 /// A store whose invalidations another larder hears of.
-pub(in crate::server) struct Echoing {
-    store: Arc<Tiers>,
-    other: Mutex<Option<mpsc::UnboundedSender<Told>>>,
+pub(in crate::server) struct SyncedStore {
+    store: Arc<TieredStore>,
+    other: Mutex<Option<mpsc::UnboundedSender<Invalidation>>>,
     /// How many were told.
     told: AtomicU64,
     /// How many the other has confirmed.
@@ -45,30 +45,30 @@ pub(in crate::server) struct Echoing {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct Invalidation {
     number: u64,
-    reach: Reach,
-    kind: Kind,
+    reach: PurgeScope,
+    kind: PurgeKind,
 }
 
-impl Echoing {
-    pub(in crate::server) fn new(store: Arc<Tiers>) -> Arc<Self> {
+impl SyncedStore {
+    pub(in crate::server) fn new(store: Arc<TieredStore>) -> Arc<Self> {
         let (other, told) = (Mutex::new(None), AtomicU64::new(0));
         let (done, silent) = (watch::Sender::new(0), AtomicBool::new(false));
         Arc::new(Self { store, other, told, done, silent })
     }
 
     /// The store itself.
-    pub(in crate::server) fn tiers(&self) -> &Tiers {
+    pub(in crate::server) fn tiers(&self) -> &TieredStore {
         &self.store
     }
 
     /// From now on whatever is invalidated is kept for the other larder, until what is returned ends.
-    pub(in crate::server) fn open(self: &Arc<Self>) -> Echo {
+    pub(in crate::server) fn open(self: &Arc<Self>) -> InvalidationSync {
         let (sender, told) = mpsc::unbounded_channel();
         *self.other.lock() = Some(sender);
         self.silent.store(false, Ordering::Relaxed);
-        Echo { store: Arc::clone(self), told }
+        InvalidationSync { store: Arc::clone(self), told }
     }
 
     /// Waits for the other larder to have confirmed all that it was told so far.
@@ -79,27 +79,27 @@ impl Echoing {
         let _done = done.wait_for(|done| *done >= told).await.map(|done| *done);
     }
 
-    fn note(&self, reach: Reach, kind: Kind) {
+    fn note(&self, reach: PurgeScope, kind: PurgeKind) {
         let other = self.other.lock();
         let Some(sender) = &*other else { return };
         let unconfirmed = self.told.load(Ordering::Relaxed).saturating_sub(*self.done.borrow());
-        if kind == Kind::Superseded && unconfirmed > UNCONFIRMED {
+        if kind == PurgeKind::Superseded && unconfirmed > UNCONFIRMED {
             // It does not hear. It is told no more of what is stored here; of purges and writes it is.
             return;
         }
         let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        // Whoever would receive it is just ending: see `Echo::drop`.
-        let _ended = sender.send(Told { number, reach, kind });
+        // Whoever would receive it is just ending: see `InvalidationSync::drop`.
+        let _ended = sender.send(Invalidation { number, reach, kind });
     }
 }
 
 /// The line to the other larder.
-pub(in crate::server) struct Echo {
-    store: Arc<Echoing>,
-    told: mpsc::UnboundedReceiver<Told>,
+pub(in crate::server) struct InvalidationSync {
+    store: Arc<SyncedStore>,
+    told: mpsc::UnboundedReceiver<Invalidation>,
 }
 
-impl Drop for Echo {
+impl Drop for InvalidationSync {
     fn drop(&mut self) {
         *self.store.other.lock() = None;
         // Nobody is left to confirm anything.
@@ -107,7 +107,7 @@ impl Drop for Echo {
     }
 }
 
-impl Echo {
+impl InvalidationSync {
     /// Tells and hears over `stream` until the other larder has ended.
     pub(in crate::server) async fn run(mut self, stream: UnixStream) {
         if let Err(error) = self.converse(stream).await {
@@ -129,13 +129,13 @@ impl Echo {
 
 /// Invalidates what the other larder says, and notes what it has confirmed.
 async fn hear(
-    store: &Echoing,
+    store: &SyncedStore,
     reader: OwnedReadHalf,
     heard: mpsc::UnboundedSender<u64>,
 ) -> io::Result<()> {
     let mut lines = BufReader::new(reader).lines();
     while let Some(line) = lines.next_line().await? {
-        if let Some(told) = Told::parse(&line) {
+        if let Some(told) = Invalidation::parse(&line) {
             // Not told back: it came from there.
             store.store.invalidate(told.reach, told.kind);
             // Whoever would confirm it ends together with this.
@@ -152,7 +152,7 @@ async fn hear(
 
 /// Says what is invalidated here, and confirms what was heard.
 async fn tell(
-    told: &mut mpsc::UnboundedReceiver<Told>,
+    told: &mut mpsc::UnboundedReceiver<Invalidation>,
     mut confirming: mpsc::UnboundedReceiver<u64>,
     mut writer: OwnedWriteHalf,
 ) -> io::Result<()> {
@@ -166,17 +166,17 @@ async fn tell(
     }
 }
 
-impl Told {
+impl Invalidation {
     fn line(self) -> String {
         let Self { number, reach, kind } = self;
         let kind = match kind {
-            Kind::Hard => "hard",
-            Kind::Soft => "soft",
-            Kind::Superseded => "superseded",
+            PurgeKind::Hard => "hard",
+            PurgeKind::Soft => "soft",
+            PurgeKind::Superseded => "superseded",
         };
         match reach {
-            Reach::All => format!("invalidate {number} all {kind}\n"),
-            Reach::Target(target) => format!("invalidate {number} {target:032x} {kind}\n"),
+            PurgeScope::All => format!("invalidate {number} all {kind}\n"),
+            PurgeScope::Target(target) => format!("invalidate {number} {target:032x} {kind}\n"),
         }
     }
 
@@ -184,13 +184,13 @@ impl Told {
         let mut words = line.strip_prefix("invalidate ")?.split(' ');
         let number = words.next()?.parse().ok()?;
         let reach = match words.next()? {
-            "all" => Reach::All,
-            target => Reach::Target(u128::from_str_radix(target, 16).ok()?),
+            "all" => PurgeScope::All,
+            target => PurgeScope::Target(u128::from_str_radix(target, 16).ok()?),
         };
         let kind = match words.next()? {
-            "hard" => Kind::Hard,
-            "soft" => Kind::Soft,
-            "superseded" => Kind::Superseded,
+            "hard" => PurgeKind::Hard,
+            "soft" => PurgeKind::Soft,
+            "superseded" => PurgeKind::Superseded,
             _ => return None,
         };
         Some(Self { number, reach, kind })
@@ -198,12 +198,12 @@ impl Told {
 }
 
 #[async_trait]
-impl Store for Echoing {
-    fn get(&self, wanted: Wanted<'_>) -> Lookup {
+impl Store for SyncedStore {
+    fn get(&self, wanted: StoreQuery<'_>) -> Lookup {
         self.store.get(wanted)
     }
 
-    async fn load(&self, wanted: Wanted<'_>) -> Lookup {
+    async fn load(&self, wanted: StoreQuery<'_>) -> Lookup {
         self.store.load(wanted).await
     }
 
@@ -215,21 +215,21 @@ impl Store for Echoing {
         self.store.is_newer(one, other)
     }
 
-    fn is_current(&self, target: u128, mark: Mark) -> bool {
+    fn is_current(&self, target: u128, mark: Epoch) -> bool {
         self.store.is_current(target, mark)
     }
 
     fn put(
         &self,
         key: &CacheKey,
-        stored: Arc<Stored>,
-        mark: Mark,
+        stored: Arc<StoredResponse>,
+        mark: Epoch,
         until: Option<SystemTime>,
     ) -> bool {
         let is_newest = self.store.put(key, stored, mark, until);
         if is_newest {
             // Clients may be given it: what the other larder has is older.
-            self.note(Reach::Target(key.target_id()), Kind::Superseded);
+            self.note(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
         }
         is_newest
     }
@@ -241,7 +241,7 @@ impl Store for Echoing {
         }
     }
 
-    fn invalidate(&self, reach: Reach, kind: Kind) -> bool {
+    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool {
         let is_here = self.store.invalidate(reach, kind);
         self.note(reach, kind);
         is_here
@@ -257,11 +257,16 @@ impl Store for Echoing {
         settled
     }
 
-    async fn list(&self, after: Option<Place>, limit: usize, target: Option<u128>) -> Vec<Listed> {
+    async fn list(
+        &self,
+        after: Option<EntryId>,
+        limit: usize,
+        target: Option<u128>,
+    ) -> Vec<EntryInfo> {
         self.store.list(after, limit, target).await
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> Health {
         self.store.condition()
     }
 
@@ -276,16 +281,21 @@ mod tests {
 
     #[test]
     fn what_is_told_is_heard_as_it_was_meant() {
-        for reach in [Reach::All, Reach::Target(0), Reach::Target(u128::MAX), Reach::Target(77)] {
-            for kind in [Kind::Hard, Kind::Soft, Kind::Superseded] {
-                let line = Told { number: 9, reach, kind }.line();
-                let heard = Told::parse(line.trim_end()).expect("it is a line");
+        for reach in [
+            PurgeScope::All,
+            PurgeScope::Target(0),
+            PurgeScope::Target(u128::MAX),
+            PurgeScope::Target(77),
+        ] {
+            for kind in [PurgeKind::Hard, PurgeKind::Soft, PurgeKind::Superseded] {
+                let line = Invalidation { number: 9, reach, kind }.line();
+                let heard = Invalidation::parse(line.trim_end()).expect("it is a line");
                 assert_eq!((heard.number, heard.reach, heard.kind), (9, reach, kind), "{line}");
             }
         }
         for other in ["", "done 5", "invalidate", "invalidate x all hard", "invalidate 1 all warm"]
         {
-            assert!(Told::parse(other).is_none(), "{other}");
+            assert!(Invalidation::parse(other).is_none(), "{other}");
         }
     }
 }

@@ -14,29 +14,29 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::server::handover::echo::{Echo, Echoing};
+use crate::server::handover::echo::{InvalidationSync, SyncedStore};
 use crate::server::handover::wire::{self, hear, say};
 use crate::server::handover::{
-    LEAVING, LISTENS, LONGEST, OfferError, PROMPT, READY, SOCKETS, STARTING, TAKE_OVER, WHO,
+    HandoverError, LEAVING, LISTENS, LONGEST, PROMPT, READY, SOCKETS, STARTING, TAKE_OVER, WHO,
     is_ours,
 };
 
 /// An offer that stands until it is taken or withdrawn.
-pub(in crate::server) struct Offer {
+pub(in crate::server) struct HandoverListener {
     path: PathBuf,
     offering: JoinHandle<()>,
 }
 
-impl Offer {
+impl HandoverListener {
     /// Offers `sockets` at `path` until somebody has taken them over: then `replaced` says so.
     /// `taken_over`: they were themselves taken over from the larder that offered there before.
     pub(in crate::server) fn new(
         path: &Path,
         taken_over: bool,
         sockets: Vec<TcpListener>,
-        store: Arc<Echoing>,
+        store: Arc<SyncedStore>,
         replaced: watch::Sender<bool>,
-    ) -> Result<Self, OfferError> {
+    ) -> Result<Self, HandoverError> {
         let listener = bind(path, taken_over)?;
         let offering = tokio::spawn(offer(listener, sockets, store, replaced));
         Ok(Self { path: path.to_owned(), offering })
@@ -55,15 +55,15 @@ impl Offer {
 
 /// Opens the Unix socket at `path` for this process's user. A file that a crashed larder left there
 /// is replaced, and so is that of a larder whose sockets were just taken over.
-fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, OfferError> {
+fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     if path.as_os_str().len() > LONGEST {
-        return Err(OfferError::TooLong);
+        return Err(HandoverError::TooLong);
     }
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     if !taken_over && BlockingStream::connect(path).is_ok() {
-        return Err(OfferError::Taken);
+        return Err(HandoverError::Taken);
     }
     // Made beside it and moved onto it: there is never a moment without one.
     let new = path.with_file_name("handover.new");
@@ -81,7 +81,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, OfferError> {
 async fn offer(
     listener: UnixListener,
     sockets: Vec<TcpListener>,
-    store: Arc<Echoing>,
+    store: Arc<SyncedStore>,
     replaced: watch::Sender<bool>,
 ) {
     loop {
@@ -109,8 +109,8 @@ async fn offer(
 async fn converse(
     stream: &UnixStream,
     sockets: &[TcpListener],
-    store: &Arc<Echoing>,
-) -> io::Result<Option<Echo>> {
+    store: &Arc<SyncedStore>,
+) -> io::Result<Option<InvalidationSync>> {
     let Some((asked, _)) = hear(stream, PROMPT).await? else { return Ok(None) };
     match asked.as_str() {
         WHO => {

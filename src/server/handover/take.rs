@@ -13,7 +13,7 @@ use crate::server::handover::wire::{hear, say};
 use crate::server::handover::{
     LEAVING, LISTENS, LONGEST, PROMPT, READY, SOCKETS, TAKE_OVER, WHO, is_ours,
 };
-use crate::server::sockets::Sockets;
+use crate::server::sockets::InheritedSockets;
 
 /// The larder that ran before, waiting to hear that the next one is ready.
 #[derive(Debug)]
@@ -40,7 +40,9 @@ pub enum TakeOverError {
 }
 
 /// Takes the sockets of the larder that offers them at `path`; `None` when none runs.
-pub async fn take_over(path: &Path) -> Result<Option<(Sockets, Predecessor)>, TakeOverError> {
+pub async fn take_over(
+    path: &Path,
+) -> Result<Option<(InheritedSockets, Predecessor)>, TakeOverError> {
     let shown = || path.display().to_string();
     let failed = |source| TakeOverError::Io { path: shown(), source };
     let stream = match connect(path).await {
@@ -61,7 +63,7 @@ pub async fn take_over(path: &Path) -> Result<Option<(Sockets, Predecessor)>, Ta
     }
     let sockets = sockets.into_iter().map(TcpListener::from).collect();
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    Ok(Some((Sockets::of_predecessor(sockets), Predecessor { stream, pid })))
+    Ok(Some((InheritedSockets::of_predecessor(sockets), Predecessor { stream, pid })))
 }
 
 impl Predecessor {

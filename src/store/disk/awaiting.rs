@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::key::CacheKey;
-use crate::store::generations::Mark;
-use crate::store::{Place, Wanted, place_in_order};
-use crate::stored::Stored;
+use crate::store::generations::Epoch;
+use crate::store::{EntryId, StoreQuery, place_in_order};
+use crate::stored::StoredResponse;
 
 /// All of it, by the id of its key.
 #[derive(Default)]
@@ -16,10 +16,10 @@ pub(super) struct Awaiting(HashMap<u128, Vec<One>>);
 
 struct One {
     number: u64,
-    place: Place,
+    place: EntryId,
     key: CacheKey,
-    stored: Arc<Stored>,
-    mark: Mark,
+    stored: Arc<StoredResponse>,
+    mark: Epoch,
 }
 
 impl Awaiting {
@@ -27,9 +27,9 @@ impl Awaiting {
     pub(super) fn put(
         &mut self,
         number: u64,
-        place: Place,
+        place: EntryId,
         key: &CacheKey,
-        (stored, mark): (&Arc<Stored>, Mark),
+        (stored, mark): (&Arc<StoredResponse>, Epoch),
     ) {
         let of = self.0.entry(place.id).or_default();
         of.retain(|one| one.place != place);
@@ -37,7 +37,7 @@ impl Awaiting {
     }
 
     /// The command of this number is done, and was about this place.
-    pub(super) fn done(&mut self, number: u64, place: Place) {
+    pub(super) fn done(&mut self, number: u64, place: EntryId) {
         let Some(of) = self.0.get_mut(&place.id) else { return };
         of.retain(|one| one.number > number || one.place != place);
         if of.is_empty() {
@@ -51,7 +51,11 @@ impl Awaiting {
     }
 
     /// The one that the request selects, the newest of several.
-    pub(super) fn find(&self, wanted: Wanted<'_>, so_far: u64) -> Option<(Arc<Stored>, Mark)> {
+    pub(super) fn find(
+        &self,
+        wanted: StoreQuery<'_>,
+        so_far: u64,
+    ) -> Option<(Arc<StoredResponse>, Epoch)> {
         let of = self.0.get(&wanted.key.id())?;
         let meant = |one: &&One| {
             one.key == *wanted.key && (wanted.variant)(&one.stored.vary) == one.stored.variant

@@ -17,12 +17,12 @@ pub(super) struct Bodies {
 
 /// A body file's name: the key it belongs to and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Name {
+pub(super) struct BodyFileName {
     pub(super) id: u128,
     pub(super) number: u64,
 }
 
-impl Name {
+impl BodyFileName {
     /// A new name. Chance, not a count: it must not come again, whatever was lost and whatever the
     /// clock says.
     pub(super) fn new(id: u128) -> Self {
@@ -40,7 +40,7 @@ impl Bodies {
     }
 
     /// Writes a body under a name that no file has.
-    pub(super) fn write(&self, name: Name, body: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, name: BodyFileName, body: &[u8]) -> io::Result<()> {
         let path = self.path(name);
         let mut file = match create_new(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -59,7 +59,7 @@ impl Bodies {
     }
 
     /// Reads a body of `length` bytes; `None` where there is no file, or one of another length.
-    pub(super) fn read(&self, name: Name, length: u64) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, name: BodyFileName, length: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(self.path(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
@@ -74,12 +74,12 @@ impl Bodies {
     }
 
     /// Whether there is a file of this name and length.
-    pub(super) fn has(&self, name: Name, length: u64) -> bool {
+    pub(super) fn has(&self, name: BodyFileName, length: u64) -> bool {
         fs::metadata(self.path(name)).is_ok_and(|file| file.is_file() && file.len() == length)
     }
 
     /// Removes a file. Who reads it goes on reading.
-    pub(super) fn remove(&self, name: Name) -> io::Result<()> {
+    pub(super) fn remove(&self, name: BodyFileName) -> io::Result<()> {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
@@ -87,7 +87,7 @@ impl Bodies {
     }
 
     /// The files of one of the [`SHARDS`]; what else may lie there is nobody's business.
-    pub(super) fn list(&self, shard: u16) -> io::Result<Vec<Name>> {
+    pub(super) fn list(&self, shard: u16) -> io::Result<Vec<BodyFileName>> {
         let dir = self.dir.join(format!("{shard:02x}"));
         let files = match fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -97,15 +97,15 @@ impl Bodies {
         names.filter_map(Result::transpose).collect()
     }
 
-    fn path(&self, name: Name) -> PathBuf {
+    fn path(&self, name: BodyFileName) -> PathBuf {
         let file = format!("{:032x}.{:016x}", name.id, name.number);
         self.dir.join(format!("{:02x}", name.id >> 120)).join(file)
     }
 
-    fn parse(&self, path: &Path) -> Option<Name> {
+    fn parse(&self, path: &Path) -> Option<BodyFileName> {
         let (id, number) = path.file_name()?.to_str()?.split_once('.')?;
         let id = u128::from_str_radix(id, 16).ok()?;
-        let name = Name { id, number: u64::from_str_radix(number, 16).ok()? };
+        let name = BodyFileName { id, number: u64::from_str_radix(number, 16).ok()? };
         // Only what leads back to the same file: that is what would be removed.
         (self.path(name) == path).then_some(name)
     }
@@ -125,7 +125,7 @@ mod tests {
     fn a_body_is_read_as_it_was_written_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let bodies = Bodies::new(dir.path().join("body"));
-        let name = Name::new(7);
+        let name = BodyFileName::new(7);
         bodies.write(name, b"a body").unwrap();
         bodies.write(name, b"other").unwrap_err();
         assert_eq!(bodies.read(name, 6).unwrap().unwrap(), b"a body");
@@ -143,7 +143,7 @@ mod tests {
     fn no_two_bodies_of_one_key_share_a_name_and_all_are_listed() {
         let dir = tempfile::tempdir().unwrap();
         let bodies = Bodies::new(dir.path().join("body"));
-        let names: Vec<_> = (0..50).map(|_| Name::new(u128::MAX)).collect();
+        let names: Vec<_> = (0..50).map(|_| BodyFileName::new(u128::MAX)).collect();
         for name in &names {
             bodies.write(*name, b"x").unwrap();
         }
@@ -162,7 +162,7 @@ mod tests {
     fn sto_09_files_and_directories_are_their_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let bodies = Bodies::new(dir.path().join("body"));
-        bodies.write(Name::new(7), b"a body").unwrap();
+        bodies.write(BodyFileName::new(7), b"a body").unwrap();
         let path = bodies.path(bodies.list(0).unwrap()[0]);
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);

@@ -9,11 +9,11 @@ use sled::IVec;
 
 use crate::account::StoreOp;
 use crate::semantics::vary::VariantId;
-use crate::store::Place;
-use crate::store::disk::bodies::{Name, SHARDS};
-use crate::store::disk::codec::{BodyIn, Entry};
+use crate::store::EntryId;
+use crate::store::disk::bodies::{BodyFileName, SHARDS};
+use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Fault, Pair};
-use crate::store::disk::keeper::{Keeper, Listed, weight};
+use crate::store::disk::keeper::{DiskWriter, VariantUpdate, weight};
 use crate::store::disk::keys::{self, DEATHS, ENTRIES, VARIANTS};
 use crate::store::disk::sweep::SLICE;
 use crate::store::disk::variants::Variants;
@@ -39,12 +39,12 @@ enum Stage {
 
 impl Check {
     /// A body file that was written while the check is under way.
-    pub(super) fn created(&mut self, name: Name) {
+    pub(super) fn created(&mut self, name: BodyFileName) {
         self.named.insert(name.number);
     }
 
     /// The next slice; says whether more is to be done.
-    fn step(&mut self, keeper: &Keeper) -> Result<bool, Fault> {
+    fn step(&mut self, keeper: &DiskWriter) -> Result<bool, Fault> {
         let (prefix, next) = match self.stage {
             Stage::Entries => (ENTRIES, Stage::Deaths),
             Stage::Deaths => (DEATHS, Stage::Variants),
@@ -70,7 +70,7 @@ impl Check {
         Ok(true)
     }
 
-    fn entry(&mut self, keeper: &Keeper, (key, value): &Pair) -> Result<(), Fault> {
+    fn entry(&mut self, keeper: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
         let Some(place) = keys::parse_entry(key) else {
             return keeper.database.remove(key).map(drop);
         };
@@ -79,7 +79,7 @@ impl Check {
             keeper.account.store_error(StoreOp::Read, &"an entry was damaged");
             return keeper.remove(&place).map(drop);
         };
-        if let BodyIn::File(number) = entry.head.body_in {
+        if let BodyLocation::File(number) = entry.head.body_in {
             self.named.insert(number);
         }
         if keeper.database.get(&keys::death(entry.head.until, &place))?.is_none() {
@@ -91,12 +91,12 @@ impl Check {
         if variants.ids().all(|id| id != place.variant) && variants.canonical() == entry.canonical {
             variants.add(place.variant, &entry.head.vary);
             let shed = std::iter::from_fn(|| variants.shed()).collect();
-            keeper.write_variants(&place, Listed { variants, shed, changed: true })?;
+            keeper.write_variants(&place, VariantUpdate { variants, shed, changed: true })?;
         }
         Ok(())
     }
 
-    fn files(&self, keeper: &Keeper, shard: u16) {
+    fn files(&self, keeper: &DiskWriter, shard: u16) {
         let files = keeper.database.bodies.list(shard).unwrap_or_else(|error| {
             keeper.account.store_error(StoreOp::Read, &error);
             Vec::new()
@@ -107,7 +107,7 @@ impl Check {
     }
 }
 
-impl Keeper {
+impl DiskWriter {
     /// A slice of the check that is under way, if one is.
     pub(super) fn check_on(&mut self) -> Result<(), Fault> {
         let Some(mut check) = self.check.take() else { return Ok(()) };
@@ -119,7 +119,7 @@ impl Keeper {
 }
 
 /// A death without its entry.
-fn death(keeper: &Keeper, (key, _): &Pair) -> Result<(), Fault> {
+fn death(keeper: &DiskWriter, (key, _): &Pair) -> Result<(), Fault> {
     let Some((until, place)) = keys::parse_death(key) else {
         return keeper.database.remove(key).map(drop);
     };
@@ -132,14 +132,14 @@ fn death(keeper: &Keeper, (key, _): &Pair) -> Result<(), Fault> {
 }
 
 /// Variants without their entries.
-fn variants(keeper: &Keeper, (key, value): &Pair) -> Result<(), Fault> {
+fn variants(keeper: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
     let id = key.strip_prefix(&VARIANTS).and_then(|id| id.first_chunk());
     let known = id.map(|id| u128::from_be_bytes(*id)).zip(Variants::decode(value));
     let Some((id, known)) = known else { return keeper.database.remove(key).map(drop) };
     let target = known.target();
     let mut left = known.clone();
     for variant in known.ids() {
-        let place = Place { target, id, variant };
+        let place = EntryId { target, id, variant };
         if keeper.database.get(&keys::entry(&place))?.is_none() {
             left.remove(variant);
         }
@@ -147,6 +147,6 @@ fn variants(keeper: &Keeper, (key, value): &Pair) -> Result<(), Fault> {
     if left == known {
         return Ok(());
     }
-    let place = Place { target, id, variant: VariantId::SOLE };
-    keeper.write_variants(&place, Listed { variants: left, shed: Vec::new(), changed: true })
+    let place = EntryId { target, id, variant: VariantId::SOLE };
+    keeper.write_variants(&place, VariantUpdate { variants: left, shed: Vec::new(), changed: true })
 }

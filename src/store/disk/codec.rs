@@ -18,10 +18,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
-use crate::store::disk::keys::Until;
-use crate::store::disk::seal::{Cursor, Draft};
-use crate::store::generations::Mark;
-use crate::stored::Stored;
+use crate::store::disk::keys::ExpiresAt;
+use crate::store::disk::seal::{EntryDecoder, EntryEncoder};
+use crate::store::generations::Epoch;
+use crate::stored::StoredResponse;
 
 /// The version of the layout.
 const VERSION: u8 = 3;
@@ -34,7 +34,7 @@ const INLINE_BODY: usize = 4 * 1024;
 
 /// Where a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyIn {
+pub(super) enum BodyLocation {
     /// In the entry.
     Entry,
     /// In the file with this number, never zero.
@@ -43,27 +43,27 @@ pub(super) enum BodyIn {
 
 /// Everything of an entry but its fields and its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
-    /// [`Stored::authorized`].
+pub(super) struct EntryMeta {
+    /// [`StoredResponse::authorized`].
     pub(super) authorized: bool,
     pub(super) status: StatusCode,
     pub(super) request_time: SystemTime,
     pub(super) response_time: SystemTime,
     pub(super) initial_age: Duration,
     pub(super) asked: u64,
-    pub(super) mark: Mark,
-    pub(super) until: Until,
+    pub(super) mark: Epoch,
+    pub(super) until: ExpiresAt,
     pub(super) variant: VariantId,
     pub(super) body_len: u64,
     pub(super) body_hash: u128,
-    pub(super) body_in: BodyIn,
+    pub(super) body_in: BodyLocation,
     pub(super) vary: VaryFields,
 }
 
 /// An entry that was read and found whole.
 #[derive(Debug, Clone)]
 pub(super) struct Entry<'a> {
-    pub(super) head: Head,
+    pub(super) head: EntryMeta,
     pub(super) canonical: &'a [u8],
     /// As [`AtRest`] sealed them.
     fields: &'a [u8],
@@ -71,11 +71,11 @@ pub(super) struct Entry<'a> {
 }
 
 /// What is written about a response.
-pub(super) struct Writing<'a> {
+pub(super) struct EntryRef<'a> {
     pub(super) canonical: &'a [u8],
-    pub(super) stored: &'a Stored,
-    pub(super) mark: Mark,
-    pub(super) until: Until,
+    pub(super) stored: &'a StoredResponse,
+    pub(super) mark: Epoch,
+    pub(super) until: ExpiresAt,
     pub(super) body_hash: u128,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn body_hash(body: &[u8]) -> u128 {
     xxh3_128(body)
 }
 
-impl Writing<'_> {
+impl EntryRef<'_> {
     /// Whether the body stands in the entry itself.
     pub(super) fn is_inline(&self) -> bool {
         let body = self.stored.body.len();
@@ -92,16 +92,16 @@ impl Writing<'_> {
     }
 
     /// The entry; `None` where it is too large to be one.
-    pub(super) fn encode(&self, body_in: BodyIn, at_rest: &AtRest) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self, body_in: BodyLocation, at_rest: &AtRest) -> Option<Vec<u8>> {
         if !self.stored.is_whole() {
             return None;
         }
         let fields = at_rest.seal(self.canonical, &self.fields()?)?;
         let body = match body_in {
-            BodyIn::Entry => &self.stored.body[..],
-            BodyIn::File(_) => &[],
+            BodyLocation::Entry => &self.stored.body[..],
+            BodyLocation::File(_) => &[],
         };
-        let mut draft = Draft::with_capacity(self.size() + body.len());
+        let mut draft = EntryEncoder::with_capacity(self.size() + body.len());
         self.put_fixed(&mut draft, body_in);
         draft.put_long(self.canonical)?;
         put_vary(&mut draft, &self.stored.vary)?;
@@ -114,7 +114,7 @@ impl Writing<'_> {
     /// All fields, behind their number.
     fn fields(&self) -> Option<Vec<u8>> {
         let headers = self.stored.all_headers();
-        let mut draft = Draft::of_part(2 + fields_size(self.stored));
+        let mut draft = EntryEncoder::of_part(2 + fields_size(self.stored));
         draft.put(&u16::try_from(headers.len()).ok()?.to_le_bytes());
         for (name, value) in &headers {
             draft.put_short(name.as_str().as_bytes())?;
@@ -123,7 +123,7 @@ impl Writing<'_> {
         Some(draft.part())
     }
 
-    fn put_fixed(&self, draft: &mut Draft, body_in: BodyIn) {
+    fn put_fixed(&self, draft: &mut EntryEncoder, body_in: BodyLocation) {
         let stored = self.stored;
         draft.put(&[if stored.authorized { AUTHORIZED } else { 0 }]);
         draft.put(&stored.status.as_u16().to_le_bytes());
@@ -137,8 +137,8 @@ impl Writing<'_> {
         draft.put(&(stored.body.len() as u64).to_le_bytes());
         draft.put(&self.body_hash.to_le_bytes());
         let file = match body_in {
-            BodyIn::Entry => 0,
-            BodyIn::File(number) => number,
+            BodyLocation::Entry => 0,
+            BodyLocation::File(number) => number,
         };
         draft.put(&file.to_le_bytes());
     }
@@ -152,26 +152,26 @@ impl Writing<'_> {
 impl<'a> Entry<'a> {
     /// Reads an entry; `None` where it is damaged, or of another version.
     pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
-        let mut cursor = Cursor::unsealed(value, VERSION)?;
+        let mut cursor = EntryDecoder::unsealed(value, VERSION)?;
         let flags = cursor.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
         let status = StatusCode::from_u16(cursor.u16()?).ok()?;
         let request_time = time(cursor.u64()?)?;
         let response_time = time(cursor.u64()?)?;
         let initial_age = Duration::from_nanos(cursor.u64()?);
         let asked = cursor.u64()?;
-        let mark = Mark::from_raw(cursor.u64()?);
-        let until = Until(cursor.u64()?);
+        let mark = Epoch::from_raw(cursor.u64()?);
+        let until = ExpiresAt(cursor.u64()?);
         let variant = VariantId(cursor.u128()?);
         let body_len = cursor.u64()?;
         let body_hash = cursor.u128()?;
         let body_in = match cursor.u64()? {
-            0 => BodyIn::Entry,
-            number => BodyIn::File(number),
+            0 => BodyLocation::Entry,
+            number => BodyLocation::File(number),
         };
         let canonical = cursor.long()?;
         let vary = take_vary(&mut cursor)?;
         let fields = cursor.long()?;
-        let head = Head {
+        let head = EntryMeta {
             authorized: flags == AUTHORIZED,
             status,
             request_time,
@@ -190,15 +190,16 @@ impl<'a> Entry<'a> {
     }
 
     /// The response with the body that lies in the entry; `None` where none does, or it is damaged.
-    pub(super) fn with_own_body(&self, at_rest: &AtRest) -> Option<Stored> {
+    pub(super) fn with_own_body(&self, at_rest: &AtRest) -> Option<StoredResponse> {
         let (headers, body) = (self.fields(at_rest)?, self.inline);
-        let whole = self.head.body_in == BodyIn::Entry && body.len() as u64 == self.head.body_len;
+        let whole =
+            self.head.body_in == BodyLocation::Entry && body.len() as u64 == self.head.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
 
     /// The response with this body; `None` where it is not the one it was stored with.
-    pub(super) fn with_body(&self, body: Bytes, at_rest: &AtRest) -> Option<Stored> {
+    pub(super) fn with_body(&self, body: Bytes, at_rest: &AtRest) -> Option<StoredResponse> {
         let same =
             body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
         let headers = self.fields(at_rest).filter(|_| same)?;
@@ -207,13 +208,13 @@ impl<'a> Entry<'a> {
     }
 
     /// The response with an empty body in place of its own.
-    pub(super) fn without_body(&self, at_rest: &AtRest) -> Option<Stored> {
+    pub(super) fn without_body(&self, at_rest: &AtRest) -> Option<StoredResponse> {
         Some(self.stored(&self.fields(at_rest)?, Bytes::new()))
     }
 
     fn fields(&self, at_rest: &AtRest) -> Option<HeaderMap> {
         let opened = at_rest.open(self.canonical, self.fields)?;
-        let mut cursor = Cursor::of_part(&opened);
+        let mut cursor = EntryDecoder::of_part(&opened);
         let count = cursor.u16()?;
         let mut headers = HeaderMap::try_with_capacity(count.into()).ok()?;
         for _ in 0..count {
@@ -224,9 +225,9 @@ impl<'a> Entry<'a> {
         cursor.rest().is_empty().then_some(headers)
     }
 
-    fn stored(&self, headers: &HeaderMap, body: Bytes) -> Stored {
+    fn stored(&self, headers: &HeaderMap, body: Bytes) -> StoredResponse {
         let head = &self.head;
-        Stored::new(
+        StoredResponse::new(
             head.status,
             headers,
             body,
@@ -240,20 +241,20 @@ impl<'a> Entry<'a> {
 }
 
 /// Names, each with its length, behind their number.
-pub(super) fn put_vary(draft: &mut Draft, vary: &VaryFields) -> Option<()> {
+pub(super) fn put_vary(draft: &mut EntryEncoder, vary: &VaryFields) -> Option<()> {
     draft.put(&u16::try_from(vary.names().len()).ok()?.to_le_bytes());
     vary.names().iter().try_for_each(|name| draft.put_short(name.as_str().as_bytes()))
 }
 
 /// What [`put_vary`] put.
-pub(super) fn take_vary(cursor: &mut Cursor<'_>) -> Option<VaryFields> {
+pub(super) fn take_vary(cursor: &mut EntryDecoder<'_>) -> Option<VaryFields> {
     let count = cursor.u16()?;
     let names = (0..count).map(|_| HeaderName::from_bytes(cursor.short()?).ok());
     Some(VaryFields::new(names.collect::<Option<_>>()?))
 }
 
 /// Bytes of the fields and of the names in `Vary`, each with its lengths.
-fn fields_size(stored: &Stored) -> usize {
+fn fields_size(stored: &StoredResponse) -> usize {
     let fields = stored.headers.iter().chain(&stored.withheld);
     let fields = fields.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
     fields + stored.vary.names().iter().map(|name| 2 + name.as_str().len()).sum::<usize>()
@@ -267,7 +268,7 @@ fn time(nanos: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
-/// The flag of [`Stored::authorized`]. An entry with another one was written by a later larder.
+/// The flag of [`StoredResponse::authorized`]. An entry with another one was written by a later larder.
 const AUTHORIZED: u8 = 1;
 
 /// Seal, fixed fields, the numbers before lists, nonce and tag.

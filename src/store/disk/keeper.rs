@@ -8,22 +8,22 @@ use std::sync::Arc;
 
 use sled::IVec;
 
-use crate::account::{Account, StoreOp};
+use crate::account::{StoreOp, Telemetry};
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
-use crate::store::disk::bodies::Name;
+use crate::store::disk::bodies::BodyFileName;
 use crate::store::disk::check::Check;
-use crate::store::disk::codec::{BodyIn, Entry, Head, Writing, body_hash};
+use crate::store::disk::codec::{BodyLocation, Entry, EntryMeta, EntryRef, body_hash};
 use crate::store::disk::database::{Database, Fault};
-use crate::store::disk::keys::{self, Until};
-use crate::store::disk::queue::Put;
-use crate::store::disk::record::{Damaged, value_hash};
-use crate::store::disk::sizes::{Sizes, Weight};
+use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::queue::PutCommand;
+use crate::store::disk::record::{CorruptEntry, value_hash};
+use crate::store::disk::sizes::{DiskUsage, EntrySize};
 use crate::store::disk::variants::Variants;
-use crate::store::{Place, is_newer};
+use crate::store::{EntryId, is_newer};
 
 /// The variants of a key as they are to be written.
-pub(super) struct Listed {
+pub(super) struct VariantUpdate {
     pub(super) variants: Variants,
     /// Those that were too many.
     pub(super) shed: Vec<VariantId>,
@@ -32,11 +32,11 @@ pub(super) struct Listed {
 }
 
 /// The keeper of an open database.
-pub(super) struct Keeper {
+pub(super) struct DiskWriter {
     pub(super) database: Arc<Database>,
-    pub(super) sizes: Arc<Sizes>,
+    pub(super) sizes: Arc<DiskUsage>,
     pub(super) at_rest: Arc<AtRest>,
-    pub(super) account: Arc<Account>,
+    pub(super) account: Arc<Telemetry>,
     /// `store.disk`.
     pub(super) bound: u64,
     /// Where the order of what is asked for had got to with the last put.
@@ -48,9 +48,9 @@ pub(super) struct Keeper {
 /// How many entries are removed for a target before the next are looked for.
 const PAGE: usize = 500;
 
-impl Keeper {
+impl DiskWriter {
     /// Removes what an answer replaces that cannot be written.
-    pub(super) fn outdo(&self, put: &Put) -> Result<(), Fault> {
+    pub(super) fn outdo(&self, put: &PutCommand) -> Result<(), Fault> {
         let place = put.place();
         let kept = self.database.get(&keys::entry(&place))?;
         let newer = |value: &IVec| {
@@ -67,13 +67,13 @@ impl Keeper {
     /// place, and must not be older.
     fn remove_older(
         &self,
-        place: &Place,
+        place: &EntryId,
         by: &VaryFields,
         is_older: impl Fn(u64) -> bool,
     ) -> Result<(), Fault> {
         let Some(variants) = self.variants(place)? else { return Ok(()) };
         for variant in variants.by_others(by) {
-            let other = Place { variant, ..*place };
+            let other = EntryId { variant, ..*place };
             let value = self.database.get(&keys::entry(&other))?;
             let entry = value.as_ref().and_then(|value| Entry::decode(value));
             if entry.is_none_or(|entry| is_older(entry.head.asked)) {
@@ -84,7 +84,7 @@ impl Keeper {
     }
 
     /// Writes an answer in place of the same variant unless that was asked for later.
-    pub(super) fn put(&mut self, put: &Put) -> Result<(), Fault> {
+    pub(super) fn put(&mut self, put: &PutCommand) -> Result<(), Fault> {
         self.so_far = put.so_far;
         let place = put.place();
         let kept = self.database.get(&keys::entry(&place))?;
@@ -94,7 +94,7 @@ impl Keeper {
         if kept.as_ref().is_some_and(|kept| put.is_older_than(kept.asked)) {
             return Ok(());
         }
-        let writing = Writing {
+        let writing = EntryRef {
             canonical: put.key.canonical(),
             stored: &put.stored,
             mark: put.mark,
@@ -108,8 +108,8 @@ impl Keeper {
             // Too large to be kept; and what it replaces is not the newest any more.
             return self.outdo(put);
         };
-        if let BodyIn::File(number) = body_in
-            && !self.write_body(Name { id: place.id, number }, &put.stored.body)
+        if let BodyLocation::File(number) = body_in
+            && !self.write_body(BodyFileName { id: place.id, number }, &put.stored.body)
         {
             return self.outdo(put);
         }
@@ -123,7 +123,7 @@ impl Keeper {
     }
 
     /// Removes a damaged entry, unless it was replaced meanwhile.
-    pub(super) fn remove_damaged(&mut self, (place, hash): Damaged) -> Result<(), Fault> {
+    pub(super) fn remove_damaged(&mut self, (place, hash): CorruptEntry) -> Result<(), Fault> {
         match self.database.get(&keys::entry(&place))? {
             Some(value) if value_hash(&value) == hash => {
                 self.account.store_error(StoreOp::Read, &"an entry was damaged");
@@ -152,13 +152,16 @@ impl Keeper {
 
     /// Removes an entry and all that belongs to it, with what is older and may be selected in its place; says whether
     /// there was one.
-    pub(super) fn remove(&self, place: &Place) -> Result<bool, Fault> {
+    pub(super) fn remove(&self, place: &EntryId) -> Result<bool, Fault> {
         let Some(value) = self.database.remove(&keys::entry(place))? else { return Ok(false) };
         self.clean_after(place, &value, None)?;
         if let Some(mut variants) = self.variants(place)?
             && variants.remove(place.variant)
         {
-            self.write_variants(place, Listed { variants, shed: Vec::new(), changed: true })?;
+            self.write_variants(
+                place,
+                VariantUpdate { variants, shed: Vec::new(), changed: true },
+            )?;
         }
         if let Some(Entry { head, .. }) = Entry::decode(&value) {
             let so_far = self.so_far;
@@ -170,47 +173,51 @@ impl Keeper {
     /// Notes when an entry dies.
     pub(super) fn note_death(
         &self,
-        place: &Place,
-        until: Until,
-        weight: Weight,
+        place: &EntryId,
+        until: ExpiresAt,
+        weight: EntrySize,
     ) -> Result<(), Fault> {
         let before = self.database.insert(&keys::death(until, place), weight.bytes())?;
         self.sizes.add(weight);
         if let Some(before) = before {
-            self.sizes.remove(Weight::parse(&before));
+            self.sizes.remove(EntrySize::parse(&before));
         }
         Ok(())
     }
 
     /// Forgets when an entry dies.
-    pub(super) fn forget_death(&self, place: &Place, until: Until) -> Result<(), Fault> {
+    pub(super) fn forget_death(&self, place: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
         if let Some(weight) = self.database.remove(&keys::death(until, place))? {
-            self.sizes.remove(Weight::parse(&weight));
+            self.sizes.remove(EntrySize::parse(&weight));
         }
         Ok(())
     }
 
     /// The variants of an entry's key; `None` where there are none, or none that can be read.
-    pub(super) fn variants(&self, place: &Place) -> Result<Option<Variants>, Fault> {
+    pub(super) fn variants(&self, place: &EntryId) -> Result<Option<Variants>, Fault> {
         let value = self.database.get(&keys::variants(place.id))?;
         Ok(value.and_then(|value| Variants::decode(&value)))
     }
 
     /// The variants of a key with this one as the newest; `None` where its key is too long.
-    fn variants_with(&self, put: &Put) -> Result<Option<Listed>, Fault> {
+    fn variants_with(&self, put: &PutCommand) -> Result<Option<VariantUpdate>, Fault> {
         let (place, canonical) = (put.place(), put.key.canonical());
         let known = self.variants(&place)?.filter(|known| known.canonical() == canonical);
         let mut variants = known.unwrap_or_else(|| Variants::none(place.target, canonical));
         let changed = variants.add(place.variant, &put.stored.vary);
         let shed = std::iter::from_fn(|| variants.shed()).collect();
-        Ok(variants.encode().is_some().then_some(Listed { variants, shed, changed }))
+        Ok(variants.encode().is_some().then_some(VariantUpdate { variants, shed, changed }))
     }
 
     /// Writes variants where they changed, and removes the entries of those that are too many.
-    pub(super) fn write_variants(&self, place: &Place, listed: Listed) -> Result<(), Fault> {
-        let Listed { variants, shed, changed } = listed;
+    pub(super) fn write_variants(
+        &self,
+        place: &EntryId,
+        listed: VariantUpdate,
+    ) -> Result<(), Fault> {
+        let VariantUpdate { variants, shed, changed } = listed;
         for variant in shed {
-            self.remove(&Place { variant, ..*place })?;
+            self.remove(&EntryId { variant, ..*place })?;
         }
         let at = keys::variants(place.id);
         if changed {
@@ -223,24 +230,33 @@ impl Keeper {
     }
 
     /// Where the body goes: into the entry, into the file it is in already, into a new file.
-    fn body_in(&self, writing: &Writing<'_>, place: Place, kept: Option<&Head>) -> BodyIn {
+    fn body_in(
+        &self,
+        writing: &EntryRef<'_>,
+        place: EntryId,
+        kept: Option<&EntryMeta>,
+    ) -> BodyLocation {
         if writing.is_inline() {
-            return BodyIn::Entry;
+            return BodyLocation::Entry;
         }
         let length = writing.stored.body.len() as u64;
         // What a 304 freshened has the body that it had.
-        if let Some(Head { body_in: body_in @ BodyIn::File(number), body_len, body_hash, .. }) =
-            kept
+        if let Some(EntryMeta {
+            body_in: body_in @ BodyLocation::File(number),
+            body_len,
+            body_hash,
+            ..
+        }) = kept
             && (*body_len, *body_hash) == (length, writing.body_hash)
-            && self.database.bodies.has(Name { id: place.id, number: *number }, length)
+            && self.database.bodies.has(BodyFileName { id: place.id, number: *number }, length)
         {
             return *body_in;
         }
-        BodyIn::File(Name::new(place.id).number)
+        BodyLocation::File(BodyFileName::new(place.id).number)
     }
 
     /// Writes a body file that is not there yet; says whether it is there now.
-    fn write_body(&mut self, name: Name, body: &[u8]) -> bool {
+    fn write_body(&mut self, name: BodyFileName, body: &[u8]) -> bool {
         if self.database.bodies.has(name, body.len() as u64) {
             return true;
         }
@@ -258,9 +274,9 @@ impl Keeper {
     /// those are `now` another's.
     fn clean_after(
         &self,
-        place: &Place,
+        place: &EntryId,
         value: &IVec,
-        now: Option<(Until, BodyIn)>,
+        now: Option<(ExpiresAt, BodyLocation)>,
     ) -> Result<(), Fault> {
         // Of a damaged one the sweep and the check find what is left.
         let Some(Entry { head, .. }) = Entry::decode(value) else { return Ok(()) };
@@ -268,15 +284,15 @@ impl Keeper {
         if until != Some(head.until) {
             self.forget_death(place, head.until)?;
         }
-        if let BodyIn::File(number) = head.body_in
+        if let BodyLocation::File(number) = head.body_in
             && body_in != Some(head.body_in)
         {
-            self.remove_body(Name { id: place.id, number });
+            self.remove_body(BodyFileName { id: place.id, number });
         }
         Ok(())
     }
 
-    pub(super) fn remove_body(&self, name: Name) {
+    pub(super) fn remove_body(&self, name: BodyFileName) {
         if let Err(error) = self.database.bodies.remove(name) {
             self.account.store_error(StoreOp::Remove, &error);
         }
@@ -284,10 +300,10 @@ impl Keeper {
 }
 
 /// What an entry with this value weighs.
-pub(super) fn weight(value: &[u8], body_in: BodyIn, body: usize) -> Weight {
+pub(super) fn weight(value: &[u8], body_in: BodyLocation, body: usize) -> EntrySize {
     let file = match body_in {
-        BodyIn::Entry => 0,
-        BodyIn::File(_) => body as u64,
+        BodyLocation::Entry => 0,
+        BodyLocation::File(_) => body as u64,
     };
-    Weight { file, value: u32::try_from(value.len()).unwrap_or(u32::MAX) }
+    EntrySize { file, value: u32::try_from(value.len()).unwrap_or(u32::MAX) }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::Place;
+use crate::store::EntryId;
 
 /// The first byte of all entries.
 pub(super) const ENTRIES: [u8; 1] = *b"E";
@@ -17,26 +17,26 @@ pub(super) const VARIANTS: [u8; 1] = *b"V";
 pub(super) const DEATHS: [u8; 1] = *b"X";
 
 /// Where the answer with this key and variant is.
-pub(super) fn place(key: &CacheKey, variant: VariantId) -> Place {
-    Place { target: key.target_id(), id: key.id(), variant }
+pub(super) fn place(key: &CacheKey, variant: VariantId) -> EntryId {
+    EntryId { target: key.target_id(), id: key.id(), variant }
 }
 
 /// The length of [`entry`].
 pub(super) const ENTRY_LENGTH: usize = 1 + 3 * 16;
 
 /// The key of an entry. Keys sort as places do.
-pub(super) fn entry(of: &Place) -> Vec<u8> {
+pub(super) fn entry(of: &EntryId) -> Vec<u8> {
     let parts = [of.target, of.id, of.variant.0].map(u128::to_be_bytes);
     [&ENTRIES[..], parts.as_flattened()].concat()
 }
 
 /// Where an entry is, as its key says it.
-pub(super) fn parse_entry(bytes: &[u8]) -> Option<Place> {
+pub(super) fn parse_entry(bytes: &[u8]) -> Option<EntryId> {
     let parts = bytes.strip_prefix(&ENTRIES)?;
     let (parts, []) = parts.as_chunks::<16>() else { return None };
     let [target, id, variant] = parts else { return None };
     let [target, id, variant] = [target, id, variant].map(|part| u128::from_be_bytes(*part));
-    Some(Place { target, id, variant: VariantId(variant) })
+    Some(EntryId { target, id, variant: VariantId(variant) })
 }
 
 /// What the keys of all entries of a target begin with.
@@ -50,21 +50,21 @@ pub(super) fn variants(id: u128) -> Vec<u8> {
 }
 
 /// The key under which an entry's death stands.
-pub(super) fn death(until: Until, of: &Place) -> Vec<u8> {
+pub(super) fn death(until: ExpiresAt, of: &EntryId) -> Vec<u8> {
     [&DEATHS[..], &until.0.to_be_bytes(), &entry(of)].concat()
 }
 
 /// When which entry dies, as the key of a death says it.
-pub(super) fn parse_death(bytes: &[u8]) -> Option<(Until, Place)> {
+pub(super) fn parse_death(bytes: &[u8]) -> Option<(ExpiresAt, EntryId)> {
     let (until, of) = bytes.strip_prefix(&DEATHS)?.split_first_chunk()?;
-    Some((Until(u64::from_be_bytes(*until)), parse_entry(of)?))
+    Some((ExpiresAt(u64::from_be_bytes(*until)), parse_entry(of)?))
 }
 
 /// Until when an entry can be of any use: milliseconds since 1970, so that keys sort by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Until(pub(super) u64);
+pub(super) struct ExpiresAt(pub(super) u64);
 
-impl Until {
+impl ExpiresAt {
     pub(super) const FOREVER: Self = Self(u64::MAX);
 
     /// `None`: forever. A time this cannot say is the nearest that it can, never forever.
@@ -91,11 +91,11 @@ mod tests {
             target in any::<u128>(), id in any::<u128>(), variant in any::<u128>(),
             until in any::<u64>(),
         ) {
-            let place = Place { target, id, variant: VariantId(variant) };
+            let place = EntryId { target, id, variant: VariantId(variant) };
             prop_assert_eq!(parse_entry(&entry(&place)), Some(place));
             prop_assert_eq!(entry(&place).len(), ENTRY_LENGTH);
-            let death = death(Until(until), &place);
-            prop_assert_eq!(parse_death(&death), Some((Until(until), place)));
+            let death = death(ExpiresAt(until), &place);
+            prop_assert_eq!(parse_death(&death), Some((ExpiresAt(until), place)));
             prop_assert_eq!(parse_entry(&death), None);
             prop_assert_eq!(parse_death(&death[1..]), None);
             prop_assert_eq!(parse_entry(&entry(&place)[..ENTRY_LENGTH - 1]), None);
@@ -103,8 +103,8 @@ mod tests {
 
         #[test]
         fn deaths_sort_by_time(one in any::<u64>(), other in any::<u64>(), id in any::<u128>()) {
-            let place = Place { target: id, id, variant: VariantId(id) };
-            let order = death(Until(one), &place).cmp(&death(Until(other), &place));
+            let place = EntryId { target: id, id, variant: VariantId(id) };
+            let order = death(ExpiresAt(one), &place).cmp(&death(ExpiresAt(other), &place));
             prop_assert_eq!(order, one.cmp(&other));
         }
     }
@@ -112,11 +112,14 @@ mod tests {
     #[test]
     fn forever_is_never_past_and_no_time_is_forever() {
         let late = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::MAX / 2);
-        assert!(!Until::FOREVER.is_past(late));
-        assert!(Until::of(Some(late)) < Until::FOREVER);
-        assert_eq!(Until::of(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))), Until(0));
+        assert!(!ExpiresAt::FOREVER.is_past(late));
+        assert!(ExpiresAt::of(Some(late)) < ExpiresAt::FOREVER);
+        assert_eq!(
+            ExpiresAt::of(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))),
+            ExpiresAt(0)
+        );
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
-        assert!(!Until::of(Some(at)).is_past(at));
-        assert!(Until::of(Some(at)).is_past(at + Duration::from_millis(1)));
+        assert!(!ExpiresAt::of(Some(at)).is_past(at));
+        assert!(ExpiresAt::of(Some(at)).is_past(at + Duration::from_millis(1)));
     }
 }

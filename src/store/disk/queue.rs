@@ -13,23 +13,23 @@ use tokio::sync::oneshot;
 
 use crate::key::CacheKey;
 use crate::store::disk::awaiting::Awaiting;
-use crate::store::disk::keys::{self, Until};
-use crate::store::generations::Mark;
+use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::generations::Epoch;
 use crate::store::presence::Presence;
-use crate::store::{Place, Wanted, is_newer};
-use crate::stored::Stored;
+use crate::store::{EntryId, StoreQuery, is_newer};
+use crate::stored::StoredResponse;
 
 /// Commands that wait.
 const COMMANDS: usize = 4096;
 
 /// An answer to be written.
-pub(super) struct Put {
+pub(super) struct PutCommand {
     pub(super) key: CacheKey,
-    pub(super) stored: Arc<Stored>,
-    pub(super) mark: Mark,
+    pub(super) stored: Arc<StoredResponse>,
+    pub(super) mark: Epoch,
     /// Where the order of what is asked for had got to.
     pub(super) so_far: u64,
-    pub(super) until: Until,
+    pub(super) until: ExpiresAt,
     /// Until it is written.
     pub(super) _presence: Presence,
 }
@@ -37,9 +37,9 @@ pub(super) struct Put {
 /// What the store thread can be told.
 pub(super) enum Command {
     /// Write this.
-    Put(Put),
+    Put(PutCommand),
     /// Remove this entry, if its value still has this hash.
-    Remove(Place, u64),
+    Remove(EntryId, u64),
     /// Remove all entries of this target.
     Reclaim(u128),
     /// Remove everything.
@@ -75,17 +75,17 @@ struct Waiting {
     /// Taken since the start: what the first of `commands` is the number of.
     taken: u64,
     /// The puts that a later one of the same entry may stand in for, and their numbers.
-    puts: HashMap<Place, u64>,
+    puts: HashMap<EntryId, u64>,
     /// All puts, until the command behind them is taken.
     awaiting: Awaiting,
     /// The put that was taken last, and its number: it is being written.
-    writing: Option<(u64, Place)>,
+    writing: Option<(u64, EntryId)>,
     bytes: usize,
     closed: bool,
 }
 
-impl Put {
-    pub(super) fn place(&self) -> Place {
+impl PutCommand {
+    pub(super) fn place(&self) -> EntryId {
         keys::place(&self.key, self.stored.variant)
     }
 
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     /// Queues a put, or lets it stand in for one of the same entry.
-    pub(super) fn put(&self, put: Put) -> Result<(), NotQueued> {
+    pub(super) fn put(&self, put: PutCommand) -> Result<(), NotQueued> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(NotQueued::Closed);
@@ -142,7 +142,11 @@ impl Queue {
     }
 
     /// What waits to be written, or is being written, and the request selects.
-    pub(super) fn find(&self, wanted: Wanted<'_>, so_far: u64) -> Option<(Arc<Stored>, Mark)> {
+    pub(super) fn find(
+        &self,
+        wanted: StoreQuery<'_>,
+        so_far: u64,
+    ) -> Option<(Arc<StoredResponse>, Epoch)> {
         self.waiting.lock().awaiting.find(wanted, so_far)
     }
 
@@ -203,7 +207,7 @@ impl Queue {
 }
 
 impl Waiting {
-    fn put_of(&mut self, place: Place) -> Option<&mut Put> {
+    fn put_of(&mut self, place: EntryId) -> Option<&mut PutCommand> {
         let nth = self.puts.get(&place)?.checked_sub(self.taken)?;
         match self.commands.get_mut(usize::try_from(nth).ok()?)? {
             Command::Put(put) => Some(put),

@@ -9,31 +9,31 @@ use sled::IVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::Find;
-use crate::store::disk::codec::{BodyIn, Entry, Head};
+use crate::store::disk::DiskLookup;
+use crate::store::disk::codec::{BodyLocation, Entry, EntryMeta};
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::keys;
 use crate::store::disk::variants::Variants;
-use crate::store::generations::Mark;
-use crate::store::{Place, Wanted, is_newer};
+use crate::store::generations::Epoch;
+use crate::store::{EntryId, StoreQuery, is_newer};
 
 /// An entry whose metadata was found whole and belongs to the key that was asked for.
 #[derive(Debug, Clone)]
-pub struct Record {
-    pub(super) place: Place,
+pub struct DiskEntry {
+    pub(super) place: EntryId,
     pub(super) value: IVec,
-    pub(super) head: Head,
+    pub(super) head: EntryMeta,
 }
 
-impl Record {
+impl DiskEntry {
     /// The mark it was stored with.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Epoch {
         self.head.mark
     }
 
     /// Whether its body came with it: reading it waits for nothing.
     pub fn is_inline(&self) -> bool {
-        self.head.body_in == BodyIn::Entry
+        self.head.body_in == BodyLocation::Entry
     }
 
     /// Bytes of its body.
@@ -58,7 +58,7 @@ impl Record {
 }
 
 /// A value that is not what was written: which, and its hash now.
-pub(super) type Damaged = (Place, u64);
+pub(super) type CorruptEntry = (EntryId, u64);
 
 /// What a damaged value is known by.
 pub(super) fn value_hash(value: &[u8]) -> u64 {
@@ -68,11 +68,11 @@ pub(super) fn value_hash(value: &[u8]) -> u64 {
 /// Looks up, and reports the damaged entries that it met.
 pub(super) fn find(
     database: &Database,
-    wanted: Wanted<'_>,
+    wanted: StoreQuery<'_>,
     so_far: u64,
-) -> Result<(Find, Vec<Damaged>), Fault> {
+) -> Result<(DiskLookup, Vec<CorruptEntry>), Fault> {
     let canonical = wanted.key.canonical();
-    let nothing = Ok((Find::Nothing, Vec::new()));
+    let nothing = Ok((DiskLookup::Nothing, Vec::new()));
     let Some(value) = database.get(&keys::variants(wanted.key.id()))? else { return nothing };
     let Some(variants) = Variants::decode(&value) else { return nothing };
     // Two keys may have one id.
@@ -80,7 +80,7 @@ pub(super) fn find(
         return nothing;
     }
     let mut damaged = Vec::new();
-    let mut newest: Option<Record> = None;
+    let mut newest: Option<DiskEntry> = None;
     let mut own = Vec::with_capacity(1);
     for fields in variants.lists() {
         let variant = (wanted.variant)(fields);
@@ -96,14 +96,14 @@ pub(super) fn find(
         // RFC 9111 §4: of several that match, the most recent.
         let newer = newest.as_ref().is_none_or(|n| is_newer(head.asked, n.head.asked, so_far));
         if same && newer {
-            newest = Some(Record { place, value, head });
+            newest = Some(DiskEntry { place, value, head });
         }
     }
     let others = variants.ids().any(|id| !own.contains(&id));
     let found = match (newest, own.first()) {
-        (Some(record), _) => Find::Found(record),
-        (None, Some(own)) if others => Find::OtherVariants(*own),
-        (None, _) => Find::Nothing,
+        (Some(record), _) => DiskLookup::Found(record),
+        (None, Some(own)) if others => DiskLookup::OtherVariants(*own),
+        (None, _) => DiskLookup::Nothing,
     };
     Ok((found, damaged))
 }

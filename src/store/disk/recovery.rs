@@ -14,16 +14,16 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::account::{Account, StoreOp};
+use crate::account::{StoreOp, Telemetry};
 use crate::clock::Clock;
 use crate::store::disk::bodies::Bodies;
 use crate::store::disk::database::{Closed, Database, Fault, caught};
 use crate::store::disk::layout::Layout;
-use crate::store::disk::sizes::Sizes;
+use crate::store::disk::sizes::DiskUsage;
 
 /// The rungs, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rung {
+pub(super) enum RecoveryStep {
     /// As it is.
     AsItIs,
     /// Begun anew, what was there put aside.
@@ -32,13 +32,14 @@ pub(super) enum Rung {
     Wipe,
 }
 
-const RUNGS: [Rung; 3] = [Rung::AsItIs, Rung::Quarantine, Rung::Wipe];
+const RUNGS: [RecoveryStep; 3] =
+    [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
 
 /// What it takes to open.
-pub(super) struct Ladder {
+pub(super) struct Recovery {
     pub(super) layout: Layout,
     pub(super) clock: Clock,
-    pub(super) account: Arc<Account>,
+    pub(super) account: Arc<Telemetry>,
     /// How long an opening may take.
     pub(super) open_within: Duration,
 }
@@ -49,18 +50,18 @@ pub(super) struct Opened {
     /// What comes when it is closed.
     pub(super) closed: Closed,
     /// What it holds.
-    pub(super) sizes: Sizes,
+    pub(super) sizes: DiskUsage,
 }
 
-impl Ladder {
+impl Recovery {
     /// Opens, from this rung on; `Err`: why no rung held. Where it is not the files that are to blame
     /// they are left as they are.
-    pub(super) fn climb(&self, from: Rung) -> Result<Opened, String> {
+    pub(super) fn climb(&self, from: RecoveryStep) -> Result<Opened, String> {
         let mut why = Vec::new();
         for rung in RUNGS.into_iter().filter(|rung| *rung >= from) {
             match self.stand_on(rung) {
                 Ok(opened) => {
-                    if rung > Rung::AsItIs {
+                    if rung > RecoveryStep::AsItIs {
                         self.account.store_recovered();
                     }
                     return Ok(opened);
@@ -78,11 +79,11 @@ impl Ladder {
         Err(why.into_iter().next().unwrap_or_default())
     }
 
-    fn stand_on(&self, rung: Rung) -> Result<Opened, Fault> {
+    fn stand_on(&self, rung: RecoveryStep) -> Result<Opened, Fault> {
         match rung {
-            Rung::AsItIs => {}
-            Rung::Quarantine => self.layout.quarantine(self.clock.now())?,
-            Rung::Wipe => self.layout.wipe()?,
+            RecoveryStep::AsItIs => {}
+            RecoveryStep::Quarantine => self.layout.quarantine(self.clock.now())?,
+            RecoveryStep::Wipe => self.layout.wipe()?,
         }
         self.layout.prepare()?;
         let opened = self.open()?;
@@ -98,7 +99,7 @@ impl Ladder {
             let opened = caught(|| {
                 wait_until_free(&database.join("db"))?;
                 let (database, closed) = Database::open(&database, Bodies::new(bodies))?;
-                let sizes = Sizes::of(&database)?;
+                let sizes = DiskUsage::of(&database)?;
                 Ok(Opened { database, closed, sizes })
             });
             // Where nobody waits any more, what was opened is closed again.

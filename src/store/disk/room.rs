@@ -14,26 +14,26 @@ const DATABASE_FLOOR: u64 = 64 << 20;
 
 /// A volume's size and what is free of it, bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Volume {
+pub(super) struct FsUsage {
     pub(super) total: u64,
     pub(super) free: u64,
 }
 
 /// How the volume of a directory is; `None` where the system does not say.
-pub(super) type Measure = fn(&Path) -> Option<Volume>;
+pub(super) type Measure = fn(&Path) -> Option<FsUsage>;
 
 /// What the system says.
-pub(super) fn measure(dir: &Path) -> Option<Volume> {
+pub(super) fn measure(dir: &Path) -> Option<FsUsage> {
     let said = rustix::fs::statvfs(dir).ok()?;
     let block = said.f_frsize.max(1);
     // What only the system's administrator may use is not free.
-    Some(Volume {
+    Some(FsUsage {
         total: said.f_blocks.saturating_mul(block),
         free: said.f_bavail.saturating_mul(block),
     })
 }
 
-impl Volume {
+impl FsUsage {
     /// Whether less is free than should be.
     pub(super) fn is_short(self) -> bool {
         self.free < self.reserve()
@@ -47,7 +47,7 @@ impl Volume {
 
 /// What is done about a lack of room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PressureAction {
     /// Nothing: there is room.
     Go,
     /// Evict half of what is held, and write nothing meanwhile.
@@ -60,19 +60,19 @@ pub(super) enum Step {
 
 /// What was tried already. It takes measures at most 10 s apart, so that each has time to help.
 #[derive(Debug, Default)]
-pub(super) struct Shortage {
-    tried: Option<Step>,
+pub(super) struct SpacePressure {
+    tried: Option<PressureAction>,
 }
 
-impl Shortage {
+impl SpacePressure {
     /// What to do now.
-    pub(super) fn step(&mut self, volume: Option<Volume>) -> Step {
-        let short = volume.is_some_and(Volume::is_short);
+    pub(super) fn step(&mut self, volume: Option<FsUsage>) -> PressureAction {
+        let short = volume.is_some_and(FsUsage::is_short);
         let step = match self.tried {
-            _ if !short => Step::Go,
-            None | Some(Step::Go) => Step::Evict,
-            Some(Step::Evict) => Step::Rebuild,
-            Some(Step::Rebuild | Step::Wait) => Step::Wait,
+            _ if !short => PressureAction::Go,
+            None | Some(PressureAction::Go) => PressureAction::Evict,
+            Some(PressureAction::Evict) => PressureAction::Rebuild,
+            Some(PressureAction::Rebuild | PressureAction::Wait) => PressureAction::Wait,
         };
         self.tried = Some(step);
         step
@@ -80,7 +80,7 @@ impl Shortage {
 
     /// Whether nothing may be written.
     pub(super) fn is_on(&self) -> bool {
-        self.tried.is_some_and(|step| step != Step::Go)
+        self.tried.is_some_and(|step| step != PressureAction::Go)
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_twentieth_is_kept_free_within_bounds() {
-        let short = |total, free| Volume { total, free }.is_short();
+        let short = |total, free| FsUsage { total, free }.is_short();
         assert!(short(20 * GIB, GIB - 1) && !short(20 * GIB, GIB));
         assert!(short(GIB, LEAST_FREE - 1) && !short(GIB, LEAST_FREE));
         assert!(short(1000 * GIB, MOST_FREE - 1) && !short(1000 * GIB, MOST_FREE));
@@ -107,21 +107,21 @@ mod tests {
 
     #[test]
     fn a_shortage_is_met_step_by_step_and_ends_with_it() {
-        let full = Some(Volume { total: 20 * GIB, free: 0 });
-        let empty = Some(Volume { total: 20 * GIB, free: 20 * GIB });
-        let mut shortage = Shortage::default();
+        let full = Some(FsUsage { total: 20 * GIB, free: 0 });
+        let empty = Some(FsUsage { total: 20 * GIB, free: 20 * GIB });
+        let mut shortage = SpacePressure::default();
         let steps: Vec<_> = [empty, full, full, full, full, empty, full, None]
             .map(|volume| (shortage.step(volume), shortage.is_on()))
             .into();
         let expected = [
-            (Step::Go, false),
-            (Step::Evict, true),
-            (Step::Rebuild, true),
-            (Step::Wait, true),
-            (Step::Wait, true),
-            (Step::Go, false),
-            (Step::Evict, true),
-            (Step::Go, false),
+            (PressureAction::Go, false),
+            (PressureAction::Evict, true),
+            (PressureAction::Rebuild, true),
+            (PressureAction::Wait, true),
+            (PressureAction::Wait, true),
+            (PressureAction::Go, false),
+            (PressureAction::Evict, true),
+            (PressureAction::Go, false),
         ];
         assert_eq!(steps, expected);
     }

@@ -10,9 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const SEAL: usize = 1 + 8;
 
 /// A value that is being written.
-pub(super) struct Draft(Vec<u8>);
+pub(super) struct EntryEncoder(Vec<u8>);
 
-impl Draft {
+impl EntryEncoder {
     pub(super) fn with_capacity(bytes: usize) -> Self {
         let mut value = Vec::with_capacity(SEAL + bytes);
         value.resize(SEAL, 0);
@@ -40,7 +40,7 @@ impl Draft {
         Some(())
     }
 
-    /// [`Draft::put_short`] for what may be longer than 64 KiB.
+    /// [`EntryEncoder::put_short`] for what may be longer than 64 KiB.
     pub(super) fn put_long(&mut self, bytes: &[u8]) -> Option<()> {
         self.put(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
         self.put(bytes);
@@ -58,9 +58,9 @@ impl Draft {
 
 /// What is left to read of a value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor<'a>(&'a [u8]);
+pub(super) struct EntryDecoder<'a>(&'a [u8]);
 
-impl<'a> Cursor<'a> {
+impl<'a> EntryDecoder<'a> {
     /// Opens a value: `None` where it is of another version or not as it was sealed.
     pub(super) fn unsealed(value: &'a [u8], version: u8) -> Option<Self> {
         let (seal, rest) = value.split_at_checked(SEAL)?;

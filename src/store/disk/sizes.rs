@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::Totals;
+use crate::store::StoreUsage;
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::keys::{self, DEATHS};
 
@@ -21,14 +21,14 @@ const PAGE: usize = 1000;
 
 /// What one entry weighs; the value of a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Weight {
+pub(super) struct EntrySize {
     /// Bytes of the body file, zero without one.
     pub(super) file: u64,
     /// Bytes of the entry's value.
     pub(super) value: u32,
 }
 
-impl Weight {
+impl EntrySize {
     pub(super) fn bytes(self) -> Vec<u8> {
         [&self.file.to_le_bytes()[..], &self.value.to_le_bytes()].concat()
     }
@@ -52,19 +52,19 @@ impl Weight {
 
 /// What is held now. Written by the store thread only.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
+pub(super) struct DiskUsage {
     entries: AtomicU64,
     bytes: AtomicU64,
     evictions: AtomicU64,
 }
 
-impl Sizes {
-    pub(super) fn add(&self, weight: Weight) {
+impl DiskUsage {
+    pub(super) fn add(&self, weight: EntrySize) {
         self.entries.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(weight.cost(), Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, weight: Weight) {
+    pub(super) fn remove(&self, weight: EntrySize) {
         lower(&self.entries, 1);
         lower(&self.bytes, weight.cost());
     }
@@ -80,7 +80,7 @@ impl Sizes {
         loop {
             let page = database.scan(&DEATHS, after.as_deref(), PAGE)?;
             for (_, weight) in &page {
-                sizes.add(Weight::parse(weight));
+                sizes.add(EntrySize::parse(weight));
             }
             let Some((last, _)) = page.into_iter().next_back() else { return Ok(sizes) };
             after = Some(last);
@@ -100,8 +100,8 @@ impl Sizes {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        Totals {
+    pub(super) fn totals(&self) -> StoreUsage {
+        StoreUsage {
             entries: self.entries.load(Ordering::Relaxed),
             bytes: self.bytes(),
             evictions: self.evictions.load(Ordering::Relaxed),
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn files_count_in_whole_blocks_and_the_database_eight_fold() {
-        let cost = |file, value| Weight { file, value }.cost();
+        let cost = |file, value| EntrySize { file, value }.cost();
         let none = cost(0, 0);
         assert_eq!(cost(1, 0) - none, 4096);
         assert_eq!(cost(4096, 0) - none, 4096);
@@ -130,13 +130,13 @@ mod tests {
 
     #[test]
     fn what_is_added_and_removed_again_leaves_nothing() {
-        let sizes = Sizes::default();
-        let weight = Weight { file: 5000, value: 300 };
-        assert_eq!(Weight::parse(&weight.bytes()), weight);
+        let sizes = DiskUsage::default();
+        let weight = EntrySize { file: 5000, value: 300 };
+        assert_eq!(EntrySize::parse(&weight.bytes()), weight);
         sizes.add(weight);
         assert_eq!((sizes.totals().entries, sizes.bytes()), (1, weight.cost()));
         sizes.remove(weight);
         sizes.remove(weight);
-        assert_eq!(sizes.totals(), Totals::default());
+        assert_eq!(sizes.totals(), StoreUsage::default());
     }
 }

@@ -4,12 +4,12 @@
 
 use std::time::SystemTime;
 
-use crate::store::Place;
+use crate::store::EntryId;
 use crate::store::disk::codec::Entry;
 use crate::store::disk::database::Fault;
-use crate::store::disk::keeper::Keeper;
-use crate::store::disk::keys::{self, DEATHS, Until};
-use crate::store::disk::sizes::Sizes;
+use crate::store::disk::keeper::DiskWriter;
+use crate::store::disk::keys::{self, DEATHS, ExpiresAt};
+use crate::store::disk::sizes::DiskUsage;
 
 /// How many are swept before something else gets its turn.
 pub(super) const SLICE: usize = 500;
@@ -18,7 +18,7 @@ const STEP: usize = 64;
 /// Eviction makes so much room besides that not every put evicts, but no more than is done at once.
 const MARGIN: u64 = 4 << 20;
 
-impl Keeper {
+impl DiskWriter {
     /// Removes what died before `now`, at most [`SLICE`] of it; says whether more is due.
     pub(super) fn sweep(&mut self, now: SystemTime) -> Result<bool, Fault> {
         let mut due = 0;
@@ -47,7 +47,7 @@ impl Keeper {
             let front = self.database.scan(&DEATHS, None, STEP)?;
             if front.is_empty() {
                 // Nothing is left that could be held.
-                self.sizes.become_those(&Sizes::default());
+                self.sizes.become_those(&DiskUsage::default());
             }
             for (death, _) in front {
                 match keys::parse_death(&death) {
@@ -65,7 +65,7 @@ impl Keeper {
 
     /// Removes the entry of a death, or only the death where the entry is gone or has another one;
     /// says whether there was an entry.
-    fn let_die(&self, place: &Place, until: Until) -> Result<bool, Fault> {
+    fn let_die(&self, place: &EntryId, until: ExpiresAt) -> Result<bool, Fault> {
         let value = self.database.get(&keys::entry(place))?;
         let its_own = value.is_some_and(|value| {
             // Of a damaged one nobody knows: it goes too.

@@ -13,26 +13,26 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tempfile::TempDir;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
-use crate::key::{CacheKey, Keyring};
+use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::database::Database;
-use crate::store::disk::keeper::Keeper;
+use crate::store::disk::keeper::DiskWriter;
 use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
-use crate::store::disk::sizes::Sizes;
-use crate::store::disk::{Disk, Find, Means, Record, Settings, bodies::Bodies};
-use crate::store::generations::Mark;
+use crate::store::disk::sizes::DiskUsage;
+use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, Settings, bodies::Bodies};
+use crate::store::generations::Epoch;
 use crate::store::presence::{As, Presence, Present};
 use crate::store::state::Secret;
-use crate::store::{Condition, Wanted};
-use crate::stored::Stored;
+use crate::store::{Health, StoreQuery};
+use crate::stored::StoredResponse;
 
 const MIB: u64 = 1 << 20;
 
@@ -40,23 +40,23 @@ const MIB: u64 = 1 << 20;
 struct House {
     dir: TempDir,
     clock: Clock,
-    account: Arc<Account>,
+    account: Arc<Telemetry>,
     bytes: u64,
-    means: Means,
+    means: Hooks,
 }
 
 /// Nothing is above these disks.
 pub(super) struct Unheard;
 
 impl crate::store::disk::Events for Unheard {
-    fn lost(&self, _key: &CacheKey, _stored: &Arc<Stored>, _mark: Mark) {}
+    fn lost(&self, _key: &CacheKey, _stored: &Arc<StoredResponse>, _mark: Epoch) {}
 
     fn opened(&self) {}
 }
 
 impl House {
     fn new() -> Self {
-        let means = Means {
+        let means = Hooks {
             // What else is on the machine is no matter of these tests.
             measure: |_| None,
             open_within: Duration::from_secs(20),
@@ -65,7 +65,7 @@ impl House {
         Self {
             dir: tempfile::tempdir().unwrap(),
             clock: Clock::by_hand(at(1_000_000)),
-            account: Account::new(&[], &[]),
+            account: Telemetry::new(&[], &[]),
             bytes: 1024 * MIB,
             means,
         }
@@ -105,13 +105,13 @@ impl House {
     }
 
     /// The keeper without its thread.
-    fn keeper(&self) -> Keeper {
+    fn keeper(&self) -> DiskWriter {
         let layout = self.layout();
         layout.prepare().unwrap();
         let bodies = Bodies::new(layout.bodies());
         let (database, _closed) = Database::open(&layout.database(), bodies).unwrap();
-        Keeper {
-            sizes: Arc::new(Sizes::of(&database).unwrap()),
+        DiskWriter {
+            sizes: Arc::new(DiskUsage::of(&database).unwrap()),
             database: Arc::new(database),
             at_rest: Arc::new(AtRest::new(&self.settings().secret)),
             account: Arc::clone(&self.account),
@@ -158,7 +158,8 @@ fn at(seconds: u64) -> SystemTime {
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
+    KeyBuilder::new([7; 32], &[], Redactor::default())
+        .key(&ProxyRequest::get(target), &Policy::origin())
 }
 
 /// Bytes that no other seed gives.
@@ -172,13 +173,13 @@ fn stored_at(
     vary: &[&'static str],
     variant: u128,
     seconds: u64,
-) -> Arc<Stored> {
+) -> Arc<StoredResponse> {
     let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
     headers.insert("x-ratelimit-remaining", HeaderValue::from_static("2"));
     Arc::new(
-        Stored::new(
+        StoredResponse::new(
             StatusCode::OK,
             &headers,
             body.into(),
@@ -190,11 +191,11 @@ fn stored_at(
     )
 }
 
-fn stored(body: impl Into<Bytes>) -> Arc<Stored> {
+fn stored(body: impl Into<Bytes>) -> Arc<StoredResponse> {
     stored_at(body, &[], 0, 100)
 }
 
-const MARK: Mark = Mark::from_raw(1);
+const MARK: Epoch = Epoch::from_raw(1);
 /// Nothing is asked for later.
 const SO_FAR: u64 = 1 << 40;
 
@@ -203,22 +204,22 @@ fn presence() -> Presence {
     Arc::new(Present::default()).enter(0, As::Awaited)
 }
 
-fn put(disk: &Disk, path: &str, stored: &Arc<Stored>) {
+fn put(disk: &Disk, path: &str, stored: &Arc<StoredResponse>) {
     disk.put(&key(path), stored, (MARK, SO_FAR), None, presence());
 }
 
 /// What a request finds whose variant is `variant` wherever something varies.
-fn find(disk: &Disk, path: &str, variant: u128) -> Find {
+fn find(disk: &Disk, path: &str, variant: u128) -> DiskLookup {
     let choose = |fields: &VaryFields| {
         if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
     };
-    disk.find(Wanted { key: &key(path), variant: &choose }, u64::MAX)
+    disk.find(StoreQuery { key: &key(path), variant: &choose }, u64::MAX)
 }
 
-fn record(disk: &Disk, path: &str, variant: u128) -> Option<Record> {
+fn record(disk: &Disk, path: &str, variant: u128) -> Option<DiskEntry> {
     match find(disk, path, variant) {
-        Find::Found(record) => Some(record),
-        Find::OtherVariants(_) | Find::Nothing => None,
+        DiskLookup::Found(record) => Some(record),
+        DiskLookup::OtherVariants(_) | DiskLookup::Nothing => None,
     }
 }
 

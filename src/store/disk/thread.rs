@@ -14,11 +14,11 @@ use crate::clock;
 use crate::store::disk::Shared;
 use crate::store::disk::check::Check;
 use crate::store::disk::database::{Closed, Fault, caught};
-use crate::store::disk::keeper::Keeper;
+use crate::store::disk::keeper::DiskWriter;
 use crate::store::disk::layout::Layout;
-use crate::store::disk::queue::{Command, Put};
-use crate::store::disk::recovery::{Ladder, Opened, Rung};
-use crate::store::disk::room::{self, Shortage, Step};
+use crate::store::disk::queue::{Command, PutCommand};
+use crate::store::disk::recovery::{Opened, Recovery, RecoveryStep};
+use crate::store::disk::room::{self, PressureAction, SpacePressure};
 
 /// A database that fails within this after its opening is not opened as it is once more.
 const TRIAL: Duration = Duration::from_secs(60);
@@ -32,11 +32,11 @@ const SLICE_EVERY: Duration = Duration::from_millis(100);
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The thread's own.
-pub(super) struct StoreThread {
+pub(super) struct Worker {
     shared: Arc<Shared>,
-    ladder: Ladder,
-    open: Option<(Keeper, Closed)>,
-    shortage: Shortage,
+    ladder: Recovery,
+    open: Option<(DiskWriter, Closed)>,
+    shortage: SpacePressure,
     /// Whether a slice of sweeping left something.
     sweeping: bool,
     timers: Timers,
@@ -53,9 +53,9 @@ struct Timers {
     slice: Instant,
 }
 
-impl StoreThread {
+impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let ladder = Ladder {
+        let ladder = Recovery {
             layout: Layout::new(shared.settings.dir.clone()),
             clock: shared.clock.clone(),
             account: Arc::clone(&shared.account),
@@ -68,7 +68,7 @@ impl StoreThread {
             shared,
             ladder,
             open: None,
-            shortage: Shortage::default(),
+            shortage: SpacePressure::default(),
             sweeping: false,
             timers,
             opened: now,
@@ -77,7 +77,7 @@ impl StoreThread {
 
     /// Runs until it is told to close.
     pub(super) fn run(mut self) {
-        self.climb(Rung::AsItIs);
+        self.climb(RecoveryStep::AsItIs);
         self.shared.settled.send_replace(true);
         loop {
             let command = self.shared.queue.next(self.next_due());
@@ -114,7 +114,7 @@ impl StoreThread {
     }
 
     /// Writes an answer. Where it cannot be, what it replaces goes all the same.
-    fn write(&mut self, put: &Put) {
+    fn write(&mut self, put: &PutCommand) {
         let written = if self.shortage.is_on() {
             self.shared.account.store_dropped();
             self.attempt(|keeper, _| keeper.outdo(put))
@@ -134,7 +134,7 @@ impl StoreThread {
         let now = clock::monotonic();
         if self.open.is_none() {
             if now >= self.timers.retry {
-                self.climb(Rung::AsItIs);
+                self.climb(RecoveryStep::AsItIs);
             }
             return;
         }
@@ -161,7 +161,7 @@ impl StoreThread {
 
     fn slice(&mut self) {
         if mem::take(&mut self.sweeping) {
-            self.sweeping = self.attempt(Keeper::sweep).unwrap_or_default();
+            self.sweeping = self.attempt(DiskWriter::sweep).unwrap_or_default();
         } else {
             self.attempt(|keeper, _| keeper.check_on());
         }
@@ -175,16 +175,16 @@ impl StoreThread {
         let step = self.shortage.step(volume);
         self.shared.full.store(self.shortage.is_on(), Ordering::Relaxed);
         match step {
-            Step::Go if bloated => self.begin_anew(),
-            Step::Go | Step::Wait => {}
-            Step::Evict => {
+            PressureAction::Go if bloated => self.begin_anew(),
+            PressureAction::Go | PressureAction::Wait => {}
+            PressureAction::Evict => {
                 tracing::warn!("The volume of the store is nearly full: evicting");
                 if let Err(error) = self.ladder.layout.remove_quarantines() {
                     self.shared.account.store_error(StoreOp::Remove, &error);
                 }
                 self.attempt(|keeper, _| keeper.evict_down_to(keeper.sizes.bytes() / 2));
             }
-            Step::Rebuild => {
+            PressureAction::Rebuild => {
                 tracing::warn!("The volume of the store is still nearly full: emptying the cache");
                 self.begin_anew();
             }
@@ -203,7 +203,7 @@ impl StoreThread {
     /// failed once fails on.
     fn attempt<T>(
         &mut self,
-        act: impl FnOnce(&mut Keeper, SystemTime) -> Result<T, Fault>,
+        act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>,
     ) -> Option<T> {
         let (keeper, _) = self.open.as_mut()?;
         let now = self.shared.clock.now();
@@ -218,7 +218,7 @@ impl StoreThread {
                     self.rest(fault.to_string());
                 } else {
                     // What fails again so soon is not to be had as it is.
-                    self.climb(if soon { Rung::Quarantine } else { Rung::AsItIs });
+                    self.climb(if soon { RecoveryStep::Quarantine } else { RecoveryStep::AsItIs });
                 }
                 None
             }
@@ -226,7 +226,7 @@ impl StoreThread {
     }
 
     /// Opens, or goes on with memory only until the next try.
-    fn climb(&mut self, from: Rung) {
+    fn climb(&mut self, from: RecoveryStep) {
         match self.ladder.climb(from) {
             Ok(Opened { database, closed, sizes }) => {
                 let keeper = self.shared.publish(database, &sizes);
@@ -253,10 +253,10 @@ impl StoreThread {
         }
         self.let_go();
         let from = match self.ladder.layout.discard() {
-            Ok(()) => Rung::AsItIs,
+            Ok(()) => RecoveryStep::AsItIs,
             Err(error) => {
                 self.shared.account.store_error(StoreOp::Remove, &error);
-                Rung::Wipe
+                RecoveryStep::Wipe
             }
         };
         self.climb(from);

@@ -5,7 +5,7 @@
 
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::codec::{LARGEST, put_vary, take_vary};
-use crate::store::disk::seal::{Cursor, Draft};
+use crate::store::disk::seal::{EntryDecoder, EntryEncoder};
 use crate::store::memory::VARIANTS;
 
 /// The version of the layout: `target | canonical key | count | (variant | Vary names)*`.
@@ -88,7 +88,8 @@ impl Variants {
 
     /// The value; `None` where it is too large to be one.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let mut draft = Draft::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
+        let mut draft =
+            EntryEncoder::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
         draft.put(&self.target.to_le_bytes());
         draft.put_long(&self.canonical)?;
         draft.put(&u16::try_from(self.known.len()).ok()?.to_le_bytes());
@@ -102,7 +103,7 @@ impl Variants {
 
     /// Reads a value; `None` where it is damaged, or of another version.
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let mut cursor = Cursor::unsealed(value, VERSION)?;
+        let mut cursor = EntryDecoder::unsealed(value, VERSION)?;
         let target = cursor.u128()?;
         let canonical = cursor.long()?.to_owned();
         let count = cursor.u16()?;

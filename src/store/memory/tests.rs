@@ -6,34 +6,47 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::key::{CacheKey, Keyring};
+use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Generations, Kind, Reach, Validity};
+use crate::store::generations::{Generations, PurgeKind, PurgeScope, Validity};
 use crate::store::memory::{Memory, SlotKey, VARIANTS};
-use crate::store::{Lookup, Wanted};
-use crate::stored::{Outdated, Stored};
+use crate::store::{Lookup, StoreQuery};
+use crate::stored::{Outdated, StoredResponse};
 
 const MIB: usize = 1 << 20;
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    Keyring::new([7; 32], &[], Redactor::default()).key(&Asked::get(target), &Policy::origin())
+    KeyBuilder::new([7; 32], &[], Redactor::default())
+        .key(&ProxyRequest::get(target), &Policy::origin())
 }
 
 /// A response that was asked for, and arrived, `at` seconds after the beginning.
-fn stored(body: impl Into<Bytes>, vary: &[&'static str], variant: u128, at: u64) -> Arc<Stored> {
+fn stored(
+    body: impl Into<Bytes>,
+    vary: &[&'static str],
+    variant: u128,
+    at: u64,
+) -> Arc<StoredResponse> {
     let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
     let chosen = (VaryFields::new(names), VariantId(variant));
     Arc::new(
-        Stored::new(StatusCode::OK, &headers, body.into(), chosen, (time, time), Duration::ZERO)
-            .asked_as(at),
+        StoredResponse::new(
+            StatusCode::OK,
+            &headers,
+            body.into(),
+            chosen,
+            (time, time),
+            Duration::ZERO,
+        )
+        .asked_as(at),
     )
 }
 
@@ -43,12 +56,16 @@ fn memory(bytes: usize, max_object: usize) -> Memory {
     Memory::new(bytes, max_object, Arc::new(generations))
 }
 
-fn put(memory: &Memory, path: &str, stored: Arc<Stored>) {
+fn put(memory: &Memory, path: &str, stored: Arc<StoredResponse>) {
     memory.put(&key(path), stored, memory.generations.mark());
 }
 
 fn purge(memory: &Memory, target: u128) {
-    memory.generations.invalidate(Reach::Target(target), Kind::Hard, SystemTime::UNIX_EPOCH);
+    memory.generations.invalidate(
+        PurgeScope::Target(target),
+        PurgeKind::Hard,
+        SystemTime::UNIX_EPOCH,
+    );
 }
 
 /// What a request finds whose variant is `variant` wherever something varies.
@@ -56,7 +73,7 @@ fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
     let choose = |fields: &VaryFields| {
         if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
     };
-    match memory.get(Wanted { key: &key(path), variant: &choose }) {
+    match memory.get(StoreQuery { key: &key(path), variant: &choose }) {
         Lookup::Found(stored) => Some(stored.body.clone()),
         Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
     }
@@ -156,8 +173,8 @@ fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
     put(&memory, "/x", stored("old", &[], 0, 0));
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
     let target = key("/x").target_id();
-    memory.generations.invalidate(Reach::Target(target), Kind::Soft, at);
-    let wanted = Wanted { key: &key("/x"), variant: &|_| VariantId::SOLE };
+    memory.generations.invalidate(PurgeScope::Target(target), PurgeKind::Soft, at);
+    let wanted = StoreQuery { key: &key("/x"), variant: &|_| VariantId::SOLE };
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
     assert_eq!(
         (found.outdated, &found.body[..]),
@@ -187,7 +204,8 @@ fn nothing_but_whole_bodies_is_kept() {
         let time = SystemTime::UNIX_EPOCH;
         let chosen = (VaryFields::default(), VariantId::SOLE);
         let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
-        let stored = Stored::new(status, &headers, body, chosen, (time, time), Duration::ZERO);
+        let stored =
+            StoredResponse::new(status, &headers, body, chosen, (time, time), Duration::ZERO);
         let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.mark());
         assert_eq!(kept, whole, "{length}");
     }
@@ -222,7 +240,7 @@ fn where_the_newest_of_several_that_match_had_no_room_nothing_is_found() {
     put(&memory, "/x", stored("newer", &["x-v", "x-w"], 8, 2));
     let choose = |fields: &VaryFields| VariantId(6 + fields.names().len() as u128);
     let key = key("/x");
-    let seen = || memory.get(Wanted { key: &key, variant: &choose });
+    let seen = || memory.get(StoreQuery { key: &key, variant: &choose });
     let Lookup::Found(newer) = seen() else { panic!("both are there") };
     assert_eq!(newer.body, "newer");
     memory.slots.remove(&SlotKey { id: key.id(), variant: Some(VariantId(8)) });

@@ -16,19 +16,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::account::ledger::Row;
-use crate::store::generations::{All, Change};
-use crate::store::state::keeper::kept::Kept;
+use crate::account::ledger::UsageRow;
+use crate::store::generations::{Change, Snapshot};
+use crate::store::state::keeper::kept::WriterState;
 
 /// Gives the rows that changed since it was asked last; those of the last time are on disk by then.
-pub(super) type Changed = Box<dyn Fn() -> Vec<Row> + Send>;
+pub(super) type Changed = Box<dyn Fn() -> Vec<UsageRow> + Send>;
 
 /// What the thread is told.
 pub(super) enum Command {
     /// Keep this.
     Keep(Change),
     /// Keep these generations and no others.
-    Replace(All),
+    Replace(Snapshot),
     /// Ask this for the rows of a kind that changed, and keep them, again and again.
     Watch(&'static [u8], Changed),
     /// Ask soon.
@@ -40,11 +40,11 @@ pub(super) enum Command {
 }
 
 /// The thread, as its owner sees it.
-pub(super) struct Keeper {
+pub(super) struct StateWriter {
     commands: Sender<Command>,
 }
 
-impl Keeper {
+impl StateWriter {
     /// Starts the thread on the open database in `dir`.
     pub(super) fn start(
         dir: PathBuf,
@@ -53,7 +53,7 @@ impl Keeper {
         ill: Arc<Mutex<Option<String>>>,
     ) -> io::Result<Self> {
         let (commands, incoming) = mpsc::channel();
-        let mut kept = Kept::new(dir, db, targets);
+        let mut kept = WriterState::new(dir, db, targets);
         thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
             let stopped = run(&mut kept, &incoming, &ill);
             drop(kept);
@@ -81,7 +81,7 @@ impl Keeper {
 
 /// Until it is stopped, or no sender is left.
 fn run(
-    kept: &mut Kept,
+    kept: &mut WriterState,
     incoming: &Receiver<Command>,
     ill: &Mutex<Option<String>>,
 ) -> Option<Sender<()>> {

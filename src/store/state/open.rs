@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::store::generations::{All, Generation, Mark, Reach};
+use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private;
 use crate::store::state::{
     FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, Rows, SUPERSEDED, Whose,
@@ -34,7 +34,7 @@ pub(super) enum Read {
 /// The database and all that it holds.
 pub(super) struct Known {
     pub(super) db: sled::Db,
-    pub(super) all: All,
+    pub(super) all: Snapshot,
     pub(super) ledger: Rows,
     pub(super) others: [Rows; 2],
 }
@@ -168,12 +168,12 @@ fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> 
     let db = config(dir).open()?;
     db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
     // What was purged of a cache beside it is not known: none of it is usable, also after a crash.
-    let all = Generation { hard: Mark::at(now), ..Generation::default() };
-    db.insert(key(GENERATIONS, Reach::All), encode(all))?;
+    let all = Generation { hard: Epoch::at(now), ..Generation::default() };
+    db.insert(key(GENERATIONS, PurgeScope::All), encode(all))?;
     db.flush()?;
     fs::remove_file(unfinished)?;
     private::settle(parent)?;
-    let all = All { all, ..All::default() };
+    let all = Snapshot { all, ..Snapshot::default() };
     Ok(Known { db, all, ledger: Rows::new(), others: Default::default() })
 }
 
@@ -188,7 +188,7 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     }
     let mut all = generations(&db)?;
     let latest = db.get(LATEST_KEY)?.and_then(|raw| raw.as_ref().try_into().ok());
-    all.latest = Mark::from_raw(latest.map_or(0, u64::from_be_bytes));
+    all.latest = Epoch::from_raw(latest.map_or(0, u64::from_be_bytes));
     let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
@@ -222,8 +222,8 @@ fn number(raw: &[u8]) -> u32 {
     raw.try_into().map_or(u32::MAX, u32::from_be_bytes)
 }
 
-fn generations(db: &sled::Db) -> Result<All, Fault> {
-    let mut all = All::default();
+fn generations(db: &sled::Db) -> Result<Snapshot, Fault> {
+    let mut all = Snapshot::default();
     for (kind, decode) in
         [(GENERATIONS, decode as fn(&[u8]) -> Option<Generation>), (SUPERSEDED, decode_superseded)]
     {
@@ -232,7 +232,7 @@ fn generations(db: &sled::Db) -> Result<All, Fault> {
                 return Err(Fault::damaged("a generation of another length"));
             };
             let target = <[u8; 16]>::try_from(key).ok().map(u128::from_be_bytes);
-            all.join(target.map_or(Reach::All, Reach::Target), generation);
+            all.join(target.map_or(PurgeScope::All, PurgeScope::Target), generation);
         }
     }
     Ok(all)

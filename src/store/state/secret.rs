@@ -21,7 +21,7 @@ pub struct Secret([u8; 32]);
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NoSecret {
+pub enum SecretError {
     /// Others may read it.
     #[error("{} may be read by others: `chmod 600` it, or remove it and lose what is stored", .0.display())]
     Open(PathBuf),
@@ -38,20 +38,20 @@ pub enum NoSecret {
 impl Secret {
     /// The secret in the directory `state`, made if there is none yet. A damaged one is put aside, with
     /// a line in the log: what was stored is then not found any more.
-    pub fn of(state: &Path) -> Result<Self, NoSecret> {
+    pub fn of(state: &Path) -> Result<Self, SecretError> {
         let path = state.join("secret");
-        let io = |source| NoSecret::Io { path: path.clone(), source };
+        let io = |source| SecretError::Io { path: path.clone(), source };
         match read(&path)? {
-            Kept::Whole(secret) => return Ok(secret),
-            Kept::Damaged => put_aside(&path).map_err(io)?,
-            Kept::Nothing => {}
+            SecretFile::Whole(secret) => return Ok(secret),
+            SecretFile::Damaged => put_aside(&path).map_err(io)?,
+            SecretFile::Nothing => {}
         }
         private::directory(state).map_err(io)?;
         make(state, &path).map_err(io)?;
         // Another larder may have been first: what stands there counts.
         match read(&path)? {
-            Kept::Whole(secret) => Ok(secret),
-            Kept::Damaged | Kept::Nothing => Err(io(io::ErrorKind::InvalidData.into())),
+            SecretFile::Whole(secret) => Ok(secret),
+            SecretFile::Damaged | SecretFile::Nothing => Err(io(io::ErrorKind::InvalidData.into())),
         }
     }
 
@@ -75,7 +75,7 @@ impl Secret {
     }
 }
 
-enum Kept {
+enum SecretFile {
     Whole(Secret),
     Damaged,
     Nothing,
@@ -91,20 +91,20 @@ fn put_aside(path: &Path) -> io::Result<()> {
     fs::rename(path, aside)
 }
 
-fn read(path: &Path) -> Result<Kept, NoSecret> {
-    let io = |source| NoSecret::Io { path: path.to_owned(), source };
+fn read(path: &Path) -> Result<SecretFile, SecretError> {
+    let io = |source| SecretError::Io { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SecretFile::Nothing),
         Err(error) => return Err(io(error)),
     };
     if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
-        return Err(NoSecret::Open(path.to_owned()));
+        return Err(SecretError::Open(path.to_owned()));
     }
     let mut bytes = Vec::new();
     file.take(100).read_to_end(&mut bytes).map_err(io)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(parse(text.trim_end()).map_or(Kept::Damaged, Kept::Whole))
+    Ok(parse(text.trim_end()).map_or(SecretFile::Damaged, SecretFile::Whole))
 }
 
 fn parse(text: &str) -> Option<Secret> {

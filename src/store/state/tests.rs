@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::clock::monotonic;
 use crate::store::generations::Generations;
-use crate::store::generations::{Kind, Validity};
+use crate::store::generations::{PurgeKind, Validity};
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -15,18 +15,18 @@ fn at(seconds: u64) -> SystemTime {
 
 fn change(target: u128, hard: u64, soft: u64) -> Change {
     let generation = Generation {
-        hard: Mark::from_raw(hard),
-        soft: Mark::from_raw(soft),
+        hard: Epoch::from_raw(hard),
+        soft: Epoch::from_raw(soft),
         ..Generation::default()
     };
-    Change { reach: Reach::Target(target), generation }
+    Change { reach: PurgeScope::Target(target), generation }
 }
 
 #[test]
 fn a_state_is_for_its_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let (open, _) = State::open(&state, at(1)).unwrap();
+    let (open, _) = StateDb::open(&state, at(1)).unwrap();
     open.close();
     for made in [&state, &state.join("db")] {
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700, "{}", made.display());
@@ -36,25 +36,25 @@ fn a_state_is_for_its_owner_only() {
 #[tokio::test]
 async fn what_was_settled_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, all) = State::open(dir.path(), at(1)).unwrap();
-    assert_eq!(all.all.hard, Mark::at(at(1)), "what a cache holds from before is unusable");
+    let (state, all) = StateDb::open(dir.path(), at(1)).unwrap();
+    assert_eq!(all.all.hard, Epoch::at(at(1)), "what a cache holds from before is unusable");
     assert!(all.targets.is_empty());
     state.keep(change(7, 70, 0));
     state.keep(change(8, 0, 80));
-    state.keep(Change { reach: Reach::All, ..change(0, 5, 6) });
+    state.keep(Change { reach: PurgeScope::All, ..change(0, 5, 6) });
     state.settle().await.unwrap();
     state.close();
-    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.all, change(0, 5, 6).generation);
     assert_eq!(all.targets[&7], change(7, 70, 0).generation);
     assert_eq!(all.targets[&8], change(8, 0, 80).generation);
     // Replacing leaves nothing else.
-    let latest = Mark::from_raw(99);
+    let latest = Epoch::from_raw(99);
     let targets = [(9, change(9, 1, 1).generation)].into();
-    state.replace(All { targets, latest, ..All::default() });
+    state.replace(Snapshot { targets, latest, ..Snapshot::default() });
     state.settle().await.unwrap();
     state.close();
-    let (_state, all) = State::open(dir.path(), at(3)).unwrap();
+    let (_state, all) = StateDb::open(dir.path(), at(3)).unwrap();
     assert_eq!(all.targets.keys().copied().collect::<Vec<_>>(), [9]);
     assert_eq!(all.latest, latest);
 }
@@ -63,17 +63,17 @@ async fn what_was_settled_is_there_after_a_restart() {
 #[tokio::test]
 async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
     let dir = tempfile::tempdir().unwrap();
-    let superseded = Generation { superseded: Mark::from_raw(90), ..change(7, 70, 80).generation };
-    let (state, _) = State::open(dir.path(), at(1)).unwrap();
-    for reach in [Reach::Target(7), Reach::All] {
+    let superseded = Generation { superseded: Epoch::from_raw(90), ..change(7, 70, 80).generation };
+    let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
+    for reach in [PurgeScope::Target(7), PurgeScope::All] {
         state.keep(Change { reach, generation: superseded });
     }
     state.settle().await.unwrap();
     state.close();
-    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     let known = Generation { soft: superseded.superseded, ..superseded };
     assert_eq!([all.targets[&7], all.all], [known, known]);
-    state.replace(All::default());
+    state.replace(Snapshot::default());
     state.settle().await.unwrap();
     state.close();
     let db = sled::open(dir.path().join("db")).unwrap();
@@ -85,12 +85,12 @@ async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
 async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     let dir = tempfile::tempdir().unwrap();
     let before = Generations::new(at(10)).mark();
-    let (state, _) = State::open(dir.path(), at(10)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
     state.keep(change(7, 70, 0));
     state.settle().await.unwrap();
     state.close();
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
-    let (state, all) = State::open(dir.path(), at(20)).unwrap();
+    let (state, all) = StateDb::open(dir.path(), at(20)).unwrap();
     let generations = Generations::new(at(20));
     generations.adopt(all, at(20));
     assert_eq!(generations.validity(1, before), Validity::Gone);
@@ -99,7 +99,7 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     state.close();
     // Again, and before a second has passed.
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
-    let (state, _) = State::open(dir.path(), at(20)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(20)).unwrap();
     state.settle().await.unwrap();
     assert!(dir.path().join("damaged-20-again").is_dir());
 }
@@ -112,7 +112,7 @@ async fn a_later_larders_state_is_left_alone() {
         db.insert(b"format", &(FORMAT + 1).to_be_bytes()).unwrap();
         db.flush().unwrap();
     }
-    let refused = State::open(dir.path(), at(1)).err().expect("it is of a later larder");
+    let refused = StateDb::open(dir.path(), at(1)).err().expect("it is of a later larder");
     assert!(refused.to_string().contains("later larder"), "{refused}");
     let kept: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(kept, ["db"]);
@@ -130,7 +130,7 @@ fn a_secret_is_made_once_for_its_owner_only() {
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no trace of the making");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(Secret::of(&state), Err(NoSecret::Open(_))));
+    assert!(matches!(Secret::of(&state), Err(SecretError::Open(_))));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     // A damaged one keeps nobody from starting.
     for damage in [&b"short\n"[..], b"\xff\xfe", b"", &[b'g'; 64]] {
@@ -159,26 +159,26 @@ async fn an_invalidation_survives_whatever_follows_its_settling() {
     let dir = tempfile::tempdir().unwrap();
     let generations = Generations::new(at(10));
     let before = generations.mark();
-    let (state, all) = State::open(dir.path(), at(10)).unwrap();
+    let (state, all) = StateDb::open(dir.path(), at(10)).unwrap();
     state.replace(generations.adopt(all, at(10)));
-    state.keep(generations.invalidate(Reach::Target(7), Kind::Hard, at(11)));
+    state.keep(generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(11)));
     state.settle().await.unwrap();
     // A copy of the directory now is what a kill would leave.
     let copy = tempfile::tempdir().unwrap();
     fs::create_dir(copy.path().join("db")).unwrap();
     copy_files(&dir.path().join("db"), &copy.path().join("db"));
-    let (_again, all) = State::open(copy.path(), at(12)).unwrap();
+    let (_again, all) = StateDb::open(copy.path(), at(12)).unwrap();
     let restarted = Generations::new(at(12));
     restarted.adopt(all, at(12));
     assert_eq!(restarted.validity(7, before), Validity::Gone);
 }
 
-fn row(key: &[u8], value: Option<&[u8]>) -> Row {
-    Row { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+fn row(key: &[u8], value: Option<&[u8]>) -> UsageRow {
+    UsageRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
 }
 
 /// Once these rows, then nothing.
-fn once(rows: Vec<Row>) -> impl Fn() -> Vec<Row> + Send + 'static {
+fn once(rows: Vec<UsageRow>) -> impl Fn() -> Vec<UsageRow> + Send + 'static {
     let rows = Mutex::new(rows);
     move || std::mem::take(&mut *rows.lock())
 }
@@ -186,7 +186,7 @@ fn once(rows: Vec<Row>) -> impl Fn() -> Vec<Row> + Send + 'static {
 #[tokio::test]
 async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgotten_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(state.ledger(), Rows::new());
     state.keep(change(7, 70, 0));
     state.keep_ledger(once(vec![
@@ -195,21 +195,21 @@ async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgott
         row(b"", Some(b"")),
     ]));
     state.close();
-    let (state, all) = State::open(dir.path(), at(2)).unwrap();
+    let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.targets.len(), 1, "the two do not get in each other's way");
     let kept = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
     assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"1"), kept(b"b", b"2")]);
     assert_eq!(state.ledger(), Rows::new(), "it is handed out once");
     state.keep_ledger(once(vec![row(b"a", Some(b"3")), row(b"b", None)]));
     state.close();
-    let (state, _) = State::open(dir.path(), at(3)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(3)).unwrap();
     assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"3")]);
 }
 
 #[tokio::test]
 async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     let (told, asked) = std::sync::mpsc::channel();
     state.keep_ledger(move || {
         let _gone = told.send(());
@@ -228,7 +228,7 @@ async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
 #[tokio::test]
 async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path(), at(1)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
     let (told, asked) = std::sync::mpsc::channel();
     state.keep_rows(Whose::Limits, move || {
@@ -246,7 +246,7 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
     // Unasked for, it would have been three times a second.
     assert!(monotonic() - nudges < Duration::from_secs(4), "{:?}", monotonic() - nudges);
     state.close();
-    let (state, _) = State::open(dir.path(), at(2)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
     assert_eq!(state.rows(Whose::Limits), [(b"a".to_vec(), b"2".to_vec())]);
     assert_eq!(state.rows(Whose::Limits), Rows::new(), "they are handed out once");
@@ -255,15 +255,15 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
 #[tokio::test]
 async fn a_damaged_state_leaves_no_rows_and_keeps_new_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path(), at(10)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
     state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
     state.close();
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
-    let (state, _) = State::open(dir.path(), at(20)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(20)).unwrap();
     assert_eq!(state.ledger(), Rows::new());
     state.keep_ledger(once(vec![row(b"b", Some(b"2"))]));
     state.close();
-    let (state, _) = State::open(dir.path(), at(30)).unwrap();
+    let (state, _) = StateDb::open(dir.path(), at(30)).unwrap();
     assert_eq!(state.ledger(), [(b"b".to_vec(), b"2".to_vec())]);
 }
 

@@ -13,23 +13,23 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::key::CacheKey;
 use crate::store::disk::{self, Disk, Events};
-use crate::store::generations::{All, Generations, Mark, Validity};
-use crate::store::lock::{Lock, NotTaken};
-use crate::store::state::{Lasting, State, Unopened, Whose};
-use crate::store::tiers::{Settings, Tiers};
-use crate::store::{Condition, Listed, Place};
-use crate::stored::Stored;
+use crate::store::generations::{Epoch, Generations, Snapshot, Validity};
+use crate::store::lock::{Lock, LockError};
+use crate::store::state::{Lasting, OpenError, StateDb, Whose};
+use crate::store::tiers::{Settings, TieredStore};
+use crate::store::{EntryId, EntryInfo, Health};
+use crate::stored::StoredResponse;
 
 /// Of what the disk does not know so much is seen to as soon as it is open: it must fit what may wait for the disk.
 const CAUGHT_UP: usize = 1_024;
 
 /// A directory that is held.
-pub(super) struct Deep {
+pub(super) struct DiskTier {
     pub(super) disk: Arc<Disk>,
-    pub(super) state: State,
+    pub(super) state: StateDb,
     lock: Mutex<Option<Lock>>,
 }
 
@@ -53,14 +53,14 @@ fn remove_old<H, E: fmt::Display>(path: &Path, hold: impl FnOnce() -> Result<H, 
 
 /// Takes hold of the directory: now, or once another larder lets go of it.
 pub(super) fn take_hold(
-    tiers: &Arc<Tiers>,
+    tiers: &Arc<TieredStore>,
     settings: Settings,
-    account: &Arc<Account>,
+    account: &Arc<Telemetry>,
     lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
     match Lock::try_take(&settings.path, tiers.clock.now()) {
         Ok(lock) => open(tiers, lock, &settings, account, lasting),
-        Err(held @ NotTaken::Held { .. }) => {
+        Err(held @ LockError::Held { .. }) => {
             tracing::warn!("{held}: memory serves alone until then");
             tiers.wait_alone(held.to_string());
             let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
@@ -72,7 +72,7 @@ pub(super) fn take_hold(
                 tiers.stay_alone(error.to_string());
             }
         }
-        Err(failed @ NotTaken::Io { .. }) => {
+        Err(failed @ LockError::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
             tiers.stay_alone(failed.to_string());
         }
@@ -80,9 +80,9 @@ pub(super) fn take_hold(
 }
 
 fn wait(
-    tiers: &Weak<Tiers>,
+    tiers: &Weak<TieredStore>,
     settings: &Settings,
-    account: &Arc<Account>,
+    account: &Arc<Telemetry>,
     lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
     let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
@@ -97,7 +97,7 @@ fn wait(
     }
 }
 
-fn not_held(tiers: &Weak<Tiers>, error: &io::Error) {
+fn not_held(tiers: &Weak<TieredStore>, error: &io::Error) {
     tracing::error!(%error, "Cannot wait for the store: memory serves alone");
     if let Some(tiers) = tiers.upgrade() {
         tiers.stay_alone(error.to_string());
@@ -106,19 +106,19 @@ fn not_held(tiers: &Weak<Tiers>, error: &io::Error) {
 
 /// First what was purged, then what is stored: nothing purged is ever served.
 fn open(
-    tiers: &Arc<Tiers>,
+    tiers: &Arc<TieredStore>,
     lock: Lock,
     settings: &Settings,
-    account: &Arc<Account>,
+    account: &Arc<Telemetry>,
     lasting: Vec<(Whose, Arc<dyn Lasting>)>,
 ) {
-    let opened = State::open(&settings.path.join("state"), tiers.clock.now());
-    let (state, kept): (State, All) = match opened {
+    let opened = StateDb::open(&settings.path.join("state"), tiers.clock.now());
+    let (state, kept): (StateDb, Snapshot) = match opened {
         Ok(opened) => opened,
         Err(
-            error @ (Unopened::Later { .. }
-            | Unopened::Unavailable { .. }
-            | Unopened::Broken { .. }),
+            error @ (OpenError::Later { .. }
+            | OpenError::Unavailable { .. }
+            | OpenError::Broken { .. }),
         ) => {
             tracing::error!("{error}: memory serves alone");
             remove_old(&settings.path, || Ok::<_, Infallible>(lock));
@@ -139,15 +139,15 @@ fn open(
     let weak = Arc::downgrade(tiers);
     let above = Box::new(Above(weak));
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account), above);
-    let deep = Deep { disk, state, lock: Mutex::new(Some(lock)) };
+    let deep = DiskTier { disk, state, lock: Mutex::new(Some(lock)) };
     tiers.deepen(Arc::new(deep), kept);
 }
 
 /// The tiers above a disk, as that tells them of itself.
-struct Above(Weak<Tiers>);
+struct Above(Weak<TieredStore>);
 
 impl Events for Above {
-    fn lost(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark) {
+    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
         if let Some(tiers) = self.0.upgrade() {
             tiers.lost(key, stored, mark);
         }
@@ -168,7 +168,7 @@ fn waiting(settings: &Settings) -> usize {
 }
 
 /// What was spent under the state is added to what was spent without it, and kept from now on.
-fn keep_ledger(state: &State, account: &Arc<Account>) {
+fn keep_ledger(state: &StateDb, account: &Arc<Telemetry>) {
     let rows = state.ledger();
     let unread = account.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
     if unread > 0 {
@@ -182,7 +182,7 @@ fn keep_ledger(state: &State, account: &Arc<Account>) {
 }
 
 /// What an earlier larder kept goes on, and its changes are kept from now on.
-fn keep_rows(state: &State, whose: Whose, lasting: Arc<dyn Lasting>) {
+fn keep_rows(state: &StateDb, whose: Whose, lasting: Arc<dyn Lasting>) {
     let unread = lasting.restore(&state.rows(whose));
     if unread > 0 {
         let what = match whose {
@@ -194,11 +194,11 @@ fn keep_rows(state: &State, whose: Whose, lasting: Arc<dyn Lasting>) {
     state.keep_rows(whose, move || lasting.changed());
 }
 
-impl Deep {
+impl DiskTier {
     /// How disk and state are.
-    pub(super) fn condition(&self) -> Condition {
+    pub(super) fn condition(&self) -> Health {
         match self.state.illness() {
-            Some(why) => Condition::MemoryOnly(why),
+            Some(why) => Health::MemoryOnly(why),
             None => self.disk.condition(),
         }
     }
@@ -207,10 +207,10 @@ impl Deep {
     pub(super) fn list(
         &self,
         generations: &Generations,
-        after: Option<Place>,
+        after: Option<EntryId>,
         limit: usize,
         target: Option<u128>,
-    ) -> Vec<Listed> {
+    ) -> Vec<EntryInfo> {
         let mut usable = Vec::new();
         let mut after = after;
         while usable.len() < limit {
@@ -222,7 +222,7 @@ impl Deep {
                     Validity::Current => usable.push(found.listed),
                     Validity::Outdated(at) => {
                         let stored = Arc::new(found.listed.stored.outdated(at));
-                        usable.push(Listed { stored, ..found.listed });
+                        usable.push(EntryInfo { stored, ..found.listed });
                     }
                     Validity::Gone => {}
                 }

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::key::Keyring;
+use crate::key::KeyBuilder;
 use crate::policy::Policy;
-use crate::semantics::asked::Asked;
+use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
@@ -22,15 +22,15 @@ use crate::store::lock::Lock;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
-fn open(dir: &Path) -> Arc<Tiers> {
+fn open(dir: &Path) -> Arc<TieredStore> {
     sized(dir, 1 << 30)
 }
 
-fn sized(dir: &Path, disk: u64) -> Arc<Tiers> {
-    told(dir, disk, &Account::new(&[], &[]))
+fn sized(dir: &Path, disk: u64) -> Arc<TieredStore> {
+    told(dir, disk, &Telemetry::new(&[], &[]))
 }
 
-fn told(dir: &Path, disk: u64, account: &Arc<Account>) -> Arc<Tiers> {
+fn told(dir: &Path, disk: u64, account: &Arc<Telemetry>) -> Arc<TieredStore> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 64 << 20,
@@ -39,32 +39,33 @@ fn told(dir: &Path, disk: u64, account: &Arc<Account>) -> Arc<Tiers> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    Tiers::open(settings, Clock::by_hand(NOW), account)
+    TieredStore::open(settings, Clock::by_hand(NOW), account)
 }
 
-static RING: LazyLock<Keyring> = LazyLock::new(|| Keyring::new([7; 32], &[], Redactor::default()));
+static RING: LazyLock<KeyBuilder> =
+    LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    RING.key(&Asked::get(target), &Policy::origin())
+    RING.key(&ProxyRequest::get(target), &Policy::origin())
 }
 
-fn answer(body: impl Into<Bytes>) -> Stored {
+fn answer(body: impl Into<Bytes>) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let times = (NOW, NOW);
-    Stored::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
 }
 
-fn put(tiers: &Tiers, path: &str, body: impl Into<Bytes>) {
+fn put(tiers: &TieredStore, path: &str, body: impl Into<Bytes>) {
     let stored = answer(body);
     let key = key(path);
     let watch = tiers.watch(key.target_id());
     tiers.put(&key, Arc::new(stored.asked_as(watch.asked)), watch.mark, None);
 }
 
-async fn found(tiers: &Tiers, path: &str) -> Option<Arc<Stored>> {
+async fn found(tiers: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
-    let wanted = Wanted { key: &key, variant: &variant };
+    let wanted = StoreQuery { key: &key, variant: &variant };
     let found = match tiers.get(wanted) {
         Lookup::Deeper => tiers.load(wanted).await,
         found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
@@ -108,7 +109,7 @@ async fn gone(dir: &Path) {
 }
 
 /// The disk opens behind the caller's back.
-async fn opened(tiers: &Tiers, path: &str) -> Arc<Stored> {
+async fn opened(tiers: &TieredStore, path: &str) -> Arc<StoredResponse> {
     for _ in 0..5000 {
         if let Some(stored) = found(tiers, path).await {
             return stored;
@@ -119,7 +120,7 @@ async fn opened(tiers: &Tiers, path: &str) -> Arc<Stored> {
 }
 
 /// The disk is open, and nothing of it is in memory yet.
-async fn opened_disk(tiers: &Tiers) {
+async fn opened_disk(tiers: &TieredStore) {
     for _ in 0..5000 {
         if let Some(deep) = tiers.deep.load_full() {
             return deep.disk.opened().await;
@@ -129,7 +130,7 @@ async fn opened_disk(tiers: &Tiers) {
     panic!("it never opened");
 }
 
-async fn paths(tiers: &Tiers, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
+async fn paths(tiers: &TieredStore, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
     let (mut pages, mut after) = (Vec::new(), None);
     loop {
         let page = tiers.list(after, limit, None).await;
@@ -146,21 +147,21 @@ async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
     put(&first, "/old", "of the first");
     put(&first, "/purged-by-the-second", "of the first");
     let second = open(dir.path());
-    let Condition::MemoryOnly(why) = second.condition() else { panic!("it is locked") };
+    let Health::MemoryOnly(why) = second.condition() else { panic!("it is locked") };
     assert!(why.contains(&std::process::id().to_string()), "{why}");
     assert!(second.settle().await.is_err(), "no purge lasts yet");
     put(&second, "/new", "of the second");
     assert!(found(&second, "/new").await.is_some());
     assert!(found(&second, "/old").await.is_none());
-    let purged = Reach::Target(key("/purged-by-the-second").target_id());
-    second.invalidate(purged, Kind::Hard);
-    let purged = Reach::Target(key("/purged-by-the-first").target_id());
+    let purged = PurgeScope::Target(key("/purged-by-the-second").target_id());
+    second.invalidate(purged, PurgeKind::Hard);
+    let purged = PurgeScope::Target(key("/purged-by-the-first").target_id());
     put(&first, "/purged-by-the-first", "of the first");
-    first.invalidate(purged, Kind::Hard);
+    first.invalidate(purged, PurgeKind::Hard);
     first.release().await;
     assert!(found(&first, "/old").await.is_some(), "memory goes on");
     assert_eq!(opened(&second, "/old").await.body, "of the first");
-    assert_eq!(second.condition(), Condition::Good);
+    assert_eq!(second.condition(), Health::Good);
     second.settle().await.unwrap();
     for purged in ["/purged-by-the-first", "/purged-by-the-second"] {
         assert!(found(&second, purged).await.is_none(), "{purged}");
@@ -205,7 +206,7 @@ async fn a_listing_shows_each_answer_once_whichever_tier_has_it() {
     opened(&again, "/0").await;
     put(&again, "/in-memory", "x");
     let gone = key("/9").target_id();
-    again.invalidate(Reach::Target(gone), Kind::Hard);
+    again.invalidate(PurgeScope::Target(gone), PurgeKind::Hard);
     for limit in [1, 3, 100] {
         let pages = paths(&again, limit).await;
         assert!(pages.iter().all(|page| page.len() <= limit));
@@ -225,7 +226,7 @@ async fn a_soft_purge_outdates_what_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     put(&first, "/x", "x");
-    first.invalidate(Reach::All, Kind::Soft);
+    first.invalidate(PurgeScope::All, PurgeKind::Soft);
     first.settle().await.unwrap();
     first.release().await;
     drop(first);
@@ -244,7 +245,7 @@ async fn what_is_invalidated_and_nowhere_is_not_remembered() {
     opened(&tiers, "/kept").await;
     // As many as larder remembers, and more: nobody has any of them.
     for n in 0..70_000_u128 {
-        tiers.invalidate(Reach::Target(n), Kind::Hard);
+        tiers.invalidate(PurgeScope::Target(n), PurgeKind::Hard);
     }
     assert!(found(&tiers, "/kept").await.is_some());
     tiers.settle().await.unwrap();
@@ -258,7 +259,7 @@ async fn what_is_invalidated_and_nowhere_is_not_remembered() {
     let again = open(dir.path());
     let target = key("/kept").target_id();
     opened_disk(&again).await;
-    again.invalidate(Reach::Target(target), Kind::Hard);
+    again.invalidate(PurgeScope::Target(target), PurgeKind::Hard);
     assert!(found(&again, "/kept").await.is_none());
     again.release().await;
 }
@@ -271,7 +272,7 @@ async fn what_is_asked_for_while_it_is_invalidated_is_not_kept() {
         let key = key("/x");
         let watch = tiers.watch(key.target_id());
         // Nothing is stored of it, and its answer is on its way.
-        tiers.invalidate(Reach::Target(key.target_id()), Kind::Hard);
+        tiers.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Hard);
         tiers.put(&key, Arc::new(answer("old")), watch.mark, None);
         assert!(found(&tiers, "/x").await.is_none(), "{disk}");
         drop(watch);
@@ -291,7 +292,7 @@ async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() 
         for n in 0..70_000 {
             let path = format!("/{n}");
             put(&tiers, &path, "x");
-            tiers.invalidate(Reach::Target(key(&path).target_id()), Kind::Hard);
+            tiers.invalidate(PurgeScope::Target(key(&path).target_id()), PurgeKind::Hard);
             if n % 2 == 0 {
                 put(&tiers, &path, "new");
             }
@@ -339,12 +340,12 @@ async fn where_the_state_cannot_be_opened_what_another_format_left_is_removed() 
     leave_old(dir.path());
     fs::write(dir.path().join("state"), b"a file where a directory must be").unwrap();
     let memory = open(dir.path());
-    assert!(matches!(memory.condition(), Condition::MemoryOnly(_)));
+    assert!(matches!(memory.condition(), Health::MemoryOnly(_)));
     gone(dir.path()).await;
 }
 
 /// What `larder_store_state` says.
-fn state(account: &Account) -> u8 {
+fn state(account: &Telemetry) -> u8 {
     let page = account.render();
     let line = page.lines().find_map(|line| line.strip_prefix("larder_store_state "));
     line.expect("it is there").parse().unwrap()
@@ -353,7 +354,7 @@ fn state(account: &Account) -> u8 {
 #[tokio::test]
 async fn the_metric_of_the_store_says_what_readyz_does_from_the_lock_to_the_release() {
     let dir = tempfile::tempdir().unwrap();
-    let account = || Account::new(&[], &[]);
+    let account = || Telemetry::new(&[], &[]);
     let (first_account, second_account, third_account) = (account(), account(), account());
     let first = told(dir.path(), 1 << 30, &first_account);
     let second = told(dir.path(), 1 << 30, &second_account);
@@ -368,19 +369,19 @@ async fn the_metric_of_the_store_says_what_readyz_does_from_the_lock_to_the_rele
 
 #[tokio::test]
 async fn the_metric_of_the_store_follows_a_state_that_falls_ill_and_heals() {
-    let (dir, account) = (tempfile::tempdir().unwrap(), Account::new(&[], &[]));
+    let (dir, account) = (tempfile::tempdir().unwrap(), Telemetry::new(&[], &[]));
     let tiers = told(dir.path(), 1 << 30, &account);
     opened_disk(&tiers).await;
     assert_eq!(state(&account), 0);
     tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
-    assert!(matches!(tiers.condition(), Condition::MemoryOnly(_)));
+    assert!(matches!(tiers.condition(), Health::MemoryOnly(_)));
     assert_eq!(state(&account), 1);
     // A disk tier that is opened anew meanwhile does not make it well.
-    tiers.invalidate(Reach::All, Kind::Hard);
+    tiers.invalidate(PurgeScope::All, PurgeKind::Hard);
     tiers.deep.load_full().unwrap().disk.flush().await;
     tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
     assert_eq!(state(&account), 1);
     tiers.settle().await.unwrap();
-    assert_eq!((tiers.condition(), state(&account)), (Condition::Good, 0));
+    assert_eq!((tiers.condition(), state(&account)), (Health::Good, 0));
     tiers.release().await;
 }

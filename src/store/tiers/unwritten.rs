@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::generations::{Change, Generation, Kind, Mark, Reach, Validity};
-use crate::store::tiers::Tiers;
-use crate::store::tiers::deep::Deep;
-use crate::store::{Place, is_newer};
-use crate::stored::Stored;
+use crate::store::generations::{Change, Epoch, Generation, PurgeKind, PurgeScope, Validity};
+use crate::store::tiers::TieredStore;
+use crate::store::tiers::deep::DiskTier;
+use crate::store::{EntryId, is_newer};
+use crate::stored::StoredResponse;
 
 /// How many are remembered one by one.
 const MOST: usize = 65_536;
@@ -50,9 +50,9 @@ enum Note {
 #[derive(Debug, PartialEq, Eq)]
 enum Missed {
     /// These are to be seen to, and no others are left.
-    Last(Vec<Place>),
+    Last(Vec<EntryId>),
     /// These are to be seen to.
-    Some(Vec<Place>),
+    Some(Vec<EntryId>),
     /// Too many: nothing on disk is to be trusted.
     TooMany,
 }
@@ -104,7 +104,7 @@ impl Unwritten {
         for id in &begun {
             let Some((target, variants)) = inner.keys.remove(id) else { continue };
             inner.count -= variants.len();
-            all.extend(variants.into_iter().map(|variant| Place { target, id: *id, variant }));
+            all.extend(variants.into_iter().map(|variant| EntryId { target, id: *id, variant }));
         }
         inner.begun.extend(begun);
         Some(if inner.keys.is_empty() { Missed::Last(all) } else { Missed::Some(all) })
@@ -121,9 +121,9 @@ impl Unwritten {
     }
 }
 
-impl Tiers {
+impl TieredStore {
     /// An answer that is in memory will not be on disk, where an older version may be: none may come back.
-    pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark) {
+    pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
         match &*self.deep.load() {
             Some(deep) if !deep.disk.is_open() => {
                 if self.unwritten.note(key, stored.variant) == Note::First {
@@ -142,10 +142,10 @@ impl Tiers {
     }
 
     /// Should larder end before the disk can be asked again, nothing that is on it now is to be used.
-    fn distrust(&self, deep: &Deep) {
+    fn distrust(&self, deep: &DiskTier) {
         let _alone = self.alone.lock();
         let all = self.generations.all().all;
-        deep.state.keep(Change { reach: Reach::All, generation: self.trusted(all) });
+        deep.state.keep(Change { reach: PurgeScope::All, generation: self.trusted(all) });
     }
 
     /// What is said of everything on disk: while there is something that it does not know of, that nothing on it
@@ -159,9 +159,9 @@ impl Tiers {
     }
 
     /// Everything of its target but this answer is unusable from now on, on disk above all.
-    fn supersede(&self, key: &CacheKey, stored: &Arc<Stored>, mark: Mark) {
+    fn supersede(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
         let alone = self.alone.lock();
-        let place = Place { target: key.target_id(), id: key.id(), variant: stored.variant };
+        let place = EntryId { target: key.target_id(), id: key.id(), variant: stored.variant };
         // What was kept meanwhile is newer, or the same.
         let kept = self
             .memory
@@ -173,7 +173,11 @@ impl Tiers {
             Validity::Outdated(at) => Arc::new(stored.outdated(at)),
             Validity::Gone => return,
         };
-        self.invalidated(Reach::Target(key.target_id()), Kind::Hard, self.deep.load().as_deref());
+        self.invalidated(
+            PurgeScope::Target(key.target_id()),
+            PurgeKind::Hard,
+            self.deep.load().as_deref(),
+        );
         let mark = self.generations.mark();
         drop(alone);
         self.memory.put(key, stored, mark);
@@ -194,7 +198,7 @@ impl Tiers {
                     "Too much was kept that the disk does not know of: nothing on it is used"
                 );
                 let _alone = self.alone.lock();
-                self.invalidated(Reach::All, Kind::Hard, Some(deep));
+                self.invalidated(PurgeScope::All, PurgeKind::Hard, Some(deep));
                 self.unwritten.all_done();
                 deep.state.replace(self.generations.all());
             }
@@ -214,14 +218,14 @@ impl Tiers {
         }
     }
 
-    fn see_to(&self, deep: &Arc<Deep>, missed: Vec<Place>) {
+    fn see_to(&self, deep: &Arc<DiskTier>, missed: Vec<EntryId>) {
         for place in missed {
             if let Some((key, stored, mark)) = self.memory.kept(place) {
                 self.write(deep, &key, &stored, mark, None);
             } else {
                 // It is gone from memory, and was newer than what is on disk.
                 let _alone = self.alone.lock();
-                self.invalidated(Reach::Target(place.target), Kind::Hard, Some(deep));
+                self.invalidated(PurgeScope::Target(place.target), PurgeKind::Hard, Some(deep));
             }
         }
     }
@@ -230,17 +234,17 @@ impl Tiers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Keyring;
+    use crate::key::KeyBuilder;
     use crate::policy::Policy;
-    use crate::semantics::asked::Asked;
+    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::redaction::Redactor;
     use crate::semantics::target::Target;
 
     #[test]
     fn too_many_are_all() {
-        let ring = Keyring::new([7; 32], &[], Redactor::default());
+        let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
         let target = Target::absolute("http://h/").unwrap();
-        let key = ring.key(&Asked::get(target), &Policy::origin());
+        let key = ring.key(&ProxyRequest::get(target), &Policy::origin());
         let unwritten = Unwritten::default();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
         let noted = [1, 2, 1].map(|variant| unwritten.note(&key, VariantId(variant)));

@@ -9,10 +9,10 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-use crate::semantics::ranges::Span;
+use crate::semantics::ranges::ByteRange;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::Stored;
-use crate::stored::part::Part;
+use crate::stored::StoredResponse;
+use crate::stored::part::PartialResponse;
 
 const BODY: &[u8] = b"0123456789";
 const STRONG: (&str, &str) = ("etag", "\"a\"");
@@ -29,9 +29,9 @@ fn map(fields: Fields<'_>) -> HeaderMap {
         .collect()
 }
 
-fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<Stored> {
+fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<StoredResponse> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
-    Arc::new(Stored::new(
+    Arc::new(StoredResponse::new(
         StatusCode::from_u16(status).unwrap(),
         &map(fields),
         Bytes::copy_from_slice(body),
@@ -42,17 +42,23 @@ fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<Stored> 
 }
 
 /// Bytes `first` to `last` of `body`, received at `at`.
-fn part_of(body: &[u8], first: usize, last: usize, tag: (&'static str, &str), at: u64) -> Part {
+fn part_of(
+    body: &[u8],
+    first: usize,
+    last: usize,
+    tag: (&'static str, &str),
+    at: u64,
+) -> PartialResponse {
     let range = format!("bytes {first}-{last}/{}", body.len());
     let fields = [("content-range", range.as_str()), tag];
-    Part::of(stored(206, &fields, &body[first..=last], at)).expect("a sound part")
+    PartialResponse::of(stored(206, &fields, &body[first..=last], at)).expect("a sound part")
 }
 
-fn part(first: usize, last: usize) -> Part {
+fn part(first: usize, last: usize) -> PartialResponse {
     part_of(BODY, first, last, STRONG, 0)
 }
 
-fn holds(part: &Part, fields: Fields<'_>) -> bool {
+fn holds(part: &PartialResponse, fields: Fields<'_>) -> bool {
     part.holding(&map(fields)).is_some()
 }
 
@@ -77,7 +83,7 @@ fn only_a_206_that_agrees_with_itself_and_has_a_strong_validator_is_a_part() {
         (206, &[range, STRONG, ("content-type", "text/plain")], "234", true),
         (206, &[range, STRONG, ("content-type", "Multipart/byteranges; boundary=x")], "234", false),
     ] {
-        let part = Part::of(stored(status, fields, body.as_bytes(), 0));
+        let part = PartialResponse::of(stored(status, fields, body.as_bytes(), 0));
         assert_eq!(part.is_some(), expected, "{status} {fields:?} {body}");
     }
 }
@@ -140,10 +146,10 @@ fn parts_of_different_responses_never_join() {
     let other_length = part_of(b"0123456789A", 5, 9, STRONG, 0);
     let other_bytes = part_of(b"abcdefghij", 4, 9, STRONG, 0);
     let range = ("content-range", "bytes 5-9/10");
-    let dated = Part::of(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
+    let dated = PartialResponse::of(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
     let mut varied = (*part(5, 9).stored()).clone();
     varied.variant = VariantId(7);
-    let varied = Part::of(Arc::new(varied)).unwrap();
+    let varied = PartialResponse::of(Arc::new(varied)).unwrap();
     for other in [other_tag, other_length, other_bytes, dated, varied] {
         assert!(one.joined(&other, 10).is_none(), "{other:?}");
         assert!(other.joined(&one, 10).is_none(), "{other:?}");
@@ -156,7 +162,7 @@ fn joined_parts_have_the_fields_and_times_of_the_latest() {
         let range = format!("bytes {first}-{last}/10");
         let fields =
             [("content-range", range.as_str()), STRONG, ("x-note", note), ("retry-after", note)];
-        Part::of(stored(206, &fields, &BODY[first..=last], at)).unwrap()
+        PartialResponse::of(stored(206, &fields, &BODY[first..=last], at)).unwrap()
     };
     let (old, new) = (with(0, 4, 1, "1"), with(4, 9, 2, "2"));
     for joined in [old.joined(&new, 10).unwrap(), new.joined(&old, 10).unwrap()] {
@@ -184,16 +190,16 @@ proptest! {
         cuts in vec((any::<proptest::sample::Index>(), any::<proptest::sample::Index>()), 1..12),
         largest in 1..250_usize,
     ) {
-        let mut known: Option<Part> = None;
+        let mut known: Option<PartialResponse> = None;
         for (at, (a, b)) in cuts.iter().enumerate() {
             let (a, b) = (a.index(body.len()), b.index(body.len()));
             let next = part_of(&body, a.min(b), a.max(b), STRONG, at as u64);
             let part = known.as_ref().and_then(|known| next.joined(known, largest)).unwrap_or(next);
-            let Span { first, last } = part.span;
+            let ByteRange { first, last } = part.span;
             let [first, last] = [first, last].map(|n| usize::try_from(n).unwrap());
             assert_eq!(part.stored.body, body[first..=last]);
             assert_eq!(part.cut(part.span).unwrap(), body[first..=last]);
-            assert!(part.cut(Span { first: 0, last: body.len() as u64 }).is_none());
+            assert!(part.cut(ByteRange { first: 0, last: body.len() as u64 }).is_none());
             match part.whole() {
                 Some(whole) => assert_eq!(whole.body, body),
                 None => assert!(part.stored.body.len() < body.len()),

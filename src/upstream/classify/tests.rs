@@ -10,18 +10,20 @@ use serde_json::{Value, json};
 
 use crate::decide;
 use crate::policy::StatusMatch;
-use crate::policy::conduct::{Class, ErrorRule, HoldFor, JsonRule, Limit, Rules};
+use crate::policy::conduct::{
+    CooldownUntil, ErrorRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules,
+};
 use crate::semantics::date;
 use crate::semantics::json_path::JsonPath;
 use crate::upstream::classify::{answer, failure};
 use crate::upstream::destination::Denied;
-use crate::upstream::failure::Failure;
-use crate::upstream::tls::TlsFault;
-use crate::upstream::verdict::{Verdict, Wait};
+use crate::upstream::failure::UpstreamError;
+use crate::upstream::tls::TlsError;
+use crate::upstream::verdict::{CallOutcome, RetryAfter};
 
-const MINUTE: Class = Class::RateLimited(Limit::Minute);
-const QUOTA: Class = Class::RateLimited(Limit::Quota);
-const SHARED: Class = Class::RateLimited(Limit::Shared);
+const MINUTE: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Minute);
+const QUOTA: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Quota);
+const SHARED: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Shared);
 
 /// Half a minute before midnight, a day more before the month ends.
 fn now() -> SystemTime {
@@ -36,45 +38,45 @@ fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn by_head(status: u16, told: &[(&'static str, &'static str)]) -> Verdict {
+fn by_head(status: u16, told: &[(&'static str, &'static str)]) -> CallOutcome {
     let status = StatusCode::from_u16(status).expect("a status");
-    answer(status, &fields(told), None, &Rules::default(), now())
+    answer(status, &fields(told), None, &ResponseRules::default(), now())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
-fn word(seconds: f64) -> Option<Wait> {
-    Some(Wait { time: Duration::from_secs_f64(seconds), quota: false })
+fn word(seconds: f64) -> Option<RetryAfter> {
+    Some(RetryAfter { time: Duration::from_secs_f64(seconds), quota: false })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
-fn quota(seconds: f64) -> Option<Wait> {
-    Some(Wait { time: Duration::from_secs_f64(seconds), quota: true })
+fn quota(seconds: f64) -> Option<RetryAfter> {
+    Some(RetryAfter { time: Duration::from_secs_f64(seconds), quota: true })
 }
 
 fn json_rule(path: &str, values: &[Value]) -> JsonRule {
     JsonRule { path: JsonPath::parse(path).expect(path), values: values.to_vec() }
 }
 
-fn error_rule(status: &[StatusMatch], codes: &[u64], class: Class) -> ErrorRule {
+fn error_rule(status: &[StatusMatch], codes: &[u64], class: OutcomeClass) -> ErrorRule {
     let codes: Vec<Value> = codes.iter().map(|code| json!(code)).collect();
     let json = (!codes.is_empty()).then(|| json_rule("$.status.error_code", &codes));
     ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, hold: None }
 }
 
-fn held(rule: ErrorRule, hold: HoldFor) -> ErrorRule {
+fn held(rule: ErrorRule, hold: CooldownUntil) -> ErrorRule {
     ErrorRule { hold: Some(hold), ..rule }
 }
 
 /// CoinMarketCap's codes.
-fn coinmarketcap() -> Rules {
-    Rules {
+fn coinmarketcap() -> ResponseRules {
+    ResponseRules {
         success: vec![json_rule("$.status.error_code", &[json!(0), json!("0")])],
         errors: vec![
-            held(error_rule(&[], &[1008], MINUTE), HoldFor::For(Duration::from_secs(60))),
-            held(error_rule(&[], &[1009], QUOTA), HoldFor::UntilMidnight),
-            held(error_rule(&[], &[1010], QUOTA), HoldFor::UntilNextMonth),
+            held(error_rule(&[], &[1008], MINUTE), CooldownUntil::For(Duration::from_secs(60))),
+            held(error_rule(&[], &[1009], QUOTA), CooldownUntil::UntilMidnight),
+            held(error_rule(&[], &[1010], QUOTA), CooldownUntil::UntilNextMonth),
             error_rule(&[], &[1011], SHARED),
-            error_rule(&[], &[1001, 1002], Class::Auth),
+            error_rule(&[], &[1001, 1002], OutcomeClass::Auth),
         ],
     }
 }
@@ -82,27 +84,37 @@ fn coinmarketcap() -> Rules {
 #[test]
 fn the_head_alone_says_what_an_answer_is() {
     for (status, told, class, wait) in [
-        (200, &[][..], Class::Ok, None),
-        (200, &[("retry-after", "5")], Class::Ok, None),
-        (204, &[], Class::Ok, None),
-        (301, &[("retry-after", "5")], Class::Ok, None),
-        (304, &[], Class::Ok, None),
-        (404, &[], Class::Ok, None),
-        (425, &[], Class::Ok, None),
-        (401, &[], Class::Auth, None),
-        (401, &[("retry-after", "5")], Class::Auth, None),
-        (403, &[], Class::Auth, None),
-        (407, &[], Class::Auth, None),
-        (408, &[], Class::Server, None),
-        (408, &[("retry-after", "5")], Class::Server, word(5.0)),
-        (500, &[], Class::Server, None),
-        (502, &[("retry-after", "1")], Class::Server, word(1.0)),
-        (503, &[], Class::Server, None),
-        (503, &[("retry-after", "120")], Class::Server, word(120.0)),
-        (503, &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")], Class::Server, word(30.0)),
-        (503, &[("retry-after", "99999")], Class::Server, word(99_999.0)),
-        (503, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")], Class::Server, None),
-        (599, &[], Class::Server, None),
+        (200, &[][..], OutcomeClass::Ok, None),
+        (200, &[("retry-after", "5")], OutcomeClass::Ok, None),
+        (204, &[], OutcomeClass::Ok, None),
+        (301, &[("retry-after", "5")], OutcomeClass::Ok, None),
+        (304, &[], OutcomeClass::Ok, None),
+        (404, &[], OutcomeClass::Ok, None),
+        (425, &[], OutcomeClass::Ok, None),
+        (401, &[], OutcomeClass::Auth, None),
+        (401, &[("retry-after", "5")], OutcomeClass::Auth, None),
+        (403, &[], OutcomeClass::Auth, None),
+        (407, &[], OutcomeClass::Auth, None),
+        (408, &[], OutcomeClass::Server, None),
+        (408, &[("retry-after", "5")], OutcomeClass::Server, word(5.0)),
+        (500, &[], OutcomeClass::Server, None),
+        (502, &[("retry-after", "1")], OutcomeClass::Server, word(1.0)),
+        (503, &[], OutcomeClass::Server, None),
+        (503, &[("retry-after", "120")], OutcomeClass::Server, word(120.0)),
+        (
+            503,
+            &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")],
+            OutcomeClass::Server,
+            word(30.0),
+        ),
+        (503, &[("retry-after", "99999")], OutcomeClass::Server, word(99_999.0)),
+        (
+            503,
+            &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")],
+            OutcomeClass::Server,
+            None,
+        ),
+        (599, &[], OutcomeClass::Server, None),
         (429, &[], MINUTE, None),
         (429, &[("retry-after", "abc")], MINUTE, None),
         (429, &[("retry-after", "1")], MINUTE, word(1.0)),
@@ -114,7 +126,7 @@ fn the_head_alone_says_what_an_answer_is() {
     ] {
         let verdict = by_head(status, told);
         assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {told:?}");
-        assert_eq!(verdict.is_ok(), class == Class::Ok);
+        assert_eq!(verdict.is_ok(), class == OutcomeClass::Ok);
     }
 }
 
@@ -133,10 +145,10 @@ fn a_spent_quota_says_how_long_it_lasts() {
         (429, ["0", "86400", "86400"], QUOTA, quota(86_400.0)),
         (429, ["7", "86400", "30"], MINUTE, word(30.0)),
         (403, ["0", "60", ""], MINUTE, quota(60.0)),
-        (403, ["7", "60", ""], Class::Auth, None),
+        (403, ["7", "60", ""], OutcomeClass::Auth, None),
         (403, ["7", "60", "30"], MINUTE, word(30.0)),
-        (401, ["0", "60", ""], Class::Auth, None),
-        (200, ["0", "60", ""], Class::Ok, None),
+        (401, ["0", "60", ""], OutcomeClass::Auth, None),
+        (200, ["0", "60", ""], OutcomeClass::Ok, None),
     ] {
         let names = ["x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
         let told: Vec<_> =
@@ -152,7 +164,7 @@ fn a_limit_that_others_have_used_up_is_shared() {
     let told = [("x-ratelimit-scope", "shared"), ("retry-after", "7200")];
     let verdict = by_head(429, &told);
     assert_eq!((verdict.class, verdict.wait), (SHARED, word(7200.0)));
-    assert_eq!(by_head(200, &told).class, Class::Ok);
+    assert_eq!(by_head(200, &told).class, OutcomeClass::Ok);
     assert_eq!(by_head(429, &[("x-ratelimit-scope", "user")]).class, MINUTE);
     assert_eq!(by_head(429, &[("x-ratelimit-global", "true")]).class, MINUTE);
 }
@@ -160,18 +172,18 @@ fn a_limit_that_others_have_used_up_is_shared() {
 #[test]
 fn a_body_says_what_its_status_does_not() {
     for (status, code, class, wait) in [
-        (200, json!(0), Class::Ok, None),
-        (200, json!("0"), Class::Ok, None),
+        (200, json!(0), OutcomeClass::Ok, None),
+        (200, json!("0"), OutcomeClass::Ok, None),
         (200, json!(1008), MINUTE, word(60.0)),
         (200, json!(1009), QUOTA, quota(30.0)),
         (429, json!(1009), QUOTA, quota(30.0)),
         (429, json!(1010), QUOTA, quota(86_430.0)),
         (429, json!(1011), SHARED, None),
-        (200, json!(1001), Class::Auth, None),
-        (200, json!(500), Class::Server, None),
-        (200, json!(null), Class::Server, None),
-        (500, json!(0), Class::Server, None),
-        (404, json!(400), Class::Ok, None),
+        (200, json!(1001), OutcomeClass::Auth, None),
+        (200, json!(500), OutcomeClass::Server, None),
+        (200, json!(null), OutcomeClass::Server, None),
+        (500, json!(0), OutcomeClass::Server, None),
+        (404, json!(400), OutcomeClass::Ok, None),
         (429, json!(12), MINUTE, None),
     ] {
         let body = json!({ "status": { "error_code": code } });
@@ -188,12 +200,17 @@ fn a_body_says_what_its_status_does_not() {
 #[test]
 fn the_first_rule_of_which_all_holds_counts() {
     let not_found = StatusMatch::Exact(StatusCode::NOT_FOUND);
-    let rules = Rules {
+    let rules = ResponseRules {
         success: Vec::new(),
         errors: vec![
-            ErrorRule { status: Vec::new(), json: Vec::new(), class: Class::Auth, hold: None },
+            ErrorRule {
+                status: Vec::new(),
+                json: Vec::new(),
+                class: OutcomeClass::Auth,
+                hold: None,
+            },
             error_rule(&[not_found, StatusMatch::Class(5)], &[7], MINUTE),
-            error_rule(&[not_found], &[], Class::Server),
+            error_rule(&[not_found], &[], OutcomeClass::Server),
             error_rule(&[], &[7], QUOTA),
         ],
     };
@@ -201,11 +218,11 @@ fn the_first_rule_of_which_all_holds_counts() {
     for (status, body, class) in [
         (404, Some(&seven), MINUTE),
         (503, Some(&seven), MINUTE),
-        (404, None, Class::Server),
-        (404, Some(&Value::Null), Class::Server),
+        (404, None, OutcomeClass::Server),
+        (404, Some(&Value::Null), OutcomeClass::Server),
         (200, Some(&seven), QUOTA),
-        (503, None, Class::Server),
-        (200, None, Class::Ok),
+        (503, None, OutcomeClass::Server),
+        (200, None, OutcomeClass::Ok),
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
         let verdict = answer(status, &HeaderMap::new(), body, &rules, now());
@@ -221,15 +238,17 @@ fn a_rules_own_hold_goes_before_the_origins_word() {
     for (hold, class, expected) in [
         (None, MINUTE, word(5.0)),
         (None, QUOTA, word(5.0)),
-        (None, Class::Auth, None),
-        (Some(HoldFor::For(Duration::from_secs(90))), MINUTE, word(90.0)),
-        (Some(HoldFor::For(Duration::from_secs(90))), Class::Auth, word(90.0)),
-        (Some(HoldFor::UntilMidnight), QUOTA, quota(30.0)),
-        (Some(HoldFor::UntilNextMonth), QUOTA, quota(86_430.0)),
-        (Some(HoldFor::UntilNextMonth), Class::Server, word(86_430.0)),
+        (None, OutcomeClass::Auth, None),
+        (Some(CooldownUntil::For(Duration::from_secs(90))), MINUTE, word(90.0)),
+        (Some(CooldownUntil::For(Duration::from_secs(90))), OutcomeClass::Auth, word(90.0)),
+        (Some(CooldownUntil::UntilMidnight), QUOTA, quota(30.0)),
+        (Some(CooldownUntil::UntilNextMonth), QUOTA, quota(86_430.0)),
+        (Some(CooldownUntil::UntilNextMonth), OutcomeClass::Server, word(86_430.0)),
     ] {
-        let rules =
-            Rules { success: Vec::new(), errors: vec![ErrorRule { class, hold, ..rule.clone() }] };
+        let rules = ResponseRules {
+            success: Vec::new(),
+            errors: vec![ErrorRule { class, hold, ..rule.clone() }],
+        };
         let verdict = answer(status, &told, None, &rules, now());
         assert_eq!(verdict.wait, expected, "{hold:?} {class:?}");
     }
@@ -238,25 +257,25 @@ fn a_rules_own_hold_goes_before_the_origins_word() {
 #[test]
 fn what_the_origin_had_no_part_in_has_no_verdict() {
     for (failed, class) in [
-        (Failure::Denied(Denied::Rule), None),
-        (Failure::Abandoned, None),
-        (Failure::Exhausted, None),
-        (Failure::Internal, None),
-        (Failure::Dns, Some(Class::Network)),
-        (Failure::Refused, Some(Class::Network)),
-        (Failure::Tls(TlsFault::SelfSigned), Some(Class::Network)),
-        (Failure::Closed, Some(Class::Network)),
-        (Failure::Cut, Some(Class::Network)),
-        (Failure::Protocol, Some(Class::Network)),
-        (Failure::Switched, Some(Class::Network)),
-        (Failure::ConnectTimeout, Some(Class::Timeout)),
-        (Failure::FirstByteTimeout, Some(Class::Timeout)),
-        (Failure::BodyTimeout, Some(Class::Timeout)),
-        (Failure::TotalTimeout, Some(Class::Timeout)),
+        (UpstreamError::Denied(Denied::Rule), None),
+        (UpstreamError::Abandoned, None),
+        (UpstreamError::Exhausted, None),
+        (UpstreamError::Internal, None),
+        (UpstreamError::Dns, Some(OutcomeClass::Network)),
+        (UpstreamError::Refused, Some(OutcomeClass::Network)),
+        (UpstreamError::Tls(TlsError::SelfSigned), Some(OutcomeClass::Network)),
+        (UpstreamError::Closed, Some(OutcomeClass::Network)),
+        (UpstreamError::Cut, Some(OutcomeClass::Network)),
+        (UpstreamError::Protocol, Some(OutcomeClass::Network)),
+        (UpstreamError::Switched, Some(OutcomeClass::Network)),
+        (UpstreamError::ConnectTimeout, Some(OutcomeClass::Timeout)),
+        (UpstreamError::FirstByteTimeout, Some(OutcomeClass::Timeout)),
+        (UpstreamError::BodyTimeout, Some(OutcomeClass::Timeout)),
+        (UpstreamError::TotalTimeout, Some(OutcomeClass::Timeout)),
     ] {
-        assert_eq!(failure(failed), class.map(Verdict::of), "{failed:?}");
+        assert_eq!(failure(failed), class.map(CallOutcome::of), "{failed:?}");
         if class.is_some() {
-            let as_error = class.map(|class| Verdict::of(class).as_error(StatusCode::OK));
+            let as_error = class.map(|class| CallOutcome::of(class).as_error(StatusCode::OK));
             assert_eq!(as_error, failed.as_error(), "{failed:?}");
         }
     }
@@ -266,9 +285,9 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
 fn a_time_out_that_the_origin_tells_of_is_repeated_only_where_its_status_is_named() {
     let verdict = by_head(408, &[]);
     let status = StatusCode::REQUEST_TIMEOUT;
-    assert_eq!(verdict.as_error(status), decide::Failure::Status(status));
-    let disguised = Verdict::of(Class::Server).as_error(StatusCode::OK);
-    assert_eq!(disguised, decide::Failure::Status(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(verdict.as_error(status), decide::ErrorClass::Status(status));
+    let disguised = CallOutcome::of(OutcomeClass::Server).as_error(StatusCode::OK);
+    assert_eq!(disguised, decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE));
 }
 
 proptest! {
@@ -292,10 +311,10 @@ proptest! {
         let status = StatusCode::from_u16(status).expect("a status");
         let body = code.map(|code| json!({ "status": { "error_code": code } }));
         let verdict = answer(status, &headers, body.as_ref(), &coinmarketcap(), now());
-        prop_assert!(verdict.wait.is_none() || !matches!(verdict.class, Class::Ok | Class::Auth));
+        prop_assert!(verdict.wait.is_none() || !matches!(verdict.class, OutcomeClass::Ok | OutcomeClass::Auth));
         prop_assert_eq!(
             status == StatusCode::TOO_MANY_REQUESTS && body.is_none(),
-            matches!(verdict.class, Class::RateLimited(_))
+            matches!(verdict.class, OutcomeClass::RateLimited(_))
                 && body.is_none() && status != StatusCode::FORBIDDEN
         );
         prop_assert!(now().checked_add(verdict.wait.map_or(Duration::ZERO, |w| w.time)).is_some());

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::account::ledger::Reservation;
 use crate::config::Upstream;
-use crate::policy::conduct::Credits;
+use crate::policy::conduct::CreditSource;
 use crate::upstream::bill;
-use crate::upstream::gate::Gate;
-use crate::upstream::gate::traffic::Traffic;
+use crate::upstream::gate::AdmissionControl;
+use crate::upstream::gate::traffic::UpstreamState;
 
 /// A call that costs one of so many parts of a budget is on disk at once: of a small budget, a crash
 /// forgets none.
@@ -21,7 +21,7 @@ const A_PART: f64 = 64.0;
 
 /// The price of one call. Dropped, it is in the books if an answer to use has begun.
 pub(super) struct Charge {
-    gate: Gate,
+    gate: AdmissionControl,
     upstream: Option<Arc<Upstream>>,
     reserved: Option<Reserved>,
     due: Due,
@@ -44,11 +44,11 @@ enum Due {
 pub(super) struct Reserved {
     /// `None` once it is released.
     reservation: Option<Reservation>,
-    traffic: Arc<Traffic>,
+    traffic: Arc<UpstreamState>,
 }
 
 impl Reserved {
-    pub(super) fn new(reservation: Reservation, traffic: &Arc<Traffic>) -> Self {
+    pub(super) fn new(reservation: Reservation, traffic: &Arc<UpstreamState>) -> Self {
         Self { reservation: Some(reservation), traffic: Arc::clone(traffic) }
     }
 }
@@ -63,7 +63,7 @@ impl Drop for Reserved {
 
 impl Charge {
     pub(super) fn new(
-        gate: Gate,
+        gate: AdmissionControl,
         upstream: Option<Arc<Upstream>>,
         reserved: Option<Reserved>,
     ) -> Self {
@@ -88,7 +88,7 @@ impl Charge {
         }
         if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
             self.spare();
-        } else if json.is_none() && matches!(cost.credits, Credits::Body(_)) {
+        } else if json.is_none() && matches!(cost.credits, CreditSource::Body(_)) {
             self.due = Due::Unread { ok };
             self.unread();
         } else {
@@ -100,7 +100,7 @@ impl Charge {
     /// The head of the answer came; if the price stands in its body, that will be read as it passes.
     pub(super) fn begun(&mut self, status: StatusCode, ok: bool, headers: &HeaderMap) {
         let cost = self.upstream.as_ref().and_then(|one| one.conduct.cost.as_ref());
-        let in_body = cost.is_some_and(|cost| matches!(cost.credits, Credits::Body(_)));
+        let in_body = cost.is_some_and(|cost| matches!(cost.credits, CreditSource::Body(_)));
         let free = status == StatusCode::NOT_MODIFIED;
         if in_body && !free && self.due != Due::Settled {
             self.due = Due::Unread { ok };

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use crate::account::ledger::Row;
+use crate::account::ledger::UsageRow;
 use crate::upstream::gate::durable::row::{Holds, Key, What};
-use crate::upstream::gate::line::Line;
-use crate::upstream::gate::traffic::{MOST, State, Traffic, entry};
-use crate::upstream::gate::traffics::Traffics;
-use crate::upstream::hold::Reach;
-use crate::upstream::pace::Window;
+use crate::upstream::gate::line::WaitQueue;
+use crate::upstream::gate::traffic::{LimiterState, MOST, UpstreamState, entry};
+use crate::upstream::gate::traffics::UpstreamRegistry;
+use crate::upstream::hold::CooldownScope;
+use crate::upstream::pace::SlidingWindow;
 
 /// How many holds of an upstream outlive the process.
 const MOST_HOLDS: usize = 512;
@@ -31,7 +31,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long a call waits for the disk: a disk that hangs costs a limit its memory, and no answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The place where limits are kept. It asks [`Traffics::changed`] for the rows.
+/// The place where limits are kept. It asks [`UpstreamRegistry::changed`] for the rows.
 #[async_trait]
 pub trait Keeping: fmt::Debug + Send + Sync {
     /// Returns once all that changed before is on disk, or if it will not get there.
@@ -54,7 +54,11 @@ pub(super) struct Unsaved {
 impl Unsaved {
     /// The window of a credential is to be written. Where no disk ever asks, those of windows that were
     /// forgotten meanwhile are dropped.
-    pub(super) fn window(&mut self, credential: u128, windows: &HashMap<u128, (Window, Line)>) {
+    pub(super) fn window(
+        &mut self,
+        credential: u128,
+        windows: &HashMap<u128, (SlidingWindow, WaitQueue)>,
+    ) {
         if self.windows.len() >= MOST {
             self.windows.retain(|one| windows.contains_key(one));
         }
@@ -73,7 +77,7 @@ pub(super) struct Disk {
     told: bool,
 }
 
-impl Traffics {
+impl UpstreamRegistry {
     /// Limits are kept there from now on.
     pub fn keep_in(&self, keeping: Arc<dyn Keeping>) {
         // There is one store for a process.
@@ -101,13 +105,13 @@ impl Traffics {
         self.disk.lock().last = true;
         for (_, traffic) in self.all() {
             let mut state = traffic.state.lock();
-            let State { windows, unsaved, .. } = &mut *state;
+            let LimiterState { windows, unsaved, .. } = &mut *state;
             unsaved.windows.extend(windows.keys());
         }
     }
 
     /// The rows that changed since the last call of this; those of the last call are on disk by now.
-    pub fn changed(&self, date: SystemTime, now: Instant) -> Vec<Row> {
+    pub fn changed(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
         let mut disk = self.disk.lock();
         let sweeps =
             disk.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
@@ -133,7 +137,7 @@ impl Traffics {
                 None => drop(disk.rows.remove(key)),
             }
         }
-        rows.into_iter().map(|(key, value)| Row { key: key.encode(), value }).collect()
+        rows.into_iter().map(|(key, value)| UsageRow { key: key.encode(), value }).collect()
     }
 
     /// Adds the rows of an earlier larder to all that happened since this one started. Returns how many
@@ -158,7 +162,7 @@ impl Traffics {
     }
 
     /// All traffics, and whether a configured upstream is theirs.
-    fn all(&self) -> Vec<(bool, Arc<Traffic>)> {
+    fn all(&self) -> Vec<(bool, Arc<UpstreamState>)> {
         let named: Vec<_> = self.named.lock().values().cloned().collect();
         let unnamed: Vec<_> = self.unnamed.lock().values().cloned().collect();
         let named = named.into_iter().map(|traffic| (true, traffic));
@@ -167,7 +171,7 @@ impl Traffics {
 }
 
 fn restored(
-    state: &mut State,
+    state: &mut LimiterState,
     what: What,
     value: &[u8],
     date: SystemTime,
@@ -176,7 +180,8 @@ fn restored(
     match what {
         What::Window(credential) => {
             let kept = row::read_window(value, date)?;
-            let (window, _) = entry(&mut state.windows, credential, now, || Window::new(kept.rate));
+            let (window, _) =
+                entry(&mut state.windows, credential, now, || SlidingWindow::new(kept.rate));
             window.adopt(&kept, now);
             // By this larder's clock, should it differ from the one that the row was dated by.
             state.unsaved.windows.insert(credential);
@@ -199,7 +204,7 @@ fn restored(
     Some(())
 }
 
-impl State {
+impl LimiterState {
     /// The rows of the last time are on disk.
     fn flushed(&mut self) {
         for credential in std::mem::take(&mut self.unsaved.written) {
@@ -249,7 +254,7 @@ impl State {
     pub(super) fn held_after(&mut self, bucket: u128, shape: u64) {
         if self.held_shapes.len() >= MOST {
             let holds = &self.holds;
-            self.held_shapes.retain(|bucket, _| holds.is_firm(Reach::Bucket(*bucket)));
+            self.held_shapes.retain(|bucket, _| holds.is_firm(CooldownScope::Bucket(*bucket)));
         }
         if self.held_shapes.len() < MOST {
             self.held_shapes.insert(bucket, shape);
@@ -259,7 +264,8 @@ impl State {
     /// The holds to be kept. That of a bucket is of use only with the calls that belong to it.
     fn kept_holds(&mut self, now: Instant) -> Holds {
         let all = self.holds.kept(MOST_HOLDS, now);
-        let is_held = |bucket: &u128| all.iter().any(|one| one.reach == Reach::Bucket(*bucket));
+        let is_held =
+            |bucket: &u128| all.iter().any(|one| one.reach == CooldownScope::Bucket(*bucket));
         self.held_shapes.retain(|bucket, _| is_held(bucket));
         let shape = |shape: &u64| Some((*shape, self.buckets.get(shape)?.clone()));
         let shapes: BTreeSet<_> = self.held_shapes.values().copied().collect();

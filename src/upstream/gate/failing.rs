@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::upstream::hold::Reach;
+use crate::upstream::hold::CooldownScope;
 
 /// So many different ones that fail speak for all.
 const SPEAKING: usize = 3;
@@ -18,7 +18,7 @@ const MOST: usize = 256;
 /// One of a group: what it speaks for, and which of them it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
-    pub(super) group: Reach,
+    pub(super) group: CooldownScope,
     pub(super) number: u128,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Failing {
 /// the others had a hold's time of their own for it.
 #[derive(Debug)]
 struct Round {
-    group: Reach,
+    group: CooldownScope,
     /// When the group was held, or one of them found out.
     last: Instant,
     hold: Duration,

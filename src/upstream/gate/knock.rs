@@ -11,12 +11,12 @@ use http::Method;
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::policy::{Backoff, HoldRule, Policy};
+use crate::policy::{Backoff, CooldownPolicy, Policy};
 use crate::semantics::target::Target;
 
 /// A call at the gate.
 #[derive(Debug, Clone)]
-pub struct Knock {
+pub struct CallContext {
     /// The route's index, for accounting.
     pub route: usize,
     /// Whether a route or an upstream names what is called: nothing else is ever kept back.
@@ -35,7 +35,7 @@ pub struct Knock {
     /// The shape without the last segment, which may be an id that does not look like one.
     pub family: u64,
     /// How long failures hold.
-    pub hold: HoldRule,
+    pub hold: CooldownPolicy,
     /// How long a rate limit without a word of the origin is held for.
     pub backoff: Backoff,
     /// Whether the origin's `Retry-After` is heard.
@@ -45,7 +45,7 @@ pub struct Knock {
     /// There is something stale to show in its place.
     pub yields: bool,
     /// Whether it is the first for its request.
-    pub attempt: Attempt,
+    pub attempt: AttemptKind,
     /// Becomes true once it has to wait for its turn, for those who wait for its answer.
     pub in_line: Arc<AtomicBool>,
     /// Is told each time it goes out.
@@ -77,7 +77,7 @@ impl fmt::Debug for Told {
 
 /// Which of several calls for one request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum AttemptKind {
     /// The first.
     First,
     /// One after others that failed.
@@ -122,7 +122,7 @@ impl Audience {
     }
 }
 
-impl Knock {
+impl CallContext {
     /// A call that `route` makes with this policy, by a client who has nothing stale to fall back on
     /// and does not wait.
     pub fn new(
@@ -148,7 +148,7 @@ impl Knock {
             heeds: policy.retry.honour_retry_after,
             patience: Duration::ZERO,
             yields: false,
-            attempt: Attempt::First,
+            attempt: AttemptKind::First,
             in_line: Arc::default(),
             goes_out: Told::default(),
         }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// A place in every line that its holder may stand in: it keeps it wherever it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
+pub(super) struct QueuePosition {
     /// Sorts first: background work always yields to clients.
     pub(super) background: bool,
     /// When it came.
@@ -18,30 +18,30 @@ pub(super) struct Turn {
 
 /// One line.
 #[derive(Debug, Default)]
-pub(super) struct Line {
-    waiting: BTreeMap<Turn, Arc<Notify>>,
+pub(super) struct WaitQueue {
+    waiting: BTreeMap<QueuePosition, Arc<Notify>>,
 }
 
-impl Line {
+impl WaitQueue {
     /// Stands in the line, if it does not already; what wakes it when it is the first.
-    pub(super) fn join(&mut self, turn: Turn) -> Arc<Notify> {
+    pub(super) fn join(&mut self, turn: QueuePosition) -> Arc<Notify> {
         Arc::clone(self.waiting.entry(turn).or_default())
     }
 
     /// Leaves the line; who is the first then looks again.
-    pub(super) fn leave(&mut self, turn: Turn) {
+    pub(super) fn leave(&mut self, turn: QueuePosition) {
         if self.waiting.remove(&turn).is_some() {
             self.wake();
         }
     }
 
     /// Whether nobody with an earlier turn stands here.
-    pub(super) fn is_first(&self, turn: Turn) -> bool {
+    pub(super) fn is_first(&self, turn: QueuePosition) -> bool {
         self.waiting.first_key_value().is_none_or(|(first, _)| *first >= turn)
     }
 
     /// How many stand before this turn.
-    pub(super) fn ahead(&self, turn: Turn) -> usize {
+    pub(super) fn ahead(&self, turn: QueuePosition) -> usize {
         self.waiting.range(..turn).count()
     }
 
@@ -67,13 +67,13 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn turn(background: bool, number: u64) -> Turn {
-        Turn { background, number }
+    fn turn(background: bool, number: u64) -> QueuePosition {
+        QueuePosition { background, number }
     }
 
     #[test]
     fn clients_are_before_background_work_and_each_in_the_order_of_their_coming() {
-        let mut line = Line::default();
+        let mut line = WaitQueue::default();
         for turn in [turn(true, 0), turn(false, 3), turn(false, 1), turn(true, 2)] {
             line.join(turn);
         }
@@ -88,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_wakes_the_next() {
-        let mut line = Line::default();
+        let mut line = WaitQueue::default();
         line.join(turn(false, 1));
         let second = line.join(turn(false, 2));
         line.leave(turn(false, 1));

@@ -8,49 +8,49 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::policy::conduct::{Class, Conduct, Pace};
+use crate::policy::conduct::{OutcomeClass, RateLimit, UpstreamPolicy};
 use crate::upstream::classify;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::gate::charge::Charge;
-use crate::upstream::gate::knock::Knock;
-use crate::upstream::gate::record::Record;
-use crate::upstream::gate::settle::End;
-use crate::upstream::gate::traffic::{State, Subject, Ticket, Traffic};
-use crate::upstream::gate::{Gate, conduct};
-use crate::upstream::held::Cause;
-use crate::upstream::verdict::Verdict;
+use crate::upstream::gate::knock::CallContext;
+use crate::upstream::gate::record::CallTimer;
+use crate::upstream::gate::settle::CallEnd;
+use crate::upstream::gate::traffic::{Admission, LimitKeys, LimiterState, UpstreamState};
+use crate::upstream::gate::{AdmissionControl, conduct};
+use crate::upstream::held::RejectReason;
+use crate::upstream::verdict::CallOutcome;
 
 /// A call on its way. Dropped without a word, it counts as abandoned.
-pub struct Pass {
-    gate: Gate,
-    knock: Knock,
-    record: Record,
+pub struct Permit {
+    gate: AdmissionControl,
+    knock: CallContext,
+    record: CallTimer,
     charge: Charge,
     /// `None` once it is settled, or where nothing is ever kept back.
-    out: Option<Out>,
-    verdict: Option<Verdict>,
+    out: Option<ActiveCall>,
+    verdict: Option<CallOutcome>,
     way: Option<Arc<Notify>>,
     /// Its head is one to use, and its body may yet say otherwise.
-    unread: Option<Out>,
+    unread: Option<ActiveCall>,
     /// An error may be its client's fault.
     spares: bool,
     /// What it waited for, if it did.
-    pub(super) waited: Option<Cause>,
+    pub(super) waited: Option<RejectReason>,
 }
 
 /// A call that counts.
-pub(super) struct Out {
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) ticket: Ticket,
+pub(super) struct ActiveCall {
+    pub(super) traffic: Arc<UpstreamState>,
+    pub(super) ticket: Admission,
 }
 
-impl Pass {
+impl Permit {
     pub(super) fn new(
-        gate: Gate,
-        knock: Knock,
-        record: Record,
+        gate: AdmissionControl,
+        knock: CallContext,
+        record: CallTimer,
         charge: Charge,
-        out: Option<Out>,
+        out: Option<ActiveCall>,
     ) -> Self {
         let (verdict, way, unread, waited) = (None, None, None, None);
         Self { gate, knock, record, charge, out, verdict, way, unread, spares: false, waited }
@@ -68,7 +68,7 @@ impl Pass {
         status: StatusCode,
         headers: &HeaderMap,
         json: Option<&Value>,
-    ) -> Verdict {
+    ) -> CallOutcome {
         let verdict = self.judge(status, headers, json);
         self.ended(status, &verdict);
         self.charge.answered(status, verdict.is_ok(), headers, json);
@@ -77,17 +77,17 @@ impl Pass {
 
     /// The same of an answer whose body is read while it passes: whether it is one to use is known
     /// then, and so whether calls like it go well.
-    pub fn answered_so_far(&mut self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+    pub fn answered_so_far(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let verdict = self.judge(status, headers, None);
         if verdict.is_ok() && conduct(&self.record.place).rules.read_bodies() {
             self.unread = self.out.take();
         }
-        if let Some(Out { traffic, mut ticket }) = self.unread.take() {
+        if let Some(ActiveCall { traffic, mut ticket }) = self.unread.take() {
             let subject =
-                Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
-            let (end, now) = (End::Answered(status), self.gate.clock.instant());
+                LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
+            let (end, now) = (CallEnd::Answered(status), self.gate.clock.instant());
             self.learn(&traffic, |state| state.heard(&subject, &mut ticket, &verdict, end, now));
-            self.unread = Some(Out { traffic, ticket });
+            self.unread = Some(ActiveCall { traffic, ticket });
             self.gives_way();
         }
         self.ended(status, &verdict);
@@ -95,12 +95,12 @@ impl Pass {
         verdict
     }
 
-    fn ended(&mut self, status: StatusCode, verdict: &Verdict) {
+    fn ended(&mut self, status: StatusCode, verdict: &CallOutcome) {
         self.record.answered(status);
         if self.verdict.is_none() {
             self.count(verdict);
         }
-        self.settle(verdict, End::Answered(status));
+        self.settle(verdict, CallEnd::Answered(status));
         self.verdict = Some(verdict.clone());
     }
 
@@ -117,7 +117,7 @@ impl Pass {
             Some(out) => self.find_out(&out, &verdict),
             None if more => {
                 if let Some(traffic) = self.gate.traffic(&self.record.place, &self.knock) {
-                    self.find_out(&Out { traffic, ticket: Ticket::default() }, &verdict);
+                    self.find_out(&ActiveCall { traffic, ticket: Admission::default() }, &verdict);
                 }
             }
             None => {}
@@ -126,14 +126,14 @@ impl Pass {
     }
 
     /// No head came.
-    pub fn failed(&mut self, failure: Failure) {
+    pub fn failed(&mut self, failure: UpstreamError) {
         self.record.failed(failure.token());
         self.charge.failed();
         match classify::failure(failure) {
             Some(verdict) if failure.is_before_the_call() => {
-                self.settle(&verdict, End::Unreached);
+                self.settle(&verdict, CallEnd::Unreached);
             }
-            Some(verdict) => self.settle(&verdict, End::Broken),
+            Some(verdict) => self.settle(&verdict, CallEnd::Broken),
             None => self.abandon(),
         }
     }
@@ -153,11 +153,11 @@ impl Pass {
         }
         let Some(upstream) = &self.record.place.upstream else { return false };
         let guards = upstream.conduct.invalid_requests.is_some();
-        let bounds = upstream.conduct.pace.in_flight < Pace::default().in_flight;
+        let bounds = upstream.conduct.pace.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
             return false;
         }
-        if let Some(Out { traffic, ticket }) = &mut self.out {
+        if let Some(ActiveCall { traffic, ticket }) = &mut self.out {
             traffic.state.lock().come_back(ticket);
         }
         true
@@ -165,7 +165,7 @@ impl Pass {
 
     /// Whether it was answered with a limit of calls.
     pub fn is_limited(&self) -> bool {
-        self.verdict.as_ref().is_some_and(Verdict::is_limit)
+        self.verdict.as_ref().is_some_and(CallOutcome::is_limit)
     }
 
     /// Its body is not one that rules can read: its head is all there is.
@@ -178,7 +178,9 @@ impl Pass {
 
     /// The head of its answer is there: while its body is read, others find out how things are, too.
     pub fn gives_way(&mut self) {
-        for Out { traffic, ticket } in [&mut self.out, &mut self.unread].into_iter().flatten() {
+        for ActiveCall { traffic, ticket } in
+            [&mut self.out, &mut self.unread].into_iter().flatten()
+        {
             traffic.state.lock().give_way(ticket);
             traffic.eased.notify_waiters();
         }
@@ -187,7 +189,9 @@ impl Pass {
     /// It is held up by its own client, which is slow to send or to take: others need not wait for it.
     pub fn step_aside(&mut self) {
         let now = self.gate.clock.instant();
-        for Out { traffic, ticket } in [&mut self.out, &mut self.unread].into_iter().flatten() {
+        for ActiveCall { traffic, ticket } in
+            [&mut self.out, &mut self.unread].into_iter().flatten()
+        {
             let way = traffic.state.lock().step_aside(ticket, now);
             self.way = way.or(self.way.take());
             traffic.eased.notify_waiters();
@@ -201,7 +205,7 @@ impl Pass {
     }
 
     /// What it had to wait for before it went out.
-    pub fn waited(&self) -> Option<Cause> {
+    pub fn waited(&self) -> Option<RejectReason> {
         self.waited
     }
 
@@ -215,35 +219,35 @@ impl Pass {
         conduct(&self.record.place).rules.read_bodies()
     }
 
-    fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> Verdict {
-        let conduct: &Conduct = conduct(&self.record.place);
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> CallOutcome {
+        let conduct: &UpstreamPolicy = conduct(&self.record.place);
         classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now())
     }
 
-    fn count(&self, verdict: &Verdict) {
-        if let Class::RateLimited(limit) = verdict.class {
+    fn count(&self, verdict: &CallOutcome) {
+        if let OutcomeClass::RateLimited(limit) = verdict.class {
             self.gate.account.rate_limited(self.record.place.index, limit.token());
         }
     }
 
-    fn settle(&mut self, verdict: &Verdict, end: End) {
-        let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
-        let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
+    fn settle(&mut self, verdict: &CallOutcome, end: CallEnd) {
+        let Some(ActiveCall { traffic, mut ticket }) = self.out.take() else { return };
+        let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
         let end = if self.spares { end.spared(verdict.class) } else { end };
         self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
-    fn find_out(&self, Out { traffic, ticket }: &Out, verdict: &Verdict) {
-        let subject = Subject::new(&self.knock, conduct(&self.record.place), &self.record.place);
+    fn find_out(&self, ActiveCall { traffic, ticket }: &ActiveCall, verdict: &CallOutcome) {
+        let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
         self.learn(traffic, |state| state.found_out(&subject, ticket, verdict, now));
         traffic.eased.notify_waiters();
     }
 
     /// Learns from how the call ended; urgent changes are on disk soon.
-    fn learn(&self, traffic: &Traffic, how: impl FnOnce(&mut State)) {
+    fn learn(&self, traffic: &UpstreamState, how: impl FnOnce(&mut LimiterState)) {
         let mut state = traffic.state.lock();
         how(&mut state);
         let (urgent, stopped) = (std::mem::take(&mut state.urgent), state.stopped.take());
@@ -259,13 +263,13 @@ impl Pass {
     }
 
     fn abandon(&mut self) {
-        let Some(Out { traffic, mut ticket }) = self.out.take() else { return };
+        let Some(ActiveCall { traffic, mut ticket }) = self.out.take() else { return };
         traffic.state.lock().abandoned(&mut ticket);
         traffic.eased.notify_waiters();
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.unreadable();
         self.abandon();

@@ -7,22 +7,22 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use crate::account::{Account, UpstreamCall};
+use crate::account::{Telemetry, UpstreamEvent};
 use crate::clock;
-use crate::upstream::place::Place;
+use crate::upstream::place::UpstreamTarget;
 
 /// A call that is under way. Dropped without a word, it counts as abandoned.
-pub struct Record {
-    account: Arc<Account>,
+pub struct CallTimer {
+    account: Arc<Telemetry>,
     /// Where it goes.
-    pub(super) place: Place,
+    pub(super) place: UpstreamTarget,
     route: usize,
     since: Instant,
     said: bool,
 }
 
-impl Record {
-    pub(super) fn new(account: Arc<Account>, place: Place, route: usize) -> Self {
+impl CallTimer {
+    pub(super) fn new(account: Arc<Telemetry>, place: UpstreamTarget, route: usize) -> Self {
         Self { account, place, route, since: clock::monotonic(), said: false }
     }
 
@@ -40,7 +40,7 @@ impl Record {
         if std::mem::replace(&mut self.said, true) {
             return;
         }
-        self.account.upstream_call(&UpstreamCall {
+        self.account.upstream_call(&UpstreamEvent {
             upstream: self.place.index,
             route: self.route,
             host: &self.place.host,
@@ -51,7 +51,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for CallTimer {
     fn drop(&mut self) {
         self.say(Err("abandoned"));
     }

@@ -7,30 +7,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Upstream;
-use crate::policy::conduct::Conduct;
-use crate::upstream::gate::Gate;
-use crate::upstream::gate::traffic::{State, Traffic};
+use crate::policy::conduct::UpstreamPolicy;
+use crate::upstream::gate::AdmissionControl;
+use crate::upstream::gate::traffic::{LimiterState, UpstreamState};
 use crate::upstream::guard::trips_at;
-use crate::upstream::held::Cause;
-use crate::upstream::hold::Reach;
-use crate::upstream::pace::Learned;
-use crate::upstream::report::{Held, Limited, Report};
+use crate::upstream::held::RejectReason;
+use crate::upstream::hold::CooldownScope;
+use crate::upstream::pace::AdaptiveLimit;
+use crate::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
 
-impl Gate {
+impl AdmissionControl {
     /// How the configured upstreams stand, and hosts that none names of which something is known.
-    pub fn report(&self, upstreams: &[Arc<Upstream>]) -> Vec<Report> {
+    pub fn report(&self, upstreams: &[Arc<Upstream>]) -> Vec<UpstreamStatus> {
         let now = self.clock.instant();
         let named = upstreams.iter().map(|upstream| {
             let traffic = self.traffics.known(&upstream.name);
             let (name, conduct) = (Arc::clone(&upstream.name), &upstream.conduct);
             let mut report = match traffic {
                 Some(traffic) => shown(name, true, conduct, &mut traffic.state.lock(), now),
-                None => shown(name, true, conduct, &mut State::default(), now),
+                None => shown(name, true, conduct, &mut LimiterState::default(), now),
             };
             // Credits that are only set aside are no hold: they are spent or free with the next answer.
             let spent = self.over_budget(upstream).filter(|held| !held.left.is_zero());
-            report.holds.extend(spent.map(|held| Held {
-                reach: Reach::Upstream.token(),
+            report.holds.extend(spent.map(|held| CooldownStatus {
+                reach: CooldownScope::Upstream.token(),
                 cause: held.cause.word(),
                 firm: true,
                 left: held.left,
@@ -39,9 +39,9 @@ impl Gate {
             }));
             report
         });
-        let nothing = Conduct::default();
+        let nothing = UpstreamPolicy::default();
         let others = self.traffics.others();
-        let unnamed = others.iter().map(|traffic: &Arc<Traffic>| {
+        let unnamed = others.iter().map(|traffic: &Arc<UpstreamState>| {
             shown(Arc::clone(&traffic.name), false, &nothing, &mut traffic.state.lock(), now)
         });
         named.chain(unnamed).collect()
@@ -51,17 +51,17 @@ impl Gate {
 fn shown(
     name: Arc<str>,
     configured: bool,
-    conduct: &Conduct,
-    state: &mut State,
+    conduct: &UpstreamPolicy,
+    state: &mut LimiterState,
     now: Instant,
-) -> Report {
+) -> UpstreamStatus {
     let holds = holds(state, now);
     let breaker = conduct.breaker.map(|_| breaker(state, now));
     let invalid_requests = conduct
         .invalid_requests
         .as_ref()
         .map(|rule| (state.guard.counted(rule, now), trips_at(rule)));
-    Report {
+    UpstreamStatus {
         name,
         configured,
         in_flight: state.in_flight,
@@ -74,11 +74,10 @@ fn shown(
     }
 }
 
-fn breaker(state: &State, now: Instant) -> &'static str {
-    let hold = state
-        .holds
-        .all()
-        .find(|(reach, hold)| *reach == Reach::Upstream && hold.cause == Cause::Breaker);
+fn breaker(state: &LimiterState, now: Instant) -> &'static str {
+    let hold = state.holds.all().find(|(reach, hold)| {
+        *reach == CooldownScope::Upstream && hold.cause == RejectReason::Breaker
+    });
     match hold {
         Some((_, hold)) if hold.until > now => "open",
         Some(_) => "half-open",
@@ -87,19 +86,22 @@ fn breaker(state: &State, now: Instant) -> &'static str {
 }
 
 /// Those of one kind together: there may be one for each key.
-fn holds(state: &State, now: Instant) -> Vec<Held> {
-    let mut alike: BTreeMap<(&'static str, &'static str, bool), Held> = BTreeMap::new();
+fn holds(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
+    let mut alike: BTreeMap<(&'static str, &'static str, bool), CooldownStatus> = BTreeMap::new();
     for (reach, hold) in state.holds.all() {
         let left = hold.until.saturating_duration_since(now);
         // What is over and has no stake in what happens next is no news.
         if left.is_zero()
             && !hold.probing
-            && matches!(reach, Reach::Key(_) | Reach::Endpoint(_) | Reach::Family(_))
+            && matches!(
+                reach,
+                CooldownScope::Key(_) | CooldownScope::Endpoint(_) | CooldownScope::Family(_)
+            )
         {
             continue;
         }
         let (reach, cause) = (reach.token(), hold.cause.word());
-        let held = alike.entry((reach, cause, hold.firm)).or_insert(Held {
+        let held = alike.entry((reach, cause, hold.firm)).or_insert(CooldownStatus {
             reach,
             cause,
             firm: hold.firm,
@@ -114,21 +116,21 @@ fn holds(state: &State, now: Instant) -> Vec<Held> {
     alike.into_values().collect()
 }
 
-fn limits(conduct: &Conduct, state: &mut State, now: Instant) -> Vec<Limited> {
+fn limits(conduct: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Vec<LimitStatus> {
     let mut limits = Vec::new();
     if let Some(rate) = conduct.pace.limit {
         let limit = u64::from(rate.count);
         // The credential that has the least left.
         let left = state.windows.values_mut().map(|(window, _)| window.left(now) as u64).min();
         let (name, window) = ("configured".to_owned(), Some(rate.per));
-        limits.push(Limited { name, limit, window, left: left.unwrap_or(limit) });
+        limits.push(LimitStatus { name, limit, window, left: left.unwrap_or(limit) });
     }
     if conduct.pace.learn {
         let known = state.learned.values().filter_map(|(limit, _)| match limit {
-            Learned::Known(known) => Some(known),
-            Learned::Unknown | Learned::Asking | Learned::Silent => None,
+            AdaptiveLimit::Known(known) => Some(known),
+            AdaptiveLimit::Unknown | AdaptiveLimit::Asking | AdaptiveLimit::Silent => None,
         });
-        limits.extend(known.map(|known| Limited {
+        limits.extend(known.map(|known| LimitStatus {
             name: "learned".to_owned(),
             limit: known.limit,
             window: known.window,

@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::policy::conduct::{Class, Limit};
-use crate::semantics::rate_limit::Whose;
+use crate::policy::conduct::{OutcomeClass, RateLimitKind};
+use crate::semantics::rate_limit::LimitScope;
 use crate::upstream::gate::failing::Failed;
-use crate::upstream::gate::traffic::{State, Subject, Ticket, bucket_id, entry, of};
-use crate::upstream::held::Cause;
-use crate::upstream::hold::{Reach, WORTH_KEEPING};
-use crate::upstream::pace::Learned;
+use crate::upstream::gate::traffic::{Admission, LimitKeys, LimiterState, bucket_id, entry, of};
+use crate::upstream::held::RejectReason;
+use crate::upstream::hold::{CooldownScope, WORTH_KEEPING};
+use crate::upstream::pace::AdaptiveLimit;
 use crate::upstream::retry::backoff;
-use crate::upstream::verdict::Verdict;
+use crate::upstream::verdict::CallOutcome;
 
 /// Each answer that counts towards a limit of so few is on disk at once.
 const FEW: u32 = 64;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum CallEnd {
     /// With an answer.
     Answered(StatusCode),
     /// Without one, though there was a way to the origin.
@@ -34,52 +34,53 @@ pub(super) enum End {
     Unreached,
 }
 
-impl End {
+impl CallEnd {
     /// The same of a call whose failures its own client may be the reason for.
-    pub(super) fn spared(self, class: Class) -> Self {
+    pub(super) fn spared(self, class: OutcomeClass) -> Self {
         match (class, self) {
-            (Class::Ok | Class::Auth | Class::RateLimited(_), _) | (_, Self::Spared(_)) => self,
+            (OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::RateLimited(_), _)
+            | (_, Self::Spared(_)) => self,
             (_, Self::Answered(status)) => Self::Spared(Some(status)),
             (_, Self::Broken | Self::Unreached) => Self::Spared(None),
         }
     }
 }
 
-impl State {
+impl LimiterState {
     /// A call was answered, or failed.
     pub(super) fn settle(
         &mut self,
-        subject: &Subject<'_>,
-        ticket: &mut Ticket,
-        verdict: &Verdict,
-        end: End,
+        subject: &LimitKeys<'_>,
+        ticket: &mut Admission,
+        verdict: &CallOutcome,
+        end: CallEnd,
         now: Instant,
     ) {
         self.heard(subject, ticket, verdict, end, now);
         match end {
-            End::Unreached => {
+            CallEnd::Unreached => {
                 self.free(ticket);
-                let origin = Reach::Origin(subject.origin);
+                let origin = CooldownScope::Origin(subject.origin);
                 self.hold_group(origin, subject, ticket, verdict, now);
                 self.trip(subject, ticket, now);
             }
-            End::Spared(_) => self.free(ticket),
-            End::Answered(_) | End::Broken => self.found_out(subject, ticket, verdict, now),
+            CallEnd::Spared(_) => self.free(ticket),
+            CallEnd::Answered(_) | CallEnd::Broken => self.found_out(subject, ticket, verdict, now),
         }
     }
 
     /// A call is no longer under way; what it comes to is found out now or once its body was read.
     pub(super) fn heard(
         &mut self,
-        subject: &Subject<'_>,
-        ticket: &mut Ticket,
-        verdict: &Verdict,
-        end: End,
+        subject: &LimitKeys<'_>,
+        ticket: &mut Admission,
+        verdict: &CallOutcome,
+        end: CallEnd,
         now: Instant,
     ) {
         self.ended(ticket);
         self.learn(subject, ticket, verdict, now);
-        if let End::Answered(status) | End::Spared(Some(status)) = end {
+        if let CallEnd::Answered(status) | CallEnd::Spared(Some(status)) = end {
             self.count(subject, verdict, status, now);
         }
     }
@@ -87,26 +88,26 @@ impl State {
     /// What an answer, or its body that was read later, says of the calls to come.
     pub(super) fn found_out(
         &mut self,
-        subject: &Subject<'_>,
-        ticket: &Ticket,
-        verdict: &Verdict,
+        subject: &LimitKeys<'_>,
+        ticket: &Admission,
+        verdict: &CallOutcome,
         now: Instant,
     ) {
         match verdict.class {
-            Class::Ok | Class::Auth => self.succeeded(subject, ticket, now),
-            Class::RateLimited(limit) => {
+            OutcomeClass::Ok | OutcomeClass::Auth => self.succeeded(subject, ticket, now),
+            OutcomeClass::RateLimited(limit) => {
                 self.run.broken();
                 self.free(ticket);
                 self.limited(subject, verdict, limit, now);
             }
-            Class::Server | Class::Timeout | Class::Network => {
+            OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
                 self.failed(subject, ticket, verdict, now);
             }
         }
     }
 
     /// A call ended without finding anything out.
-    pub(super) fn abandoned(&mut self, ticket: &mut Ticket) {
+    pub(super) fn abandoned(&mut self, ticket: &mut Admission) {
         self.ended(ticket);
         self.free(ticket);
         if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
@@ -115,7 +116,13 @@ impl State {
         }
     }
 
-    fn learn(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
+    fn learn(
+        &mut self,
+        subject: &LimitKeys<'_>,
+        ticket: &Admission,
+        verdict: &CallOutcome,
+        now: Instant,
+    ) {
         let quota = verdict.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
             self.belongs(subject.knock, bucket);
@@ -125,13 +132,13 @@ impl State {
         let told = quota
             .and_then(|quota| quota.bucket.as_ref())
             .map_or(asked, |bucket| bucket_id(bucket, subject));
-        let callers = quota.filter(|quota| quota.whose == Whose::Callers);
+        let callers = quota.filter(|quota| quota.whose == LimitScope::Callers);
         let other = Some(asked).filter(|_| told != asked).and_then(|id| of(&mut self.learned, id));
         if let Some((limit, line)) = other {
             limit.unheard();
             line.wake();
         }
-        let (limit, line) = entry(&mut self.learned, told, now, Learned::default);
+        let (limit, line) = entry(&mut self.learned, told, now, AdaptiveLimit::default);
         if told != asked {
             limit.send();
         }
@@ -142,45 +149,45 @@ impl State {
     /// The ban guard.
     fn count(
         &mut self,
-        subject: &Subject<'_>,
-        verdict: &Verdict,
+        subject: &LimitKeys<'_>,
+        verdict: &CallOutcome,
         status: StatusCode,
         now: Instant,
     ) {
         let Some(rule) = &subject.conduct.invalid_requests else { return };
-        let shared = verdict.class == Class::RateLimited(Limit::Shared);
+        let shared = verdict.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.guard.count(rule, status, shared, now);
         self.unsaved.guard |= counts;
         // Of a large count, the answers of a third of a second are no matter.
         self.urgent |= counts && rule.limit.count <= FEW;
         if let Some(left) = self.guard.tripped(rule, now) {
-            self.stop(left, Cause::InvalidRequests, now);
+            self.stop(left, RejectReason::InvalidRequests, now);
         }
     }
 
     /// Stops all calls to the upstream; where they were not for the same cause, since the last one that went well, that is news.
-    fn stop(&mut self, time: Duration, cause: Cause, now: Instant) {
-        if self.holds.cause(Reach::Upstream) != Some(cause) {
+    fn stop(&mut self, time: Duration, cause: RejectReason, now: Instant) {
+        if self.holds.cause(CooldownScope::Upstream) != Some(cause) {
             self.stopped = Some((cause, time));
         }
-        self.hold(Reach::Upstream, time, cause, now);
+        self.hold(CooldownScope::Upstream, time, cause, now);
     }
 
     /// Begins a firm hold, which outlives the process if it lasts a while.
-    fn hold(&mut self, reach: Reach, time: Duration, cause: Cause, now: Instant) {
+    fn hold(&mut self, reach: CooldownScope, time: Duration, cause: RejectReason, now: Instant) {
         self.holds.begin(reach, time, cause, true, now);
         if cause.outlives() && time >= WORTH_KEEPING {
             (self.unsaved.holds, self.urgent) = (true, true);
         }
     }
 
-    fn succeeded(&mut self, subject: &Subject<'_>, ticket: &Ticket, now: Instant) {
+    fn succeeded(&mut self, subject: &LimitKeys<'_>, ticket: &Admission, now: Instant) {
         self.run.broken();
         for (member, failing) in subject.levels().into_iter().zip(&mut self.failing) {
             failing.succeeded(member);
             self.holds.lift(member.group, now);
         }
-        let own = subject.knock.key.map(Reach::Key);
+        let own = subject.knock.key.map(CooldownScope::Key);
         for reach in own.into_iter().chain(ticket.probes.iter().copied()) {
             self.holds.lift(reach, now);
         }
@@ -188,16 +195,23 @@ impl State {
 
     /// 5xx, and no whole answer in time: the key alone; three different ones without a success in between speak
     /// for all of their group, once.
-    fn failed(&mut self, subject: &Subject<'_>, ticket: &Ticket, verdict: &Verdict, now: Instant) {
-        let cause = Cause::Failed(verdict.class);
+    fn failed(
+        &mut self,
+        subject: &LimitKeys<'_>,
+        ticket: &Admission,
+        verdict: &CallOutcome,
+        now: Instant,
+    ) {
+        let cause = RejectReason::Failed(verdict.class);
         let rule = &subject.knock.hold;
         let word = word(subject, verdict);
-        let is_held = subject.knock.key.is_some_and(|key| self.holds.is_known(Reach::Key(key)));
+        let is_held =
+            subject.knock.key.is_some_and(|key| self.holds.is_known(CooldownScope::Key(key)));
         if let Some(key) = subject.knock.key {
             let time = word.unwrap_or(rule.hold_down);
             match word {
-                Some(_) => self.hold(Reach::Key(key), time, cause, now),
-                None => self.holds.begin(Reach::Key(key), time, cause, false, now),
+                Some(_) => self.hold(CooldownScope::Key(key), time, cause, now),
+                None => self.holds.begin(CooldownScope::Key(key), time, cause, false, now),
             }
         }
         self.free(ticket);
@@ -215,61 +229,72 @@ impl State {
     /// others from finding out that it is back.
     fn hold_group(
         &mut self,
-        group: Reach,
-        subject: &Subject<'_>,
-        ticket: &Ticket,
-        verdict: &Verdict,
+        group: CooldownScope,
+        subject: &LimitKeys<'_>,
+        ticket: &Admission,
+        verdict: &CallOutcome,
         now: Instant,
     ) {
         if !self.holds.is_known(group) || ticket.probes.contains(&group) {
             let time = subject.knock.hold.hold_down;
-            self.holds.begin(group, time, Cause::Failed(verdict.class), false, now);
+            self.holds.begin(group, time, RejectReason::Failed(verdict.class), false, now);
         }
     }
 
     /// The breaker: another failure, or the one call that tried while it was open.
-    fn trip(&mut self, subject: &Subject<'_>, ticket: &Ticket, now: Instant) {
+    fn trip(&mut self, subject: &LimitKeys<'_>, ticket: &Admission, now: Instant) {
         let Some(rule) = &subject.conduct.breaker else { return };
-        let tried = ticket.probes.contains(&Reach::Upstream);
+        let tried = ticket.probes.contains(&CooldownScope::Upstream);
         if self.run.failed(rule, now) || tried {
-            self.stop(rule.open_for, Cause::Breaker, now);
+            self.stop(rule.open_for, RejectReason::Breaker, now);
         }
     }
 
     /// The origin said: too many calls.
-    fn limited(&mut self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit, now: Instant) {
+    fn limited(
+        &mut self,
+        subject: &LimitKeys<'_>,
+        verdict: &CallOutcome,
+        limit: RateLimitKind,
+        now: Instant,
+    ) {
         let reach = self.limited_reach(subject, verdict, limit);
         let time = word(subject, verdict).unwrap_or_else(|| {
             // In the middle of the jitter: those who back off come when it is over.
             let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
             wait.min(subject.knock.hold.max_hold)
         });
-        if let Reach::Bucket(bucket) = reach
+        if let CooldownScope::Bucket(bucket) = reach
             && time >= WORTH_KEEPING
         {
             self.held_after(bucket, subject.knock.shape);
         }
-        self.hold(reach, time, Cause::Failed(verdict.class), now);
+        self.hold(reach, time, RejectReason::Failed(verdict.class), now);
     }
 
-    fn limited_reach(&self, subject: &Subject<'_>, verdict: &Verdict, limit: Limit) -> Reach {
+    fn limited_reach(
+        &self,
+        subject: &LimitKeys<'_>,
+        verdict: &CallOutcome,
+        limit: RateLimitKind,
+    ) -> CooldownScope {
         let knock = subject.knock;
-        let bucket = self.bucket_of(subject).map(Reach::Bucket);
+        let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
         let whose = verdict.quota.as_ref().map(|quota| quota.whose).unwrap_or_default();
-        let callers = Reach::Credential(subject.credential);
+        let callers = CooldownScope::Credential(subject.credential);
         match (limit, whose) {
-            (Limit::Shared, _) | (_, Whose::Shared) => {
-                knock.key.map(Reach::Key).or(bucket).unwrap_or(callers)
+            (RateLimitKind::Shared, _) | (_, LimitScope::Shared) => {
+                knock.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
             }
-            (Limit::Quota, _) | (_, Whose::Global) => callers,
-            (Limit::Minute, Whose::Callers) => bucket.unwrap_or(callers),
+            (RateLimitKind::Quota, _) | (_, LimitScope::Global) => callers,
+            (RateLimitKind::Minute, LimitScope::Callers) => bucket.unwrap_or(callers),
         }
     }
 }
 
 /// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
 /// nothing.
-fn word(subject: &Subject<'_>, verdict: &Verdict) -> Option<Duration> {
+fn word(subject: &LimitKeys<'_>, verdict: &CallOutcome) -> Option<Duration> {
     let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
     verdict.heard(&subject.knock.hold).filter(|_| heeded)
 }

@@ -11,45 +11,47 @@ use crate::account::log::written::Written;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
 use crate::policy::conduct::{
-    AtLimit, Breaker, Budget, Class, Cost, Credits, InvalidRequests, JsonRule, Limit, Period, Rate,
+    BanGuardRule, CircuitBreaker, Cost, CostBudget, CreditSource, JsonRule, OutcomeClass,
+    OverBudgetAction, Period, Rate, RateLimitKind,
 };
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::gate::knock::Audience;
-use crate::upstream::place::Upstreams;
+use crate::upstream::place::UpstreamTable;
 
 const SECOND: Duration = Duration::from_secs(1);
-const LIMITED: Cause = Cause::Failed(Class::RateLimited(Limit::Minute));
+const LIMITED: RejectReason =
+    RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
 
 struct Bench {
-    gate: Gate,
+    gate: AdmissionControl,
     clock: Clock,
-    place: Place,
+    place: UpstreamTarget,
 }
 
 impl Bench {
     /// An upstream that is treated like this.
-    fn new(conduct: Conduct) -> Self {
+    fn new(conduct: UpstreamPolicy) -> Self {
         let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
         let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
         let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
         Arc::make_mut(&mut upstream).conduct = conduct;
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000);
-        let account = Account::new(&["route".into()], &["api".into()]);
-        let gate = Gate::new(account, Arc::default(), clock.clone());
-        let place = Upstreams::new(vec![upstream]).place(&target("/"));
+        let account = Telemetry::new(&["route".into()], &["api".into()]);
+        let gate = AdmissionControl::new(account, Arc::default(), clock.clone());
+        let place = UpstreamTable::new(vec![upstream]).place(&target("/"));
         Self { gate, clock, place }
     }
 
-    async fn enter(&self, knock: Knock) -> Result<Pass, Held> {
+    async fn enter(&self, knock: CallContext) -> Result<Permit, Rejection> {
         self.gate.enter(&self.place, knock).await
     }
 
     /// In the background, until it waits or is through.
-    async fn entering(&self, knock: Knock) -> JoinHandle<Result<Pass, Held>> {
+    async fn entering(&self, knock: CallContext) -> JoinHandle<Result<Permit, Rejection>> {
         let (gate, place) = (self.gate.clone(), self.place.clone());
         let before = self.clock.sleepers();
         let entering = tokio::spawn(async move { gate.enter(&place, knock).await });
@@ -60,7 +62,7 @@ impl Bench {
     }
 
     /// A call that is answered at once.
-    async fn answered(&self, knock: Knock, status: u16, fields: &[(&'static str, &str)]) {
+    async fn answered(&self, knock: CallContext, status: u16, fields: &[(&'static str, &str)]) {
         let mut pass = self.enter(knock).await.expect("it passes");
         answer(&mut pass, status, fields);
     }
@@ -70,7 +72,7 @@ impl Bench {
     }
 }
 
-fn answer(pass: &mut Pass, status: u16, fields: &[(&'static str, &str)]) {
+fn answer(pass: &mut Permit, status: u16, fields: &[(&'static str, &str)]) {
     let fields = fields.iter().map(|(name, value)| {
         (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
     });
@@ -81,37 +83,37 @@ fn target(path: &str) -> Target {
     Target::absolute(&format!("http://api.example{path}")).unwrap()
 }
 
-fn knock(path: &str) -> Knock {
-    Knock::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
+fn knock(path: &str) -> CallContext {
+    CallContext::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
 }
 
-fn keyed(key: u128) -> Knock {
-    Knock { key: Some(key), ..knock("/") }
+fn keyed(key: u128) -> CallContext {
+    CallContext { key: Some(key), ..knock("/") }
 }
 
-fn yielding(key: u128) -> Knock {
-    Knock { yields: true, ..keyed(key) }
+fn yielding(key: u128) -> CallContext {
+    CallContext { yields: true, ..keyed(key) }
 }
 
-fn patient(path: &str, patience: Duration) -> Knock {
-    Knock { patience, ..knock(path) }
+fn patient(path: &str, patience: Duration) -> CallContext {
+    CallContext { patience, ..knock(path) }
 }
 
-fn refused(entered: Result<Pass, Held>) -> Held {
+fn refused(entered: Result<Permit, Rejection>) -> Rejection {
     entered.err().expect("it is refused")
 }
 
-async fn done(entering: JoinHandle<Result<Pass, Held>>) -> Result<Pass, Held> {
+async fn done(entering: JoinHandle<Result<Permit, Rejection>>) -> Result<Permit, Rejection> {
     entering.await.expect("the gate does not panic")
 }
 
 #[tokio::test]
 async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
     let held = refused(bench.enter(knock("/other")).await);
-    assert_eq!(held, Held { cause: LIMITED, left: 7 * SECOND });
-    let other = Knock { credential: 5, ..knock("/") };
+    assert_eq!(held, Rejection { cause: LIMITED, left: 7 * SECOND });
+    let other = CallContext { credential: 5, ..knock("/") };
     assert!(bench.enter(other).await.is_ok(), "another credential has another limit");
     bench.clock.advance(7 * SECOND);
     assert!(bench.enter(knock("/other")).await.is_ok());
@@ -129,10 +131,10 @@ async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
 
 #[tokio::test]
 async fn nobody_is_believed_who_asks_for_more_than_max_hold_unless_it_is_a_quota() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "999999999")]).await;
     assert_eq!(refused(bench.enter(knock("/")).await).left, 3600 * SECOND);
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let quota = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1800010000")];
     bench.answered(knock("/"), 403, &quota).await;
     assert_eq!(refused(bench.enter(knock("/")).await).left, 10_000 * SECOND);
@@ -143,7 +145,7 @@ async fn a_rate_limit_without_a_word_holds_for_one_two_and_four_seconds() {
     for word in
         [&[][..], &[("retry-after", "0")], &[("retry-after", "-5")], &[("retry-after", "abc")]]
     {
-        let bench = Bench::new(Conduct::default());
+        let bench = Bench::new(UpstreamPolicy::default());
         for seconds in [1, 2, 4, 8] {
             bench.answered(knock("/"), 429, word).await;
             assert_eq!(refused(bench.enter(knock("/")).await).left, seconds * SECOND, "{word:?}");
@@ -157,7 +159,7 @@ async fn a_rate_limit_without_a_word_holds_for_one_two_and_four_seconds() {
 
 #[tokio::test]
 async fn who_has_time_waits_for_the_end_of_a_hold() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
     let waiting = bench.entering(patient("/", 15 * SECOND)).await;
     assert_eq!(refused(bench.enter(patient("/", SECOND)).await).left, 2 * SECOND);
@@ -168,7 +170,7 @@ async fn who_has_time_waits_for_the_end_of_a_hold() {
 
 #[tokio::test]
 async fn when_a_hold_is_over_one_call_goes_ahead_and_the_others_wait_for_its_answer() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
     let mut probe = bench.enter(knock("/")).await.expect("the probe");
@@ -188,7 +190,7 @@ async fn when_a_hold_is_over_one_call_goes_ahead_and_the_others_wait_for_its_ans
 
 #[tokio::test]
 async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
     let probe = bench.enter(knock("/")).await.expect("the probe");
@@ -199,7 +201,7 @@ async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
 
 #[tokio::test]
 async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
@@ -218,7 +220,7 @@ async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others
 /// Or clients that hold calls up and leave would leave any number of them behind.
 #[tokio::test]
 async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let mut left = bench.enter(knock("/")).await.expect("there is room");
@@ -236,11 +238,11 @@ async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
 /// A client may make up credentials without end.
 #[tokio::test]
 async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
     conduct.pace.max_wait = Duration::ZERO;
     let bench = Bench::new(conduct);
-    let of = |credential| Knock { credential, ..knock("/") };
+    let of = |credential| CallContext { credential, ..knock("/") };
     for _ in 0..2 {
         bench.answered(of(1), 200, &[]).await;
     }
@@ -255,7 +257,7 @@ async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
         more += usize::from(bench.enter(of(credential)).await.is_ok());
     }
     assert_eq!(more, 2);
-    assert_eq!(refused(bench.enter(of(1)).await).cause, Cause::Pace);
+    assert_eq!(refused(bench.enter(of(1)).await).cause, RejectReason::Pace);
     // Once their windows are over, others have room.
     bench.clock.advance(86_400 * SECOND);
     assert!(bench.enter(of(20_000)).await.is_ok() && bench.enter(of(1)).await.is_ok());
@@ -263,11 +265,14 @@ async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
 
 #[tokio::test]
 async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoint() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     for key in 1..=2 {
         bench.answered(keyed(key), 503, &[]).await;
         let held = bench.gate.held(&bench.place, &yielding(key)).expect("its own failure");
-        assert_eq!(held, Held { cause: Cause::Failed(Class::Server), left: 30 * SECOND });
+        assert_eq!(
+            held,
+            Rejection { cause: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
+        );
         assert_eq!(bench.gate.held(&bench.place, &yielding(9)), None);
         assert!(bench.enter(keyed(key)).await.is_ok(), "who has nothing stale asks");
     }
@@ -283,10 +288,10 @@ async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoi
 #[tokio::test]
 async fn one_that_failed_and_is_well_again_has_its_turn_however_often_others_ask() {
     for paths in [["/x?a", "/x?b", "/x?c"], ["/v/a", "/v/b", "/v/c"], ["/a", "/b", "/c"]] {
-        let bench = Bench::new(Conduct::default());
+        let bench = Bench::new(UpstreamPolicy::default());
         let yielding = |n: usize| {
             let key = Some(n as u128);
-            Knock { key, yields: true, ..knock(paths[n]) }
+            CallContext { key, yields: true, ..knock(paths[n]) }
         };
         for n in 0..3 {
             bench.answered(yielding(n), 503, &[]).await;
@@ -311,14 +316,14 @@ async fn one_that_failed_and_is_well_again_has_its_turn_however_often_others_ask
 /// They were heard once, and have nothing new to say of the others.
 #[tokio::test]
 async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let broken = ["/a", "/b", "/c"];
     let all = async |status| {
         for (key, path) in (1..).zip(broken) {
-            bench.answered(Knock { key: Some(key), ..knock(path) }, status, &[]).await;
+            bench.answered(CallContext { key: Some(key), ..knock(path) }, status, &[]).await;
         }
     };
-    let well = || Knock { key: Some(9), yields: true, ..knock("/well") };
+    let well = || CallContext { key: Some(9), yields: true, ..knock("/well") };
     all(503).await;
     assert!(bench.gate.held(&bench.place, &well()).is_some());
     for _ in 0..10 {
@@ -328,7 +333,7 @@ async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
     assert_eq!(bench.gate.held(&bench.place, &well()), None, "30 seconds are over");
     // One of them comes as the probe first, and leaves its place to the next.
     bench.clock.advance(30 * SECOND);
-    bench.answered(Knock { yields: true, key: Some(1), ..knock("/a") }, 503, &[]).await;
+    bench.answered(CallContext { yields: true, key: Some(1), ..knock("/a") }, 503, &[]).await;
     bench.answered(well(), 200, &[]).await;
     // Beside one that is well they never speak for the origin again.
     for _ in 0..10 {
@@ -345,12 +350,12 @@ async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
 /// It fails under ever new keys, and is one endpoint all the same.
 #[tokio::test]
 async fn one_endpoint_that_fails_for_every_id_is_heard_once() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let broken = async |id: u128| {
         let path = format!("/broken/no-{id}");
-        bench.answered(Knock { key: Some(id), ..knock(&path) }, 500, &[]).await;
+        bench.answered(CallContext { key: Some(id), ..knock(&path) }, 500, &[]).await;
     };
-    let well = || Knock { key: Some(9), yields: true, ..knock("/well") };
+    let well = || CallContext { key: Some(9), yields: true, ..knock("/well") };
     let mut stale = 0;
     for second in 0..300 {
         for n in 0..10 {
@@ -378,14 +383,14 @@ async fn an_endpoint_that_is_well_is_stale_for_one_hold_at_most_whatever_fails_b
         &[|id| format!("/v1/no-{}/stats", id % 50)],
     ];
     for (case, failing) in failing.into_iter().enumerate() {
-        let bench = Bench::new(Conduct::default());
-        let well = || Knock { key: Some(9), yields: true, ..knock("/v1/well") };
+        let bench = Bench::new(UpstreamPolicy::default());
+        let well = || CallContext { key: Some(9), yields: true, ..knock("/v1/well") };
         let mut stale = 0;
         for second in 0..300 {
             for (n, path) in (0..).zip(failing) {
                 let path = path(second);
                 let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
-                let bad = Knock { key, yields: second % 2 == 0, ..knock(&path) };
+                let bad = CallContext { key, yields: second % 2 == 0, ..knock(&path) };
                 if bench.gate.held(&bench.place, &bad).is_none() {
                     bench.answered(bad, 503, &[]).await;
                 }
@@ -408,11 +413,11 @@ async fn a_dead_origin_is_left_alone() {
         |_| "/all/alike".to_owned(),
         |key: u128| format!("/{}", ["a", "b", "c", "d"][key as usize % 4]),
     ] {
-        let bench = Bench::new(Conduct::default());
+        let bench = Bench::new(UpstreamPolicy::default());
         let mut calls = 0;
         for second in 0..300 {
             for key in 0..40 {
-                let knock = Knock { key: Some(key), yields: true, ..knock(&path(key)) };
+                let knock = CallContext { key: Some(key), yields: true, ..knock(&path(key)) };
                 if bench.gate.held(&bench.place, &knock).is_none() {
                     calls += 1;
                     bench.answered(knock, 503, &[]).await;
@@ -426,11 +431,14 @@ async fn a_dead_origin_is_left_alone() {
 
 #[tokio::test]
 async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let mut pass = bench.enter(keyed(1)).await.unwrap();
-    pass.failed(Failure::Refused);
+    pass.failed(UpstreamError::Refused);
     let held = bench.gate.held(&bench.place, &yielding(9)).expect("all of it");
-    assert_eq!(held, Held { cause: Cause::Failed(Class::Network), left: 30 * SECOND });
+    assert_eq!(
+        held,
+        Rejection { cause: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
+    );
     let mut other = bench.place.clone();
     other.port = 8443;
     assert_eq!(bench.gate.held(&other, &yielding(9)), None, "another port is another origin");
@@ -438,8 +446,8 @@ async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
 
 #[tokio::test]
 async fn what_larder_itself_did_is_held_against_nobody() {
-    let bench = Bench::new(Conduct::default());
-    for failure in [Failure::Abandoned, Failure::Exhausted, Failure::Internal] {
+    let bench = Bench::new(UpstreamPolicy::default());
+    for failure in [UpstreamError::Abandoned, UpstreamError::Exhausted, UpstreamError::Internal] {
         bench.enter(keyed(1)).await.unwrap().failed(failure);
         drop(bench.enter(keyed(1)).await.unwrap());
     }
@@ -448,13 +456,13 @@ async fn what_larder_itself_did_is_held_against_nobody() {
 
 #[tokio::test]
 async fn a_breaker_opens_for_everybody_and_one_call_tries_again() {
-    let rule = Breaker { failures: 3, within: 30 * SECOND, open_for: 20 * SECOND };
-    let bench = Bench::new(Conduct { breaker: Some(rule), ..Conduct::default() });
+    let rule = CircuitBreaker { failures: 3, within: 30 * SECOND, open_for: 20 * SECOND };
+    let bench = Bench::new(UpstreamPolicy { breaker: Some(rule), ..UpstreamPolicy::default() });
     for _ in 0..3 {
         bench.answered(keyed(1), 500, &[]).await;
     }
     let held = refused(bench.enter(keyed(2)).await);
-    assert_eq!(held, Held { cause: Cause::Breaker, left: 20 * SECOND });
+    assert_eq!(held, Rejection { cause: RejectReason::Breaker, left: 20 * SECOND });
     assert_eq!(bench.gate.report(&[])[..], []);
     bench.clock.advance(20 * SECOND);
     bench.answered(keyed(2), 502, &[]).await;
@@ -465,9 +473,9 @@ async fn a_breaker_opens_for_everybody_and_one_call_tries_again() {
 }
 
 /// Ten a minute lead to a ban; eight are borne.
-fn ten_borne() -> InvalidRequests {
+fn ten_borne() -> BanGuardRule {
     let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
-    InvalidRequests {
+    BanGuardRule {
         statuses: [401, 403, 429].map(exact).to_vec(),
         limit: Rate { count: 10, per: 60 * SECOND },
         trip_at: 0.8,
@@ -476,25 +484,28 @@ fn ten_borne() -> InvalidRequests {
 
 #[tokio::test]
 async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
-    let bench = Bench::new(Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() });
+    let bench = Bench::new(UpstreamPolicy {
+        invalid_requests: Some(ten_borne()),
+        ..UpstreamPolicy::default()
+    });
     // Of a route and of none, with one credential and another.
     for call in 0..8 {
-        let knock = Knock { governed: call % 2 == 0, credential: call, ..knock("/") };
+        let knock = CallContext { governed: call % 2 == 0, credential: call, ..knock("/") };
         bench.answered(knock, 401, &[]).await;
     }
     let held = refused(bench.enter(knock("/")).await);
-    assert_eq!(held.cause, Cause::InvalidRequests);
+    assert_eq!(held.cause, RejectReason::InvalidRequests);
     bench.clock.advance(held.left);
     assert!(bench.enter(knock("/")).await.is_ok());
 }
 
 #[tokio::test]
 async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
-    let breaker = Breaker { failures: 2, within: 60 * SECOND, open_for: 5 * SECOND };
+    let breaker = CircuitBreaker { failures: 2, within: 60 * SECOND, open_for: 5 * SECOND };
     for (conduct, status, cause, seconds) in [
-        (Conduct { breaker: Some(breaker), ..Conduct::default() }, 500, "breaker", 5),
+        (UpstreamPolicy { breaker: Some(breaker), ..UpstreamPolicy::default() }, 500, "breaker", 5),
         (
-            Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() },
+            UpstreamPolicy { invalid_requests: Some(ten_borne()), ..UpstreamPolicy::default() },
             401,
             "invalid-requests",
             61,
@@ -521,7 +532,7 @@ async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
 
 #[tokio::test]
 async fn a_shared_limit_is_nobodys_fault_and_holds_its_resource_alone() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let shared =
         [("retry-after", "5"), ("x-ratelimit-scope", "shared"), ("x-ratelimit-remaining", "0")];
     bench.answered(keyed(1), 429, &shared).await;
@@ -531,7 +542,7 @@ async fn a_shared_limit_is_nobodys_fault_and_holds_its_resource_alone() {
 
 #[tokio::test]
 async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let bucket =
         [("retry-after", "5"), ("x-ratelimit-bucket", "abcd1234"), ("x-ratelimit-remaining", "0")];
     bench.answered(knock("/guilds/1000/roles"), 429, &bucket).await;
@@ -545,7 +556,7 @@ async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
 
 #[tokio::test]
 async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_long() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.limit = Some(Rate { count: 2, per: SECOND });
     conduct.pace.max_wait = 5 * SECOND;
     let bench = Bench::new(conduct);
@@ -556,7 +567,7 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
     let third = bench.entering(knock("/")).await;
     let fourth = bench.entering(knock("/")).await;
     let background =
-        bench.entering(Knock { audience: Audience::nobody().into(), ..knock("/") }).await;
+        bench.entering(CallContext { audience: Audience::nobody().into(), ..knock("/") }).await;
     let fifth = bench.entering(knock("/")).await;
     bench.clock.advance(SECOND);
     out.push(done(third).await.expect("the first in line"));
@@ -564,14 +575,15 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
     assert!(!fifth.is_finished() && !background.is_finished());
     bench.clock.advance(SECOND);
     let fifth = done(fifth).await.expect("clients before background work");
-    assert_eq!(fifth.waited(), Some(Cause::Pace));
+    assert_eq!(fifth.waited(), Some(RejectReason::Pace));
     assert_eq!(done(background).await.err(), None, "and that at last");
 }
 
 /// Slow uploads, as many as the guard bears: whoever sends them must not keep everybody else out.
 #[tokio::test]
 async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_place() {
-    let conduct = Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() };
+    let conduct =
+        UpstreamPolicy { invalid_requests: Some(ten_borne()), ..UpstreamPolicy::default() };
     let bench = Bench::new(conduct);
     let mut slow = Vec::new();
     for _ in 0..8 {
@@ -604,7 +616,7 @@ async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_pla
 /// A fill whose clients have left, and a refresh that a client has joined.
 #[tokio::test]
 async fn a_place_in_line_is_that_of_who_waits_now() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let audiences = [true, false].map(|is_there| {
@@ -614,7 +626,7 @@ async fn a_place_in_line_is_that_of_who_waits_now() {
     });
     let mut out = bench.enter(knock("/")).await.expect("one at a time");
     let [left, joined] =
-        audiences.clone().map(|audience| bench.entering(Knock { audience, ..knock("/") }));
+        audiences.clone().map(|audience| bench.entering(CallContext { audience, ..knock("/") }));
     let (left, joined) = (left.await, joined.await);
     let client = bench.entering(knock("/")).await;
     audiences[0].is(false);
@@ -628,18 +640,22 @@ async fn a_place_in_line_is_that_of_who_waits_now() {
 
 #[tokio::test]
 async fn who_gets_no_turn_in_time_is_told_when_there_is_one() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.limit = Some(Rate { count: 1, per: 60 * SECOND });
     let bench = Bench::new(conduct);
     let _first = bench.enter(knock("/")).await.expect("one a minute");
     let held = refused(bench.enter(knock("/")).await);
-    assert_eq!(held, Held { cause: Cause::Pace, left: 60 * SECOND }, "two seconds would not help");
+    assert_eq!(
+        held,
+        Rejection { cause: RejectReason::Pace, left: 60 * SECOND },
+        "two seconds would not help"
+    );
     assert!(bench.metric("larder_upstream_refused_total{cause=\"pace\",upstream=\"api\"} 1"));
 }
 
 #[tokio::test]
 async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let first = bench.enter(knock("/")).await.expect("one at a time");
@@ -654,7 +670,7 @@ async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
 
 #[tokio::test]
 async fn no_more_calls_than_the_cap_wait_for_an_answer() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.in_flight = 2;
     let bench = Bench::new(conduct);
     let mut first = bench.enter(knock("/")).await.expect("one");
@@ -663,16 +679,19 @@ async fn no_more_calls_than_the_cap_wait_for_an_answer() {
     assert!(!third.is_finished());
     answer(&mut first, 200, &[]);
     let third = done(third).await.expect("there is room");
-    assert_eq!(third.waited(), Some(Cause::InFlight));
+    assert_eq!(third.waited(), Some(RejectReason::InFlight));
     let fourth = bench.entering(knock("/")).await;
     bench.clock.advance(2 * SECOND);
-    assert_eq!(refused(done(fourth).await).cause, Cause::InFlight);
+    assert_eq!(refused(done(fourth).await).cause, RejectReason::InFlight);
 }
 
 /// However many come at once, no ninth goes out before it is known what the eight came to.
 #[tokio::test]
 async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
-    let bench = Bench::new(Conduct { invalid_requests: Some(ten_borne()), ..Conduct::default() });
+    let bench = Bench::new(UpstreamPolicy {
+        invalid_requests: Some(ten_borne()),
+        ..UpstreamPolicy::default()
+    });
     let mut out = Vec::new();
     for _ in 0..8 {
         out.push(bench.enter(knock("/")).await.expect("one of eight"));
@@ -688,13 +707,13 @@ async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
     for pass in out.iter_mut().chain([&mut ninth]) {
         answer(pass, 401, &[]);
     }
-    assert_eq!(refused(done(tenth).await).cause, Cause::InvalidRequests);
+    assert_eq!(refused(done(tenth).await).cause, RejectReason::InvalidRequests);
 }
 
 /// The head of its answer has come, and then its client is slow to take the body.
 #[tokio::test]
 async fn a_call_that_is_answered_gives_its_place_back_once() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.in_flight = 2;
     let path = JsonPath::parse("$.code").unwrap();
     conduct.rules.success = vec![JsonRule { path, values: vec![0.into()] }];
@@ -711,7 +730,7 @@ async fn a_call_that_is_answered_gives_its_place_back_once() {
 
 #[tokio::test]
 async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
-    let mut conduct = Conduct::default();
+    let mut conduct = UpstreamPolicy::default();
     conduct.pace.learn = true;
     let bench = Bench::new(conduct);
     let told = [
@@ -739,27 +758,27 @@ async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
 
 #[tokio::test]
 async fn what_is_known_of_an_upstream_outlives_its_configuration() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
     let traffics = Arc::clone(&bench.gate.traffics);
     let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
-    let reloaded = Gate::new(account, traffics, bench.clock.clone());
+    let reloaded = AdmissionControl::new(account, traffics, bench.clock.clone());
     assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
 }
 
 #[tokio::test]
 async fn hosts_that_are_made_up_push_no_word_of_an_api_out() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     let host = |number: usize| {
         let target = Target::absolute(&format!("http://h{number}.test/")).unwrap();
-        Upstreams::new(Vec::new()).place(&target)
+        UpstreamTable::new(Vec::new()).place(&target)
     };
     let named = knock("/");
     let mut pass = bench.gate.enter(&host(0), named.clone()).await.unwrap();
     answer(&mut pass, 429, &[("retry-after", "600")]);
     for number in 1..3_000 {
         let mut pass = bench.gate.enter(&host(number), named.clone()).await.unwrap();
-        pass.failed(Failure::Refused);
+        pass.failed(UpstreamError::Refused);
     }
     assert!(bench.gate.held(&host(0), &named).is_some());
     // Nor do so many others of which the API has said so, for less time.
@@ -773,15 +792,15 @@ async fn hosts_that_are_made_up_push_no_word_of_an_api_out() {
 
 #[tokio::test]
 async fn hosts_that_nobody_named_are_never_kept_back() {
-    let bench = Bench::new(Conduct::default());
-    let place = Upstreams::new(Vec::new()).place(&target("/"));
-    let unknown = Knock { governed: false, ..knock("/") };
+    let bench = Bench::new(UpstreamPolicy::default());
+    let place = UpstreamTable::new(Vec::new()).place(&target("/"));
+    let unknown = CallContext { governed: false, ..knock("/") };
     for _ in 0..20 {
         let mut pass = bench.gate.enter(&place, unknown.clone()).await.expect("it passes");
         answer(&mut pass, 429, &[("retry-after", "60")]);
     }
     assert_eq!(bench.gate.held(&place, &unknown), None);
-    let routed = Knock { governed: true, ..knock("/") };
+    let routed = CallContext { governed: true, ..knock("/") };
     let mut pass = bench.gate.enter(&place, routed.clone()).await.expect("it passes");
     answer(&mut pass, 429, &[("retry-after", "60")]);
     assert!(bench.gate.held(&place, &routed).is_some(), "a route is a name");
@@ -789,7 +808,7 @@ async fn hosts_that_nobody_named_are_never_kept_back() {
 
 #[tokio::test]
 async fn the_retries_of_all_calls_are_a_fifth_of_them() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     for _ in 0..100 {
         bench.answered(keyed(1), 503, &[]).await;
     }
@@ -805,7 +824,7 @@ async fn the_retries_of_all_calls_are_a_fifth_of_them() {
 
 #[tokio::test]
 async fn the_report_shows_what_is_held_and_until_when() {
-    let bench = Bench::new(Conduct::default());
+    let bench = Bench::new(UpstreamPolicy::default());
     for key in 1..=3 {
         bench.answered(keyed(key), 503, &[]).await;
     }
@@ -828,18 +847,22 @@ async fn the_report_shows_what_is_held_and_until_when() {
 // ---- reservations and bills
 
 /// A budget of so many credits a day; each call costs one, or what its answer says.
-fn budgeted(credits: Credits, day: f64) -> Bench {
-    let budget =
-        Budget { credits: day, period: Period::Day, warn_at: 0.8, at_limit: AtLimit::Refuse };
+fn budgeted(credits: CreditSource, day: f64) -> Bench {
+    let budget = CostBudget {
+        credits: day,
+        period: Period::Day,
+        warn_at: 0.8,
+        at_limit: OverBudgetAction::Refuse,
+    };
     let (currency, budget) = ("credits".to_owned(), Some(budget));
     let cost = Cost { currency, credits, per_credit: 1.0, not_modified: false, budget };
-    let bench = Bench::new(Conduct { cost: Some(cost), ..Conduct::default() });
+    let bench = Bench::new(UpstreamPolicy { cost: Some(cost), ..UpstreamPolicy::default() });
     bench.gate.account.ledger().price(&[bench.place.upstream.clone().unwrap()]);
     bench
 }
 
-fn in_body() -> Credits {
-    Credits::Body(JsonPath::parse("$.credits").unwrap())
+fn in_body() -> CreditSource {
+    CreditSource::Body(JsonPath::parse("$.credits").unwrap())
 }
 
 impl Bench {
@@ -852,19 +875,19 @@ impl Bench {
 
 #[tokio::test]
 async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_back() {
-    let bench = budgeted(Credits::PerCall(1.0), 2.0);
-    let spent = Cause::Budget { stale: false };
+    let bench = budgeted(CreditSource::PerCall(1.0), 2.0);
+    let spent = RejectReason::Budget { stale: false };
     let mut first = bench.enter(knock("/")).await.unwrap();
     let second = bench.enter(knock("/")).await.unwrap();
     let held = refused(bench.enter(knock("/")).await);
-    assert_eq!(held, Held { cause: spent, left: Duration::ZERO });
+    assert_eq!(held, Rejection { cause: spent, left: Duration::ZERO });
     assert_eq!(bench.gate.held(&bench.place, &knock("/")), Some(held));
     let waiting = bench.entering(patient("/", SECOND)).await;
     drop(second);
     let mut third = done(waiting).await.expect("the dropped call's credit is free again");
     answer(&mut first, 500, &[]);
     let mut fourth = bench.enter(knock("/")).await.expect("so is that of an error, which is free");
-    fourth.failed(Failure::Refused);
+    fourth.failed(UpstreamError::Refused);
     answer(&mut third, 200, &[]);
     bench.answered(knock("/"), 200, &[]).await;
     let held = refused(bench.enter(patient("/", SECOND)).await);
@@ -874,7 +897,7 @@ async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_
 
 #[tokio::test]
 async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
-    let mut bench = budgeted(Credits::PerCall(1.0), 2.0);
+    let mut bench = budgeted(CreditSource::PerCall(1.0), 2.0);
     let upstream = Arc::make_mut(bench.place.upstream.as_mut().unwrap());
     (upstream.conduct.pace.in_flight, upstream.conduct.pace.max_wait) = (1, 5 * SECOND);
     let mut first = bench.enter(knock("/")).await.unwrap();
@@ -886,7 +909,7 @@ async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
 
 #[tokio::test]
 async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
-    let head = |pass: &mut Pass, status| {
+    let head = |pass: &mut Permit, status| {
         pass.answered_so_far(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
     };
     let (ok, none) = (StatusCode::OK, HeaderMap::new());

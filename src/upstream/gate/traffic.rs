@@ -11,18 +11,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::policy::conduct::{Conduct, Rate};
+use crate::policy::conduct::{Rate, UpstreamPolicy};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::breaker;
 use crate::upstream::gate::durable::Unsaved;
 use crate::upstream::gate::failing::{Failing, Member};
-use crate::upstream::gate::knock::{Attempt, Knock};
-use crate::upstream::gate::line::{Line, Turn};
-use crate::upstream::guard::Guard;
-use crate::upstream::held::{Cause, Held};
-use crate::upstream::hold::{Holds, Look, Reach};
-use crate::upstream::pace::{Learned, Window, Write};
-use crate::upstream::place::Place;
+use crate::upstream::gate::knock::{AttemptKind, CallContext};
+use crate::upstream::gate::line::{QueuePosition, WaitQueue};
+use crate::upstream::guard::BanGuard;
+use crate::upstream::held::{RejectReason, Rejection};
+use crate::upstream::hold::{CooldownCheck, CooldownScope, Cooldowns};
+use crate::upstream::pace::{AdaptiveLimit, SlidingWindow, Write};
+use crate::upstream::place::UpstreamTarget;
 use crate::upstream::retry;
 
 /// How many credentials and buckets are kept apart; beyond it, idle ones are forgotten.
@@ -30,10 +30,10 @@ pub(super) const MOST: usize = 4096;
 
 /// What outlives a configuration: one for each upstream.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(super) struct UpstreamState {
     /// The configured name, or the host and port.
     pub(super) name: Arc<str>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<LimiterState>,
     /// A hold ended, or its probe did.
     pub(super) eased: Notify,
 }
@@ -43,19 +43,19 @@ const BORNE: Duration = Duration::from_secs(1);
 
 /// All that is known of an upstream.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) holds: Holds,
-    pub(super) run: breaker::Run,
-    pub(super) guard: Guard,
-    pub(super) retries: retry::Budget,
+pub(super) struct LimiterState {
+    pub(super) holds: Cooldowns,
+    pub(super) run: breaker::FailureStreak,
+    pub(super) guard: BanGuard,
+    pub(super) retries: retry::RetryBudget,
     /// The configured limit, by credential.
-    pub(super) windows: HashMap<u128, (Window, Line)>,
+    pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
     /// Learned limits, by credential or bucket.
-    pub(super) learned: HashMap<u128, (Learned, Line)>,
+    pub(super) learned: HashMap<u128, (AdaptiveLimit, WaitQueue)>,
     /// Which bucket calls of a shape belong to.
     pub(super) buckets: HashMap<u64, Bucket>,
     /// Who waits because too many wait for an answer.
-    pub(super) cap: Line,
+    pub(super) cap: WaitQueue,
     pub(super) in_flight: usize,
     /// Calls that are under way beside those, for their own clients hold them up; the oldest first.
     asides: VecDeque<Aside>,
@@ -68,7 +68,7 @@ pub(super) struct State {
     /// Some of it is not to wait until the disk asks for it.
     pub(super) urgent: bool,
     /// All calls were stopped just now, for so long: nobody has been told yet.
-    pub(super) stopped: Option<(Cause, Duration)>,
+    pub(super) stopped: Option<(RejectReason, Duration)>,
 }
 
 /// A call that its client holds up.
@@ -82,7 +82,7 @@ struct Aside {
 
 /// Where a call waits for its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Station {
+pub(super) enum QueueKind {
     Window(u128),
     Learned(u128),
     Cap,
@@ -90,9 +90,9 @@ pub(super) enum Station {
 
 /// A call that went out.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ticket {
+pub(super) struct Admission {
     /// It is the probe of these.
-    pub(super) probes: Vec<Reach>,
+    pub(super) probes: Vec<CooldownScope>,
     /// Others are the probe of these by now.
     pub(super) gave_way: bool,
     /// The learned limit that it counts towards.
@@ -116,22 +116,22 @@ pub(super) enum Seat {
 
 /// What the gate says to a call.
 #[derive(Debug)]
-pub(super) enum Admit {
+pub(super) enum AdmissionDecision {
     /// Go.
-    Go(Ticket),
+    Go(Admission),
     /// Not before a hold ends, or its probe.
-    Hold(Held),
+    Hold(Rejection),
     /// Wait for a turn: woken, or when the time is over.
-    Line(Station, Arc<Notify>, Option<Duration>),
+    Line(QueueKind, Arc<Notify>, Option<Duration>),
 }
 
 /// How many levels there are at which several that fail speak for all.
 const LEVELS: usize = 3;
 
 /// What a call at its place is subject to.
-pub(super) struct Subject<'a> {
-    pub(super) knock: &'a Knock,
-    pub(super) conduct: &'a Conduct,
+pub(super) struct LimitKeys<'a> {
+    pub(super) knock: &'a CallContext,
+    pub(super) conduct: &'a UpstreamPolicy,
     /// The host and port, hashed.
     pub(super) origin: u64,
     /// The endpoint there, and its family.
@@ -141,8 +141,12 @@ pub(super) struct Subject<'a> {
     pub(super) credential: u128,
 }
 
-impl<'a> Subject<'a> {
-    pub(super) fn new(knock: &'a Knock, conduct: &'a Conduct, place: &Place) -> Self {
+impl<'a> LimitKeys<'a> {
+    pub(super) fn new(
+        knock: &'a CallContext,
+        conduct: &'a UpstreamPolicy,
+        place: &UpstreamTarget,
+    ) -> Self {
         let own = place.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
         let credential = if own { 0 } else { knock.credential };
         let origin = origin(place);
@@ -157,40 +161,40 @@ impl<'a> Subject<'a> {
         let resource = || u128::from(self.knock.resource);
         [
             Member {
-                group: Reach::Endpoint(self.endpoint),
+                group: CooldownScope::Endpoint(self.endpoint),
                 number: self.knock.key.unwrap_or_else(resource),
             },
-            Member { group: Reach::Family(self.family), number: self.endpoint.into() },
-            Member { group: Reach::Origin(self.origin), number: self.family.into() },
+            Member { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
+            Member { group: CooldownScope::Origin(self.origin), number: self.family.into() },
         ]
     }
 }
 
-fn origin(place: &Place) -> u64 {
+fn origin(place: &UpstreamTarget) -> u64 {
     xxh3_64(format!("{}:{}", place.host, place.port).as_bytes())
 }
 
-impl State {
+impl LimiterState {
     /// A place in every line.
-    pub(super) fn turn(&mut self, for_a_client: bool) -> Turn {
+    pub(super) fn turn(&mut self, for_a_client: bool) -> QueuePosition {
         self.turns += 1;
-        Turn { background: !for_a_client, number: self.turns }
+        QueuePosition { background: !for_a_client, number: self.turns }
     }
 
     /// Whether something keeps the call back that waiting in a line would not end.
-    pub(super) fn look(&self, subject: &Subject<'_>, now: Instant) -> Look {
+    pub(super) fn look(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
         if subject.knock.yields
             && let Some(held) = self.rests(subject, now)
         {
-            return Look::Until(held);
+            return CooldownCheck::Until(held);
         }
         self.holds.look(&self.reaches(subject), subject.knock.yields, now)
     }
 
     /// Whether a call leaves it to others to find out how things are: one that is not known to fail does not.
-    fn rests(&self, subject: &Subject<'_>, now: Instant) -> Option<Held> {
+    fn rests(&self, subject: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
         let levels = subject.levels();
-        let key = subject.knock.key.map(Reach::Key);
+        let key = subject.knock.key.map(CooldownScope::Key);
         let is_held = key.is_some_and(|key| self.holds.is_known(key));
         if !is_held && !self.failing[1].knows(levels[1]) {
             return None;
@@ -200,23 +204,30 @@ impl State {
             .filter_map(|(level, (member, failing))| {
                 // Of keys there may be more than are remembered.
                 let left = failing.rests(member, is_held && level == 0, now)?;
-                Some(Held { cause: self.holds.cause(member.group)?, left })
+                Some(Rejection { cause: self.holds.cause(member.group)?, left })
             })
             .max_by_key(|held| held.left)
     }
 
     /// Lets the call go out, or says what it has to wait for.
-    pub(super) fn admit(&mut self, subject: &Subject<'_>, turn: Turn, now: Instant) -> Admit {
+    pub(super) fn admit(
+        &mut self,
+        subject: &LimitKeys<'_>,
+        turn: QueuePosition,
+        now: Instant,
+    ) -> AdmissionDecision {
         let probes = match self.look(subject, now) {
-            Look::Clear(probes) => probes,
-            Look::Until(held) | Look::Probing(held) => return Admit::Hold(held),
+            CooldownCheck::Clear(probes) => probes,
+            CooldownCheck::Until(held) | CooldownCheck::Probing(held) => {
+                return AdmissionDecision::Hold(held);
+            }
         };
         let learned = self.limit(subject);
         if let Some((station, wait)) = self.blocked(subject, learned, turn, now) {
             let line = self.line(station);
             let woken = line.join(turn);
             // Only the first one's wait is over with time; the others are woken in their turn.
-            return Admit::Line(station, woken, wait.filter(|_| line.is_first(turn)));
+            return AdmissionDecision::Line(station, woken, wait.filter(|_| line.is_first(turn)));
         }
         let configured = subject.conduct.pace.limit.map(|_| subject.credential);
         let unsaved = configured.is_some_and(|id| self.send(id, now) == Write::First);
@@ -225,28 +236,38 @@ impl State {
         }
         self.in_flight += 1;
         self.holds.probe(&probes);
-        if subject.knock.attempt == Attempt::First {
+        if subject.knock.attempt == AttemptKind::First {
             self.retries.called(now);
         }
-        Admit::Go(Ticket { probes, gave_way: false, learned, unsaved, seat: Seat::Taken })
+        AdmissionDecision::Go(Admission {
+            probes,
+            gave_way: false,
+            learned,
+            unsaved,
+            seat: Seat::Taken,
+        })
     }
 
     /// A probe's place is free for the next, once.
-    pub(super) fn free(&mut self, ticket: &Ticket) {
+    pub(super) fn free(&mut self, ticket: &Admission) {
         if !ticket.gave_way {
             self.holds.unprobe(&ticket.probes);
         }
     }
 
     /// A probe leaves its place to the next, and tells what it has found out later.
-    pub(super) fn give_way(&mut self, ticket: &mut Ticket) {
+    pub(super) fn give_way(&mut self, ticket: &mut Admission) {
         self.free(ticket);
         ticket.gave_way = true;
     }
 
     /// A call is held up by its own client: others take its place, and its probe. Returns what tells it to make
     /// way altogether.
-    pub(super) fn step_aside(&mut self, ticket: &mut Ticket, now: Instant) -> Option<Arc<Notify>> {
+    pub(super) fn step_aside(
+        &mut self,
+        ticket: &mut Admission,
+        now: Instant,
+    ) -> Option<Arc<Notify>> {
         self.free(ticket);
         ticket.probes.clear();
         if ticket.seat != Seat::Taken {
@@ -263,7 +284,7 @@ impl State {
     /// The client that held a call up has left, and the call goes on: it is among the others again, even if
     /// they are too many then. No more go out until they are fewer, so no client leaves any number behind. One
     /// that had to make way has no place any more.
-    pub(super) fn come_back(&mut self, ticket: &mut Ticket) {
+    pub(super) fn come_back(&mut self, ticket: &mut Admission) {
         if let Seat::Aside(number) = ticket.seat {
             let had_a_place = self.asides.iter().any(|aside| aside.number == number);
             self.ended(ticket);
@@ -275,7 +296,7 @@ impl State {
     }
 
     /// A call is under way no longer.
-    pub(super) fn ended(&mut self, ticket: &mut Ticket) {
+    pub(super) fn ended(&mut self, ticket: &mut Admission) {
         match std::mem::take(&mut ticket.seat) {
             Seat::Taken => self.in_flight -= 1,
             Seat::Aside(number) => self.asides.retain(|aside| aside.number != number),
@@ -287,7 +308,7 @@ impl State {
     /// Whether one more call may be under way. Each may be answered in a way that counts towards a ban: no
     /// more go out at once than the ban guard bears. Where that is because of some that their clients hold up, they
     /// make way. `Err`: there is no room; when the next will make way, if so.
-    fn room(&mut self, conduct: &Conduct, now: Instant) -> Result<(), Option<Duration>> {
+    fn room(&mut self, conduct: &UpstreamPolicy, now: Instant) -> Result<(), Option<Duration>> {
         if self.in_flight >= conduct.pace.in_flight {
             return Err(None);
         }
@@ -319,22 +340,29 @@ impl State {
     }
 
     /// Leaves the line at a station; the next one there looks again.
-    pub(super) fn leave(&mut self, station: Station, turn: Turn) {
+    pub(super) fn leave(&mut self, station: QueueKind, turn: QueuePosition) {
         self.line(station).leave(turn);
     }
 
     /// How long the call would have to wait at a station, about: for `Retry-After`.
-    pub(super) fn outlook(&mut self, station: Station, turn: Turn, now: Instant) -> Duration {
+    pub(super) fn outlook(
+        &mut self,
+        station: QueueKind,
+        turn: QueuePosition,
+        now: Instant,
+    ) -> Duration {
         let ahead = u32::try_from(self.line(station).ahead(turn)).unwrap_or(u32::MAX);
         match station {
-            Station::Window(credential) => of(&mut self.windows, credential).map(|(window, _)| {
-                let Rate { count, per } = window.rate();
-                window.wait(now).saturating_add(per.saturating_mul(ahead / count.max(1)))
-            }),
-            Station::Learned(id) => {
+            QueueKind::Window(credential) => {
+                of(&mut self.windows, credential).map(|(window, _)| {
+                    let Rate { count, per } = window.rate();
+                    window.wait(now).saturating_add(per.saturating_mul(ahead / count.max(1)))
+                })
+            }
+            QueueKind::Learned(id) => {
                 of(&mut self.learned, id).and_then(|(limit, _)| limit.wait(now))
             }
-            Station::Cap => None,
+            QueueKind::Cap => None,
         }
         .unwrap_or(Duration::from_secs(1))
     }
@@ -347,29 +375,30 @@ impl State {
     }
 
     /// What may hold this call.
-    pub(super) fn reaches(&self, subject: &Subject<'_>) -> Vec<Reach> {
+    pub(super) fn reaches(&self, subject: &LimitKeys<'_>) -> Vec<CooldownScope> {
         let knock = subject.knock;
         let mut reaches = vec![
-            Reach::Upstream,
-            Reach::Origin(subject.origin),
-            Reach::Family(subject.family),
-            Reach::Endpoint(subject.endpoint),
-            Reach::Credential(subject.credential),
+            CooldownScope::Upstream,
+            CooldownScope::Origin(subject.origin),
+            CooldownScope::Family(subject.family),
+            CooldownScope::Endpoint(subject.endpoint),
+            CooldownScope::Credential(subject.credential),
         ];
-        reaches.extend(self.bucket_of(subject).map(Reach::Bucket));
+        reaches.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
         // Who tries again is not kept back by its own failure, but by all that speaks for its origin.
-        let own = |key: &Reach| knock.attempt == Attempt::First || self.holds.is_firm(*key);
-        reaches.extend(knock.key.map(Reach::Key).filter(own));
+        let own =
+            |key: &CooldownScope| knock.attempt == AttemptKind::First || self.holds.is_firm(*key);
+        reaches.extend(knock.key.map(CooldownScope::Key).filter(own));
         reaches
     }
 
     /// The bucket that a call is known to belong to.
-    pub(super) fn bucket_of(&self, subject: &Subject<'_>) -> Option<u128> {
+    pub(super) fn bucket_of(&self, subject: &LimitKeys<'_>) -> Option<u128> {
         self.buckets.get(&subject.knock.shape).map(|bucket| bucket_id(bucket, subject))
     }
 
     /// Calls like this one belong to this bucket from now on.
-    pub(super) fn belongs(&mut self, knock: &Knock, bucket: &Bucket) {
+    pub(super) fn belongs(&mut self, knock: &CallContext, bucket: &Bucket) {
         if self.buckets.len() >= MOST && !self.buckets.contains_key(&knock.shape) {
             self.buckets.clear();
         }
@@ -379,7 +408,7 @@ impl State {
     }
 
     /// The learned limit of a call, where larder learns.
-    fn limit(&self, subject: &Subject<'_>) -> Option<u128> {
+    fn limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
         // Until an answer names a bucket, calls find it out one by one.
         let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
         subject.conduct.pace.learn.then(bucket)
@@ -388,50 +417,51 @@ impl State {
     /// The first station at which the call has to wait, and for how long at least.
     fn blocked(
         &mut self,
-        subject: &Subject<'_>,
+        subject: &LimitKeys<'_>,
         learned: Option<u128>,
-        turn: Turn,
+        turn: QueuePosition,
         now: Instant,
-    ) -> Option<(Station, Option<Duration>)> {
+    ) -> Option<(QueueKind, Option<Duration>)> {
         let pace = &subject.conduct.pace;
         let credential = subject.credential;
         if let Some(rate) = pace.limit {
-            let (window, line) = entry(&mut self.windows, credential, now, || Window::new(rate));
+            let (window, line) =
+                entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
             window.keep_to(rate);
             let wait = window.wait(now);
             if !wait.is_zero() || !line.is_first(turn) {
-                return Some((Station::Window(credential), Some(wait)));
+                return Some((QueueKind::Window(credential), Some(wait)));
             }
         }
         if let Some(id) = learned {
-            let (limit, line) = entry(&mut self.learned, id, now, Learned::default);
+            let (limit, line) = entry(&mut self.learned, id, now, AdaptiveLimit::default);
             let wait = limit.wait(now);
             if wait != Some(Duration::ZERO) || !line.is_first(turn) {
-                return Some((Station::Learned(id), wait));
+                return Some((QueueKind::Learned(id), wait));
             }
         }
         if !self.cap.is_first(turn) {
-            return Some((Station::Cap, None));
+            return Some((QueueKind::Cap, None));
         }
-        self.room(subject.conduct, now).err().map(|wait| (Station::Cap, wait))
+        self.room(subject.conduct, now).err().map(|wait| (QueueKind::Cap, wait))
     }
 
-    pub(super) fn line(&mut self, station: Station) -> &mut Line {
+    pub(super) fn line(&mut self, station: QueueKind) -> &mut WaitQueue {
         match station {
-            Station::Window(credential) => {
+            QueueKind::Window(credential) => {
                 let rate = Rate { count: 1, per: Duration::from_secs(1) };
                 let id = own_or_shared(&self.windows, credential);
                 &mut self
                     .windows
                     .entry(id)
-                    .or_insert_with(|| (Window::new(rate), Line::default()))
+                    .or_insert_with(|| (SlidingWindow::new(rate), WaitQueue::default()))
                     .1
             }
-            Station::Learned(id) => {
+            QueueKind::Learned(id) => {
                 let id = own_or_shared(&self.learned, id);
                 &mut self.learned.entry(id).or_default().1
             }
-            Station::Cap => &mut self.cap,
+            QueueKind::Cap => &mut self.cap,
         }
     }
 }
@@ -445,7 +475,7 @@ pub(super) trait Forgettable {
     fn is_reached(&self, now: Instant) -> bool;
 }
 
-impl Forgettable for Window {
+impl Forgettable for SlidingWindow {
     fn last_of_use(&self, now: Instant) -> Option<Instant> {
         self.last().filter(|_| !self.is_over(now))
     }
@@ -455,7 +485,7 @@ impl Forgettable for Window {
     }
 }
 
-impl Forgettable for Learned {
+impl Forgettable for AdaptiveLimit {
     fn last_of_use(&self, now: Instant) -> Option<Instant> {
         self.resets().filter(|resets| *resets > now)
     }
@@ -475,22 +505,22 @@ const OVERFLOW: u128 = u128::MAX;
 /// half of those that have room left. Where all are reached it is one that all who come later share: a
 /// client that makes credentials up must not reset the limits of others, nor get around its own.
 pub(super) fn entry<T: Forgettable>(
-    all: &mut HashMap<u128, (T, Line)>,
+    all: &mut HashMap<u128, (T, WaitQueue)>,
     id: u128,
     now: Instant,
     new: impl FnOnce() -> T,
-) -> &mut (T, Line) {
+) -> &mut (T, WaitQueue) {
     let known = all.contains_key(&id);
     if !known && all.len() >= MOST {
         make_room(all, now);
     }
     let id = if known || all.len() < MOST { id } else { OVERFLOW };
-    all.entry(id).or_insert_with(|| (new(), Line::default()))
+    all.entry(id).or_insert_with(|| (new(), WaitQueue::default()))
 }
 
-fn make_room<T: Forgettable>(all: &mut HashMap<u128, (T, Line)>, now: Instant) {
+fn make_room<T: Forgettable>(all: &mut HashMap<u128, (T, WaitQueue)>, now: Instant) {
     all.retain(|_, (limit, line)| !line.is_empty() || limit.last_of_use(now).is_some());
-    let spare = |limit: &T, line: &Line| line.is_empty() && !limit.is_reached(now);
+    let spare = |limit: &T, line: &WaitQueue| line.is_empty() && !limit.is_reached(now);
     let with_room = all.values().filter(|(limit, line)| spare(limit, line));
     let mut last: Vec<_> = with_room.map(|(limit, _)| limit.last_of_use(now)).collect();
     // A few that have room would have to go for each that comes.
@@ -515,7 +545,7 @@ pub(super) fn of<T>(all: &mut HashMap<u128, T>, id: u128) -> Option<&mut T> {
 }
 
 /// The bucket of a call, apart for each credential, and for each resource where the origin does so.
-pub(super) fn bucket_id(bucket: &Bucket, subject: &Subject<'_>) -> u128 {
+pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
     let mut id = Xxh3::new();
     id.update(bucket.name.as_bytes());
     id.update(&subject.credential.to_be_bytes());
@@ -526,9 +556,9 @@ pub(super) fn bucket_id(bucket: &Bucket, subject: &Subject<'_>) -> u128 {
 }
 
 /// Why a call that waited in a line for too long was not made.
-pub(super) fn no_turn(station: Station) -> Cause {
+pub(super) fn no_turn(station: QueueKind) -> RejectReason {
     match station {
-        Station::Window(_) | Station::Learned(_) => Cause::Pace,
-        Station::Cap => Cause::InFlight,
+        QueueKind::Window(_) | QueueKind::Learned(_) => RejectReason::Pace,
+        QueueKind::Cap => RejectReason::InFlight,
     }
 }

@@ -10,23 +10,23 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::upstream::gate::durable::{Disk, Keeping};
-use crate::upstream::gate::traffic::Traffic;
-use crate::upstream::place::Place;
+use crate::upstream::gate::traffic::UpstreamState;
+use crate::upstream::place::UpstreamTarget;
 
 /// How many hosts that no upstream names are remembered.
 const UNNAMED: usize = 1024;
 
 /// The traffic of all upstreams.
 #[derive(Debug, Default)]
-pub struct Traffics {
-    pub(super) named: Mutex<HashMap<Arc<str>, Arc<Traffic>>>,
-    pub(super) unnamed: Mutex<HashMap<Box<str>, Arc<Traffic>>>,
+pub struct UpstreamRegistry {
+    pub(super) named: Mutex<HashMap<Arc<str>, Arc<UpstreamState>>>,
+    pub(super) unnamed: Mutex<HashMap<Box<str>, Arc<UpstreamState>>>,
     pub(super) keeping: OnceLock<Arc<dyn Keeping>>,
     pub(super) disk: Mutex<Disk>,
 }
 
-impl Traffics {
-    pub(super) fn of(&self, place: &Place, now: Instant) -> Arc<Traffic> {
+impl UpstreamRegistry {
+    pub(super) fn of(&self, place: &UpstreamTarget, now: Instant) -> Arc<UpstreamState> {
         let Some(upstream) = &place.upstream else {
             return self.unnamed(&format!("{}:{}", place.host, place.port), now);
         };
@@ -34,33 +34,38 @@ impl Traffics {
     }
 
     /// The traffic of a configured upstream, or of a host and port.
-    pub(super) fn by_name(&self, name: &Arc<str>, configured: bool, now: Instant) -> Arc<Traffic> {
+    pub(super) fn by_name(
+        &self,
+        name: &Arc<str>,
+        configured: bool,
+        now: Instant,
+    ) -> Arc<UpstreamState> {
         if configured { self.named(name) } else { self.unnamed(name, now) }
     }
 
     /// The traffic of an upstream that a call has been made to.
-    pub(super) fn known(&self, name: &str) -> Option<Arc<Traffic>> {
+    pub(super) fn known(&self, name: &str) -> Option<Arc<UpstreamState>> {
         self.named.lock().get(name).cloned()
     }
 
     /// The hosts that no upstream names, sorted.
-    pub(super) fn others(&self) -> Vec<Arc<Traffic>> {
+    pub(super) fn others(&self) -> Vec<Arc<UpstreamState>> {
         let mut others: Vec<_> = self.unnamed.lock().values().cloned().collect();
         others.sort_by(|a, b| a.name.cmp(&b.name));
         others
     }
 
-    fn named(&self, name: &Arc<str>) -> Arc<Traffic> {
+    fn named(&self, name: &Arc<str>) -> Arc<UpstreamState> {
         let mut named = self.named.lock();
         if let Some(traffic) = named.get(name) {
             return Arc::clone(traffic);
         }
-        let traffic = Traffic::new(Arc::clone(name));
+        let traffic = UpstreamState::new(Arc::clone(name));
         named.insert(Arc::clone(name), Arc::clone(&traffic));
         traffic
     }
 
-    fn unnamed(&self, name: &str, now: Instant) -> Arc<Traffic> {
+    fn unnamed(&self, name: &str, now: Instant) -> Arc<UpstreamState> {
         let mut unnamed = self.unnamed.lock();
         if let Some(traffic) = unnamed.get(name) {
             return Arc::clone(traffic);
@@ -71,7 +76,7 @@ impl Traffics {
         if unnamed.len() >= UNNAMED {
             make_room(&mut unnamed, now);
         }
-        let traffic = Traffic::new(name.into());
+        let traffic = UpstreamState::new(name.into());
         unnamed.insert(name.into(), Arc::clone(&traffic));
         traffic
     }
@@ -79,7 +84,7 @@ impl Traffics {
 
 /// Forgets hosts of which nothing is known but larder's own guess after a failure, and then the half of those that
 /// are held for the shortest time: a client that makes hosts up must not make larder forget what an API said.
-fn make_room(unnamed: &mut HashMap<Box<str>, Arc<Traffic>>, now: Instant) {
+fn make_room(unnamed: &mut HashMap<Box<str>, Arc<UpstreamState>>, now: Instant) {
     unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now).is_some());
     if unnamed.len() < UNNAMED {
         return;
@@ -90,7 +95,7 @@ fn make_room(unnamed: &mut HashMap<Box<str>, Arc<Traffic>>, now: Instant) {
     unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now) > middle);
 }
 
-impl Traffic {
+impl UpstreamState {
     fn new(name: Arc<str>) -> Arc<Self> {
         Arc::new(Self { name, state: Mutex::default(), eased: Notify::new() })
     }

@@ -16,10 +16,10 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 use crate::upstream::Body;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::UpstreamError;
 use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS};
 use crate::upstream::json::{
-    self, AT_ONCE, Coding, LARGEST, MOST_VALUES, Reading, accept_encoding, coding, inflate,
+    self, AT_ONCE, ContentCoding, LARGEST, MOST_VALUES, Reading, accept_encoding, coding, inflate,
 };
 
 /// Room for everything.
@@ -27,7 +27,7 @@ fn room() -> Arc<InFlight> {
     InFlight::new(usize::MAX / 2)
 }
 
-fn parse(coding: Coding, body: &[u8]) -> Option<Value> {
+fn parse(coding: ContentCoding, body: &[u8]) -> Option<Value> {
     let mut gathered = Gathered::new(&room());
     gathered.push(Bytes::copy_from_slice(body)).expect("there is room");
     json::parse(coding, &gathered).says().cloned()
@@ -41,12 +41,12 @@ async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<d
 /// A body in these pieces, which nobody asks again once it has ended.
 struct Pieces {
     left: VecDeque<Bytes>,
-    end: Option<Result<(), Failure>>,
+    end: Option<Result<(), UpstreamError>>,
 }
 
 #[async_trait]
 impl Body for Pieces {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         match self.left.pop_front() {
             Some(piece) => Ok(Some(piece)),
             None => self.end.take().expect("it has not ended").map(|()| None),
@@ -54,13 +54,13 @@ impl Body for Pieces {
     }
 }
 
-fn pieces(pieces: &[&[u8]], end: Result<(), Failure>) -> Box<dyn Body> {
+fn pieces(pieces: &[&[u8]], end: Result<(), UpstreamError>) -> Box<dyn Body> {
     let left = pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
     Box::new(Pieces { left, end: Some(end) })
 }
 
 /// All that a body yields, and its end.
-async fn drained(mut body: Box<dyn Body>) -> (Vec<u8>, Result<(), Failure>) {
+async fn drained(mut body: Box<dyn Body>) -> (Vec<u8>, Result<(), UpstreamError>) {
     let mut all = Vec::new();
     loop {
         match body.next().await {
@@ -92,22 +92,22 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 #[test]
 fn a_body_is_read_if_it_is_called_json_or_nothing_and_coded_readably() {
     for (fields, expected) in [
-        (&[][..], Some(Coding::Identity)),
-        (&[(CONTENT_TYPE, "application/json")], Some(Coding::Identity)),
-        (&[(CONTENT_TYPE, "Application/JSON ; charset=utf-8")], Some(Coding::Identity)),
-        (&[(CONTENT_TYPE, "application/problem+json")], Some(Coding::Identity)),
+        (&[][..], Some(ContentCoding::Identity)),
+        (&[(CONTENT_TYPE, "application/json")], Some(ContentCoding::Identity)),
+        (&[(CONTENT_TYPE, "Application/JSON ; charset=utf-8")], Some(ContentCoding::Identity)),
+        (&[(CONTENT_TYPE, "application/problem+json")], Some(ContentCoding::Identity)),
         (&[(CONTENT_TYPE, "text/html")], None),
         (&[(CONTENT_TYPE, "text/event-stream")], None),
         (&[(CONTENT_TYPE, "application/x-ndjson")], None),
         (&[(CONTENT_TYPE, "application/json-seq")], None),
         (&[(CONTENT_TYPE, "")], None),
-        (&[(CONTENT_ENCODING, "identity")], Some(Coding::Identity)),
-        (&[(CONTENT_ENCODING, "GZip")], Some(Coding::Gzip)),
-        (&[(CONTENT_ENCODING, "x-gzip")], Some(Coding::Gzip)),
+        (&[(CONTENT_ENCODING, "identity")], Some(ContentCoding::Identity)),
+        (&[(CONTENT_ENCODING, "GZip")], Some(ContentCoding::Gzip)),
+        (&[(CONTENT_ENCODING, "x-gzip")], Some(ContentCoding::Gzip)),
         (&[(CONTENT_ENCODING, "br")], None),
         (&[(CONTENT_ENCODING, "gzip, gzip")], None),
         (&[(CONTENT_ENCODING, "gzip"), (CONTENT_ENCODING, "br")], None),
-        (&[(CONTENT_LENGTH, "8388608")], Some(Coding::Identity)),
+        (&[(CONTENT_LENGTH, "8388608")], Some(ContentCoding::Identity)),
         (&[(CONTENT_LENGTH, "8388609")], None),
     ] {
         assert_eq!(coding(&head(fields)), expected, "{fields:?}");
@@ -137,25 +137,28 @@ fn upstream_is_asked_for_gzip_or_nothing_coded() {
 #[test]
 fn what_is_no_json_says_nothing() {
     for text in ["", " ", "{", "{}x", "<html>", "nul", "{'a':1}", "\u{feff}\u{feff}1"] {
-        assert_eq!(parse(Coding::Identity, text.as_bytes()), None, "{text}");
-        assert_eq!(parse(Coding::Gzip, &gzip(text.as_bytes())), None, "{text}");
-        assert_eq!(parse(Coding::Gzip, text.as_bytes()), None, "{text}");
+        assert_eq!(parse(ContentCoding::Identity, text.as_bytes()), None, "{text}");
+        assert_eq!(parse(ContentCoding::Gzip, &gzip(text.as_bytes())), None, "{text}");
+        assert_eq!(parse(ContentCoding::Gzip, text.as_bytes()), None, "{text}");
     }
     let whole = gzip(b"[1]");
-    assert_eq!(parse(Coding::Gzip, &whole), Some(json!([1])));
-    assert_eq!(parse(Coding::Gzip, &whole[..whole.len() - 1]), None, "cut");
-    assert_eq!(parse(Coding::Gzip, &[&whole[..], b"more"].concat()), None, "more behind it");
-    assert_eq!(parse(Coding::Gzip, &[gzip(b"[1,"), gzip(b"2]")].concat()), Some(json!([1, 2])));
-    assert_eq!(parse(Coding::Identity, "\u{feff}[1]".as_bytes()), Some(json!([1])));
+    assert_eq!(parse(ContentCoding::Gzip, &whole), Some(json!([1])));
+    assert_eq!(parse(ContentCoding::Gzip, &whole[..whole.len() - 1]), None, "cut");
+    assert_eq!(parse(ContentCoding::Gzip, &[&whole[..], b"more"].concat()), None, "more behind it");
+    assert_eq!(
+        parse(ContentCoding::Gzip, &[gzip(b"[1,"), gzip(b"2]")].concat()),
+        Some(json!([1, 2]))
+    );
+    assert_eq!(parse(ContentCoding::Identity, "\u{feff}[1]".as_bytes()), Some(json!([1])));
 }
 
 #[test]
 fn nesting_that_would_exhaust_the_stack_is_not_readable() {
     let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    assert!(parse(Coding::Identity, nested(127).as_bytes()).is_some());
-    assert_eq!(parse(Coding::Identity, nested(128).as_bytes()), None);
-    assert_eq!(parse(Coding::Identity, "[".repeat(1_000_000).as_bytes()), None);
-    assert_eq!(parse(Coding::Identity, "{\"a\":".repeat(1_000_000).as_bytes()), None);
+    assert!(parse(ContentCoding::Identity, nested(127).as_bytes()).is_some());
+    assert_eq!(parse(ContentCoding::Identity, nested(128).as_bytes()), None);
+    assert_eq!(parse(ContentCoding::Identity, "[".repeat(1_000_000).as_bytes()), None);
+    assert_eq!(parse(ContentCoding::Identity, "{\"a\":".repeat(1_000_000).as_bytes()), None);
 }
 
 #[test]
@@ -167,25 +170,25 @@ fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_bounds() {
     assert!(most < mebibyte.len(), "it is a bomb");
     let inflated = inflate(&small).expect("it is gzip");
     assert_eq!(inflated.len(), most + 1, "the ratio ends it");
-    assert_eq!(parse(Coding::Gzip, &small), None);
+    assert_eq!(parse(ContentCoding::Gzip, &small), None);
 
     let large = small.repeat(64);
     let inflated = inflate(&large).expect("it is gzip");
     assert_eq!(inflated.len(), (large.len() * 100).min(LARGEST) + 1);
     assert!(inflated.capacity() <= 2 * LARGEST + 64);
-    assert_eq!(parse(Coding::Gzip, &large), None);
+    assert_eq!(parse(ContentCoding::Gzip, &large), None);
 
     // An honest body of the same length is read.
     let honest: Value = (0..100_000_u64).map(|n| Value::from(n * 7919 % 100_003)).collect();
     let honest = honest.to_string();
-    assert!(parse(Coding::Gzip, &gzip(honest.as_bytes())).is_some());
+    assert!(parse(ContentCoding::Gzip, &gzip(honest.as_bytes())).is_some());
 }
 
 #[test]
 fn more_values_than_are_worth_their_memory_are_not_readable() {
     let list = |count| format!("[{}0]", "0,".repeat(count));
-    assert!(parse(Coding::Identity, list(MOST_VALUES - 2).as_bytes()).is_some());
-    assert_eq!(parse(Coding::Identity, list(MOST_VALUES - 1).as_bytes()), None);
+    assert!(parse(ContentCoding::Identity, list(MOST_VALUES - 2).as_bytes()).is_some());
+    assert_eq!(parse(ContentCoding::Identity, list(MOST_VALUES - 1).as_bytes()), None);
 }
 
 #[tokio::test]
@@ -208,14 +211,14 @@ async fn a_large_body_is_read_too() {
 
 #[tokio::test]
 async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
-    let cut = Err(Failure::Cut);
+    let cut = Err(UpstreamError::Cut);
     let (said, mut body) = read(&json_head(), pieces(&[b"[1", b"]"], cut)).await;
     assert_eq!(said, None, "a cut body may be a part of another one");
     for piece in [&b"[1"[..], b"]"] {
         assert_eq!(body.next().await, Ok(Some(Bytes::from_static(piece))));
     }
-    assert_eq!(body.next().await, Err(Failure::Cut));
-    assert_eq!(body.next().await, Err(Failure::Cut));
+    assert_eq!(body.next().await, Err(UpstreamError::Cut));
+    assert_eq!(body.next().await, Err(UpstreamError::Cut));
 }
 
 #[tokio::test]
@@ -259,7 +262,7 @@ fn objects_are_charged_for_more_than_they_are_long() {
         move |text: &str| {
             let mut gathered = Gathered::new(&in_flight);
             gathered.push(Bytes::copy_from_slice(text.as_bytes())).expect("there is room");
-            json::parse(Coding::Identity, &gathered).says().is_some()
+            json::parse(ContentCoding::Identity, &gathered).says().is_some()
         }
     };
     assert!(room(6_000_000)(&of_lists) && !room(6_000_000)(&of_objects));
@@ -278,9 +281,10 @@ async fn a_body_says_the_same_wherever_it_is_parsed() {
         long(LARGEST),
         format!("{}]", long(AT_ONCE)),
     ] {
-        for (coding, body) in
-            [(Coding::Identity, text.clone().into_bytes()), (Coding::Gzip, gzip(text.as_bytes()))]
-        {
+        for (coding, body) in [
+            (ContentCoding::Identity, text.clone().into_bytes()),
+            (ContentCoding::Gzip, gzip(text.as_bytes())),
+        ] {
             let in_flight = room();
             let mut gathered = Gathered::new(&in_flight);
             gathered.push(Bytes::from(body)).expect("there is room");
@@ -300,7 +304,7 @@ struct Endless {
 
 #[async_trait]
 impl Body for Endless {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         self.asked += 1;
         assert!(self.asked * self.piece.len() <= LARGEST + 2 * self.piece.len(), "read too far");
         Ok(Some(self.piece.clone()))
@@ -339,7 +343,7 @@ proptest! {
         coded in select(&["gzip", "identity", "br"][..]),
         fails in any::<bool>(),
     ) {
-        let end = if fails { Err(Failure::BodyTimeout) } else { Ok(()) };
+        let end = if fails { Err(UpstreamError::BodyTimeout) } else { Ok(()) };
         let value = Value::from(parts.concat());
         let plain = if json { value.to_string().into_bytes() } else { parts.concat() };
         let sent = if zipped { gzip(&plain) } else { plain };

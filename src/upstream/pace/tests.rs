@@ -21,7 +21,7 @@ fn rate(count: u32, per: Duration) -> Rate {
 
 #[test]
 fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
-    let (mut window, now) = (Window::new(rate(3, SECOND)), start());
+    let (mut window, now) = (SlidingWindow::new(rate(3, SECOND)), start());
     for call in 0..3 {
         assert_eq!(window.wait(now + call * 100 * MILLI), Duration::ZERO);
         window.send(now + call * 100 * MILLI);
@@ -34,7 +34,7 @@ fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
 
 #[test]
 fn a_smaller_rate_from_a_reload_counts_what_went_out_before() {
-    let (mut window, now) = (Window::new(rate(10, SECOND)), start());
+    let (mut window, now) = (SlidingWindow::new(rate(10, SECOND)), start());
     for _ in 0..10 {
         window.send(now);
     }
@@ -58,7 +58,7 @@ impl Model {
         Self { limit, per, begun: None, used: 0, refused: 0 }
     }
 
-    fn call(&mut self, now: Instant) -> Quota {
+    fn call(&mut self, now: Instant) -> RateLimitState {
         if self.begun.is_none_or(|begun| now.duration_since(begun) >= self.per) {
             (self.begun, self.used) = (Some(now), 0);
         }
@@ -68,11 +68,11 @@ impl Model {
         } else {
             self.used += 1;
         }
-        Quota {
+        RateLimitState {
             limit: Some(self.limit),
             remaining: Some(self.limit - self.used),
             resets_in: Some(self.per.saturating_sub(now.duration_since(begun))),
-            ..Quota::default()
+            ..RateLimitState::default()
         }
     }
 }
@@ -80,8 +80,8 @@ impl Model {
 /// A client that always wants to call, with answers under way for `latency`: how many calls were
 /// answered in `time`.
 fn press(model: &mut Model, latency: Duration, time: Duration) -> u64 {
-    let (mut learned, begun) = (Learned::default(), start());
-    let mut under_way: VecDeque<(Instant, Quota)> = VecDeque::new();
+    let (mut learned, begun) = (AdaptiveLimit::default(), start());
+    let mut under_way: VecDeque<(Instant, RateLimitState)> = VecDeque::new();
     let (mut now, mut answered) = (begun, 0);
     while now.duration_since(begun) < time {
         while under_way.front().is_some_and(|(due, _)| *due <= now) {
@@ -111,7 +111,7 @@ fn a_learned_limit_of_fifty_a_second_is_never_exceeded_and_nearly_all_of_it_is_u
 
 #[test]
 fn the_first_call_goes_alone_to_find_the_limit_out() {
-    let (mut learned, now) = (Learned::default(), start());
+    let (mut learned, now) = (AdaptiveLimit::default(), start());
     assert_eq!(learned.wait(now), Some(Duration::ZERO));
     learned.send();
     assert_eq!(learned.wait(now), None, "the others wait for its answer");
@@ -124,12 +124,12 @@ fn the_first_call_goes_alone_to_find_the_limit_out() {
 
 #[test]
 fn a_limit_that_others_use_too_is_heard() {
-    let (mut learned, now) = (Learned::default(), start());
-    let told = |left, resets_in| Quota {
+    let (mut learned, now) = (AdaptiveLimit::default(), start());
+    let told = |left, resets_in| RateLimitState {
         limit: Some(10),
         remaining: Some(left),
         resets_in: Some(resets_in),
-        ..Quota::default()
+        ..RateLimitState::default()
     };
     learned.send();
     learned.heard(Some(&told(9, SECOND)), now);
@@ -146,7 +146,7 @@ proptest! {
         gaps in proptest::collection::vec(0_u32..300, 1..400),
     ) {
         let (per, mut now) = (SECOND, start());
-        let mut window = Window::new(rate(count, per));
+        let mut window = SlidingWindow::new(rate(count, per));
         let mut sent: Vec<Instant> = Vec::new();
         for gap in gaps {
             now += gap * MILLI;
@@ -164,7 +164,7 @@ proptest! {
     #[test]
     fn a_window_says_exactly_when_the_next_may_go(count in 1_u32..5, gap in 0_u32..1500) {
         let now = start();
-        let mut window = Window::new(rate(count, SECOND));
+        let mut window = SlidingWindow::new(rate(count, SECOND));
         for _ in 0..count {
             window.send(now);
         }
@@ -193,12 +193,12 @@ proptest! {
 /// larder behind it where `kills` says so: when each call went out. What a row has not counted by then
 /// is forgotten; a row that is due soon may be written or not.
 fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
-    let (mut window, mut now) = (Window::new(rate), start());
+    let (mut window, mut now) = (SlidingWindow::new(rate), start());
     let (mut row, mut out) = (None::<(Kept, Instant)>, Vec::new());
     for (step, kill) in steps.iter().zip(kills) {
         now += Duration::from_millis(*step);
         if *kill {
-            window = Window::new(rate);
+            window = SlidingWindow::new(rate);
             if let Some((kept, written)) = &row {
                 window.adopt(&kept.clone().aged(now - *written), now);
             }
@@ -235,7 +235,7 @@ proptest! {
 
 #[test]
 fn without_a_kill_a_long_window_lets_as_many_out_as_it_says_and_remembers_few_things() {
-    let (mut window, start) = (Window::new(rate(10_000, 600 * SECOND)), start());
+    let (mut window, start) = (SlidingWindow::new(rate(10_000, 600 * SECOND)), start());
     let mut out = 0;
     for step in 0..40_000_u32 {
         let now = start + step * 30 * MILLI;
@@ -252,7 +252,7 @@ fn without_a_kill_a_long_window_lets_as_many_out_as_it_says_and_remembers_few_th
 #[test]
 fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
     let written = |count: u32, calls: u32| {
-        let (mut window, now) = (Window::new(rate(count, 86_400 * SECOND)), start());
+        let (mut window, now) = (SlidingWindow::new(rate(count, 86_400 * SECOND)), start());
         let mut first = 0;
         for call in 0..calls {
             let now = now + call * MILLI;
@@ -269,17 +269,17 @@ fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
     assert_eq!(written(2, 2), 2);
     assert_eq!(written(64, 64), 64);
     assert_eq!(written(10_000, 10_000), 1, "the row is renewed before it is used up");
-    let (mut short, now) = (Window::new(rate(2, 59 * SECOND)), start());
+    let (mut short, now) = (SlidingWindow::new(rate(2, 59 * SECOND)), start());
     assert_eq!((short.send(now), short.kept(false, now)), (Write::No, None));
 }
 
 #[test]
 fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
-    let (mut window, now) = (Window::new(rate(6_400, 600 * SECOND)), start());
+    let (mut window, now) = (SlidingWindow::new(rate(6_400, 600 * SECOND)), start());
     window.send(now);
     for _ in 0..100 {
         let kept = window.kept(false, now).expect("a call counts");
-        window = Window::new(kept.rate);
+        window = SlidingWindow::new(kept.rate);
         window.adopt(&kept.aged(SECOND), now);
     }
     assert_eq!(window.left(now), 6_400 - 101, "a call, and what was counted ahead once");
@@ -288,7 +288,7 @@ fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
 
 #[test]
 fn another_rate_after_a_restart_counts_what_is_known_of_the_calls_before() {
-    let (mut window, now) = (Window::new(rate(2, 86_400 * SECOND)), start());
+    let (mut window, now) = (SlidingWindow::new(rate(2, 86_400 * SECOND)), start());
     window.send(now);
     window.send(now);
     let kept = window.kept(true, now).expect("two calls");
@@ -298,7 +298,7 @@ fn another_rate_after_a_restart_counts_what_is_known_of_the_calls_before() {
         (rate(2, 3_600 * SECOND), 2),
         (rate(2, 7 * 86_400 * SECOND), 0),
     ] {
-        let mut after = Window::new(kept.rate);
+        let mut after = SlidingWindow::new(kept.rate);
         after.adopt(&kept.clone().aged(2 * 3_600 * SECOND), now);
         after.keep_to(to);
         assert_eq!(after.left(now), left, "{to:?}");

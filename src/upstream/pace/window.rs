@@ -17,7 +17,7 @@ const PIECES: u32 = 64;
 
 /// So many calls in any stretch of a length, counted at the instants at which they go out.
 #[derive(Debug)]
-pub(in crate::upstream) struct Window {
+pub(in crate::upstream) struct SlidingWindow {
     rate: Rate,
     sent: VecDeque<Piece>,
     /// The calls of all pieces.
@@ -68,7 +68,7 @@ pub(in crate::upstream) struct Kept {
     pub(in crate::upstream) ahead: u64,
 }
 
-impl Window {
+impl SlidingWindow {
     /// A window in which nothing went out yet.
     pub(in crate::upstream) fn new(rate: Rate) -> Self {
         let sent = VecDeque::new();
@@ -164,7 +164,7 @@ impl Window {
         Some(Kept { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
     }
 
-    /// The row of [`Window::kept`] is on disk.
+    /// The row of [`SlidingWindow::kept`] is on disk.
     pub(in crate::upstream) fn flushed(&mut self) {
         self.covered = self.written.take().or(self.covered);
     }

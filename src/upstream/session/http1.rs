@@ -16,14 +16,14 @@ use http::{Method, StatusCode};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
     framing, head, head_end, is_misframed, persists, read_head,
 };
 use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part, length, say_once};
-use crate::upstream::tls::TlsFault;
+use crate::upstream::tls::TlsError;
 
 /// What is read at once while a head is awaited, and of a body.
 const READ_HEAD: usize = 8 * 1024;
@@ -36,7 +36,7 @@ pub struct Http1 {
     upgrades: bool,
     /// What is to be sent.
     out: VecDeque<Bytes>,
-    body: Framing,
+    body: RequestFraming,
     upload: Upload,
     input: BytesMut,
     /// How far the end of a head has been looked for.
@@ -80,7 +80,7 @@ pub struct Raw {
 impl Http1 {
     /// Begins a call.
     pub(in crate::upstream) fn new(stream: Stream, request: &Outgoing) -> Self {
-        let ends = request.body == Framing::None;
+        let ends = request.body == RequestFraming::None;
         Self {
             stream,
             method: request.method.clone(),
@@ -107,14 +107,18 @@ impl Http1 {
             return;
         }
         match (self.body, part) {
-            (Framing::Chunked, Part::Data(data)) => {
+            (RequestFraming::Chunked, Part::Data(data)) => {
                 self.out.push_back(Bytes::from(format!("{:x}\r\n", data.len())));
                 self.out.push_back(data);
                 self.out.push_back(Bytes::from_static(b"\r\n"));
             }
-            (Framing::Chunked, Part::End) => self.out.push_back(Bytes::from_static(b"0\r\n\r\n")),
-            (Framing::None | Framing::Length(_), Part::Data(data)) => self.out.push_back(data),
-            (Framing::None | Framing::Length(_), Part::End) => {}
+            (RequestFraming::Chunked, Part::End) => {
+                self.out.push_back(Bytes::from_static(b"0\r\n\r\n"))
+            }
+            (RequestFraming::None | RequestFraming::Length(_), Part::Data(data)) => {
+                self.out.push_back(data)
+            }
+            (RequestFraming::None | RequestFraming::Length(_), Part::End) => {}
         }
         if self.upload == Upload::Open {
             self.upload = Upload::Unflushed { ended };
@@ -148,7 +152,7 @@ impl Http1 {
                 Ok(1..) => {}
                 Ok(0) => return Poll::Ready(self.closed()),
                 Err(error) => {
-                    let fault = TlsFault::of_end(&error).filter(|_| self.awaits_head());
+                    let fault = TlsError::of_end(&error).filter(|_| self.awaits_head());
                     return Poll::Ready(Err(fault.map_or_else(|| self.cut(), Broken::Tls)));
                 }
             }

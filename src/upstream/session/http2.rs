@@ -15,13 +15,13 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{EXPECT, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
     Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length, say_once,
 };
-use crate::upstream::tls::TlsFault;
+use crate::upstream::tls::TlsError;
 
 /// A connection that calls share.
 pub struct Connection {
@@ -90,7 +90,7 @@ impl Http2 {
         request: &Outgoing,
     ) -> Result<Self, Broken> {
         let share = Share(connection);
-        let ends = request.body == Framing::None;
+        let ends = request.body == RequestFraming::None;
         let send = share.0.send.clone();
         let begun = async {
             let mut send = send.ready().await?;
@@ -98,7 +98,7 @@ impl Http2 {
         };
         let (response, upload) = begun.await.map_err(|error: h2::Error| {
             share.0.close();
-            error.get_io().and_then(TlsFault::of_end).map_or(Broken::NotProcessed, Broken::Tls)
+            error.get_io().and_then(TlsError::of_end).map_or(Broken::NotProcessed, Broken::Tls)
         })?;
         Ok(Self {
             share,
@@ -268,7 +268,7 @@ impl Http2 {
             self.share.0.http1.store(true, Ordering::Relaxed);
             return Broken::NotProcessed;
         }
-        if let Some(fault) = error.get_io().and_then(TlsFault::of_end) {
+        if let Some(fault) = error.get_io().and_then(TlsError::of_end) {
             return Broken::Tls(fault);
         }
         if error.is_io() && self.interims.are_none() {
@@ -307,7 +307,7 @@ fn message(request: &Outgoing) -> Request<()> {
     let mut headers = request.headers.clone();
     // Larder tells its client to go on: what the origin says to that may never come.
     headers.remove(EXPECT);
-    if let Framing::Length(length) = request.body {
+    if let RequestFraming::Length(length) = request.body {
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     if request.trailers {

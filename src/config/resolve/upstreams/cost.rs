@@ -4,13 +4,13 @@
 
 use http::HeaderName;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
 use crate::config::number::{between, decimal, positive_share};
-use crate::config::reader::{At, Reader, Section, nearest, word};
+use crate::config::reader::{Reader, Section, Spanned, nearest, word};
 use crate::config::resolve::fields;
 use crate::config::resolve::upstreams::rules;
-use crate::policy::conduct::{AtLimit, Budget, Cost, Credits, Period};
+use crate::policy::conduct::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
 
 /// No API sells more; it keeps sums exact to a thousandth.
 const MOST: f64 = 1e12;
@@ -46,18 +46,18 @@ pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cos
 /// What is counted where no money is.
 const CREDITS: &str = "credits";
 
-fn currency(text: &str) -> Result<String, Wrong> {
+fn currency(text: &str) -> Result<String, ValueError> {
     let wanted = "a currency such as `USD`";
     let plain = text.bytes().all(|byte| byte.is_ascii_alphabetic());
     if plain && (1..=16).contains(&text.len()) {
         return Ok(text.to_owned());
     }
-    Err(Wrong::new(wanted, "is no currency", "write up to 16 letters, such as `USD`"))
+    Err(ValueError::new(wanted, "is no currency", "write up to 16 letters, such as `USD`"))
 }
 
-/// `"$.status.credit_count"`, `{ header: X-Credits }`, or a number for each call.
-fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Credits {
-    let each = Credits::PerCall(1.0);
+/// `"$.status.credit_count"`, `{ header: X-CreditSource }`, or a number for each call.
+fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
+    let each = CreditSource::PerCall(1.0);
     let Some(node) = section.get("credits") else { return each };
     let path = section.at("credits");
     if matches!(node.value, Value::Map(_)) {
@@ -68,33 +68,33 @@ fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Credits {
             reader.problem(inner.place, &inner.at("header"), "is missing", fix);
         }
         inner.finish(reader);
-        return header.map_or(each, |at| Credits::Header(at.value));
+        return header.map_or(each, |at| CreditSource::Header(at.value));
     }
     reader.scalar(node, &path, counted).map_or(each, |at| at.value)
 }
 
-fn counted(text: &str) -> Result<Credits, Wrong> {
+fn counted(text: &str) -> Result<CreditSource, ValueError> {
     let wanted =
         "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
     if text.starts_with('$') {
-        let path = rules::path(text).map_err(|wrong| Wrong { wanted, ..wrong })?;
-        return Ok(Credits::Body(path));
+        let path = rules::path(text).map_err(|wrong| ValueError { wanted, ..wrong })?;
+        return Ok(CreditSource::Body(path));
     }
     match decimal(text.trim()) {
-        Some(number) if number > 0.0 && number <= MOST => Ok(Credits::PerCall(number)),
+        Some(number) if number > 0.0 && number <= MOST => Ok(CreditSource::PerCall(number)),
         Some(_) => {
             let fix = "write what a call costs, above zero";
-            Err(Wrong::new(wanted, "would count nothing, or more than is ever sold", fix))
+            Err(ValueError::new(wanted, "would count nothing, or more than is ever sold", fix))
         }
-        None => Err(Wrong::is_not(wanted)),
+        None => Err(ValueError::is_not(wanted)),
     }
 }
 
-fn answer_field(text: &str) -> Result<HeaderName, Wrong> {
+fn answer_field(text: &str) -> Result<HeaderName, ValueError> {
     fields::field(text, "the name of a field of the answer")
 }
 
-fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Budget> {
+fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {
     let mut inner = section.section(reader, "budget")?;
     let known = reader.problems.len();
     let credits = inner.scalar(reader, "credits", in_period);
@@ -103,30 +103,32 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Budget> 
         reader.problem(inner.place, &inner.at("credits"), "is missing", fix);
     }
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
-    let words = AtLimit::ALL.map(|what| (what.token(), what));
+    let words = OverBudgetAction::ALL.map(|what| (what.token(), what));
     let wanted = "one of stale-only, refuse, warn";
-    let at_limit = inner.scalar_or(reader, "at_limit", word(wanted, &words), AtLimit::StaleOnly);
+    let at_limit =
+        inner.scalar_or(reader, "at_limit", word(wanted, &words), OverBudgetAction::StaleOnly);
     inner.finish(reader);
-    let At { value: (credits, period), .. } = credits?;
-    Some(Budget { credits, period, warn_at, at_limit })
+    let Spanned { value: (credits, period), .. } = credits?;
+    Some(CostBudget { credits, period, warn_at, at_limit })
 }
 
 /// `10000/month`, `333/day`.
-fn in_period(text: &str) -> Result<(f64, Period), Wrong> {
+fn in_period(text: &str) -> Result<(f64, Period), ValueError> {
     let wanted = "credits in a calendar window, such as `10000/month` or `333/day`";
-    let (credits, period) = text.trim().split_once('/').ok_or_else(|| Wrong::is_not(wanted))?;
-    let credits = decimal(credits.trim_end()).ok_or_else(|| Wrong::is_not(wanted))?;
+    let (credits, period) =
+        text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
+    let credits = decimal(credits.trim_end()).ok_or_else(|| ValueError::is_not(wanted))?;
     let period = period.trim_start();
     let Some(period) = PERIODS.into_iter().find(|known| known.token() == period) else {
         let near = nearest(period, &PERIODS.map(Period::token)).unwrap_or("month");
         let fix = format!("did you mean `{credits}/{near}`?");
-        return Err(Wrong::new(wanted, "names no window of the calendar", fix));
+        return Err(ValueError::new(wanted, "names no window of the calendar", fix));
     };
     if credits > 0.0 && credits <= MOST {
         return Ok((credits, period));
     }
     let fix = "write what may be spent; without `budget` it is whatever is needed";
-    Err(Wrong::new(wanted, "would let no call through, or any number", fix))
+    Err(ValueError::new(wanted, "would let no call through, or any number", fix))
 }
 
 const PERIODS: [Period; 2] = [Period::Day, Period::Month];
@@ -150,9 +152,9 @@ mod tests {
 
     #[test]
     fn credits_stand_in_the_body_in_a_field_or_are_the_same_for_each_call() {
-        assert_eq!(counted("0.5"), Ok(Credits::PerCall(0.5)));
+        assert_eq!(counted("0.5"), Ok(CreditSource::PerCall(0.5)));
         let path = JsonPath::parse("$.status.credit_count").unwrap();
-        assert_eq!(counted("$.status.credit_count"), Ok(Credits::Body(path)));
+        assert_eq!(counted("$.status.credit_count"), Ok(CreditSource::Body(path)));
         for text in ["0", "-1", "status.credit_count", "$.", "x"] {
             assert!(counted(text).is_err(), "{text}");
         }

@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::UpstreamHost;
 use crate::config::credential::Credential;
-use crate::config::diagnostics::{NoteKind, Wrong};
-use crate::config::reader::{At, Reader, Section};
+use crate::config::diagnostics::{ValueError, WarningKind};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::upstreams::mount;
 use crate::config::resolve::{fields, secret};
 use crate::route::pattern::host::Index;
@@ -34,7 +34,7 @@ pub(super) fn read(
         reader.problem(section.place, &section.at("header"), "is missing", fix);
     }
     refuse_run_together(header.as_ref(), prefix.as_ref(), reader);
-    let at = At { value: (), place, path: section.path.clone() };
+    let at = Spanned { value: (), place, path: section.path.clone() };
     refuse_or_note(&at, hosts, reader);
     let (header, secret) = (header?.value, secret?);
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) fn read(
 }
 
 /// From exactly one of the two places.
-fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
+fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let known = reader.problems.len();
     let env = section.scalar(reader, "from_env", secret::variable);
     let file = section.get("file").and_then(|node| reader.path(node, &section.at("file")));
@@ -68,8 +68,8 @@ fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<At<Vec<u
     }
 }
 
-fn from_env(name: &At<String>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
-    let At { value, place, path } = name;
+fn from_env(name: &Spanned<String>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
+    let Spanned { value, place, path } = name;
     let Some(secret) = reader.variable(value) else {
         let what = format!("the environment variable {value} is not set");
         reader.problem(*place, path, what, "set it before larder starts");
@@ -81,10 +81,13 @@ fn from_env(name: &At<String>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
         reader.problem(*place, path, what, "set it to the secret before larder starts");
         return None;
     }
-    Some(At { value: secret.to_vec(), place: *place, path: path.clone() })
+    Some(Spanned { value: secret.to_vec(), place: *place, path: path.clone() })
 }
 
-fn from_file(at: &At<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<At<Vec<u8>>> {
+fn from_file(
+    at: &Spanned<std::path::PathBuf>,
+    reader: &mut Reader<'_>,
+) -> Option<Spanned<Vec<u8>>> {
     let contents = reader.file(at)?;
     if contents.open_to_all {
         let what = "everybody on this machine may read or change the file with the secret";
@@ -101,7 +104,7 @@ fn from_file(at: &At<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<At<
         );
         return None;
     }
-    Some(At { value: secret.to_vec(), place: at.place, path: at.path.clone() })
+    Some(Spanned { value: secret.to_vec(), place: at.place, path: at.path.clone() })
 }
 
 /// The line end that files and commands leave behind a secret is never meant.
@@ -123,19 +126,19 @@ fn field_value(prefix: &str, secret: &[u8]) -> Result<HeaderValue, &'static str>
         .map_err(|_| "the secret has characters that no field carries")
 }
 
-fn prefix(text: &str) -> Result<String, Wrong> {
+fn prefix(text: &str) -> Result<String, ValueError> {
     let visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
     if text.bytes().all(visible) && !text.starts_with(' ') && text.len() <= 64 {
         return Ok(text.to_owned());
     }
-    Err(Wrong::is_not("what stands before the secret, such as `\"Bearer \"`"))
+    Err(ValueError::is_not("what stands before the secret, such as `\"Bearer \"`"))
 }
 
 /// A scheme and its credentials are parted by a space (RFC 9110 §11.4), which YAML drops outside
 /// quotes.
 fn refuse_run_together(
-    header: Option<&At<HeaderName>>,
-    prefix: Option<&At<String>>,
+    header: Option<&Spanned<HeaderName>>,
+    prefix: Option<&Spanned<String>>,
     reader: &mut Reader<'_>,
 ) {
     let (Some(header), Some(prefix)) = (header, prefix) else { return };
@@ -147,7 +150,7 @@ fn refuse_run_together(
     }
 }
 
-fn refuse_or_note(at: &At<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+fn refuse_or_note(at: &Spanned<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
     if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
         let what = "would be shown to every host";
         let fix = "name the hosts that it is meant for in an upstream of their own";
@@ -162,7 +165,7 @@ fn refuse_or_note(at: &At<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) 
         clear.iter().map(|host| host.host.to_string()).collect::<Vec<_>>().join(", "),
         first.host
     );
-    reader.note(at, NoteKind::InTheClear, text);
+    reader.note(at, WarningKind::InTheClear, text);
 }
 
 #[cfg(test)]
@@ -170,9 +173,9 @@ mod tests {
     use std::io;
     use std::path::Path;
 
-    use crate::config::diagnostics::{NoteKind, Report};
+    use crate::config::diagnostics::{Report, WarningKind};
     use crate::config::env::Env;
-    use crate::config::files::{Contents, Files};
+    use crate::config::files::{Contents, FileSource};
     use crate::config::{Config, read, shown};
 
     /// The secret in `/etc/larder/key`, and in the variable `KEY`.
@@ -181,7 +184,7 @@ mod tests {
         open: bool,
     }
 
-    impl Files for Secret {
+    impl FileSource for Secret {
         fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
             if path != Path::new("/etc/larder/key") {
                 return Err(io::ErrorKind::NotFound.into());
@@ -280,7 +283,7 @@ mod tests {
         let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
         assert_eq!(
             (note.kind, note.path.as_str()),
-            (NoteKind::InTheClear, "upstreams.u.credential")
+            (WarningKind::InTheClear, "upstreams.u.credential")
         );
         assert!(note.text.contains("write `https://b.example` in `hosts`"), "{note}");
     }

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
-use crate::config::reader::{At, Reader, Section};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::{Mount, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target, authority};
 
@@ -50,18 +50,18 @@ pub(super) fn pages(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<B
     values(section.scalars(reader, "allow_origins", page))
 }
 
-fn values(read: Option<Vec<At<Box<str>>>>) -> Vec<Box<str>> {
+fn values(read: Option<Vec<Spanned<Box<str>>>>) -> Vec<Box<str>> {
     read.unwrap_or_default().into_iter().map(|at| at.value).collect()
 }
 
 fn leading(
-    path: At<Box<str>>,
-    to: Option<At<Target>>,
+    path: Spanned<Box<str>>,
+    to: Option<Spanned<Target>>,
     is_wrong: bool,
     hosts: &[UpstreamHost],
     reader: &mut Reader<'_>,
 ) -> Option<Mount> {
-    let Some(At { value: target, place, path: at }) = to else {
+    let Some(Spanned { value: target, place, path: at }) = to else {
         return if is_wrong { None } else { first_host(path, hosts, reader) };
     };
     if !hosts.iter().any(|host| host.host.matches(target.host(), target.port())) {
@@ -73,7 +73,7 @@ fn leading(
     Some(mount(path, target.scheme(), host, port))
 }
 
-fn mount(path: At<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) -> Mount {
+fn mount(path: Spanned<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) -> Mount {
     let path = path.value;
     Mount {
         path,
@@ -87,7 +87,7 @@ fn mount(path: At<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) 
 }
 
 /// One that several mounts have leads nowhere in particular.
-fn unique(path: &At<Box<str>>, earlier: &[Arc<Upstream>], reader: &mut Reader<'_>) {
+fn unique(path: &Spanned<Box<str>>, earlier: &[Arc<Upstream>], reader: &mut Reader<'_>) {
     let same = |up: &&Arc<Upstream>| up.mount.as_ref().is_some_and(|m| m.path == path.value);
     if let Some(other) = earlier.iter().find(same) {
         let what = format!("upstream `{}` has this mount already", other.name);
@@ -96,7 +96,7 @@ fn unique(path: &At<Box<str>>, earlier: &[Arc<Upstream>], reader: &mut Reader<'_
 }
 
 fn first_host(
-    path: At<Box<str>>,
+    path: Spanned<Box<str>>,
     hosts: &[UpstreamHost],
     reader: &mut Reader<'_>,
 ) -> Option<Mount> {
@@ -113,60 +113,60 @@ fn first_host(
     Some(mount(path, Scheme::Https, host.into(), port))
 }
 
-fn path(text: &str) -> Result<Box<str>, Wrong> {
+fn path(text: &str) -> Result<Box<str>, ValueError> {
     let wanted = "a path such as `/coinmarketcap`";
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
     if !text.starts_with('/') || !text.bytes().all(plain) {
         let fix = "begin with a slash; letters, digits, `-`, `_`, `.`, `~` and slashes may follow";
-        return Err(Wrong::new(wanted, "is not such a path", fix));
+        return Err(ValueError::new(wanted, "is not such a path", fix));
     }
     let text = text.strip_suffix('/').unwrap_or(text);
     let empty =
         text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
     if empty {
         let fix = "name at least one segment, and no empty one, `.` or `..`";
-        return Err(Wrong::new(wanted, "would not tell its requests from others", fix));
+        return Err(ValueError::new(wanted, "would not tell its requests from others", fix));
     }
     Ok(text.into())
 }
 
-fn origin(text: &str) -> Result<Target, Wrong> {
+fn origin(text: &str) -> Result<Target, ValueError> {
     let wanted = "an origin such as `https://api.example` or `http://127.0.0.1:9001`";
-    let target = Target::absolute(text).map_err(|_| Wrong::is_not(wanted))?;
+    let target = Target::absolute(text).map_err(|_| ValueError::is_not(wanted))?;
     if target.path_and_query() != "/" {
         let fix = "leave the path out: what follows the mount is the path";
-        return Err(Wrong::new(wanted, "has a path", fix));
+        return Err(ValueError::new(wanted, "has a path", fix));
     }
     Ok(target)
 }
 
-fn name(text: &str) -> Result<Box<str>, Wrong> {
+fn name(text: &str) -> Result<Box<str>, ValueError> {
     let wanted = "a name such as `host.docker.internal`";
-    let (host, port) = authority::split(text).map_err(|_| Wrong::is_not(wanted))?;
+    let (host, port) = authority::split(text).map_err(|_| ValueError::is_not(wanted))?;
     if port.is_some() {
-        return Err(Wrong::new(wanted, "has a port", "leave it out: any port is meant"));
+        return Err(ValueError::new(wanted, "has a port", "leave it out: any port is meant"));
     }
     Ok(host.into())
 }
 
 /// The origin of a page as a browser writes it: that of a site, an app's or an extension's of its own scheme,
 /// or `null` (a file, a sandboxed frame).
-fn page(text: &str) -> Result<Box<str>, Wrong> {
+fn page(text: &str) -> Result<Box<str>, ValueError> {
     let wanted = "the origin of a page such as `http://localhost:3000`, or `null`";
     if matches!(text, "null" | "file://") {
         return Ok(text.into());
     }
-    let (scheme, rest) = text.split_once("://").ok_or_else(|| Wrong::is_not(wanted))?;
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| ValueError::is_not(wanted))?;
     if rest.ends_with('/') {
         let fix = "leave the slash out: a browser writes none";
-        return Err(Wrong::new(wanted, "ends in a slash", fix));
+        return Err(ValueError::new(wanted, "ends in a slash", fix));
     }
     if Scheme::parse(scheme).is_none() {
         let plain = |text: &str, more: &[u8]| {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
         };
         let valid = plain(scheme, b"+-.") && plain(rest, b"-._:");
-        return if valid { Ok(text.into()) } else { Err(Wrong::is_not(wanted)) };
+        return if valid { Ok(text.into()) } else { Err(ValueError::is_not(wanted)) };
     }
     let target = origin(text)?;
     let written = text.to_ascii_lowercase();

@@ -5,24 +5,24 @@
 
 use std::time::Duration;
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::duration::{self, parse_positive};
 use crate::config::number::{positive_share, show_share};
 use crate::config::rate;
-use crate::config::reader::{At, Reader, Section, count, word};
+use crate::config::reader::{Reader, Section, Spanned, count, word};
 use crate::config::resolve::{retry, status};
 use crate::policy::StatusMatch;
-use crate::policy::conduct::{Breaker, InvalidRequests, Pace};
+use crate::policy::conduct::{BanGuardRule, CircuitBreaker, RateLimit};
 
 /// More would be no cap.
 const MOST_IN_FLIGHT: usize = 65_536;
 
 /// `pace`.
-pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Pace {
-    let defaults = Pace::default();
+pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
+    let defaults = RateLimit::default();
     let Some(mut section) = one.section(reader, "pace") else { return defaults };
     let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let pace = Pace {
+    let pace = RateLimit {
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
         learn: section.scalar_or(reader, "learn", yes_or_no, defaults.learn),
         max_wait: section.scalar_or(reader, "max_wait", turn, defaults.max_wait),
@@ -38,13 +38,13 @@ pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Pace {
 }
 
 /// How long a call waits for its turn; not at all is a choice, too.
-fn turn(text: &str) -> Result<Duration, Wrong> {
+fn turn(text: &str) -> Result<Duration, ValueError> {
     if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::patience(text) }
 }
 
 /// `invalid_requests`; nothing of it is guarded without the section.
-pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<InvalidRequests> {
-    let defaults = InvalidRequests::default();
+pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
+    let defaults = BanGuardRule::default();
     let mut section = one.section(reader, "invalid_requests")?;
     let known = reader.problems.len();
     let statuses = section.scalars(reader, "statuses", invalid);
@@ -63,22 +63,22 @@ pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<In
         let fix = "write a larger `limit` or `trip_at`";
         reader.problem(section.key_place("trip_at"), &section.at("trip_at"), what, fix);
     }
-    let values = |all: Vec<At<_>>| all.into_iter().map(|at| at.value).collect();
+    let values = |all: Vec<Spanned<_>>| all.into_iter().map(|at| at.value).collect();
     let statuses = statuses.map_or(defaults.statuses, values);
-    Some(InvalidRequests { statuses, limit, trip_at })
+    Some(BanGuardRule { statuses, limit, trip_at })
 }
 
-fn invalid(text: &str) -> Result<StatusMatch, Wrong> {
+fn invalid(text: &str) -> Result<StatusMatch, ValueError> {
     status::failed(text, "a status such as `403`, or a class such as `4xx`", &["4xx", "5xx"])
 }
 
 /// `breaker`; without the section there is none.
-pub(super) fn breaker(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Breaker> {
-    let defaults = Breaker::default();
+pub(super) fn breaker(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CircuitBreaker> {
+    let defaults = CircuitBreaker::default();
     let mut section = one.section(reader, "breaker")?;
     let failures = section.scalar(reader, "failures", count(1, 10_000));
     let failures = failures.and_then(|at| u32::try_from(at.value).ok());
-    let breaker = Breaker {
+    let breaker = CircuitBreaker {
         failures: failures.unwrap_or(defaults.failures),
         within: section.scalar_or(reader, "within", parse_positive, defaults.within),
         open_for: section.scalar_or(reader, "open_for", parse_positive, defaults.open_for),
@@ -93,9 +93,9 @@ mod tests {
 
     use crate::config::env::Env;
     use crate::config::parse;
-    use crate::policy::conduct::{Breaker, Conduct, InvalidRequests, Pace, Rate};
+    use crate::policy::conduct::{BanGuardRule, CircuitBreaker, Rate, RateLimit, UpstreamPolicy};
 
-    fn conduct(keys: &str) -> Conduct {
+    fn conduct(keys: &str) -> UpstreamPolicy {
         let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
         let config = parse("p", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"));
         config.upstreams[0].conduct.clone()
@@ -104,17 +104,17 @@ mod tests {
     #[test]
     fn a_section_that_is_there_has_the_defaults_of_the_reference() {
         let all = conduct("pace: {}, invalid_requests: {}, breaker: {}");
-        assert_eq!(all.pace, Pace::default());
-        assert_eq!(all.invalid_requests, Some(InvalidRequests::default()));
-        assert_eq!(all.breaker, Some(Breaker::default()));
-        assert_eq!(conduct("mount: /a"), Conduct::default());
+        assert_eq!(all.pace, RateLimit::default());
+        assert_eq!(all.invalid_requests, Some(BanGuardRule::default()));
+        assert_eq!(all.breaker, Some(CircuitBreaker::default()));
+        assert_eq!(conduct("mount: /a"), UpstreamPolicy::default());
     }
 
     #[test]
     fn a_limit_and_learning_go_together() {
         let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
         let paced = conduct("pace: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
-        let expected = Pace { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
+        let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
         assert_eq!(paced.pace, expected);
     }
 

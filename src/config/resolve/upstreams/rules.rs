@@ -3,18 +3,20 @@
 //! Owns: how rules over statuses and JSON bodies are written, and which could never be meant.
 //! Never touches: answers.
 
-use crate::config::diagnostics::Wrong;
+use crate::config::diagnostics::ValueError;
 use crate::config::duration::parse_positive;
-use crate::config::file::{Node, Value, Written};
-use crate::config::reader::{At, Reader, Section, word};
+use crate::config::file::{Node, ScalarKind, Value};
+use crate::config::reader::{Reader, Section, Spanned, word};
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
-use crate::policy::conduct::{Class, ErrorRule, HoldFor, JsonRule, Limit, Rules};
+use crate::policy::conduct::{
+    CooldownUntil, ErrorRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules,
+};
 use crate::semantics::json_path::JsonPath;
 
 /// `success` and `errors`.
-pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rules {
-    Rules { success: success(one, reader), errors: errors(one, reader) }
+pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> ResponseRules {
+    ResponseRules { success: success(one, reader), errors: errors(one, reader) }
 }
 
 fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
@@ -69,7 +71,7 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
 }
 
 /// A status below 400 is no error by itself.
-fn refuse_good(statuses: &[At<StatusMatch>], reader: &mut Reader<'_>) {
+fn refuse_good(statuses: &[Spanned<StatusMatch>], reader: &mut Reader<'_>) {
     for at in statuses.iter().filter(|at| !status::is_error(at.value)) {
         let what = "would make an error of every answer that is none";
         let fix = "add `json` to say by what in the body such an answer is an error";
@@ -77,27 +79,27 @@ fn refuse_good(statuses: &[At<StatusMatch>], reader: &mut Reader<'_>) {
     }
 }
 
-fn class(text: &str) -> Result<Class, Wrong> {
+fn class(text: &str) -> Result<OutcomeClass, ValueError> {
     let words = [
-        ("minute", Class::RateLimited(Limit::Minute)),
-        ("quota", Class::RateLimited(Limit::Quota)),
-        ("shared", Class::RateLimited(Limit::Shared)),
-        ("auth", Class::Auth),
-        ("server", Class::Server),
+        ("minute", OutcomeClass::RateLimited(RateLimitKind::Minute)),
+        ("quota", OutcomeClass::RateLimited(RateLimitKind::Quota)),
+        ("shared", OutcomeClass::RateLimited(RateLimitKind::Shared)),
+        ("auth", OutcomeClass::Auth),
+        ("server", OutcomeClass::Server),
     ];
     word("one of minute, quota, shared, auth, server", &words)(text)
 }
 
-fn hold(text: &str) -> Result<HoldFor, Wrong> {
+fn hold(text: &str) -> Result<CooldownUntil, ValueError> {
     let wanted = "a duration such as `30s`, `until-utc-midnight` or `until-utc-month`";
     let words = [
-        ("until-utc-midnight", HoldFor::UntilMidnight),
-        ("until-utc-month", HoldFor::UntilNextMonth),
+        ("until-utc-midnight", CooldownUntil::UntilMidnight),
+        ("until-utc-month", CooldownUntil::UntilNextMonth),
     ];
     if !text.contains(|c: char| c.is_ascii_digit()) {
         return word(wanted, &words)(text);
     }
-    parse_positive(text).map(HoldFor::For).map_err(|wrong| Wrong { wanted, ..wrong })
+    parse_positive(text).map(CooldownUntil::For).map_err(|wrong| ValueError { wanted, ..wrong })
 }
 
 /// `{ "$.status.error_code": [0, "0"] }`.
@@ -119,7 +121,7 @@ fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
 }
 
 /// A place in a JSON body.
-pub(super) fn path(text: &str) -> Result<JsonPath, Wrong> {
+pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
     JsonPath::parse(text).map_err(|_| {
         let rooted = format!("$.{text}");
         let fix = if JsonPath::parse(&rooted).is_ok() {
@@ -128,7 +130,11 @@ pub(super) fn path(text: &str) -> Result<JsonPath, Wrong> {
             "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`"
                 .to_owned()
         };
-        Wrong::new("a JSON path such as `$.status.error_code`", "is no JSON path (RFC 9535)", fix)
+        ValueError::new(
+            "a JSON path such as `$.status.error_code`",
+            "is no JSON path (RFC 9535)",
+            fix,
+        )
     })
 }
 
@@ -149,18 +155,18 @@ fn values(node: &Node, path: &str, reader: &mut Reader<'_>) -> Vec<serde_json::V
 fn value(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<serde_json::Value> {
     match &node.value {
         Value::Null => Some(serde_json::Value::Null),
-        Value::Scalar(_, Written::Typed) => reader.scalar(node, path, typed).map(|at| at.value),
-        Value::Scalar(_, Written::Text) | Value::List(_) | Value::Map(_) => {
+        Value::Scalar(_, ScalarKind::Typed) => reader.scalar(node, path, typed).map(|at| at.value),
+        Value::Scalar(_, ScalarKind::Text) | Value::List(_) | Value::Map(_) => {
             reader.scalar(node, path, |text| Ok(text.into())).map(|at| at.value)
         }
     }
 }
 
-fn typed(text: &str) -> Result<serde_json::Value, Wrong> {
+fn typed(text: &str) -> Result<serde_json::Value, ValueError> {
     serde_json::from_str(&text.to_ascii_lowercase()).map_err(|_| {
         let wanted = "a value that JSON has";
         let fix = "write it in decimal without leading zeros, or in quotes if text is meant";
-        Wrong::new(wanted, "is no number that JSON can write", fix)
+        ValueError::new(wanted, "is no number that JSON can write", fix)
     })
 }
 
@@ -174,9 +180,9 @@ mod tests {
     use crate::config::env::Env;
     use crate::config::parse;
     use crate::policy::StatusMatch;
-    use crate::policy::conduct::{Class, HoldFor, Limit, Rules};
+    use crate::policy::conduct::{CooldownUntil, OutcomeClass, RateLimitKind, ResponseRules};
 
-    fn rules(keys: &str) -> Rules {
+    fn rules(keys: &str) -> ResponseRules {
         let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
         let env: Env = [("CODE", "7")].into_iter().collect();
         let config = parse("p", &text, &env).unwrap_or_else(|report| panic!("{report}"));
@@ -217,13 +223,13 @@ mod tests {
              { status: 503, class: minute }, { status: 200, json: { $.ok: false }, class: server }]",
         );
         let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.hold)).collect();
-        let limited = Class::RateLimited;
+        let limited = OutcomeClass::RateLimited;
         let expected = [
-            (limited(Limit::Quota), Some(HoldFor::UntilMidnight)),
-            (limited(Limit::Shared), Some(HoldFor::For(Duration::from_secs(90)))),
-            (Class::Auth, Some(HoldFor::UntilNextMonth)),
-            (limited(Limit::Minute), None),
-            (Class::Server, None),
+            (limited(RateLimitKind::Quota), Some(CooldownUntil::UntilMidnight)),
+            (limited(RateLimitKind::Shared), Some(CooldownUntil::For(Duration::from_secs(90)))),
+            (OutcomeClass::Auth, Some(CooldownUntil::UntilNextMonth)),
+            (limited(RateLimitKind::Minute), None),
+            (OutcomeClass::Server, None),
         ];
         assert_eq!(classes, expected);
         assert_eq!(rules.errors[1].status, [StatusMatch::Class(5)]);
@@ -234,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_upstream_without_rules_has_its_bodies_left_alone() {
-        assert_eq!(rules("errors: []"), Rules::default());
+        assert_eq!(rules("errors: []"), ResponseRules::default());
         assert!(!rules("errors: [{ status: 403, class: minute }]").read_bodies());
     }
 }

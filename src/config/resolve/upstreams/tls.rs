@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use crate::config::client_cert::ClientCert;
-use crate::config::diagnostics::NoteKind;
-use crate::config::reader::{At, Reader, Section, word};
+use crate::config::diagnostics::WarningKind;
+use crate::config::reader::{Reader, Section, Spanned, word};
 use crate::config::{UpstreamHost, UpstreamTls};
 use crate::route::pattern::host::Index;
 
@@ -31,7 +31,7 @@ pub(super) fn read(
 }
 
 /// Spelled on an upstream it is consent, for the hosts that are named there: never for all.
-fn refuse_or_note(at: &At<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+fn refuse_or_note(at: &Spanned<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
     if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
         let what = "would accept any certificate of every host";
         let fix = "name the hosts that it is meant for in an upstream of their own";
@@ -40,7 +40,7 @@ fn refuse_or_note(at: &At<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>
     }
     let text = "any certificate is accepted for these hosts, as said here: who stands between larder \
                 and them may read and change everything; `extra_roots` with their root is safe";
-    reader.note(at, NoteKind::Insecure, text);
+    reader.note(at, WarningKind::Insecure, text);
 }
 
 fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
@@ -92,7 +92,7 @@ fn named_file(
     pair: &mut Section<'_>,
     key: &'static str,
     reader: &mut Reader<'_>,
-) -> Option<At<PathBuf>> {
+) -> Option<Spanned<PathBuf>> {
     let node = pair.get(key)?;
     reader.path(node, &pair.at(key))
 }
@@ -103,9 +103,9 @@ mod tests {
     use std::path::Path;
 
     use crate::config::client_cert::tests as client_cert;
-    use crate::config::diagnostics::{NoteKind, Report};
+    use crate::config::diagnostics::{Report, WarningKind};
     use crate::config::env::Env;
-    use crate::config::files::{Contents, Files};
+    use crate::config::files::{Contents, FileSource};
     use crate::config::{Config, read};
 
     /// A pair in `larder.pem` and `larder-key.pem`; `open` says which key everybody may read.
@@ -115,7 +115,7 @@ mod tests {
         open: bool,
     }
 
-    impl Files for Pair {
+    impl FileSource for Pair {
         fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
             let bytes = match path.to_str() {
                 Some("/etc/larder/larder.pem") => self.cert.clone().into_bytes(),
@@ -165,7 +165,7 @@ mod tests {
         let config = with(&pair(), "insecure: true").unwrap();
         assert!(config.upstreams[0].tls.insecure);
         let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
-        assert_eq!(note.kind, NoteKind::Insecure);
+        assert_eq!(note.kind, WarningKind::Insecure);
         assert_eq!((note.path.as_str(), note.place.line), ("upstreams.u.tls.insecure", 2));
         let config = with(&pair(), "insecure: false").unwrap();
         assert!(config.notes.is_empty() && !config.upstreams[0].tls.insecure);

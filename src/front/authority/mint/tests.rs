@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
-use crate::config::constraint::Constraint;
+use crate::config::constraint::NameConstraint;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -19,18 +19,18 @@ fn noon() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-fn authority(constrain: &[&str]) -> Arc<Authority> {
-    let constrain: Vec<_> = constrain.iter().map(|c| Constraint::parse(c).unwrap()).collect();
-    Arc::new(Authority::for_now(noon(), &constrain).unwrap())
+fn authority(constrain: &[&str]) -> Arc<CertificateAuthority> {
+    let constrain: Vec<_> = constrain.iter().map(|c| NameConstraint::parse(c).unwrap()).collect();
+    Arc::new(CertificateAuthority::for_now(noon(), &constrain).unwrap())
 }
 
-fn mint(constrain: &[&str]) -> (Mint, Clock) {
+fn mint(constrain: &[&str]) -> (LeafIssuer, Clock) {
     let clock = Clock::by_hand(noon());
-    (Mint::new(authority(constrain), clock.clone()).unwrap(), clock)
+    (LeafIssuer::new(authority(constrain), clock.clone()).unwrap(), clock)
 }
 
 /// What a client that trusts the authority gets as `host`.
-fn shown(mint: &Mint, host: &str) -> Vec<CertificateDer<'static>> {
+fn shown(mint: &LeafIssuer, host: &str) -> Vec<CertificateDer<'static>> {
     let config = mint.config(host).unwrap_or_else(|error| panic!("{host}: {error}"));
     let mut server = ServerConnection::new(config).unwrap();
     let mut client = client("any.example");
@@ -102,7 +102,7 @@ impl ServerCertVerifier for Whatever {
 }
 
 /// Whether a strict client that trusts the authority takes this leaf for `name` now.
-fn accepted(mint: &Mint, leaf: &CertificateDer<'_>, name: &str) -> bool {
+fn accepted(mint: &LeafIssuer, leaf: &CertificateDer<'_>, name: &str) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add(mint.authority.certificate().der().clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
@@ -194,7 +194,7 @@ fn tls_05_each_kind_of_host_gets_its_leaf_or_an_error() {
         &"a".repeat(64),
     ] {
         let refused = mint.config(host);
-        assert!(matches!(refused, Err(AuthorityError::Name(_))), "{host:?}");
+        assert!(matches!(refused, Err(CaError::Name(_))), "{host:?}");
     }
 }
 
@@ -229,7 +229,7 @@ fn a_leaf_is_kept_until_half_its_time_and_never_outlives_its_authority() {
     mint.config("api.example").unwrap();
     clock.advance(DAY);
     let over = mint.config("api.example");
-    assert!(matches!(over, Err(AuthorityError::Expired { .. })), "not after its end");
+    assert!(matches!(over, Err(CaError::Expired { .. })), "not after its end");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn tls_03_an_authority_vouches_for_nothing_outside_its_constraints() {
     }
     for host in ["example", "other.example", "11.0.0.1", "[::1]"] {
         let refused = mint.config(host);
-        assert!(matches!(refused, Err(AuthorityError::Outside { .. })), "{host}");
+        assert!(matches!(refused, Err(CaError::Outside { .. })), "{host}");
     }
 }
 

@@ -17,7 +17,7 @@ fn at(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
-fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64) -> Stored {
+fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64) -> StoredResponse {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         let (Ok(name), Ok(value)) =
@@ -28,7 +28,7 @@ fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64)
         headers.append(name, value);
     }
     let vary = vary.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect();
-    Stored::new(
+    StoredResponse::new(
         StatusCode::from_u16(200 + u16::try_from(seed % 300).unwrap()).unwrap(),
         &headers,
         Bytes::copy_from_slice(body),
@@ -38,17 +38,18 @@ fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64)
     )
 }
 
-fn writing<'a>(canonical: &'a [u8], stored: &'a Stored) -> Writing<'a> {
-    let (mark, until) = (Mark::from_raw(7), Until(9));
-    Writing { canonical, stored, mark, until, body_hash: body_hash(&stored.body) }
+fn writing<'a>(canonical: &'a [u8], stored: &'a StoredResponse) -> EntryRef<'a> {
+    let (mark, until) = (Epoch::from_raw(7), ExpiresAt(9));
+    EntryRef { canonical, stored, mark, until, body_hash: body_hash(&stored.body) }
 }
 
-fn assert_same(one: &Stored, other: &Stored) {
-    let parts = |s: &Stored| {
+fn assert_same(one: &StoredResponse, other: &StoredResponse) {
+    let parts = |s: &StoredResponse| {
         (s.status, s.headers.clone(), s.withheld.clone(), s.body.clone(), s.said.clone())
     };
-    let facts =
-        |s: &Stored| (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age);
+    let facts = |s: &StoredResponse| {
+        (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age)
+    };
     assert_eq!(parts(one), parts(other));
     assert_eq!(facts(one), facts(other));
 }
@@ -60,7 +61,7 @@ fn sample() -> Vec<u8> {
     let fields: Vec<_> =
         fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
     let stored = stored(&fields, &["x-v".to_owned()], b"a body", 1 << 50);
-    writing(b"a key", &stored).encode(BodyIn::Entry, &at_rest()).unwrap()
+    writing(b"a key", &stored).encode(BodyLocation::Entry, &at_rest()).unwrap()
 }
 
 proptest! {
@@ -74,17 +75,17 @@ proptest! {
     ) {
         let stored = stored(&fields, &vary, &body, seed);
         let writing = writing(&canonical, &stored);
-        for body_in in [BodyIn::Entry, BodyIn::File(file)] {
+        for body_in in [BodyLocation::Entry, BodyLocation::File(file)] {
             let value = writing.encode(body_in, &at_rest()).unwrap();
             let entry = Entry::decode(&value).unwrap();
             prop_assert_eq!(entry.canonical, &canonical[..]);
-            prop_assert_eq!((entry.head.mark, entry.head.until), (Mark::from_raw(7), Until(9)));
+            prop_assert_eq!((entry.head.mark, entry.head.until), (Epoch::from_raw(7), ExpiresAt(9)));
             prop_assert_eq!(entry.head.body_in, body_in);
             prop_assert_eq!(entry.head.body_len, body.len() as u64);
             assert_same(&entry.with_body(stored.body.clone(), &at_rest()).unwrap(), &stored);
             match body_in {
-                BodyIn::Entry => assert_same(&entry.with_own_body(&at_rest()).unwrap(), &stored),
-                BodyIn::File(_) => prop_assert!(entry.with_own_body(&at_rest()).is_none()),
+                BodyLocation::Entry => assert_same(&entry.with_own_body(&at_rest()).unwrap(), &stored),
+                BodyLocation::File(_) => prop_assert!(entry.with_own_body(&at_rest()).is_none()),
             }
         }
     }
@@ -93,7 +94,7 @@ proptest! {
     fn any_bytes_are_read_without_a_panic(mut value in vec(any::<u8>(), 0..400), seal in any::<bool>()) {
         if seal {
             // Even with a seal that is right.
-            let mut draft = Draft::with_capacity(value.len());
+            let mut draft = EntryEncoder::with_capacity(value.len());
             draft.put(&value);
             value = draft.sealed(VERSION);
         }
@@ -123,12 +124,12 @@ fn sto_02_every_flipped_bit_and_every_truncation_is_refused() {
 #[test]
 fn sto_02_an_entry_of_another_version_is_refused_though_it_is_whole() {
     let value = sample();
-    let mut other = Draft::with_capacity(value.len());
+    let mut other = EntryEncoder::with_capacity(value.len());
     other.put(&value[9..]);
     assert!(Entry::decode(&other.sealed(VERSION + 1)).is_none());
     let mut flagged = value[9..].to_vec();
     flagged[0] = 0x80;
-    let mut later = Draft::with_capacity(value.len());
+    let mut later = EntryEncoder::with_capacity(value.len());
     later.put(&flagged);
     assert!(Entry::decode(&later.sealed(VERSION)).is_none(), "a flag nobody knows");
 }
@@ -136,7 +137,7 @@ fn sto_02_an_entry_of_another_version_is_refused_though_it_is_whole() {
 #[test]
 fn sto_02_a_body_that_is_not_the_one_stored_is_refused() {
     let stored = stored(&[], &[], b"the body", 1);
-    let value = writing(b"key", &stored).encode(BodyIn::File(5), &at_rest()).unwrap();
+    let value = writing(b"key", &stored).encode(BodyLocation::File(5), &at_rest()).unwrap();
     let entry = Entry::decode(&value).unwrap();
     for other in [&b"the b0dy"[..], b"the bod", b"the body ", b""] {
         assert!(entry.with_body(Bytes::copy_from_slice(other), &at_rest()).is_none());
@@ -160,7 +161,7 @@ fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
         let stored = with(body, field);
         let writing = writing(b"key", &stored);
         assert_eq!(writing.is_inline(), inline, "{body} bytes and a field of {field}");
-        let body_in = if inline { BodyIn::Entry } else { BodyIn::File(1) };
+        let body_in = if inline { BodyLocation::Entry } else { BodyLocation::File(1) };
         let value = writing.encode(body_in, &at_rest()).unwrap();
         assert!(value.len() <= LARGEST);
     }
@@ -169,9 +170,13 @@ fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
 #[test]
 fn what_no_value_may_hold_is_not_encoded() {
     let long = |field| stored(&[("x-long".to_owned(), vec![b'x'; field])], &[], b"", 1);
-    assert!(writing(b"key", &long(LARGEST - 300)).encode(BodyIn::File(1), &at_rest()).is_some());
-    assert!(writing(b"key", &long(LARGEST)).encode(BodyIn::File(1), &at_rest()).is_none());
-    assert!(writing(&vec![0; LARGEST], &long(0)).encode(BodyIn::File(1), &at_rest()).is_none());
+    assert!(
+        writing(b"key", &long(LARGEST - 300)).encode(BodyLocation::File(1), &at_rest()).is_some()
+    );
+    assert!(writing(b"key", &long(LARGEST)).encode(BodyLocation::File(1), &at_rest()).is_none());
+    assert!(
+        writing(&vec![0; LARGEST], &long(0)).encode(BodyLocation::File(1), &at_rest()).is_none()
+    );
 }
 
 /// A body that is not as long as was announced is no entry, neither to write nor to read.
@@ -180,11 +185,11 @@ fn a_body_that_is_not_whole_is_neither_written_nor_read() {
     let length = |length: &str| [("content-length".to_owned(), length.as_bytes().to_vec())];
     // A seed whose status is 200.
     let whole = stored(&length("6"), &[], b"a body", 300);
-    let entry = writing(b"a key", &whole).encode(BodyIn::Entry, &at_rest()).unwrap();
+    let entry = writing(b"a key", &whole).encode(BodyLocation::Entry, &at_rest()).unwrap();
     assert!(Entry::decode(&entry).unwrap().with_own_body(&at_rest()).is_some());
     for cut in [stored(&length("7"), &[], b"a body", 300), stored(&length("6"), &[], b"", 300)] {
-        assert_eq!(writing(b"a key", &cut).encode(BodyIn::Entry, &at_rest()), None);
-        assert_eq!(writing(b"a key", &cut).encode(BodyIn::File(1), &at_rest()), None);
+        assert_eq!(writing(b"a key", &cut).encode(BodyLocation::Entry, &at_rest()), None);
+        assert_eq!(writing(b"a key", &cut).encode(BodyLocation::File(1), &at_rest()), None);
     }
 }
 
@@ -193,7 +198,7 @@ fn fields_are_encrypted_and_belong_to_their_entry_and_installation() {
     let location = "https://files.example.test/a?access_token=L0cationT0ken77aa31";
     let fields = [("location".to_owned(), location.as_bytes().to_vec())];
     let stored = stored(&fields, &[], b"", 102);
-    let value = writing(b"a key", &stored).encode(BodyIn::Entry, &at_rest()).unwrap();
+    let value = writing(b"a key", &stored).encode(BodyLocation::Entry, &at_rest()).unwrap();
     for part in [&b"L0cation"[..], b"access_token", b"files.example"] {
         assert!(!value.windows(part.len()).any(|window| window == part));
     }

@@ -3,8 +3,8 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::store::disk::keys::{self, Until};
-use crate::store::disk::queue::Put;
+use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::queue::PutCommand;
 
 #[tokio::test]
 async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
@@ -85,7 +85,7 @@ async fn hits_go_on_while_the_store_thread_is_stalled() {
         assert_eq!(body(&disk, "/inline").unwrap(), "inline");
         assert_eq!(body(&disk, "/file"), Some(bytes(1, 100_000)));
     }
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     drop(go_on);
     disk.flush().await;
     assert_eq!(body(&disk, "/x").unwrap(), "waits");
@@ -145,10 +145,11 @@ async fn many_small_answers_stay_within_the_bound_too() {
 fn the_nearest_death_goes_first_and_what_lives_forever_last() {
     let house = House::new();
     let mut keeper = house.keeper();
-    let until = |n: u64| if n == 0 { Until::FOREVER } else { Until::of(Some(at(5000 + n))) };
+    let until =
+        |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::of(Some(at(5000 + n))) };
     for n in 0..10 {
         let stored = stored(bytes(1, 10_000));
-        let put = Put {
+        let put = PutCommand {
             key: key(&format!("/{n}")),
             stored,
             mark: MARK,
@@ -161,7 +162,7 @@ fn the_nearest_death_goes_first_and_what_lives_forever_last() {
     let each = keeper.sizes.bytes() / 10;
     keeper.bound = each * 4;
     keeper.make_room().unwrap();
-    let left = |keeper: &Keeper| -> Vec<u64> {
+    let left = |keeper: &DiskWriter| -> Vec<u64> {
         let key = |n: u64| keys::entry(&keys::place(&key(&format!("/{n}")), VariantId::SOLE));
         (0..10).filter(|n| keeper.database.get(&key(*n)).unwrap().is_some()).collect()
     };

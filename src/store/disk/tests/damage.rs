@@ -84,7 +84,7 @@ async fn found_whole(house: &House, seed: u64) -> usize {
         }
         // Again: what was found damaged has been removed meanwhile.
         disk.flush().await;
-        assert_eq!(disk.condition(), Condition::Good, "seed {seed}");
+        assert_eq!(disk.condition(), Health::Good, "seed {seed}");
         let path = format!("/new{restart}");
         put(&disk, &path, &stored(content(5)));
         disk.flush().await;
@@ -249,7 +249,7 @@ async fn a_damaged_entry_is_a_miss_and_is_removed() {
     let mut value = database.get(&place).unwrap().unwrap().to_vec();
     value[30] ^= 4;
     database.insert(&place, value).unwrap();
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     disk.flush().await;
     assert_eq!((house.errors("read"), counts(&database)[0]), (1, 0));
     drop(database);
@@ -268,7 +268,7 @@ async fn only_the_newest_quarantine_is_kept() {
         house.keeper().database.insert(b"F", b"another's".to_vec()).unwrap();
         house.clock.advance(Duration::from_secs(86_400));
         let disk = house.open().await;
-        assert_eq!(disk.condition(), Condition::Good);
+        assert_eq!(disk.condition(), Health::Good);
         disk.close().await;
         let time = humantime::format_rfc3339_seconds(house.clock.now());
         assert_eq!(quarantines(), [format!("quarantine-{time}")], "day {day}");
@@ -283,17 +283,15 @@ async fn where_nothing_can_be_opened_memory_goes_on_alone_until_it_can() {
     // A file where a directory must be.
     fs::write(house.cache(), b"").unwrap();
     let disk = house.open().await;
-    let Condition::MemoryOnly(why) = disk.condition() else {
-        panic!("it is {:?}", disk.condition())
-    };
+    let Health::MemoryOnly(why) = disk.condition() else { panic!("it is {:?}", disk.condition()) };
     assert!(!why.is_empty());
     assert!(house.errors("open") >= 1);
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     fs::remove_file(house.cache()).unwrap();
     // The ladder is tried again by a timer: nothing tells of it but the condition.
-    while disk.condition() != Condition::Good {
+    while disk.condition() != Health::Good {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     put(&disk, "/x", &stored("x"));
@@ -311,7 +309,7 @@ async fn an_opening_that_hangs_is_given_up_and_begun_anew() {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     house.means.open_within = Duration::from_millis(300);
     let disk = house.open().await;
-    assert_eq!(disk.condition(), Condition::Good);
+    assert_eq!(disk.condition(), Health::Good);
     assert_eq!(house.metric("larder_store_recovered_total"), 1);
     put(&disk, "/x", &stored("x"));
     disk.flush().await;

@@ -7,9 +7,9 @@ use std::sync::mpsc;
 
 use super::damage::copy;
 use super::*;
-use crate::store::disk::Paged;
-use crate::store::disk::keys::{self, Until};
-use crate::store::disk::queue::Put;
+use crate::store::disk::EntryPage;
+use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::queue::PutCommand;
 use crate::store::disk::variants::Variants;
 use crate::store::memory;
 
@@ -23,7 +23,7 @@ async fn what_was_put_is_found_whole_after_a_restart() {
         disk.put(
             &key(&format!("/{size}")),
             &stored,
-            (Mark::from_raw(40 + seed as u64), SO_FAR),
+            (Epoch::from_raw(40 + seed as u64), SO_FAR),
             None,
             presence(),
         );
@@ -36,7 +36,7 @@ async fn what_was_put_is_found_whole_after_a_restart() {
     assert_eq!(totals.entries, sizes.len() as u64);
     for (seed, size) in sizes.into_iter().enumerate() {
         let record = record(&disk, &format!("/{size}"), 0).unwrap();
-        assert_eq!(record.mark(), Mark::from_raw(40 + seed as u64));
+        assert_eq!(record.mark(), Epoch::from_raw(40 + seed as u64));
         assert_eq!(record.is_inline(), size <= 4096);
         assert_eq!(record.body_len(), size as u64);
         let (found, put) = (disk.read(&record).unwrap(), stored(bytes(seed, size)));
@@ -48,7 +48,7 @@ async fn what_was_put_is_found_whole_after_a_restart() {
         );
     }
     assert_eq!(house.files().len(), 3);
-    assert!(matches!(find(&disk, "/other", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/other", 0), DiskLookup::Nothing));
     disk.close().await;
 }
 
@@ -154,7 +154,7 @@ async fn cch_05_of_too_many_variants_the_newest_are_kept() {
     assert_eq!(house.files().len(), memory::VARIANTS);
     assert_eq!(body_of(&disk, "/x", 7), Some(bytes(7, 5000)));
     assert_eq!(body_of(&disk, "/x", number + 6), Some(bytes(memory::VARIANTS + 6, 5000)));
-    assert!(matches!(find(&disk, "/x", 6), Find::OtherVariants(VariantId(6))));
+    assert!(matches!(find(&disk, "/x", 6), DiskLookup::OtherVariants(VariantId(6))));
     disk.close().await;
 }
 
@@ -178,12 +178,12 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let house = House::new();
     let mut keeper = house.keeper();
     let (own, other) = (key("/own"), key("/other"));
-    let put = Put {
+    let put = PutCommand {
         key: own.clone(),
         stored: stored("own"),
         mark: MARK,
         so_far: SO_FAR,
-        until: Until::FOREVER,
+        until: ExpiresAt::FOREVER,
         _presence: presence(),
     };
     keeper.put(&put).unwrap();
@@ -196,7 +196,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
         let variant = |_: &VaryFields| VariantId::SOLE;
         crate::store::disk::record::find(
             &keeper.database,
-            Wanted { key, variant: &variant },
+            StoreQuery { key, variant: &variant },
             u64::MAX,
         )
         .unwrap()
@@ -204,12 +204,12 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     };
     move_to_other(entry(&own), entry(&other));
     move_to_other(keys::variants(own.id()), keys::variants(other.id()));
-    assert!(matches!(find(&own), Find::Found(_)));
-    assert!(matches!(find(&other), Find::Nothing), "both say whose they are");
+    assert!(matches!(find(&own), DiskLookup::Found(_)));
+    assert!(matches!(find(&other), DiskLookup::Nothing), "both say whose they are");
     let mut variants = Variants::none(other.target_id(), other.canonical());
     variants.add(VariantId::SOLE, &VaryFields::default());
     keeper.database.insert(&keys::variants(other.id()), variants.encode().unwrap()).unwrap();
-    assert!(matches!(find(&other), Find::Nothing), "the entry alone says it too");
+    assert!(matches!(find(&other), DiskLookup::Nothing), "the entry alone says it too");
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_target_is_reclaimed_with_all_its_variants_and_nothing_else() {
     put(&disk, "/y", &stored("y"));
     disk.reclaim(key("/x").target_id());
     disk.flush().await;
-    assert!(matches!(find(&disk, "/x", 3), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 3), DiskLookup::Nothing));
     assert_eq!(body(&disk, "/y").unwrap(), "y");
     assert_eq!(house.files(), <[PathBuf; 0]>::default());
     assert_eq!(disk.totals().entries, 1);
@@ -243,13 +243,13 @@ async fn what_is_cleared_is_gone_and_what_comes_after_is_kept() {
     disk.clear();
     put(&disk, "/after", &stored("after"));
     disk.flush().await;
-    assert!((0..30).all(|n| matches!(find(&disk, &format!("/{n}"), 0), Find::Nothing)));
+    assert!((0..30).all(|n| matches!(find(&disk, &format!("/{n}"), 0), DiskLookup::Nothing)));
     assert_eq!(disk.totals().entries, 1);
-    assert_eq!(disk.condition(), Condition::Good);
+    assert_eq!(disk.condition(), Health::Good);
     disk.close().await;
     let disk = house.open().await;
     assert_eq!(body(&disk, "/after").unwrap(), "after");
-    assert!(matches!(find(&disk, "/1", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/1", 0), DiskLookup::Nothing));
     assert_eq!(house.metric("larder_store_recovered_total"), 0, "that was no fault");
     disk.close().await;
 }
@@ -279,7 +279,7 @@ async fn pages_lead_through_everything_once() {
     assert!((0..25).all(|n| seen.contains(&(place(&format!("/{n}")), n * 500))));
     let page = disk.page(None, 10, Some(key("/x").target_id()));
     assert_eq!(page.len(), 2);
-    for Paged { listed, mark } in page {
+    for EntryPage { listed, mark } in page {
         assert_eq!(&*listed.canonical, key("/x").canonical());
         assert_eq!((listed.stored.body.len(), listed.body, mark), (0, 1, MARK));
         assert_eq!(listed.stored.headers["x-field"], "1");
@@ -300,7 +300,7 @@ async fn what_is_too_large_to_be_kept_takes_the_place_of_nothing_older() {
     headers.insert("x-long", HeaderValue::from_bytes(&vec![b'x'; 65_536]).unwrap());
     put(&disk, "/x", &Arc::new(stored_at("new", &[], 0, 200).keeping(&headers)));
     disk.flush().await;
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing), "the older one is not the newest");
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing), "the older one is not the newest");
     assert_eq!((disk.totals().entries, house.files().len()), (0, 0));
     disk.close().await;
 }
@@ -317,14 +317,14 @@ async fn nothing_is_found_or_kept_before_it_is_open_and_after_it_is_closed() {
     put(&disk, "/y", &stored("late"));
     disk.reclaim(key("/x").target_id());
     disk.clear();
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     assert!(disk.read(&record).is_none());
     assert!(disk.page(None, 10, None).is_empty());
     disk.flush().await;
     disk.close().await;
     let disk = house.open().await;
     assert_eq!(body(&disk, "/x").unwrap(), "early");
-    assert!(matches!(find(&disk, "/y", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/y", 0), DiskLookup::Nothing));
     disk.close().await;
 }
 
@@ -339,7 +339,7 @@ async fn closing_waits_no_longer_than_it_may() {
     disk.close().await;
     let waited = tokio::time::Instant::now() - before;
     assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(6), "{waited:?}");
-    assert!(matches!(find(&disk, "/x", 0), Find::Nothing));
+    assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     drop(go_on);
 }
 
@@ -347,10 +347,10 @@ async fn closing_waits_no_longer_than_it_may() {
 async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
     let house = House::new();
     let disk = house.open().await;
-    let keyring = Keyring::new([7; 32], &[], Redactor::default());
+    let keyring = KeyBuilder::new([7; 32], &[], Redactor::default());
     for (n, length) in [10, 100_000].into_iter().enumerate() {
         let url = format!("http://api.example/{n}?api_key=SECRET2&page=PUBLIC");
-        let mut asked = Asked::get(Target::absolute(&url).unwrap());
+        let mut asked = ProxyRequest::get(Target::absolute(&url).unwrap());
         asked.headers.insert("authorization", HeaderValue::from_static("Bearer SECRET1"));
         asked.headers.insert("x-user-agent", HeaderValue::from_static("SECRET3"));
         let vary = VaryFields::new(vec![

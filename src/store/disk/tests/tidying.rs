@@ -1,15 +1,15 @@
 //! Sweeping what died, mending what a crash left.
 
 use super::*;
-use crate::store::Place;
+use crate::store::EntryId;
 use crate::store::disk::check::Check;
-use crate::store::disk::keys::{self, Until};
-use crate::store::disk::queue::Put;
-use crate::store::disk::sizes::Weight;
+use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::queue::PutCommand;
+use crate::store::disk::sizes::EntrySize;
 
-fn put_until(keeper: &mut Keeper, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
-    let until = Until::of(until.map(at));
-    let put = Put {
+fn put_until(keeper: &mut DiskWriter, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
+    let until = ExpiresAt::of(until.map(at));
+    let put = PutCommand {
         key: key(path),
         stored: stored(body),
         mark: MARK,
@@ -20,15 +20,15 @@ fn put_until(keeper: &mut Keeper, path: &str, until: Option<u64>, body: impl Int
     keeper.put(&put).unwrap();
 }
 
-fn place(path: &str) -> Place {
+fn place(path: &str) -> EntryId {
     keys::place(&key(path), VariantId::SOLE)
 }
 
-fn has(keeper: &Keeper, path: &str) -> bool {
+fn has(keeper: &DiskWriter, path: &str) -> bool {
     keeper.database.get(&keys::entry(&place(path))).unwrap().is_some()
 }
 
-fn check(keeper: &mut Keeper) {
+fn check(keeper: &mut DiskWriter) {
     keeper.check = Some(Check::default());
     while keeper.check.is_some() {
         keeper.check_on().unwrap();
@@ -55,13 +55,19 @@ fn what_died_is_swept_with_its_file_and_the_rest_stays() {
     assert_eq!(keeper.sizes.totals().evictions, 0, "sweeping is not evicting");
 }
 
-fn put_varying(keeper: &mut Keeper, vary: &[&'static str], variant: u128, asked: u64, until: u64) {
-    let put = Put {
+fn put_varying(
+    keeper: &mut DiskWriter,
+    vary: &[&'static str],
+    variant: u128,
+    asked: u64,
+    until: u64,
+) {
+    let put = PutCommand {
         key: key("/x"),
         stored: stored_at("x", vary, variant, asked),
         mark: MARK,
         so_far: SO_FAR,
-        until: Until::of(Some(at(until))),
+        until: ExpiresAt::of(Some(at(until))),
         _presence: presence(),
     };
     keeper.put(&put).unwrap();
@@ -88,12 +94,12 @@ fn what_cannot_be_written_takes_what_is_older_and_varies_otherwise_with_it() {
     let house = House::new();
     let mut keeper = house.keeper();
     put_varying(&mut keeper, &[], 0, 10, 5_000);
-    let unwritten = Put {
+    let unwritten = PutCommand {
         key: key("/x"),
         stored: stored_at("x", &["x-v"], 7, 20),
         mark: MARK,
         so_far: SO_FAR,
-        until: Until::FOREVER,
+        until: ExpiresAt::FOREVER,
         _presence: presence(),
     };
     keeper.outdo(&unwritten).unwrap();
@@ -122,8 +128,8 @@ fn an_entry_that_lives_longer_now_is_not_swept_by_its_earlier_death() {
     put_until(&mut keeper, "/x", Some(3000), "second");
     assert_eq!(counts(&keeper.database), [1, 1, 1]);
     // A crash between the two left the earlier death behind.
-    let weight = Weight { file: 0, value: 5 };
-    keeper.note_death(&place("/x"), Until::of(Some(at(1000))), weight).unwrap();
+    let weight = EntrySize { file: 0, value: 5 };
+    keeper.note_death(&place("/x"), ExpiresAt::of(Some(at(1000))), weight).unwrap();
     keeper.sweep(at(2000)).unwrap();
     assert!(has(&keeper, "/x"));
     assert_eq!(counts(&keeper.database), [1, 1, 1]);
@@ -150,7 +156,7 @@ fn the_check_gives_an_entry_back_its_death_and_its_place_among_the_variants() {
     let mut keeper = house.keeper();
     put_until(&mut keeper, "/x", Some(1000), bytes(1, 10_000));
     let totals = keeper.sizes.totals();
-    keeper.forget_death(&place("/x"), Until::of(Some(at(1000)))).unwrap();
+    keeper.forget_death(&place("/x"), ExpiresAt::of(Some(at(1000)))).unwrap();
     keeper.database.remove(&keys::variants(place("/x").id)).unwrap();
     check(&mut keeper);
     assert_eq!(counts(&keeper.database), [1, 1, 1]);

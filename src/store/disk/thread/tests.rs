@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::semantics::vary::VariantId;
-use crate::store::disk::keys::Until;
-use crate::store::disk::room::Volume;
-use crate::store::disk::sizes::Weight;
-use crate::store::disk::{Means, Settings};
-use crate::store::{Condition, Place};
+use crate::store::disk::keys::ExpiresAt;
+use crate::store::disk::room::FsUsage;
+use crate::store::disk::sizes::EntrySize;
+use crate::store::disk::{Hooks, Settings};
+use crate::store::{EntryId, Health};
 
-fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
+fn thread(dir: &std::path::Path, measure: room::Measure) -> Worker {
     let settings = Settings {
         dir: dir.join("cache"),
         bytes: 1 << 30,
@@ -21,34 +21,34 @@ fn thread(dir: &std::path::Path, measure: room::Measure) -> StoreThread {
         secret: crate::store::state::Secret::from_bytes([7; 32]),
     };
     let second = Duration::from_secs(20);
-    let means = Means { measure, open_within: second, retry_every: second };
+    let means = Hooks { measure, open_within: second, retry_every: second };
     let shared = Shared::new(
         settings,
         means,
         Clock::system(),
-        Account::new(&[], &[]),
+        Telemetry::new(&[], &[]),
         Box::new(crate::store::disk::tests::Unheard),
     );
-    let mut thread = StoreThread::new(shared);
-    thread.climb(Rung::AsItIs);
+    let mut thread = Worker::new(shared);
+    thread.climb(RecoveryStep::AsItIs);
     thread
 }
 
-fn note(thread: &mut StoreThread, keys: std::ops::Range<u8>) {
+fn note(thread: &mut Worker, keys: std::ops::Range<u8>) {
     thread.attempt(|keeper, _| {
         for n in keys {
-            let place = Place { target: 0, id: n.into(), variant: VariantId::SOLE };
-            keeper.note_death(&place, Until::FOREVER, Weight { file: 9000, value: 10 })?;
+            let place = EntryId { target: 0, id: n.into(), variant: VariantId::SOLE };
+            keeper.note_death(&place, ExpiresAt::FOREVER, EntrySize { file: 9000, value: 10 })?;
         }
         keeper.database.flush()
     });
 }
 
-fn recovered(thread: &StoreThread) -> bool {
+fn recovered(thread: &Worker) -> bool {
     thread.shared.account.render().contains("larder_store_recovered_total 1\n")
 }
 
-fn fails(thread: &mut StoreThread) {
+fn fails(thread: &mut Worker) {
     let failed: Option<()> = thread.attempt(|_, _| Err(Fault::Closed));
     assert_eq!(failed, None);
 }
@@ -106,23 +106,17 @@ fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
     static FREE: AtomicU64 = AtomicU64::new(0);
     let dir = tempfile::tempdir().unwrap();
     let volume =
-        |_: &std::path::Path| Some(Volume { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
+        |_: &std::path::Path| Some(FsUsage { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
     let mut thread = thread(dir.path(), volume);
     note(&mut thread, 0..10);
-    let entries = |thread: &StoreThread| thread.shared.sizes.totals().entries;
-    assert_eq!(thread.shared.condition(), Condition::Good);
+    let entries = |thread: &Worker| thread.shared.sizes.totals().entries;
+    assert_eq!(thread.shared.condition(), Health::Good);
     thread.look_for_room();
     assert_eq!(entries(&thread), 5);
-    assert!(
-        matches!(thread.shared.condition(), Condition::MemoryOnly(why) if why.contains("full"))
-    );
+    assert!(matches!(thread.shared.condition(), Health::MemoryOnly(why) if why.contains("full")));
     thread.look_for_room();
     assert_eq!(entries(&thread), 0);
-    assert_ne!(
-        thread.shared.condition(),
-        Condition::Good,
-        "it is open anew, and nothing is written"
-    );
+    assert_ne!(thread.shared.condition(), Health::Good, "it is open anew, and nothing is written");
     note(&mut thread, 0..3);
     thread.look_for_room();
     assert_eq!(entries(&thread), 3, "more would not help");
@@ -130,6 +124,6 @@ fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
     FREE.store(1 << 39, Ordering::Relaxed);
     thread.look_for_room();
     assert!(!thread.shortage.is_on());
-    assert_eq!(thread.shared.condition(), Condition::Good);
+    assert_eq!(thread.shared.condition(), Health::Good);
     assert!(!recovered(&thread), "that is no fault");
 }

@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::account::ledger::Row;
+use crate::account::ledger::UsageRow;
 use crate::clock::monotonic;
-use crate::store::generations::{All, Change, Reach};
+use crate::store::generations::{Change, PurgeScope, Snapshot};
 use crate::store::state::keeper::{Changed, Command};
 use crate::store::state::open::{Fault, again};
 use crate::store::state::{
@@ -31,7 +31,7 @@ const SHARE: u32 = 5;
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// The database, and what is not in it yet.
-pub(super) struct Kept {
+pub(super) struct WriterState {
     dir: PathBuf,
     db: Database,
     /// The targets that a generation is kept of.
@@ -61,7 +61,7 @@ enum Database {
     },
 }
 
-impl Kept {
+impl WriterState {
     pub(super) fn new(dir: PathBuf, db: sled::Db, targets: impl Iterator<Item = u128>) -> Self {
         Self {
             dir,
@@ -105,15 +105,15 @@ impl Kept {
         if let Some(superseded) = encode_superseded(generation) {
             self.unwritten.insert(key(SUPERSEDED, reach), Some(superseded));
         }
-        if let Reach::Target(target) = reach {
+        if let PurgeScope::Target(target) = reach {
             self.targets.insert(target);
         }
     }
 
-    pub(super) fn replace(&mut self, all: &All) {
+    pub(super) fn replace(&mut self, all: &Snapshot) {
         for target in self.targets.iter().filter(|one| !all.targets.contains_key(one)) {
             for kind in [GENERATIONS, SUPERSEDED] {
-                let key = key(kind, Reach::Target(*target));
+                let key = key(kind, PurgeScope::Target(*target));
                 self.unwritten.remove(&key);
                 self.unflushed.remove(&key);
             }
@@ -122,9 +122,9 @@ impl Kept {
         self.targets.clear();
         let latest = all.latest.raw().to_be_bytes().to_vec();
         self.unwritten.insert(LATEST_KEY.to_vec(), Some(latest));
-        self.keep(Change { reach: Reach::All, generation: all.all });
+        self.keep(Change { reach: PurgeScope::All, generation: all.all });
         for (target, generation) in &all.targets {
-            self.keep(Change { reach: Reach::Target(*target), generation: *generation });
+            self.keep(Change { reach: PurgeScope::Target(*target), generation: *generation });
         }
     }
 
@@ -191,7 +191,7 @@ impl Kept {
     fn ask(&mut self) {
         self.nudged = false;
         for (kind, changed) in &self.watched {
-            for Row { key, value } in changed() {
+            for UsageRow { key, value } in changed() {
                 self.unwritten.insert([*kind, &key].concat(), value);
             }
         }

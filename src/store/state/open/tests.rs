@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::store::generations::{Change, Reach};
-use crate::store::state::{State, Unopened};
+use crate::store::generations::{Change, PurgeScope};
+use crate::store::state::{OpenError, StateDb};
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -60,9 +60,9 @@ fn names(dir: &Path) -> Vec<String> {
 
 async fn with_one_purge(dir: &Path) -> Generation {
     let generation =
-        Generation { hard: Mark::from_raw(70), soft: Mark::default(), ..Generation::default() };
-    let (state, _) = State::open(dir, at(1)).unwrap();
-    state.keep(Change { reach: Reach::Target(7), generation });
+        Generation { hard: Epoch::from_raw(70), soft: Epoch::default(), ..Generation::default() };
+    let (state, _) = StateDb::open(dir, at(1)).unwrap();
+    state.keep(Change { reach: PurgeScope::Target(7), generation });
     state.settle().await.unwrap();
     state.close();
     generation
@@ -76,14 +76,14 @@ async fn a_state_that_cannot_be_opened_now_stays_where_it_is_and_is_used_later()
     // Rights do not bind every user who runs tests; a directory in the file's place stops all.
     fs::rename(&file, &away).unwrap();
     fs::create_dir(&file).unwrap();
-    let refused = State::open(dir.path(), at(2)).err().expect("a directory is no file");
-    assert!(matches!(refused, Unopened::Unavailable { .. }), "{refused}");
+    let refused = StateDb::open(dir.path(), at(2)).err().expect("a directory is no file");
+    assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
     assert!(refused.to_string().contains("left as it is"), "{refused}");
     fs::remove_dir(&file).unwrap();
     fs::rename(&away, &file).unwrap();
-    let (_state, all) = State::open(dir.path(), at(3)).unwrap();
+    let (_state, all) = StateDb::open(dir.path(), at(3)).unwrap();
     assert_eq!(all.targets[&7], purged);
-    assert_eq!(all.all.hard, Mark::at(at(1)), "it is the old one");
+    assert_eq!(all.all.hard, Epoch::at(at(1)), "it is the old one");
     assert_eq!(names(dir.path()), ["db"], "nothing was put aside");
 }
 
@@ -94,7 +94,7 @@ async fn what_an_open_on_a_full_disk_left_half_written_is_no_damage() {
     let left = dir.path().join("db/snap.7FFFFFFFFFFFFFFF.generating");
     for half in [&b""[..], b"half of a summary of a database"] {
         fs::write(&left, half).unwrap();
-        let (state, all) = State::open(dir.path(), at(2)).unwrap();
+        let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
         assert_eq!(all.targets[&7], purged);
         state.close();
         assert!(!left.exists());
@@ -106,8 +106,8 @@ async fn what_an_open_on_a_full_disk_left_half_written_is_no_damage() {
 fn without_room_no_database_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("room")).unwrap();
-    let refused = State::open(dir.path(), at(1)).err().expect("there is no room");
-    assert!(matches!(refused, Unopened::Unavailable { .. }), "{refused}");
+    let refused = StateDb::open(dir.path(), at(1)).err().expect("there is no room");
+    assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
     assert_eq!(names(dir.path()), ["room"]);
 }
 
@@ -122,13 +122,13 @@ async fn a_state_that_never_became_whole_is_made_anew_and_is_no_damage() {
             _ => {}
         }
         fs::write(dir.path().join("db.unfinished"), "").unwrap();
-        let (state, all) = State::open(dir.path(), at(9)).unwrap();
+        let (state, all) = StateDb::open(dir.path(), at(9)).unwrap();
         assert!(all.targets.is_empty(), "{content}");
-        assert_eq!(all.all.hard, Mark::at(at(9)), "{content}: what a cache holds is unusable");
+        assert_eq!(all.all.hard, Epoch::at(at(9)), "{content}: what a cache holds is unusable");
         assert_eq!(names(dir.path()), ["db"], "{content}");
         state.close();
-        let (_state, all) = State::open(dir.path(), at(10)).unwrap();
-        assert_eq!(all.all.hard, Mark::at(at(9)), "{content}: this one stays");
+        let (_state, all) = StateDb::open(dir.path(), at(10)).unwrap();
+        assert_eq!(all.all.hard, Epoch::at(at(9)), "{content}: this one stays");
     }
 }
 
@@ -136,9 +136,9 @@ async fn a_state_that_never_became_whole_is_made_anew_and_is_no_damage() {
 fn a_state_that_cannot_be_made_leaves_nothing_that_counts_as_one() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("db.unfinished")).unwrap();
-    let refused = State::open(dir.path(), at(1)).err().expect("a directory is no mark");
-    assert!(matches!(refused, Unopened::Unavailable { .. }), "{refused}");
+    let refused = StateDb::open(dir.path(), at(1)).err().expect("a directory is no mark");
+    assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
     assert_eq!(names(dir.path()), ["db.unfinished"]);
     fs::remove_dir(dir.path().join("db.unfinished")).unwrap();
-    State::open(dir.path(), at(2)).unwrap();
+    StateDb::open(dir.path(), at(2)).unwrap();
 }

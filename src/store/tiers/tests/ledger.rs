@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::*;
-use crate::policy::conduct::{AtLimit, Budget, Period};
+use crate::policy::conduct::{CostBudget, OverBudgetAction, Period};
 
 /// Fri, 30 Jan 2026 12:00:00 GMT
 const NOON: Duration = Duration::from_secs(1_769_774_400);
@@ -15,7 +15,7 @@ fn noon() -> SystemTime {
 }
 
 /// A store in `dir` that keeps what `account` counts.
-fn beside(dir: &Path, account: &Arc<Account>) -> Arc<Tiers> {
+fn beside(dir: &Path, account: &Arc<Telemetry>) -> Arc<TieredStore> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 1 << 20,
@@ -24,28 +24,29 @@ fn beside(dir: &Path, account: &Arc<Account>) -> Arc<Tiers> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    Tiers::open(settings, Clock::by_hand(noon()), account)
+    TieredStore::open(settings, Clock::by_hand(noon()), account)
 }
 
-fn spend(account: &Account, credits: f64, now: SystemTime) {
+fn spend(account: &Telemetry, credits: f64, now: SystemTime) {
     account.ledger().spend("coins", credits, now);
 }
 
-fn used(account: &Account, period: Period, now: SystemTime) -> f64 {
-    let budget = Budget { credits: 100.0, period, warn_at: 1.0, at_limit: AtLimit::Warn };
+fn used(account: &Telemetry, period: Period, now: SystemTime) -> f64 {
+    let budget =
+        CostBudget { credits: 100.0, period, warn_at: 1.0, at_limit: OverBudgetAction::Warn };
     account.ledger().standing("coins", &budget, now).used
 }
 
 #[tokio::test]
 async fn what_was_spent_is_known_when_the_next_larder_starts() {
     let dir = tempfile::tempdir().unwrap();
-    let before = Account::new(&[], &[]);
+    let before = Telemetry::new(&[], &[]);
     let first = beside(dir.path(), &before);
     spend(&before, 3.0, noon() - DAY);
     spend(&before, 4.0, noon());
     first.release().await;
     drop(first);
-    let after = Account::new(&[], &[]);
+    let after = Telemetry::new(&[], &[]);
     let second = beside(dir.path(), &after);
     assert_eq!(used(&after, Period::Day, noon()), 4.0);
     assert_eq!(used(&after, Period::Month, noon()), 7.0);
@@ -56,7 +57,7 @@ async fn what_was_spent_is_known_when_the_next_larder_starts() {
     spend(&after, 1.0, noon());
     second.release().await;
     drop(second);
-    let last = Account::new(&[], &[]);
+    let last = Telemetry::new(&[], &[]);
     let third = beside(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 8.0);
     assert_eq!(used(&last, Period::Month, february), 1.0);
@@ -68,7 +69,7 @@ async fn what_was_spent_is_known_when_the_next_larder_starts() {
 #[tokio::test]
 async fn a_larder_that_takes_over_adds_what_the_other_spent_and_counts_nothing_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let (before, after) = (Account::new(&[], &[]), Account::new(&[], &[]));
+    let (before, after) = (Telemetry::new(&[], &[]), Telemetry::new(&[], &[]));
     let first = beside(dir.path(), &before);
     spend(&before, 3.0, noon());
     let second = beside(dir.path(), &after);
@@ -81,7 +82,7 @@ async fn a_larder_that_takes_over_adds_what_the_other_spent_and_counts_nothing_t
     assert_eq!(used(&after, Period::Month, noon()), 17.0);
     second.release().await;
     drop((first, second));
-    let last = Account::new(&[], &[]);
+    let last = Telemetry::new(&[], &[]);
     let third = beside(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 17.0, "both were written back");
     third.release().await;
@@ -90,20 +91,20 @@ async fn a_larder_that_takes_over_adds_what_the_other_spent_and_counts_nothing_t
 #[tokio::test]
 async fn of_a_damaged_state_only_what_is_spent_from_then_on_is_known() {
     let dir = tempfile::tempdir().unwrap();
-    let before = Account::new(&[], &[]);
+    let before = Telemetry::new(&[], &[]);
     let first = beside(dir.path(), &before);
     spend(&before, 3.0, noon());
     first.release().await;
     drop(first);
     fs::write(dir.path().join("state/db/db"), vec![0x5a; 1 << 20]).unwrap();
-    let after = Account::new(&[], &[]);
+    let after = Telemetry::new(&[], &[]);
     let second = beside(dir.path(), &after);
-    assert_eq!(second.condition(), Condition::Good);
+    assert_eq!(second.condition(), Health::Good);
     assert_eq!(used(&after, Period::Month, noon()), 0.0);
     spend(&after, 4.0, noon());
     second.release().await;
     drop(second);
-    let last = Account::new(&[], &[]);
+    let last = Telemetry::new(&[], &[]);
     let third = beside(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 4.0);
     third.release().await;

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use super::*;
 
 /// What is there after a restart in order.
-async fn after_a_restart(dir: &Path, tiers: Arc<Tiers>, path: &str) -> Option<Bytes> {
+async fn after_a_restart(dir: &Path, tiers: Arc<TieredStore>, path: &str) -> Option<Bytes> {
     tiers.release().await;
     drop(tiers);
     let next = open(dir);
@@ -13,7 +13,7 @@ async fn after_a_restart(dir: &Path, tiers: Arc<Tiers>, path: &str) -> Option<By
     found(&next, path).await.map(|stored| stored.body.clone())
 }
 
-async fn flushed(tiers: &Tiers) {
+async fn flushed(tiers: &TieredStore) {
     tiers.deep.load_full().expect("the store is open").disk.flush().await;
 }
 
@@ -145,7 +145,7 @@ async fn a_soft_purge_of_everything_does_not_make_an_unknowing_disk_trusted() {
     let deep = tiers.deep.load_full().unwrap();
     deep.disk.close().await;
     put(&tiers, "/x", "v2");
-    tiers.invalidate(Reach::All, Kind::Soft);
+    tiers.invalidate(PurgeScope::All, PurgeKind::Soft);
     deep.state.settle().await.unwrap();
     drop(deep);
     assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);

@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::policy::conduct::{Class, Limit, Rate};
+use crate::policy::conduct::{OutcomeClass, Rate, RateLimitKind};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::guard;
-use crate::upstream::held::Cause;
-use crate::upstream::hold::{self, Reach};
+use crate::upstream::held::RejectReason;
+use crate::upstream::hold::{self, CooldownScope};
 use crate::upstream::pace;
 
 /// No hold lasts longer, whatever a row says: the longest that an origin's word is believed.
@@ -249,47 +249,47 @@ pub(super) fn read_holds(row: &[u8], now: SystemTime) -> Option<Holds> {
     Some(holds)
 }
 
-fn reach(reach: Reach) -> (u64, u128) {
+fn reach(reach: CooldownScope) -> (u64, u128) {
     match reach {
-        Reach::Upstream => (0, 0),
-        Reach::Origin(id) => (1, id.into()),
-        Reach::Credential(id) => (2, id),
-        Reach::Bucket(id) => (3, id),
-        Reach::Key(id) => (4, id),
-        Reach::Family(id) => (5, id.into()),
-        Reach::Endpoint(id) => (6, id.into()),
+        CooldownScope::Upstream => (0, 0),
+        CooldownScope::Origin(id) => (1, id.into()),
+        CooldownScope::Credential(id) => (2, id),
+        CooldownScope::Bucket(id) => (3, id),
+        CooldownScope::Key(id) => (4, id),
+        CooldownScope::Family(id) => (5, id.into()),
+        CooldownScope::Endpoint(id) => (6, id.into()),
     }
 }
 
-fn known_reach(kind: u64, id: u128) -> Option<Reach> {
+fn known_reach(kind: u64, id: u128) -> Option<CooldownScope> {
     Some(match kind {
-        0 => Reach::Upstream,
-        1 => Reach::Origin(u64::try_from(id).ok()?),
-        2 => Reach::Credential(id),
-        3 => Reach::Bucket(id),
-        4 => Reach::Key(id),
-        5 => Reach::Family(u64::try_from(id).ok()?),
-        6 => Reach::Endpoint(u64::try_from(id).ok()?),
+        0 => CooldownScope::Upstream,
+        1 => CooldownScope::Origin(u64::try_from(id).ok()?),
+        2 => CooldownScope::Credential(id),
+        3 => CooldownScope::Bucket(id),
+        4 => CooldownScope::Key(id),
+        5 => CooldownScope::Family(u64::try_from(id).ok()?),
+        6 => CooldownScope::Endpoint(u64::try_from(id).ok()?),
         _ => return None,
     })
 }
 
 /// By their places, which never change.
-const CAUSES: [Cause; 7] = [
-    Cause::Failed(Class::RateLimited(Limit::Minute)),
-    Cause::Failed(Class::RateLimited(Limit::Quota)),
-    Cause::Failed(Class::RateLimited(Limit::Shared)),
-    Cause::Failed(Class::Server),
-    Cause::Failed(Class::Network),
-    Cause::Failed(Class::Timeout),
-    Cause::InvalidRequests,
+const CAUSES: [RejectReason; 7] = [
+    RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)),
+    RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)),
+    RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)),
+    RejectReason::Failed(OutcomeClass::Server),
+    RejectReason::Failed(OutcomeClass::Network),
+    RejectReason::Failed(OutcomeClass::Timeout),
+    RejectReason::InvalidRequests,
 ];
 
-fn cause(cause: Cause) -> u64 {
+fn cause(cause: RejectReason) -> u64 {
     CAUSES.iter().position(|known| *known == cause).map_or(u64::MAX, |place| place as u64)
 }
 
-fn known_cause(place: u64) -> Option<Cause> {
+fn known_cause(place: u64) -> Option<RejectReason> {
     CAUSES.get(usize::try_from(place).ok()?).copied()
 }
 

@@ -4,17 +4,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 
 use super::*;
-use crate::account::Account;
+use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
-use crate::policy::conduct::{Conduct, InvalidRequests, Pace, Rate};
+use crate::policy::conduct::{BanGuardRule, Rate, RateLimit, UpstreamPolicy};
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::target::Target;
-use crate::upstream::gate::knock::Knock;
-use crate::upstream::gate::{Gate, Pass};
-use crate::upstream::held::{Cause, Held};
-use crate::upstream::place::{Place, Upstreams};
+use crate::upstream::gate::knock::CallContext;
+use crate::upstream::gate::{AdmissionControl, Permit};
+use crate::upstream::held::{RejectReason, Rejection};
+use crate::upstream::place::{UpstreamTable, UpstreamTarget};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -32,7 +32,7 @@ struct Kept {
 }
 
 /// [`Kept`], which asks these.
-struct Asking(Arc<Kept>, std::sync::Weak<Traffics>, Clock);
+struct Asking(Arc<Kept>, std::sync::Weak<UpstreamRegistry>, Clock);
 
 impl fmt::Debug for Asking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +44,7 @@ impl Asking {
     fn ask(&self) {
         let Some(traffics) = self.1.upgrade() else { return };
         let mut rows = self.0.rows.lock();
-        for Row { key, value } in traffics.changed(self.2.now(), self.2.instant()) {
+        for UsageRow { key, value } in traffics.changed(self.2.now(), self.2.instant()) {
             match value {
                 Some(value) => drop(rows.insert(key, value)),
                 None => drop(rows.remove(&key)),
@@ -68,39 +68,39 @@ impl Keeping for Asking {
 
 /// A larder that has just started, with what `rows` say.
 struct Bench {
-    gate: Gate,
-    traffics: Arc<Traffics>,
+    gate: AdmissionControl,
+    traffics: Arc<UpstreamRegistry>,
     kept: Arc<Kept>,
     clock: Clock,
-    place: Place,
+    place: UpstreamTarget,
     unread: usize,
 }
 
 impl Bench {
-    fn new(conduct: &Conduct, rows: &Stored, clock: &Clock) -> Self {
+    fn new(conduct: &UpstreamPolicy, rows: &Stored, clock: &Clock) -> Self {
         let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
         let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
         let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
         Arc::make_mut(&mut upstream).conduct = conduct.clone();
-        let traffics = Arc::new(Traffics::default());
+        let traffics = Arc::new(UpstreamRegistry::default());
         let found = rows.iter().map(|(key, value)| (&key[..], &value[..]));
         let unread = traffics.restore(found, clock.now(), clock.instant());
         let kept = Arc::new(Kept { rows: Mutex::new(rows.clone()), ..Kept::default() });
         let asking = Asking(Arc::clone(&kept), Arc::downgrade(&traffics), clock.clone());
         traffics.keep_in(Arc::new(asking));
-        let account = Account::new(&["route".into()], &["api".into()]);
-        let gate = Gate::new(account, Arc::clone(&traffics), clock.clone());
-        let place = Upstreams::new(vec![upstream]).place(&target("/"));
+        let account = Telemetry::new(&["route".into()], &["api".into()]);
+        let gate = AdmissionControl::new(account, Arc::clone(&traffics), clock.clone());
+        let place = UpstreamTable::new(vec![upstream]).place(&target("/"));
         Self { gate, traffics, kept, clock: clock.clone(), place, unread }
     }
 
     /// A larder that starts after this one was killed.
-    fn killed(&self, conduct: &Conduct) -> Self {
+    fn killed(&self, conduct: &UpstreamPolicy) -> Self {
         Self::new(conduct, &self.kept.rows.lock(), &self.clock)
     }
 
     /// A larder that starts after this one has stopped.
-    fn stopped(&self, conduct: &Conduct) -> Self {
+    fn stopped(&self, conduct: &UpstreamPolicy) -> Self {
         self.traffics.close();
         self.asked();
         self.killed(conduct)
@@ -112,11 +112,11 @@ impl Bench {
         Asking(kept, traffics, self.clock.clone()).ask();
     }
 
-    async fn enter(&self, knock: Knock) -> Result<Pass, Held> {
+    async fn enter(&self, knock: CallContext) -> Result<Permit, Rejection> {
         self.gate.enter(&self.place, knock).await
     }
 
-    async fn answered(&self, knock: Knock, status: u16, fields: &[(&'static str, &str)]) {
+    async fn answered(&self, knock: CallContext, status: u16, fields: &[(&'static str, &str)]) {
         let fields: HeaderMap = fields
             .iter()
             .map(|(name, value)| {
@@ -141,24 +141,24 @@ fn target(path: &str) -> Target {
     Target::absolute(&format!("http://api.example{path}")).unwrap()
 }
 
-fn knock(path: &str) -> Knock {
-    Knock::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
+fn knock(path: &str) -> CallContext {
+    CallContext::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
 }
 
 fn clock() -> Clock {
     Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000)
 }
 
-fn paced(count: u32, per: Duration) -> Conduct {
+fn paced(count: u32, per: Duration) -> UpstreamPolicy {
     let limit = Some(Rate { count, per });
-    let pace = Pace { limit, max_wait: Duration::ZERO, ..Pace::default() };
-    Conduct { pace, ..Conduct::default() }
+    let pace = RateLimit { limit, max_wait: Duration::ZERO, ..RateLimit::default() };
+    UpstreamPolicy { pace, ..UpstreamPolicy::default() }
 }
 
-fn guarded(count: u32) -> Conduct {
+fn guarded(count: u32) -> UpstreamPolicy {
     let statuses = vec![StatusMatch::Exact(StatusCode::UNAUTHORIZED)];
-    let rule = InvalidRequests { statuses, limit: Rate { count, per: 600 * SECOND }, trip_at: 0.8 };
-    Conduct { invalid_requests: Some(rule), ..Conduct::default() }
+    let rule = BanGuardRule { statuses, limit: Rate { count, per: 600 * SECOND }, trip_at: 0.8 };
+    UpstreamPolicy { invalid_requests: Some(rule), ..UpstreamPolicy::default() }
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_window_goes_on_after_a_kill_at_any_call() {
     }
     assert_eq!(calls, 2);
     let held = bench.enter(knock("/")).await.err().expect("two a day");
-    assert_eq!(held, Held { cause: Cause::Pace, left: 20 * HOUR });
+    assert_eq!(held, Rejection { cause: RejectReason::Pace, left: 20 * HOUR });
     clock.advance(held.left);
     assert_eq!(bench.killed(&conduct).passes().await, 1);
 }
@@ -207,12 +207,15 @@ async fn each_credential_has_its_own_window_and_those_that_are_over_leave_the_di
     let (clock, conduct) = (clock(), paced(1, HOUR));
     let bench = Bench::new(&conduct, &Stored::new(), &clock);
     for credential in 0..50 {
-        bench.enter(Knock { credential, ..knock("/") }).await.unwrap();
+        bench.enter(CallContext { credential, ..knock("/") }).await.unwrap();
     }
     assert_eq!(bench.kept.rows.lock().len(), 50);
     let after = bench.killed(&conduct);
     for credential in 0..50 {
-        assert!(after.enter(Knock { credential, ..knock("/") }).await.is_err(), "{credential}");
+        assert!(
+            after.enter(CallContext { credential, ..knock("/") }).await.is_err(),
+            "{credential}"
+        );
     }
     clock.advance(HOUR);
     after.asked();
@@ -230,7 +233,7 @@ async fn a_configuration_that_changed_counts_the_calls_before_it() {
         let rows = bench.kept.rows.lock().clone();
         assert_eq!(Bench::new(&conduct, &rows, &clock).passes().await, left, "{:?}", conduct.pace);
     }
-    let free = Bench::new(&Conduct::default(), &bench.kept.rows.lock(), &clock);
+    let free = Bench::new(&UpstreamPolicy::default(), &bench.kept.rows.lock(), &clock);
     free.enter(knock("/")).await.unwrap();
 }
 
@@ -243,7 +246,7 @@ async fn a_ban_guard_counts_on_and_what_it_holds_stays_held() {
         bench = bench.killed(&conduct);
     }
     let held = bench.enter(knock("/")).await.err().expect("four of five");
-    assert_eq!(held, Held { cause: Cause::InvalidRequests, left: 610 * SECOND });
+    assert_eq!(held, Rejection { cause: RejectReason::InvalidRequests, left: 610 * SECOND });
     clock.advance(held.left);
     bench = bench.killed(&conduct);
     bench.answered(knock("/"), 200, &[]).await;
@@ -265,23 +268,25 @@ async fn a_large_guard_is_written_in_its_turn() {
 
 #[tokio::test]
 async fn firm_holds_of_every_reach_stay_and_soft_ones_go() {
-    let (clock, conduct) = (clock(), Conduct::default());
+    let (clock, conduct) = (clock(), UpstreamPolicy::default());
     let word = ("retry-after", "3000");
     let bucket = [word, ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
-    let keyed = |key| Knock { key: Some(key), ..knock("/keyed") };
+    let keyed = |key| CallContext { key: Some(key), ..knock("/keyed") };
     let bench = Bench::new(&conduct, &Stored::new(), &clock);
-    bench.answered(Knock { credential: 1, ..knock("/") }, 429, &[word]).await;
+    bench.answered(CallContext { credential: 1, ..knock("/") }, 429, &[word]).await;
     bench.answered(knock("/guilds/1000/roles"), 429, &bucket).await;
     bench.answered(keyed(1), 503, &[word]).await;
     bench.answered(keyed(2), 503, &[]).await;
     assert!(*bench.kept.nudged.lock() >= 3);
     clock.advance(1_000 * SECOND);
     let after = bench.killed(&conduct);
-    for held in [Knock { credential: 1, ..knock("/x") }, knock("/guilds/1000/roles"), keyed(1)] {
+    for held in
+        [CallContext { credential: 1, ..knock("/x") }, knock("/guilds/1000/roles"), keyed(1)]
+    {
         let left = after.enter(held).await.err().expect("it is held").left;
         assert_eq!(left, 2_000 * SECOND);
     }
-    let stale = Knock { yields: true, ..keyed(2) };
+    let stale = CallContext { yields: true, ..keyed(2) };
     for free in [stale, knock("/guilds/2000/roles"), knock("/users")] {
         assert!(after.enter(free).await.is_ok());
     }
@@ -290,12 +295,12 @@ async fn firm_holds_of_every_reach_stay_and_soft_ones_go() {
 #[tokio::test]
 async fn a_host_that_only_a_route_names_stays_held() {
     let clock = clock();
-    let bench = Bench::new(&Conduct::default(), &Stored::new(), &clock);
-    let unnamed = Upstreams::new(Vec::new()).place(&target("/"));
+    let bench = Bench::new(&UpstreamPolicy::default(), &Stored::new(), &clock);
+    let unnamed = UpstreamTable::new(Vec::new()).place(&target("/"));
     let mut pass = bench.gate.enter(&unnamed, knock("/")).await.unwrap();
     let fields = [(http::header::RETRY_AFTER, HeaderValue::from_static("600"))];
     pass.answered(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
-    let after = bench.killed(&Conduct::default());
+    let after = bench.killed(&UpstreamPolicy::default());
     assert!(after.gate.enter(&unnamed, knock("/")).await.is_err());
     assert!(after.enter(knock("/")).await.is_ok(), "an upstream of the same host is another");
 }
@@ -304,7 +309,9 @@ async fn a_host_that_only_a_route_names_stays_held() {
 async fn a_clock_that_was_set_back_locks_a_limit_for_its_length_and_no_longer() {
     let bench = Bench::new(&paced(1, HOUR), &Stored::new(), &clock());
     bench.enter(knock("/")).await.unwrap();
-    bench.answered(Knock { credential: 1, ..knock("/") }, 429, &[("retry-after", "600")]).await;
+    bench
+        .answered(CallContext { credential: 1, ..knock("/") }, 429, &[("retry-after", "600")])
+        .await;
     let back = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_500_000_000);
     let mut after = Bench::new(&paced(1, HOUR), &bench.kept.rows.lock(), &back);
     for _ in 0..6 {
@@ -315,7 +322,7 @@ async fn a_clock_that_was_set_back_locks_a_limit_for_its_length_and_no_longer() 
         after = after.killed(&paced(1, HOUR));
     }
     assert!(after.enter(knock("/")).await.is_ok());
-    assert!(after.enter(Knock { credential: 1, ..knock("/") }).await.is_ok());
+    assert!(after.enter(CallContext { credential: 1, ..knock("/") }).await.is_ok());
 }
 
 #[tokio::test]
@@ -336,13 +343,13 @@ async fn rows_that_cannot_be_read_are_counted_and_cost_nothing_else() {
 async fn where_no_disk_asks_little_is_remembered_for_it() {
     let (clock, conduct) = (clock(), paced(2, DAY));
     let bench = Bench::new(&conduct, &Stored::new(), &clock);
-    let gate = Gate::new(Account::new(&[], &["api".into()]), Arc::default(), clock);
+    let gate = AdmissionControl::new(Telemetry::new(&[], &["api".into()]), Arc::default(), clock);
     let bucket =
         [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
     let bucket = bucket
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     for credential in 1..3 * MOST as u128 {
-        let knock = Knock { credential, ..knock("/") };
+        let knock = CallContext { credential, ..knock("/") };
         let mut pass = gate.enter(&bench.place, knock).await.unwrap();
         pass.answered(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
     }
@@ -382,9 +389,9 @@ async fn a_disk_that_hangs_costs_a_moment_and_no_call() {
     }
 
     let bench = Bench::new(&paced(2, DAY), &Stored::new(), &clock());
-    let traffics = Arc::new(Traffics::default());
+    let traffics = Arc::new(UpstreamRegistry::default());
     traffics.keep_in(Arc::new(Hanging));
-    let account = Account::new(&["route".into()], &["api".into()]);
-    let gate = Gate::new(account, traffics, bench.clock.clone());
+    let account = Telemetry::new(&["route".into()], &["api".into()]);
+    let gate = AdmissionControl::new(account, traffics, bench.clock.clone());
     assert!(gate.enter(&bench.place, knock("/")).await.is_ok());
 }

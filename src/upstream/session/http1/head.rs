@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::field_list;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
@@ -27,14 +27,14 @@ pub(super) fn head(request: &Outgoing) -> Bytes {
     let mut headers = request.headers.clone();
     headers.remove(CONTENT_LENGTH);
     match request.body {
-        Framing::None if expects_a_body(&request.method) => {
+        RequestFraming::None if expects_a_body(&request.method) => {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
         }
-        Framing::None => {}
-        Framing::Length(length) => {
+        RequestFraming::None => {}
+        RequestFraming::Length(length) => {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        Framing::Chunked => {
+        RequestFraming::Chunked => {
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }

@@ -8,24 +8,24 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::store::generations::{Generation, Mark};
-use crate::store::state::State;
+use crate::store::generations::{Epoch, Generation};
+use crate::store::state::StateDb;
 use crate::store::state::keeper::note;
 
-fn opened(dir: &Path) -> Kept {
-    State::open(dir, SystemTime::UNIX_EPOCH).unwrap().0.close();
+fn opened(dir: &Path) -> WriterState {
+    StateDb::open(dir, SystemTime::UNIX_EPOCH).unwrap().0.close();
     let db = again(&dir.join("db")).unwrap();
-    Kept::new(dir.join("db"), db, std::iter::empty())
+    WriterState::new(dir.join("db"), db, std::iter::empty())
 }
 
 fn change(target: u128) -> Change {
     let generation =
-        Generation { hard: Mark::from_raw(70), soft: Mark::default(), ..Generation::default() };
-    Change { reach: Reach::Target(target), generation }
+        Generation { hard: Epoch::from_raw(70), soft: Epoch::default(), ..Generation::default() };
+    Change { reach: PurgeScope::Target(target), generation }
 }
 
 fn targets(dir: &Path) -> Vec<u128> {
-    let (state, all) = State::open(dir, SystemTime::UNIX_EPOCH).unwrap();
+    let (state, all) = StateDb::open(dir, SystemTime::UNIX_EPOCH).unwrap();
     state.close();
     let mut targets: Vec<u128> = all.targets.into_keys().collect();
     targets.sort_unstable();
@@ -66,7 +66,7 @@ fn what_was_forgotten_while_nothing_could_be_written_does_not_come_back() {
     kept.write(true).unwrap();
     kept.keep(change(3));
     kept.lose("no room");
-    kept.replace(&All { targets: [(2, change(2).generation)].into(), ..All::default() });
+    kept.replace(&Snapshot { targets: [(2, change(2).generation)].into(), ..Snapshot::default() });
     assert_eq!(kept.unwritten.len(), 3, "no more than what is kept, and the newest mark");
     kept.keep(change(4));
     kept.try_now();
@@ -80,7 +80,7 @@ fn rows_are_not_asked_for_while_they_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut kept = opened(dir.path());
     let (told, asked) = mpsc::channel();
-    let row = |value: &[u8]| Row { key: b"a".to_vec(), value: Some(value.to_vec()) };
+    let row = |value: &[u8]| UsageRow { key: b"a".to_vec(), value: Some(value.to_vec()) };
     kept.watched.push((
         b"c",
         Box::new(move || {
@@ -95,7 +95,7 @@ fn rows_are_not_asked_for_while_they_cannot_be_written() {
     kept.write(true).unwrap();
     assert!(asked.try_recv().is_ok());
     drop(kept);
-    let (state, _) = State::open(dir.path(), SystemTime::UNIX_EPOCH).unwrap();
+    let (state, _) = StateDb::open(dir.path(), SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
 }
 

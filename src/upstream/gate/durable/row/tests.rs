@@ -18,13 +18,13 @@ fn kept() -> pace::Kept {
 
 fn all() -> Holds {
     let causes = CAUSES.into_iter().enumerate();
-    let hold = |(place, cause): (usize, Cause)| {
+    let hold = |(place, cause): (usize, RejectReason)| {
         let reach = match place % 5 {
-            0 => Reach::Upstream,
-            1 => Reach::Origin(u64::MAX),
-            2 => Reach::Credential(7),
-            3 => Reach::Bucket(u128::MAX),
-            _ => Reach::Key(1),
+            0 => CooldownScope::Upstream,
+            1 => CooldownScope::Origin(u64::MAX),
+            2 => CooldownScope::Credential(7),
+            3 => CooldownScope::Bucket(u128::MAX),
+            _ => CooldownScope::Key(1),
         };
         hold::Kept { reach, left: HOUR, cause, times: 3 }
     };

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::{any, proptest};
 
 use super::{framing, head, head_end, is_misframed, persists, read_head};
-use crate::semantics::asked::Framing;
+use crate::semantics::asked::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{Broken, Outgoing};
@@ -124,7 +124,7 @@ fn the_end_of_a_head_is_found_however_it_is_cut() {
     }
 }
 
-fn outgoing(body: Framing, upgrade: bool) -> String {
+fn outgoing(body: RequestFraming, upgrade: bool) -> String {
     let mut headers = HeaderMap::new();
     headers.insert("x-key", HeaderValue::from_static("1"));
     let written = head(&Outgoing {
@@ -145,11 +145,11 @@ fn outgoing(body: Framing, upgrade: bool) -> String {
 fn a_request_says_where_it_goes_and_how_its_body_ends() {
     let head = "POST /a?b HTTP/1.1\r\nHost: api.example:81\r\nX-KEY: 1\r\n";
     for (body, upgrade, fields) in [
-        (Framing::None, false, "Content-Length: 0\r\n"),
-        (Framing::Length(5), false, "Content-Length: 5\r\n"),
-        (Framing::Chunked, false, "Transfer-Encoding: chunked\r\n"),
+        (RequestFraming::None, false, "Content-Length: 0\r\n"),
+        (RequestFraming::Length(5), false, "Content-Length: 5\r\n"),
+        (RequestFraming::Chunked, false, "Transfer-Encoding: chunked\r\n"),
         (
-            Framing::Length(5),
+            RequestFraming::Length(5),
             true,
             "Content-Length: 5\r\nConnection: Upgrade\r\nupgrade: websocket\r\n",
         ),
