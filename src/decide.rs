@@ -124,7 +124,7 @@ pub fn decide(
     found: CacheLookup<'_>,
     now: SystemTime,
 ) -> Decision {
-    wished(asked, &asked.cache_control(), policy, kind, found, now)
+    decide_with(asked, &asked.cache_control(), policy, kind, found, now)
 }
 
 /// [`decide`] while larder is offline: as if the request also said `only-if-cached, max-stale`. What
@@ -139,7 +139,7 @@ pub fn decide_offline(
     let mut wish = asked.cache_control();
     wish.only_if_cached = true;
     wish.max_stale = Some(Duration::MAX);
-    match wished(asked, &wish, policy, kind, found, now) {
+    match decide_with(asked, &wish, policy, kind, found, now) {
         Decision::Serve { ttl, stale: Some(_), refresh } => {
             Decision::Serve { ttl, stale: Some(StaleReason::Offline), refresh }
         }
@@ -149,7 +149,7 @@ pub fn decide_offline(
     }
 }
 
-fn wished(
+fn decide_with(
     asked: &ProxyRequest,
     wish: &RequestCacheControl,
     policy: &Policy,
@@ -234,7 +234,7 @@ fn reuse(wish: &RequestCacheControl, seen: &EvaluatedEntry<'_>) -> Decision {
 /// Whether the stored answer may stand in for `failure` (RFC 9111 §4.2.4, RFC 5861 §4): its
 /// remaining freshness, zero or negative when stale. Above zero it is fresh and was only asked
 /// about because the client insisted.
-pub fn stand_in(
+pub fn stale_if_error(
     asked: &ProxyRequest,
     policy: &Policy,
     kind: CacheKind,

@@ -204,7 +204,7 @@ impl Server {
 
     /// Tells the larder that ran before to leave; returns once it knows. Until it has ended, each of
     /// the two hears what the other invalidates.
-    pub async fn succeed(&mut self, before: Predecessor) -> io::Result<()> {
+    pub async fn take_over_from(&mut self, before: Predecessor) -> io::Result<()> {
         let stream = before.leave().await?;
         if let Some(echo) = self.echo.take() {
             tokio::spawn(echo.run(stream));

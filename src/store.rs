@@ -153,7 +153,7 @@ pub trait Store: Send + Sync {
 
     /// Waits until everything that was invalidated so far outlives the process; `Err` says why it
     /// would not.
-    async fn settle(&self) -> Result<(), String>;
+    async fn flush(&self) -> Result<(), String>;
 
     /// At most `limit` usable answers behind `after`, in the order of [`EntryId`], of one target or
     /// of all.

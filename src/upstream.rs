@@ -123,14 +123,14 @@ pub trait Origin: Send + Sync {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
     /// What would keep such a call to `target` back right now.
-    fn held(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
+    fn check_admission(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
         let (_, _) = (target, knock);
         None
     }
 
     /// Takes a retry of such a call to `target`, after this wait because of `cause`, from the budget of
     /// all; false: there is none left, or a hold outlasts its patience.
-    fn spare(
+    fn try_acquire_retry(
         &self,
         target: &Target,
         knock: &CallContext,

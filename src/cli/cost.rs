@@ -36,7 +36,7 @@ Examples:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/cost"));
-    remote::conclude("cost", args.json, outcome, world, told)
+    remote::print_result("cost", args.json, outcome, world, told)
 }
 
 #[derive(Debug, Deserialize)]

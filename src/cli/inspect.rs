@@ -48,7 +48,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, MOST, true));
     let nothing = outcome.as_ref().is_ok_and(|answer| answer["entries"] == Value::Array(vec![]));
     let told = |answer: &Value, out: &mut dyn Write| told(args, answer, out);
-    let exit = remote::conclude("inspect", args.json, outcome, world, told);
+    let exit = remote::print_result("inspect", args.json, outcome, world, told);
     if nothing { ExitStatus::Failed } else { exit }
 }
 

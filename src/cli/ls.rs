@@ -40,7 +40,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let which = args.url.as_deref().map_or(Which::All, Which::Url);
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
-    remote::conclude("ls", args.json, outcome, world, |answer, out| told(args, answer, out))
+    remote::print_result("ls", args.json, outcome, world, |answer, out| told(args, answer, out))
 }
 
 fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

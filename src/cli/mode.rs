@@ -43,7 +43,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         Some(mode) => larder.put("/v1/mode", &json!({ "mode": mode })),
         None => larder.get("/v1/mode"),
     });
-    remote::conclude("mode", args.json, outcome, world, told)
+    remote::print_result("mode", args.json, outcome, world, told)
 }
 
 fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

@@ -55,7 +55,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         body["dry_run"] = args.dry_run.into();
         args.at.find(&world.env)?.post("/v1/purge", &body)
     });
-    remote::conclude("purge", args.json, outcome, world, |answer, out| told(args, answer, out))
+    remote::print_result("purge", args.json, outcome, world, |answer, out| told(args, answer, out))
 }
 
 fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

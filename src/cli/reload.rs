@@ -31,7 +31,7 @@ Example:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.post("/v1/config/reload", &json!({})));
-    remote::conclude("reload", args.json, outcome, world, told)
+    remote::print_result("reload", args.json, outcome, world, told)
 }
 
 fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

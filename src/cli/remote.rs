@@ -176,7 +176,7 @@ impl AdminClient {
 }
 
 /// Ends a verb: prints its answer as JSON or by `print`, or says why there is none.
-pub(super) fn conclude(
+pub(super) fn print_result(
     verb: &str,
     json: bool,
     outcome: Result<Value, AdminClientError>,

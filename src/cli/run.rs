@@ -169,7 +169,7 @@ async fn start(
     tracing::info!(config = %args.config.path().display(), routes, version, "Serving");
     if let Some(before) = before {
         let pid = before.pid();
-        match server.succeed(before).await {
+        match server.take_over_from(before).await {
             Ok(()) => tracing::info!(pid, "Took over; the larder before finishes and exits"),
             Err(error) => tracing::warn!(pid, %error, "The larder before did not answer"),
         }

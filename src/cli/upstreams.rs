@@ -42,7 +42,7 @@ Examples:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/upstreams"));
-    remote::conclude("upstreams", args.json, outcome, world, told)
+    remote::print_result("upstreams", args.json, outcome, world, told)
 }
 
 #[derive(Debug, Deserialize)]

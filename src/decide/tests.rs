@@ -10,7 +10,7 @@ use proptest::prelude::{any, proptest};
 
 use crate::decide::{
     CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline,
-    stand_in, ttl, useful_until,
+    stale_if_error, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
 use crate::semantics::asked::ProxyRequest;
@@ -265,7 +265,14 @@ fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
     let said = stored("max-age=10, stale-if-error=10");
     let policy = Policy::origin();
     let at = |failure, seconds| {
-        stand_in(&asked(""), &policy, CacheKind::Shared, &said, failure, ARRIVAL + secs(seconds))
+        stale_if_error(
+            &asked(""),
+            &policy,
+            CacheKind::Shared,
+            &said,
+            failure,
+            ARRIVAL + secs(seconds),
+        )
     };
     for failure in [429, 500, 502, 503, 504, 599] {
         let failure = ErrorClass::Status(StatusCode::from_u16(failure).unwrap());
@@ -283,7 +290,7 @@ fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
     let mut narrow = Policy::origin();
     narrow.stale_if_error.on = vec![ErrorMatch::Timeout];
     let narrow = |failure| {
-        stand_in(&asked(""), &narrow, CacheKind::Shared, &said, failure, ARRIVAL + secs(15))
+        stale_if_error(&asked(""), &narrow, CacheKind::Shared, &said, failure, ARRIVAL + secs(15))
     };
     assert_eq!((narrow(ErrorClass::Timeout), narrow(ErrorClass::Connect)), (Some(-5), None));
     assert_eq!(narrow(UNAVAILABLE), None);
@@ -295,7 +302,7 @@ fn nothing_stands_in_against_a_prohibition() {
     let mut policy = Policy::origin();
     policy.stale_if_error.window = Some(secs(100));
     let stands = |policy: &Policy, kind, ask, answer: &StoredResponse| {
-        stand_in(&asked(ask), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15)).is_some()
+        stale_if_error(&asked(ask), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15)).is_some()
     };
     for (line, shared, private) in [
         ("max-age=10", true, true),
@@ -412,7 +419,7 @@ proptest! {
             }
             Decision::Forward { fallback, why, .. } => {
                 let stands =
-                    stand_in(&asked(&ask), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
+                    stale_if_error(&asked(&ask), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
                 assert_eq!(fallback, stands.is_some());
                 assert!(why == ForwardReason::Request || remaining <= 0);
             }
@@ -452,6 +459,6 @@ fn what_is_superseded_stands_in_for_errors_and_is_served_for_nothing_else() {
             assert_eq!(served, !superseded, "{ask}");
         }
         let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
-        assert!(stand_in(&asked(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
+        assert!(stale_if_error(&asked(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
     }
 }

@@ -70,7 +70,7 @@ impl Engine {
     }
 
     /// The answer to a request for which the origin may not be asked.
-    pub(crate) fn refused(&self, asked: &ProxyRequest) -> ClientResponse {
+    pub(crate) fn offline_or_504(&self, asked: &ProxyRequest) -> ClientResponse {
         self.refusal(asked).unwrap_or_else(|| only_if_cached(asked))
     }
 
@@ -86,7 +86,7 @@ impl Engine {
         encoding::reduce(&mut asked.headers);
         let asked = &*asked;
         let key = self.keyring.key(asked, &route.policy);
-        let found = self.look(asked, &key, &route.policy);
+        let found = self.lookup_memory(asked, &key, &route.policy);
         let step = match self.step(asked, route, key, found, interims) {
             LookupOutcome::Deeper(key) => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
@@ -114,19 +114,24 @@ impl Engine {
     }
 
     /// What memory holds.
-    pub(crate) fn look(&self, asked: &ProxyRequest, key: &CacheKey, policy: &Policy) -> Lookup {
-        let variant = |fields: &VaryFields| self.variant(asked, fields);
-        admitted(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
-    }
-
-    /// What any tier holds.
-    pub(crate) async fn look_deep(
+    pub(crate) fn lookup_memory(
         &self,
         asked: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
     ) -> Lookup {
-        match self.look(asked, key, policy) {
+        let variant = |fields: &VaryFields| self.variant(asked, fields);
+        admitted(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
+    }
+
+    /// What any tier holds.
+    pub(crate) async fn lookup(
+        &self,
+        asked: &ProxyRequest,
+        key: &CacheKey,
+        policy: &Policy,
+    ) -> Lookup {
+        match self.lookup_memory(asked, key, policy) {
             Lookup::Deeper => {
                 let variant = |fields: &VaryFields| self.variant(asked, fields);
                 let found = self.store.load(StoreQuery { key, variant: &variant }).await;
@@ -138,7 +143,7 @@ impl Engine {
 
     /// Keeps a complete response for as long as `policy` can make use of it, unless larder has been
     /// told to keep out.
-    pub(crate) fn keep(
+    pub(crate) fn store_response(
         &self,
         key: &CacheKey,
         policy: &Policy,
@@ -201,14 +206,14 @@ impl Engine {
                 let Some(stored) = stored else {
                     return LookupOutcome::Done(EngineResult::Pass(ForwardReason::Bypass));
                 };
-                let reply = self.serve(asked, route, &stored, ttl, stale, now);
+                let reply = self.respond_stored(asked, route, &stored, ttl, stale, now);
                 if refresh {
                     self.refresh(asked, route, key, stored, variant);
                 }
                 LookupOutcome::Done(EngineResult::Reply(Box::new(reply)))
             }
             Decision::Refuse => {
-                LookupOutcome::Done(EngineResult::Reply(Box::new(self.refused(asked))))
+                LookupOutcome::Done(EngineResult::Reply(Box::new(self.offline_or_504(asked))))
             }
             Decision::Forward { why, store: false, .. } => {
                 LookupOutcome::Done(EngineResult::Pass(why))
@@ -229,7 +234,7 @@ impl Engine {
                     ranged: false,
                     interims,
                 };
-                if let Some(reply) = self.kept_back(&plan) {
+                if let Some(reply) = self.stale_if_blocked(&plan) {
                     return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
                 }
                 // HEAD is written through; several ranges on a miss are the origin's to cut.
@@ -242,7 +247,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn serve(
+    pub(super) fn respond_stored(
         &self,
         asked: &ProxyRequest,
         route: &Route,
@@ -269,7 +274,7 @@ fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
     match found {
         Lookup::Found(stored)
             if stored.is_part() != key.is_of_parts()
-                || !policy.still_keeps(
+                || !policy.is_still_reusable(
                     &stored.said,
                     stored.authorized,
                     key.scope().cache_kind(),

@@ -78,7 +78,7 @@ impl Engine {
     /// The client may take its answer for a promise: it waits a little for the disk. A disk that is slower,
     /// or gone, must not hold answers up; what it says the log tells.
     async fn lasts(&self) {
-        let _late = timeout(SETTLE, self.store.settle()).await;
+        let _late = timeout(SETTLE, self.store.flush()).await;
     }
 
     pub(super) fn changed(

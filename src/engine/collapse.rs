@@ -82,7 +82,7 @@ impl InFlightFetches {
     }
 
     /// Newcomers no longer join this flight.
-    pub(crate) fn leave(&self, key: &InFlightKey, flight: &Arc<InFlightFetch>) {
+    pub(crate) fn remove(&self, key: &InFlightKey, flight: &Arc<InFlightFetch>) {
         let mut running = self.running.lock();
         if running.get(key).is_some_and(|found| Arc::ptr_eq(found, flight)) {
             running.remove(key);
@@ -90,7 +90,7 @@ impl InFlightFetches {
     }
 
     /// Remembers that requests for `key` do not collapse for a while.
-    pub(crate) fn keep_apart(&self, key: &CacheKey, now: SystemTime) {
+    pub(crate) fn disable_collapsing(&self, key: &CacheKey, now: SystemTime) {
         let mut apart = self.apart.lock();
         if apart.len() >= REMEMBERED {
             apart.retain(|_, until| *until > now);
@@ -103,12 +103,12 @@ impl InFlightFetches {
     }
 
     /// The key turned out cacheable again.
-    pub(crate) fn collapse_again(&self, key: &CacheKey) {
+    pub(crate) fn enable_collapsing(&self, key: &CacheKey) {
         self.apart.lock().remove(&key.id());
     }
 
     /// Whether requests for `key` go their own ways.
-    pub(crate) fn are_apart(&self, key: &CacheKey, now: SystemTime) -> bool {
+    pub(crate) fn is_collapsing_disabled(&self, key: &CacheKey, now: SystemTime) -> bool {
         let mut apart = self.apart.lock();
         match apart.get(&key.id()) {
             None => false,

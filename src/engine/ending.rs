@@ -25,7 +25,7 @@ pub(super) struct FillGuard {
 impl Drop for FillGuard {
     fn drop(&mut self) {
         if let Some(place) = &self.place {
-            self.engine.flights.leave(place, &self.flight);
+            self.engine.flights.remove(place, &self.flight);
         }
         self.flight.fail_unless_published(UpstreamError::Internal);
         self.flight.body.finish(Err(UpstreamError::Internal));

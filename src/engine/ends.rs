@@ -38,7 +38,7 @@ impl Engine {
         }
         // Credentials that are made up have nothing stored: no number of them makes larder forget the ends of others.
         if of_asker && self.store.may_keep(key.target_id()) {
-            let found = self.look_deep(asked, key, policy).await;
+            let found = self.lookup(asked, key, policy).await;
             if matches!(found, Lookup::Found(_) | Lookup::OtherVariants(_)) {
                 self.remembered.end(key.id(), order);
             }

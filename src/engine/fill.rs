@@ -78,7 +78,7 @@ impl Fill {
     }
 
     async fn filled(mut self) -> FillOutcome {
-        let FetchResult { mut answer, detail } = self.asked().await;
+        let FetchResult { mut answer, detail } = self.fetch_with_retries().await;
         if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
             // RFC 9111 §4.3.4: this 304 confirms something else; the whole is asked for again.
             self.confirm = None;
@@ -155,7 +155,7 @@ impl Fill {
 
     fn leave(&self) {
         if let Some(place) = &self.place {
-            self.engine.flights.leave(place, &self.flight);
+            self.engine.flights.remove(place, &self.flight);
         }
     }
 
@@ -172,7 +172,7 @@ impl Fill {
         }
         let fields = fresh.all_headers();
         let keep =
-            self.policy.storing(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
+            self.policy.storability(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
         fresh.authorized |= self.asked.headers.contains_key(AUTHORIZATION);
         let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
         let variant = Some(fresh.variant);
@@ -180,8 +180,13 @@ impl Fill {
         let outcome = match &shared {
             Ok(_) if self.flight.order().is_overtaken(variant) => FillOutcome::NotStored,
             Ok(kept) => {
-                self.engine.keep(&self.key, &self.policy, Arc::clone(kept), self.flight.mark());
-                self.engine.flights.collapse_again(&self.key);
+                self.engine.store_response(
+                    &self.key,
+                    &self.policy,
+                    Arc::clone(kept),
+                    self.flight.mark(),
+                );
+                self.engine.flights.enable_collapsing(&self.key);
                 FillOutcome::Confirmed
             }
             Err(why) => {
@@ -209,7 +214,7 @@ impl Fill {
         let its_own = self.place.is_none() && (conditional || why == NotStoredReason::Status);
         let busy = matches!(why, NotStoredReason::NoRoom | NotStoredReason::Unread);
         if !busy && !its_own && !self.ranged {
-            self.engine.flights.keep_apart(&self.key, self.engine.clock.now());
+            self.engine.flights.disable_collapsing(&self.key, self.engine.clock.now());
         }
     }
 
@@ -236,7 +241,7 @@ impl Fill {
         let is_error = self.policy.stale_if_error.covers(head.failure);
         let tells = self.is_told(&answer.verdict, &head).await && !is_error;
         match &head.shared {
-            Ok(_) => self.engine.flights.collapse_again(&self.key),
+            Ok(_) => self.engine.flights.enable_collapsing(&self.key),
             // Who waits shares it, and nobody is kept from waiting for the next.
             Err(why) if head.is_shared_error(&self.policy, self.cache()) => {
                 self.engine.account.not_stored(self.route, why.token());
@@ -310,7 +315,7 @@ impl Fill {
             status: answer.status,
             received: answer.response_time,
             shared: Err(NotStoredReason::Status),
-            failure: answer.verdict.as_error(answer.status),
+            failure: answer.verdict.error_class(answer.status),
             cause: cause(answer),
             detail: None,
             own,
@@ -330,7 +335,7 @@ impl Fill {
         } else if !told && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
-                .storing(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
+                .storability(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
                 .and_then(|headers| self.within_bounds(answer.framing).map(|()| headers));
         }
         head
@@ -379,7 +384,12 @@ impl Fill {
             return None;
         }
         let body = stored.body.clone();
-        let kept = self.engine.keep(&self.key, &self.policy, Arc::new(stored), self.flight.mark());
+        let kept = self.engine.store_response(
+            &self.key,
+            &self.policy,
+            Arc::new(stored),
+            self.flight.mark(),
+        );
         kept.then_some(body)
     }
 
@@ -394,7 +404,7 @@ impl Fill {
 /// The word for what an answer is to stale-if-error.
 fn cause(answer: &UpstreamResponse) -> &'static str {
     if answer.verdict.is_ok() {
-        answer.verdict.as_error(answer.status).token()
+        answer.verdict.error_class(answer.status).token()
     } else {
         answer.verdict.class.token()
     }

@@ -100,7 +100,7 @@ impl ResponseHead {
     /// Whether this is an error that stale-if-error or the retries are about: waiters share it rather
     /// than hammer a failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
-        let heard = &policy.heard(&self.said).cache_control;
+        let heard = &policy.effective_metadata(&self.said).cache_control;
         let private = cache == CacheKind::Shared && heard.has(Directive::Private);
         let retried = policy.retry.repeats(&Method::GET) && policy.retry.covers(self.failure);
         (policy.stale_if_error.covers(self.failure) || retried)
@@ -174,7 +174,7 @@ impl InFlightFetch {
     }
 
     /// Waits for what the fill comes to, or for trouble on the way there.
-    pub(crate) async fn news(&self) -> FillEvent {
+    pub(crate) async fn next_event(&self) -> FillEvent {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

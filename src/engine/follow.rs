@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::account::ResultKind;
 use crate::account::problem::Problem;
-use crate::decide::{self, stand_in};
+use crate::decide::{self, stale_if_error};
 use crate::engine::Engine;
 use crate::engine::body::BodyReader;
 use crate::engine::flight::{
@@ -53,13 +53,13 @@ enum Role {
 
 impl Engine {
     /// Follows a fill of one's own: its answer is this client's, whatever it is.
-    pub(crate) async fn lead(
+    pub(crate) async fn follow_as_leader(
         &self,
         plan: &Miss<'_>,
         flight: &InFlightFetch,
         reader: BodyReader,
     ) -> ClientResponse {
-        let published = match self.heard(plan, flight).await {
+        let published = match self.await_head(plan, flight).await {
             Ok(published) => published,
             Err(reply) => return *reply,
         };
@@ -69,28 +69,29 @@ impl Engine {
                 self.confirmed(plan, &own, shared.is_ok(), Role::Leader)
             }
             FillState::Head(head) => self
-                .instead_of(plan, &head)
+                .stale_for_error(plan, &head)
                 .unwrap_or_else(|| Self::growing(plan, &head, reader, Role::Leader)),
         }
     }
 
     /// Follows somebody else's fill until it publishes something, for `coalesce.wait` or so.
-    pub(crate) async fn wait(
+    pub(crate) async fn follow_as_waiter(
         &self,
         plan: &Miss<'_>,
         flight: &Arc<InFlightFetch>,
         reader: BodyReader,
     ) -> WaitOutcome {
-        let published = match timeout(plan.policy.coalesce_wait, self.heard(plan, flight)).await {
-            Ok(Ok(published)) => published,
-            Ok(Err(reply)) => return WaitOutcome::Reply(reply),
-            // The fill has other tries to come: a call of one's own would be one more of them.
-            Err(_elapsed) if flight.is_in_trouble() => flight.published().await,
-            Err(_elapsed) => match self.waited_enough(plan, flight).await {
-                Ok(published) => published,
-                Err(followed) => return followed,
-            },
-        };
+        let published =
+            match timeout(plan.policy.coalesce_wait, self.await_head(plan, flight)).await {
+                Ok(Ok(published)) => published,
+                Ok(Err(reply)) => return WaitOutcome::Reply(reply),
+                // The fill has other tries to come: a call of one's own would be one more of them.
+                Err(_elapsed) if flight.is_in_trouble() => flight.published().await,
+                Err(_elapsed) => match self.on_wait_timeout(plan, flight).await {
+                    Ok(published) => published,
+                    Err(followed) => return followed,
+                },
+            };
         match published {
             FillState::Failed(failure) => WaitOutcome::reply(self.failed(plan, failure)),
             FillState::Confirmed(Revalidated { shared: Ok(stored), .. }) => {
@@ -104,12 +105,12 @@ impl Engine {
 
     /// Waits for what the fill comes to; once it is in trouble, for whoever has something stale that is
     /// the answer, while the fill goes on behind.
-    async fn heard(
+    async fn await_head(
         &self,
         plan: &Miss<'_>,
         flight: &InFlightFetch,
     ) -> Result<FillState, Box<ClientResponse>> {
-        match flight.news().await {
+        match flight.next_event().await {
             FillEvent::Published(published) => Ok(published),
             FillEvent::Trouble(AttemptFailure { failure, status, cause }) => {
                 match self.stale(plan, failure, status, cause) {
@@ -122,14 +123,14 @@ impl Engine {
 
     /// What keeps calls to the origin back right now, where this client has something stale: that is
     /// its answer, and nobody is asked.
-    pub(crate) fn kept_back(&self, plan: &Miss<'_>) -> Option<ClientResponse> {
+    pub(crate) fn stale_if_blocked(&self, plan: &Miss<'_>) -> Option<ClientResponse> {
         if plan.stored.is_none() || !plan.fallback {
             return None;
         }
         let mut knock = self.knock(plan.asked, plan.route.index, plan.policy, Some(&plan.key));
         knock.yields = true;
-        let held = self.origin.held(&plan.asked.target, &knock)?;
-        self.in_place_of(plan, held)
+        let held = self.origin.check_admission(&plan.asked.target, &knock)?;
+        self.stale_for_rejection(plan, held)
     }
 
     /// What may stand in for an error, unless its right to has ended since it was looked up.
@@ -139,11 +140,11 @@ impl Engine {
     }
 
     /// The stored response in the place of a call that is not made.
-    fn in_place_of(&self, plan: &Miss<'_>, held: Rejection) -> Option<ClientResponse> {
+    fn stale_for_rejection(&self, plan: &Miss<'_>, held: Rejection) -> Option<ClientResponse> {
         let stored = self.standing_in(plan)?;
         let now = self.clock.now();
-        let failure = held.as_error()?;
-        let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
+        let failure = held.error_class()?;
+        let ttl = stale_if_error(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
         let cause = held.cause.token();
         self.account.stale_served(plan.route.index, cause);
         let status = CacheStatus::hit(ttl).detail("stale-if-error", cause);
@@ -152,7 +153,7 @@ impl Engine {
 
     /// The wait is over and there is no head: stale if there is something, else this client asks for
     /// itself as soon as few enough others do, or takes what the fill brings after all.
-    async fn waited_enough(
+    async fn on_wait_timeout(
         &self,
         plan: &Miss<'_>,
         flight: &Arc<InFlightFetch>,
@@ -174,9 +175,9 @@ impl Engine {
 
     fn failed(&self, plan: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
         let stale = if let UpstreamError::Held(held) = failure {
-            self.in_place_of(plan, held)
+            self.stale_for_rejection(plan, held)
         } else {
-            failure.as_error().and_then(|error| self.stale(plan, error, None, failure.token()))
+            failure.error_class().and_then(|error| self.stale(plan, error, None, failure.token()))
         };
         stale.unwrap_or_else(|| {
             if let UpstreamError::Denied(why) = failure {
@@ -184,7 +185,7 @@ impl Engine {
             }
             let status = failure.told(plan.why.token());
             ClientResponse::from_problem(plan.asked, &failure.problem(), &status)
-                .because(plan.why.token())
+                .with_forward_reason(plan.why.token())
         })
     }
 
@@ -208,12 +209,12 @@ impl Engine {
             Role::Waiter => ResultKind::Coalesced,
         };
         ClientResponse::from_stored(plan.asked, stored, now, &status, result)
-            .because(plan.why.token())
+            .with_forward_reason(plan.why.token())
     }
 
     /// What a waiter makes of a head: stale instead of an error, a share of the body, or neither.
     fn shared(&self, plan: &Miss<'_>, head: &ResponseHead, reader: BodyReader) -> WaitOutcome {
-        if let Some(reply) = self.instead_of(plan, head) {
+        if let Some(reply) = self.stale_for_error(plan, head) {
             return WaitOutcome::reply(reply);
         }
         if head.shared.is_err() && !head.is_shared_error(plan.policy, plan.cache) {
@@ -226,7 +227,7 @@ impl Engine {
     }
 
     /// The stored response in place of the error that this head is.
-    fn instead_of(&self, plan: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
+    fn stale_for_error(&self, plan: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
         self.stale(plan, head.failure, Some(head.status), head.cause)
     }
 
@@ -271,7 +272,7 @@ impl Engine {
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
         }
-        reply.because(plan.why.token())
+        reply.with_forward_reason(plan.why.token())
     }
 
     /// The stored response in place of an error, where policy and origin allow it.
@@ -284,7 +285,7 @@ impl Engine {
     ) -> Option<ClientResponse> {
         let stored = self.standing_in(plan)?;
         let now = self.clock.now();
-        let ttl = stand_in(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
+        let ttl = stale_if_error(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
         let mut status = CacheStatus::forwarded(plan.why.token()).ttl(ttl);
         if let Some(answered) = answered {
             status = status.status(answered);
@@ -293,7 +294,7 @@ impl Engine {
         self.account.stale_served(plan.route.index, cause);
         let reply =
             ClientResponse::from_stored(plan.asked, stored, now, &status, ResultKind::Stale);
-        Some(reply.because(plan.why.token()))
+        Some(reply.with_forward_reason(plan.why.token()))
     }
 
     /// Too many wait for this key already.
@@ -310,6 +311,7 @@ impl Engine {
         )
         .retry_after(1);
         let status = CacheStatus::forwarded(plan.why.token());
-        ClientResponse::from_problem(plan.asked, &problem, &status).because(plan.why.token())
+        ClientResponse::from_problem(plan.asked, &problem, &status)
+            .with_forward_reason(plan.why.token())
     }
 }

@@ -31,14 +31,14 @@ impl Engine {
         if plan.why == ForwardReason::UriMiss {
             self.tell_what_kept_apart(&plan);
         }
-        let apart = self.flights.are_apart(&plan.key, self.clock.now());
+        let apart = self.flights.is_collapsing_disabled(&plan.key, self.clock.now());
         let conditional =
             plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
         // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
         // something larder does not have.
         let insists = plan.why == ForwardReason::Request || plan.asked.cache_control().insists();
         if insists || conditional || apart || self.in_flight.is_spent() {
-            return EngineResult::Reply(Box::new(self.alone(&plan, None).await));
+            return EngineResult::Reply(Box::new(self.fetch_uncollapsed(&plan, None).await));
         }
         loop {
             match self.join(&plan) {
@@ -47,15 +47,15 @@ impl Engine {
                 JoinOutcome::Lead(flight, reader) => {
                     let place = Some(plan.place());
                     self.fill(&plan, &flight, place, None).spawn();
-                    let reply = self.lead(&plan, &flight, reader).await;
+                    let reply = self.follow_as_leader(&plan, &flight, reader).await;
                     return EngineResult::Reply(Box::new(reply));
                 }
                 JoinOutcome::Wait(flight, reader) => {
-                    match self.wait(&plan, &flight, reader).await {
+                    match self.follow_as_waiter(&plan, &flight, reader).await {
                         WaitOutcome::Reply(reply) => return EngineResult::Reply(reply),
                         WaitOutcome::OtherVariant(variant) => plan.move_to(variant),
                         WaitOutcome::Alone(permit) => {
-                            let reply = self.alone(&plan, permit).await;
+                            let reply = self.fetch_uncollapsed(&plan, permit).await;
                             return EngineResult::Reply(Box::new(reply));
                         }
                     }
@@ -84,7 +84,7 @@ impl Engine {
     fn join(self: &Arc<Self>, plan: &Miss<'_>) -> JoinOutcome<Box<ClientResponse>> {
         // Under the lock of the flights: it only looks, it starts nothing.
         let recheck = || {
-            let found = self.look(plan.asked, &plan.key, plan.policy);
+            let found = self.lookup_memory(plan.asked, &plan.key, plan.policy);
             let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
             match self.decide(
@@ -94,9 +94,9 @@ impl Engine {
                 CacheLookup::Stored(&stored),
                 now,
             ) {
-                Decision::Serve { ttl, stale: None, refresh: false } => {
-                    Some(Box::new(self.serve(plan.asked, plan.route, &stored, ttl, None, now)))
-                }
+                Decision::Serve { ttl, stale: None, refresh: false } => Some(Box::new(
+                    self.respond_stored(plan.asked, plan.route, &stored, ttl, None, now),
+                )),
                 Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
             }
         };
@@ -124,7 +124,7 @@ impl Engine {
     }
 
     /// A fetch that nobody else joins.
-    pub(crate) async fn alone(
+    pub(crate) async fn fetch_uncollapsed(
         self: &Arc<Self>,
         plan: &Miss<'_>,
         permit: Option<OwnedSemaphorePermit>,
@@ -132,7 +132,7 @@ impl Engine {
         let flight = self.flight(&plan.key, None);
         let reader = flight.body.first_reader();
         self.fill(plan, &flight, None, permit).spawn();
-        self.lead(plan, &flight, reader).await
+        self.follow_as_leader(plan, &flight, reader).await
     }
 
     fn fill(
@@ -171,7 +171,8 @@ impl Engine {
     ) {
         let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
         knock.yields = true;
-        if self.in_flight.is_spent() || self.origin.held(&asked.target, &knock).is_some() {
+        if self.in_flight.is_spent() || self.origin.check_admission(&asked.target, &knock).is_some()
+        {
             return;
         }
         let place = InFlightKey { key: key.clone(), variant };

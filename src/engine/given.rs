@@ -35,7 +35,7 @@ impl Engine {
         if !status::is_a_version(status) || !self.store.may_keep(key.target_id()) {
             return;
         }
-        let found = [key, &key.of_parts()].map(|key| self.look(asked, key, policy));
+        let found = [key, &key.of_parts()].map(|key| self.lookup_memory(asked, key, policy));
         if found.iter().any(|found| self.is_older(found, order))
             || self.store.condition() != Health::Good
         {
@@ -56,7 +56,7 @@ impl Engine {
         order: u64,
     ) {
         for key in [key, &key.of_parts()] {
-            if self.is_older(&self.look_deep(asked, key, policy).await, order) {
+            if self.is_older(&self.lookup(asked, key, policy).await, order) {
                 return self.outdate(key);
             }
         }

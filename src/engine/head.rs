@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::account::ResultKind;
-use crate::decide::{CacheLookup, Decision, stand_in};
+use crate::decide::{CacheLookup, Decision, stale_if_error};
 use crate::engine::Engine;
 use crate::engine::answer::not_cached;
 use crate::engine::reply::ClientResponse;
@@ -84,13 +84,13 @@ impl Engine {
             return None;
         }
         let key = self.keyring.key(asked, &route.policy);
-        let found = self.look_deep(asked, &key, &route.policy).await;
+        let found = self.lookup(asked, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return None };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
         let seen = CacheLookup::Stored(&stored);
         let decision = self.decide(asked, &route.policy, cache, seen, now);
         let Decision::Forward { why, fallback: true, .. } = decision else { return None };
-        let ttl = stand_in(asked, &route.policy, cache, &stored, error, now)?;
+        let ttl = stale_if_error(asked, &route.policy, cache, &stored, error, now)?;
         self.has_its_right(&key, &stored).then_some(())?;
         let mut status = CacheStatus::forwarded(why.token()).ttl(ttl);
         if let Some(answered) = answered {
@@ -99,7 +99,7 @@ impl Engine {
         let status = status.detail("stale-if-error", cause);
         self.account.stale_served(route.index, cause);
         let reply = ClientResponse::from_stored(asked, &stored, now, &status, ResultKind::Stale);
-        Some(reply.because(why.token()))
+        Some(reply.with_forward_reason(why.token()))
     }
 
     /// A `GET` or `HEAD` that passed through was answered: what was asked for earlier is older.
@@ -151,7 +151,7 @@ impl Engine {
             return;
         }
         let key = self.keyring.key(asked, &route.policy);
-        let found = self.look_deep(asked, &key, &route.policy).await;
+        let found = self.lookup(asked, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return };
         match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
             HeadComparison::Nothing => {}
@@ -170,10 +170,10 @@ impl Engine {
                 let asked = ProxyRequest { method: Method::GET, ..asked.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
-                let kept = route.policy.storing(&asked, status, &fields, &fresh.said, cache);
+                let kept = route.policy.storability(&asked, status, &fields, &fresh.said, cache);
                 if let Ok(kept) = kept {
                     let fresh = Arc::new(fresh.keeping(&kept));
-                    self.keep(&key, &route.policy, fresh, watch.mark);
+                    self.store_response(&key, &route.policy, fresh, watch.mark);
                 }
             }
         }

@@ -35,14 +35,16 @@ pub struct FastHit {
 impl Engine {
     /// The answer to `asked`, which `route` caches, if memory holds one that is fresh and is sent
     /// as it is. `Accept-Encoding` is reduced in place, as [`Engine::answer`] would.
-    pub fn at_hand(&self, asked: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
+    pub fn fast_hit(&self, asked: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
         let plain = asked.method == Method::GET && self.switch.mode() == Mode::Cache;
         if !plain || not_cached(asked).is_some() || wants_a_part(asked) {
             return None;
         }
         encoding::reduce(&mut asked.headers);
         let key = self.keyring.key(asked, &route.policy);
-        let Lookup::Found(stored) = self.look(asked, &key, &route.policy) else { return None };
+        let Lookup::Found(stored) = self.lookup_memory(asked, &key, &route.policy) else {
+            return None;
+        };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
         match decide(asked, &route.policy, cache, CacheLookup::Stored(&stored), now) {
             Decision::Serve { ttl, stale: None, refresh: false } => {

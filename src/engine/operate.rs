@@ -41,7 +41,7 @@ impl Engine {
             self.store.invalidate(*one, kind);
         }
         self.account.invalidated("purge", reach.len() as u64);
-        self.store.settle().await
+        self.store.flush().await
     }
 
     /// How many stored answers `reach` reaches.

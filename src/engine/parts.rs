@@ -65,7 +65,7 @@ impl Engine {
                     EngineResult::Reply(Box::new(reply))
                 });
             }
-            Decision::Refuse => return EngineResult::Reply(Box::new(self.refused(asked))),
+            Decision::Refuse => return EngineResult::Reply(Box::new(self.offline_or_504(asked))),
             Decision::Forward { why, store: false, .. } => return EngineResult::Pass(why),
             Decision::Forward { why, store: true, .. } => why,
         };
@@ -83,13 +83,13 @@ impl Engine {
             ranged: true,
             interims,
         };
-        EngineResult::Reply(Box::new(self.alone(&plan, None).await))
+        EngineResult::Reply(Box::new(self.fetch_uncollapsed(&plan, None).await))
     }
 
     /// Whether a part of the request's answer is in memory: a look for `Cache-Status` alone, not
     /// worth a disk's time.
     pub(crate) fn has_part(&self, asked: &ProxyRequest, key: &CacheKey, policy: &Policy) -> bool {
-        as_part(self.look(asked, &key.of_parts(), policy)).is_some()
+        as_part(self.lookup_memory(asked, &key.of_parts(), policy)).is_some()
     }
 
     /// Keeps a part of the answer to `asked`, together with what is known of it already. False where
@@ -105,12 +105,12 @@ impl Engine {
         let Some(part) = PartialResponse::of(Arc::new(stored)) else { return false };
         let parts = key.of_parts();
         // What the disk alone knows was brought into memory by the look before this was fetched.
-        let known = as_part(self.look(asked, &parts, policy));
+        let known = as_part(self.lookup_memory(asked, &parts, policy));
         let joined = known.and_then(|known| part.joined(&known, self.bounds.max_object));
         let part = joined.unwrap_or(part);
         match part.whole() {
-            Some(whole) => self.keep(key, policy, Arc::new(whole), mark),
-            None => self.keep(&parts, policy, part.stored(), mark),
+            Some(whole) => self.store_response(key, policy, Arc::new(whole), mark),
+            None => self.store_response(&parts, policy, part.stored(), mark),
         };
         true
     }
@@ -122,7 +122,7 @@ impl Engine {
         key: &CacheKey,
         policy: &Policy,
     ) -> Option<PartialResponse> {
-        as_part(self.look_deep(asked, &key.of_parts(), policy).await)
+        as_part(self.lookup(asked, &key.of_parts(), policy).await)
     }
 }
 

@@ -75,8 +75,8 @@ impl Engine {
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
         let said = CacheMetadata::of(status, headers);
-        freshness::explicit_lifetime(route.policy.heard(&said), kind, now)?;
-        let kept = route.policy.storing(&get, status, headers, &said, kind).ok()?;
+        freshness::explicit_lifetime(route.policy.effective_metadata(&said), kind, now)?;
+        let kept = route.policy.storability(&get, status, headers, &said, kind).ok()?;
         let Vary::Fields(fields) = Vary::of(&kept) else { return None };
         let variant = self.variant(&get, &fields);
         let (begun, watch) = (sent.begun()?, self.store.watch(key.target_id()));
@@ -107,7 +107,7 @@ impl Engine {
         if order.is_overtaken(Some(stored.variant)) {
             return;
         }
-        self.keep(&key, &policy, Arc::new(stored), watch.mark);
+        self.store_response(&key, &policy, Arc::new(stored), watch.mark);
     }
 
     fn is_the_target(&self, asked: &ProxyRequest, headers: &HeaderMap) -> bool {

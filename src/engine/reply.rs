@@ -105,14 +105,15 @@ impl ClientResponse {
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
         let length = stored.body.len() as u64;
-        let mut shape = shape(asked, &stored.said, stored.status, headers, Some(length));
+        let mut shape =
+            apply_preconditions(asked, &stored.said, stored.status, headers, Some(length));
         let body = match shape.body {
             BodySelection::Empty => ResponseBody::Empty,
             BodySelection::Whole => ResponseBody::Whole(stored.body.clone()),
             BodySelection::Part(part) => ResponseBody::Whole(byteranges::slice(&stored.body, part)),
             BodySelection::Several(parts) => {
                 shape.status = StatusCode::PARTIAL_CONTENT;
-                several(&stored.body, &parts, &mut shape.headers)
+                multipart_body(&stored.body, &parts, &mut shape.headers)
             }
         };
         Self { status: shape.status, headers: shape.headers, body, result, why: None, error: None }
@@ -130,7 +131,7 @@ impl ClientResponse {
         let mut headers = part.hit_headers();
         date::add_where_missing(&mut headers, part.received());
         headers.remove(TRANSFER_ENCODING);
-        describe(&mut headers, wanted, part.total());
+        set_partial_headers(&mut headers, wanted, part.total());
         headers.insert(AGE, HeaderValue::from(part.age(now).as_secs()));
         status.append_to(&mut headers);
         let status = StatusCode::PARTIAL_CONTENT;
@@ -146,7 +147,7 @@ impl ClientResponse {
         length: Option<u64>,
         reader: BodyReader,
     ) -> Self {
-        let shape = shape(asked, said, status, headers, length);
+        let shape = apply_preconditions(asked, said, status, headers, length);
         let body = match shape.body {
             BodySelection::Empty => ResponseBody::Empty,
             // Several ranges come in any order, the bytes in one: then all of it. An announced
@@ -189,14 +190,14 @@ impl ClientResponse {
 
     /// The same, forwarded because of `why`.
     #[must_use]
-    pub fn because(mut self, why: &'static str) -> Self {
+    pub fn with_forward_reason(mut self, why: &'static str) -> Self {
         self.why = Some(why);
         self
     }
 }
 
 /// Applies the request's preconditions, range and method to a response with this head and length.
-fn shape(
+fn apply_preconditions(
     asked: &ProxyRequest,
     said: &CacheMetadata,
     status: StatusCode,
@@ -230,7 +231,7 @@ fn shape(
     match ranges::evaluate(&asked.headers, said, length) {
         RangeSelection::Whole => ResponseParts::new(status, headers, BodySelection::Whole),
         RangeSelection::Part(part) => {
-            describe(&mut headers, part, length);
+            set_partial_headers(&mut headers, part, length);
             ResponseParts::new(StatusCode::PARTIAL_CONTENT, headers, BodySelection::Part(part))
         }
         RangeSelection::Parts(parts) => {
@@ -245,7 +246,7 @@ fn shape(
 }
 
 /// The fields of a 206 with these bytes of `length`.
-fn describe(headers: &mut HeaderMap, part: ByteRange, length: u64) {
+fn set_partial_headers(headers: &mut HeaderMap, part: ByteRange, length: u64) {
     headers.insert(CONTENT_RANGE, ranges::content_range(part, length));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -253,7 +254,7 @@ fn describe(headers: &mut HeaderMap, part: ByteRange, length: u64) {
 
 /// The body of a 206 in several parts, and the fields that describe it. A boundary that nobody can
 /// guess cannot have been planted in the body.
-fn several(body: &Bytes, parts: &[ByteRange], headers: &mut HeaderMap) -> ResponseBody {
+fn multipart_body(body: &Bytes, parts: &[ByteRange], headers: &mut HeaderMap) -> ResponseBody {
     let media_type = headers.get(CONTENT_TYPE);
     let (content_type, pieces) = byteranges::assembled(body, parts, media_type, rand::random());
     headers.insert(CONTENT_TYPE, content_type);

@@ -381,7 +381,7 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
     while bench.engine.in_flight.is_spent() {
         tokio::task::yield_now().await;
     }
-    assert!(!bench.engine.flights.are_apart(&key(&bench), bench.engine.clock.now()));
+    assert!(!bench.engine.flights.is_collapsing_disabled(&key(&bench), bench.engine.clock.now()));
 }
 
 fn key(bench: &Bench) -> crate::key::CacheKey {

@@ -28,30 +28,30 @@ pub(super) struct FetchResult {
 
 impl Fill {
     /// Asks, and again as long as it fails and may be repeated.
-    pub(super) async fn asked(&self) -> FetchResult {
+    pub(super) async fn fetch_with_retries(&self) -> FetchResult {
         let (engine, policy) = (&self.engine, &self.policy);
         let mut call = self.call();
         let began = engine.clock.instant();
         let mut plan = RetryState::new(policy.retry.clone(), engine.origin.total(&call.target));
-        let mut tried = self.first(&mut call, &mut plan).await;
+        let mut tried = self.first_attempt(&mut call, &mut plan).await;
         let repeats = policy.retry.repeats(&Method::GET);
         while let Some((trouble, verdict)) = trouble(&tried.answer).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
-            let word = verdict.heard(&policy.hold);
+            let word = verdict.bounded_retry_after(&policy.hold);
             let next = plan.next(trouble.failure, word, elapsed, rand::random());
             let RetryDecision::After(wait) = next else { break };
             self.flight.trouble(trouble);
             (call.knock.attempt, call.knock.patience) = (AttemptKind::Again, plan.left());
-            if !engine.origin.spare(&call.target, &call.knock, trouble.cause, wait) {
+            if !engine.origin.try_acquire_retry(&call.target, &call.knock, trouble.cause, wait) {
                 break;
             }
             // Kept: should nobody let the next try through, it is the answer.
-            tried.answer = kept(tried.answer, &self.engine.in_flight).await;
+            tried.answer = buffer_error_body(tried.answer, &self.engine.in_flight).await;
             engine.clock.sleep(wait).await;
             if engine.switch.mode() == Mode::Offline {
                 break;
             }
-            match self.tried(&call, &mut plan).await {
+            match self.attempt(&call, &mut plan).await {
                 Err(UpstreamError::Held(_)) => break,
                 answer => {
                     tried.answer = answer;
@@ -63,23 +63,27 @@ impl Fill {
     }
 
     /// The first try. Who has something to show meanwhile does not wait for a hold to end.
-    async fn first(&self, call: &mut UpstreamRequest, plan: &mut RetryState) -> FetchResult {
+    async fn first_attempt(
+        &self,
+        call: &mut UpstreamRequest,
+        plan: &mut RetryState,
+    ) -> FetchResult {
         let repeats = self.policy.retry.repeats(&Method::GET);
         let patience =
             if repeats { plan.left() } else { self.engine.origin.patience(&call.target) };
         call.knock.patience = if self.yields { Duration::ZERO } else { patience };
-        self.foresee(call);
-        let mut answer = self.tried(call, plan).await;
+        self.announce_wait(call);
+        let mut answer = self.attempt(call, plan).await;
         if call.knock.yields && self.has_nothing_to_show(&answer) {
             // It was kept back for the sake of a stale answer that policy does not let stand in.
             (call.knock.yields, call.knock.patience) = (false, patience);
-            answer = self.tried(call, plan).await;
+            answer = self.attempt(call, plan).await;
         }
         let waited = answer.as_ref().ok().and_then(|answer| answer.waited);
         FetchResult { answer, detail: waited.map(|cause| ("waited", cause.token())) }
     }
 
-    async fn tried(
+    async fn attempt(
         &self,
         call: &UpstreamRequest,
         plan: &mut RetryState,
@@ -97,13 +101,13 @@ impl Fill {
     fn has_nothing_to_show(&self, answer: &Result<UpstreamResponse, UpstreamError>) -> bool {
         let Err(UpstreamError::Held(held)) = answer else { return false };
         let shown = |error| self.policy.stale_if_error.covers(error);
-        self.trigger.is_none() && !held.as_error().is_some_and(shown)
+        self.trigger.is_none() && !held.error_class().is_some_and(shown)
     }
 
     /// A call that has to wait for a hold to end: who waits for this fill waits with it.
-    fn foresee(&self, call: &UpstreamRequest) {
-        let held = self.engine.origin.held(&call.target, &call.knock);
-        if let Some((held, failure)) = held.and_then(|held| Some((held, held.as_error()?))) {
+    fn announce_wait(&self, call: &UpstreamRequest) {
+        let held = self.engine.origin.check_admission(&call.target, &call.knock);
+        if let Some((held, failure)) = held.and_then(|held| Some((held, held.error_class()?))) {
             self.flight.trouble(AttemptFailure {
                 failure,
                 status: None,
@@ -119,7 +123,7 @@ fn trouble(
 ) -> Option<(AttemptFailure, CallOutcome)> {
     match answer {
         Ok(answer) => {
-            let error = answer.verdict.as_error(answer.status);
+            let error = answer.verdict.error_class(answer.status);
             let is_trouble = !answer.verdict.is_ok() || answer.status.as_u16() >= 400;
             let (status, cause) = (Some(answer.status), answer.verdict.class.token());
             let trouble = AttemptFailure { failure: error, status, cause };
@@ -128,7 +132,7 @@ fn trouble(
         Err(failure) if !failure.may_pass() => None,
         Err(failure) => {
             let verdict = classify::failure(*failure)?;
-            let failed = verdict.as_error(StatusCode::BAD_GATEWAY);
+            let failed = verdict.error_class(StatusCode::BAD_GATEWAY);
             let trouble = AttemptFailure { failure: failed, status: None, cause: failure.token() };
             Some((trouble, verdict))
         }
@@ -136,13 +140,13 @@ fn trouble(
 }
 
 /// An error whose connection is free for others while it waits whether another try goes better.
-async fn kept(
+async fn buffer_error_body(
     answer: Result<UpstreamResponse, UpstreamError>,
     in_flight: &Arc<InFlight>,
 ) -> Result<UpstreamResponse, UpstreamError> {
     match answer {
         Ok(mut answer) => {
-            answer.body = begun::taken_in(answer.body, in_flight).await;
+            answer.body = begun::buffer(answer.body, in_flight).await;
             Ok(answer)
         }
         Err(failure) => Err(failure),

@@ -94,16 +94,16 @@ impl Frontend {
     ) -> Option<KeepAlive> {
         // Asked again: a reload may have closed the door to a connection that is open.
         if !self.gatekeeper.admits(io.peer()) {
-            return self.turn_away(io, &CLIENT_DENIED).await;
+            return self.reject_and_close(io, &CLIENT_DENIED).await;
         }
         let arrived = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await {
             Some(Ok(Some(arrived))) => arrived,
             Some(Ok(None)) => return None,
-            Some(Err(problem)) => return self.turn_away(io, &problem).await,
-            None => return self.turn_away(io, &SLOW_HEAD).await,
+            Some(Err(problem)) => return self.reject_and_close(io, &problem).await,
+            None => return self.reject_and_close(io, &SLOW_HEAD).await,
         };
         if let Err(problem) = self.allow(&arrived.head, way) {
-            return self.turn_away(io, &problem).await;
+            return self.reject_and_close(io, &problem).await;
         }
         let ReceivedHead { head, raw, rest } = arrived;
         if let (HeadTarget::Authority(host, port), ProxyMode::Straight) = (&head.target, &*way) {
@@ -111,7 +111,7 @@ impl Frontend {
         }
         match self.meant(&head, way, listener, &io) {
             Ok(meant) => self.serve(io, head, meant, raw, rest, listener).await,
-            Err(problem) => self.turn_away(io, &problem).await,
+            Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
 
@@ -196,7 +196,7 @@ impl Frontend {
             }
             (TunnelOutcome::Over | TunnelOutcome::Tls(..), _) => return None,
             (TunnelOutcome::Refused(io, problem), _) => {
-                self.tell(io, &problem).await;
+                self.write_error(io, &problem).await;
                 return None;
             }
         };
@@ -205,7 +205,7 @@ impl Frontend {
                 *way = inside;
                 Some((io, first))
             }
-            Err(problem) => self.turn_away(io, &problem).await,
+            Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
 

@@ -166,7 +166,7 @@ impl AcceptContext {
         let Ok(exit) = Arc::clone(&self.exits).acquire_owned().await else { return };
         let door = self.doors.current();
         tokio::spawn(async move {
-            prepare(&stream);
+            match_route(&stream);
             let io = ClientStream::new(stream, peer, Arc::clone(&door.in_flight));
             door.refuse(io, &CROWDED).await;
             drop(exit);
@@ -183,7 +183,7 @@ impl AcceptContext {
         let (doors, stage, mut end) =
             (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
         tokio::spawn(async move {
-            prepare(&stream);
+            match_route(&stream);
             let io = ClientStream::new(stream, peer, Arc::clone(&doors.current().in_flight));
             tokio::select! {
                 () = connection::receive(doors, io, kind, stage) => {}
@@ -205,7 +205,7 @@ impl AcceptContext {
     }
 }
 
-fn prepare(stream: &TcpStream) {
+fn match_route(stream: &TcpStream) {
     // Best effort: without it small answers may wait for an acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::trace!(%error, "Could not switch Nagle's algorithm off");

@@ -24,7 +24,11 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 impl Frontend {
     /// [`Frontend::refuse`], as the end of a request.
-    pub(super) async fn turn_away(&self, io: ClientStream, problem: &Problem) -> Option<KeepAlive> {
+    pub(super) async fn reject_and_close(
+        &self,
+        io: ClientStream,
+        problem: &Problem,
+    ) -> Option<KeepAlive> {
         self.refuse(io, problem).await;
         None
     }
@@ -32,11 +36,11 @@ impl Frontend {
     /// Records a refusal, answers with it and closes.
     pub(super) async fn refuse(&self, io: ClientStream, problem: &Problem) {
         self.account.refused(&RejectEvent { class: problem.class, client: Some(io.peer()) });
-        self.tell(io, problem).await;
+        self.write_error(io, problem).await;
     }
 
     /// Answers with larder's own error and closes.
-    pub(super) async fn tell(&self, mut io: ClientStream, problem: &Problem) {
+    pub(super) async fn write_error(&self, mut io: ClientStream, problem: &Problem) {
         let answer = self.refusal(problem);
         let written = async {
             io.write_all(&answer).await?;

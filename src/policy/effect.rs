@@ -124,7 +124,7 @@ impl Policy {
         kind: CacheKind,
         response_time: SystemTime,
     ) -> Freshness {
-        let said = self.heard(said);
+        let said = self.effective_metadata(said);
         let Some(lifetime) = self.lifetime(said, status, kind, response_time) else {
             return Freshness::UNUSABLE;
         };
@@ -156,12 +156,12 @@ impl Policy {
 
     /// The origin's word as this policy listens to it: where it counts, a targeted field's in place
     /// of `Cache-Control` (RFC 9213 §2.2). Asked at every read, like all that follows from it.
-    pub fn heard<'s>(&self, said: &'s CacheMetadata) -> &'s CacheMetadata {
-        if self.ttl.overrides_origin() { said } else { said.told(&self.targeted) }
+    pub fn effective_metadata<'s>(&self, said: &'s CacheMetadata) -> &'s CacheMetadata {
+        if self.ttl.overrides_origin() { said } else { said.select_targeted(&self.targeted) }
     }
 
     /// Whether the answer to `asked` is kept: `Ok` with the fields to keep.
-    pub fn storing(
+    pub fn storability(
         &self,
         asked: &ProxyRequest,
         status: StatusCode,
@@ -190,7 +190,7 @@ impl Policy {
         if said.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {
             return Err(NotStoredReason::SetCookie);
         }
-        let heard = self.heard(said);
+        let heard = self.effective_metadata(said);
         self.origin_allows(asked, heard, kind)?;
         self.can_be_reused(status, heard, kind)?;
         // Fields that either word names stay out: the policy may listen to the other one tomorrow.
@@ -205,9 +205,14 @@ impl Policy {
 
     /// Whether an answer that was stored under an earlier policy may still be used or confirmed under
     /// this one, by what its request carried and what it holds. The rest [`Policy::freshness`] tells.
-    pub fn still_keeps(&self, said: &CacheMetadata, authorized: bool, kind: CacheKind) -> bool {
+    pub fn is_still_reusable(
+        &self,
+        said: &CacheMetadata,
+        authorized: bool,
+        kind: CacheKind,
+    ) -> bool {
         let cookies = said.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
-        let another = authorized && storing::needs_leave(self.heard(said), kind);
+        let another = authorized && storing::needs_leave(self.effective_metadata(said), kind);
         !cookies && (self.ttl.overrides_origin() || !another)
     }
 
@@ -274,7 +279,7 @@ impl Policy {
         }
         let covered = status::is_covered_by_ttl(status);
         let explicit = freshness::explicit_lifetime(said, kind, response_time);
-        let guessed = || guess(said, status, response_time);
+        let guessed = || heuristic_lifetime(said, status, response_time);
         let lifetime = match self.ttl {
             Ttl::Forever => return covered.then_some(Lifetime::Forever),
             Ttl::Override(lifetime) => covered.then_some(lifetime),
@@ -295,7 +300,11 @@ impl Policy {
 
 /// RFC 9111 §3, §4.2.2: without a stated lifetime some codes may be kept, for a guessed time or to
 /// be validated at every use.
-fn guess(said: &CacheMetadata, status: StatusCode, response_time: SystemTime) -> Option<Duration> {
+fn heuristic_lifetime(
+    said: &CacheMetadata,
+    status: StatusCode,
+    response_time: SystemTime,
+) -> Option<Duration> {
     let public = said.cache_control.has(Directive::Public);
     // RFC 9110 §15.6.2: what an origin cannot do it will not learn in a moment; of other failures of
     // its own it must say that they may be kept.

@@ -24,7 +24,7 @@ use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::invalidation;
 use crate::semantics::session_auth;
 use crate::upstream::Body;
-use crate::upstream::begun::taken_in;
+use crate::upstream::begun::buffer;
 use crate::upstream::connect::{Channel, Owner};
 use crate::upstream::failure::UpstreamError;
 use crate::upstream::fetch::{AttemptError, body_behind};
@@ -181,7 +181,7 @@ impl Alone {
             && status != StatusCode::SWITCHING_PROTOCOLS
             && json::coding(&headers).is_some();
         if reads {
-            self.pass.answered_so_far(status, &headers);
+            self.pass.on_head_unread(status, &headers);
         } else {
             self.pass.answered(status, &headers, None);
         }
@@ -204,10 +204,10 @@ impl Alone {
             };
             match said.says() {
                 Some(json) => _ = self.pass.read(status, headers, json),
-                None => self.pass.unreadable(),
+                None => self.pass.finish_without_body(),
             }
             body = rest;
         }
-        taken_in(body, in_flight).await;
+        buffer(body, in_flight).await;
     }
 }

@@ -58,7 +58,7 @@ impl RequestContext {
             Reading::Says(json) if pass.read(copy.status, &copy.headers, &json) => {}
             // An error that only its body tells of is kept for nobody.
             Reading::Says(_) => self.recording = None,
-            Reading::NoJson => pass.unreadable(),
+            Reading::NoJson => pass.finish_without_body(),
             Reading::Unread => self.is_unread(),
         }
     }
@@ -66,7 +66,7 @@ impl RequestContext {
     /// Nor is what may be one.
     fn is_unread(&mut self) {
         let Some(pass) = &mut self.pass else { return };
-        pass.unreadable();
+        pass.finish_without_body();
         if pass.judges_bodies() {
             self.recording = None;
         }

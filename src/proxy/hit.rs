@@ -29,7 +29,7 @@ impl PingoraHandler {
             return None;
         }
         let route = self.prepare(asked)?;
-        let hit = self.engine.at_hand(asked, route)?;
+        let hit = self.engine.fast_hit(asked, route)?;
         // The first two have no body, and a length that says nothing of it; the last is not told as it is.
         if matches!(
             hit.stored.status,

@@ -35,7 +35,7 @@ pub(super) fn outgoing(
         headers.remove(name);
     }
     max_forwards::count_down(&asked.method, &mut headers);
-    place.dress(&asked.method, &mut headers);
+    place.apply_upstream_headers(&asked.method, &mut headers);
     Outgoing {
         method: asked.method.clone(),
         scheme: place.scheme.as_str(),

@@ -62,7 +62,7 @@ impl PingoraHandler {
         }
         let knock = self.knock(ctx, asked, place);
         ctx.tries.began.get_or_insert_with(|| gate.instant());
-        let pass = gate.enter(place, knock.clone()).await.map_err(UpstreamError::Held)?;
+        let pass = gate.acquire(place, knock.clone()).await.map_err(UpstreamError::Held)?;
         ctx.tries.waited = pass.waited().map(RejectReason::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
         let route = match asked.method {
@@ -121,7 +121,7 @@ impl PingoraHandler {
             ctx.copy = BodyCapture::of(status, &head.headers, &self.network.in_flight);
         }
         let verdict = match ctx.copy {
-            Some(_) => pass.answered_so_far(status, &head.headers),
+            Some(_) => pass.on_head_unread(status, &head.headers),
             None => pass.answered(status, &head.headers, None),
         };
         let error = !verdict.is_ok() || status.as_u16() >= 400;
@@ -155,7 +155,7 @@ impl PingoraHandler {
         failure: UpstreamError,
     ) -> Option<ClientResponse> {
         let is_head = asked.method == Method::HEAD && !ctx.signed_in;
-        let error = failure.as_error().filter(|_| is_head)?;
+        let error = failure.error_class().filter(|_| is_head)?;
         let route = self.route(ctx)?;
         let reply = self.engine.stale_head(asked, route, error, None, failure.token()).await?;
         if let Some(pass) = &mut ctx.pass {
@@ -196,11 +196,11 @@ impl PingoraHandler {
             return false;
         };
         let elapsed = gate.instant().saturating_duration_since(*began);
-        let kind: Kind = verdict.as_error(status);
-        let next = plan.next(kind, verdict.heard(&hold), elapsed, rand::random());
+        let kind: Kind = verdict.error_class(status);
+        let next = plan.next(kind, verdict.bounded_retry_after(&hold), elapsed, rand::random());
         let RetryDecision::After(wait) = next else { return false };
         (knock.attempt, knock.patience) = (AttemptKind::Again, plan.left());
-        if !gate.spare(place, knock, cause, wait) {
+        if !gate.try_acquire_retry(place, knock, cause, wait) {
             return false;
         }
         (ctx.tries.wait, ctx.tries.cause) = (Some(wait), Some(cause));

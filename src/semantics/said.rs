@@ -125,7 +125,7 @@ impl CacheMetadata {
 
     /// What the response says to a cache that listens to these targeted fields: the first that
     /// counts, else `Cache-Control` and `Expires` (RFC 9213 §2.2).
-    pub fn told(&self, targets: &[HeaderName]) -> &Self {
+    pub fn select_targeted(&self, targets: &[HeaderName]) -> &Self {
         if self.targeted.is_empty() {
             return self;
         }
@@ -312,16 +312,16 @@ mod tests {
             ("examplecdn-cache-control", ""),
             ("age", "7"),
         ]);
-        let told = all.told(&NAMES);
+        let told = all.select_targeted(&NAMES);
         assert_eq!((told.cache_control.max_age, told.cache_control.s_maxage), (secs(600), None));
         assert_eq!((told.no_store, told.expires, told.age), (false, None, secs(7)));
-        let plain = all.told(&[]);
+        let plain = all.select_targeted(&[]);
         assert_eq!((plain.no_store, plain.expires), (true, Some(Expires::Past)));
-        assert_eq!(all.told(&NAMES[..1]), plain, "empty is as absent");
+        assert_eq!(all.select_targeted(&NAMES[..1]), plain, "empty is as absent");
         let both =
             said(&[("cdn-cache-control", "max-age=600"), ("examplecdn-cache-control", "no-store")]);
-        assert!(both.told(&NAMES).no_store);
-        assert!(!both.told(&NAMES[1..]).no_store);
+        assert!(both.select_targeted(&NAMES).no_store);
+        assert!(!both.select_targeted(&NAMES[1..]).no_store);
         assert_eq!(said(&[("cache-control", "max-age=1")]).targeted, []);
     }
 

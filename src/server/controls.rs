@@ -78,7 +78,7 @@ impl AdminApi for AdminService {
     }
 
     fn set_mode(&self, mode: Mode) {
-        self.0.turn(mode);
+        self.0.set_mode(mode);
     }
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {

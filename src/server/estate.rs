@@ -51,7 +51,7 @@ impl Runtime {
         let _one = self.reloading.lock().await;
         let estate = Arc::clone(self);
         // Files are read, and certificates: not on a thread that serves.
-        let built = tokio::task::spawn_blocking(move || estate.successor()).await;
+        let built = tokio::task::spawn_blocking(move || estate.build_next()).await;
         let outcome = match built {
             Ok(Ok(house)) => Ok(self.swap(house)),
             Ok(Err(report)) => {
@@ -74,7 +74,7 @@ impl Runtime {
     }
 
     /// Turns the master switch.
-    pub(super) fn turn(&self, mode: Mode) {
+    pub(super) fn set_mode(&self, mode: Mode) {
         let before = self.ground.switch.turn(mode);
         self.ground.account.mode(mode);
         if before != mode {
@@ -82,7 +82,7 @@ impl Runtime {
         }
     }
 
-    fn successor(&self) -> Result<Pipeline, Report> {
+    fn build_next(&self) -> Result<Pipeline, Report> {
         let Some(source) = &self.source else {
             return Err(whole("proxy.yaml", "this larder was not started from a file"));
         };
@@ -97,7 +97,7 @@ impl Runtime {
         let (before, now) = (&old.config, &house.config);
         // Whoever turned the switch live keeps it, unless the file says something new.
         if before.mode != now.mode {
-            self.turn(now.mode);
+            self.set_mode(now.mode);
         }
         if before.log.level != now.log.level {
             log::set_level(now.log.level);

@@ -35,7 +35,7 @@ impl Server {
         release(Arc::clone(&self.estate)).await;
         // To the very end it said that larder is not ready, and how it went.
         self.admin_stop.send_replace(true);
-        self.gone().await;
+        self.join().await;
         finished
     }
 
@@ -47,7 +47,7 @@ impl Server {
         self.admin_stop.send_replace(true);
         let released = release(Arc::clone(&self.estate));
         let (finished, ()) = tokio::join!(self.finish(drain), released);
-        self.gone().await;
+        self.join().await;
         finished
     }
 
@@ -59,7 +59,7 @@ impl Server {
     async fn withdraw(&mut self) {
         self.sockets.clear();
         if let Some(offer) = self.offer.take() {
-            offer.withdraw().await;
+            offer.stop_offering().await;
         }
     }
 
@@ -83,7 +83,7 @@ impl Server {
         timeout(within, self.places.acquire_many(all)).await.is_ok()
     }
 
-    async fn gone(self) {
+    async fn join(self) {
         if let Some(administering) = self.administering {
             // As above.
             let _ended = administering.await;

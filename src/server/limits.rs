@@ -39,7 +39,7 @@ impl Keeping for Disk {
     async fn settle(&self) {
         if let Some(store) = self.0.upgrade() {
             // Its fault is in the log, and costs no answer.
-            let _settled = store.settle().await;
+            let _settled = store.flush().await;
         }
     }
 

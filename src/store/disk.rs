@@ -308,7 +308,7 @@ impl Disk {
     }
 
     /// Removes every entry of a target, behind the caller's back.
-    pub fn reclaim(&self, target: u128) {
+    pub fn remove_target(&self, target: u128) {
         self.shared.count_dropped(&self.shared.queue.push(Command::Reclaim(target)));
     }
 
@@ -401,7 +401,7 @@ impl Shared {
     /// Makes a database the open one.
     fn publish(&self, database: Database, sizes: &DiskUsage) -> DiskWriter {
         let database = Arc::new(database);
-        self.sizes.become_those(sizes);
+        self.sizes.replace(sizes);
         self.open.store(Some(Arc::clone(&database)));
         self.set_condition(Health::Good);
         DiskWriter {
@@ -418,7 +418,7 @@ impl Shared {
     /// No database is open any more.
     fn withdraw(&self) {
         self.open.store(None);
-        self.sizes.become_those(&DiskUsage::default());
+        self.sizes.replace(&DiskUsage::default());
     }
 
     /// Memory only, for this reason.

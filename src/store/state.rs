@@ -188,7 +188,7 @@ impl StateDb {
     }
 
     /// Waits until all that was kept, and all rows that had changed before, are on disk.
-    pub async fn settle(&self) -> Result<(), String> {
+    pub async fn flush(&self) -> Result<(), String> {
         let (done, settled) = oneshot::channel();
         self.keeper.send(Command::Settle(done));
         settled.await.unwrap_or_else(|_ended| Err("the state is closed".to_owned()))

@@ -112,7 +112,7 @@ impl TieredStore {
         tiers.report("memory", account, |tiers| tiers.memory.totals());
         if has_disk {
             tiers.report("disk", account, Self::disk_totals);
-            deep::take_hold(&tiers, settings, account, lasting);
+            deep::open_or_wait(&tiers, settings, account, lasting);
         } else {
             deep::leave_nothing_old(&settings.path, tiers.clock.now());
         }
@@ -163,7 +163,7 @@ impl TieredStore {
 
     /// What was read from the disk, kept in memory too. Memory has the last word: it knows what was
     /// replaced or purged meanwhile. Where it had no room, what was read answers all the same.
-    fn taken_in(
+    fn promote(
         &self,
         wanted: StoreQuery<'_>,
         mark: Epoch,
@@ -181,7 +181,7 @@ impl TieredStore {
     }
 
     /// What the disk holds is usable from now on.
-    fn deepen(&self, deep: Arc<DiskTier>, kept: Snapshot) {
+    fn attach_disk(&self, deep: Arc<DiskTier>, kept: Snapshot) {
         let mut alone = self.alone.lock();
         let kept = self.generations.adopt(kept, self.clock.now());
         deep.state.replace(Snapshot { all: self.trusted(kept.all), ..kept });
@@ -246,7 +246,7 @@ impl TieredStore {
     }
 
     /// Memory serves alone for as long as this larder lives.
-    fn stay_alone(&self, why: String) {
+    fn run_memory_only(&self, why: String) {
         self.to_be_opened.store(false, Ordering::Relaxed);
         self.wait_alone(why);
     }
@@ -271,7 +271,7 @@ impl Store for TieredStore {
         self.catch_up(unwritten::BATCH);
         let so_far = self.generations.so_far();
         if let Some((stored, mark)) = deep.disk.awaiting(wanted, so_far) {
-            return self.taken_in(wanted, mark, Some(stored));
+            return self.promote(wanted, mark, Some(stored));
         }
         if self.unwritten.may_have(wanted.key) {
             return in_memory;
@@ -288,7 +288,7 @@ impl Store for TieredStore {
         }
         if record.is_inline() {
             let read = deep.disk.read(&record);
-            return self.taken_in(wanted, record.mark(), read);
+            return self.promote(wanted, record.mark(), read);
         }
         // Of many who want the same large body one reads the file.
         let turn = usize::try_from(wanted.key.id() % READERS as u128).unwrap_or_default();
@@ -298,7 +298,7 @@ impl Store for TieredStore {
         }
         let mark = record.mark();
         let read = spawn_blocking(move || deep.disk.read(&record)).await;
-        self.taken_in(wanted, mark, read.unwrap_or_default())
+        self.promote(wanted, mark, read.unwrap_or_default())
     }
 
     fn watch(&self, target: u128) -> Watch {
@@ -342,7 +342,7 @@ impl Store for TieredStore {
         let Some(deep) = deep else { return true };
         match (reach, kind) {
             (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
-            (PurgeScope::Target(target), PurgeKind::Hard) => deep.disk.reclaim(target),
+            (PurgeScope::Target(target), PurgeKind::Hard) => deep.disk.remove_target(target),
             (PurgeScope::All, PurgeKind::Hard) => deep.disk.clear(),
         }
         true
@@ -354,9 +354,9 @@ impl Store for TieredStore {
         self.generations.keeps(target) || self.deep.load().as_ref().map_or(to_come, on_disk)
     }
 
-    async fn settle(&self) -> Result<(), String> {
+    async fn flush(&self) -> Result<(), String> {
         match self.deep.load_full() {
-            Some(deep) => deep.state.settle().await,
+            Some(deep) => deep.state.flush().await,
             // Memory alone by choice: what is stored does not outlive the process either.
             None => self.alone.lock().clone().map_or(Ok(()), Err),
         }

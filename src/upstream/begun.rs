@@ -57,7 +57,7 @@ impl PrefixedBody {
 
 /// The same body off its connection, which others can use meanwhile. A long or slow one is lost, and
 /// says so to whoever wants to read it after all: errors are short.
-pub async fn taken_in(body: Box<dyn Body>, in_flight: &Arc<InFlight>) -> Box<dyn Body> {
+pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlight>) -> Box<dyn Body> {
     let enough = |read: &Gathered| read.len() > SMALL;
     let taken = timeout(SOON, PrefixedBody::until(body, Gathered::new(in_flight), enough)).await;
     match taken {

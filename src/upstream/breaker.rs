@@ -16,7 +16,7 @@ pub(super) struct FailureStreak {
 
 impl FailureStreak {
     /// An answer of any use came.
-    pub(super) fn broken(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.failures.clear();
     }
 
@@ -65,7 +65,7 @@ mod tests {
         for _ in 0..50 {
             assert!(!run.failed(&RULE, now));
             assert!(!run.failed(&RULE, now));
-            run.broken();
+            run.reset();
         }
     }
 }

@@ -120,10 +120,10 @@ impl UpstreamError {
     }
 
     /// What stale-if-error makes of it; `None`: a stale answer does not hide it.
-    pub fn as_error(self) -> Option<decide::ErrorClass> {
+    pub fn error_class(self) -> Option<decide::ErrorClass> {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
-            Self::Held(held) => held.as_error(),
+            Self::Held(held) => held.error_class(),
             Self::ConnectTimeout
             | Self::FirstByteTimeout
             | Self::BodyTimeout

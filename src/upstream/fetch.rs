@@ -206,11 +206,11 @@ impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let place = self.upstreams.place(&call.target);
         let mut pass =
-            self.gate.enter(&place, call.knock.clone()).await.map_err(UpstreamError::Held)?;
+            self.gate.acquire(&place, call.knock.clone()).await.map_err(UpstreamError::Held)?;
         let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
         loop {
             match self.attempt(call, &place, over).await {
-                Ok(answer) => return understood(answer, &mut pass, &self.in_flight).await,
+                Ok(answer) => return classify_response(answer, &mut pass, &self.in_flight).await,
                 Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
                     self.gate.redialled(&place, call.knock.route);
                     over = Over::New;
@@ -223,18 +223,18 @@ impl Origin for HttpClient {
         }
     }
 
-    fn held(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
-        self.gate.held(&self.upstreams.place(target), knock)
+    fn check_admission(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
+        self.gate.check_admission(&self.upstreams.place(target), knock)
     }
 
-    fn spare(
+    fn try_acquire_retry(
         &self,
         target: &Target,
         knock: &CallContext,
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        self.gate.spare(&self.upstreams.place(target), knock, cause, wait)
+        self.gate.try_acquire_retry(&self.upstreams.place(target), knock, cause, wait)
     }
 
     fn moved(&self, target: &Target) -> Option<Target> {
@@ -251,7 +251,7 @@ impl Origin for HttpClient {
 }
 
 /// What the answer means; where a rule reads bodies, that is known once this one is there.
-async fn understood(
+async fn classify_response(
     mut answer: UpstreamResponse,
     pass: &mut Permit,
     in_flight: &Arc<InFlight>,
@@ -279,7 +279,7 @@ async fn understood(
 
 fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> Outgoing {
     let mut headers = call.headers.clone();
-    place.dress(&call.method, &mut headers);
+    place.apply_upstream_headers(&call.method, &mut headers);
     Outgoing {
         method: call.method.clone(),
         scheme: place.scheme.as_str(),

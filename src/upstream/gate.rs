@@ -56,14 +56,14 @@ impl AdmissionControl {
     }
 
     /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
-    pub async fn enter(
+    pub async fn acquire(
         &self,
         place: &UpstreamTarget,
         knock: CallContext,
     ) -> Result<Permit, Rejection> {
         let (mut out, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
         if let Some(traffic) = self.traffic(place, &knock) {
-            let admitted = self.admitted(&traffic, place, &knock).await;
+            let admitted = self.wait_for_admission(&traffic, place, &knock).await;
             let admitted = admitted.inspect_err(|held| {
                 self.account.refused_call(place.index, held.cause.token());
             })?;
@@ -86,13 +86,17 @@ impl AdmissionControl {
 
     /// What would keep a call back right now, short of waiting for its turn. A call for which something
     /// stale can be shown looks here first.
-    pub fn held(&self, place: &UpstreamTarget, knock: &CallContext) -> Option<Rejection> {
+    pub fn check_admission(
+        &self,
+        place: &UpstreamTarget,
+        knock: &CallContext,
+    ) -> Option<Rejection> {
         let traffic = self.traffic(place, knock)?;
         if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(held);
         }
         let subject = LimitKeys::new(knock, conduct(place), place);
-        let look = traffic.state.lock().look(&subject, self.clock.instant());
+        let look = traffic.state.lock().check_cooldowns(&subject, self.clock.instant());
         match look {
             CooldownCheck::Clear(_) => None,
             CooldownCheck::Until(held) | CooldownCheck::Probing(held) => Some(held),
@@ -102,7 +106,7 @@ impl AdmissionControl {
     /// Takes a retry, which comes after this wait because of `cause`, from the budget that all calls of
     /// an upstream share; false: there is none left, or it would not be let through for longer than it
     /// may wait (`patience`).
-    pub fn spare(
+    pub fn try_acquire_retry(
         &self,
         place: &UpstreamTarget,
         knock: &CallContext,
@@ -111,7 +115,7 @@ impl AdmissionControl {
     ) -> bool {
         let Some(traffic) = self.traffic(place, knock) else { return true };
         let until = wait.saturating_add(knock.patience);
-        if self.held(place, knock).is_some_and(|held| held.left > until) {
+        if self.check_admission(place, knock).is_some_and(|held| held.left > until) {
             return false;
         }
         let spare = traffic.state.lock().retries.spend(self.clock.instant());
@@ -175,7 +179,7 @@ impl AdmissionControl {
 
     /// Waits for holds to end, for what calls under way have set aside of the budget, and for its turn,
     /// each for as long as the call may.
-    async fn admitted(
+    async fn wait_for_admission(
         &self,
         traffic: &Arc<UpstreamState>,
         place: &UpstreamTarget,
@@ -280,7 +284,7 @@ impl<'a> QueueGuard<'a> {
         let cause = no_turn(station);
         let patience = self.patience(max_wait, cause);
         let now = self.gate.clock.instant();
-        let outlook = self.traffic.state.lock().outlook(station, self.turn, now);
+        let outlook = self.traffic.state.lock().estimate_wait(station, self.turn, now);
         if outlook.is_zero() {
             // There is room for it, and for who is before it and about to wake.
             return Ok(AT_ONCE);

@@ -91,7 +91,7 @@ impl RejectReason {
 
 impl Rejection {
     /// What stale-if-error makes of it; `None`: nothing stale stands in.
-    pub fn as_error(self) -> Option<decide::ErrorClass> {
+    pub fn error_class(self) -> Option<decide::ErrorClass> {
         match self.cause {
             RejectReason::Failed(OutcomeClass::RateLimited(_))
             | RejectReason::InvalidRequests
@@ -112,7 +112,7 @@ impl Rejection {
 
     /// What a client is told.
     pub fn problem(self) -> Problem {
-        let (status, class, reason) = self.words();
+        let (status, class, reason) = self.message();
         let proxy_status = match status {
             StatusCode::SERVICE_UNAVAILABLE => "destination_unavailable",
             _ => "http_request_denied",
@@ -122,7 +122,7 @@ impl Rejection {
             .retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    fn words(self) -> (StatusCode, &'static str, &'static str) {
+    fn message(self) -> (StatusCode, &'static str, &'static str) {
         const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
         const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self.cause {
@@ -193,7 +193,7 @@ mod tests {
     fn nothing_stale_stands_in_where_the_budget_says_so() {
         let left = Duration::from_secs(1);
         let held = |stale| Rejection { cause: RejectReason::Budget { stale }, left };
-        assert_eq!(held(true).as_error(), Some(decide::ErrorClass::Budget));
-        assert_eq!(held(false).as_error(), None);
+        assert_eq!(held(true).error_class(), Some(decide::ErrorClass::Budget));
+        assert_eq!(held(false).error_class(), None);
     }
 }

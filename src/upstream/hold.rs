@@ -102,7 +102,7 @@ pub(super) struct Cooldowns {
 impl Cooldowns {
     /// Whether a call that all of `reaches` concern may be made. `yields`: it has something stale to
     /// show, so a soft hold keeps it back too.
-    pub(super) fn look(
+    pub(super) fn check(
         &self,
         reaches: &[CooldownScope],
         yields: bool,
@@ -281,15 +281,15 @@ mod tests {
     fn a_soft_hold_keeps_back_only_who_has_something_stale() {
         let (holds, now) = begun(false);
         let held = Rejection { cause: DOWN, left: 30 * SECOND };
-        assert_eq!(holds.look(&[ORIGIN, KEY], true, now), CooldownCheck::Until(held));
-        assert_eq!(holds.look(&[ORIGIN, KEY], false, now), CooldownCheck::Clear(Vec::new()));
-        assert_eq!(holds.look(&[KEY], true, now), CooldownCheck::Clear(Vec::new()));
+        assert_eq!(holds.check(&[ORIGIN, KEY], true, now), CooldownCheck::Until(held));
+        assert_eq!(holds.check(&[ORIGIN, KEY], false, now), CooldownCheck::Clear(Vec::new()));
+        assert_eq!(holds.check(&[KEY], true, now), CooldownCheck::Clear(Vec::new()));
     }
 
     #[test]
     fn a_firm_hold_keeps_back_everybody_until_its_time_is_over() {
         let (holds, now) = begun(true);
-        let look = |after| holds.look(&[ORIGIN], false, now + after);
+        let look = |after| holds.check(&[ORIGIN], false, now + after);
         assert!(matches!(look(29 * SECOND), CooldownCheck::Until(held) if held.left == SECOND));
         assert_eq!(look(30 * SECOND), CooldownCheck::Clear(vec![ORIGIN]));
     }
@@ -299,18 +299,18 @@ mod tests {
         let (mut holds, now) = begun(true);
         let later = now + 30 * SECOND;
         holds.probe(&[ORIGIN]);
-        assert!(matches!(holds.look(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
+        assert!(matches!(holds.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
         holds.unprobe(&[ORIGIN]);
-        assert_eq!(holds.look(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
+        assert_eq!(holds.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
         holds.probe(&[ORIGIN]);
         holds.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
         assert!(
-            matches!(holds.look(&[ORIGIN], false, later), CooldownCheck::Until(_)),
+            matches!(holds.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
             "it was renewed"
         );
         assert_eq!(holds.times(ORIGIN), 2);
         assert!(holds.lift(ORIGIN, later + 30 * SECOND));
-        assert_eq!(holds.look(&[ORIGIN], true, later), CooldownCheck::Clear(Vec::new()));
+        assert_eq!(holds.check(&[ORIGIN], true, later), CooldownCheck::Clear(Vec::new()));
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
         let (mut holds, now) = begun(true);
         holds.begin(KEY, 50 * SECOND, LIMITED, true, now);
         let held = Rejection { cause: LIMITED, left: 50 * SECOND };
-        assert_eq!(holds.look(&[ORIGIN, KEY], false, now), CooldownCheck::Until(held));
+        assert_eq!(holds.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(held));
     }
 
     #[test]
@@ -334,10 +334,13 @@ mod tests {
         let (mut holds, now) = begun(true);
         holds.begin(ORIGIN, SECOND, LIMITED, true, now);
         assert!(
-            holds.look(&[ORIGIN], false, now + 29 * SECOND) != CooldownCheck::Clear(vec![ORIGIN])
+            holds.check(&[ORIGIN], false, now + 29 * SECOND) != CooldownCheck::Clear(vec![ORIGIN])
         );
         holds.begin(ORIGIN, SECOND, LIMITED, false, now);
-        assert!(matches!(holds.look(&[ORIGIN], false, now), CooldownCheck::Until(_)), "still firm");
+        assert!(
+            matches!(holds.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
+            "still firm"
+        );
     }
 
     #[test]

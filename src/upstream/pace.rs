@@ -80,7 +80,7 @@ impl AdaptiveLimit {
     }
 
     /// A call ended without an answer that says anything.
-    pub(super) fn unheard(&mut self) {
+    pub(super) fn on_no_answer(&mut self) {
         match self {
             Self::Asking => *self = Self::Unknown,
             Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
@@ -89,8 +89,8 @@ impl AdaptiveLimit {
     }
 
     /// An answer came; `quota` is what it says of limits.
-    pub(super) fn heard(&mut self, quota: Option<&RateLimitState>, now: Instant) {
-        self.unheard();
+    pub(super) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
+        self.on_no_answer();
         let told = quota.and_then(QuotaUpdate::of);
         match (&mut *self, told) {
             (Self::Known(known), Some(told)) => known.correct(told, now),

@@ -67,7 +67,7 @@ impl UpstreamTarget {
 
     /// What a request to this place carries beyond what its client sent: larder's own credential in
     /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
-    pub fn dress(&self, method: &Method, headers: &mut HeaderMap) {
+    pub fn apply_upstream_headers(&self, method: &Method, headers: &mut HeaderMap) {
         let Some(upstream) = &self.upstream else { return };
         if upstream.conduct.reads_bodies() {
             json::accept_encoding(headers);
@@ -114,12 +114,12 @@ impl UpstreamTable {
 
     /// The upstream that a host belongs to.
     pub fn of(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
-        self.naming(host, port).map(|(_, upstream, _)| upstream)
+        self.find(host, port).map(|(_, upstream, _)| upstream)
     }
 
     /// Where a call to `target` goes.
     pub fn place(&self, target: &Target) -> UpstreamTarget {
-        if let Some((index, upstream, host)) = self.naming(target.host(), target.port()) {
+        if let Some((index, upstream, host)) = self.find(target.host(), target.port()) {
             let scheme = host.scheme.unwrap_or(target.scheme());
             let port = host.port.unwrap_or_else(|| moved_port(target, scheme));
             return UpstreamTarget {
@@ -144,7 +144,7 @@ impl UpstreamTable {
 
 impl UpstreamTable {
     /// The first upstream that names a host, its index, and how it names it.
-    fn naming(&self, host: &str, port: u16) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
+    fn find(&self, host: &str, port: u16) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
         self.named.iter().enumerate().find_map(|(index, upstream)| {
             let named = upstream.hosts.iter().find(|named| named.host.matches(host, port))?;
             Some((index, upstream, named))

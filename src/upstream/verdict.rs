@@ -40,7 +40,7 @@ impl CallOutcome {
 
     /// How long the origin asks to be left alone, as far as it is heard: a word that says "now" says
     /// nothing, and only the end of a quota is believed whatever it is.
-    pub fn heard(&self, rule: &CooldownPolicy) -> Option<Duration> {
+    pub fn bounded_retry_after(&self, rule: &CooldownPolicy) -> Option<Duration> {
         let RetryAfter { time, quota } = self.wait.filter(|wait| !wait.time.is_zero())?;
         Some(if quota { time } else { time.min(rule.max_hold) })
     }
@@ -57,7 +57,7 @@ impl CallOutcome {
 
     /// What `retry.on` and `stale_if_error.on` go by, of an answer with this status: a body may say
     /// more than its status.
-    pub fn as_error(&self, status: StatusCode) -> decide::ErrorClass {
+    pub fn error_class(&self, status: StatusCode) -> decide::ErrorClass {
         let is_error = status.is_client_error() || status.is_server_error();
         match self.class {
             OutcomeClass::RateLimited(

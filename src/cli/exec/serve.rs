@@ -64,7 +64,7 @@ async fn serve(args: &Args, config: Config) -> Result<(), String> {
     private::heal(&config);
     let parts = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
     let mut server = Server::start(config, parts).map_err(|error| error.to_string())?;
-    server.succeed(before).await.map_err(|error| error.to_string())?;
+    server.take_over_from(before).await.map_err(|error| error.to_string())?;
     let mut nothing = [0; 64];
     let mut input = tokio::io::stdin();
     while input.read(&mut nothing).await.is_ok_and(|read| read > 0) {}

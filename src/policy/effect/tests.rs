@@ -57,7 +57,7 @@ fn refused(
 ) -> Option<NotStoredReason> {
     let headers = map(fields);
     let said = CacheMetadata::of(code(status), &headers);
-    policy.storing(&get(), code(status), &headers, &said, kind).err()
+    policy.storability(&get(), code(status), &headers, &said, kind).err()
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn after_a_reload_what_was_another_users_is_nobodys() {
         (listening(Ttl::Origin), &cdn, true, shared, true),
         (with(Ttl::Origin), &cdn, true, shared, false),
     ] {
-        assert_eq!(policy.still_keeps(said, authorized, kind), usable, "{policy:?} {said:?}");
+        assert_eq!(policy.is_still_reusable(said, authorized, kind), usable, "{policy:?} {said:?}");
     }
 }
 
@@ -331,7 +331,7 @@ fn the_request_can_forbid_storing() {
     let said = CacheMetadata::of(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
     let refused = |asked: &ProxyRequest, policy: &Policy, kind| {
-        policy.storing(asked, StatusCode::OK, &headers, &said, kind).err()
+        policy.storability(asked, StatusCode::OK, &headers, &said, kind).err()
     };
     let mut asked = get();
     asked.headers = map(&[("cache-control", "no-store")]);
@@ -354,7 +354,7 @@ fn cookies_are_refused_stripped_or_kept() {
     let said = CacheMetadata::of(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
-        policy.storing(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
+        policy.storability(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
     };
     assert_eq!(kept(SetCookiePolicy::Refuse), Err(NotStoredReason::SetCookie));
     assert_eq!(kept(SetCookiePolicy::Keep), Ok(headers.clone()));
@@ -407,7 +407,7 @@ proptest! {
         headers.append("cache-control", HeaderValue::from_static(directive));
         let said = CacheMetadata::of(code(status), &headers);
         let keeps =
-            with(ttl).storing(&get(), code(status), &headers, &said, CacheKind::Shared).is_ok();
+            with(ttl).storability(&get(), code(status), &headers, &said, CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
         let reuse = with(ttl).freshness(&said, code(status), CacheKind::Shared, NOW);
         assert!(reuse.revalidate_always || ttl.overrides_origin());
@@ -427,7 +427,7 @@ proptest! {
         }
         let said = CacheMetadata::of(code(status), &fields);
         for kind in BOTH {
-            assert!(policy.storing(&get(), code(status), &fields, &said, kind).is_err());
+            assert!(policy.storability(&get(), code(status), &fields, &said, kind).is_err());
         }
     }
 
@@ -439,7 +439,7 @@ proptest! {
     ) {
         let said = CacheMetadata::of(code(status), &fields);
         let policy = with(ttl);
-        if let Ok(kept) = policy.storing(&get(), code(status), &fields, &said, CacheKind::Shared) {
+        if let Ok(kept) = policy.storability(&get(), code(status), &fields, &said, CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
             let reuse = policy.freshness(&said, code(status), CacheKind::Shared, NOW);
             assert!(reuse.stale_allowed || !reuse.revalidate_always || said.has_validator());
@@ -538,7 +538,7 @@ fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
         let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
         let said = CacheMetadata::of(StatusCode::OK, &headers);
-        let kept = policy.storing(&asked, StatusCode::OK, &headers, &said, CacheKind::Shared);
+        let kept = policy.storability(&asked, StatusCode::OK, &headers, &said, CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
 }
@@ -553,7 +553,7 @@ fn fields_that_either_word_names_are_left_out_so_that_no_reload_shows_them() {
     ]);
     let said = CacheMetadata::of(StatusCode::OK, &headers);
     let kept = listening(Ttl::Origin)
-        .storing(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
+        .storability(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
         .unwrap();
     assert!(!kept.contains_key("x-mine") && !kept.contains_key("x-other"));
     assert!(kept.contains_key(&CDN), "the field itself is kept");

@@ -251,9 +251,9 @@ impl Store for SyncedStore {
         self.store.may_keep(target)
     }
 
-    async fn settle(&self) -> Result<(), String> {
+    async fn flush(&self) -> Result<(), String> {
         let confirmed = timeout(WAIT, self.confirmed());
-        let (settled, _in_time) = tokio::join!(self.store.settle(), confirmed);
+        let (settled, _in_time) = tokio::join!(self.store.flush(), confirmed);
         settled
     }
 

@@ -43,7 +43,7 @@ impl HandoverListener {
     }
 
     /// From now on nobody can take it.
-    pub(in crate::server) async fn withdraw(self) {
+    pub(in crate::server) async fn stop_offering(self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, "No offer left to withdraw");
         }

@@ -84,7 +84,11 @@ impl Check {
         }
         if keeper.database.get(&keys::death(entry.head.until, &place))?.is_none() {
             let body = usize::try_from(entry.head.body_len).unwrap_or(usize::MAX);
-            keeper.note_death(&place, entry.head.until, weight(value, entry.head.body_in, body))?;
+            keeper.index_expiry(
+                &place,
+                entry.head.until,
+                weight(value, entry.head.body_in, body),
+            )?;
         }
         let known = keeper.variants(&place)?;
         let mut variants = known.unwrap_or_else(|| Variants::none(place.target, entry.canonical));
@@ -127,7 +131,7 @@ fn death(keeper: &DiskWriter, (key, _): &Pair) -> Result<(), Fault> {
     let entry = value.as_ref().and_then(|value| Entry::decode(value));
     match entry {
         Some(entry) if entry.head.until == until => Ok(()),
-        Some(_) | None => keeper.forget_death(&place, until),
+        Some(_) | None => keeper.unindex_expiry(&place, until),
     }
 }
 

@@ -115,9 +115,9 @@ impl DiskWriter {
         }
         self.write_variants(&place, variants)?;
         let weight = weight(&value, body_in, put.stored.body.len());
-        self.note_death(&place, put.until, weight)?;
+        self.index_expiry(&place, put.until, weight)?;
         match self.database.insert(&keys::entry(&place), value)? {
-            Some(before) => self.clean_after(&place, &before, Some((put.until, body_in))),
+            Some(before) => self.delete_leftovers(&place, &before, Some((put.until, body_in))),
             None => Ok(()),
         }
     }
@@ -134,7 +134,7 @@ impl DiskWriter {
     }
 
     /// Removes every entry of a target.
-    pub(super) fn reclaim(&mut self, target: u128) -> Result<(), Fault> {
+    pub(super) fn remove_target(&mut self, target: u128) -> Result<(), Fault> {
         let prefix = keys::of_target(target);
         loop {
             let page = self.database.scan(&prefix, None, PAGE)?;
@@ -154,7 +154,7 @@ impl DiskWriter {
     /// there was one.
     pub(super) fn remove(&self, place: &EntryId) -> Result<bool, Fault> {
         let Some(value) = self.database.remove(&keys::entry(place))? else { return Ok(false) };
-        self.clean_after(place, &value, None)?;
+        self.delete_leftovers(place, &value, None)?;
         if let Some(mut variants) = self.variants(place)?
             && variants.remove(place.variant)
         {
@@ -171,7 +171,7 @@ impl DiskWriter {
     }
 
     /// Notes when an entry dies.
-    pub(super) fn note_death(
+    pub(super) fn index_expiry(
         &self,
         place: &EntryId,
         until: ExpiresAt,
@@ -186,7 +186,7 @@ impl DiskWriter {
     }
 
     /// Forgets when an entry dies.
-    pub(super) fn forget_death(&self, place: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
+    pub(super) fn unindex_expiry(&self, place: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
         if let Some(weight) = self.database.remove(&keys::death(until, place))? {
             self.sizes.remove(EntrySize::parse(&weight));
         }
@@ -272,7 +272,7 @@ impl DiskWriter {
 
     /// Removes what an entry that is no longer there leaves behind: its death and its file, unless
     /// those are `now` another's.
-    fn clean_after(
+    fn delete_leftovers(
         &self,
         place: &EntryId,
         value: &IVec,
@@ -282,7 +282,7 @@ impl DiskWriter {
         let Some(Entry { head, .. }) = Entry::decode(value) else { return Ok(()) };
         let (until, body_in) = now.unzip();
         if until != Some(head.until) {
-            self.forget_death(place, head.until)?;
+            self.unindex_expiry(place, head.until)?;
         }
         if let BodyLocation::File(number) = head.body_in
             && body_in != Some(head.body_in)

@@ -88,7 +88,7 @@ impl DiskUsage {
     }
 
     /// From now on these are held; evictions go on being counted.
-    pub(super) fn become_those(&self, now: &Self) {
+    pub(super) fn replace(&self, now: &Self) {
         let copy = |to: &AtomicU64, from: &AtomicU64| {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         };

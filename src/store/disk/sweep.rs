@@ -47,7 +47,7 @@ impl DiskWriter {
             let front = self.database.scan(&DEATHS, None, STEP)?;
             if front.is_empty() {
                 // Nothing is left that could be held.
-                self.sizes.become_those(&DiskUsage::default());
+                self.sizes.replace(&DiskUsage::default());
             }
             for (death, _) in front {
                 match keys::parse_death(&death) {
@@ -72,7 +72,7 @@ impl DiskWriter {
             Entry::decode(&value).is_none_or(|entry| entry.head.until == until)
         });
         let removed = its_own && self.remove(place)?;
-        self.forget_death(place, until)?;
+        self.unindex_expiry(place, until)?;
         Ok(removed)
     }
 }

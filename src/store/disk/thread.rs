@@ -108,7 +108,9 @@ impl Worker {
             Command::Remove(key, hash) => {
                 self.attempt(|keeper, _| keeper.remove_damaged((*key, *hash)));
             }
-            Command::Reclaim(target) => drop(self.attempt(|keeper, _| keeper.reclaim(*target))),
+            Command::Reclaim(target) => {
+                drop(self.attempt(|keeper, _| keeper.remove_target(*target)))
+            }
             Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => {}
         }
     }

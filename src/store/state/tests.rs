@@ -42,7 +42,7 @@ async fn what_was_settled_is_there_after_a_restart() {
     state.keep(change(7, 70, 0));
     state.keep(change(8, 0, 80));
     state.keep(Change { reach: PurgeScope::All, ..change(0, 5, 6) });
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.all, change(0, 5, 6).generation);
@@ -52,7 +52,7 @@ async fn what_was_settled_is_there_after_a_restart() {
     let latest = Epoch::from_raw(99);
     let targets = [(9, change(9, 1, 1).generation)].into();
     state.replace(Snapshot { targets, latest, ..Snapshot::default() });
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     let (_state, all) = StateDb::open(dir.path(), at(3)).unwrap();
     assert_eq!(all.targets.keys().copied().collect::<Vec<_>>(), [9]);
@@ -68,13 +68,13 @@ async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
     for reach in [PurgeScope::Target(7), PurgeScope::All] {
         state.keep(Change { reach, generation: superseded });
     }
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     let known = Generation { soft: superseded.superseded, ..superseded };
     assert_eq!([all.targets[&7], all.all], [known, known]);
     state.replace(Snapshot::default());
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     let db = sled::open(dir.path().join("db")).unwrap();
     let rows = |kind: &[u8]| db.scan_prefix(kind).values().map(|row| row.unwrap().len()).collect();
@@ -87,7 +87,7 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     let before = Generations::new(at(10)).mark();
     let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
     state.keep(change(7, 70, 0));
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
     let (state, all) = StateDb::open(dir.path(), at(20)).unwrap();
@@ -95,12 +95,12 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     generations.adopt(all, at(20));
     assert_eq!(generations.validity(1, before), Validity::Gone);
     assert!(dir.path().join("damaged-20").is_dir());
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     state.close();
     // Again, and before a second has passed.
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
     let (state, _) = StateDb::open(dir.path(), at(20)).unwrap();
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     assert!(dir.path().join("damaged-20-again").is_dir());
 }
 
@@ -162,7 +162,7 @@ async fn an_invalidation_survives_whatever_follows_its_settling() {
     let (state, all) = StateDb::open(dir.path(), at(10)).unwrap();
     state.replace(generations.adopt(all, at(10)));
     state.keep(generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(11)));
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     // A copy of the directory now is what a kill would leave.
     let copy = tempfile::tempdir().unwrap();
     fs::create_dir(copy.path().join("db")).unwrap();
@@ -221,7 +221,7 @@ async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
     // Never idle until it was asked again.
     while asked.try_recv().is_err() {
         state.keep(change(7, 70, 0));
-        state.settle().await.unwrap();
+        state.flush().await.unwrap();
     }
 }
 
@@ -235,7 +235,7 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
         let _gone = told.send(monotonic());
         vec![row(b"a", Some(b"2"))]
     });
-    state.settle().await.unwrap();
+    state.flush().await.unwrap();
     assert!(asked.try_recv().is_ok(), "it was asked before all was on disk");
     let nudges = monotonic();
     for _ in 0..20 {

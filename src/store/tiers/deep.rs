@@ -52,7 +52,7 @@ fn remove_old<H, E: fmt::Display>(path: &Path, hold: impl FnOnce() -> Result<H, 
 }
 
 /// Takes hold of the directory: now, or once another larder lets go of it.
-pub(super) fn take_hold(
+pub(super) fn open_or_wait(
     tiers: &Arc<TieredStore>,
     settings: Settings,
     account: &Arc<Telemetry>,
@@ -69,12 +69,12 @@ pub(super) fn take_hold(
                 .spawn(move || wait(&weak, &settings, &account, lasting));
             if let Err(error) = waiting {
                 tracing::error!(%error, "Cannot wait for the store: memory serves alone");
-                tiers.stay_alone(error.to_string());
+                tiers.run_memory_only(error.to_string());
             }
         }
         Err(failed @ LockError::Io { .. }) => {
             tracing::error!("{failed}: memory serves alone");
-            tiers.stay_alone(failed.to_string());
+            tiers.run_memory_only(failed.to_string());
         }
     }
 }
@@ -100,7 +100,7 @@ fn wait(
 fn not_held(tiers: &Weak<TieredStore>, error: &io::Error) {
     tracing::error!(%error, "Cannot wait for the store: memory serves alone");
     if let Some(tiers) = tiers.upgrade() {
-        tiers.stay_alone(error.to_string());
+        tiers.run_memory_only(error.to_string());
     }
 }
 
@@ -122,7 +122,7 @@ fn open(
         ) => {
             tracing::error!("{error}: memory serves alone");
             remove_old(&settings.path, || Ok::<_, Infallible>(lock));
-            return tiers.stay_alone(error.to_string());
+            return tiers.run_memory_only(error.to_string());
         }
     };
     keep_ledger(&state, account);
@@ -140,7 +140,7 @@ fn open(
     let above = Box::new(Above(weak));
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account), above);
     let deep = DiskTier { disk, state, lock: Mutex::new(Some(lock)) };
-    tiers.deepen(Arc::new(deep), kept);
+    tiers.attach_disk(Arc::new(deep), kept);
 }
 
 /// The tiers above a disk, as that tells them of itself.

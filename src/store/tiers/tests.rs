@@ -149,7 +149,7 @@ async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
     let second = open(dir.path());
     let Health::MemoryOnly(why) = second.condition() else { panic!("it is locked") };
     assert!(why.contains(&std::process::id().to_string()), "{why}");
-    assert!(second.settle().await.is_err(), "no purge lasts yet");
+    assert!(second.flush().await.is_err(), "no purge lasts yet");
     put(&second, "/new", "of the second");
     assert!(found(&second, "/new").await.is_some());
     assert!(found(&second, "/old").await.is_none());
@@ -162,7 +162,7 @@ async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
     assert!(found(&first, "/old").await.is_some(), "memory goes on");
     assert_eq!(opened(&second, "/old").await.body, "of the first");
     assert_eq!(second.condition(), Health::Good);
-    second.settle().await.unwrap();
+    second.flush().await.unwrap();
     for purged in ["/purged-by-the-first", "/purged-by-the-second"] {
         assert!(found(&second, purged).await.is_none(), "{purged}");
     }
@@ -227,7 +227,7 @@ async fn a_soft_purge_outdates_what_is_on_disk() {
     let first = open(dir.path());
     put(&first, "/x", "x");
     first.invalidate(PurgeScope::All, PurgeKind::Soft);
-    first.settle().await.unwrap();
+    first.flush().await.unwrap();
     first.release().await;
     drop(first);
     let again = open(dir.path());
@@ -248,7 +248,7 @@ async fn what_is_invalidated_and_nowhere_is_not_remembered() {
         tiers.invalidate(PurgeScope::Target(n), PurgeKind::Hard);
     }
     assert!(found(&tiers, "/kept").await.is_some());
-    tiers.settle().await.unwrap();
+    tiers.flush().await.unwrap();
     tiers.release().await;
     drop(tiers);
     let again = open(dir.path());
@@ -381,7 +381,7 @@ async fn the_metric_of_the_store_follows_a_state_that_falls_ill_and_heals() {
     tiers.deep.load_full().unwrap().disk.flush().await;
     tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
     assert_eq!(state(&account), 1);
-    tiers.settle().await.unwrap();
+    tiers.flush().await.unwrap();
     assert_eq!((tiers.condition(), state(&account)), (Health::Good, 0));
     tiers.release().await;
 }

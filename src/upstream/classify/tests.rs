@@ -275,8 +275,8 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
     ] {
         assert_eq!(failure(failed), class.map(CallOutcome::of), "{failed:?}");
         if class.is_some() {
-            let as_error = class.map(|class| CallOutcome::of(class).as_error(StatusCode::OK));
-            assert_eq!(as_error, failed.as_error(), "{failed:?}");
+            let as_error = class.map(|class| CallOutcome::of(class).error_class(StatusCode::OK));
+            assert_eq!(as_error, failed.error_class(), "{failed:?}");
         }
     }
 }
@@ -285,8 +285,8 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
 fn a_time_out_that_the_origin_tells_of_is_repeated_only_where_its_status_is_named() {
     let verdict = by_head(408, &[]);
     let status = StatusCode::REQUEST_TIMEOUT;
-    assert_eq!(verdict.as_error(status), decide::ErrorClass::Status(status));
-    let disguised = CallOutcome::of(OutcomeClass::Server).as_error(StatusCode::OK);
+    assert_eq!(verdict.error_class(status), decide::ErrorClass::Status(status));
+    let disguised = CallOutcome::of(OutcomeClass::Server).error_class(StatusCode::OK);
     assert_eq!(disguised, decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE));
 }
 

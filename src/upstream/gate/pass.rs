@@ -77,7 +77,7 @@ impl Permit {
 
     /// The same of an answer whose body is read while it passes: whether it is one to use is known
     /// then, and so whether calls like it go well.
-    pub fn answered_so_far(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
+    pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let verdict = self.judge(status, headers, None);
         if verdict.is_ok() && conduct(&self.record.place).rules.read_bodies() {
             self.unread = self.out.take();
@@ -86,7 +86,7 @@ impl Permit {
             let subject =
                 LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
             let (end, now) = (CallEnd::Answered(status), self.gate.clock.instant());
-            self.learn(&traffic, |state| state.heard(&subject, &mut ticket, &verdict, end, now));
+            self.learn(&traffic, |state| state.on_head(&subject, &mut ticket, &verdict, end, now));
             self.unread = Some(ActiveCall { traffic, ticket });
             self.gives_way();
         }
@@ -169,7 +169,7 @@ impl Permit {
     }
 
     /// Its body is not one that rules can read: its head is all there is.
-    pub fn unreadable(&mut self) {
+    pub fn finish_without_body(&mut self) {
         self.charge.unread();
         if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
             self.find_out(&out, verdict);
@@ -235,14 +235,14 @@ impl Permit {
         let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
         let end = if self.spares { end.spared(verdict.class) } else { end };
-        self.learn(&traffic, |state| state.settle(&subject, &mut ticket, verdict, end, now));
+        self.learn(&traffic, |state| state.on_completed(&subject, &mut ticket, verdict, end, now));
         traffic.eased.notify_waiters();
     }
 
     fn find_out(&self, ActiveCall { traffic, ticket }: &ActiveCall, verdict: &CallOutcome) {
         let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
         let now = self.gate.clock.instant();
-        self.learn(traffic, |state| state.found_out(&subject, ticket, verdict, now));
+        self.learn(traffic, |state| state.on_outcome(&subject, ticket, verdict, now));
         traffic.eased.notify_waiters();
     }
 
@@ -271,7 +271,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.unreadable();
+        self.finish_without_body();
         self.abandon();
     }
 }

@@ -48,7 +48,7 @@ impl CallEnd {
 
 impl LimiterState {
     /// A call was answered, or failed.
-    pub(super) fn settle(
+    pub(super) fn on_completed(
         &mut self,
         subject: &LimitKeys<'_>,
         ticket: &mut Admission,
@@ -56,7 +56,7 @@ impl LimiterState {
         end: CallEnd,
         now: Instant,
     ) {
-        self.heard(subject, ticket, verdict, end, now);
+        self.on_head(subject, ticket, verdict, end, now);
         match end {
             CallEnd::Unreached => {
                 self.free(ticket);
@@ -65,12 +65,14 @@ impl LimiterState {
                 self.trip(subject, ticket, now);
             }
             CallEnd::Spared(_) => self.free(ticket),
-            CallEnd::Answered(_) | CallEnd::Broken => self.found_out(subject, ticket, verdict, now),
+            CallEnd::Answered(_) | CallEnd::Broken => {
+                self.on_outcome(subject, ticket, verdict, now)
+            }
         }
     }
 
     /// A call is no longer under way; what it comes to is found out now or once its body was read.
-    pub(super) fn heard(
+    pub(super) fn on_head(
         &mut self,
         subject: &LimitKeys<'_>,
         ticket: &mut Admission,
@@ -79,14 +81,14 @@ impl LimiterState {
         now: Instant,
     ) {
         self.ended(ticket);
-        self.learn(subject, ticket, verdict, now);
+        self.update_limits(subject, ticket, verdict, now);
         if let CallEnd::Answered(status) | CallEnd::Spared(Some(status)) = end {
             self.count(subject, verdict, status, now);
         }
     }
 
     /// What an answer, or its body that was read later, says of the calls to come.
-    pub(super) fn found_out(
+    pub(super) fn on_outcome(
         &mut self,
         subject: &LimitKeys<'_>,
         ticket: &Admission,
@@ -96,9 +98,9 @@ impl LimiterState {
         match verdict.class {
             OutcomeClass::Ok | OutcomeClass::Auth => self.succeeded(subject, ticket, now),
             OutcomeClass::RateLimited(limit) => {
-                self.run.broken();
+                self.run.reset();
                 self.free(ticket);
-                self.limited(subject, verdict, limit, now);
+                self.on_rate_limited(subject, verdict, limit, now);
             }
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
                 self.failed(subject, ticket, verdict, now);
@@ -111,12 +113,12 @@ impl LimiterState {
         self.ended(ticket);
         self.free(ticket);
         if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
-            limit.unheard();
+            limit.on_no_answer();
             line.wake();
         }
     }
 
-    fn learn(
+    fn update_limits(
         &mut self,
         subject: &LimitKeys<'_>,
         ticket: &Admission,
@@ -135,14 +137,14 @@ impl LimiterState {
         let callers = quota.filter(|quota| quota.whose == LimitScope::Callers);
         let other = Some(asked).filter(|_| told != asked).and_then(|id| of(&mut self.learned, id));
         if let Some((limit, line)) = other {
-            limit.unheard();
+            limit.on_no_answer();
             line.wake();
         }
         let (limit, line) = entry(&mut self.learned, told, now, AdaptiveLimit::default);
         if told != asked {
             limit.send();
         }
-        limit.heard(callers, now);
+        limit.on_response(callers, now);
         line.wake();
     }
 
@@ -182,7 +184,7 @@ impl LimiterState {
     }
 
     fn succeeded(&mut self, subject: &LimitKeys<'_>, ticket: &Admission, now: Instant) {
-        self.run.broken();
+        self.run.reset();
         for (member, failing) in subject.levels().into_iter().zip(&mut self.failing) {
             failing.succeeded(member);
             self.holds.lift(member.group, now);
@@ -204,7 +206,7 @@ impl LimiterState {
     ) {
         let cause = RejectReason::Failed(verdict.class);
         let rule = &subject.knock.hold;
-        let word = word(subject, verdict);
+        let word = retry_after(subject, verdict);
         let is_held =
             subject.knock.key.is_some_and(|key| self.holds.is_known(CooldownScope::Key(key)));
         if let Some(key) = subject.knock.key {
@@ -251,7 +253,7 @@ impl LimiterState {
     }
 
     /// The origin said: too many calls.
-    fn limited(
+    fn on_rate_limited(
         &mut self,
         subject: &LimitKeys<'_>,
         verdict: &CallOutcome,
@@ -259,7 +261,7 @@ impl LimiterState {
         now: Instant,
     ) {
         let reach = self.limited_reach(subject, verdict, limit);
-        let time = word(subject, verdict).unwrap_or_else(|| {
+        let time = retry_after(subject, verdict).unwrap_or_else(|| {
             // In the middle of the jitter: those who back off come when it is over.
             let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
             wait.min(subject.knock.hold.max_hold)
@@ -294,7 +296,7 @@ impl LimiterState {
 
 /// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
 /// nothing.
-fn word(subject: &LimitKeys<'_>, verdict: &CallOutcome) -> Option<Duration> {
+fn retry_after(subject: &LimitKeys<'_>, verdict: &CallOutcome) -> Option<Duration> {
     let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
-    verdict.heard(&subject.knock.hold).filter(|_| heeded)
+    verdict.bounded_retry_after(&subject.knock.hold).filter(|_| heeded)
 }

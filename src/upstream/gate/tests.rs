@@ -47,14 +47,14 @@ impl Bench {
     }
 
     async fn enter(&self, knock: CallContext) -> Result<Permit, Rejection> {
-        self.gate.enter(&self.place, knock).await
+        self.gate.acquire(&self.place, knock).await
     }
 
     /// In the background, until it waits or is through.
     async fn entering(&self, knock: CallContext) -> JoinHandle<Result<Permit, Rejection>> {
         let (gate, place) = (self.gate.clone(), self.place.clone());
         let before = self.clock.sleepers();
-        let entering = tokio::spawn(async move { gate.enter(&place, knock).await });
+        let entering = tokio::spawn(async move { gate.acquire(&place, knock).await });
         while self.clock.sleepers() == before && !entering.is_finished() {
             tokio::task::yield_now().await;
         }
@@ -268,20 +268,21 @@ async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoi
     let bench = Bench::new(UpstreamPolicy::default());
     for key in 1..=2 {
         bench.answered(keyed(key), 503, &[]).await;
-        let held = bench.gate.held(&bench.place, &yielding(key)).expect("its own failure");
+        let held =
+            bench.gate.check_admission(&bench.place, &yielding(key)).expect("its own failure");
         assert_eq!(
             held,
             Rejection { cause: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
         );
-        assert_eq!(bench.gate.held(&bench.place, &yielding(9)), None);
+        assert_eq!(bench.gate.check_admission(&bench.place, &yielding(9)), None);
         assert!(bench.enter(keyed(key)).await.is_ok(), "who has nothing stale asks");
     }
     bench.answered(keyed(3), 500, &[]).await;
-    assert!(bench.gate.held(&bench.place, &yielding(9)).is_some());
+    assert!(bench.gate.check_admission(&bench.place, &yielding(9)).is_some());
     assert!(bench.enter(keyed(9)).await.is_ok(), "who has nothing stale asks");
     bench.answered(keyed(9), 200, &[]).await;
-    assert_eq!(bench.gate.held(&bench.place, &yielding(8)), None, "it is back");
-    assert!(bench.gate.held(&bench.place, &yielding(1)).is_some(), "that one is not");
+    assert_eq!(bench.gate.check_admission(&bench.place, &yielding(8)), None, "it is back");
+    assert!(bench.gate.check_admission(&bench.place, &yielding(1)).is_some(), "that one is not");
 }
 
 /// Those that still fail always come first.
@@ -299,11 +300,12 @@ async fn one_that_failed_and_is_well_again_has_its_turn_however_often_others_ask
         let mut seconds = 0;
         loop {
             for n in [0, 1] {
-                if bench.gate.held(&bench.place, &yielding(n)).is_none() {
+                if bench.gate.check_admission(&bench.place, &yielding(n)).is_none() {
                     bench.answered(yielding(n), 503, &[]).await;
                 }
             }
-            if seconds % 2 == 0 && bench.gate.held(&bench.place, &yielding(2)).is_none() {
+            if seconds % 2 == 0 && bench.gate.check_admission(&bench.place, &yielding(2)).is_none()
+            {
                 break;
             }
             bench.clock.advance(SECOND);
@@ -325,12 +327,12 @@ async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
     };
     let well = || CallContext { key: Some(9), yields: true, ..knock("/well") };
     all(503).await;
-    assert!(bench.gate.held(&bench.place, &well()).is_some());
+    assert!(bench.gate.check_admission(&bench.place, &well()).is_some());
     for _ in 0..10 {
         bench.clock.advance(3 * SECOND);
         all(503).await;
     }
-    assert_eq!(bench.gate.held(&bench.place, &well()), None, "30 seconds are over");
+    assert_eq!(bench.gate.check_admission(&bench.place, &well()), None, "30 seconds are over");
     // One of them comes as the probe first, and leaves its place to the next.
     bench.clock.advance(30 * SECOND);
     bench.answered(CallContext { yields: true, key: Some(1), ..knock("/a") }, 503, &[]).await;
@@ -339,12 +341,12 @@ async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
     for _ in 0..10 {
         bench.clock.advance(40 * SECOND);
         all(503).await;
-        assert_eq!(bench.gate.held(&bench.place, &well()), None);
+        assert_eq!(bench.gate.check_admission(&bench.place, &well()), None);
     }
     // Once they have been well they may.
     all(200).await;
     all(503).await;
-    assert!(bench.gate.held(&bench.place, &well()).is_some());
+    assert!(bench.gate.check_admission(&bench.place, &well()).is_some());
 }
 
 /// It fails under ever new keys, and is one endpoint all the same.
@@ -362,7 +364,7 @@ async fn one_endpoint_that_fails_for_every_id_is_heard_once() {
             broken(1_000 + second * 10 + n).await;
         }
         bench.clock.advance(SECOND);
-        if bench.gate.held(&bench.place, &well()).is_some() {
+        if bench.gate.check_admission(&bench.place, &well()).is_some() {
             stale += 1;
         } else {
             bench.answered(well(), 200, &[]).await;
@@ -391,12 +393,12 @@ async fn an_endpoint_that_is_well_is_stale_for_one_hold_at_most_whatever_fails_b
                 let path = path(second);
                 let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
                 let bad = CallContext { key, yields: second % 2 == 0, ..knock(&path) };
-                if bench.gate.held(&bench.place, &bad).is_none() {
+                if bench.gate.check_admission(&bench.place, &bad).is_none() {
                     bench.answered(bad, 503, &[]).await;
                 }
             }
             bench.clock.advance(SECOND);
-            if bench.gate.held(&bench.place, &well()).is_some() {
+            if bench.gate.check_admission(&bench.place, &well()).is_some() {
                 stale += 1;
             } else {
                 bench.answered(well(), 200, &[]).await;
@@ -418,7 +420,7 @@ async fn a_dead_origin_is_left_alone() {
         for second in 0..300 {
             for key in 0..40 {
                 let knock = CallContext { key: Some(key), yields: true, ..knock(&path(key)) };
-                if bench.gate.held(&bench.place, &knock).is_none() {
+                if bench.gate.check_admission(&bench.place, &knock).is_none() {
                     calls += 1;
                     bench.answered(knock, 503, &[]).await;
                 }
@@ -434,14 +436,18 @@ async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
     let bench = Bench::new(UpstreamPolicy::default());
     let mut pass = bench.enter(keyed(1)).await.unwrap();
     pass.failed(UpstreamError::Refused);
-    let held = bench.gate.held(&bench.place, &yielding(9)).expect("all of it");
+    let held = bench.gate.check_admission(&bench.place, &yielding(9)).expect("all of it");
     assert_eq!(
         held,
         Rejection { cause: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
     );
     let mut other = bench.place.clone();
     other.port = 8443;
-    assert_eq!(bench.gate.held(&other, &yielding(9)), None, "another port is another origin");
+    assert_eq!(
+        bench.gate.check_admission(&other, &yielding(9)),
+        None,
+        "another port is another origin"
+    );
 }
 
 #[tokio::test]
@@ -451,7 +457,7 @@ async fn what_larder_itself_did_is_held_against_nobody() {
         bench.enter(keyed(1)).await.unwrap().failed(failure);
         drop(bench.enter(keyed(1)).await.unwrap());
     }
-    assert_eq!(bench.gate.held(&bench.place, &yielding(1)), None);
+    assert_eq!(bench.gate.check_admission(&bench.place, &yielding(1)), None);
 }
 
 #[tokio::test]
@@ -720,7 +726,7 @@ async fn a_call_that_is_answered_gives_its_place_back_once() {
     let bench = Bench::new(conduct);
     let mut slow = bench.enter(knock("/")).await.expect("one");
     let _other = bench.enter(knock("/")).await.expect("two");
-    slow.answered_so_far(StatusCode::OK, &HeaderMap::new());
+    slow.on_head_unread(StatusCode::OK, &HeaderMap::new());
     slow.step_aside();
     let _third = bench.enter(knock("/")).await.expect("in the place of the first");
     let fourth = bench.entering(knock("/")).await;
@@ -763,7 +769,10 @@ async fn what_is_known_of_an_upstream_outlives_its_configuration() {
     let traffics = Arc::clone(&bench.gate.traffics);
     let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
     let reloaded = AdmissionControl::new(account, traffics, bench.clock.clone());
-    assert_eq!(reloaded.held(&bench.place, &knock("/")).map(|held| held.left), Some(7 * SECOND));
+    assert_eq!(
+        reloaded.check_admission(&bench.place, &knock("/")).map(|held| held.left),
+        Some(7 * SECOND)
+    );
 }
 
 #[tokio::test]
@@ -774,19 +783,19 @@ async fn hosts_that_are_made_up_push_no_word_of_an_api_out() {
         UpstreamTable::new(Vec::new()).place(&target)
     };
     let named = knock("/");
-    let mut pass = bench.gate.enter(&host(0), named.clone()).await.unwrap();
+    let mut pass = bench.gate.acquire(&host(0), named.clone()).await.unwrap();
     answer(&mut pass, 429, &[("retry-after", "600")]);
     for number in 1..3_000 {
-        let mut pass = bench.gate.enter(&host(number), named.clone()).await.unwrap();
+        let mut pass = bench.gate.acquire(&host(number), named.clone()).await.unwrap();
         pass.failed(UpstreamError::Refused);
     }
-    assert!(bench.gate.held(&host(0), &named).is_some());
+    assert!(bench.gate.check_admission(&host(0), &named).is_some());
     // Nor do so many others of which the API has said so, for less time.
     for number in 3_000..5_000 {
-        let mut pass = bench.gate.enter(&host(number), named.clone()).await.unwrap();
+        let mut pass = bench.gate.acquire(&host(number), named.clone()).await.unwrap();
         answer(&mut pass, 429, &[("retry-after", "60")]);
     }
-    assert!(bench.gate.held(&host(0), &named).is_some());
+    assert!(bench.gate.check_admission(&host(0), &named).is_some());
     assert!(bench.gate.traffics.others().len() <= 1024);
 }
 
@@ -796,14 +805,14 @@ async fn hosts_that_nobody_named_are_never_kept_back() {
     let place = UpstreamTable::new(Vec::new()).place(&target("/"));
     let unknown = CallContext { governed: false, ..knock("/") };
     for _ in 0..20 {
-        let mut pass = bench.gate.enter(&place, unknown.clone()).await.expect("it passes");
+        let mut pass = bench.gate.acquire(&place, unknown.clone()).await.expect("it passes");
         answer(&mut pass, 429, &[("retry-after", "60")]);
     }
-    assert_eq!(bench.gate.held(&place, &unknown), None);
+    assert_eq!(bench.gate.check_admission(&place, &unknown), None);
     let routed = CallContext { governed: true, ..knock("/") };
-    let mut pass = bench.gate.enter(&place, routed.clone()).await.expect("it passes");
+    let mut pass = bench.gate.acquire(&place, routed.clone()).await.expect("it passes");
     answer(&mut pass, 429, &[("retry-after", "60")]);
-    assert!(bench.gate.held(&place, &routed).is_some(), "a route is a name");
+    assert!(bench.gate.check_admission(&place, &routed).is_some(), "a route is a name");
 }
 
 #[tokio::test]
@@ -812,7 +821,7 @@ async fn the_retries_of_all_calls_are_a_fifth_of_them() {
     for _ in 0..100 {
         bench.answered(keyed(1), 503, &[]).await;
     }
-    let spare = || bench.gate.spare(&bench.place, &keyed(1), "server-error", SECOND);
+    let spare = || bench.gate.try_acquire_retry(&bench.place, &keyed(1), "server-error", SECOND);
     assert_eq!((0..100).filter(|_| spare()).count(), 20);
     assert!(
         bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 20")
@@ -881,7 +890,7 @@ async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_
     let second = bench.enter(knock("/")).await.unwrap();
     let held = refused(bench.enter(knock("/")).await);
     assert_eq!(held, Rejection { cause: spent, left: Duration::ZERO });
-    assert_eq!(bench.gate.held(&bench.place, &knock("/")), Some(held));
+    assert_eq!(bench.gate.check_admission(&bench.place, &knock("/")), Some(held));
     let waiting = bench.entering(patient("/", SECOND)).await;
     drop(second);
     let mut third = done(waiting).await.expect("the dropped call's credit is free again");
@@ -902,7 +911,11 @@ async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
     (upstream.conduct.pace.in_flight, upstream.conduct.pace.max_wait) = (1, 5 * SECOND);
     let mut first = bench.enter(knock("/")).await.unwrap();
     let waiting = bench.entering(knock("/")).await;
-    assert_eq!(bench.gate.held(&bench.place, &knock("/")), None, "one is under way, of two");
+    assert_eq!(
+        bench.gate.check_admission(&bench.place, &knock("/")),
+        None,
+        "one is under way, of two"
+    );
     answer(&mut first, 200, &[]);
     done(waiting).await.expect("its turn");
 }
@@ -910,7 +923,7 @@ async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
 #[tokio::test]
 async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
     let head = |pass: &mut Permit, status| {
-        pass.answered_so_far(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+        pass.on_head_unread(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
     };
     let (ok, none) = (StatusCode::OK, HeaderMap::new());
     let bench = budgeted(in_body(), 100.0);
@@ -926,7 +939,7 @@ async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
     assert_eq!(bench.spent(), (2, 6), "the usual price");
     let mut given_up = bench.enter(knock("/")).await.unwrap();
     head(&mut given_up, 200);
-    given_up.unreadable();
+    given_up.finish_without_body();
     assert_eq!(bench.spent(), (3, 9));
     drop(given_up);
     assert_eq!(bench.spent(), (3, 9), "once");

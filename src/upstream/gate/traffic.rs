@@ -182,13 +182,13 @@ impl LimiterState {
     }
 
     /// Whether something keeps the call back that waiting in a line would not end.
-    pub(super) fn look(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
+    pub(super) fn check_cooldowns(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
         if subject.knock.yields
             && let Some(held) = self.rests(subject, now)
         {
             return CooldownCheck::Until(held);
         }
-        self.holds.look(&self.reaches(subject), subject.knock.yields, now)
+        self.holds.check(&self.reaches(subject), subject.knock.yields, now)
     }
 
     /// Whether a call leaves it to others to find out how things are: one that is not known to fail does not.
@@ -216,7 +216,7 @@ impl LimiterState {
         turn: QueuePosition,
         now: Instant,
     ) -> AdmissionDecision {
-        let probes = match self.look(subject, now) {
+        let probes = match self.check_cooldowns(subject, now) {
             CooldownCheck::Clear(probes) => probes,
             CooldownCheck::Until(held) | CooldownCheck::Probing(held) => {
                 return AdmissionDecision::Hold(held);
@@ -345,7 +345,7 @@ impl LimiterState {
     }
 
     /// How long the call would have to wait at a station, about: for `Retry-After`.
-    pub(super) fn outlook(
+    pub(super) fn estimate_wait(
         &mut self,
         station: QueueKind,
         turn: QueuePosition,

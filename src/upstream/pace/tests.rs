@@ -86,7 +86,7 @@ fn press(model: &mut Model, latency: Duration, time: Duration) -> u64 {
     while now.duration_since(begun) < time {
         while under_way.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, quota)) = under_way.pop_front() {
-                learned.heard(Some(&quota), now);
+                learned.on_response(Some(&quota), now);
                 answered += 1;
             }
         }
@@ -115,10 +115,10 @@ fn the_first_call_goes_alone_to_find_the_limit_out() {
     assert_eq!(learned.wait(now), Some(Duration::ZERO));
     learned.send();
     assert_eq!(learned.wait(now), None, "the others wait for its answer");
-    learned.unheard();
+    learned.on_no_answer();
     assert_eq!(learned.wait(now), Some(Duration::ZERO), "it was not answered: the next one");
     learned.send();
-    learned.heard(None, now);
+    learned.on_response(None, now);
     assert_eq!(learned.wait(now), Some(Duration::ZERO), "an origin that says nothing");
 }
 
@@ -132,9 +132,9 @@ fn a_limit_that_others_use_too_is_heard() {
         ..RateLimitState::default()
     };
     learned.send();
-    learned.heard(Some(&told(9, SECOND)), now);
+    learned.on_response(Some(&told(9, SECOND)), now);
     learned.send();
-    learned.heard(Some(&told(0, SECOND)), now);
+    learned.on_response(Some(&told(0, SECOND)), now);
     assert_eq!(learned.wait(now), Some(SECOND), "somebody else has used the rest");
     assert_eq!(learned.wait(now + SECOND), Some(Duration::ZERO));
 }

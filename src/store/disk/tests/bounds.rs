@@ -38,7 +38,7 @@ async fn commands_that_wait_are_bounded() {
     let small = stored("small");
     for n in 0..5000 {
         put(&disk, &format!("/{n}"), &small);
-        disk.reclaim(n);
+        disk.remove_target(n);
     }
     // The stall itself may still wait or not.
     let dropped = house.errors("drop");
@@ -60,7 +60,7 @@ async fn of_several_puts_that_wait_the_newest_is_written() {
         put(&disk, "/x", &stored_at(bytes(n, large), &[], 0, 1000 + (n as u64 * 7) % 200));
     }
     put(&disk, "/y", &stored("reclaimed"));
-    disk.reclaim(key("/y").target_id());
+    disk.remove_target(key("/y").target_id());
     put(&disk, "/y", &stored("put after"));
     assert_eq!(house.errors("drop"), 0, "one entry waits once");
     drop(go_on);

@@ -220,7 +220,7 @@ async fn a_target_is_reclaimed_with_all_its_variants_and_nothing_else() {
         put(&disk, "/x", &stored_at(bytes(1, 10_000), &["x-v"], n, 100));
     }
     put(&disk, "/y", &stored("y"));
-    disk.reclaim(key("/x").target_id());
+    disk.remove_target(key("/x").target_id());
     disk.flush().await;
     assert!(matches!(find(&disk, "/x", 3), DiskLookup::Nothing));
     assert_eq!(body(&disk, "/y").unwrap(), "y");
@@ -315,7 +315,7 @@ async fn nothing_is_found_or_kept_before_it_is_open_and_after_it_is_closed() {
     let record = record(&disk, "/x", 0).unwrap();
     disk.close().await;
     put(&disk, "/y", &stored("late"));
-    disk.reclaim(key("/x").target_id());
+    disk.remove_target(key("/x").target_id());
     disk.clear();
     assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     assert!(disk.read(&record).is_none());

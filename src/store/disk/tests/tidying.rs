@@ -129,7 +129,7 @@ fn an_entry_that_lives_longer_now_is_not_swept_by_its_earlier_death() {
     assert_eq!(counts(&keeper.database), [1, 1, 1]);
     // A crash between the two left the earlier death behind.
     let weight = EntrySize { file: 0, value: 5 };
-    keeper.note_death(&place("/x"), ExpiresAt::of(Some(at(1000))), weight).unwrap();
+    keeper.index_expiry(&place("/x"), ExpiresAt::of(Some(at(1000))), weight).unwrap();
     keeper.sweep(at(2000)).unwrap();
     assert!(has(&keeper, "/x"));
     assert_eq!(counts(&keeper.database), [1, 1, 1]);
@@ -156,7 +156,7 @@ fn the_check_gives_an_entry_back_its_death_and_its_place_among_the_variants() {
     let mut keeper = house.keeper();
     put_until(&mut keeper, "/x", Some(1000), bytes(1, 10_000));
     let totals = keeper.sizes.totals();
-    keeper.forget_death(&place("/x"), ExpiresAt::of(Some(at(1000)))).unwrap();
+    keeper.unindex_expiry(&place("/x"), ExpiresAt::of(Some(at(1000)))).unwrap();
     keeper.database.remove(&keys::variants(place("/x").id)).unwrap();
     check(&mut keeper);
     assert_eq!(counts(&keeper.database), [1, 1, 1]);

@@ -38,7 +38,7 @@ fn note(thread: &mut Worker, keys: std::ops::Range<u8>) {
     thread.attempt(|keeper, _| {
         for n in keys {
             let place = EntryId { target: 0, id: n.into(), variant: VariantId::SOLE };
-            keeper.note_death(&place, ExpiresAt::FOREVER, EntrySize { file: 9000, value: 10 })?;
+            keeper.index_expiry(&place, ExpiresAt::FOREVER, EntrySize { file: 9000, value: 10 })?;
         }
         keeper.database.flush()
     });

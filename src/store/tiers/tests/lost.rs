@@ -72,7 +72,7 @@ async fn what_is_kept_while_the_disk_is_out_of_order_leaves_nothing_older_on_it(
     let deep = tiers.deep.load_full().unwrap();
     deep.disk.close().await;
     put(&tiers, "/x", "v2");
-    deep.state.settle().await.unwrap();
+    deep.state.flush().await.unwrap();
     drop(deep);
     assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
 }
@@ -146,7 +146,7 @@ async fn a_soft_purge_of_everything_does_not_make_an_unknowing_disk_trusted() {
     deep.disk.close().await;
     put(&tiers, "/x", "v2");
     tiers.invalidate(PurgeScope::All, PurgeKind::Soft);
-    deep.state.settle().await.unwrap();
+    deep.state.flush().await.unwrap();
     drop(deep);
     assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
 }

@@ -113,7 +113,7 @@ impl Bench {
     }
 
     async fn enter(&self, knock: CallContext) -> Result<Permit, Rejection> {
-        self.gate.enter(&self.place, knock).await
+        self.gate.acquire(&self.place, knock).await
     }
 
     async fn answered(&self, knock: CallContext, status: u16, fields: &[(&'static str, &str)]) {
@@ -297,11 +297,11 @@ async fn a_host_that_only_a_route_names_stays_held() {
     let clock = clock();
     let bench = Bench::new(&UpstreamPolicy::default(), &Stored::new(), &clock);
     let unnamed = UpstreamTable::new(Vec::new()).place(&target("/"));
-    let mut pass = bench.gate.enter(&unnamed, knock("/")).await.unwrap();
+    let mut pass = bench.gate.acquire(&unnamed, knock("/")).await.unwrap();
     let fields = [(http::header::RETRY_AFTER, HeaderValue::from_static("600"))];
     pass.answered(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
     let after = bench.killed(&UpstreamPolicy::default());
-    assert!(after.gate.enter(&unnamed, knock("/")).await.is_err());
+    assert!(after.gate.acquire(&unnamed, knock("/")).await.is_err());
     assert!(after.enter(knock("/")).await.is_ok(), "an upstream of the same host is another");
 }
 
@@ -350,7 +350,7 @@ async fn where_no_disk_asks_little_is_remembered_for_it() {
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     for credential in 1..3 * MOST as u128 {
         let knock = CallContext { credential, ..knock("/") };
-        let mut pass = gate.enter(&bench.place, knock).await.unwrap();
+        let mut pass = gate.acquire(&bench.place, knock).await.unwrap();
         pass.answered(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
     }
     let traffic = gate.traffics.known("api").unwrap();
@@ -393,5 +393,5 @@ async fn a_disk_that_hangs_costs_a_moment_and_no_call() {
     traffics.keep_in(Arc::new(Hanging));
     let account = Telemetry::new(&["route".into()], &["api".into()]);
     let gate = AdmissionControl::new(account, traffics, bench.clock.clone());
-    assert!(gate.enter(&bench.place, knock("/")).await.is_ok());
+    assert!(gate.acquire(&bench.place, knock("/")).await.is_ok());
 }
