@@ -13,10 +13,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use larder::config::{self, env::Env};
 use larder::decide::{CacheLookup, decide};
-use larder::semantics::asked::ProxyRequest;
+use larder::semantics::accept_encoding;
 use larder::semantics::cache_status::CacheStatus;
-use larder::semantics::encoding;
-use larder::semantics::storing::CacheKind;
+use larder::semantics::request::ProxyRequest;
+use larder::semantics::storability::CacheKind;
 use larder::semantics::target::Target;
 use larder::semantics::vary::{VariantId, VaryFields};
 use larder::store::StoreQuery;
@@ -83,7 +83,7 @@ fn parts(criterion: &mut Criterion) {
         let fields = asked(&[("accept-encoding", "gzip, deflate, br, zstd;q=0.5")]).headers;
         b.iter(|| {
             let mut fields = fields.clone();
-            encoding::reduce(black_box(&mut fields));
+            accept_encoding::reduce(black_box(&mut fields));
             fields
         });
     });

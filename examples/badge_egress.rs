@@ -23,7 +23,7 @@ use larder::clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord;
-use larder::fake::discord::behaviour::Faults;
+use larder::fake::discord::faults::Faults;
 use larder::server::{Server, ServerDeps};
 use tokio::task::JoinSet;
 

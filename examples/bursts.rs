@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use larder::config::{self, env::Env, files::Disk};
+use larder::config::{self, env::Env, file_source::Disk};
 use larder::server::{Server, ServerDeps};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

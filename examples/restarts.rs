@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use larder::clock;
 use larder::fake::discord;
-use larder::fake::discord::behaviour::Faults;
+use larder::fake::discord::faults::Faults;
 use tokio::process::Command;
 
 use crate::client::Failure;

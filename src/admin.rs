@@ -3,16 +3,16 @@
 //! Owns: which paths there are, who may ask for them, and the bounds on asking (ADM-02, 03, 08).
 //! Never touches: the proxy's port; whatever happens here, clients are served.
 
-mod access;
-mod answer;
+mod acl;
+pub mod api;
+mod auth;
 mod ca;
-pub mod controls;
-mod guard;
 mod health;
-mod listen;
+mod listener;
 mod pac;
-mod patience;
 mod places;
+mod response;
+mod timeout;
 mod v1;
 
 use std::future::Future;
@@ -27,12 +27,12 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::account::Telemetry;
-use crate::account::problem::Problem;
-use crate::admin::access::AdminAcl;
-use crate::admin::controls::AdminApi;
-use crate::admin::listen::{AdminConnectInfo, AdminListener};
+use crate::admin::acl::AdminAcl;
+use crate::admin::api::AdminApi;
+use crate::admin::listener::{AdminConnectInfo, AdminListener};
 use crate::config::Admin;
+use crate::telemetry::Telemetry;
+use crate::telemetry::problem::Problem;
 
 /// What every answer comes from.
 #[derive(Clone)]
@@ -96,16 +96,16 @@ fn router(desk: AppState) -> Router {
         .route("/v1/cost", get(v1::cost::list))
         .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
-        .layer(middleware::from_fn_with_state(desk.clone(), guard::check))
+        .layer(middleware::from_fn_with_state(desk.clone(), auth::check))
         .with_state(desk)
 }
 
 async fn nothing_here() -> Response {
-    answer::refuse(&NOT_FOUND)
+    response::refuse(&NOT_FOUND)
 }
 
 async fn other_method() -> Response {
-    answer::refuse(&OTHER_METHOD)
+    response::refuse(&OTHER_METHOD)
 }
 
 const NOT_FOUND: Problem = Problem::new(

@@ -4,6 +4,7 @@
 //! Owns: what is typed and what is printed; the only reader of the environment.
 //! Never touches: what the verbs do.
 
+mod admin_client;
 pub mod ca;
 pub mod check;
 pub mod cost;
@@ -17,7 +18,6 @@ pub mod mode;
 mod named;
 pub mod purge;
 pub mod reload;
-mod remote;
 pub mod run;
 pub mod schema;
 pub mod upstreams;

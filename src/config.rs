@@ -5,22 +5,22 @@
 //! Never touches: sockets, the environment (handed in), anything that runs.
 
 pub mod client_cert;
-pub mod constraint;
 pub mod credential;
 pub mod defaults;
+pub(crate) mod describe;
 pub mod diagnostics;
 pub mod duration;
 pub mod env;
 pub mod file;
-pub mod files;
+pub mod file_source;
+pub mod name_constraint;
 pub mod number;
 pub mod rate;
 mod reader;
+pub mod redacted;
 mod resolve;
-pub mod shown;
 pub mod size;
 pub mod token;
-pub(crate) mod words;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,15 +32,15 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::client_cert::ClientCert;
-use crate::config::constraint::NameConstraint;
 use crate::config::credential::Credential;
 use crate::config::diagnostics::{Problem, Report, SourceLocation};
 use crate::config::env::Env;
-use crate::config::files::{Disk, FileSource, NoFiles};
+use crate::config::file_source::{Disk, FileSource, NoFiles};
+use crate::config::name_constraint::NameConstraint;
 use crate::config::reader::Reader;
 use crate::config::token::Token;
 use crate::key::KeyBuilder;
-use crate::policy::conduct::UpstreamPolicy;
+use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{CooldownPolicy, Mode};
 use crate::route::pattern::HostPattern;
 use crate::route::table::Table;

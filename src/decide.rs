@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-pub use crate::policy::failure::ErrorClass;
+pub use crate::policy::error_match::ErrorClass;
 use crate::policy::{Freshness, FreshnessState, Lifetime, Policy};
 
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::freshness;
-use crate::semantics::said::CacheMetadata;
-use crate::semantics::storing::CacheKind;
-use crate::stored::part::PartialResponse;
+use crate::semantics::request::ProxyRequest;
+use crate::semantics::response_metadata::CacheMetadata;
+use crate::semantics::storability::CacheKind;
+use crate::stored::partial::PartialResponse;
 use crate::stored::{FreshnessInput, Outdated, StoredResponse};
 
 /// What the store holds for a request.

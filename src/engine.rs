@@ -4,50 +4,50 @@
 //! Owns: fills, who shares them, what a reader gets. Never touches: client connections (`proxy`
 //! writes), origin connections (`upstream` reads), configuration.
 
-pub mod answer;
 pub mod body;
 pub mod change;
 pub mod ends;
-pub mod head;
-pub mod hit;
-pub mod operate;
-pub mod recorded;
+pub mod fast_path;
+pub mod head_update;
+pub mod mode;
+pub mod purge;
 pub mod remembered;
-pub mod reply;
-pub mod switch;
+pub mod request;
+pub mod response;
+pub mod store_post;
 pub mod underway;
 
 mod apart;
 mod collapse;
-mod ending;
 mod fill;
-mod flight;
-mod follow;
+mod fill_guard;
 mod forward;
 mod given;
-mod parts;
-mod plan;
-mod tries;
+mod inflight;
+mod miss;
+mod partial;
+mod retry;
+mod waiter;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::engine::apart::Apart;
 use crate::engine::collapse::InFlightFetches;
+use crate::engine::mode::ModeSwitch;
 use crate::engine::remembered::Remembered;
-use crate::engine::switch::ModeSwitch;
 use crate::engine::underway::Underway;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
+use crate::semantics::request::ProxyRequest;
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 use crate::upstream::Origin;
-use crate::upstream::gate::knock::CallContext;
+use crate::upstream::admission::call::CallContext;
 use crate::upstream::in_flight::InFlight;
 
 /// The bounds an engine works within.

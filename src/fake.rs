@@ -9,16 +9,16 @@
 //!
 //! Owns: what the fakes answer. Never touches: larder; it is on the other side of the wire.
 
-pub mod answer;
 pub mod api;
-pub mod behaviour;
+pub mod call_log;
 #[cfg(test)]
 mod client;
 pub mod coinmarketcap;
-pub mod counts;
 pub mod discord;
+pub mod faults;
+mod faulty_io;
+mod handler;
 pub mod rate;
-pub mod running;
+pub mod response;
 pub mod script;
-mod serve;
-mod wire;
+pub mod server;

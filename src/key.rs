@@ -6,10 +6,10 @@
 
 mod canonical;
 mod credential;
+pub mod decode;
 mod explain;
 mod fields;
 mod harmless;
-pub mod named;
 mod query;
 
 use std::fmt;
@@ -22,9 +22,9 @@ use sha2::Sha256;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::policy::{Policy, QueryRule};
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
-use crate::semantics::storing::CacheKind;
+use crate::semantics::request::ProxyRequest;
+use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, VaryFields};
 

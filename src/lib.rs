@@ -50,17 +50,16 @@
 //! assert!(matches!(at(31), Decision::Forward { why: Forward::Stale, fallback: true, .. }));
 //! ```
 
-pub mod account;
 pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod engine;
+pub mod exec_env;
 pub mod fake;
-pub mod front;
+pub mod frontend;
 pub mod key;
-pub mod launch;
 pub mod policy;
 pub mod proxy;
 pub mod route;
@@ -68,4 +67,5 @@ pub mod semantics;
 pub mod server;
 pub mod store;
 pub mod stored;
+pub mod telemetry;
 pub mod upstream;

@@ -4,17 +4,17 @@
 //! Owns: the vocabulary of policy and its effect on lifetime, windows and storing.
 //! Never touches: the configuration file, the store, the clock.
 
-pub mod conduct;
-pub mod effect;
-pub mod failure;
+pub mod cacheability;
+pub mod error_match;
 pub mod retry;
+pub mod upstream;
 
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
-pub use crate::policy::effect::{Freshness, FreshnessState, Lifetime};
-pub use crate::policy::failure::ErrorClass;
+pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
+pub use crate::policy::error_match::ErrorClass;
 pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
 
 /// Everything a route says about its answers. Built by `config`, read by the pure core.

@@ -4,22 +4,22 @@
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
 mod alone;
+mod body_capture;
 mod browser;
-mod copied;
+mod context;
 mod cors;
 mod drip;
-mod exchange;
-mod failed;
+mod error_response;
+mod fast_path;
 mod handler;
-mod hit;
 mod message;
 mod relay;
+mod response_writer;
+mod retry;
 mod sign_in;
 mod silence;
 mod switched;
-mod tries;
 mod upload;
-mod write;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,17 +27,17 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::account::Telemetry;
 use crate::config::BodyLimits;
 use crate::engine::Engine;
-use crate::front::session::Session;
-use crate::front::stage::DrainState;
-use crate::front::{PreparedResponse, RequestHandler, Serving};
+use crate::frontend::drain::DrainState;
+use crate::frontend::session::Session;
+use crate::frontend::{PreparedResponse, RequestHandler, Serving};
 use crate::policy::CooldownPolicy;
 use crate::proxy::handler::PingoraHandler;
 use crate::route::table::Table;
-use crate::semantics::asked::ProxyRequest;
-use crate::upstream::fetch::HttpClient;
+use crate::semantics::request::ProxyRequest;
+use crate::telemetry::Telemetry;
+use crate::upstream::client::HttpClient;
 
 /// What the proxy works with.
 pub struct ProxyDeps {

@@ -3,14 +3,12 @@
 //! Owns: RFC 9110, 9111, 5861, 9211, 9213, 9535 and the parts of 9112 that larder decides itself.
 //! Never touches: policy, storage, the network, the clock (`now` is always an argument).
 
-pub mod asked;
+pub mod accept_encoding;
 pub mod byteranges;
 pub mod cache_control;
 pub mod cache_status;
-pub mod calendar;
 pub mod chunked;
 pub mod date;
-pub mod encoding;
 pub mod field_list;
 pub mod freshness;
 pub mod hop_by_hop;
@@ -23,14 +21,16 @@ pub mod query;
 pub mod ranges;
 pub mod rate_limit;
 pub mod redaction;
+pub mod request;
+pub mod response_metadata;
 pub mod retry_after;
-pub mod said;
 pub mod scan;
 pub mod session_auth;
 pub mod spelling;
 pub mod status;
-pub mod storing;
+pub mod storability;
 pub mod target;
-pub mod targeted;
+pub mod targeted_cache_control;
+pub mod utc_calendar;
 pub mod validation;
 pub mod vary;

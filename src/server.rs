@@ -2,16 +2,16 @@
 //!
 //! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
 
-mod controls;
-mod estate;
-mod ground;
+mod admin_api;
 pub mod handover;
-pub mod house;
-mod leave;
+pub mod inherited_sockets;
 mod limits;
+pub mod pipeline;
 pub mod reload;
-pub mod sockets;
-mod stored;
+mod runtime;
+mod shared;
+mod shutdown;
+mod store_admin;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -21,23 +21,23 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::account::Telemetry;
 use crate::admin;
-use crate::admin::controls::AdminApi;
+use crate::admin::api::AdminApi;
 use crate::clock::Clock;
 use crate::config::{Admin, Config};
-use crate::front::CurrentFrontend;
-use crate::front::listen::{self, AcceptContext};
-use crate::front::stage::DrainState;
-use crate::server::controls::AdminService;
-use crate::server::estate::Runtime;
-use crate::server::ground::SharedState;
-use crate::server::handover::echo::InvalidationSync;
+use crate::frontend::CurrentFrontend;
+use crate::frontend::drain::DrainState;
+use crate::frontend::listener::{self, AcceptContext};
+use crate::server::admin_api::AdminService;
+use crate::server::handover::invalidation_sync::InvalidationSync;
 use crate::server::handover::{HandoverError, HandoverListener, Predecessor};
-use crate::server::house::BuildError;
+use crate::server::inherited_sockets::{InheritedSockets, Listeners};
+use crate::server::pipeline::BuildError;
 use crate::server::reload::ConfigSource;
-use crate::server::sockets::{InheritedSockets, Listeners};
-use crate::store::state::SecretError;
+use crate::server::runtime::Runtime;
+use crate::server::shared::SharedState;
+use crate::store::state_db::SecretError;
+use crate::telemetry::Telemetry;
 use crate::upstream::descriptors;
 
 /// What a larder takes from its surroundings; tests put their own in.
@@ -175,13 +175,13 @@ impl Server {
         let lobby = AcceptContext {
             doors: Arc::clone(&self.estate) as Arc<dyn CurrentFrontend>,
             places: Arc::clone(&self.places),
-            exits: Arc::new(Semaphore::new(listen::TURNED_AWAY)),
+            exits: Arc::new(Semaphore::new(listener::TURNED_AWAY)),
             account: Arc::clone(self.account()),
             stage: self.stage.subscribe(),
         };
         for listener in listeners.proxy {
             let listener = hand_to_tokio(listener, "listen")?;
-            self.accepting.push(tokio::spawn(listen::accept(listener, lobby.clone())));
+            self.accepting.push(tokio::spawn(listener::accept(listener, lobby.clone())));
         }
         if let (Some(listener), Some(rules)) = (listeners.admin, rules) {
             let listener = hand_to_tokio(listener, "admin.listen")?;

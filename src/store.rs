@@ -8,9 +8,9 @@ pub mod generations;
 pub mod lock;
 pub mod memory;
 pub mod presence;
-pub mod private;
-pub mod state;
-pub mod tiers;
+pub mod private_file;
+pub mod state_db;
+pub mod tiered;
 
 use std::fmt;
 use std::sync::Arc;

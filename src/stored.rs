@@ -4,7 +4,7 @@
 //! Never touches: policy (lifetime and windows are computed from the current policy at each read).
 
 pub mod lent;
-pub mod part;
+pub mod partial;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use http::header::{AGE, CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::semantics::freshness;
-use crate::semantics::said::CacheMetadata;
+use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::lent::{Hold, Lent};

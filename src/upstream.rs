@@ -3,38 +3,38 @@
 //! Owns: the trait [`Origin`] that the engine asks, and everything that stands behind it.
 //! Never touches: what is stored; what a client sees.
 
-pub mod begun;
-pub mod bill;
-mod breaker;
+pub mod admission;
+mod ban_guard;
+pub mod body_inspection;
+pub mod buffered_body;
+mod circuit_breaker;
 pub mod classify;
+pub mod client;
 pub mod connect;
+mod cooldown;
+pub mod credit_cost;
 pub mod descriptors;
-pub mod destination;
-pub mod dial;
-pub mod failure;
-pub mod fetch;
-pub mod gate;
-mod guard;
-pub mod held;
-mod hold;
+mod dns_cache;
+pub mod egress_policy;
+pub mod error;
+pub mod happy_eyeballs;
 mod idle;
 pub mod in_flight;
 pub mod interim;
-pub mod json;
 pub mod keep_alive;
-mod lookup;
-mod pace;
+pub mod outcome;
 pub mod peer;
 pub mod pinned;
-pub mod place;
-pub mod profile;
-pub mod report;
+mod rate_limiter;
+pub mod rejection;
 pub mod resolve;
 pub mod retry;
+pub mod routing;
 pub mod session;
 mod shared;
-pub mod tls;
-pub mod verdict;
+pub mod status;
+pub mod tls_config;
+pub mod tls_error;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -44,13 +44,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::Timeouts;
-use crate::semantics::asked::ListenerKind;
+use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Target;
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::gate::knock::CallContext;
-use crate::upstream::held::{RejectReason, Rejection};
+use crate::upstream::admission::call::CallContext;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::interim::Interims;
-use crate::upstream::verdict::CallOutcome;
+use crate::upstream::outcome::CallOutcome;
+use crate::upstream::rejection::{RejectReason, Rejection};
 
 /// A call to an origin, without a body: what a fill sends.
 #[derive(Clone)]

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::mpsc;
 
-use larder::account::log;
 use larder::config::{self, env::Env};
 use larder::server::{Server, ServerDeps};
+use larder::telemetry::log;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Serves with a store in a directory; the arguments are the origin's address, the directory and, if

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use larder::fake::behaviour::{Fault, Faults, Percentage, RateLimited, Scope};
 use larder::fake::discord::{Options, limits::Limits};
+use larder::fake::faults::{Fault, Faults, Percentage, RateLimited, Scope};
 use larder::fake::script::{Phase, Script};
 use serde_json::json;
 use tokio::task::JoinSet;

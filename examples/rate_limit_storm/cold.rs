@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use larder::fake::behaviour::{Fault, Faults, RateLimited};
 use larder::fake::discord::Options;
+use larder::fake::faults::{Fault, Faults, RateLimited};
 use serde_json::json;
 
 use crate::Figures;

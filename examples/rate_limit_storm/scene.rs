@@ -11,7 +11,7 @@ use larder::clock::Clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord::{self, Discord, Options};
-use larder::fake::running::FakeServer;
+use larder::fake::server::FakeServer;
 use larder::server::{Server, ServerDeps};
 use tokio::task::{JoinHandle, JoinSet};
 

@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 
-use crate::account::problem::Problem;
-use crate::admin::{AppState, answer};
+use crate::admin::{AppState, response};
+use crate::telemetry::problem::Problem;
 
 /// In PEM, for whoever may connect: a certificate is no secret.
 pub(super) async fn certificate(State(desk): State<AppState>) -> Response {
-    let Some(pem) = desk.controls.ca() else { return answer::refuse(&NOTHING_INTERCEPTED) };
+    let Some(pem) = desk.controls.ca() else { return response::refuse(&NOTHING_INTERCEPTED) };
     // Not the type of a DER certificate, which browsers offer to install.
     let fields = [(CONTENT_TYPE, "application/x-pem-file"), (CACHE_CONTROL, "no-store")];
     (fields, pem).into_response()

@@ -8,8 +8,8 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
-use crate::admin::controls::Readiness;
-use crate::admin::{AppState, answer};
+use crate::admin::api::Readiness;
+use crate::admin::{AppState, response};
 
 /// For liveness probes: it answers, so it lives.
 pub(super) async fn alive() -> Response {
@@ -21,7 +21,7 @@ pub(super) async fn alive() -> Response {
 pub(super) async fn ready(State(desk): State<AppState>) -> Response {
     let readiness = desk.controls.ready();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer::json(status, &shown(&readiness))
+    response::json(status, &shown(&readiness))
 }
 
 fn shown(readiness: &Readiness) -> Value {

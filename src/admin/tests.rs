@@ -14,15 +14,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::account::RejectEvent;
-use crate::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
-use crate::admin::controls::{
+use crate::admin::api::{
     Entry, ListQuery, Page, Purge, PurgeError, PurgeResult, Readiness, ReloadError, ReloadResult,
 };
 use crate::config::token::Token;
 use crate::policy::Mode;
-use crate::policy::conduct::{CostBudget, OverBudgetAction, Period};
-use crate::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::policy::upstream::{CostBudget, OverBudgetAction, Period};
+use crate::telemetry::RejectEvent;
+use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
+use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::account::problem::Problem;
+use crate::telemetry::problem::Problem;
 
 /// Why nothing was done.
 type ApiError = &'static Problem;

@@ -15,8 +15,8 @@ use crate::cli::named::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
-use crate::front::authority::{self, CaError, CertificateAuthority};
-use crate::launch;
+use crate::exec_env;
+use crate::frontend::ca::{self, CaError, CertificateAuthority};
 
 /// The arguments of `larder ca`.
 #[derive(Debug, clap::Args)]
@@ -134,7 +134,7 @@ fn show(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure> 
 
 fn bundle(of: &Named, out: Option<&Path>, world: &mut Context<'_>) -> Result<(), Failure> {
     let ca = existing(of, world)?.pem();
-    let all = launch::bundle(&ca);
+    let all = exec_env::bundle(&ca);
     if all == ca {
         return Err(Failure::NoRoots);
     }
@@ -159,7 +159,7 @@ fn rotate(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure
     let (config, files) = read(of, world)?;
     let now = Clock::system().now();
     let authority = CertificateAuthority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
-    let kept = authority::kept_by_rotation(&files, now);
+    let kept = ca::kept_by_rotation(&files, now);
     let kept = kept.cert.exists().then_some(kept);
     if json {
         writeln!(world.out, "{:#}", show::rotated_to_json(&authority, kept.as_ref()))?;
@@ -190,7 +190,7 @@ fn existing(of: &Named, world: &Context<'_>) -> Result<CertificateAuthority, Fai
 
 fn read(of: &Named, world: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
     let config = config::load(of.path(), &world.env)?;
-    let files = authority::files_of(&config).ok_or(Failure::Nowhere)?;
+    let files = ca::files_of(&config).ok_or(Failure::Nowhere)?;
     Ok((config, files))
 }
 

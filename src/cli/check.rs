@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cli::named::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::config::diagnostics::{Report, Warning};
-use crate::config::{self, Config, words};
+use crate::config::{self, Config, describe};
 use crate::route::table::Route;
 use crate::semantics::redaction;
 
@@ -98,23 +98,25 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(out)?;
     for address in &config.listen {
-        writeln!(out, "listens on      {address}, {}", words::users(config, *address))?;
+        writeln!(out, "listens on      {address}, {}", describe::users(config, *address))?;
     }
     match &config.admin {
-        Some(admin) => writeln!(out, "admin           {}, {}", admin.listen, words::admin(admin))?,
+        Some(admin) => {
+            writeln!(out, "admin           {}, {}", admin.listen, describe::admin(admin))?
+        }
         None => writeln!(out, "admin           off")?,
     }
-    writeln!(out, "intercepts      {}", words::interception(config))?;
+    writeln!(out, "intercepts      {}", describe::interception(config))?;
     if config.intercepts() {
-        writeln!(out, "authority       {}", words::authority(config))?;
+        writeln!(out, "authority       {}", describe::authority(config))?;
     }
-    writeln!(out, "store           {}", words::store(&config.store))?;
+    writeln!(out, "store           {}", describe::store(&config.store))?;
     for rule in &config.resolve {
-        writeln!(out, "resolve         {}", words::resolve(rule))?;
+        writeln!(out, "resolve         {}", describe::resolve(rule))?;
     }
     for upstream in &config.upstreams {
-        writeln!(out, "upstream        {}: {}", upstream.name, words::upstream(upstream))?;
-        for (what, says) in words::conduct(upstream) {
+        writeln!(out, "upstream        {}: {}", upstream.name, describe::upstream(upstream))?;
+        for (what, says) in describe::conduct(upstream) {
             writeln!(out, "  {what:<14}{says}")?;
         }
     }
@@ -134,7 +136,7 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
 fn print_route(route: &Route, out: &mut dyn Write) -> io::Result<()> {
     let pattern = redaction::paths_in(&route.pattern.to_string()).into_owned();
     writeln!(out, "\n  {}  {pattern}", route.name)?;
-    for (what, says) in words::policy(&route.policy) {
+    for (what, says) in describe::policy(&route.policy) {
         writeln!(out, "    {what:<10}{says}")?;
     }
     Ok(())
@@ -170,7 +172,7 @@ fn route_to_json(route: &Route) -> Value {
         "name": &*route.name,
         "match": redaction::paths_in(&route.pattern.to_string()),
     });
-    for (what, says) in words::policy(&route.policy) {
+    for (what, says) in describe::policy(&route.policy) {
         value[what] = says.into();
     }
     value

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::remote::{self, TargetArgs, harmless, table};
+use crate::cli::admin_client::{self, TargetArgs, harmless, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
@@ -36,7 +36,7 @@ Examples:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/cost"));
-    remote::print_result("cost", args.json, outcome, world, told)
+    admin_client::print_result("cost", args.json, outcome, world, told)
 }
 
 #[derive(Debug, Deserialize)]

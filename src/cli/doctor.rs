@@ -3,7 +3,7 @@
 //! Owns: its arguments, watching while the command runs, what is printed.
 //! Never touches: the command, which runs as with `larder exec`.
 
-mod findings;
+mod report;
 mod sockets;
 
 use std::ffi::OsString;
@@ -16,14 +16,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::cli::doctor::findings::{Findings, ReverseDns};
+use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
 use crate::cli::exec;
 use crate::cli::exec::child::{ExitCode, Signals};
-use crate::cli::exec::larder::Instance;
+use crate::cli::exec::instance::Instance;
 use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
-use crate::launch::no_proxy::NoProxy;
+use crate::exec_env::no_proxy::NoProxy;
 
 /// The arguments of `larder doctor`.
 #[derive(Debug, clap::Args)]

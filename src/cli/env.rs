@@ -10,13 +10,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::env::format::Format;
-use crate::cli::exec::private;
-use crate::cli::exec::running::{self, RunningLarder};
+use crate::cli::exec::discovery::{self, RunningLarder};
+use crate::cli::exec::embedded;
 use crate::cli::{Context, ExitStatus};
 use crate::config::env::Env;
 use crate::config::{self, Config};
-use crate::launch::ExecEnv;
-use crate::launch::no_proxy::NoProxy;
+use crate::exec_env::ExecEnv;
+use crate::exec_env::no_proxy::NoProxy;
 
 /// The arguments of `larder env`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         Ok(config) => config,
         Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
     };
-    let running = match running::find(&args.config, &config, &world.env) {
+    let running = match discovery::find(&args.config, &config, &world.env) {
         Ok(running) => running,
         Err(missing) => {
             let said = format!("larder env: {}", missing.said());
@@ -82,8 +82,8 @@ fn variables(
         fs::create_dir_all(directory)?;
         directory.clone()
     } else {
-        let lasting = private::env_files(caller, &args.config)?;
-        private::private(&lasting)?;
+        let lasting = embedded::env_files(caller, &args.config)?;
+        embedded::private(&lasting)?;
         lasting
     };
     let directory = fs::canonicalize(directory)?;

@@ -5,28 +5,28 @@
 
 mod caller;
 pub(super) mod child;
-mod guarded;
-pub(super) mod larder;
-pub(super) mod left;
-pub(super) mod private;
-pub(super) mod running;
-mod scratch;
+pub(super) mod discovery;
+pub(super) mod embedded;
+pub(super) mod final_stats;
+pub(super) mod instance;
 pub mod serve;
 mod summary;
+mod supervisor;
+mod temp_dir;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::exec::child::{ExitCode, Signals};
-use crate::cli::exec::larder::Instance;
-use crate::cli::exec::scratch::TempDir;
+use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
+use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::launch::ExecEnv;
-use crate::launch::no_proxy::NoProxy;
+use crate::exec_env::ExecEnv;
+use crate::exec_env::no_proxy::NoProxy;
 
 /// The arguments of `larder exec`.
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,7 @@ pub(super) fn with_config(
         Ok(config) => config,
         Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
     };
-    private::log(&config, verbose);
+    embedded::log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

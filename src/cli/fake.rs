@@ -3,8 +3,8 @@
 //! Owns: its arguments and what it prints. Never touches: what the fake answers.
 
 mod coinmarketcap;
-mod conduct;
 mod discord;
+mod faults;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Context, ExitStatus};
 use crate::fake::api;
-use crate::fake::running::FakeServer;
+use crate::fake::server::FakeServer;
 
 /// The arguments of `larder fake`.
 #[derive(Debug, clap::Args)]

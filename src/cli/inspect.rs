@@ -7,8 +7,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::remote::entry::{self, Entry, Which};
-use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::admin_client::entry::{self, Entry, Which};
+use crate::cli::admin_client::{self, TargetArgs, harmless};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder inspect`.
@@ -48,7 +48,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, MOST, true));
     let nothing = outcome.as_ref().is_ok_and(|answer| answer["entries"] == Value::Array(vec![]));
     let told = |answer: &Value, out: &mut dyn Write| told(args, answer, out);
-    let exit = remote::print_result("inspect", args.json, outcome, world, told);
+    let exit = admin_client::print_result("inspect", args.json, outcome, world, told);
     if nothing { ExitStatus::Failed } else { exit }
 }
 

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::remote::entry::{self, Entry, Which};
-use crate::cli::remote::{self, TargetArgs, table};
+use crate::cli::admin_client::entry::{self, Entry, Which};
+use crate::cli::admin_client::{self, TargetArgs, table};
 use crate::cli::{Context, ExitStatus};
 use crate::semantics::redaction::HIDDEN;
 
@@ -40,7 +40,9 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let which = args.url.as_deref().map_or(Which::All, Which::Url);
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
-    remote::print_result("ls", args.json, outcome, world, |answer, out| told(args, answer, out))
+    admin_client::print_result("ls", args.json, outcome, world, |answer, out| {
+        told(args, answer, out)
+    })
 }
 
 fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

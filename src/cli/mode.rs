@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::admin_client::{self, TargetArgs, harmless};
 use crate::cli::{Context, ExitStatus};
 use crate::policy::Mode;
 
@@ -43,7 +43,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         Some(mode) => larder.put("/v1/mode", &json!({ "mode": mode })),
         None => larder.get("/v1/mode"),
     });
-    remote::print_result("mode", args.json, outcome, world, told)
+    admin_client::print_result("mode", args.json, outcome, world, told)
 }
 
 fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, TargetArgs, entry, harmless};
+use crate::cli::admin_client::{self, TargetArgs, entry, harmless};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder purge`.
@@ -55,7 +55,9 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         body["dry_run"] = args.dry_run.into();
         args.at.find(&world.env)?.post("/v1/purge", &body)
     });
-    remote::print_result("purge", args.json, outcome, world, |answer, out| told(args, answer, out))
+    admin_client::print_result("purge", args.json, outcome, world, |answer, out| {
+        told(args, answer, out)
+    })
 }
 
 fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::{self, TargetArgs, harmless};
+use crate::cli::admin_client::{self, TargetArgs, harmless};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder reload`.
@@ -31,7 +31,7 @@ Example:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.post("/v1/config/reload", &json!({})));
-    remote::print_result("reload", args.json, outcome, world, told)
+    admin_client::print_result("reload", args.json, outcome, world, told)
 }
 
 fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {

@@ -10,15 +10,15 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::account::log;
 use crate::cli::named::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};
+use crate::server::inherited_sockets::InheritedSockets;
 use crate::server::reload::ConfigSource;
-use crate::server::sockets::InheritedSockets;
 use crate::server::{Server, ServerDeps, StartError};
 use crate::store::lock;
+use crate::telemetry::log;
 use crate::upstream::descriptors;
 
 /// The arguments of `larder run`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::remote::{self, TargetArgs, harmless, table};
+use crate::cli::admin_client::{self, TargetArgs, harmless, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
@@ -42,7 +42,7 @@ Examples:
 pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&world.env);
     let outcome = found.and_then(|larder| larder.get("/v1/upstreams"));
-    remote::print_result("upstreams", args.json, outcome, world, told)
+    admin_client::print_result("upstreams", args.json, outcome, world, told)
 }
 
 #[derive(Debug, Deserialize)]

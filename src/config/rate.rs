@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::diagnostics::ValueError;
 use crate::config::duration;
-use crate::policy::conduct::Rate;
+use crate::policy::upstream::Rate;
 
 const WANTED: &str = "a rate such as `30/m`, `50/s` or `10000/10m`";
 
@@ -73,7 +73,7 @@ mod tests {
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
     use crate::config::rate::{parse, show};
-    use crate::policy::conduct::Rate;
+    use crate::policy::upstream::Rate;
 
     #[test]
     fn a_rate_is_a_number_of_calls_in_a_time() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::config::diagnostics::{Problem, SourceLocation, ValueError, Warning, WarningKind};
 use crate::config::env::{self, Env};
 use crate::config::file::{Entry, Node, Value};
-use crate::config::files::{Contents, FileSource};
+use crate::config::file_source::{Contents, FileSource};
 
 /// The walk: what it may look at and what it has found so far.
 pub(crate) struct Reader<'a> {

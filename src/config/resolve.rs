@@ -6,7 +6,7 @@
 
 mod bounds;
 mod destinations;
-mod fields;
+mod header_names;
 mod limits;
 mod listen;
 mod policy;
@@ -63,9 +63,9 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let resolve = destinations::resolve(top, &destinations, reader);
     let store = limits::store(top, &limits, in_flight, reader);
     let scope_secret = secret::scope_secret(top, reader);
-    let credential_headers = fields::credential_headers(top, reader);
-    let secret_query = fields::secret_query(top, reader);
-    let secret_path = fields::secret_path(top, reader);
+    let credential_headers = header_names::credential_headers(top, reader);
+    let secret_query = header_names::secret_query(top, reader);
+    let secret_path = header_names::secret_path(top, reader);
     let defaults = policy::defaults(top, reader);
     let upstreams = upstreams::read(top, &destinations, reader);
     let routes = routes::read(top, &defaults, &upstreams, &credential_headers, reader);

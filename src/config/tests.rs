@@ -11,12 +11,12 @@ use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use crate::config::diagnostics::{Report, WarningKind};
 use crate::config::env::Env;
-use crate::config::files::{Contents, FileSource};
+use crate::config::file_source::{Contents, FileSource};
 use crate::config::{
     Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
     defaults, operated, parse, read,
 };
-use crate::policy::conduct::UpstreamPolicy;
+use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{
     CooldownPolicy, ErrorMatch, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
     StaleIfError, StatusMatch, Ttl,

@@ -13,11 +13,11 @@ use crate::decide::{
     stale_if_error, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
-use crate::semantics::asked::ProxyRequest;
-use crate::semantics::storing::CacheKind;
+use crate::semantics::request::ProxyRequest;
+use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::part::PartialResponse;
+use crate::stored::partial::PartialResponse;
 use crate::stored::{Outdated, StoredResponse};
 
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;

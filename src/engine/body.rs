@@ -13,9 +13,9 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::semantics::storing::NotStoredReason;
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::gate::knock::Audience;
+use crate::semantics::storability::NotStoredReason;
+use crate::upstream::admission::call::Audience;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight::{EACH, InFlight, SMALL, Waiting};
 
 /// How far a body that is not kept may run ahead of its slowest reader.

@@ -11,8 +11,8 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
 use crate::engine::Engine;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::invalidation;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::store::generations::{PurgeKind, PurgeScope};
 

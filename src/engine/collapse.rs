@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use crate::engine::body::BodyReader;
-use crate::engine::flight::InFlightFetch;
+use crate::engine::inflight::InFlightFetch;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::engine::Engine;
 use crate::key::CacheKey;
 use crate::policy::{EndsFor, Policy, ScopeRule};
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::store::Lookup;
 use crate::stored::StoredResponse;
 

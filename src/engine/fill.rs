@@ -14,25 +14,25 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::Engine;
 use crate::engine::collapse::InFlightKey;
-use crate::engine::ending::{FillGuard, FillOutcome};
-use crate::engine::flight::{FillState, InFlightFetch, ResponseHead, Revalidated};
+use crate::engine::fill_guard::{FillGuard, FillOutcome};
 use crate::engine::given::Given;
-use crate::engine::tries::FetchResult;
+use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
+use crate::engine::retry::FetchResult;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
-use crate::semantics::said::CacheMetadata;
+use crate::semantics::request::ProxyRequest;
+use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
-use crate::semantics::storing::{CacheKind, NotStoredReason};
+use crate::semantics::storability::{CacheKind, NotStoredReason};
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::StoredResponse;
-use crate::stored::part;
-use crate::upstream::gate::knock::Told;
+use crate::stored::partial;
+use crate::upstream::admission::call::Told;
 use crate::upstream::interim::Interims;
-use crate::upstream::verdict::CallOutcome;
+use crate::upstream::outcome::CallOutcome;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 
 /// A fill, ready to run.
@@ -309,7 +309,7 @@ impl Fill {
         };
         // What it says it is; whether the body agrees is seen when it is there.
         let part = self.ranged
-            && part::told(answer.status, &own, &said)
+            && partial::told(answer.status, &own, &said)
                 .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
         let mut head = ResponseHead {
             status: answer.status,

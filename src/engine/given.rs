@@ -11,7 +11,7 @@ use http::StatusCode;
 use crate::engine::Engine;
 use crate::key::CacheKey;
 use crate::policy::Policy;
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::status;
 use crate::store::generations::{PurgeKind, PurgeScope};
 use crate::store::{Health, Lookup};

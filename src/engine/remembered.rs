@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
-use crate::account::ledger::UsageRow;
 use crate::policy::QueryRule;
-use crate::store::state::{Lasting, Rows};
+use crate::store::state_db::{Lasting, Rows};
+use crate::telemetry::cost::UsageRow;
 
 /// How many ends are remembered one by one.
 const ENDS: usize = 16_384;

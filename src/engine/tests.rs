@@ -13,24 +13,24 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::account::Telemetry;
 use crate::clock::Clock;
-use crate::engine::reply::{ClientResponse, EngineResult, ResponseBody};
-use crate::engine::switch::ModeSwitch;
+use crate::engine::mode::ModeSwitch;
+use crate::engine::response::{ClientResponse, EngineResult, ResponseBody};
 use crate::engine::{Engine, EngineDeps, EngineLimits};
 use crate::key::KeyBuilder;
-use crate::policy::conduct::ResponseRules;
+use crate::policy::upstream::ResponseRules;
 use crate::policy::{Mode, Policy, RetryPolicy, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::Route;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::tiers::{self, TieredStore};
+use crate::store::tiered::{self, TieredStore};
 use crate::stored::StoredResponse;
+use crate::telemetry::Telemetry;
 use crate::upstream::classify;
-use crate::upstream::failure::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
@@ -158,13 +158,13 @@ impl Bench {
             gate: Semaphore::new(0),
             clock: clock.clone(),
         });
-        let settings = tiers::Settings {
+        let settings = tiered::Settings {
             path: PathBuf::new(),
             memory: 64 << 20,
             disk: 0,
             max_object: bounds.max_object,
             sweep_every: Duration::from_secs(60),
-            secret: crate::store::state::Secret::from_bytes([7; 32]),
+            secret: crate::store::state_db::Secret::from_bytes([7; 32]),
         };
         let store = TieredStore::open(settings, clock.clone(), &account);
         let engine = Engine::new(EngineDeps {
@@ -386,7 +386,7 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
 
 fn key(bench: &Bench) -> crate::key::CacheKey {
     let mut asked = asked();
-    crate::semantics::encoding::reduce(&mut asked.headers);
+    crate::semantics::accept_encoding::reduce(&mut asked.headers);
     bench.engine.keyring.key(&asked, &bench.route.policy)
 }
 

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use serde_json::Value;
 
-use crate::fake::answer::MockResponse;
-use crate::fake::behaviour::RateLimited;
+use crate::fake::faults::RateLimited;
+use crate::fake::response::MockResponse;
 
 /// An API: its data, its limits and its way of saying no. A reset goes back to a clone of it.
 pub trait Api: Clone + Send + Sync + 'static {

@@ -4,14 +4,14 @@
 //! Owns: the order of a call: script, address, key, minute, data, quota, bill.
 //! Never touches: sockets, the clock.
 
-pub mod bill;
+pub mod billing;
 mod calendar;
 mod coins;
 mod endpoint;
+mod error_code;
+mod global_metrics;
 mod query;
 mod quotes;
-mod refusal;
-mod totals;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,16 +22,16 @@ use http::{HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
-use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
-use crate::fake::behaviour::{Faults, RateLimited};
-use crate::fake::coinmarketcap::bill::{Billing, Ledger};
+use crate::fake::coinmarketcap::billing::{Billing, Ledger};
 use crate::fake::coinmarketcap::endpoint::Endpoint;
+use crate::fake::coinmarketcap::error_code::ErrorCode;
 use crate::fake::coinmarketcap::query::Query;
-use crate::fake::coinmarketcap::refusal::ErrorCode;
+use crate::fake::faults::{Faults, RateLimited};
 use crate::fake::rate::{Rate, Windows};
-use crate::fake::running;
+use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
+use crate::fake::server;
 
 /// How a fake starts, and what a reset returns to.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ pub struct CoinMarketCap {
 type Refused = std::collections::BTreeMap<u32, u64>;
 
 /// A running fake CoinMarketCap.
-pub type Fake = running::FakeServer<CoinMarketCap>;
+pub type Fake = server::FakeServer<CoinMarketCap>;
 
 /// Starts a fake on `addr`; port 0 takes a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
@@ -111,7 +111,7 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let api =
         CoinMarketCap { key, plan, errors_as_200, validators, minutes, addresses, ledger, refused };
     let script = script.unwrap_or_else(|| Script::from(behaviour));
-    running::start(addr, api, script, options.clock).await
+    server::start(addr, api, script, options.clock).await
 }
 
 impl Fake {
@@ -187,7 +187,7 @@ impl CoinMarketCap {
             return Err(ErrorCode::Limit(MONTH));
         }
         let content = data.to_string();
-        let mut status = refusal::status_of(call.now, 0, None, credits);
+        let mut status = error_code::status_of(call.now, 0, None, credits);
         if let Some(total) = total {
             status["total_count"] = json!(total);
         }
@@ -229,7 +229,7 @@ impl CoinMarketCap {
             Endpoint::QuotesV1 => quotes::latest(query, quotes::Version::One, call.now),
             Endpoint::QuotesV2 => quotes::latest(query, quotes::Version::Two, call.now),
             Endpoint::Listings => quotes::listings(query, call.now),
-            Endpoint::Global => totals::latest(query, call.now),
+            Endpoint::Global => global_metrics::latest(query, call.now),
             Endpoint::KeyInfo => Ok(self.key_info(call)),
             Endpoint::Unknown => Err(ErrorCode::Status(StatusCode::NOT_FOUND)),
         }
@@ -237,7 +237,7 @@ impl CoinMarketCap {
 
     fn key_info(&self, call: &Call<'_>) -> Reply {
         let minute = self.minutes.used(&(), call.now);
-        let data = bill::key_info(self.plan, minute, self.ledger.spent(call.now), call.now);
+        let data = billing::key_info(self.plan, minute, self.ledger.spent(call.now), call.now);
         // Asking what is left is free.
         Reply { data, credits: 0, total: None }
     }

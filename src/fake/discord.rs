@@ -3,11 +3,11 @@
 //!
 //! Owns: the order of a call: ban, script, limits, data. Never touches: sockets, the clock.
 
-mod answer;
 mod ban;
 mod data;
 mod endpoint;
 pub mod limits;
+mod response;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::fake::answer::MockResponse;
 use crate::fake::api::{Api, Call, Failure};
-pub use crate::fake::behaviour;
-use crate::fake::behaviour::{Faults, RateLimited, Scope};
-pub use crate::fake::counts::CallLog;
-use crate::fake::discord::answer::{Bucket, with_bucket};
+pub use crate::fake::call_log::CallLog;
 use crate::fake::discord::ban::BanTracker;
 use crate::fake::discord::data::Data;
 use crate::fake::discord::endpoint::Endpoint;
 use crate::fake::discord::limits::{Exceeded, LimitResult, Limits, RateLimiter};
-use crate::fake::running;
+use crate::fake::discord::response::{Bucket, with_bucket};
+pub use crate::fake::faults;
+use crate::fake::faults::{Faults, RateLimited, Scope};
+use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
+use crate::fake::server;
 
 /// How a fake starts, and what a reset returns to.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ pub struct Discord {
 }
 
 /// A running fake Discord.
-pub type Fake = running::FakeServer<Discord>;
+pub type Fake = server::FakeServer<Discord>;
 
 /// Starts a fake on `addr`; port 0 takes a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
@@ -66,7 +66,7 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let (data, exceeded) = (Data::default(), Exceeded::default());
     let api = Discord { cache_control, data, door, watch, exceeded };
     let script = script.unwrap_or_else(|| Script::from(behaviour));
-    running::start(addr, api, script, clock).await
+    server::start(addr, api, script, clock).await
 }
 
 impl Fake {
@@ -161,7 +161,7 @@ fn scripted(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> Mo
 /// Whether an answer brings a ban nearer: 401, 403 and 429, except where others share the blame.
 fn is_invalid(answer: &MockResponse) -> bool {
     let counted = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-    let shared = answer.headers.get(answer::SCOPE).is_some_and(|scope| scope == "shared");
+    let shared = answer.headers.get(response::SCOPE).is_some_and(|scope| scope == "shared");
     counted.contains(&answer.status) && !shared
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Owns: the phases and their form in JSON. Never touches: the clock; what a fault looks like.
 
-pub(super) mod course;
+pub(super) mod playback;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use crate::fake::behaviour::{Fault, Faults, Percentage, RateLimited, latency};
+use crate::fake::faults::{Fault, Faults, Percentage, RateLimited, latency};
 
 /// Phases that follow one another from the moment the script is set; after the last one all is well.
 /// In JSON: `[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"fault": null}]`.

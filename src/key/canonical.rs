@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 use crate::key::fields::{self, Field};
 use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
 use crate::policy::{KeyPolicy, Policy, QueryRule};
-use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction;
+use crate::semantics::request::{ListenerKind, ProxyRequest};
 use crate::semantics::target::{Scheme, Target, spelled};
 
 /// The version of this form; the first byte of each key.

@@ -5,8 +5,8 @@
 
 use crate::key::{KeyBuilder, Scope, query};
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction::HIDDEN;
+use crate::semantics::request::{ListenerKind, ProxyRequest};
 
 /// Each part of the key and what of it may be shown, in the key's order.
 pub(super) fn parts(

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::key::{KeyBuilder, Purpose, Scope, credential, harmless};
 use crate::policy::{Policy, ScopeRule};
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 
 /// A field: one line of it.
 pub(super) type Field<'a> = (&'a HeaderName, &'a HeaderValue);

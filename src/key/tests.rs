@@ -5,9 +5,9 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_
 
 use crate::key::{CacheKey, KeyBuilder, Scope};
 use crate::policy::{KeyPolicy, Policy, QueryRule, ScopeRule};
-use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::redaction::Redactor;
-use crate::semantics::storing::CacheKind;
+use crate::semantics::request::{ListenerKind, ProxyRequest};
+use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::VaryFields;
 

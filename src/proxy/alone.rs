@@ -14,23 +14,23 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::engine::change::Doubt;
-use crate::engine::head::PassThroughStart;
-use crate::proxy::exchange::RequestContext;
+use crate::engine::head_update::PassThroughStart;
+use crate::proxy::context::RequestContext;
 use crate::proxy::handler::PingoraHandler;
 use crate::proxy::message;
 use crate::proxy::relay::{is_interim, send_what_is_at_hand};
 use crate::proxy::upload::Upload;
-use crate::semantics::asked::{ProxyRequest, RequestFraming};
 use crate::semantics::invalidation;
+use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::semantics::session_auth;
 use crate::upstream::Body;
-use crate::upstream::begun::buffer;
+use crate::upstream::admission::Permit;
+use crate::upstream::body_inspection;
+use crate::upstream::buffered_body::buffer;
+use crate::upstream::client::{AttemptError, body_behind};
 use crate::upstream::connect::{Channel, Owner};
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::fetch::{AttemptError, body_behind};
-use crate::upstream::gate::Permit;
-use crate::upstream::json;
-use crate::upstream::place::UpstreamTarget;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::{Broken, Event, Head};
 
 /// How long an early answer is waited for where the rest of a request will never come. Its origin learns so
@@ -179,7 +179,7 @@ impl Alone {
         message::strip(&mut headers);
         let reads = self.pass.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS
-            && json::coding(&headers).is_some();
+            && body_inspection::coding(&headers).is_some();
         if reads {
             self.pass.on_head_unread(status, &headers);
         } else {
@@ -198,7 +198,7 @@ impl Alone {
         let mut body: Box<dyn Body> = body_behind(headers, self.channel, &self.place);
         let in_flight = &self.handler.network.in_flight;
         if reads {
-            let reading = json::read(headers, body, in_flight);
+            let reading = body_inspection::read(headers, body, in_flight);
             let Ok((said, rest)) = timeout(READ, reading).await else {
                 return;
             };

@@ -10,10 +10,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::front::session::{Length, Session};
-use crate::proxy::exchange::{Broken, RequestContext};
+use crate::frontend::session::{Length, Session};
+use crate::proxy::context::{Broken, RequestContext};
 use crate::proxy::handler::{End, PingoraHandler};
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::spelling::Spelling;
 
 /// How long a browser may go by the answer to a preflight, in seconds.

@@ -8,21 +8,21 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::account::{ResultKind, Telemetry};
 use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::ends::OWN_CREDENTIAL;
-use crate::engine::reply::{ClientResponse, EngineResult};
-use crate::front::Served;
-use crate::front::session::Session;
-use crate::front::stage::DrainState;
+use crate::engine::response::{ClientResponse, EngineResult};
+use crate::frontend::Served;
+use crate::frontend::drain::DrainState;
+use crate::frontend::session::Session;
 use crate::policy::{Policy, ScopeRule};
-use crate::proxy::exchange::{Broken, RequestContext};
-use crate::proxy::{ProxyDeps, browser, cors, failed, sign_in, write};
+use crate::proxy::context::{Broken, RequestContext};
+use crate::proxy::{ProxyDeps, browser, cors, error_response, response_writer, sign_in};
 use crate::route::table::{Route, Table};
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::date;
-use crate::upstream::fetch::HttpClient;
+use crate::semantics::request::ProxyRequest;
+use crate::telemetry::{ResultKind, Telemetry};
+use crate::upstream::client::HttpClient;
 use crate::upstream::interim::Interims;
 
 /// What answers requests.
@@ -129,7 +129,7 @@ impl PingoraHandler {
         ctx: &mut RequestContext,
         reply: ClientResponse,
     ) -> Result<End, Broken> {
-        let mut reply = failed::unless_as_a_proxy(asked, reply);
+        let mut reply = error_response::unless_as_a_proxy(asked, reply);
         ctx.result = reply.result;
         ctx.miss = reply.why;
         ctx.error = reply.error;
@@ -141,7 +141,7 @@ impl PingoraHandler {
         }
         self.finish_head(asked, client, ctx, &mut reply.headers);
         let begun = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
-        write::reply(client, reply, begun).await?;
+        response_writer::reply(client, reply, begun).await?;
         Ok(End::Answered)
     }
 

@@ -6,20 +6,20 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::account::problem::{PROXY_STATUS, received_error};
-use crate::engine::head::{self, PassThroughStart};
-use crate::engine::recorded::PostCapture;
-use crate::front::session::{Length, Session};
-use crate::proxy::exchange::RequestContext;
+use crate::engine::head_update::{self, PassThroughStart};
+use crate::engine::store_post::PostCapture;
+use crate::frontend::session::{Length, Session};
+use crate::proxy::context::RequestContext;
 use crate::proxy::handler::PingoraHandler;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
+use crate::semantics::request::ProxyRequest;
+use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::BodyFraming;
-use crate::upstream::gate::Permit;
-use crate::upstream::json;
-use crate::upstream::place::UpstreamTarget;
+use crate::upstream::admission::Permit;
+use crate::upstream::body_inspection;
+use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::Outgoing;
 
 /// The request as it goes out.
@@ -123,7 +123,7 @@ pub(super) fn copied(piece: &Bytes, ctx: &mut RequestContext) {
 
 /// The `GET` that the answer to this `POST` may be one to as well.
 pub(super) fn as_a_get(asked: &ProxyRequest) -> Option<ProxyRequest> {
-    (asked.method == Method::POST).then(|| head::as_a_get(asked))
+    (asked.method == Method::POST).then(|| head_update::as_a_get(asked))
 }
 
 impl PingoraHandler {
@@ -185,7 +185,7 @@ impl PingoraHandler {
         let route = self.routes.find(&as_a_get(asked)?)?;
         // What a rule should look into and cannot may be an error.
         let judged = ctx.pass.as_ref().is_some_and(Permit::judges_bodies);
-        if judged && ctx.copy.is_none() && json::may_be_json(headers) {
+        if judged && ctx.copy.is_none() && body_inspection::may_be_json(headers) {
             return None;
         }
         self.engine.record(asked, route, ctx.sent.as_ref()?, status, headers)
@@ -206,7 +206,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::converses;
-    use crate::semantics::asked::ProxyRequest;
+    use crate::semantics::request::ProxyRequest;
     use crate::semantics::target::Target;
 
     #[test]

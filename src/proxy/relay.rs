@@ -12,24 +12,24 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::sleep_until;
 
 use crate::clock;
-use crate::front::session::{ClientError, Length, Session};
-use crate::front::siblings::Siblings;
+use crate::frontend::session::{ClientError, Length, Session};
+use crate::frontend::siblings::Siblings;
 use crate::proxy::alone::Watch;
 use crate::proxy::browser;
-use crate::proxy::exchange::{Broken, RequestContext};
+use crate::proxy::context::{Broken, RequestContext};
 use crate::proxy::handler::{End, PingoraHandler};
 use crate::proxy::message;
 use crate::proxy::sign_in;
 use crate::proxy::silence::{Of, Silence};
 use crate::proxy::upload::Upload;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
-use crate::semantics::storing::is_event_stream;
+use crate::semantics::request::ProxyRequest;
+use crate::semantics::storability::is_event_stream;
+use crate::upstream::client::{AttemptError, Repeats};
 use crate::upstream::connect::{Channel, Over, Owner};
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::fetch::{AttemptError, Repeats};
-use crate::upstream::place::UpstreamTarget;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::{Event, Head, Part};
 
 /// How long others wait for what a call that is held up by its own client may find out.

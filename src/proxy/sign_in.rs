@@ -7,16 +7,16 @@
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::account::problem::Problem;
-use crate::front::session::Session;
-use crate::proxy::exchange::{Broken, RequestContext};
+use crate::frontend::session::Session;
+use crate::proxy::context::{Broken, RequestContext};
 use crate::proxy::handler::{End, PingoraHandler};
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
+use crate::telemetry::problem::Problem;
 use crate::upstream::connect::{Channel, Owner};
 use crate::upstream::pinned::Pins;
-use crate::upstream::place::UpstreamTarget;
+use crate::upstream::routing::UpstreamTarget;
 
 /// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
 /// have to be asked as nobody to say the same.

@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::clock;
 use crate::config::BodyLimits;
-use crate::front::siblings::{Holding, Siblings};
+use crate::frontend::siblings::{Holding, Siblings};
 use crate::proxy::drip::Drip;
 
 /// Who is silent.

@@ -8,14 +8,14 @@ use http::HeaderValue;
 use http::header::{CONNECTION, UPGRADE};
 use tokio::io::AsyncWriteExt;
 
-use crate::front::session::{Http1, Length, Session};
-use crate::front::splice::{self, splice};
-use crate::proxy::exchange::{Broken, RequestContext};
+use crate::frontend::session::{Http1, Length, Session};
+use crate::frontend::splice::{self, splice};
+use crate::proxy::context::{Broken, RequestContext};
 use crate::proxy::handler::{End, PingoraHandler};
 use crate::proxy::message;
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::upstream::connect::Channel;
-use crate::upstream::failure::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::session::Head;
 
 impl PingoraHandler {

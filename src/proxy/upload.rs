@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::front::session::{ClientError, News, Session};
+use crate::frontend::session::{ClientError, News, Session};
 use crate::upstream::in_flight::{InFlight, SMALL, Share};
 use crate::upstream::session::Part;
 

@@ -12,7 +12,7 @@ use http::{HeaderName, Method};
 
 pub use crate::route::pattern::host::HostPattern;
 pub use crate::route::pattern::path::PathPattern;
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::{Target, spelled};
 
 /// Which requests a route is for. All parts must match.

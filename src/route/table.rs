@@ -11,7 +11,7 @@ use http::HeaderName;
 use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::{Target, spelled};
 
 /// A route: its name, what it matches, what to do with it.

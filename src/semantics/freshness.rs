@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
-use crate::semantics::said::{CacheMetadata, Expires};
+use crate::semantics::response_metadata::{CacheMetadata, Expires};
 use crate::semantics::status;
-use crate::semantics::storing::CacheKind;
+use crate::semantics::storability::CacheKind;
 
 /// RFC 9111 §4.2.2 suggests a tenth of the time since the last change.
 const HEURISTIC_PART: u32 = 10;

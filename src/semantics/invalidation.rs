@@ -6,8 +6,8 @@
 use http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use http::{HeaderMap, StatusCode};
 
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::method;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 
 /// The targets whose stored answers the exchange makes useless. A method nobody knows may have
@@ -57,8 +57,8 @@ mod tests {
     use http::{Method, StatusCode};
     use proptest::prelude::{any, proptest};
 
-    use crate::semantics::asked::ProxyRequest;
     use crate::semantics::invalidation::targets;
+    use crate::semantics::request::ProxyRequest;
     use crate::semantics::target::Target;
 
     fn asked(method: &str) -> ProxyRequest {

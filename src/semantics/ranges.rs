@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_RANGE, HeaderValue, IF_RANGE, RANGE};
 
 use crate::semantics::date;
-use crate::semantics::said::CacheMetadata;
+use crate::semantics::response_metadata::CacheMetadata;
 
 /// How many separate ranges one answer carries at most. Each costs a head of its own: asked for in
 /// thousands they cost more than the body (RFC 9110 §17.15).
@@ -214,7 +214,7 @@ mod tests {
         ByteRange, MOST_ASKED, RangeSelection, content_range, evaluate, held, is_single,
         unsatisfied_range,
     };
-    use crate::semantics::said::CacheMetadata;
+    use crate::semantics::response_metadata::CacheMetadata;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

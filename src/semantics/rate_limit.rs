@@ -4,15 +4,15 @@
 //! Owns: how these fields are read. Never touches: the clock (`now` is handed in), what is done about
 //! the limits.
 
-mod draft;
-mod separate;
+mod ietf_draft;
+mod x_ratelimit;
 
 use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::semantics::rate_limit::separate::{DRAFT_06, X_RATE_LIMIT, X_RATELIMIT};
+use crate::semantics::rate_limit::x_ratelimit::{DRAFT_06, X_RATE_LIMIT, X_RATELIMIT};
 
 /// What ends later than this, or lasts longer, is not believed: no month is as long.
 const LONGEST: Duration = Duration::from_secs(32 * 86_400);
@@ -84,10 +84,10 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
     let (bucket, whose) = (bucket(headers), whose(headers));
     let numbers = [X_RATELIMIT, X_RATE_LIMIT]
         .iter()
-        .flat_map(|fields| separate::read(headers, fields, now))
+        .flat_map(|fields| x_ratelimit::read(headers, fields, now))
         .map(|quota| RateLimitState { bucket: bucket.clone(), ..quota })
-        .chain(separate::read(headers, &DRAFT_06, now))
-        .chain(draft::read(headers))
+        .chain(x_ratelimit::read(headers, &DRAFT_06, now))
+        .chain(ietf_draft::read(headers))
         .min_by_key(RateLimitState::left);
     let quota = numbers
         .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });

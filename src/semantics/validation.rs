@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::semantics::date;
 use crate::semantics::hop_by_hop;
-use crate::semantics::said::CacheMetadata;
+use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::vary::Vary;
 
 /// The fields that make a request conditional (RFC 9110 §13.1).

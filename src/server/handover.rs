@@ -14,18 +14,18 @@
 //! ```
 //! If the next one fails before it is ready, the one that runs goes on as if nothing had happened.
 
-pub(super) mod echo;
-mod offer;
-mod take;
-mod wire;
+pub(super) mod invalidation_sync;
+mod protocol;
+mod receiver;
+mod sender;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-pub(super) use crate::server::handover::offer::HandoverListener;
-pub use crate::server::handover::take::{Predecessor, TakeOverError, holder, take_over};
+pub use crate::server::handover::receiver::{Predecessor, TakeOverError, holder, take_over};
+pub(super) use crate::server::handover::sender::HandoverListener;
 
 /// Where a larder with this store offers its sockets.
 pub fn path(store: &Path) -> PathBuf {

@@ -6,12 +6,12 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 
-use crate::account::ledger::UsageRow;
 use crate::clock::Clock;
 use crate::store::Store as _;
-use crate::store::state::{Lasting, Rows};
-use crate::store::tiers::TieredStore;
-use crate::upstream::gate::{Keeping, UpstreamRegistry};
+use crate::store::state_db::{Lasting, Rows};
+use crate::store::tiered::TieredStore;
+use crate::telemetry::cost::UsageRow;
+use crate::upstream::admission::{Keeping, UpstreamRegistry};
 
 /// The limits of upstreams, as the store sees them.
 pub(super) struct Counted {

@@ -11,24 +11,24 @@
 
 mod at_rest;
 mod awaiting;
-mod bodies;
-mod check;
+mod body_file;
 mod codec;
+mod consistency;
 mod database;
-mod keeper;
+mod envelope;
+mod free_space;
 mod keys;
 mod layout;
+mod lookup;
 mod queue;
-mod record;
 mod recovery;
-mod room;
-mod seal;
-mod sizes;
 mod sweep;
 #[cfg(test)]
 mod tests;
-mod thread;
+mod usage;
 mod variants;
+mod worker;
+mod writer;
 
 use std::io;
 use std::path::PathBuf;
@@ -43,29 +43,29 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::account::{StoreOp, Telemetry};
 use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 use crate::store::disk::at_rest::AtRest;
-use crate::store::disk::bodies::BodyFileName;
+use crate::store::disk::body_file::BodyFileName;
 use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
-use crate::store::disk::keeper::DiskWriter;
+use crate::store::disk::free_space::Measure;
 use crate::store::disk::keys::{ENTRIES, ExpiresAt};
+use crate::store::disk::lookup::value_hash;
 use crate::store::disk::queue::{Command, NotQueued, PutCommand, Queue};
-use crate::store::disk::record::value_hash;
-use crate::store::disk::room::Measure;
-use crate::store::disk::sizes::DiskUsage;
-use crate::store::disk::thread::{CLOSE_WITHIN, Worker};
+use crate::store::disk::usage::DiskUsage;
+use crate::store::disk::worker::{CLOSE_WITHIN, Worker};
+use crate::store::disk::writer::DiskWriter;
 use crate::store::generations::Epoch;
 use crate::store::presence::Presence;
-use crate::store::state::Secret;
+use crate::store::state_db::Secret;
 use crate::store::{EntryId, EntryInfo, Health, StoreQuery, StoreUsage};
 use crate::stored::StoredResponse;
+use crate::telemetry::{StoreOp, Telemetry};
 
 pub(super) use crate::store::disk::layout::remove_old;
-pub use crate::store::disk::record::DiskEntry;
+pub use crate::store::disk::lookup::DiskEntry;
 
 /// Why nothing is written though the database is open.
 const FULL: &str = "the volume of the store is nearly full: what comes is kept in memory alone until there is room";
@@ -85,7 +85,7 @@ struct Hooks {
 }
 
 const MEANS: Hooks = Hooks {
-    measure: room::measure,
+    measure: free_space::measure,
     open_within: Duration::from_secs(30),
     retry_every: Duration::from_secs(60),
 };
@@ -218,7 +218,7 @@ impl Disk {
     /// order of what is asked for has got to.
     pub fn find(&self, wanted: StoreQuery<'_>, so_far: u64) -> DiskLookup {
         let Some(database) = self.shared.open.load_full() else { return DiskLookup::Nothing };
-        match caught(|| record::find(&database, wanted, so_far)) {
+        match caught(|| lookup::find(&database, wanted, so_far)) {
             Ok((found, damaged)) => {
                 for (place, hash) in damaged {
                     self.shared.remove_damaged(place, hash);

@@ -9,14 +9,14 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::conduct::{
+use crate::policy::upstream::{
     CooldownUntil, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules,
 };
-use crate::semantics::calendar;
 use crate::semantics::rate_limit::{self, LimitScope, RateLimitState};
 use crate::semantics::retry_after;
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::verdict::{CallOutcome, RetryAfter};
+use crate::semantics::utc_calendar;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
 /// A limit that ends later than this is no limit per minute.
 const SOON: Duration = Duration::from_secs(3600);
@@ -159,8 +159,8 @@ fn limit(quota: Option<&RateLimitState>, told: Option<RetryHint>) -> RateLimitKi
 fn time(hold: CooldownUntil, now: SystemTime) -> Duration {
     match hold {
         CooldownUntil::For(time) => time,
-        CooldownUntil::UntilMidnight => calendar::until_midnight(now),
-        CooldownUntil::UntilNextMonth => calendar::until_next_month(now),
+        CooldownUntil::UntilMidnight => utc_calendar::until_midnight(now),
+        CooldownUntil::UntilNextMonth => utc_calendar::until_next_month(now),
     }
 }
 

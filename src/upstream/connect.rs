@@ -13,8 +13,8 @@ use pingora_error::{Error, ErrorType};
 use tokio::time::timeout;
 
 use crate::upstream::descriptors;
-use crate::upstream::dial::EXHAUSTED;
-use crate::upstream::failure::UpstreamError;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::happy_eyeballs::EXHAUSTED;
 use crate::upstream::idle::Idle;
 use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
@@ -23,7 +23,7 @@ use crate::upstream::session::http1::{Http1, Raw};
 use crate::upstream::session::http2::Http2;
 use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
 use crate::upstream::shared::Shared;
-use crate::upstream::tls::TlsError;
+use crate::upstream::tls_error::TlsError;
 
 /// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
 /// shares them.

@@ -13,13 +13,13 @@ use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::semantics::asked::ListenerKind;
+use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Scheme;
-use crate::upstream::dial::{Dialer, PreferredAddrs};
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::place::UpstreamTarget;
-use crate::upstream::profile::TlsConfigs;
-use crate::upstream::tls::TlsError;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::happy_eyeballs::{Dialer, PreferredAddrs};
+use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::tls_config::TlsConfigs;
+use crate::upstream::tls_error::TlsError;
 
 /// How long an idle connection to an origin is kept.
 pub(super) const IDLE: Duration = Duration::from_secs(60);

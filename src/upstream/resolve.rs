@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::ResolveRule;
-use crate::semantics::asked::ListenerKind;
-use crate::upstream::destination::{Denied, EgressPolicy};
-use crate::upstream::dial::PreferredAddrs;
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::lookup::DnsCache;
+use crate::semantics::request::ListenerKind;
+use crate::upstream::dns_cache::DnsCache;
+use crate::upstream::egress_policy::{Denied, EgressPolicy};
+use crate::upstream::error::UpstreamError;
+use crate::upstream::happy_eyeballs::PreferredAddrs;
 
 /// Resolves names and lets only allowed addresses through.
 pub struct Resolver {

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::semantics::asked::RequestFraming;
+use crate::semantics::request::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::Http1;
 use crate::upstream::session::http2::Http2;
-use crate::upstream::tls::TlsError;
+use crate::upstream::tls_error::TlsError;
 
 /// The bytes of an answer's head, names and values.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;

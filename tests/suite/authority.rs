@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use larder::clock::Clock;
-use larder::front::authority::CertificateAuthority;
-use larder::front::authority::mint::LeafIssuer;
+use larder::frontend::ca::CertificateAuthority;
+use larder::frontend::ca::leaf::LeafIssuer;
 use tokio::process::Command;
 use tokio::time::timeout;
 

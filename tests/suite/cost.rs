@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use larder::account::ledger::CostReport;
-use larder::store::state::StateDb;
+use larder::store::state_db::StateDb;
+use larder::telemetry::cost::CostReport;
 use serde_json::Value;
 
 use crate::client::Client;

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::SystemTime;
 
-use larder::account::ledger::CostReport;
-use larder::store::state::{StateDb, Whose};
+use larder::store::state_db::{StateDb, Whose};
+use larder::telemetry::cost::CostReport;
 
 use crate::client::Client;
 use crate::cost::copied;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use larder::config::{self, env::Env};
-use larder::launch::ExecEnv;
-use larder::launch::no_proxy::NoProxy;
+use larder::exec_env::ExecEnv;
+use larder::exec_env::no_proxy::NoProxy;
 use tokio::process::Command;
 use tokio::time::timeout;
 

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use larder::account::Telemetry;
-use larder::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
-use larder::admin::{self, controls};
+use larder::admin::{self, api};
 use larder::config::{Admin, token::Token};
 use larder::policy::Mode;
-use larder::policy::conduct::{CostBudget, OverBudgetAction, Period};
-use larder::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
+use larder::policy::upstream::{CostBudget, OverBudgetAction, Period};
+use larder::telemetry::Telemetry;
+use larder::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
+use larder::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -40,9 +40,9 @@ struct Played {
 }
 
 #[async_trait]
-impl controls::AdminApi for Played {
-    fn ready(&self) -> controls::Readiness {
-        controls::Readiness { ready: true, details: Vec::new() }
+impl api::AdminApi for Played {
+    fn ready(&self) -> api::Readiness {
+        api::Readiness { ready: true, details: Vec::new() }
     }
 
     fn pac(&self, _: Option<&str>) -> String {
@@ -57,12 +57,12 @@ impl controls::AdminApi for Played {
         None
     }
 
-    async fn reload(&self) -> Result<controls::ReloadResult, controls::ReloadError> {
+    async fn reload(&self) -> Result<api::ReloadResult, api::ReloadError> {
         if self.fails {
             let report = "proxy.yaml:2:1: lisen: is not a key\u{1b}[2J\nproxy.yaml: 1 problem";
-            return Err(controls::ReloadError { report: report.to_owned() });
+            return Err(api::ReloadError { report: report.to_owned() });
         }
-        Ok(controls::ReloadResult { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
+        Ok(api::ReloadResult { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
     }
 
     fn mode(&self) -> Mode {
@@ -73,24 +73,21 @@ impl controls::AdminApi for Played {
         *self.mode.lock() = mode;
     }
 
-    async fn purge(
-        &self,
-        purge: &controls::Purge,
-    ) -> Result<controls::PurgeResult, controls::PurgeError> {
+    async fn purge(&self, purge: &api::Purge) -> Result<api::PurgeResult, api::PurgeError> {
         self.asked.lock().push(format!("{purge:?}"));
         if self.fails {
-            return Err(controls::PurgeError { why: "the disk is full".to_owned() });
+            return Err(api::PurgeError { why: "the disk is full".to_owned() });
         }
-        Ok(controls::PurgeResult { count: 3, sent_as: None })
+        Ok(api::PurgeResult { count: 3, sent_as: None })
     }
 
-    async fn entries(&self, asked: &controls::ListQuery) -> controls::Page {
+    async fn entries(&self, asked: &api::ListQuery) -> api::Page {
         self.asked.lock().push(format!("{asked:?}"));
         let from = asked.after.as_deref().map_or(0, |after| after.parse().expect("a cursor"));
         let to = self.stored.min(from + asked.limit);
         let next = (to < self.stored).then(|| to.to_string());
         let entries = (from..to).map(|number| made_up(number, asked.details)).collect();
-        controls::Page { entries, next, sent_as: None }
+        api::Page { entries, next, sent_as: None }
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
@@ -180,11 +177,11 @@ fn held(
     CooldownStatus { reach, cause, firm, left, probing: false, count }
 }
 
-fn made_up(number: usize, details: bool) -> controls::Entry {
+fn made_up(number: usize, details: bool) -> api::Entry {
     let mut headers = http::HeaderMap::new();
     headers.append("link", "</a>".parse().unwrap());
     headers.append("link", "</b>\t\u{9b}x".parse().unwrap());
-    controls::Entry {
+    api::Entry {
         url: format!("{API}/{number}"),
         key: 0xab,
         scope: if number == 0 { "shared" } else { "credential" },
@@ -211,7 +208,7 @@ async fn admin(
     let rules = Admin { listen: addr, token, ..Admin::default() };
     let (stop, stopped) = watch::channel(false);
     let larder = Arc::new(larder);
-    let controls = Arc::clone(&larder) as Arc<dyn controls::AdminApi>;
+    let controls = Arc::clone(&larder) as Arc<dyn api::AdminApi>;
     tokio::spawn(admin::serve(listener, &rules, controls, Telemetry::new(&[], &[]), stopped));
     (addr, larder, stop)
 }

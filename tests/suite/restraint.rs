@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use larder::account::ledger::CostReport;
-use larder::policy::conduct::OverBudgetAction;
+use larder::policy::upstream::OverBudgetAction;
+use larder::telemetry::cost::CostReport;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 

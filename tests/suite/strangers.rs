@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
-use larder::config::{self, env::Env, shown};
+use larder::config::{self, env::Env, redacted};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -162,7 +162,7 @@ async fn a_command_is_not_sent_to_a_proxy_of_another_user() {
         )
     };
     let config = config::parse("proxy.yaml", &yaml("127.0.0.1:9901"), &Env::default()).unwrap();
-    let shown = shown::to_json(&config).to_string();
+    let shown = redacted::to_json(&config).to_string();
     let admin = Origin::always(Answer::new(200, &[], &shown)).await;
     let home = Home::with(&yaml(&admin.addr.to_string()));
     let (proxy, said) = told(&home).await;

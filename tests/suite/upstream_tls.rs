@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use larder::admin::controls::ReloadError;
+use larder::admin::api::ReloadError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -501,10 +501,10 @@ async fn what_larder_shows_of_itself_has_no_key_in_it() {
             "test.yaml",
             &text,
             &larder::config::env::Env::default(),
-            &larder::config::files::Disk,
+            &larder::config::file_source::Disk,
         )
         .unwrap();
-        let shown = larder::config::shown::to_json(&config).to_string();
+        let shown = larder::config::redacted::to_json(&config).to_string();
         assert!(shown.contains("\"client_cert\":true"), "{shown}");
         for page in [shown, format!("{config:?}")] {
             assert!(!page.contains(line), "{page}");

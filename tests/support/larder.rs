@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use larder::admin::controls::{ReloadError, ReloadResult};
+use larder::admin::api::{ReloadError, ReloadResult};
 use larder::clock::Clock;
-use larder::config::{self, Config, diagnostics::Report, env::Env, files::Disk};
+use larder::config::{self, Config, diagnostics::Report, env::Env, file_source::Disk};
 use larder::server::reload::ConfigSource;
 use larder::server::{Server, ServerDeps};
 use parking_lot::Mutex;

@@ -11,13 +11,13 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::account::problem::Problem;
-use crate::admin::controls::{ReloadError, ReloadResult};
-use crate::admin::{AppState, answer, v1};
+use crate::admin::api::{ReloadError, ReloadResult};
+use crate::admin::{AppState, response, v1};
+use crate::telemetry::problem::Problem;
 
 /// `GET /v1/config`
 pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
-    answer::json(StatusCode::OK, &desk.controls.config())
+    response::json(StatusCode::OK, &desk.controls.config())
 }
 
 /// A reload has nothing to say yet.
@@ -27,7 +27,7 @@ struct ReloadRequest {}
 
 /// `POST /v1/config/reload`
 pub(in crate::admin) async fn reload(State(desk): State<AppState>, body: Bytes) -> Response {
-    reloaded(&desk, body).await.unwrap_or_else(answer::refuse)
+    reloaded(&desk, body).await.unwrap_or_else(response::refuse)
 }
 
 async fn reloaded(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
@@ -36,9 +36,9 @@ async fn reloaded(desk: &AppState, body: Bytes) -> Result<Response, &'static Pro
     let outcome = v1::finish(async move { controls.reload().await }).await?;
     Ok(match outcome {
         Ok(ReloadResult { routes, notes }) => {
-            answer::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
+            response::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
         }
-        Err(ReloadError { report }) => answer::refuse_with(&NOT_RELOADED, "report", &report),
+        Err(ReloadError { report }) => response::refuse_with(&NOT_RELOADED, "report", &report),
     })
 }
 

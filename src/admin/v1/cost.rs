@@ -7,15 +7,15 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::account::ledger::{BudgetStatus, CostReport, PeriodUsage};
 use crate::admin::v1::entries::timestamp;
-use crate::admin::{AppState, answer};
-use crate::policy::conduct::CostBudget;
+use crate::admin::{AppState, response};
+use crate::policy::upstream::CostBudget;
+use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
 
 /// `GET /v1/cost`
 pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
     let upstreams: Vec<_> = desk.controls.cost().iter().map(shown).collect();
-    answer::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
+    response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
 fn shown(spending: &CostReport) -> Value {

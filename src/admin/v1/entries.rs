@@ -11,10 +11,10 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::account::problem::Problem;
-use crate::admin::controls::{Entry, ListQuery};
-use crate::admin::{AppState, answer, v1};
+use crate::admin::api::{Entry, ListQuery};
+use crate::admin::{AppState, response, v1};
 use crate::semantics::target::Target;
+use crate::telemetry::problem::Problem;
 
 /// What is misspelt is refused: `?ulr=…` must not list everything.
 #[derive(Debug, Deserialize)]
@@ -38,16 +38,16 @@ pub(in crate::admin) async fn list(
     State(desk): State<AppState>,
     asked: Result<Query<ListParams>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(asked)) = asked else { return answer::refuse(&WANTED) };
+    let Ok(Query(asked)) = asked else { return response::refuse(&WANTED) };
     if asked.limit == 0 || asked.limit > MOST {
-        return answer::refuse(&WANTED);
+        return response::refuse(&WANTED);
     }
     let Ok(url) = asked.url.as_deref().map(Target::absolute).transpose() else {
-        return answer::refuse(&WANTED);
+        return response::refuse(&WANTED);
     };
     let key = asked.key.as_deref().map(v1::key);
     if key == Some(None) || (key.is_some() && url.is_some()) {
-        return answer::refuse(&WANTED);
+        return response::refuse(&WANTED);
     }
     let ListParams { cursor: after, limit, details, .. } = asked;
     let listing = ListQuery { after, limit, url, key: key.flatten(), details };
@@ -57,7 +57,7 @@ pub(in crate::admin) async fn list(
     if let Some(sent_as) = page.sent_as {
         told["sent_as"] = sent_as.into();
     }
-    answer::json(StatusCode::OK, &told)
+    response::json(StatusCode::OK, &told)
 }
 
 fn shown(entry: &Entry) -> Value {

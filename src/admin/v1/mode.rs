@@ -9,9 +9,9 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::account::problem::Problem;
-use crate::admin::{AppState, answer, v1};
+use crate::admin::{AppState, response, v1};
 use crate::policy::Mode;
+use crate::telemetry::problem::Problem;
 
 /// `GET /v1/mode`
 pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
@@ -28,15 +28,15 @@ struct ModeRequest {
 pub(in crate::admin) async fn turn(State(desk): State<AppState>, body: Bytes) -> Response {
     let asked: ModeRequest = match v1::parse(&body, &WANTED) {
         Ok(asked) => asked,
-        Err(problem) => return answer::refuse(problem),
+        Err(problem) => return response::refuse(problem),
     };
-    let Some(mode) = Mode::parse(&asked.mode) else { return answer::refuse(&WANTED) };
+    let Some(mode) = Mode::parse(&asked.mode) else { return response::refuse(&WANTED) };
     desk.controls.set_mode(mode);
     shown(mode)
 }
 
 fn shown(mode: Mode) -> Response {
-    answer::json(StatusCode::OK, &json!({ "mode": mode.token() }))
+    response::json(StatusCode::OK, &json!({ "mode": mode.token() }))
 }
 
 const WANTED: Problem = Problem::new(

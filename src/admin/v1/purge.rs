@@ -12,10 +12,10 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::account::problem::Problem;
-use crate::admin::controls::{Purge, PurgeError, PurgeResult, PurgeTarget};
-use crate::admin::{AppState, answer, v1};
+use crate::admin::api::{Purge, PurgeError, PurgeResult, PurgeTarget};
+use crate::admin::{AppState, response, v1};
 use crate::semantics::target::Target;
+use crate::telemetry::problem::Problem;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +32,7 @@ struct PurgeRequest {
 
 /// `POST /v1/purge`
 pub(in crate::admin) async fn purge(State(desk): State<AppState>, body: Bytes) -> Response {
-    purged(&desk, body).await.unwrap_or_else(answer::refuse)
+    purged(&desk, body).await.unwrap_or_else(response::refuse)
 }
 
 async fn purged(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
@@ -52,9 +52,9 @@ async fn purged(desk: &AppState, body: Bytes) -> Result<Response, &'static Probl
             if let Some(sent_as) = sent_as {
                 told["sent_as"] = sent_as.into();
             }
-            answer::json(StatusCode::OK, &told)
+            response::json(StatusCode::OK, &told)
         }
-        Err(PurgeError { why }) => answer::refuse_with(&NOT_DURABLE, "why", &why),
+        Err(PurgeError { why }) => response::refuse_with(&NOT_DURABLE, "why", &why),
     })
 }
 

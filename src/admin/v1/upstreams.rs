@@ -9,13 +9,13 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::{AppState, answer};
-use crate::upstream::report::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::admin::{AppState, response};
+use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 /// `GET /v1/upstreams`
 pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
     let upstreams: Vec<_> = desk.controls.upstreams().iter().map(shown).collect();
-    answer::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
+    response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
 fn shown(report: &UpstreamStatus) -> Value {

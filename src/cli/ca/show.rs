@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::config::CaFiles;
-use crate::front::authority::CertificateAuthority;
+use crate::frontend::ca::CertificateAuthority;
 
 /// For people.
 pub(super) fn print(authority: &CertificateAuthority, out: &mut dyn Write) -> io::Result<()> {

@@ -9,17 +9,17 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::config::words;
-use crate::front::mount::Mounts;
+use crate::config::describe;
+use crate::frontend::mount::Mounts;
 use crate::policy::Policy;
 use crate::route::pattern::Pattern;
-use crate::semantics::asked::{ListenerKind, ProxyRequest};
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::redaction;
+use crate::semantics::request::{ListenerKind, ProxyRequest};
 use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
-use crate::upstream::place::UpstreamTable;
+use crate::upstream::routing::UpstreamTable;
 
 /// Why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -157,11 +157,11 @@ fn as_the_origin_sees_it(config: &Config, asked: &ProxyRequest) -> ProxyRequest 
 
 /// What the route says of such a request: of one that is passed through, only how it is called.
 fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
-    let retry = ("retry", words::retry_of(&policy.retry, method));
+    let retry = ("retry", describe::retry_of(&policy.retry, method));
     if !stored {
-        return vec![retry, ("hold", words::hold(policy.hold))];
+        return vec![retry, ("hold", describe::hold(policy.hold))];
     }
-    let lines = words::policy(policy).into_iter();
+    let lines = describe::policy(policy).into_iter();
     lines.map(|line| if line.0 == retry.0 { retry.clone() } else { line }).collect()
 }
 
@@ -169,9 +169,9 @@ fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
 fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, OutputRows)> {
     let place = UpstreamTable::new(config.upstreams.clone()).place(target);
     let upstream = place.upstream?;
-    let mut says = words::conduct(&upstream);
+    let mut says = describe::conduct(&upstream);
     if !routed {
-        says.push(("hold", words::hold(config.hold)));
+        says.push(("hold", describe::hold(config.hold)));
     }
     Some((upstream.name.to_string(), says))
 }
@@ -236,9 +236,9 @@ impl Explanation {
             "sent_as": self.sent_as,
             "route": self.route.as_ref().map(|(name, _)| name),
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
-            "policy": words::told(&self.policy),
+            "policy": describe::told(&self.policy),
             "upstream": self.upstream.as_ref().map(|(name, _)| name),
-            "conduct": self.upstream.as_ref().map(|(_, says)| words::told(says)),
+            "conduct": self.upstream.as_ref().map(|(_, says)| describe::told(says)),
             "key": pairs(&self.key),
             "credentials": self.credentials,
             "notes": self.notes,

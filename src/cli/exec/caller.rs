@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::process::{geteuid, getuid};
 
 use crate::config::{Access, Users};
-use crate::front::owner;
+use crate::frontend::owner;
 
 /// How a client shows that it is the caller's.
 #[derive(Clone, PartialEq, Eq)]

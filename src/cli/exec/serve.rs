@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::exec::caller::Proof;
-use crate::cli::exec::private::DRAIN;
-use crate::cli::exec::{guarded, private};
+use crate::cli::exec::embedded::DRAIN;
+use crate::cli::exec::{embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::{Server, ServerDeps, handover};
@@ -35,7 +35,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         Ok(config) => config,
         Err(report) => return said(world, &report.to_string(), ExitStatus::Invalid),
     };
-    private::log(&config, args.verbose);
+    embedded::log(&config, args.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return said(world, &error.to_string(), ExitStatus::Failed),
@@ -48,7 +48,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         Ok(proof) => proof,
         Err(error) => return said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
     };
-    let config = guarded::adapted(config, &args.config, offers, &proof, &mut quiet);
+    let config = supervisor::adapted(config, &args.config, offers, &proof, &mut quiet);
     let exit = match runtime.block_on(serve(args, config)) {
         Ok(()) => ExitStatus::Ok,
         Err(error) => said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
@@ -61,7 +61,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
 async fn serve(args: &Args, config: Config) -> Result<(), String> {
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
     let (sockets, before) = taken.ok_or("nobody offers a socket there")?;
-    private::heal(&config);
+    embedded::heal(&config);
     let parts = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
     let mut server = Server::start(config, parts).map_err(|error| error.to_string())?;
     server.take_over_from(before).await.map_err(|error| error.to_string())?;

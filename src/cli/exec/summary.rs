@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
-use crate::cli::remote::harmless;
+use crate::cli::admin_client::harmless;
 
 /// What a page of metrics says about requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::cli::fake::QuickStart;
-use crate::cli::fake::conduct::{FaultFlags, SCRIPTS};
+use crate::cli::fake::faults::{FaultFlags, SCRIPTS};
 use crate::clock::Clock;
 use crate::fake::coinmarketcap::{Fake, Options, Plan, start};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::cli::fake::QuickStart;
-use crate::cli::fake::conduct::{FaultFlags, SCRIPTS};
+use crate::cli::fake::faults::{FaultFlags, SCRIPTS};
 use crate::clock::Clock;
 use crate::fake::discord::limits::{Ban, Limits, Shared};
 use crate::fake::discord::{Fake, Options, start};

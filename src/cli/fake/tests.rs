@@ -7,10 +7,10 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::env::Env;
-use crate::fake::behaviour::{Fault, Faults, Percentage, RateLimited};
 use crate::fake::coinmarketcap::{Options as CmcOptions, Plan};
 use crate::fake::discord::Options;
 use crate::fake::discord::limits::{Ban, Limits, Shared};
+use crate::fake::faults::{Fault, Faults, Percentage, RateLimited};
 use crate::fake::rate::Rate;
 use crate::fake::script::{Phase, Script};
 

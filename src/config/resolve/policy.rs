@@ -14,7 +14,7 @@ use crate::config::duration;
 use crate::config::file::Value;
 use crate::config::number::share_up_to_half;
 use crate::config::reader::{Reader, Section, Spanned, word};
-use crate::config::resolve::{fields, retry, status};
+use crate::config::resolve::{header_names, retry, status};
 use crate::policy::{
     CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule,
     SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
@@ -260,7 +260,7 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<S
 /// The field in which the app names its user. It is not sent upstream, so it can be none that the
 /// origin needs.
 fn naming_field(text: &str) -> Result<HeaderName, ValueError> {
-    let name = fields::name(text)?;
+    let name = header_names::name(text)?;
     if name == http::header::AUTHORIZATION || name == http::header::COOKIE {
         let what = "would not reach the origin: the field of a scope is taken out";
         let fix = "use a field of the app's own, such as `X-Larder-User`, or `scope: credential`";
@@ -276,8 +276,9 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
         query.finish(reader);
         rule
     });
-    let headers = section.scalars(reader, "headers", fields::name).unwrap_or_default();
-    let ignored = section.scalars(reader, "ignore_headers", fields::ignored).unwrap_or_default();
+    let headers = section.scalars(reader, "headers", header_names::name).unwrap_or_default();
+    let ignored =
+        section.scalars(reader, "ignore_headers", header_names::ignored).unwrap_or_default();
     for name in
         ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value))
     {
@@ -291,8 +292,8 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
 
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
     let names = |list: Vec<Spanned<String>>| list.into_iter().map(|at| at.value).collect();
-    let include = query.scalars(reader, "include", fields::param);
-    let exclude = query.scalars(reader, "exclude", fields::param);
+    let include = query.scalars(reader, "include", header_names::param);
+    let exclude = query.scalars(reader, "exclude", header_names::param);
     match (include, exclude) {
         (None, None) => QueryRule::All,
         (Some(list), None) => QueryRule::Include(names(list)),
@@ -331,7 +332,7 @@ fn targeted(
     ttl: Option<&Spanned<Ttl>>,
     reader: &mut Reader<'_>,
 ) -> Vec<HeaderName> {
-    let names = route.scalars(reader, "targeted", fields::targeted).unwrap_or_default();
+    let names = route.scalars(reader, "targeted", header_names::targeted).unwrap_or_default();
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
         let what = "says nothing: this `ttl` sets aside whatever the origin says of caching";
         let fix = "remove `targeted`, or write `ttl: origin` to let the origin's word count";

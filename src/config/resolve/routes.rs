@@ -15,7 +15,7 @@ use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::policy::{self, Defaults};
-use crate::config::resolve::{fields, upstreams};
+use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
 use crate::route::table::{Route, Table};
@@ -118,8 +118,8 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
         reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");
     }
     let path = section.scalar_or(reader, "path", path, PathPattern::any());
-    let headers = conditions(&mut section, "headers", reader, fields::name);
-    let query = conditions(&mut section, "query", reader, fields::param);
+    let headers = conditions(&mut section, "headers", reader, header_names::name);
+    let query = conditions(&mut section, "query", reader, header_names::param);
     section.finish(reader);
     let methods =
         methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());

@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::constraint::{NameConstraint, around_all};
 use crate::config::diagnostics::WarningKind;
 use crate::config::file::{Node, Value};
+use crate::config::name_constraint::{NameConstraint, around_all};
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::{Ca, CaFiles, Interception};

@@ -6,8 +6,8 @@
 mod cost;
 mod credential;
 mod mount;
-mod pace;
-mod rules;
+mod rate_limit;
+mod response_rules;
 mod tls;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
 use crate::config::resolve::reach;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
-use crate::policy::conduct::UpstreamPolicy;
+use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::Scheme;
 
 /// `upstreams`, in the order of the file.
@@ -60,10 +60,10 @@ pub(super) fn read(
 /// In the order of the reference file.
 fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
     UpstreamPolicy {
-        rules: rules::read(one, reader),
-        pace: pace::pace(one, reader),
-        invalid_requests: pace::guard(one, reader),
-        breaker: pace::breaker(one, reader),
+        rules: response_rules::read(one, reader),
+        pace: rate_limit::pace(one, reader),
+        invalid_requests: rate_limit::guard(one, reader),
+        breaker: rate_limit::breaker(one, reader),
         cost: cost::read(one, reader),
     }
 }

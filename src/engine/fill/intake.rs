@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::engine::fill::Fill;
-use crate::upstream::failure::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::{BodyFraming, UpstreamResponse};
 
 /// How far a body has come in.

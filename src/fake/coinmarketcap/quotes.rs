@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::fake::coinmarketcap::Reply;
 use crate::fake::coinmarketcap::calendar::stamp;
 use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
+use crate::fake::coinmarketcap::error_code::ErrorCode;
 use crate::fake::coinmarketcap::query::Query;
-use crate::fake::coinmarketcap::refusal::ErrorCode;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

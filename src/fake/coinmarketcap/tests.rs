@@ -1,8 +1,8 @@
 //! The fake as a client on a socket sees it.
 
 use super::*;
-use crate::fake::behaviour::Fault;
 use crate::fake::client::{SeenResponse, ask};
+use crate::fake::faults::Fault;
 
 const QUOTES: &str = "/v2/cryptocurrency/quotes/latest";
 

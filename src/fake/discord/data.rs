@@ -3,7 +3,7 @@
 //! Owns: that the same id always has the same data until a request changes it.
 //! Never touches: HTTP, except for the statuses of Discord's answers.
 
-mod made_up;
+mod generate;
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ impl Data {
             Endpoint::TakeRole(guild, user, role) => {
                 self.change_member(guild, user, |member| take(member, role), false)
             }
-            Endpoint::Me => (StatusCode::OK, Some(made_up::user(&made_up::id(caller)))),
-            Endpoint::MyGuilds => (StatusCode::OK, Some(made_up::guilds(caller))),
+            Endpoint::Me => (StatusCode::OK, Some(generate::user(&generate::id(caller)))),
+            Endpoint::MyGuilds => (StatusCode::OK, Some(generate::guilds(caller))),
             Endpoint::Unknown => unknown("404: Not Found", 0),
         }
     }
@@ -55,20 +55,20 @@ impl Data {
             return unknown("Unknown Guild", 10004);
         }
         let changed = self.roles.get(guild).cloned();
-        let roles = changed.unwrap_or_else(|| made_up::roles(guild));
+        let roles = changed.unwrap_or_else(|| generate::roles(guild));
         (StatusCode::OK, Some(Value::Array(roles)))
     }
 
     fn roles_mut(&mut self, guild: &str) -> &mut Vec<Value> {
-        self.roles.entry(guild.to_owned()).or_insert_with(|| made_up::roles(guild))
+        self.roles.entry(guild.to_owned()).or_insert_with(|| generate::roles(guild))
     }
 
     fn new_role(&mut self, guild: &str, sent: &Value) -> Reply {
         self.created += 1;
         let number = self.created;
         let roles = self.roles_mut(guild);
-        let id = made_up::id(&format!("{guild}/created/{number}"));
-        let mut role = made_up::role(&id, "new role", roles.len());
+        let id = generate::id(&format!("{guild}/created/{number}"));
+        let mut role = generate::role(&id, "new role", roles.len());
         merge(&mut role, sent);
         roles.push(role.clone());
         (StatusCode::OK, Some(role))
@@ -99,13 +99,13 @@ impl Data {
         match self.members.get(&of(guild, user)) {
             Some(None) => unknown("Unknown Member", 10007),
             Some(Some(changed)) => (StatusCode::OK, Some(changed.clone())),
-            None => (StatusCode::OK, Some(made_up::member(guild, user))),
+            None => (StatusCode::OK, Some(generate::member(guild, user))),
         }
     }
 
     fn add_member(&mut self, guild: &str, user: &str) -> Reply {
         if let Some(gone @ None) = self.members.get_mut(&of(guild, user)) {
-            let member = made_up::member(guild, user);
+            let member = generate::member(guild, user);
             *gone = Some(member.clone());
             return (StatusCode::CREATED, Some(member));
         }

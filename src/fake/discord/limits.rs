@@ -9,9 +9,9 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::fake::api::Call;
-use crate::fake::behaviour::Scope;
-use crate::fake::discord::answer::{Bucket, bucket_name};
 pub use crate::fake::discord::ban::Ban;
+use crate::fake::discord::response::{Bucket, bucket_name};
+use crate::fake::faults::Scope;
 use crate::fake::rate::{Acquired, Rate, Windows};
 
 /// The limits that a fake keeps.

@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::fake::behaviour::Fault;
 use crate::fake::client::{ask, get};
+use crate::fake::faults::Fault;
 use crate::fake::rate::Rate;
 use crate::fake::script::Phase;
 

@@ -6,7 +6,7 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use crate::route::pattern::{
     FieldMatch, HostPattern, PathPattern, Pattern, QueryMatch, ValueMatch,
 };
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 
 fn path(text: &str) -> PathPattern {

@@ -8,7 +8,7 @@ use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::table::{Route, Shadowed, Table};
-use crate::semantics::asked::ProxyRequest;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 
 fn policy() -> Arc<Policy> {

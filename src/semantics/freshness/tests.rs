@@ -10,8 +10,8 @@ use crate::semantics::cache_control::MAX_DELTA;
 use crate::semantics::freshness::{
     current_age, explicit_lifetime, heuristic_lifetime, initial_age, may_be_served_stale,
 };
-use crate::semantics::said::CacheMetadata;
-use crate::semantics::storing::CacheKind;
+use crate::semantics::response_metadata::CacheMetadata;
+use crate::semantics::storability::CacheKind;
 
 const NOON: u64 = 1_800_000_000;
 

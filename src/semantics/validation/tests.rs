@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
 use crate::semantics::hop_by_hop::is_hop_by_hop;
-use crate::semantics::said::CacheMetadata;
+use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::validation::{
     CONDITIONALS, PreconditionResult, conditional_fields, evaluate, freshen, has_conditionals,
     is_about, not_modified_head,

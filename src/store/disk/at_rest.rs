@@ -9,7 +9,7 @@ use std::fmt;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use crate::store::state::Secret;
+use crate::store::state_db::Secret;
 
 /// The key.
 pub(super) struct AtRest(LessSafeKey);

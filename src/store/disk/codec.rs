@@ -18,8 +18,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
+use crate::store::disk::envelope::{EntryDecoder, EntryEncoder};
 use crate::store::disk::keys::ExpiresAt;
-use crate::store::disk::seal::{EntryDecoder, EntryEncoder};
 use crate::store::generations::Epoch;
 use crate::stored::StoredResponse;
 

@@ -16,7 +16,7 @@ use std::thread;
 use rustix::io::Errno;
 use sled::{IVec, Mode};
 
-use crate::store::disk::bodies::Bodies;
+use crate::store::disk::body_file::Bodies;
 
 /// What the database keeps in memory: the memory tier is larder's own.
 const MEMORY: u64 = 16 << 20;

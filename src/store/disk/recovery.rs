@@ -14,12 +14,12 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::account::{StoreOp, Telemetry};
 use crate::clock::Clock;
-use crate::store::disk::bodies::Bodies;
+use crate::store::disk::body_file::Bodies;
 use crate::store::disk::database::{Closed, Database, Fault, caught};
 use crate::store::disk::layout::Layout;
-use crate::store::disk::sizes::DiskUsage;
+use crate::store::disk::usage::DiskUsage;
+use crate::telemetry::{StoreOp, Telemetry};
 
 /// The rungs, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

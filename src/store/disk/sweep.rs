@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use crate::store::EntryId;
 use crate::store::disk::codec::Entry;
 use crate::store::disk::database::Fault;
-use crate::store::disk::keeper::DiskWriter;
 use crate::store::disk::keys::{self, DEATHS, ExpiresAt};
-use crate::store::disk::sizes::DiskUsage;
+use crate::store::disk::usage::DiskUsage;
+use crate::store::disk::writer::DiskWriter;
 
 /// How many are swept before something else gets its turn.
 pub(super) const SLICE: usize = 500;

@@ -13,26 +13,26 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tempfile::TempDir;
 
-use crate::account::Telemetry;
 use crate::clock::Clock;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::at_rest::AtRest;
 use crate::store::disk::database::Database;
-use crate::store::disk::keeper::DiskWriter;
 use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
-use crate::store::disk::sizes::DiskUsage;
-use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, Settings, bodies::Bodies};
+use crate::store::disk::usage::DiskUsage;
+use crate::store::disk::writer::DiskWriter;
+use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, Settings, body_file::Bodies};
 use crate::store::generations::Epoch;
 use crate::store::presence::{As, Presence, Present};
-use crate::store::state::Secret;
+use crate::store::state_db::Secret;
 use crate::store::{Health, StoreQuery};
 use crate::stored::StoredResponse;
+use crate::telemetry::Telemetry;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@
 
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::codec::{LARGEST, put_vary, take_vary};
-use crate::store::disk::seal::{EntryDecoder, EntryEncoder};
+use crate::store::disk::envelope::{EntryDecoder, EntryEncoder};
 use crate::store::memory::VARIANTS;
 
 /// The version of the layout: `target | canonical key | count | (variant | Vary names)*`.

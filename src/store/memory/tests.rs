@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
-use crate::semantics::asked::ProxyRequest;
 use crate::semantics::redaction::Redactor;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, PurgeKind, PurgeScope, Validity};

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 
 use crate::decide;
 use crate::policy::StatusMatch;
-use crate::policy::conduct::{
+use crate::policy::upstream::{
     CooldownUntil, ErrorRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules,
 };
 use crate::semantics::date;
 use crate::semantics::json_path::JsonPath;
 use crate::upstream::classify::{answer, failure};
-use crate::upstream::destination::Denied;
-use crate::upstream::failure::UpstreamError;
-use crate::upstream::tls::TlsError;
-use crate::upstream::verdict::{CallOutcome, RetryAfter};
+use crate::upstream::egress_policy::Denied;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::{CallOutcome, RetryAfter};
+use crate::upstream::tls_error::TlsError;
 
 const MINUTE: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Minute);
 const QUOTA: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Quota);

@@ -16,14 +16,14 @@ use http::{Method, StatusCode};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use crate::semantics::asked::RequestFraming;
 use crate::semantics::chunked::{Decoder, Piece, Strictness};
+use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
     framing, head, head_end, is_misframed, persists, read_head,
 };
 use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part, length, say_once};
-use crate::upstream::tls::TlsError;
+use crate::upstream::tls_error::TlsError;
 
 /// What is read at once while a head is awaited, and of a body.
 const READ_HEAD: usize = 8 * 1024;

@@ -15,13 +15,13 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{EXPECT, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
-use crate::semantics::asked::RequestFraming;
+use crate::semantics::request::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
     Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length, say_once,
 };
-use crate::upstream::tls::TlsError;
+use crate::upstream::tls_error::TlsError;
 
 /// A connection that calls share.
 pub struct Connection {

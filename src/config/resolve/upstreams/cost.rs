@@ -8,9 +8,9 @@ use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
 use crate::config::number::{between, decimal, positive_share};
 use crate::config::reader::{Reader, Section, Spanned, nearest, word};
-use crate::config::resolve::fields;
-use crate::config::resolve::upstreams::rules;
-use crate::policy::conduct::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
+use crate::config::resolve::header_names;
+use crate::config::resolve::upstreams::response_rules;
+use crate::policy::upstream::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
 
 /// No API sells more; it keeps sums exact to a thousandth.
 const MOST: f64 = 1e12;
@@ -77,7 +77,7 @@ fn counted(text: &str) -> Result<CreditSource, ValueError> {
     let wanted =
         "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
     if text.starts_with('$') {
-        let path = rules::path(text).map_err(|wrong| ValueError { wanted, ..wrong })?;
+        let path = response_rules::path(text).map_err(|wrong| ValueError { wanted, ..wrong })?;
         return Ok(CreditSource::Body(path));
     }
     match decimal(text.trim()) {
@@ -91,7 +91,7 @@ fn counted(text: &str) -> Result<CreditSource, ValueError> {
 }
 
 fn answer_field(text: &str) -> Result<HeaderName, ValueError> {
-    fields::field(text, "the name of a field of the answer")
+    header_names::field(text, "the name of a field of the answer")
 }
 
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {

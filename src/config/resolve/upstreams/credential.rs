@@ -10,7 +10,7 @@ use crate::config::credential::Credential;
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::upstreams::mount;
-use crate::config::resolve::{fields, secret};
+use crate::config::resolve::{header_names, secret};
 use crate::route::pattern::host::Index;
 
 /// More would not fit into a request's head beside the rest.
@@ -24,7 +24,7 @@ pub(super) fn read(
     let place = one.key_place("credential");
     let mut section = one.section(reader, "credential")?;
     let known = reader.problems.len();
-    let header = section.scalar(reader, "header", fields::carrier);
+    let header = section.scalar(reader, "header", header_names::carrier);
     let prefix = section.scalar(reader, "prefix", prefix);
     let secret = secret(&mut section, reader);
     let allow_origins = mount::pages(&mut section, reader);
@@ -175,8 +175,8 @@ mod tests {
 
     use crate::config::diagnostics::{Report, WarningKind};
     use crate::config::env::Env;
-    use crate::config::files::{Contents, FileSource};
-    use crate::config::{Config, read, shown};
+    use crate::config::file_source::{Contents, FileSource};
+    use crate::config::{Config, read, redacted};
 
     /// The secret in `/etc/larder/key`, and in the variable `KEY`.
     struct Secret {
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_secret_is_neither_printed_nor_shown() {
         let config = with(b"hunter2", false, HOST, FILE).unwrap();
-        let shown = shown::to_json(&config).to_string();
+        let shown = redacted::to_json(&config).to_string();
         assert!(shown.contains("authorization, by larder"), "{shown}");
         assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
     }

@@ -105,7 +105,7 @@ mod tests {
     use crate::config::client_cert::tests as client_cert;
     use crate::config::diagnostics::{Report, WarningKind};
     use crate::config::env::Env;
-    use crate::config::files::{Contents, FileSource};
+    use crate::config::file_source::{Contents, FileSource};
     use crate::config::{Config, read};
 
     /// A pair in `larder.pem` and `larder-key.pem`; `open` says which key everybody may read.

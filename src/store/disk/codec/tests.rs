@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::store::state::Secret;
+use crate::store::state_db::Secret;
 
 fn at_rest() -> AtRest {
     AtRest::new(&Secret::from_bytes([7; 32]))

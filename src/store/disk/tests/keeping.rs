@@ -194,7 +194,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let entry = |key| keys::entry(&keys::place(key, VariantId::SOLE));
     let find = |key| {
         let variant = |_: &VaryFields| VariantId::SOLE;
-        crate::store::disk::record::find(
+        crate::store::disk::lookup::find(
             &keeper.database,
             StoreQuery { key, variant: &variant },
             u64::MAX,

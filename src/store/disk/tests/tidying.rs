@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::store::EntryId;
-use crate::store::disk::check::Check;
+use crate::store::disk::consistency::Check;
 use crate::store::disk::keys::{self, ExpiresAt};
 use crate::store::disk::queue::PutCommand;
-use crate::store::disk::sizes::EntrySize;
+use crate::store::disk::usage::EntrySize;
 
 fn put_until(keeper: &mut DiskWriter, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
     let until = ExpiresAt::of(until.map(at));

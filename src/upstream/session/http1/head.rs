@@ -7,8 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-use crate::semantics::asked::RequestFraming;
 use crate::semantics::field_list;
+use crate::semantics::request::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{

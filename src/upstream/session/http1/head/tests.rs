@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::{any, proptest};
 
 use super::{framing, head, head_end, is_misframed, persists, read_head};
-use crate::semantics::asked::RequestFraming;
+use crate::semantics::request::RequestFraming;
 use crate::semantics::spelling::Spelling;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{Broken, Outgoing};

@@ -1,0 +1,91 @@
+//! The connections that a larder is asked on.
+//!
+//! Owns: that nothing is sent on one before its other end is known to be a trusted user's.
+//! Never touches: which users those are (`holder`), what is sent.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use ureq::Timeout;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use crate::cli::admin_client::holder::{CONNECT, Trusted};
+
+/// Opens connections to larders of these users.
+#[derive(Debug)]
+pub(super) struct Links(pub(super) Trusted);
+
+impl Connector for Links {
+    type Out = Link;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _chained: Option<()>,
+    ) -> Result<Option<Link>, ureq::Error> {
+        let mut failed = io::Error::from(io::ErrorKind::ConnectionRefused);
+        for address in &details.addrs {
+            match TcpStream::connect_timeout(address, CONNECT) {
+                Ok(stream) => {
+                    self.0.check(&stream)?;
+                    stream.set_nodelay(true)?;
+                    let config = details.config;
+                    let buffers =
+                        LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+                    return Ok(Some(Link { stream, buffers }));
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed.into())
+    }
+}
+
+/// A connection whose other end is known.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+}
+
+impl Transport for Link {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let timeout = timeout.for_write();
+        self.stream.set_write_timeout(timeout.not_zero().map(|left| *left))?;
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        self.stream.write_all(output).map_err(|error| named(error, timeout.reason))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let timeout = timeout.for_read();
+        self.stream.set_read_timeout(timeout.not_zero().map(|left| *left))?;
+        let room = self.buffers.input_append_buf();
+        let read = loop {
+            match self.stream.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read.map_err(|error| named(error, timeout.reason))?,
+            }
+        };
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    /// Each request has a connection of its own.
+    fn is_open(&mut self) -> bool {
+        false
+    }
+}
+
+/// What the system calls a time that is over has two names.
+fn named(error: io::Error, reason: Timeout) -> ureq::Error {
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        return ureq::Error::Timeout(reason);
+    }
+    error.into()
+}

@@ -1,0 +1,28 @@
+//! Rows under heads, as people read them.
+//!
+//! Owns: how wide a column is. Never touches: what stands in it.
+
+use std::io::{self, Write};
+
+use crate::cli::admin_client::harmless;
+
+/// Prints `heads` and `rows`, each column as wide as its widest cell. What a cell has of control
+/// characters does not reach the terminal.
+pub(in crate::cli) fn print<const N: usize>(
+    heads: [&str; N],
+    rows: Vec<[String; N]>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let plain = |row: [String; N]| row.map(|cell| harmless(&cell).replace('\n', " "));
+    let all = std::iter::once(heads.map(str::to_owned)).chain(rows);
+    let all: Vec<_> = all.map(plain).collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+    });
+    for row in &all {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! A configuration in words.
+//!
+//! Owns: how policies and settings are told to people; secrets are never among them.
+//! Never touches: where it is printed.
+
+mod upstream;
+
+use std::net::SocketAddr;
+
+use crate::config::duration::show;
+use crate::config::number::show_share;
+use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
+use crate::policy::{
+    ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl,
+};
+use crate::semantics::target::Scheme;
+
+pub(crate) use crate::config::describe::upstream::{conduct, hold, retry, retry_of, told};
+
+/// What a policy says, line by line: a word and what it means here.
+pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("fresh", fresh(policy))];
+    lines.push(("stale", stale(policy)));
+    lines.push(("retry", retry(&policy.retry)));
+    lines.push(("hold", hold(policy.hold)));
+    lines.push(("scope", scope(&policy.scope)));
+    lines.push(("key", key(&policy.key)));
+    lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));
+    if !policy.targeted.is_empty() {
+        let first = format!("{} before Cache-Control", list(&policy.targeted));
+        lines.push(("targeted", first));
+    }
+    match policy.set_cookie {
+        SetCookiePolicy::Refuse => {}
+        SetCookiePolicy::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),
+        SetCookiePolicy::Keep => lines.push(("cookies", "stored with Set-Cookie".to_owned())),
+    }
+    lines
+}
+
+/// Who may use the listener at `address`.
+pub(crate) fn users(config: &Config, address: SocketAddr) -> String {
+    let from = match config.access.clients.as_slice() {
+        [] if address.ip().to_canonical().is_loopback() => "for this host".to_owned(),
+        [] => "for every host".to_owned(),
+        nets => format!("for {}", list(nets)),
+    };
+    let users = config.access.users.as_ref();
+    users.map_or_else(|| from.clone(), |users| format!("{from}, {} users", users.0.len()))
+}
+
+/// Who may do what on the admin listener.
+pub(crate) fn admin(admin: &Admin) -> String {
+    let read = match admin.allow.as_slice() {
+        [] => "health and metrics".to_owned(),
+        nets => format!("health and metrics for this host and {}", list(nets)),
+    };
+    let operate = if admin.token.is_some() { "with the token" } else { "for this host only" };
+    format!("{read}; /v1 {operate}")
+}
+
+/// Which TLS connections are intercepted.
+pub(crate) fn interception(config: &Config) -> String {
+    let spared = &config.tls.passthrough;
+    let mut named: Vec<_> = Vec::new();
+    for host in config.named().filter(|host| !spared.iter().any(|spared| spared.covers(host))) {
+        if !named.contains(&host.to_string()) {
+            named.push(host.to_string());
+        }
+    }
+    match (named.as_slice(), spared.as_slice()) {
+        ([], _) => "nothing: TLS passes unseen".to_owned(),
+        (named, []) => named.join(", "),
+        (named, spared) => format!("{}; never {}", named.join(", "), list(spared)),
+    }
+}
+
+/// What the certificate authority may vouch for.
+pub(crate) fn authority(config: &Config) -> String {
+    let may = match config.tls.ca.constrain.as_slice() {
+        [] => "any host".to_owned(),
+        constrain => format!("{} and what is below", list(constrain)),
+    };
+    match &config.tls.ca.files {
+        Some(files) => format!("{}, for {may}", files.cert.display()),
+        None if config.store.disk == 0 => format!("as long as larder runs, for {may}"),
+        None => format!("{}, for {may}", config.store.path.join("ca/ca.pem").display()),
+    }
+}
+
+/// What `store` holds.
+pub(crate) fn store(store: &Store) -> String {
+    let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
+    let disk = match store.disk {
+        0 => "nothing on disk".to_owned(),
+        bytes => format!("{} on disk in {}", size::show(bytes), store.path.display()),
+    };
+    let (memory, largest) = (show(store.memory), show(store.max_object));
+    format!("{memory} in memory, {disk}, answers up to {largest}")
+}
+
+/// One `resolve` rule.
+pub(crate) fn resolve(rule: &ResolveRule) -> String {
+    let port = rule.port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port} is reached at {}", rule.host, rule.address)
+}
+
+/// Which hosts an upstream stands for.
+pub(crate) fn upstream(upstream: &Upstream) -> String {
+    let hosts = upstream.hosts.iter().map(|host| {
+        let scheme = match host.scheme {
+            Some(Scheme::Https) => "https://",
+            Some(Scheme::Http) => "http://",
+            None => "",
+        };
+        let port = host.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{scheme}{}{port}", host.host)
+    });
+    hosts.collect::<Vec<_>>().join(", ")
+}
+
+fn fresh(policy: &Policy) -> String {
+    let mut said = match policy.ttl {
+        Ttl::Origin => "as the origin says".to_owned(),
+        Ttl::Fallback(ttl) => format!("as the origin says, else for {}", show(ttl)),
+        Ttl::Clamp { min, max } => {
+            format!("as the origin says, but from {} to {}", show(min), show(max))
+        }
+        Ttl::Override(ttl) => format!("for {}, whatever the origin says", show(ttl)),
+        Ttl::Forever => "for ever, whatever the origin says".to_owned(),
+    };
+    for (matched, ttl) in &policy.ttl_by_status {
+        said = format!("{said}; {} for {}", status(*matched), show(*ttl));
+    }
+    if policy.ttl_jitter > 0.0 {
+        said = format!("{said}; each up to {} less", show_share(policy.ttl_jitter));
+    }
+    said
+}
+
+fn stale(policy: &Policy) -> String {
+    let operators = policy.ttl.overrides_origin();
+    let refreshing = policy
+        .stale_while_revalidate
+        .map(|window| format!("{} more while a new one is fetched", show(window)));
+    let on: Vec<_> = policy.stale_if_error.on.iter().map(|on| error(*on)).collect();
+    let window = match policy.stale_if_error.window {
+        Some(window) => show(window),
+        None if operators => "24h".to_owned(),
+        None => "as long as the origin says".to_owned(),
+    };
+    let standing_in = if on.is_empty() {
+        "never in place of an error".to_owned()
+    } else {
+        format!("{window} in place of {}", on.join(", "))
+    };
+    let ends: Vec<_> = policy.stale_if_error.ends_on.iter().map(|on| status(*on)).collect();
+    let standing_in = if on.is_empty() || ends.is_empty() {
+        standing_in
+    } else {
+        format!("{standing_in}, until a {}", ends.join(", "))
+    };
+    refreshing.map_or_else(|| standing_in.clone(), |first| format!("{first}; {standing_in}"))
+}
+
+fn scope(rule: &ScopeRule) -> String {
+    match rule {
+        ScopeRule::Credential => "each credential its own".to_owned(),
+        ScopeRule::Shared => "one answer for all".to_owned(),
+        ScopeRule::Header(name) => format!("each value of {name} its own"),
+    }
+}
+
+fn key(rule: &KeyPolicy) -> String {
+    let said = match &rule.query {
+        QueryRule::All => "the whole query".to_owned(),
+        QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
+        QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
+        QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
+    };
+    let mut said = said;
+    if !rule.headers.is_empty() {
+        said = format!("{said}; the fields {}", list(&rule.headers));
+    }
+    if !rule.ignored.is_empty() {
+        said = format!("{said}; not the fields {}", list(&rule.ignored));
+    }
+    said
+}
+
+fn error(on: ErrorMatch) -> String {
+    match on {
+        ErrorMatch::Status(matched) => status(matched),
+        ErrorMatch::Connect => "connect".to_owned(),
+        ErrorMatch::Timeout => "timeout".to_owned(),
+        ErrorMatch::Breaker => "an open breaker".to_owned(),
+        ErrorMatch::Budget => "a spent budget".to_owned(),
+    }
+}
+
+fn status(matched: StatusMatch) -> String {
+    match matched {
+        StatusMatch::Exact(code) => code.as_str().to_owned(),
+        StatusMatch::Class(class) => format!("{class}xx"),
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

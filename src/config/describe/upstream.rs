@@ -1,0 +1,197 @@
+//! How calls are made, in words: repeated, held, paced.
+//!
+//! Owns: the lines about retries and holds, and those about an upstream. Never touches: what is stored
+//! (`words`).
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Map, Value};
+
+use crate::config::Upstream;
+use crate::config::describe::{error, list, status};
+use crate::config::duration::show;
+use crate::config::number::show_share;
+use crate::config::rate;
+use crate::policy::upstream::{
+    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule,
+    JsonRule, OverBudgetAction, RateLimit,
+};
+use crate::policy::{CooldownPolicy, RetryPolicy};
+
+/// Lines as one JSON object; what has several of them is one text.
+pub(crate) fn told(lines: &[(&'static str, String)]) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (what, says) in lines {
+        let before = all.get(*what).and_then(Value::as_str);
+        let says = before.map_or_else(|| says.clone(), |before| format!("{before}; {says}"));
+        all.insert((*what).to_owned(), says.into());
+    }
+    all
+}
+
+/// How an upstream is treated, line by line; nothing where its section says nothing of it. Of `errors`
+/// each rule has a line.
+pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
+    let conduct = &upstream.conduct;
+    let mut lines = Vec::new();
+    if let Some(credential) = &upstream.credential {
+        lines.push((
+            "credential",
+            format!("{}, by larder in its clients' place", credential.header),
+        ));
+    }
+    if !conduct.rules.success.is_empty() {
+        lines.push(("success", said(&conduct.rules.success, " or ")));
+    }
+    lines.extend(conduct.rules.errors.iter().map(|one| ("errors", rule(one))));
+    if conduct.pace != RateLimit::default() {
+        lines.push(("pace", pace(conduct.pace)));
+    }
+    lines.extend(conduct.invalid_requests.as_ref().map(|rule| ("guard", guard(rule))));
+    lines.extend(conduct.breaker.map(|rule| ("breaker", breaker(rule))));
+    if let Some(rule) = &conduct.cost {
+        lines.push(("cost", cost(rule)));
+        lines.extend(rule.budget.map(|rule| ("budget", budget(rule))));
+    }
+    lines
+}
+
+/// `$.status.error_code is 0 or "0"`.
+fn said(rules: &[JsonRule], between: &str) -> String {
+    let one = |rule: &JsonRule| {
+        let values = rule.values.iter().map(ToString::to_string).collect::<Vec<_>>();
+        format!("{} is {}", rule.path, values.join(" or "))
+    };
+    rules.iter().map(one).collect::<Vec<_>>().join(between)
+}
+
+fn rule(rule: &ErrorRule) -> String {
+    let statuses =
+        rule.status.iter().map(|matched| status(*matched)).collect::<Vec<_>>().join(", ");
+    let when = match (rule.status.is_empty(), rule.json.is_empty()) {
+        (_, true) => statuses,
+        (true, false) => said(&rule.json, " and "),
+        (false, false) => format!("{statuses} and {}", said(&rule.json, " and ")),
+    };
+    let hold = rule.hold.map(|hold| match hold {
+        CooldownUntil::For(time) => format!(", held for {}", show(time)),
+        CooldownUntil::UntilMidnight => ", held until the day ends (UTC)".to_owned(),
+        CooldownUntil::UntilNextMonth => ", held until the month ends (UTC)".to_owned(),
+    });
+    format!("{when}: {}{}", rule.class.token(), hold.unwrap_or_default())
+}
+
+/// How fast it is asked.
+fn pace(pace: RateLimit) -> String {
+    let speed = match (pace.limit, pace.learn) {
+        (None, false) => "as fast as calls come".to_owned(),
+        (None, true) => "as its answers say".to_owned(),
+        (Some(limit), false) => format!("up to {}", rate::show(limit)),
+        (Some(limit), true) => format!("up to {}, and as its answers say", rate::show(limit)),
+    };
+    let wait = if pace.max_wait.is_zero() {
+        "no call waits".to_owned()
+    } else {
+        format!("each waits up to {}", show(pace.max_wait))
+    };
+    format!("{speed}; {wait}; {} in flight", pace.in_flight)
+}
+
+fn guard(rule: &BanGuardRule) -> String {
+    let statuses = rule.statuses.iter().map(|matched| status(*matched)).collect::<Vec<_>>();
+    let (limit, share) = (rate::show(rule.limit), show_share(rule.trip_at));
+    format!("no more calls at {share} of {limit} answers {}", statuses.join(", "))
+}
+
+fn breaker(rule: CircuitBreaker) -> String {
+    let (within, open) = (show(rule.within), show(rule.open_for));
+    format!("open for {open} after {} failures within {within}", rule.failures)
+}
+
+fn cost(rule: &Cost) -> String {
+    let credits = match &rule.credits {
+        CreditSource::PerCall(number) => format!("{number} for each call"),
+        CreditSource::Header(name) => format!("in {name}"),
+        CreditSource::Body(path) => format!("at {path}"),
+    };
+    // Without a price a credit is worth itself.
+    let unpriced = rule.currency == "credits";
+    let price = if unpriced {
+        String::new()
+    } else {
+        format!(", {} {} each", rule.per_credit, rule.currency)
+    };
+    let not_modified = if rule.not_modified { "a 304 too" } else { "a 304 is free" };
+    format!("credits {credits}{price}; {not_modified}")
+}
+
+fn budget(rule: CostBudget) -> String {
+    let then = match rule.at_limit {
+        OverBudgetAction::StaleOnly => "then only what is stored",
+        OverBudgetAction::Refuse => "then calls are refused",
+        OverBudgetAction::Warn => "then a warning",
+    };
+    let (credits, period, share) = (rule.credits, rule.period.token(), show_share(rule.warn_at));
+    format!("{credits} credits a {period} (UTC), a warning from {share} on, {then}")
+}
+
+/// When a call is made once more.
+pub(crate) fn retry(retry: &RetryPolicy) -> String {
+    if retry.retries == 0 || retry.on.is_empty() || retry.methods.is_empty() {
+        return "never".to_owned();
+    }
+    let times = match retry.retries {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        times => format!("{times} times"),
+    };
+    let on = retry.on.iter().map(|on| error(*on)).collect::<Vec<_>>().join(", ");
+    let word = if retry.honour_retry_after { "as Retry-After says, else " } else { "" };
+    let (waits, budget) = (waits(retry), show(retry.budget));
+    format!("{}: {times} after {on}; waits {word}{waits}, {budget} in all", list(&retry.methods))
+}
+
+/// The same, of a call with this method.
+pub(crate) fn retry_of(rule: &RetryPolicy, method: &Method) -> String {
+    if rule.retries > 0 && !rule.repeats(method) {
+        return format!("never for {method}");
+    }
+    retry(rule)
+}
+
+/// `1s, 2s, 4s ±20%`.
+fn waits(retry: &RetryPolicy) -> String {
+    let backoff = retry.backoff;
+    let longer = |wait: &Duration| {
+        let next = wait.as_secs_f64() * backoff.factor;
+        Some(Duration::try_from_secs_f64(next).map_or(backoff.max, |next| next.min(backoff.max)))
+    };
+    let whole = |wait: Duration| {
+        show(Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX)))
+    };
+    let all = std::iter::successors(Some(backoff.initial.min(backoff.max)), longer);
+    let mut all: Vec<_> =
+        all.take(usize::try_from(retry.retries).unwrap_or(0)).map(whole).collect();
+    if all.len() > 4 {
+        all.splice(3..all.len() - 1, ["…".to_owned()]);
+    }
+    let share = if backoff.jitter > 0.0 {
+        format!(" ±{}", show_share(backoff.jitter))
+    } else {
+        String::new()
+    };
+    format!("{}{share}", all.join(", "))
+}
+
+/// How long an origin that failed is left alone.
+pub(crate) fn hold(rule: CooldownPolicy) -> String {
+    let max = show(rule.max_hold);
+    if rule.hold_down.is_zero() {
+        return format!("as Retry-After says, up to {max}");
+    }
+    let down = show(rule.hold_down);
+    format!(
+        "as Retry-After says, up to {max}; after other failures {down}, where a stale answer is there"
+    )
+}

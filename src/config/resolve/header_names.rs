@@ -1,0 +1,145 @@
+//! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and names of fields and query
+//! parameters wherever one is taken.
+//!
+//! Owns: which names can be meant at all.
+//! Never touches: what counts as a credential beyond the file (`key`).
+
+use http::HeaderName;
+
+use crate::config::defaults::SECRET_QUERY;
+use crate::config::diagnostics::ValueError;
+use crate::config::reader::{Reader, Section};
+use crate::key;
+use crate::semantics::redaction::SecretPath;
+use crate::semantics::targeted_cache_control::is_targeted;
+
+/// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
+const NEVER_SEEN: [&str; 12] = [
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "expect",
+];
+
+/// `credential_headers`.
+pub(super) fn credential_headers(
+    top: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> Vec<HeaderName> {
+    let names = top.scalars(reader, "credential_headers", name).unwrap_or_default();
+    names.into_iter().map(|at| at.value).collect()
+}
+
+/// `secret_query`, after the built-in list.
+pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<String> {
+    let names = top.scalars(reader, "secret_query", param).unwrap_or_default();
+    let further = names.into_iter().map(|at| at.value.to_ascii_lowercase());
+    let mut all: Vec<String> = SECRET_QUERY.iter().map(|name| (*name).to_owned()).collect();
+    for name in further {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+/// `secret_path`.
+pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<SecretPath> {
+    let parse = |text: &str| {
+        let wanted = "a path with a capture";
+        SecretPath::parse(text)
+            .map_err(|error| ValueError::new(wanted, error.to_string(), error.fix()))
+    };
+    let paths = top.scalars(reader, "secret_path", parse).unwrap_or_default();
+    paths.into_iter().map(|at| at.value).collect()
+}
+
+/// Any field's name (RFC 9110 §5.1). A name may hold `*`, and none that is in use does: who writes it means
+/// many fields, and would get none.
+pub(super) fn field(text: &str, wanted: &'static str) -> Result<HeaderName, ValueError> {
+    if text.contains('*') {
+        return Err(ValueError::new(wanted, IS_A_WILDCARD, "name each field by itself"));
+    }
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| ValueError::is_not(wanted))
+}
+
+const IS_A_WILDCARD: &str =
+    "is a wildcard, and would name nothing: names are taken letter for letter";
+
+/// A field's name, of those that a route or key can see.
+pub(super) fn name(text: &str) -> Result<HeaderName, ValueError> {
+    let wanted = "the name of a request field";
+    let name = field(text, wanted)?;
+    if name == http::header::HOST {
+        let fix = "match it with `host`; it is part of every key";
+        return Err(ValueError::new(wanted, "is taken from the target, not from the field", fix));
+    }
+    if NEVER_SEEN.contains(&name.as_str()) {
+        let fix = "it is about one connection or body, not about the request: remove it";
+        return Err(ValueError::new(wanted, "never reaches a route or key", fix));
+    }
+    Ok(name)
+}
+
+/// A field's name, of those that a key may leave out: no credential, and none by which an origin may
+/// answer for another resource.
+pub(super) fn ignored(text: &str) -> Result<HeaderName, ValueError> {
+    let name = name(text)?;
+    if key::is_credential_by_name(&name) {
+        let what = "is a credential: one user would be shown another's answer";
+        let fix = "leave it out here; `scope: shared` says that all may share the answers";
+        return Err(ValueError::new("the name of a request field", what, fix));
+    }
+    if key::rewrites_the_target(&name) {
+        let what = "may make the origin answer for another host or path, for everybody";
+        return Err(ValueError::new("the name of a request field", what, "leave it out here"));
+    }
+    Ok(name)
+}
+
+/// A field's name, of those that can carry a credential to an origin.
+pub(super) fn carrier(text: &str) -> Result<HeaderName, ValueError> {
+    let wanted = "the name of a request field";
+    let name = field(text, wanted)?;
+    if NEVER_SEEN.contains(&name.as_str()) {
+        let what = "says how a request is framed, where it goes or what its connection does";
+        let fix = "name the field that the API asks for, such as `Authorization`";
+        return Err(ValueError::new(wanted, what, fix));
+    }
+    Ok(name)
+}
+
+/// A targeted field's name (RFC 9213).
+pub(super) fn targeted(text: &str) -> Result<HeaderName, ValueError> {
+    let wanted = "the name of a targeted field";
+    let name = field(text, wanted)?;
+    if is_targeted(&name) {
+        return Ok(name);
+    }
+    let fix = "write a name that ends in `-Cache-Control`, such as `CDN-Cache-Control`";
+    Err(ValueError::new(wanted, format!("is not {wanted}"), fix))
+}
+
+/// A query parameter's name, decoded.
+pub(super) fn param(text: &str) -> Result<String, ValueError> {
+    let wanted = "the name of a query parameter";
+    if text.contains('*') {
+        return Err(ValueError::new(wanted, IS_A_WILDCARD, "name each parameter by itself"));
+    }
+    if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
+        return Err(ValueError::new(
+            wanted,
+            format!("is not {wanted}"),
+            "write the name alone, decoded",
+        ));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,128 @@
+//! `upstreams.*.pace`, `.invalid_requests` and `.breaker`: how fast an upstream is asked, and when it
+//! is left alone.
+//!
+//! Owns: their keys and bounds. Never touches: counting and waiting.
+
+use std::time::Duration;
+
+use crate::config::diagnostics::ValueError;
+use crate::config::duration::{self, parse_positive};
+use crate::config::number::{positive_share, show_share};
+use crate::config::rate;
+use crate::config::reader::{Reader, Section, Spanned, count, word};
+use crate::config::resolve::{retry, status};
+use crate::policy::StatusMatch;
+use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
+
+/// More would be no cap.
+const MOST_IN_FLIGHT: usize = 65_536;
+
+/// `pace`.
+pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
+    let defaults = RateLimit::default();
+    let Some(mut section) = one.section(reader, "pace") else { return defaults };
+    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
+    let pace = RateLimit {
+        limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
+        learn: section.scalar_or(reader, "learn", yes_or_no, defaults.learn),
+        max_wait: section.scalar_or(reader, "max_wait", turn, defaults.max_wait),
+        in_flight: section.scalar_or(
+            reader,
+            "in_flight",
+            count(1, MOST_IN_FLIGHT),
+            defaults.in_flight,
+        ),
+    };
+    section.finish(reader);
+    pace
+}
+
+/// How long a call waits for its turn; not at all is a choice, too.
+fn turn(text: &str) -> Result<Duration, ValueError> {
+    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::patience(text) }
+}
+
+/// `invalid_requests`; nothing of it is guarded without the section.
+pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
+    let defaults = BanGuardRule::default();
+    let mut section = one.section(reader, "invalid_requests")?;
+    let known = reader.problems.len();
+    let statuses = section.scalars(reader, "statuses", invalid);
+    let limit = section.scalar_or(reader, "limit", rate::parse, defaults.limit);
+    let trip_at = section.scalar_or(reader, "trip_at", positive_share, defaults.trip_at);
+    section.finish(reader);
+    if statuses.as_ref().is_some_and(Vec::is_empty) && reader.problems.len() == known {
+        let fix = "name some, such as `[401, 403, 429]`, or remove `invalid_requests`";
+        let (place, path) = (section.key_place("statuses"), section.at("statuses"));
+        reader.problem(place, &path, "names no status: nothing would be counted", fix);
+    }
+    if f64::from(limit.count) * trip_at < 1.0 {
+        let (share, limit) = (show_share(trip_at), rate::show(limit));
+        let what =
+            format!("{share} of {limit} is less than one answer: every call would be kept back");
+        let fix = "write a larger `limit` or `trip_at`";
+        reader.problem(section.key_place("trip_at"), &section.at("trip_at"), what, fix);
+    }
+    let values = |all: Vec<Spanned<_>>| all.into_iter().map(|at| at.value).collect();
+    let statuses = statuses.map_or(defaults.statuses, values);
+    Some(BanGuardRule { statuses, limit, trip_at })
+}
+
+fn invalid(text: &str) -> Result<StatusMatch, ValueError> {
+    status::failed(text, "a status such as `403`, or a class such as `4xx`", &["4xx", "5xx"])
+}
+
+/// `breaker`; without the section there is none.
+pub(super) fn breaker(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CircuitBreaker> {
+    let defaults = CircuitBreaker::default();
+    let mut section = one.section(reader, "breaker")?;
+    let failures = section.scalar(reader, "failures", count(1, 10_000));
+    let failures = failures.and_then(|at| u32::try_from(at.value).ok());
+    let breaker = CircuitBreaker {
+        failures: failures.unwrap_or(defaults.failures),
+        within: section.scalar_or(reader, "within", parse_positive, defaults.within),
+        open_for: section.scalar_or(reader, "open_for", parse_positive, defaults.open_for),
+    };
+    section.finish(reader);
+    Some(breaker)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::config::env::Env;
+    use crate::config::parse;
+    use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit, UpstreamPolicy};
+
+    fn conduct(keys: &str) -> UpstreamPolicy {
+        let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
+        let config = parse("p", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"));
+        config.upstreams[0].conduct.clone()
+    }
+
+    #[test]
+    fn a_section_that_is_there_has_the_defaults_of_the_reference() {
+        let all = conduct("pace: {}, invalid_requests: {}, breaker: {}");
+        assert_eq!(all.pace, RateLimit::default());
+        assert_eq!(all.invalid_requests, Some(BanGuardRule::default()));
+        assert_eq!(all.breaker, Some(CircuitBreaker::default()));
+        assert_eq!(conduct("mount: /a"), UpstreamPolicy::default());
+    }
+
+    #[test]
+    fn a_limit_and_learning_go_together() {
+        let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
+        let paced = conduct("pace: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
+        let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
+        assert_eq!(paced.pace, expected);
+    }
+
+    #[test]
+    fn a_guard_that_would_trip_before_the_first_answer_is_refused() {
+        let text = "version: 1\nupstreams: { u: { hosts: [a], invalid_requests: { limit: 1/h } } }";
+        let report = parse("p", text, &Env::default()).expect_err("0.8 of one").to_string();
+        assert!(report.contains("80% of 1/h is less than one answer"), "{report}");
+        conduct("invalid_requests: { limit: 1/h, trip_at: 1 }");
+    }
+}

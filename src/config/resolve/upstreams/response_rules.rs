@@ -1,0 +1,246 @@
+//! `upstreams.*.success` and `.errors`: what an answer means beyond its status.
+//!
+//! Owns: how rules over statuses and JSON bodies are written, and which could never be meant.
+//! Never touches: answers.
+
+use crate::config::diagnostics::ValueError;
+use crate::config::duration::parse_positive;
+use crate::config::file::{Node, ScalarKind, Value};
+use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::resolve::status;
+use crate::policy::StatusMatch;
+use crate::policy::upstream::{
+    CooldownUntil, ErrorRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules,
+};
+use crate::semantics::json_path::JsonPath;
+
+/// `success` and `errors`.
+pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> ResponseRules {
+    ResponseRules { success: success(one, reader), errors: errors(one, reader) }
+}
+
+fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
+    let Some(mut section) = one.section(reader, "success") else { return Vec::new() };
+    let json = json(&mut section, reader);
+    section.finish(reader);
+    json
+}
+
+/// In the order of the file: the first that matches counts.
+fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
+    let Some(node) = one.get("errors") else { return Vec::new() };
+    let path = one.at("errors");
+    let nodes: &[Node] = match &node.value {
+        Value::List(nodes) => nodes,
+        Value::Null => &[],
+        Value::Scalar(..) | Value::Map(_) => {
+            let what = "is not a list: the order of rules matters, the first match counts";
+            reader.problem(node.place, &path, what, "begin each rule with `- status: …`");
+            &[]
+        }
+    };
+    let rule = |(at, node)| error(node, &format!("{path}[{at}]"), reader);
+    nodes.iter().enumerate().filter_map(rule).collect()
+}
+
+fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> {
+    let mut section = reader.section(node, path)?;
+    let known = reader.problems.len();
+    let status = section.scalars(reader, "status", status::any).unwrap_or_default();
+    let json = json(&mut section, reader);
+    let class = section.scalar(reader, "class", class);
+    let hold = section.scalar(reader, "hold", hold);
+    section.finish(reader);
+    if reader.problems.len() > known {
+        return None;
+    }
+    if status.is_empty() && json.is_empty() {
+        let what = "names neither a status nor what the body says: it would match every answer";
+        let fix = "add `status: [403]`, or `json: { \"$.error.code\": [7] }`";
+        reader.problem(section.place, path, what, fix);
+    }
+    if json.is_empty() {
+        refuse_good(&status, reader);
+    }
+    if class.is_none() {
+        let fix = "add `class: minute`, or quota, shared, auth, server";
+        reader.problem(section.place, &section.at("class"), "is missing", fix);
+    }
+    let status = status.into_iter().map(|at| at.value).collect();
+    Some(ErrorRule { status, json, class: class?.value, hold: hold.map(|at| at.value) })
+}
+
+/// A status below 400 is no error by itself.
+fn refuse_good(statuses: &[Spanned<StatusMatch>], reader: &mut Reader<'_>) {
+    for at in statuses.iter().filter(|at| !status::is_error(at.value)) {
+        let what = "would make an error of every answer that is none";
+        let fix = "add `json` to say by what in the body such an answer is an error";
+        reader.problem(at.place, &at.path, what, fix);
+    }
+}
+
+fn class(text: &str) -> Result<OutcomeClass, ValueError> {
+    let words = [
+        ("minute", OutcomeClass::RateLimited(RateLimitKind::Minute)),
+        ("quota", OutcomeClass::RateLimited(RateLimitKind::Quota)),
+        ("shared", OutcomeClass::RateLimited(RateLimitKind::Shared)),
+        ("auth", OutcomeClass::Auth),
+        ("server", OutcomeClass::Server),
+    ];
+    word("one of minute, quota, shared, auth, server", &words)(text)
+}
+
+fn hold(text: &str) -> Result<CooldownUntil, ValueError> {
+    let wanted = "a duration such as `30s`, `until-utc-midnight` or `until-utc-month`";
+    let words = [
+        ("until-utc-midnight", CooldownUntil::UntilMidnight),
+        ("until-utc-month", CooldownUntil::UntilNextMonth),
+    ];
+    if !text.contains(|c: char| c.is_ascii_digit()) {
+        return word(wanted, &words)(text);
+    }
+    parse_positive(text).map(CooldownUntil::For).map_err(|wrong| ValueError { wanted, ..wrong })
+}
+
+/// `{ "$.status.error_code": [0, "0"] }`.
+fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
+    let Some(inner) = section.section(reader, "json") else { return Vec::new() };
+    let mut rules = Vec::new();
+    for entry in inner.entries() {
+        let at = inner.at(&entry.key);
+        let values = values(&entry.value, &at, reader);
+        match path(&entry.key) {
+            Ok(path) => rules.push(JsonRule { path, values }),
+            Err(wrong) => {
+                let what = format!("`{}` {}", entry.key, wrong.what);
+                reader.problem(entry.place, &inner.path, what, wrong.fix);
+            }
+        }
+    }
+    rules
+}
+
+/// A place in a JSON body.
+pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
+    JsonPath::parse(text).map_err(|_| {
+        let rooted = format!("$.{text}");
+        let fix = if JsonPath::parse(&rooted).is_ok() {
+            format!("did you mean `{rooted}`?")
+        } else {
+            "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`"
+                .to_owned()
+        };
+        ValueError::new(
+            "a JSON path such as `$.status.error_code`",
+            "is no JSON path (RFC 9535)",
+            fix,
+        )
+    })
+}
+
+/// One value or a list of them.
+fn values(node: &Node, path: &str, reader: &mut Reader<'_>) -> Vec<serde_json::Value> {
+    let Value::List(items) = &node.value else {
+        return value(node, path, reader).into_iter().collect();
+    };
+    if items.is_empty() {
+        let fix = "name those that are meant, such as `[0, \"0\"]`";
+        reader.problem(node.place, path, "names no value: nothing would match", fix);
+    }
+    let value = |(at, item)| value(item, &format!("{path}[{at}]"), reader);
+    items.iter().enumerate().filter_map(value).collect()
+}
+
+/// As JSON: `0` is a number, `"0"` a text, `true` a boolean, nothing is null.
+fn value(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<serde_json::Value> {
+    match &node.value {
+        Value::Null => Some(serde_json::Value::Null),
+        Value::Scalar(_, ScalarKind::Typed) => reader.scalar(node, path, typed).map(|at| at.value),
+        Value::Scalar(_, ScalarKind::Text) | Value::List(_) | Value::Map(_) => {
+            reader.scalar(node, path, |text| Ok(text.into())).map(|at| at.value)
+        }
+    }
+}
+
+fn typed(text: &str) -> Result<serde_json::Value, ValueError> {
+    serde_json::from_str(&text.to_ascii_lowercase()).map_err(|_| {
+        let wanted = "a value that JSON has";
+        let fix = "write it in decimal without leading zeros, or in quotes if text is meant";
+        ValueError::new(wanted, "is no number that JSON can write", fix)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::config::env::Env;
+    use crate::config::parse;
+    use crate::policy::StatusMatch;
+    use crate::policy::upstream::{CooldownUntil, OutcomeClass, RateLimitKind, ResponseRules};
+
+    fn rules(keys: &str) -> ResponseRules {
+        let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
+        let env: Env = [("CODE", "7")].into_iter().collect();
+        let config = parse("p", &text, &env).unwrap_or_else(|report| panic!("{report}"));
+        config.upstreams[0].conduct.rules.clone()
+    }
+
+    #[test]
+    fn values_are_what_json_takes_them_for() {
+        let rules = rules(
+            "success: { json: { $.code: [0, \"0\", '0', 0.5, 1e3, true, True, no, null, ~, ok, \
+             \"${CODE}\"] } }",
+        );
+        let expected = [
+            json!(0),
+            json!("0"),
+            json!("0"),
+            json!(0.5),
+            json!(1e3),
+            json!(true),
+            json!(true),
+            json!("no"),
+            json!(null),
+            json!(null),
+            json!("ok"),
+            json!("7"),
+        ];
+        assert_eq!(rules.success[0].values, expected);
+        assert_eq!(rules.success[0].path.to_string(), "$.code");
+        assert!(rules.read_bodies());
+    }
+
+    #[test]
+    fn rules_keep_their_order_and_name_what_they_mean() {
+        let rules = rules(
+            "errors: [{ json: { $.code: 1009 }, class: quota, hold: until-utc-midnight }, \
+             { status: 5xx, json: { $.a: 1, $.b: [x] }, class: shared, hold: 90s }, \
+             { status: [401, 403], class: auth, hold: until-utc-month }, \
+             { status: 503, class: minute }, { status: 200, json: { $.ok: false }, class: server }]",
+        );
+        let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.hold)).collect();
+        let limited = OutcomeClass::RateLimited;
+        let expected = [
+            (limited(RateLimitKind::Quota), Some(CooldownUntil::UntilMidnight)),
+            (limited(RateLimitKind::Shared), Some(CooldownUntil::For(Duration::from_secs(90)))),
+            (OutcomeClass::Auth, Some(CooldownUntil::UntilNextMonth)),
+            (limited(RateLimitKind::Minute), None),
+            (OutcomeClass::Server, None),
+        ];
+        assert_eq!(classes, expected);
+        assert_eq!(rules.errors[1].status, [StatusMatch::Class(5)]);
+        assert_eq!(rules.errors[1].json.len(), 2);
+        let codes = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].map(StatusMatch::Exact);
+        assert_eq!(rules.errors[2].status, codes);
+    }
+
+    #[test]
+    fn an_upstream_without_rules_has_its_bodies_left_alone() {
+        assert_eq!(rules("errors: []"), ResponseRules::default());
+        assert!(!rules("errors: [{ status: 403, class: minute }]").read_bodies());
+    }
+}

@@ -1,0 +1,152 @@
+//! The certificate of an authority: what one of larder's says, and what any says.
+//!
+//! Owns: its fields. Never touches: the key, where either lies.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+
+use crate::config::name_constraint::NameConstraint;
+use crate::frontend::ca::name_constraints::CaNameConstraints;
+
+/// From now on; with what it is back-dated less than two years.
+const LASTS: Duration = Duration::from_secs(729 * 24 * 60 * 60);
+
+/// Clocks of clients may be late.
+pub(super) const BACKDATED: Duration = Duration::from_secs(30 * 60);
+
+/// A certificate that was read.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Whose it is, such as `CN=larder CA 3f9c12ab`.
+    pub subject: String,
+    /// From when on it counts.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub not_after: SystemTime,
+    /// What it may vouch for.
+    pub bounds: CaNameConstraints,
+    /// Whether clients can trust it without knowing another.
+    pub is_root: bool,
+    /// Why it is no authority's, if it is not.
+    pub(super) unfit: Option<&'static str>,
+    pub(super) public_key: Box<[u8]>,
+    der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    /// Reads one; `None` where it is none.
+    pub(super) fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (rest, read) = X509Certificate::from_der(der).ok()?;
+        let constraints = read.name_constraints().ok()?;
+        let bounds =
+            constraints.map(|said| CaNameConstraints::said(said.value)).unwrap_or_default();
+        rest.is_empty().then_some(())?;
+        Some(Self {
+            subject: read.subject().to_string(),
+            not_before: time(read.validity().not_before),
+            not_after: time(read.validity().not_after),
+            bounds,
+            is_root: read.subject().as_raw() == read.issuer().as_raw(),
+            unfit: unfit(&read),
+            public_key: read.public_key().subject_public_key.data.as_ref().into(),
+            der: der.clone().into_owned(),
+        })
+    }
+
+    /// Whether larder made it.
+    pub(super) fn is_larders(&self) -> bool {
+        self.is_root && self.subject.starts_with("CN=larder CA ")
+    }
+
+    /// As it is sent.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// As it is handed out.
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", &self.der)
+    }
+
+    /// The SHA-256 of it, in pairs of digits.
+    pub fn fingerprint(&self) -> String {
+        let pairs: Vec<_> = Sha256::digest(&self.der).iter().map(|b| format!("{b:02X}")).collect();
+        pairs.join(":")
+    }
+}
+
+/// What a new authority of larder's says: nothing that another installation's says.
+pub(super) fn params(
+    key: &KeyPair,
+    constrain: &[NameConstraint],
+    now: SystemTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    let id = Sha256::digest(key.der_bytes());
+    let [a, b, c, d, ..] = <[u8; 32]>::from(id);
+    let id = u32::from_be_bytes([a, b, c, d]);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("larder CA {id:08x}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = CaNameConstraints::of(constrain).to_certificate();
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(serial());
+    params.not_before = now.checked_sub(BACKDATED).unwrap_or(now).into();
+    params.not_after = now.checked_add(LASTS).unwrap_or(now).into();
+    Ok(params)
+}
+
+/// 126 random bits, of one length, positive.
+pub(super) fn serial() -> SerialNumber {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+/// In the form that people copy (RFC 7468).
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
+    let encoded = STANDARD.encode(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let mut left = encoded.as_str();
+    while let Some((line, rest)) = left.split_at_checked(64) {
+        text.push_str(line);
+        text.push('\n');
+        left = rest;
+    }
+    if !left.is_empty() {
+        text.push_str(left);
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+fn unfit(read: &X509Certificate<'_>) -> Option<&'static str> {
+    let constraints = read.basic_constraints().ok().flatten();
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Some("is not a certificate authority's (it lacks CA:TRUE)");
+    }
+    let usage = read.key_usage().ok().flatten();
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Some("may not sign certificates (its key usage lacks keyCertSign)");
+    }
+    None
+}
+
+fn time(at: ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}

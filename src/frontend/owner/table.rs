@@ -1,0 +1,136 @@
+//! The tables of TCP sockets as text, `/proc/net/tcp` and `tcp6`.
+//!
+//! Owns: finding the one row that is meant. Never touches: what is made of it (`owner`).
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::frontend::owner::End;
+
+/// The table may change while it is read, page by page: a row can be skipped, hardly so each time.
+const LOOKS: usize = 3;
+
+/// See [`end`](super::end). Takes milliseconds, and longer where there are many sockets.
+pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> End {
+    let tables = rows(ours, peer);
+    let found = (0..LOOKS).find_map(|_| {
+        tables.iter().find_map(|(table, row)| {
+            let table = BufReader::new(File::open(table).ok()?);
+            holder(table, row)
+        })
+    });
+    found.unwrap_or(End::Unseen)
+}
+
+/// The tables in which the row may be, and how it begins there. A client that made a socket for both
+/// families has its row among those of IPv6, whichever it uses.
+fn rows(ours: SocketAddr, peer: SocketAddr) -> Vec<(&'static str, String)> {
+    let row = |address: fn(IpAddr) -> String| {
+        let end = |end: SocketAddr| format!("{}:{:04X}", address(end.ip()), end.port());
+        format!("{} {} ", end(peer), end(ours))
+    };
+    let both_v4 = ours.ip().to_canonical().is_ipv4() && peer.ip().to_canonical().is_ipv4();
+    let v4 = both_v4.then(|| ("/proc/net/tcp", row(|ip| words(ip.to_canonical()))));
+    v4.into_iter().chain([("/proc/net/tcp6", row(|ip| words(mapped(ip))))]).collect()
+}
+
+fn mapped(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => ip,
+    }
+}
+
+/// As the kernel writes an address: words of 32 bits in the machine's own order of bytes.
+fn words(ip: IpAddr) -> String {
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut text = String::with_capacity(2 * octets.len());
+    for word in octets.chunks_exact(4).filter_map(|word| word.first_chunk()) {
+        // Writing to a string does not fail.
+        let _written = write!(text, "{:08X}", u32::from_ne_bytes(*word));
+    }
+    text
+}
+
+/// Who holds the socket whose row begins so. One that no process holds any more is nobody's: older
+/// kernels show it as root's.
+fn holder(mut table: impl BufRead, row: &str) -> Option<End> {
+    let mut line = String::new();
+    while table.read_line(&mut line).ok()? > 0 {
+        let found = line.split_once(": ").and_then(|(_number, rest)| rest.strip_prefix(row));
+        if let Some(rest) = found {
+            // st tx:rx tr:when retrnsmt uid timeout inode
+            let mut fields = rest.split_whitespace().skip(4);
+            let user = fields.next()?.parse().ok()?;
+            let is_held = fields.nth(1)? != "0";
+            return Some(if is_held { End::Of(user) } else { End::Unheld });
+        }
+        line.clear();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_row_is_found_in_both_tables_whatever_family_the_client_chose() {
+        const V4: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 651 1 0 100 0 0 10 0
+   1: 0100007F:1F90 0100007F:8E8B 01 00000000:00000000 00:00000000 00000000     0        0 652 1 0 20 4 30 10 -1
+  12: 0100007F:8E8B 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 653 1 0 20 4 30 10 -1
+  13: 0100007F:8E8C 0100007F:1F90 04 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1
+";
+        const V6: &str = "\
+  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0000000000000000FFFF00000100007F:8E8D 0000000000000000FFFF00000100007F:1F90 01 00000000:00000000 02:00000A0B 00000000  1001        0 700 2 0 20 4 30 10 -1
+   1: 00000000000000000000000001000000:8E8E 00000000000000000000000001000000:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 701 2 0 20 4 30 10 -1
+";
+        for (ours, peer, user) in [
+            ("127.0.0.1:8080", "127.0.0.1:36491", Some(End::Of(1000))),
+            // Closed, and kept by the kernel alone.
+            ("127.0.0.1:8080", "127.0.0.1:36492", Some(End::Unheld)),
+            ("127.0.0.1:8080", "127.0.0.1:36493", Some(End::Of(1001))),
+            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(End::Of(1000))),
+            ("[::1]:8080", "[::1]:36494", Some(End::Of(1002))),
+            ("127.0.0.1:8080", "127.0.0.1:9", None),
+            // The other way round it is larder's own socket.
+            ("127.0.0.1:36491", "127.0.0.1:8081", None),
+        ] {
+            let rows = rows(address(ours), address(peer));
+            let found = rows.iter().find_map(|(table, row)| {
+                let text = if table.ends_with('6') { V6 } else { V4 };
+                holder(text.as_bytes(), row)
+            });
+            assert_eq!(found, user, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_table_tells_nothing_and_does_no_harm() {
+        let row = "0100007F:8E8B 0100007F:1F90 ";
+        for table in [
+            "",
+            "\n\n",
+            "1: 0100007F:8E8B 0100007F:1F90 ",
+            "1: 0100007F:8E8B 0100007F:1F90 01 0:0 0:0 0",
+            "1: 0100007F:8E8B 0100007F:1F90 01 0:0 0:0 0 -1 0 5",
+            "1: 0100007F:8E8B 0100007F:1F90 01 0:0 0:0 0 1000 0",
+        ] {
+            assert_eq!(holder(table.as_bytes(), row), None, "{table:?}");
+        }
+        assert_eq!(holder([0xff; 64].as_slice(), row), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! The answer on a connection of HTTP/1, as it is written.
+//!
+//! Owns: its framing, and what of it waits to be written. Never touches: the request.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::frontend::session::http1::{Http1, Outgoing};
+use crate::frontend::session::{ClientError, Length};
+use crate::frontend::stream::patiently;
+use crate::semantics::spelling::Spelling;
+
+impl Http1 {
+    pub(in crate::frontend::session) async fn write_interim(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<(), ClientError> {
+        // HTTP/1.0 knows none, and none follows the final answer.
+        if self.version != Version::HTTP_11 || self.status.is_some() {
+            return Ok(());
+        }
+        let mut head = start_line(status);
+        Spelling::default().write(headers, &mut head);
+        head.put_slice(b"\r\n");
+        self.queue.push_back(head.freeze());
+        self.drained().await?;
+        self.flush().await
+    }
+
+    pub(in crate::frontend::session) async fn write_head(
+        &mut self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        length: Length,
+        spelling: &Spelling,
+    ) -> Result<(), ClientError> {
+        self.status = Some(status);
+        headers.remove(TRANSFER_ENCODING);
+        // RFC 9110 §8.6: these never have a length.
+        if status == StatusCode::NO_CONTENT || status.is_informational() {
+            headers.remove(CONTENT_LENGTH);
+        }
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        self.outgoing = match length {
+            Length::None => Outgoing::Length(0),
+            Length::Known(length) => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                Outgoing::Length(length)
+            }
+            Length::Unknown => self.unknown(&mut headers),
+        };
+        if !switches {
+            self.persists &= self.has_read_body();
+            let goes_on = if self.persists { "keep-alive" } else { "close" };
+            headers.insert(CONNECTION, HeaderValue::from_static(goes_on));
+        }
+        let mut head = start_line(status);
+        spelling.write(&headers, &mut head);
+        head.put_slice(b"\r\n");
+        self.queue.push_back(head.freeze());
+        self.drained().await
+    }
+
+    /// A body whose end is marked, which HTTP/1.0 cannot do.
+    fn unknown(&mut self, headers: &mut HeaderMap) -> Outgoing {
+        headers.remove(CONTENT_LENGTH);
+        if self.version == Version::HTTP_11 {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            return Outgoing::Chunked;
+        }
+        self.persists = false;
+        // Cut off, it must not look like its end.
+        self.io.answering();
+        Outgoing::Close
+    }
+
+    pub(in crate::frontend::session) fn has_room(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(in crate::frontend::session) fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.sent += piece.len() as u64;
+        self.stall.holds(piece.len());
+        match &mut self.outgoing {
+            Outgoing::Chunked => {
+                self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
+                self.queue.push_back(piece);
+                self.queue.push_back(Bytes::from_static(b"\r\n"));
+            }
+            Outgoing::Close => self.queue.push_back(piece),
+            Outgoing::Length(left) => {
+                // More than was announced would be taken for the next answer.
+                *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
+                self.queue.push_back(piece);
+            }
+            Outgoing::Unwritten | Outgoing::Ended => return Err(ClientError::Gone),
+        }
+        Ok(())
+    }
+
+    pub(in crate::frontend::session) async fn drained(&mut self) -> Result<(), ClientError> {
+        poll_fn(|cx| self.poll_queue(cx)).await
+    }
+
+    pub(super) fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        while let Some(front) = self.queue.front_mut() {
+            match Pin::new(&mut self.io).poll_write(cx, front) {
+                Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
+                Poll::Ready(Ok(written @ 1..)) => {
+                    front.advance(written);
+                    self.stall.moved(written);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ClientError::Gone)),
+            }
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(in crate::frontend::session) async fn end(&mut self) -> Result<(), ClientError> {
+        match self.outgoing {
+            Outgoing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
+            Outgoing::Close | Outgoing::Length(0) => {}
+            Outgoing::Length(_) | Outgoing::Unwritten | Outgoing::Ended => {
+                return Err(ClientError::Gone);
+            }
+        }
+        self.drained().await?;
+        self.outgoing = Outgoing::Ended;
+        self.flush().await?;
+        self.io.answered();
+        Ok(())
+    }
+
+    pub(in crate::frontend::session) async fn flush(&mut self) -> Result<(), ClientError> {
+        let in_flight = Arc::clone(self.io.in_flight());
+        patiently(&in_flight, self.io.flush()).await.map_err(|_broken| ClientError::Gone)
+    }
+}
+
+fn start_line(status: StatusCode) -> BytesMut {
+    let mut head = BytesMut::with_capacity(512);
+    head.put_slice(b"HTTP/1.1 ");
+    head.put_slice(status.as_str().as_bytes());
+    head.put_u8(b' ');
+    head.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    head.put_slice(b"\r\n");
+    head
+}

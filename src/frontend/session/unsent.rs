@@ -1,0 +1,41 @@
+//! Parts of answers that a connection of HTTP/2 has taken over and not sent.
+//!
+//! Owns: that each counts for its connection until it is sent, or never will be. Never touches: how much
+//! may be ahead (`siblings`), what is sent.
+
+use bytes::{Buf, Bytes};
+
+use crate::frontend::siblings::Ahead;
+
+/// One part. Whoever sends it drops it behind its last byte.
+#[derive(Debug)]
+pub struct Unsent {
+    bytes: Bytes,
+    _ahead: Option<Ahead>,
+}
+
+impl Unsent {
+    /// These bytes, which count in `ahead`.
+    pub(super) fn new(bytes: Bytes, ahead: Ahead) -> Self {
+        Self { bytes, _ahead: Some(ahead) }
+    }
+
+    /// No bytes: what ends a body.
+    pub(super) fn end() -> Self {
+        Self { bytes: Bytes::new(), _ahead: None }
+    }
+}
+
+impl Buf for Unsent {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, taken: usize) {
+        self.bytes.advance(taken);
+    }
+}

@@ -1,0 +1,179 @@
+//! From the canonical form of a key back to what an operator may see of it.
+//!
+//! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
+
+use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
+use crate::semantics::redaction::HIDDEN;
+use crate::semantics::request::ListenerKind;
+use crate::semantics::target::{Scheme, Target};
+
+/// What a key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodedKey {
+    /// The URL, its query as far as it counts; secret parts are hidden.
+    pub url: String,
+    /// The target without its query; secret parts of its path are hidden.
+    pub target: Target,
+    /// Which kind of listener it was asked through.
+    pub listener: ListenerKind,
+    /// The kind of scope: `shared`, `anonymous`, `credential`, `named`.
+    pub scope: &'static str,
+}
+
+impl DecodedKey {
+    /// Reads a canonical form; `None` where it is none of this larder's.
+    pub fn read(canonical: &[u8]) -> Option<Self> {
+        let mut rest = canonical;
+        let [format, scheme, low, high] = take(&mut rest)?;
+        let scheme = match scheme {
+            0 => Scheme::Http,
+            1 => Scheme::Https,
+            _ => return None,
+        };
+        let host = text(&mut rest)?;
+        let path = list(&mut rest)?.concat();
+        let query = list(&mut rest)?;
+        let listener = match take(&mut rest)? {
+            [0] => ListenerKind::Loopback,
+            [1] => ListenerKind::Reachable,
+            _ => return None,
+        };
+        // The fields that tell it apart: hashed, or none.
+        let _separators = list(&mut rest)?;
+        let scope = scope(rest)?;
+        let port = u16::from_le_bytes([low, high]);
+        let base = Target::with_authority(scheme, &host, &path).ok()?;
+        let target = base.with_origin(scheme, base.host(), port);
+        let url = if query.is_empty() {
+            target.to_string()
+        } else {
+            format!("{target}?{}", query.join("&"))
+        };
+        matches!(format, FORMAT | PARTS).then_some(Self { url, target, listener, scope })
+    }
+}
+
+/// The members of a list, secret ones hidden.
+fn list(rest: &mut &[u8]) -> Option<Vec<String>> {
+    let mut members = Vec::new();
+    loop {
+        match take(rest)? {
+            [END] => return Some(members),
+            [PLAIN] => members.push(text(rest)?),
+            [MASKED] => {
+                take::<16>(rest)?;
+                members.push(HIDDEN.to_owned());
+            }
+            [NAMED] => {
+                let name = text(rest)?;
+                take::<16>(rest)?;
+                members.push(format!("{name}{HIDDEN}"));
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Behind the fields that count stands the scope: one byte, or one and an HMAC. No field is as
+/// short: it begins with the eight bytes of a length.
+fn scope(mut rest: &[u8]) -> Option<&'static str> {
+    loop {
+        match rest {
+            [0] => return Some("shared"),
+            [1] => return Some("anonymous"),
+            [2, hmac @ ..] if hmac.len() == 16 => return Some("credential"),
+            [3, hmac @ ..] if hmac.len() == 16 => return Some("named"),
+            _ => {
+                text(&mut rest)?;
+                list(&mut rest)?;
+            }
+        }
+    }
+}
+
+fn text(rest: &mut &[u8]) -> Option<String> {
+    let length = usize::try_from(u64::from_le_bytes(take(rest)?)).ok()?;
+    let (text, left) = rest.split_at_checked(length)?;
+    *rest = left;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, left) = rest.split_first_chunk()?;
+    *rest = left;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use crate::key::KeyBuilder;
+    use crate::key::decode::DecodedKey;
+    use crate::policy::{Policy, ScopeRule};
+    use crate::semantics::redaction::{Redactor, SecretPath};
+    use crate::semantics::request::ProxyRequest;
+    use crate::semantics::target::Target;
+
+    fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> DecodedKey {
+        let mut asked = ProxyRequest::get(Target::absolute(url).unwrap());
+        for (name, value) in fields {
+            asked.headers.append(*name, HeaderValue::from_static(value));
+        }
+        let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
+        DecodedKey::read(ring.key(&asked, policy).canonical()).unwrap()
+    }
+
+    #[test]
+    fn a_key_shows_its_url_and_kind_of_scope_and_no_secret() {
+        let mut policy = Policy::origin();
+        policy.key.headers =
+            vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
+        let shown = named("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
+        assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&token=(secret)&y");
+        assert_eq!(shown.scope, "anonymous");
+        let fields = [("te", "trailers"), ("x-api-key", "S4CRET"), ("x-api-key", "")];
+        let shown = named("http://[::1]/", &fields, &policy);
+        assert_eq!((shown.url.as_str(), shown.scope), ("http://[::1]/", "credential"));
+        policy.scope = ScopeRule::Shared;
+        assert_eq!(named("http://api.example/?", &fields, &policy).scope, "shared");
+        policy.scope = ScopeRule::Header(HeaderName::from_static("x-user"));
+        assert_eq!(named("http://api.example/", &[("x-user", "ann")], &policy).scope, "named");
+    }
+
+    #[test]
+    fn secret_parts_of_a_path_are_hidden_and_tell_keys_apart() {
+        let paths = [SecretPath::parse("/bot{token}/**").unwrap()];
+        let ring = KeyBuilder::new([7; 32], &[], Redactor::new(&[], &paths));
+        let key = |path: &str| {
+            let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
+            ring.key(&ProxyRequest::get(target), &Policy::origin())
+        };
+        let token = "/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";
+        let all = ["/botann/getMe", "/botbob/getMe", token, "/bot(secret)/getMe"].map(key);
+        for (at, one) in all.iter().enumerate() {
+            let named = DecodedKey::read(one.canonical()).unwrap();
+            assert_eq!(named.url, "http://api.example/bot(secret)/getMe");
+            let others = all.iter().skip(at + 1);
+            assert!(others.clone().all(|other| other != one && other.id() != one.id()));
+            assert!(others.into_iter().all(|other| other.target_id() != one.target_id()));
+        }
+    }
+
+    #[test]
+    fn a_key_of_parts_shows_what_its_whole_does() {
+        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+        let shown = DecodedKey::read(key.of_parts().canonical());
+        assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
+    }
+
+    #[test]
+    fn a_cut_form_is_none() {
+        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+        for end in 0..key.canonical().len() {
+            assert_eq!(DecodedKey::read(&key.canonical()[..end]), None, "{end}");
+        }
+    }
+}

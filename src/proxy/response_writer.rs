@@ -1,0 +1,112 @@
+//! Writing an engine's reply to a client.
+//!
+//! Owns: that a body which is not whole never ends as if it were; noticing that a client is gone.
+//! Never touches: what the reply says, framing (`front::session`).
+
+use bytes::Bytes;
+
+use crate::engine::body::BodyReader;
+use crate::engine::response::{ClientResponse, ResponseBody};
+use crate::frontend::session::{Length, Session};
+use crate::proxy::context::Broken;
+use crate::semantics::spelling::Spelling;
+use crate::telemetry::problem::{PROXY_STATUS, received_error};
+use crate::upstream::error::UpstreamError;
+
+/// Writes `reply` to the end. `Err`: the client must not take what it got for whole. `came`: where what comes
+/// from the origin meanwhile is counted.
+pub(super) async fn reply(
+    client: &mut Session,
+    mut reply: ClientResponse,
+    came: Option<&mut u64>,
+) -> Result<(), Broken> {
+    // An origin's own error that has just been received, not one of larder's or from the store.
+    let received = reply.why.is_some() && reply.error.is_none();
+    if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
+        reply.headers.append(PROXY_STATUS, received);
+    }
+    let length = length(&reply.body);
+    client.write_head(reply.status, reply.headers, length, &Spelling::default()).await?;
+    match reply.body {
+        ResponseBody::Empty => {}
+        ResponseBody::Whole(body) => client.write_body(body).await?,
+        ResponseBody::Pieces(pieces) => {
+            for piece in pieces {
+                client.write_body(piece).await?;
+            }
+        }
+        ResponseBody::Growing { reader, skip, take } => {
+            growing(client, reader, (skip, take), came).await?;
+        }
+    }
+    Ok(client.end(None).await?)
+}
+
+fn length(body: &ResponseBody) -> Length {
+    match body {
+        ResponseBody::Empty => Length::None,
+        ResponseBody::Whole(body) => Length::Known(body.len() as u64),
+        ResponseBody::Pieces(pieces) => {
+            Length::Known(pieces.iter().map(|piece| piece.len() as u64).sum())
+        }
+        ResponseBody::Growing { take: Some(take), .. } => Length::Known(*take),
+        ResponseBody::Growing { take: None, .. } => Length::Unknown,
+    }
+}
+
+async fn growing(
+    client: &mut Session,
+    mut reader: BodyReader,
+    (mut skip, take): (u64, Option<u64>),
+    mut came: Option<&mut u64>,
+) -> Result<(), Broken> {
+    let mut left = take.unwrap_or(u64::MAX);
+    while left > 0 {
+        let next = tokio::select! {
+            biased;
+            next = reader.next() => next,
+            gone = client.gone() => return Err(gone.into()),
+        };
+        let Some(piece) = next.map_err(Broken::Answer)? else { break };
+        if let Some(came) = &mut came {
+            **came += piece.len() as u64;
+        }
+        let piece = within(&piece, &mut skip, &mut left);
+        client.write_body(piece).await?;
+    }
+    if take.is_some() && left > 0 { Err(Broken::Answer(UpstreamError::Cut)) } else { Ok(()) }
+}
+
+/// The part of `piece` between `skip` and `skip + left` of the whole body.
+fn within(piece: &Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
+    let length = piece.len() as u64;
+    let from = (*skip).min(length);
+    *skip -= from;
+    let to = from.saturating_add(*left).min(length);
+    *left -= to - from;
+    // Both are at most the piece's length, a usize.
+    let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(piece.len());
+    piece.slice(index(from)..index(to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_over_pieces_takes_exactly_its_bytes() {
+        let body: Vec<u8> = (0..100).collect();
+        for (first, last) in [(0, 0), (0, 99), (3, 7), (9, 10), (10, 20), (99, 99), (33, 66)] {
+            let (mut skip, mut left) = (first as u64, (last - first + 1) as u64);
+            let mut out = Vec::new();
+            for piece in body.chunks(10) {
+                out.extend_from_slice(&within(
+                    &Bytes::copy_from_slice(piece),
+                    &mut skip,
+                    &mut left,
+                ));
+            }
+            assert_eq!(out, body[first..=last], "{first}-{last}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The calendar in UTC: when its days and months end.
+//!
+//! Owns: how far away midnight and the first of the next month are. Never touches: the clock; `now` is
+//! handed in.
+
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long this day still lasts: more than nothing, at most a day.
+pub fn until_midnight(now: SystemTime) -> Duration {
+    let (_, into_day) = days_and_rest(now);
+    DAY.saturating_sub(into_day)
+}
+
+/// How long this month still lasts: more than nothing, at most 31 days.
+pub fn until_next_month(now: SystemTime) -> Duration {
+    let (days, into_day) = days_and_rest(now);
+    (DAY * days_left_in_month(days)).saturating_sub(into_day)
+}
+
+/// Whole days since 1970-01-01, rounded down, and how far into the day it is.
+fn days_and_rest(now: SystemTime) -> (i64, Duration) {
+    let seconds = DAY.as_secs();
+    let whole = |since: Duration| i64::try_from(since.as_secs() / seconds).unwrap_or(i64::MAX);
+    match now.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (whole(since), rest_of_day(since)),
+        Err(before) => {
+            let (days, rest) = (whole(before.duration()), rest_of_day(before.duration()));
+            if rest.is_zero() { (-days, rest) } else { (-days - 1, DAY.saturating_sub(rest)) }
+        }
+    }
+}
+
+fn rest_of_day(time: Duration) -> Duration {
+    Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos())
+}
+
+/// The days of a month that are left, this one included. Years are counted from March, so that the
+/// leap day is a year's last and months follow one rule; the calendar repeats every 400 years.
+fn days_left_in_month(days: i64) -> u32 {
+    let day = (days + 719_468).rem_euclid(146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let ends = match month {
+        11 => 365 + i64::from(is_leap(year + 1)),
+        _ => (153 * (month + 1) + 2) / 5,
+    };
+    u32::try_from(ends - day_of_year).unwrap_or(1)
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use crate::semantics::date;
+    use crate::semantics::utc_calendar::{DAY, until_midnight, until_next_month};
+
+    fn at(date: &str) -> SystemTime {
+        date::parse_undated(date.as_bytes()).expect(date)
+    }
+
+    #[test]
+    fn days_and_months_end_where_the_calendar_says() {
+        for (now, midnight, month) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994", "Thu, 01 Dec 1994"),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 02 Jan 1970", "Sun, 01 Feb 1970"),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", "Thu, 01 Jan 1970", "Thu, 01 Jan 1970"),
+            ("Mon, 01 Dec 1969 00:00:00 GMT", "Tue, 02 Dec 1969", "Thu, 01 Jan 1970"),
+            ("Tue, 31 Dec 2024 23:59:59 GMT", "Wed, 01 Jan 2025", "Wed, 01 Jan 2025"),
+            ("Wed, 28 Feb 2024 12:00:00 GMT", "Thu, 29 Feb 2024", "Fri, 01 Mar 2024"),
+            ("Thu, 29 Feb 2024 12:00:00 GMT", "Fri, 01 Mar 2024", "Fri, 01 Mar 2024"),
+            ("Tue, 28 Feb 2023 12:00:00 GMT", "Wed, 01 Mar 2023", "Wed, 01 Mar 2023"),
+            ("Sun, 28 Feb 2100 12:00:00 GMT", "Mon, 01 Mar 2100", "Mon, 01 Mar 2100"),
+            ("Mon, 28 Feb 2000 12:00:00 GMT", "Tue, 29 Feb 2000", "Wed, 01 Mar 2000"),
+            ("Sat, 01 Aug 2026 00:00:00 GMT", "Sun, 02 Aug 2026", "Tue, 01 Sep 2026"),
+        ] {
+            let end = |day: &str| at(&format!("{day} 00:00:00 GMT"));
+            assert_eq!(at(now) + until_midnight(at(now)), end(midnight), "{now}");
+            assert_eq!(at(now) + until_next_month(at(now)), end(month), "{now}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_second_count_on_both_sides_of_1970() {
+        let half = Duration::from_millis(500);
+        let but_half = Duration::from_millis(86_399_500);
+        assert_eq!(until_midnight(SystemTime::UNIX_EPOCH + half), but_half);
+        assert_eq!(until_midnight(SystemTime::UNIX_EPOCH - half), half);
+    }
+
+    proptest! {
+        #[test]
+        fn a_month_ends_at_the_next_first_and_not_before(
+            seconds in 0u64..250_000_000_000,
+            nanos in 0u32..1_000_000_000,
+        ) {
+            let now = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+            let end = now + until_next_month(now);
+            let (now, end) = (httpdate::fmt_http_date(now), (end, httpdate::fmt_http_date(end)));
+            prop_assert!(end.1.contains(", 01 ") && end.1.ends_with(" 00:00:00 GMT"), "{}", end.1);
+            let last = httpdate::fmt_http_date(end.0 - Duration::from_secs(1));
+            prop_assert_eq!(last.get(7..16), now.get(7..16));
+        }
+
+        #[test]
+        fn a_day_ends_at_the_next_midnight(seconds in any::<i32>(), nanos in 0u32..1_000_000_000) {
+            let distance = Duration::new(u64::from(seconds.unsigned_abs()), nanos);
+            let epoch = SystemTime::UNIX_EPOCH;
+            let now = if seconds < 0 { epoch - distance } else { epoch + distance };
+            let left = until_midnight(now);
+            prop_assert!(!left.is_zero() && left <= DAY);
+            let end = now + left;
+            let from_epoch = end.duration_since(epoch).unwrap_or_else(|error| error.duration());
+            prop_assert_eq!(from_epoch.as_nanos() % DAY.as_nanos(), 0);
+        }
+
+        #[test]
+        fn any_time_has_a_next_month(seconds in any::<u64>(), before in any::<bool>()) {
+            let (epoch, distance) = (SystemTime::UNIX_EPOCH, Duration::from_secs(seconds));
+            let now = if before { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+            let left = until_next_month(now.unwrap_or(epoch));
+            prop_assert!(!left.is_zero() && left <= 31 * DAY);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The secret of this installation, made once: keys made with it name no credential to anybody else.
+//!
+//! Owns: the file `state/secret`, readable by its owner only, also while another larder has the
+//! rest of the state. Never touches: what is made with it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use crate::store::private_file;
+
+/// 32 random bytes. Never printed.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// Others may read it.
+    #[error("{} may be read by others: `chmod 600` it, or remove it and lose what is stored", .0.display())]
+    Open(PathBuf),
+    /// It could not be read or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Secret {
+    /// The secret in the directory `state`, made if there is none yet. A damaged one is put aside, with
+    /// a line in the log: what was stored is then not found any more.
+    pub fn of(state: &Path) -> Result<Self, SecretError> {
+        let path = state.join("secret");
+        let io = |source| SecretError::Io { path: path.clone(), source };
+        match read(&path)? {
+            SecretFile::Whole(secret) => return Ok(secret),
+            SecretFile::Damaged => put_aside(&path).map_err(io)?,
+            SecretFile::Nothing => {}
+        }
+        private_file::directory(state).map_err(io)?;
+        make(state, &path).map_err(io)?;
+        // Another larder may have been first: what stands there counts.
+        match read(&path)? {
+            SecretFile::Whole(secret) => Ok(secret),
+            SecretFile::Damaged | SecretFile::Nothing => Err(io(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// A secret that was configured.
+    pub fn from_bytes(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
+    /// A secret for this process alone.
+    pub fn for_now() -> Self {
+        Self(rand::random())
+    }
+
+    /// The secret derived from this one for a purpose: who learns one learns no other.
+    #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
+    pub fn derived(&self, purpose: &str) -> [u8; 32] {
+        let mut mac: Hmac<Sha256> =
+            Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
+        mac.update(purpose.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+enum SecretFile {
+    Whole(Secret),
+    Damaged,
+    Nothing,
+}
+
+fn put_aside(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension(format!("damaged-{:08x}", rand::random::<u32>()));
+    tracing::error!(
+        secret = %path.display(),
+        aside = %aside.display(),
+        "The secret of all keys is damaged and was put aside; what was stored is not found any more"
+    );
+    fs::rename(path, aside)
+}
+
+fn read(path: &Path) -> Result<SecretFile, SecretError> {
+    let io = |source| SecretError::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SecretFile::Nothing),
+        Err(error) => return Err(io(error)),
+    };
+    if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
+        return Err(SecretError::Open(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(100).read_to_end(&mut bytes).map_err(io)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(parse(text.trim_end()).map_or(SecretFile::Damaged, SecretFile::Whole))
+}
+
+fn parse(text: &str) -> Option<Secret> {
+    let mut secret = [0; 32];
+    for (at, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    (text.len() == 64).then_some(Secret(secret))
+}
+
+/// Whole or not at all, and never over one that is there.
+fn make(state: &Path, path: &Path) -> io::Result<()> {
+    let secret: [u8; 32] = rand::random();
+    let text: String =
+        secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
+    let new = private_file::beside(path, text.as_bytes())?;
+    let linked = fs::hard_link(&new, path);
+    fs::remove_file(&new)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => private_file::settle(state),
+    }
+}
+
+/// Prints nothing of it.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,101 @@
+//! Days and their months in UTC, as they are counted in the books.
+//!
+//! Owns: the number of a day, the days that its window begins and ends with. Never touches: the clock.
+
+use std::time::{Duration, SystemTime};
+
+use crate::policy::upstream::Period;
+use crate::semantics::utc_calendar::{until_midnight, until_next_month};
+
+/// A day, counted from 1970-01-01. What was before is that day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Day(u32);
+
+impl Day {
+    /// The day of a time.
+    pub(super) fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u32::try_from(since.as_secs() / DAY).unwrap_or(u32::MAX))
+    }
+
+    pub(super) const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    pub(super) const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// The first day of the window that this day is in.
+    pub(super) fn first(self, period: Period) -> Self {
+        let next = self.next(period);
+        let first = |length: u32| Self(next.0.saturating_sub(length));
+        let begins = |day: &Self| day.0 == 0 || Self(day.0 - 1).next(period) == *day;
+        match period {
+            Period::Day => self,
+            Period::Month => (28..=31).map(first).find(begins).unwrap_or(self),
+        }
+    }
+
+    /// The first day behind the window that this day is in.
+    pub(super) fn next(self, period: Period) -> Self {
+        let begin = self.begin();
+        let left = match period {
+            Period::Day => until_midnight(begin),
+            Period::Month => until_next_month(begin),
+        };
+        begin.checked_add(left).map_or(self, Self::of)
+    }
+
+    /// Midnight, when it begins.
+    pub(super) fn begin(self) -> SystemTime {
+        let since = Duration::from_secs(u64::from(self.0) * DAY);
+        SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+const DAY: u64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::semantics::date;
+
+    fn day(text: &str) -> Day {
+        let text = format!("{text} 12:00:00 GMT");
+        Day::of(date::parse_undated(text.as_bytes()).expect("a date"))
+    }
+
+    #[test]
+    fn a_month_begins_at_its_first_and_ends_at_the_next() {
+        for (within, first, next) in [
+            ("Thu, 01 Jan 1970", "Thu, 01 Jan 1970", "Sun, 01 Feb 1970"),
+            ("Sat, 31 Jan 2026", "Thu, 01 Jan 2026", "Sun, 01 Feb 2026"),
+            ("Wed, 28 Feb 2024", "Thu, 01 Feb 2024", "Fri, 01 Mar 2024"),
+            ("Thu, 29 Feb 2024", "Thu, 01 Feb 2024", "Fri, 01 Mar 2024"),
+            ("Tue, 28 Feb 2023", "Wed, 01 Feb 2023", "Wed, 01 Mar 2023"),
+            ("Sun, 28 Feb 2100", "Mon, 01 Feb 2100", "Mon, 01 Mar 2100"),
+            ("Tue, 29 Feb 2000", "Tue, 01 Feb 2000", "Wed, 01 Mar 2000"),
+            ("Thu, 31 Dec 2026", "Tue, 01 Dec 2026", "Fri, 01 Jan 2027"),
+        ] {
+            let within = day(within);
+            assert_eq!(within.first(Period::Month), day(first));
+            assert_eq!(within.next(Period::Month), day(next));
+            assert_eq!(within.first(Period::Day), within);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_day_is_in_its_month_and_the_next_month_begins_where_it_ends(raw in 0u32..4_000_000) {
+            let day = Day::from_raw(raw);
+            let (first, next) = (day.first(Period::Month), day.next(Period::Month));
+            prop_assert!(first <= day && day < next);
+            prop_assert_eq!(next.first(Period::Month), next);
+            prop_assert!((28..=31).contains(&(next.raw() - first.raw())));
+            prop_assert_eq!(Day::of(day.begin()), day);
+        }
+    }
+}

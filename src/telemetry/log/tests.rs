@@ -1,0 +1,256 @@
+//! What arrives on the other side, read as written.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::*;
+use crate::config::{LogFormat, LogLevel};
+use crate::telemetry::log::written::Written;
+use crate::telemetry::{
+    RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
+};
+
+/// What `act` makes the log say.
+fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = subscriber(&config::Log { format, level }, move || writer.clone());
+    // Installed once per process; what it brings goes to the subscriber of the thread.
+    bridge(LogLevel::Trace);
+    tracing::subscriber::with_default(subscriber, act);
+    written.text()
+}
+
+fn as_json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+fn account() -> Arc<Telemetry> {
+    Telemetry::new(&[Arc::from("roles")], &[Arc::from("discord")])
+}
+
+fn exchange(path: &str) -> RequestEvent<'_> {
+    RequestEvent {
+        route: 0,
+        result: ResultKind::Miss,
+        why: Some("uri-miss"),
+        method: &Method::GET,
+        host: "discord.example.test",
+        port: 443,
+        path,
+        status: Some(http::StatusCode::OK),
+        cache_status: Some("larder; fwd=uri-miss; stored"),
+        error: None,
+        duration: std::time::Duration::from_millis(2),
+        client_bytes: 10,
+        upstream_bytes: 9,
+        filled_bytes: 3,
+        is_larders: false,
+    }
+}
+
+#[test]
+fn an_exchange_is_one_json_line_at_debug_and_none_at_info() {
+    let act = || account().record(&exchange("/api/v10/guilds/1/roles"));
+    let text = logged(LogFormat::Json, LogLevel::Debug, act);
+    let line = as_json(&text);
+    assert_eq!(line["level"], "debug");
+    assert_eq!(line["message"], "Answered");
+    assert_eq!(line["route"], "roles");
+    assert_eq!(line["result"], "miss");
+    assert_eq!(line["why"], "uri-miss");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["upstream_bytes"], 12, "of the call, and of the fill that it began");
+    assert_eq!(line["path"], "/api/v10/guilds/1/roles");
+    assert_eq!(line.get("error"), None);
+    assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    let act = || account().record(&exchange("/"));
+    assert_eq!(logged(LogFormat::Json, LogLevel::Info, act), "");
+}
+
+#[test]
+fn the_form_for_people_is_one_line_with_the_facts_behind_the_words() {
+    let act = || account().record(&exchange("/a b"));
+    let text = logged(LogFormat::Pretty, LogLevel::Debug, act);
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.contains(" DEBUG Answered route=roles result=miss"), "{text}");
+    assert!(text.contains("path=\"/a b\""), "{text}");
+}
+
+#[test]
+fn a_query_is_not_logged_at_any_level() {
+    let act = || account().record(&exchange("/a?token=S3&api_key=S4"));
+    let text = logged(LogFormat::Json, LogLevel::Trace, act);
+    assert_eq!(as_json(&text)["path"], "/a");
+}
+
+#[test]
+fn no_secret_of_a_request_reaches_the_log_at_trace() {
+    let act = || {
+        tracing::trace!(url = "http://u:S5@h.test/?token=S3", "Trying");
+        tracing::debug!(head = ?"Authorization: Bearer S1\r\nCookie: S2", "Read");
+        tracing::debug!(api_key = "S4", note = "Cookie: S2", "Read");
+        tracing::error!("cannot parse Cookie: S2");
+        let raw = "GET /x?token=S3 HTTP/1.1\\r\\nAuthorization: S1\\r\\nX: S6";
+        tracing_log::log::error!(
+            target: "pingora_proxy",
+            "Fail to proxy:  Downstream InvalidHTTPHeader context: buf: {raw}, status: 400, GET \
+             /x?token=S3, Host: u:S5@h.test"
+        );
+        tracing_log::log::debug!(target: "pingora_core::protocols", "header: {raw}");
+        tracing::warn!(target: "h2::codec", headers = "S1", "frame");
+    };
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Trace, act);
+        for secret in ["S1", "S2", "S3", "S4", "S5", "S6"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+        assert!(text.contains("Fail to proxy:  Downstream InvalidHTTPHeader"), "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+}
+
+#[test]
+fn pingoras_lines_keep_their_target_and_are_never_errors() {
+    let act = || tracing_log::log::error!(target: "pingora_core::listeners", "Accept failed");
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Warn, act));
+    assert_eq!(line["target"], "pingora_core::listeners");
+    assert_eq!(line["level"], "warn");
+    assert_eq!(line["message"], "Accept failed");
+}
+
+#[test]
+fn adm_06_hostile_characters_forge_no_line_and_reach_no_terminal() {
+    let hostile = "/\r\n{\"level\":\"error\"}\u{1b}[2J\u{2028}\u{9b}31m";
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Debug, || account().record(&exchange(hostile)));
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        let raw = |c: char| c.is_control() && c != '\n' || c == '\u{2028}';
+        assert!(!text.contains(raw), "{text:?}");
+    }
+}
+
+#[test]
+fn a_megabyte_in_every_field_is_still_one_line_of_8_kib() {
+    let huge = "\u{1b}".repeat(1 << 20);
+    let act = || tracing::error!(a = %huge, b = %huge, c = %huge, d = %huge, e = 1, "{huge}");
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let text = logged(format, LogLevel::Error, act);
+        assert!(text.len() <= 8 * 1024, "{} bytes", text.len());
+        assert_eq!(text.lines().count(), 1);
+    }
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Error, act));
+    assert!(line["message"].as_str().is_some_and(|message| message.ends_with('…')));
+}
+
+#[test]
+fn ovl_11_a_flood_of_refusals_is_ten_lines_and_all_are_counted() {
+    let account = account();
+    let act = || {
+        for _ in 0..5_000 {
+            account.refused(&RejectEvent { class: "malformed", client: None });
+        }
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    // Ten a second, one of them kept for connections that cannot be accepted; the loop takes seconds
+    // at worst. Without a bound, 5,000.
+    assert!((9..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
+    assert!(account.render().contains("larder_denied_total{reason=\"malformed\"} 5000"));
+}
+
+#[test]
+fn a_flood_from_pingora_is_bounded_too() {
+    let act = || {
+        for _ in 0..1_000 {
+            tracing_log::log::error!(target: "pingora_proxy", "Fail to proxy: x");
+        }
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    assert!((10..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
+}
+
+#[test]
+fn a_failed_call_names_upstream_route_and_class() {
+    let call = UpstreamEvent {
+        upstream: 0,
+        route: 1,
+        host: "discord.example",
+        port: 8443,
+        outcome: Err("connect-refused"),
+        duration: std::time::Duration::from_millis(1),
+    };
+    let act = || account().upstream_call(&call);
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Info, act));
+    assert_eq!(line["message"], "Call to origin failed");
+    assert_eq!(line["upstream"], "discord");
+    assert_eq!(line["route"], "none");
+    assert_eq!((&line["host"], &line["port"]), (&"discord.example".into(), &8443.into()));
+    assert_eq!(line["error"], "connect-refused");
+}
+
+#[test]
+fn what_pingora_warns_of_is_shown_at_debug_only() {
+    let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
+    for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
+        assert_eq!(logged(LogFormat::Json, level, act), "");
+        let fails =
+            || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
+        assert_eq!(logged(LogFormat::Json, level, fails), "", "it names neither origin nor cause");
+    }
+    let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
+    assert_eq!(line["level"], "debug");
+}
+
+#[test]
+fn a_retry_and_a_stale_answer_in_place_of_an_error_are_a_line_each_with_their_cause() {
+    let wait = std::time::Duration::from_millis(2500);
+    let (host, port) = ("discord.example", 443);
+    let retry = RetryEvent { upstream: 0, route: 0, host, port, cause: "rate-limited", wait };
+    let act = || {
+        let account = account();
+        account.upstream_retry(&retry);
+        account.stale_served(0, "timeout");
+        account.stale_served(0, "stale-while-revalidate");
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    let lines: Vec<_> = text.lines().map(as_json).collect();
+    assert_eq!(lines.len(), 2, "refreshed behind the client's back is no event: {text}");
+    let told = |line: &serde_json::Value| {
+        let fact = |name: &str| line[name].as_str().map(str::to_owned);
+        (fact("message"), fact("route"), fact("cause"), line["wait"].as_f64())
+    };
+    let expected = |message: &str, cause: &str, wait| {
+        (Some(message.to_owned()), Some("roles".to_owned()), Some(cause.to_owned()), wait)
+    };
+    assert_eq!(told(&lines[0]), expected("Call to origin retried", "rate-limited", Some(2.5)));
+    assert_eq!(lines[0]["upstream"], "discord");
+    assert_eq!(told(&lines[1]), expected("Stale answer served", "timeout", None));
+    assert_eq!(logged(LogFormat::Json, LogLevel::Warn, act), "");
+}
+
+/// OVL-11: a storm of retries and stale answers leaves room to what is worse.
+#[test]
+fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
+    let act = || {
+        let account = account();
+        for _ in 0..1000 {
+            account.stale_served(0, "rate-limited");
+        }
+        let duration = std::time::Duration::ZERO;
+        let outcome = Err("connect");
+        let (host, port) = ("h", 443);
+        account.upstream_call(&UpstreamEvent {
+            upstream: 0,
+            route: 0,
+            host,
+            port,
+            outcome,
+            duration,
+        });
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    assert!(text.contains("Call to origin failed"), "{text}");
+    // Four a second and the failure; without a bound, 1,001.
+    assert!(text.lines().count() < 50, "{} lines", text.lines().count());
+}

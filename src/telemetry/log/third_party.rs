@@ -1,0 +1,119 @@
+//! What other crates have to say, pingora above all: bounded in number and cut to what is known to be
+//! harmless.
+//!
+//! Owns: which events are not larder's own; how much of their text is shown (ADM-07, OVL-11).
+//! Never touches: larder's own lines.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_log::NormalizeEvent;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use crate::clock;
+use crate::telemetry::log::OWN;
+use crate::telemetry::log::escape::start_of;
+use crate::telemetry::log_limiter::Limiter;
+
+/// Whether an event with this target is another crate's.
+pub(super) fn is_foreign(target: &str) -> bool {
+    target.strip_prefix(OWN).is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
+}
+
+/// The part of a foreign message that is written by its author, not by a client or an origin.
+/// pingora appends up to 2 KiB of a raw head after `buf:`, error texts after `context:` and
+/// `cause:`, and the request line before `, Host:`.
+pub(super) fn harmless(message: &str) -> &str {
+    let (shown, _) = start_of(message, LONGEST);
+    let cut = MARKERS
+        .iter()
+        .filter_map(|marker| shown.find(marker))
+        .chain(shown.find(|c: char| c.is_control() || "\"{[\\?@".contains(c)))
+        .chain(request_line(shown))
+        .min()
+        .unwrap_or(shown.len());
+    shown.split_at(cut).0.trim_end_matches([' ', ',', ':'])
+}
+
+/// Where a request line or an address with a path begins.
+fn request_line(text: &str) -> Option<usize> {
+    let slash = text.find(" /").or_else(|| text.find("://"))?;
+    let (before, _) = text.split_at(slash);
+    // The word before it is a method or a scheme: not the author's either.
+    Some(before.rfind(' ').map_or(0, |space| space + 1))
+}
+
+const MARKERS: [&str; 7] = ["buf:", "context:", "cause:", ", Host:", "HTTP/", "eader:", "eaders:"];
+
+/// Bytes of a foreign message that are looked at.
+const LONGEST: usize = 512;
+
+/// Lets at most ten foreign events a second pass: a failing origin makes pingora write one line per
+/// request.
+pub(super) struct RateLimitedLayer {
+    lines: Mutex<Limiter>,
+}
+
+impl RateLimitedLayer {
+    pub(super) fn new() -> Self {
+        Self { lines: Mutex::new(Limiter::new(10, Duration::from_secs(1))) }
+    }
+
+    fn may_pass(&self, metadata: &Metadata<'_>) -> bool {
+        !is_foreign(metadata.target()) || self.lines.lock().admit(clock::monotonic()).is_some()
+    }
+}
+
+impl<S: Subscriber> Layer<S> for RateLimitedLayer {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        match event.normalized_metadata() {
+            Some(bridged) => self.may_pass(&bridged),
+            None => self.may_pass(event.metadata()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_authors_words_of_a_foreign_message_are_shown() {
+        let table = [
+            (
+                "Fail to proxy:  Downstream InvalidHTTPHeader context: buf: GET /S6, status: 400",
+                "Fail to proxy:  Downstream InvalidHTTPHeader",
+            ),
+            (
+                "Fail to proxy:  Upstream ConnectionClosed, status: 502, tries: 1, retry: false, \
+                 GET /a?token=S3, Host: h",
+                "Fail to proxy:  Upstream ConnectionClosed, status: 502, tries: 1, retry: false",
+            ),
+            ("connecting to http://user:S5@host/x", "connecting to"),
+            ("RequestHeader { method: GET }", "RequestHeader"),
+            ("header: Authorization S1", "h"),
+            ("existing_buf_end 3, buf: b\"S6\"", "existing_buf_end 3"),
+            ("GET /S6 HTTP/1.1\r\nA: S1", ""),
+            ("Server starting", "Server starting"),
+        ];
+        for (message, shown) in table {
+            assert_eq!(harmless(message), shown, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_long_foreign_message_is_cut_at_a_character() {
+        assert!(harmless(&"ü".repeat(600)).len() <= LONGEST);
+    }
+
+    #[test]
+    fn a_target_is_larders_own_by_whole_segments() {
+        assert!(!is_foreign("larder"));
+        assert!(!is_foreign("larder::engine::fill"));
+        assert!(is_foreign("larderous"));
+        assert!(is_foreign("pingora_proxy"));
+        assert!(is_foreign("log"));
+    }
+}

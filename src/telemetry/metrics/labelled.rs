@@ -1,0 +1,75 @@
+//! The families whose labels are looked up when something happens: nothing of them is on the way of a
+//! hit, and naming only what has happened keeps the page small.
+//!
+//! Owns: their names and help texts. Never touches: what a hit counts (`resolved`).
+
+use prometheus::{IntCounterVec, Registry};
+
+use crate::telemetry::metrics::registry::counters;
+
+/// Counters with labels, shared by all configurations.
+#[derive(Clone)]
+pub(super) struct LabelledMetrics {
+    pub(super) misses: IntCounterVec,
+    pub(super) not_stored: IntCounterVec,
+    pub(super) upstream_requests: IntCounterVec,
+    pub(super) upstream_retries: IntCounterVec,
+    pub(super) stale_served: IntCounterVec,
+    pub(super) refreshes: IntCounterVec,
+    pub(super) invalidations: IntCounterVec,
+    pub(super) denied: IntCounterVec,
+    pub(super) handshakes: IntCounterVec,
+}
+
+impl LabelledMetrics {
+    pub(super) fn new(r: &Registry) -> Self {
+        let family = |name, help, labels: &[&str]| counters(r, name, help, labels);
+        Self {
+            misses: family(
+                "larder_misses_total",
+                "Requests that were forwarded, by the reason of Cache-Status.",
+                &["route", "reason"],
+            ),
+            not_stored: family(
+                "larder_not_stored_total",
+                "Answers that were not stored.",
+                &["route", "reason"],
+            ),
+            upstream_requests: family(
+                "larder_upstream_requests_total",
+                "Calls to origins, by status or class of failure.",
+                &["upstream", "route", "code"],
+            ),
+            upstream_retries: family(
+                "larder_upstream_retries_total",
+                "Calls to origins that were made once more.",
+                &["upstream", "cause"],
+            ),
+            stale_served: family(
+                "larder_stale_served_total",
+                "Stale answers that were served.",
+                &["route", "cause"],
+            ),
+            refreshes: family(
+                "larder_refreshes_total",
+                "Background refreshes.",
+                &["route", "trigger", "outcome"],
+            ),
+            invalidations: family(
+                "larder_invalidations_total",
+                "Stored responses that were invalidated.",
+                &["source"],
+            ),
+            denied: family(
+                "larder_denied_total",
+                "Requests that larder itself refused.",
+                &["reason"],
+            ),
+            handshakes: family(
+                "larder_tls_handshakes_total",
+                "Handshakes with clients whose TLS is intercepted, by the pattern that named the host.",
+                &["named", "outcome"],
+            ),
+        }
+    }
+}

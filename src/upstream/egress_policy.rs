@@ -1,0 +1,405 @@
+//! Where larder may go: decided on the resolved address, just before it is dialled.
+//!
+//! Owns: `destinations`, the private ranges, cloud metadata, larder's own ports.
+//! Never touches: names (`resolve`), connections (`dial`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::LazyLock;
+
+use ipnet::IpNet;
+use parking_lot::RwLock;
+
+use crate::config::{DestinationRule, Destinations, Ports};
+use crate::semantics::request::ListenerKind;
+
+/// The names under which clouds answer with credentials, whatever they resolve to.
+const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata"];
+
+/// The addresses at which clouds answer with credentials.
+const METADATA: [&str; 14] = [
+    "169.254.169.254/32",  // most of them
+    "169.254.170.2/32",    // ECS
+    "169.254.170.23/32",   // EKS
+    "fd00:ec2::254/128",   // EC2
+    "fd00:ec2::23/128",    // EKS
+    "168.63.129.16/32",    // Azure
+    "fd20:ce::254/128",    // Google
+    "100.100.100.200/32",  // Alibaba
+    "192.0.0.192/32",      // Oracle
+    "169.254.42.42/32",    // Scaleway
+    "fd00:42::42/128",     // Scaleway
+    "169.254.0.23/32",     // Tencent
+    "fe80::a9fe:a9fe/128", // the first one, as a link's own address
+    "64:ff9b:1::/48",      // any of them behind a NAT64 whose spelling only its network knows
+];
+
+/// Why a destination is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// `destinations.deny` names it.
+    Rule,
+    /// Cloud metadata: never.
+    Metadata,
+    /// One of larder's own ports: never.
+    Own,
+    /// Not in `destinations.ports`.
+    Port,
+    /// A private range, asked for through a listener that other hosts can reach.
+    Private,
+}
+
+impl Denied {
+    /// The `reason` label of `larder_denied_total`.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Rule => "destination-denied",
+            Self::Metadata => "destination-metadata",
+            Self::Own => "destination-own-port",
+            Self::Port => "destination-port",
+            Self::Private => "destination-private",
+        }
+    }
+}
+
+/// The rules in force.
+#[derive(Debug)]
+pub struct EgressPolicy {
+    rules: Destinations,
+    own: RwLock<Vec<SocketAddr>>,
+}
+
+impl EgressPolicy {
+    /// A guard over `rules`.
+    pub fn new(rules: Destinations) -> Self {
+        Self { rules, own: RwLock::new(Vec::new()) }
+    }
+
+    /// Adds addresses that larder itself listens on, once they are known.
+    pub fn add_own(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.own.write().extend(addresses);
+    }
+
+    /// Whether a request through `listener` may go to `host` at `address`.
+    pub fn check(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        listener: ListenerKind,
+    ) -> Result<(), Denied> {
+        let ip = embedded(address.ip());
+        let port = address.port();
+        if is_metadata(ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
+            return Err(Denied::Metadata);
+        }
+        if self.is_own(ip, port) {
+            return Err(Denied::Own);
+        }
+        if faces(address.ip()).iter().any(|face| denies(&self.rules.deny, host, *face, port)) {
+            return Err(Denied::Rule);
+        }
+        if !self.port_is_allowed(port, listener) {
+            return Err(Denied::Port);
+        }
+        let private = listener == ListenerKind::Reachable && !is_public(ip);
+        if private && !names_address(&self.rules.allow, reached(ip), port) {
+            return Err(Denied::Private);
+        }
+        Ok(())
+    }
+
+    fn port_is_allowed(&self, port: u16, listener: ListenerKind) -> bool {
+        match (&self.rules.ports, listener) {
+            (Some(Ports::All), _) | (None, ListenerKind::Loopback) => true,
+            (Some(Ports::Only(ports)), _) => ports.contains(&port),
+            (None, ListenerKind::Reachable) => [80, 443].contains(&port),
+        }
+    }
+
+    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        is_one_of(&self.own.read(), ip, port)
+    }
+}
+
+/// Whether a connection to this address and port reaches one of these listeners of larder's.
+pub fn is_one_of(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
+    listeners.iter().any(|own| {
+        own.port() == port
+            && (own.ip() == ip
+                || ip.is_unspecified()
+                || (own.ip().is_unspecified() && is_of_this_host(ip)))
+    })
+}
+
+/// An address is this host's own when a socket can be bound to it: asked only for own ports.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// Whether a rule is about this name or address, in whichever way the rule is written.
+fn denies(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
+    rules.iter().any(|rule| match rule {
+        DestinationRule::Host(pattern) => pattern.matches(host, port),
+        DestinationRule::Socket(addr, p) => *p == port && faces(*addr).contains(&ip),
+        DestinationRule::Net(net) => covers(net, ip),
+    })
+}
+
+/// A network of addresses that lead to this host names this host; one of IPv4 written as IPv6 means IPv4.
+fn covers(net: &IpNet, ip: IpAddr) -> bool {
+    let of_this_host = faces(net.addr()).contains(&ip) && net.addr().is_unspecified();
+    net.contains(&ip) || of_this_host || unmapped(net).is_some_and(|net| net.contains(&ip))
+}
+
+/// The IPv4 network that an IPv4-mapped one means.
+fn unmapped(net: &IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = net else { return None };
+    let length = v6.prefix_len().checked_sub(96)?;
+    IpNet::new(v6.addr().to_ipv4_mapped()?.into(), length).ok()
+}
+
+/// All that an address is to the rules: as it is written, as what it embeds, as where it leads.
+fn faces(ip: IpAddr) -> Vec<IpAddr> {
+    let inner = embedded(ip);
+    let mut faces = vec![ip, inner, reached(inner)];
+    if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        faces.push(Ipv4Addr::LOCALHOST.into());
+    }
+    if inner == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        faces.push(Ipv6Addr::LOCALHOST.into());
+    }
+    faces
+}
+
+/// A private range must be allowed by address: a name proves nothing (DNS rebinding).
+fn names_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
+    rules.iter().any(|rule| match rule {
+        DestinationRule::Net(net) => net.contains(&ip),
+        DestinationRule::Socket(addr, p) => reached(*addr) == ip && *p == port,
+        DestinationRule::Host(_) => false,
+    })
+}
+
+fn is_metadata(ip: IpAddr) -> bool {
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&METADATA));
+    NETS.iter().any(|net| net.contains(&ip))
+}
+
+/// Where a connection ends that is dialled to `ip`: the unspecified address leads to this host.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other @ (IpAddr::V4(_) | IpAddr::V6(_)) => other,
+    }
+}
+
+/// The address that a v6 spelling of a v4 address really reaches (mapped, NAT64, 6to4).
+fn embedded(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => IpAddr::V6(v6),
+    }
+}
+
+/// Whether an address belongs to the public internet.
+fn is_public(ip: IpAddr) -> bool {
+    const PRIVATE: [&str; 16] = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/127",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ];
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&PRIVATE));
+    !NETS.iter().any(|net| net.contains(&ip))
+}
+
+fn parsed(networks: &[&str]) -> Vec<IpNet> {
+    networks.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(allow: &[&str], deny: &[&str]) -> EgressPolicy {
+        let rules =
+            |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
+        EgressPolicy::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
+    }
+
+    fn check(guard: &EgressPolicy, address: &str, listener: ListenerKind) -> Result<(), Denied> {
+        guard.check("host.example", address.parse().unwrap(), listener)
+    }
+
+    #[test]
+    fn a_loopback_listener_gives_its_app_no_less_reach_than_it_has() {
+        let guard = guard(&[], &[]);
+        for address in
+            ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"]
+        {
+            assert_eq!(check(&guard, address, ListenerKind::Loopback), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn fwd_04_private_ranges_are_refused_from_a_reachable_listener() {
+        let guard = guard(&[], &[]);
+        for address in [
+            "10.0.0.1:80",
+            "127.0.0.1:80",
+            "[fd00::1]:80",
+            "100.64.0.1:80",
+            "0.0.0.0:80",
+            "[::ffff:10.0.0.1]:80",
+            "[64:ff9b::a00:1]:80",
+            "[2002:a00:1::]:80",
+            "[::1]:80",
+            "169.254.1.1:80",
+            "[fe80::1]:80",
+            "192.168.0.1:443",
+        ] {
+            assert_eq!(
+                check(&guard, address, ListenerKind::Reachable),
+                Err(Denied::Private),
+                "{address}"
+            );
+        }
+        assert_eq!(check(&guard, "93.184.216.34:443", ListenerKind::Reachable), Ok(()));
+    }
+
+    #[test]
+    fn fwd_04_metadata_is_refused_whatever_allow_says() {
+        let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
+        for address in [
+            "169.254.169.254:80",
+            "[fd00:ec2::254]:80",
+            "[fd00:ec2::23]:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[64:ff9b:1::a9fe:a9fe]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[fe80::a9fe:a9fe]:80",
+            "[fd20:ce::254]:80",
+            "168.63.129.16:80",
+            "169.254.170.2:80",
+            "169.254.170.23:80",
+            "192.0.0.192:80",
+            "169.254.42.42:80",
+            "169.254.0.23:80",
+            "100.100.100.200:80",
+        ] {
+            for listener in [ListenerKind::Loopback, ListenerKind::Reachable] {
+                assert_eq!(check(&guard, address, listener), Err(Denied::Metadata), "{address}");
+            }
+        }
+        let named = guard.check(
+            "metadata.google.internal",
+            "93.184.216.34:80".parse().unwrap(),
+            ListenerKind::Loopback,
+        );
+        assert_eq!(named, Err(Denied::Metadata));
+    }
+
+    #[test]
+    fn allow_names_a_private_network_and_deny_wins_over_it() {
+        let open = guard(&["10.0.0.0/8"], &["10.1.0.0/16"]);
+        assert_eq!(check(&open, "10.0.0.1:80", ListenerKind::Reachable), Ok(()));
+        assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Reachable), Err(Denied::Rule));
+        assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Loopback), Err(Denied::Rule));
+    }
+
+    /// Dialled, the unspecified address is this host.
+    #[test]
+    fn what_is_denied_or_allowed_of_loopback_is_so_of_the_unspecified_address() {
+        let closed = guard(&[], &["127.0.0.0/8", "::1/128"]);
+        let open = guard(&["127.0.0.1/32", "::1/128"], &[]);
+        for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
+            assert_eq!(
+                check(&closed, address, ListenerKind::Loopback),
+                Err(Denied::Rule),
+                "{address}"
+            );
+            assert_eq!(check(&open, address, ListenerKind::Reachable), Ok(()), "{address}");
+        }
+        let itself = guard(&[], &["0.0.0.0/8", "::/128"]);
+        for address in ["0.0.0.0:80", "[::]:80"] {
+            assert_eq!(
+                check(&itself, address, ListenerKind::Loopback),
+                Err(Denied::Rule),
+                "{address}"
+            );
+        }
+        let by_name = EgressPolicy::new(Destinations {
+            allow: vec![],
+            deny: vec![DestinationRule::Socket("0.0.0.0".parse().unwrap(), 80)],
+            ports: None,
+        });
+        assert_eq!(check(&by_name, "127.0.0.1:80", ListenerKind::Loopback), Err(Denied::Rule));
+    }
+
+    #[test]
+    fn a_denied_address_is_denied_in_every_writing_of_rule_and_address() {
+        for (rule, addresses) in [
+            ("::ffff:127.0.0.1/128", &["[::ffff:127.0.0.1]:80", "127.0.0.1:80"][..]),
+            ("::ffff:127.0.0.0/104", &["[::ffff:127.0.0.1]:80", "127.9.9.9:80"]),
+            ("64:ff9b::/96", &["[64:ff9b::5db8:d822]:80"]),
+            ("2002::/16", &["[2002:5db8:d822::]:80"]),
+            ("::/0", &["[64:ff9b::5db8:d822]:80", "[2606:4700::1]:80"]),
+            ("0.0.0.0/32", &["127.0.0.1:80", "[::1]:80", "0.0.0.0:80"]),
+            ("0.0.0.0/8", &["127.0.0.1:80", "0.1.2.3:80"]),
+            ("::/128", &["[::1]:80", "127.0.0.1:80", "[::]:80"]),
+            (
+                "127.0.0.0/8",
+                &["[::]:80", "0.0.0.0:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::7f00:1]:80"],
+            ),
+        ] {
+            let guard = guard(&[], &[rule]);
+            for address in addresses {
+                let denied = check(&guard, address, ListenerKind::Loopback);
+                assert_eq!(denied, Err(Denied::Rule), "{rule}: {address}");
+            }
+            let other = check(&guard, "93.184.216.34:80", ListenerKind::Loopback);
+            assert_eq!(other, Ok(()), "{rule}");
+        }
+    }
+
+    #[test]
+    fn other_ports_than_80_and_443_need_a_word_from_reachable_listeners() {
+        let guard = guard(&[], &[]);
+        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Reachable), Err(Denied::Port));
+        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Loopback), Ok(()));
+    }
+
+    #[test]
+    fn larders_own_ports_are_refused_under_every_spelling_of_this_host() {
+        let guard = guard(&["0.0.0.0/0"], &[]);
+        guard.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
+        for address in
+            ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
+        {
+            assert_eq!(
+                check(&guard, address, ListenerKind::Loopback),
+                Err(Denied::Own),
+                "{address}"
+            );
+        }
+        assert_eq!(check(&guard, "127.0.0.1:8081", ListenerKind::Loopback), Ok(()));
+    }
+}

@@ -1,0 +1,306 @@
+//! Paces against model origins, on a time that the tests turn.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+use super::*;
+use crate::policy::upstream::Rate;
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn start() -> Instant {
+    crate::clock::monotonic()
+}
+
+fn rate(count: u32, per: Duration) -> Rate {
+    Rate { count, per }
+}
+
+#[test]
+fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
+    let (mut window, now) = (SlidingWindow::new(rate(3, SECOND)), start());
+    for call in 0..3 {
+        assert_eq!(window.wait(now + call * 100 * MILLI), Duration::ZERO);
+        window.send(now + call * 100 * MILLI);
+    }
+    assert_eq!(window.wait(now + 300 * MILLI), 700 * MILLI);
+    assert_eq!(window.left(now + 300 * MILLI), 0);
+    assert_eq!(window.wait(now + SECOND), Duration::ZERO);
+    assert_eq!(window.left(now + SECOND), 1);
+}
+
+#[test]
+fn a_smaller_rate_from_a_reload_counts_what_went_out_before() {
+    let (mut window, now) = (SlidingWindow::new(rate(10, SECOND)), start());
+    for _ in 0..10 {
+        window.send(now);
+    }
+    window.keep_to(rate(2, SECOND));
+    assert_eq!(window.wait(now + 500 * MILLI), 500 * MILLI);
+    assert_eq!(window.wait(now + SECOND), Duration::ZERO);
+}
+
+/// An origin with fixed windows that begin with a call, as Discord's: it tells what is left, and how
+/// long until the window ends.
+struct Model {
+    limit: u64,
+    per: Duration,
+    begun: Option<Instant>,
+    used: u64,
+    refused: u64,
+}
+
+impl Model {
+    fn new(limit: u64, per: Duration) -> Self {
+        Self { limit, per, begun: None, used: 0, refused: 0 }
+    }
+
+    fn call(&mut self, now: Instant) -> RateLimitState {
+        if self.begun.is_none_or(|begun| now.duration_since(begun) >= self.per) {
+            (self.begun, self.used) = (Some(now), 0);
+        }
+        let begun = self.begun.unwrap_or(now);
+        if self.used >= self.limit {
+            self.refused += 1;
+        } else {
+            self.used += 1;
+        }
+        RateLimitState {
+            limit: Some(self.limit),
+            remaining: Some(self.limit - self.used),
+            resets_in: Some(self.per.saturating_sub(now.duration_since(begun))),
+            ..RateLimitState::default()
+        }
+    }
+}
+
+/// A client that always wants to call, with answers under way for `latency`: how many calls were
+/// answered in `time`.
+fn press(model: &mut Model, latency: Duration, time: Duration) -> u64 {
+    let (mut learned, begun) = (AdaptiveLimit::default(), start());
+    let mut under_way: VecDeque<(Instant, RateLimitState)> = VecDeque::new();
+    let (mut now, mut answered) = (begun, 0);
+    while now.duration_since(begun) < time {
+        while under_way.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, quota)) = under_way.pop_front() {
+                learned.on_response(Some(&quota), now);
+                answered += 1;
+            }
+        }
+        while learned.wait(now) == Some(Duration::ZERO) && under_way.len() < 500 {
+            learned.send();
+            // Half of the time is spent on the way there.
+            let quota = model.call(now + latency / 2);
+            under_way.push_back((now + latency, quota));
+        }
+        now += MILLI;
+    }
+    answered
+}
+
+#[test]
+fn a_learned_limit_of_fifty_a_second_is_never_exceeded_and_nearly_all_of_it_is_used() {
+    let mut model = Model::new(50, SECOND);
+    let answered = press(&mut model, 20 * MILLI, 60 * SECOND);
+    assert_eq!(model.refused, 0);
+    assert!(answered >= 50 * 60 * 9 / 10, "{answered} of 3,000");
+}
+
+#[test]
+fn the_first_call_goes_alone_to_find_the_limit_out() {
+    let (mut learned, now) = (AdaptiveLimit::default(), start());
+    assert_eq!(learned.wait(now), Some(Duration::ZERO));
+    learned.send();
+    assert_eq!(learned.wait(now), None, "the others wait for its answer");
+    learned.on_no_answer();
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "it was not answered: the next one");
+    learned.send();
+    learned.on_response(None, now);
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "an origin that says nothing");
+}
+
+#[test]
+fn a_limit_that_others_use_too_is_heard() {
+    let (mut learned, now) = (AdaptiveLimit::default(), start());
+    let told = |left, resets_in| RateLimitState {
+        limit: Some(10),
+        remaining: Some(left),
+        resets_in: Some(resets_in),
+        ..RateLimitState::default()
+    };
+    learned.send();
+    learned.on_response(Some(&told(9, SECOND)), now);
+    learned.send();
+    learned.on_response(Some(&told(0, SECOND)), now);
+    assert_eq!(learned.wait(now), Some(SECOND), "somebody else has used the rest");
+    assert_eq!(learned.wait(now + SECOND), Some(Duration::ZERO));
+}
+
+proptest! {
+    #[test]
+    fn no_stretch_ever_has_more_than_the_configured_rate(
+        count in 1_u32..20,
+        gaps in proptest::collection::vec(0_u32..300, 1..400),
+    ) {
+        let (per, mut now) = (SECOND, start());
+        let mut window = SlidingWindow::new(rate(count, per));
+        let mut sent: Vec<Instant> = Vec::new();
+        for gap in gaps {
+            now += gap * MILLI;
+            if window.wait(now).is_zero() {
+                window.send(now);
+                sent.push(now);
+            }
+        }
+        for (at, first) in sent.iter().enumerate() {
+            let within = sent.iter().skip(at).filter(|one| one.duration_since(*first) < per);
+            prop_assert!(within.count() <= count as usize);
+        }
+    }
+
+    #[test]
+    fn a_window_says_exactly_when_the_next_may_go(count in 1_u32..5, gap in 0_u32..1500) {
+        let now = start();
+        let mut window = SlidingWindow::new(rate(count, SECOND));
+        for _ in 0..count {
+            window.send(now);
+        }
+        let later = now + gap * MILLI;
+        let wait = window.wait(later);
+        prop_assert_eq!(wait, SECOND.saturating_sub(gap * MILLI));
+        prop_assert!(window.wait(later + wait).is_zero());
+    }
+
+    #[test]
+    fn a_learned_limit_is_never_exceeded_whatever_it_is(
+        limit in 1_u64..200,
+        millis in 200_u32..5000,
+        latency in 0_u32..300,
+    ) {
+        let mut model = Model::new(limit, millis * MILLI);
+        let answered = press(&mut model, latency * MILLI, 20 * SECOND);
+        prop_assert_eq!(model.refused, 0);
+        prop_assert!(answered > 0);
+    }
+}
+
+// ---- windows that outlive the process
+
+/// Lets calls out as fast as the window allows, one each `step` milliseconds at most, and restarts the
+/// larder behind it where `kills` says so: when each call went out. What a row has not counted by then
+/// is forgotten; a row that is due soon may be written or not.
+fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
+    let (mut window, mut now) = (SlidingWindow::new(rate), start());
+    let (mut row, mut out) = (None::<(Kept, Instant)>, Vec::new());
+    for (step, kill) in steps.iter().zip(kills) {
+        now += Duration::from_millis(*step);
+        if *kill {
+            window = SlidingWindow::new(rate);
+            if let Some((kept, written)) = &row {
+                window.adopt(&kept.clone().aged(now - *written), now);
+            }
+        }
+        if !window.wait(now).is_zero() {
+            continue;
+        }
+        let write = window.send(now);
+        if write == Write::First || (write == Write::Soon && step % 2 == 0) {
+            row = window.kept(false, now).map(|kept| (kept, now));
+            window.flushed();
+        }
+        out.push(now);
+    }
+    out
+}
+
+proptest! {
+    #[test]
+    fn no_kill_breaks_a_long_limit(
+        count in 1u32..400,
+        steps in proptest::collection::vec(0u64..2_000, 400),
+        kills in proptest::collection::vec(proptest::bool::weighted(0.1), 400),
+    ) {
+        let rate = rate(count, 60 * SECOND);
+        let out = through_kills(rate, &steps, &kills);
+        for (place, first) in out.iter().enumerate() {
+            let within = out[place..].iter().take_while(|at| **at - *first < rate.per).count();
+            prop_assert!(within <= count as usize, "{within} of {count}");
+        }
+        prop_assert!(!out.is_empty());
+    }
+}
+
+#[test]
+fn without_a_kill_a_long_window_lets_as_many_out_as_it_says_and_remembers_few_things() {
+    let (mut window, start) = (SlidingWindow::new(rate(10_000, 600 * SECOND)), start());
+    let mut out = 0;
+    for step in 0..40_000_u32 {
+        let now = start + step * 30 * MILLI;
+        if window.wait(now).is_zero() {
+            window.send(now);
+            out += 1;
+        }
+    }
+    assert_eq!(out, 20_000, "in twenty minutes");
+    let kept = window.kept(true, start + 1_199 * SECOND).expect("it is not over");
+    assert!((30..=66).contains(&kept.sent.len()), "{}", kept.sent.len());
+}
+
+#[test]
+fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
+    let written = |count: u32, calls: u32| {
+        let (mut window, now) = (SlidingWindow::new(rate(count, 86_400 * SECOND)), start());
+        let mut first = 0;
+        for call in 0..calls {
+            let now = now + call * MILLI;
+            match window.send(now) {
+                Write::First => first += 1,
+                Write::Soon => {}
+                Write::No => continue,
+            }
+            assert!(window.kept(false, now).is_some());
+            window.flushed();
+        }
+        first
+    };
+    assert_eq!(written(2, 2), 2);
+    assert_eq!(written(64, 64), 64);
+    assert_eq!(written(10_000, 10_000), 1, "the row is renewed before it is used up");
+    let (mut short, now) = (SlidingWindow::new(rate(2, 59 * SECOND)), start());
+    assert_eq!((short.send(now), short.kept(false, now)), (Write::No, None));
+}
+
+#[test]
+fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
+    let (mut window, now) = (SlidingWindow::new(rate(6_400, 600 * SECOND)), start());
+    window.send(now);
+    for _ in 0..100 {
+        let kept = window.kept(false, now).expect("a call counts");
+        window = SlidingWindow::new(kept.rate);
+        window.adopt(&kept.aged(SECOND), now);
+    }
+    assert_eq!(window.left(now), 6_400 - 101, "a call, and what was counted ahead once");
+    assert!(!window.is_over(now) && window.is_over(now + 600 * SECOND));
+}
+
+#[test]
+fn another_rate_after_a_restart_counts_what_is_known_of_the_calls_before() {
+    let (mut window, now) = (SlidingWindow::new(rate(2, 86_400 * SECOND)), start());
+    window.send(now);
+    window.send(now);
+    let kept = window.kept(true, now).expect("two calls");
+    for (to, left) in [
+        (rate(5, 86_400 * SECOND), 3),
+        (rate(1, 86_400 * SECOND), 0),
+        (rate(2, 3_600 * SECOND), 2),
+        (rate(2, 7 * 86_400 * SECOND), 0),
+    ] {
+        let mut after = SlidingWindow::new(kept.rate);
+        after.adopt(&kept.clone().aged(2 * 3_600 * SECOND), now);
+        after.keep_to(to);
+        assert_eq!(after.left(now), left, "{to:?}");
+    }
+}
