@@ -15,7 +15,7 @@ use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::storability::CacheKind;
 use crate::stored::partial::PartialResponse;
-use crate::stored::{FreshnessInput, Outdated, StoredResponse};
+use crate::stored::{FreshnessInput, ForcedStale, StoredResponse};
 
 /// What the store holds for a request.
 #[derive(Debug, Clone, Copy)]
@@ -292,7 +292,7 @@ impl<'a> EvaluatedEntry<'a> {
         let standing = freshness.standing(initial_age, response_time, now);
         // A soft purge ends the lifetime there and then; the stale windows run from it.
         let standing = match (standing, outdated) {
-            (standing, Some(Outdated { at, .. })) => {
+            (standing, Some(ForcedStale { at, .. })) => {
                 let since = now.duration_since(at).unwrap_or_default();
                 let before = match standing {
                     FreshnessState::Fresh(_) => Duration::ZERO,

@@ -35,11 +35,11 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Clock;
-use crate::engine::apart::Apart;
+use crate::engine::apart::FragmentationLog;
 use crate::engine::collapse::InFlightFetches;
 use crate::engine::mode::ModeSwitch;
-use crate::engine::remembered::Remembered;
-use crate::engine::underway::Underway;
+use crate::engine::remembered::PersistentFacts;
+use crate::engine::underway::PendingCalls;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
 use crate::semantics::redaction::Redactor;
@@ -48,7 +48,7 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::upstream::Origin;
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 
 /// The bounds an engine works within.
 #[derive(Debug, Clone, Copy)]
@@ -74,13 +74,13 @@ pub struct EngineDeps {
     /// What it works within.
     pub bounds: EngineLimits,
     /// Bytes of all bodies that are held on their way, over all engines that share it.
-    pub in_flight: Arc<InFlight>,
+    pub in_flight: Arc<InFlightBytes>,
     /// The master switch.
     pub switch: Arc<ModeSwitch>,
     /// The fills of all engines that share it.
-    pub underway: Arc<Underway>,
+    pub underway: Arc<PendingCalls>,
     /// What bears on stored answers and outlives the configuration.
-    pub remembered: Arc<Remembered>,
+    pub remembered: Arc<PersistentFacts>,
     /// What larder adds to `Via`.
     pub via: HeaderValue,
 }
@@ -93,12 +93,12 @@ pub struct Engine {
     keyring: Arc<KeyBuilder>,
     clock: Clock,
     bounds: EngineLimits,
-    in_flight: Arc<InFlight>,
+    in_flight: Arc<InFlightBytes>,
     switch: Arc<ModeSwitch>,
-    underway: Arc<Underway>,
-    remembered: Arc<Remembered>,
+    underway: Arc<PendingCalls>,
+    remembered: Arc<PersistentFacts>,
     flights: InFlightFetches,
-    apart: Apart,
+    apart: FragmentationLog,
     /// What larder adds to `Via`.
     via: HeaderValue,
 }
@@ -120,7 +120,7 @@ impl Engine {
             underway,
             remembered,
             flights: InFlightFetches::default(),
-            apart: Apart::default(),
+            apart: FragmentationLog::default(),
             via,
         })
     }

@@ -32,7 +32,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
 use crate::frontend::http1::Frontend;
-use crate::frontend::session::Session;
+use crate::frontend::session::ClientSession;
 use crate::semantics::request::ProxyRequest;
 
 /// An answer that is at hand: it is written as it is, and the connection goes on.
@@ -66,16 +66,16 @@ pub trait RequestHandler: Send + Sync + 'static {
 
     /// Answers `asked` on `session`. Returns it back, unless it has become something else, and whether
     /// its client stayed to the end.
-    fn serve(&self, asked: ProxyRequest, session: Session) -> Serving<'_>;
+    fn serve(&self, asked: ProxyRequest, session: ClientSession) -> ServeFuture<'_>;
 }
 
 /// An exchange under way. In a box: an idle connection must not carry the room that a request needs.
-pub type Serving<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
+pub type ServeFuture<'a> = Pin<Box<dyn Future<Output = ServeOutcome> + Send + 'a>>;
 
 /// What has come of an exchange.
-pub struct Served {
+pub struct ServeOutcome {
     /// The client's side; `None`: its connection speaks another protocol now, and has ended.
-    pub session: Option<Session>,
+    pub session: Option<ClientSession>,
     /// The client gave the exchange up.
     pub given_up: bool,
 }

@@ -129,7 +129,7 @@ pub struct StaleIfError {
 
 /// For whom an answer ends what was stored before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndsFor {
+pub enum StaleIfErrorEnd {
     /// Whoever asks for the same.
     All,
     /// Who asks with the same credential.
@@ -143,10 +143,10 @@ impl StaleIfError {
     }
 
     /// Whether an answer with this status ends the right of what was stored before to hide later errors.
-    pub fn ended_by(&self, status: StatusCode) -> Option<EndsFor> {
+    pub fn ended_by(&self, status: StatusCode) -> Option<StaleIfErrorEnd> {
         let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
         let asker = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        ends.then_some(if asker { EndsFor::Asker } else { EndsFor::All })
+        ends.then_some(if asker { StaleIfErrorEnd::Asker } else { StaleIfErrorEnd::All })
     }
 
     /// Whether an answer with this status is an error that a stale one may hide.

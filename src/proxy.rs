@@ -30,8 +30,8 @@ use tokio::sync::watch;
 use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::frontend::drain::DrainState;
-use crate::frontend::session::Session;
-use crate::frontend::{PreparedResponse, RequestHandler, Serving};
+use crate::frontend::session::ClientSession;
+use crate::frontend::{PreparedResponse, RequestHandler, ServeFuture};
 use crate::policy::CooldownPolicy;
 use crate::proxy::handler::PingoraHandler;
 use crate::route::table::Table;
@@ -86,7 +86,7 @@ impl RequestHandler for Proxy {
         self.handler.routes.names(host, port)
     }
 
-    fn serve(&self, asked: ProxyRequest, session: Session) -> Serving<'_> {
+    fn serve(&self, asked: ProxyRequest, session: ClientSession) -> ServeFuture<'_> {
         Box::pin(self.handler.serve(asked, session))
     }
 }

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Epoch, PurgeKind, PurgeScope, Watch};
+use crate::store::generations::{Epoch, PurgeKind, PurgeScope, InvalidationWatch};
 use crate::stored::StoredResponse;
 
 /// What is looked for: a key, and the variant that the request selects among those stored under it.
@@ -121,9 +121,9 @@ pub trait Store: Send + Sync {
 
     /// To be taken before an answer of `target` is asked for, and held until that is kept: what is
     /// invalidated later will not be brought back by [`Store::put`] with its mark.
-    fn watch(&self, target: u128) -> Watch;
+    fn watch(&self, target: u128) -> InvalidationWatch;
 
-    /// Whether `one` was asked for later than `other`, as [`Watch::asked`] says when.
+    /// Whether `one` was asked for later than `other`, as [`InvalidationWatch::asked`] says when.
     fn is_newer(&self, one: u64, other: u64) -> bool;
 
     /// Whether nothing of this target was invalidated since `mark`, not even softly.

@@ -18,7 +18,7 @@ use crate::semantics::freshness;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::lent::{Hold, Lent};
+use crate::stored::lent::{StoredBodyGuard, EvictedBodies};
 
 /// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::PartialResponse`], which
 /// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
@@ -51,14 +51,14 @@ pub struct StoredResponse {
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
     /// Whether it is stale, whatever its lifetime, and since when.
-    pub outdated: Option<Outdated>,
+    pub outdated: Option<ForcedStale>,
     /// `body` to its last reader.
     followed: Option<Arc<lent::Body>>,
 }
 
 /// That an answer is stale whatever its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outdated {
+pub struct ForcedStale {
     /// Since when.
     pub at: SystemTime,
     /// There is something newer: it may stand in for errors, and for nothing else. Else an operator has called it
@@ -78,7 +78,7 @@ pub struct FreshnessInput<'a> {
     /// The age it had then.
     pub initial_age: Duration,
     /// Whether it is stale, whatever its lifetime.
-    pub outdated: Option<Outdated>,
+    pub outdated: Option<ForcedStale>,
 }
 
 impl<'a> From<&'a StoredResponse> for FreshnessInput<'a> {
@@ -158,7 +158,7 @@ impl StoredResponse {
 
     /// The same, outdated.
     #[must_use]
-    pub fn outdated(&self, outdated: Outdated) -> Self {
+    pub fn outdated(&self, outdated: ForcedStale) -> Self {
         Self { outdated: Some(outdated), ..self.clone() }
     }
 
@@ -170,7 +170,7 @@ impl StoredResponse {
     }
 
     /// A store's hold on the body, which counts in `lent` from its end on; `None`: it is too small.
-    pub fn hold_body(&self, lent: &Lent) -> Option<Hold> {
+    pub fn hold_body(&self, lent: &EvictedBodies) -> Option<StoredBodyGuard> {
         self.followed.as_ref().map(|body| body.hold(lent))
     }
 
@@ -269,7 +269,7 @@ impl fmt::Debug for StoredResponse {
     }
 }
 
-/// Whether each member of a `Content-Length` is this number (RFC 9110 §8.6).
+/// Whether each member of a `Content-BodyLength` is this number (RFC 9110 §8.6).
 fn says(length: &HeaderValue, bytes: usize) -> bool {
     let mut members = length.as_bytes().split(|byte| *byte == b',');
     members.all(|member| {

@@ -34,7 +34,7 @@ pub use crate::telemetry::event::{
 pub use crate::telemetry::tls_handshake::HandshakeOutcome;
 
 /// Whether what is stored outlives the process, as far as it is meant to.
-type Outlives = Box<dyn Fn() -> bool + Send + Sync>;
+type Persistence = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The label and log value for a request that no route, or a call that no upstream, names.
 pub const NONE: &str = "none";
@@ -47,7 +47,7 @@ pub struct Telemetry {
     ledger: Arc<CostTracker>,
     redactor: Redactor,
     tiers: Arc<Mutex<Vec<StoreGauge>>>,
-    outlives: Arc<Mutex<Option<Outlives>>>,
+    outlives: Arc<Mutex<Option<Persistence>>>,
     // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
     lines: Arc<Mutex<Limiter>>,
     // Apart: what an operator must act on is not lost among refusals.

@@ -26,7 +26,7 @@ use axum::response::Response;
 
 use crate::admin::acl::{AdminAcl, Authorization};
 use crate::admin::listener::AdminConnectInfo;
-use crate::admin::places::Seat;
+use crate::admin::places::SlotIndex;
 use crate::admin::{AppState, response, v1};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
@@ -56,7 +56,7 @@ pub(super) async fn check(
 }
 
 /// While its body comes in, a request's connection still makes room for others; from then on for none.
-async fn handled(seat: Seat, request: Request, next: Next) -> Response {
+async fn handled(seat: SlotIndex, request: Request, next: Next) -> Response {
     let request = match v1::gathered(request).await {
         Ok(request) => request,
         Err(problem) => return response::refuse(problem),

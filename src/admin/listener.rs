@@ -13,7 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::acl::AdminAcl;
-use crate::admin::places::{Kind, Place, Places, Seat};
+use crate::admin::places::{ClientKind, ConnectionSlot, ConnectionSlots, SlotIndex};
 use crate::admin::timeout::DeadlineStream;
 use crate::telemetry::Telemetry;
 
@@ -21,7 +21,7 @@ use crate::telemetry::Telemetry;
 #[derive(Clone)]
 pub(super) struct AdminConnectInfo {
     pub(super) address: SocketAddr,
-    pub(super) seat: Seat,
+    pub(super) seat: SlotIndex,
 }
 
 impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
@@ -35,7 +35,7 @@ pub(super) struct AdminListener {
     listener: TcpListener,
     account: Arc<Telemetry>,
     access: Arc<AdminAcl>,
-    places: Arc<Places>,
+    places: Arc<ConnectionSlots>,
 }
 
 impl AdminListener {
@@ -48,23 +48,23 @@ impl AdminListener {
     }
 
     /// Which places are for `client`.
-    fn kind(&self, client: SocketAddr) -> Kind {
+    fn kind(&self, client: SocketAddr) -> ClientKind {
         let client = client.ip().to_canonical();
         if client.is_loopback() {
-            Kind::Local
+            ClientKind::Local
         } else if self.access.admits(client) {
-            Kind::Remote
+            ClientKind::Remote
         } else {
-            Kind::Refused
+            ClientKind::Refused
         }
     }
 
     /// A place for `client`. This host's own connections wait for one; those of other hosts are closed
     /// where there is none, so that none of this host waits behind them.
-    async fn place(&self, client: SocketAddr) -> Option<Place> {
+    async fn place(&self, client: SocketAddr) -> Option<ConnectionSlot> {
         match self.kind(client) {
-            Kind::Local => Some(self.places.wait_for(Kind::Local).await),
-            other @ (Kind::Remote | Kind::Refused) => self.places.take(other),
+            ClientKind::Local => Some(self.places.wait_for(ClientKind::Local).await),
+            other @ (ClientKind::Remote | ClientKind::Refused) => self.places.take(other),
         }
     }
 }
@@ -114,12 +114,12 @@ mod tests {
         let access = Arc::new(AdminAcl::new(&rules));
         let listen = AdminListener::new(listener, Telemetry::new(&[], &[]), access);
         for (address, kind) in [
-            ("127.0.0.1:5", Kind::Local),
-            ("[::1]:5", Kind::Local),
-            ("[::ffff:127.0.0.1]:5", Kind::Local),
-            ("10.1.2.3:5", Kind::Remote),
-            ("[::ffff:10.1.2.3]:5", Kind::Remote),
-            ("192.0.2.1:5", Kind::Refused),
+            ("127.0.0.1:5", ClientKind::Local),
+            ("[::1]:5", ClientKind::Local),
+            ("[::ffff:127.0.0.1]:5", ClientKind::Local),
+            ("10.1.2.3:5", ClientKind::Remote),
+            ("[::ffff:10.1.2.3]:5", ClientKind::Remote),
+            ("192.0.2.1:5", ClientKind::Refused),
         ] {
             assert_eq!(listen.kind(address.parse().unwrap()), kind, "{address}");
         }
@@ -128,7 +128,7 @@ mod tests {
         while let Some(place) = listen.place(stranger).await {
             held.push(place);
         }
-        assert_eq!(held.len(), Kind::Refused.places());
+        assert_eq!(held.len(), ClientKind::Refused.places());
         assert!(listen.place("10.1.2.3:5".parse().unwrap()).await.is_some());
         assert!(listen.place("127.0.0.1:5".parse().unwrap()).await.is_some());
     }

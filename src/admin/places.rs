@@ -17,7 +17,7 @@ use crate::clock::Clock;
 
 /// Kinds of clients. Each has places of its own: a flood of one kind does not reach the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ClientKind {
     /// This host's: its health checks must be answered whatever others do.
     Local,
     /// Other hosts' that are admitted.
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Refused,
 }
 
-impl Kind {
+impl ClientKind {
     /// Connections at once.
     pub(super) const fn places(self) -> usize {
         match self {
@@ -55,31 +55,31 @@ const HURRY: Duration = Duration::from_millis(100);
 
 /// All places.
 #[derive(Default)]
-pub(super) struct Places {
-    taken: Mutex<Taken>,
+pub(super) struct ConnectionSlots {
+    taken: Mutex<SlotsInUse>,
     left: Notify,
     clock: Clock,
 }
 
 #[derive(Default)]
-struct Taken {
-    holders: Vec<Holder>,
+struct SlotsInUse {
+    holders: Vec<SlotHolder>,
     next: u64,
 }
 
-struct Holder {
+struct SlotHolder {
     id: u64,
-    kind: Kind,
+    kind: ClientKind,
     phase: Phase,
     since: Instant,
     /// Dropped to tell the connection that its place is another's.
     _stays: oneshot::Sender<()>,
 }
 
-impl Places {
+impl ConnectionSlots {
     /// A place for a client of this kind, if need be that of a connection that only sits there.
     /// `None`: there is none at present.
-    pub(super) fn take(self: &Arc<Self>, kind: Kind) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>, kind: ClientKind) -> Option<ConnectionSlot> {
         let now = self.clock.instant();
         let mut taken = self.taken.lock();
         if taken.holders.iter().filter(|holder| holder.kind == kind).count() >= kind.places() {
@@ -89,13 +89,13 @@ impl Places {
         let id = taken.next;
         taken.next += 1;
         let (stays, told) = oneshot::channel();
-        let holder = Holder { id, kind, phase: Phase::Idle, since: now, _stays: stays };
+        let holder = SlotHolder { id, kind, phase: Phase::Idle, since: now, _stays: stays };
         taken.holders.push(holder);
-        Some(Place { seat: Seat { places: Arc::clone(self), id }, told, lost: false })
+        Some(ConnectionSlot { seat: SlotIndex { places: Arc::clone(self), id }, told, lost: false })
     }
 
     /// The same, waiting until there is one.
-    pub(super) async fn wait_for(self: &Arc<Self>, kind: Kind) -> Place {
+    pub(super) async fn wait_for(self: &Arc<Self>, kind: ClientKind) -> ConnectionSlot {
         loop {
             if let Some(place) = self.take(kind) {
                 return place;
@@ -106,10 +106,10 @@ impl Places {
     }
 }
 
-impl Taken {
+impl SlotsInUse {
     /// The connection whose place the next one of this kind gets.
-    fn makes_room(&self, kind: Kind, now: Instant) -> Option<usize> {
-        let sits = |holder: &Holder| {
+    fn makes_room(&self, kind: ClientKind, now: Instant) -> Option<usize> {
+        let sits = |holder: &SlotHolder| {
             holder.kind == kind
                 && holder.phase != Phase::Handled
                 && now.saturating_duration_since(holder.since) >= HURRY
@@ -120,13 +120,13 @@ impl Taken {
 }
 
 /// A connection's place; given back when dropped.
-pub(super) struct Place {
-    seat: Seat,
+pub(super) struct ConnectionSlot {
+    seat: SlotIndex,
     told: oneshot::Receiver<()>,
     lost: bool,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// The connection's phase from now on.
     pub(super) fn turn_to(&self, phase: Phase) {
         self.seat.turn(|before| if before == Phase::Handled { before } else { phase });
@@ -140,12 +140,12 @@ impl Place {
     }
 
     /// The place, for who handles the connection's requests.
-    pub(super) fn seat(&self) -> Seat {
+    pub(super) fn seat(&self) -> SlotIndex {
         self.seat.clone()
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.seat.places.taken.lock().holders.retain(|holder| holder.id != self.seat.id);
         self.seat.places.left.notify_one();
@@ -154,16 +154,16 @@ impl Drop for Place {
 
 /// Which place it is.
 #[derive(Clone)]
-pub(super) struct Seat {
-    places: Arc<Places>,
+pub(super) struct SlotIndex {
+    places: Arc<ConnectionSlots>,
     id: u64,
 }
 
-impl Seat {
+impl SlotIndex {
     /// A request of this connection is handled for as long as the value lives.
-    pub(super) fn handle(self) -> Handling {
+    pub(super) fn handle(self) -> RequestGuard {
         self.turn(|_before| Phase::Handled);
-        Handling(self)
+        RequestGuard(self)
     }
 
     fn turn(&self, next: impl FnOnce(Phase) -> Phase) {
@@ -179,9 +179,9 @@ impl Seat {
 }
 
 /// A request that is being handled.
-pub(super) struct Handling(Seat);
+pub(super) struct RequestGuard(SlotIndex);
 
-impl Drop for Handling {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.turn(|_handled| Phase::Sending);
     }
@@ -193,11 +193,11 @@ mod tests {
 
     use super::*;
 
-    fn full(places: &Arc<Places>, kind: Kind) -> Vec<Place> {
+    fn full(places: &Arc<ConnectionSlots>, kind: ClientKind) -> Vec<ConnectionSlot> {
         (0..kind.places()).map(|_| places.take(kind).unwrap()).collect()
     }
 
-    fn lost(all: &mut [Place]) -> Vec<usize> {
+    fn lost(all: &mut [ConnectionSlot]) -> Vec<usize> {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let lost = all
             .iter_mut()
@@ -209,9 +209,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_only_sits_there_makes_room_the_longest_first_and_one_that_is_served_never()
      {
-        let places = Arc::new(Places::default());
-        let mut all = full(&places, Kind::Refused);
-        assert!(places.take(Kind::Refused).is_none(), "all have only just come");
+        let places = Arc::new(ConnectionSlots::default());
+        let mut all = full(&places, ClientKind::Refused);
+        assert!(places.take(ClientKind::Refused).is_none(), "all have only just come");
         advance(HURRY).await;
         let handled = all[0].seat().handle();
         all[1].turn_to(Phase::Receiving);
@@ -219,35 +219,35 @@ mod tests {
         all[2].turn_to(Phase::Idle);
         advance(HURRY).await;
         // The silent ones, then the one that was answered last, then the one that is slow to ask.
-        let mut later: Vec<_> = (3..8).map(|_| places.take(Kind::Refused).unwrap()).collect();
+        let mut later: Vec<_> = (3..8).map(|_| places.take(ClientKind::Refused).unwrap()).collect();
         assert_eq!(lost(&mut all), [3, 4, 5, 6, 7]);
-        later.push(places.take(Kind::Refused).unwrap());
+        later.push(places.take(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [2, 3, 4, 5, 6, 7]);
-        later.push(places.take(Kind::Refused).unwrap());
+        later.push(places.take(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [1, 2, 3, 4, 5, 6, 7]);
-        assert!(places.take(Kind::Refused).is_none(), "one is served, the others have just come");
+        assert!(places.take(ClientKind::Refused).is_none(), "one is served, the others have just come");
         drop(handled);
         assert!(lost(&mut later).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_kind_of_client_takes_the_places_of_another() {
-        let places = Arc::new(Places::default());
-        let (mut remote, mut refused) = (full(&places, Kind::Remote), full(&places, Kind::Refused));
+        let places = Arc::new(ConnectionSlots::default());
+        let (mut remote, mut refused) = (full(&places, ClientKind::Remote), full(&places, ClientKind::Refused));
         advance(HURRY).await;
-        let local = full(&places, Kind::Local);
+        let local = full(&places, ClientKind::Local);
         assert!(lost(&mut remote).is_empty() && lost(&mut refused).is_empty());
         drop(local);
-        assert!(places.take(Kind::Local).is_some(), "places are given back");
+        assert!(places.take(ClientKind::Local).is_some(), "places are given back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_waits_for_a_place_gets_the_next_that_is_free() {
-        let places = Arc::new(Places::default());
-        let mut all = full(&places, Kind::Local);
+        let places = Arc::new(ConnectionSlots::default());
+        let mut all = full(&places, ClientKind::Local);
         let handled: Vec<_> = all.iter().map(|place| place.seat().handle()).collect();
         let other = Arc::clone(&places);
-        let waiting = tokio::spawn(async move { other.wait_for(Kind::Local).await });
+        let waiting = tokio::spawn(async move { other.wait_for(ClientKind::Local).await });
         advance(10 * HURRY).await;
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

@@ -27,7 +27,7 @@ use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
 /// A larder that does what the test says and takes down what it was asked.
-struct Played {
+struct MockApi {
     asked: Mutex<Vec<String>>,
     ready: Mutex<Readiness>,
     ca: Mutex<Option<String>>,
@@ -37,7 +37,7 @@ struct Played {
     next: Mutex<Option<String>>,
 }
 
-impl Played {
+impl MockApi {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             asked: Mutex::default(),
@@ -61,7 +61,7 @@ impl Played {
 }
 
 #[async_trait]
-impl AdminApi for Played {
+impl AdminApi for MockApi {
     fn ready(&self) -> Readiness {
         self.ready.lock().clone()
     }
@@ -181,7 +181,7 @@ impl AdminApi for Played {
 struct Desktop {
     addr: SocketAddr,
     account: Arc<Telemetry>,
-    larder: Arc<Played>,
+    larder: Arc<MockApi>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
@@ -191,7 +191,7 @@ async fn admin_as(listen: &str, allow: &[&str], token: Option<&str>) -> Desktop 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let account = Telemetry::new(&[], &[]);
-    let larder = Played::new();
+    let larder = MockApi::new();
     let rules = Admin {
         listen: listen.parse().unwrap(),
         token: token.map(|token| Token::parse(token.as_bytes()).unwrap()),

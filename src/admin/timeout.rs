@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::admin::places::{Phase, Place, Seat};
+use crate::admin::places::{Phase, ConnectionSlot, SlotIndex};
 
 /// A stream under a deadline that is set anew by each change of direction, not by each byte.
 pub(super) struct DeadlineStream<S> {
     stream: S,
     turn: Direction,
     deadline: Pin<Box<Sleep>>,
-    place: Place,
+    place: ConnectionSlot,
 }
 
 /// Whose turn it is.
@@ -36,13 +36,13 @@ enum Direction {
 }
 
 impl<S> DeadlineStream<S> {
-    pub(super) fn new(stream: S, place: Place) -> Self {
+    pub(super) fn new(stream: S, place: ConnectionSlot) -> Self {
         let deadline = Box::pin(tokio::time::sleep(Direction::Silent.patience()));
         Self { stream, turn: Direction::Silent, deadline, place }
     }
 
     /// Its place, for who handles its requests.
-    pub(super) fn seat(&self) -> Seat {
+    pub(super) fn seat(&self) -> SlotIndex {
         self.place.seat()
     }
 
@@ -131,11 +131,11 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::admin::places::{Kind, Places};
+    use crate::admin::places::{ClientKind, ConnectionSlots};
 
     fn pair() -> (DeadlineStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let place = Arc::new(Places::default()).take(Kind::Local).unwrap();
+        let place = Arc::new(ConnectionSlots::default()).take(ClientKind::Local).unwrap();
         (DeadlineStream::new(ours, place), theirs)
     }
 

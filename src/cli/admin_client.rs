@@ -17,7 +17,7 @@ use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
 use crate::cli::admin_client::holder::{CONNECT, Trusted, stranger};
-use crate::cli::admin_client::link::Links;
+use crate::cli::admin_client::link::Connector;
 pub(super) use crate::cli::admin_client::target::{TargetArgs, reached};
 use crate::cli::{Context, ExitStatus};
 use crate::config::token::Token;
@@ -107,7 +107,7 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT))
             .timeout_global(Some(ANSWER))
             .build();
-        ureq::Agent::with_parts(config, Links(self.trusted.clone()), DefaultResolver::default())
+        ureq::Agent::with_parts(config, Connector(self.trusted.clone()), DefaultResolver::default())
     }
 
     fn url(&self, path: &str) -> String {

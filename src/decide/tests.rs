@@ -18,13 +18,13 @@ use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::partial::PartialResponse;
-use crate::stored::{Outdated, StoredResponse};
+use crate::stored::{ForcedStale, StoredResponse};
 
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
 const UNAVAILABLE: ErrorClass = ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE);
 
-const fn called_stale(at: SystemTime) -> Outdated {
-    Outdated { at, superseded: false }
+const fn called_stale(at: SystemTime) -> ForcedStale {
+    ForcedStale { at, superseded: false }
 }
 
 fn secs(n: u64) -> Duration {
@@ -453,7 +453,7 @@ fn what_is_superseded_stands_in_for_errors_and_is_served_for_nothing_else() {
     let policy = Policy::origin();
     for superseded in [false, true] {
         let at = ARRIVAL + secs(5);
-        let stored = stored(said).outdated(Outdated { at, superseded });
+        let stored = stored(said).outdated(ForcedStale { at, superseded });
         for ask in ["", "max-stale=100"] {
             let served = matches!(decided(ask, &policy, &stored, 10), Decision::Serve { .. });
             assert_eq!(served, !superseded, "{ask}");

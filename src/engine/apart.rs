@@ -21,10 +21,10 @@ const NAMED: usize = 64;
 
 /// What misses have shown.
 #[derive(Debug, Default)]
-pub(crate) struct Apart(Mutex<Seen>);
+pub(crate) struct FragmentationLog(Mutex<SeenRequest>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenRequest {
     /// The fields of the last request that was equal but for them: hashes of names and of values.
     last: HashMap<u128, Vec<(u64, u64)>>,
     /// How often a field of a route has kept requests apart.
@@ -34,21 +34,21 @@ struct Seen {
 
 /// A field that has kept a request apart from an equal one.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Separator<'a> {
+pub(crate) struct FragmentingField<'a> {
     /// The field.
     pub(crate) name: &'a HeaderName,
     /// It has done so often, and has not been named before.
     pub(crate) is_news: bool,
 }
 
-impl Apart {
+impl FragmentationLog {
     /// Nothing is stored for a request of `route`. `rest`: what it asks for, its `fields` left out.
     pub(crate) fn missed<'a>(
         &self,
         route: usize,
         rest: u128,
         fields: &[(&'a HeaderName, &'a HeaderValue)],
-    ) -> Option<Separator<'a>> {
+    ) -> Option<FragmentingField<'a>> {
         let now: Vec<(u64, u64)> = fields.iter().map(|(name, value)| hashes(name, value)).collect();
         let mut seen = self.0.lock();
         if seen.last.len() >= REMEMBERED && !seen.last.contains_key(&rest) {
@@ -58,11 +58,11 @@ impl Apart {
         let hash = sole_difference(&before, &now)?;
         let (name, _) =
             fields.iter().find(|(name, _)| xxh3_64(name.as_str().as_bytes()) == hash)?;
-        Some(Separator { name, is_news: seen.is_news((route, hash)) })
+        Some(FragmentingField { name, is_news: seen.is_news((route, hash)) })
     }
 }
 
-impl Seen {
+impl SeenRequest {
     fn is_news(&mut self, field: (usize, u64)) -> bool {
         if self.named.len() >= NAMED || self.named.contains(&field) {
             return false;
@@ -98,7 +98,7 @@ mod tests {
     const B: HeaderName = HeaderName::from_static("x-b");
 
     /// What a miss with these fields shows.
-    fn missed(apart: &Apart, rest: u128, fields: &[(&HeaderName, &str)]) -> Option<(String, bool)> {
+    fn missed(apart: &FragmentationLog, rest: u128, fields: &[(&HeaderName, &str)]) -> Option<(String, bool)> {
         let values: Vec<HeaderValue> =
             fields.iter().map(|(_, value)| HeaderValue::from_str(value).unwrap()).collect();
         let fields: Vec<_> = fields.iter().map(|(name, _)| *name).zip(&values).collect();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_one_field_that_differs_is_it() {
-        let apart = Apart::default();
+        let apart = FragmentationLog::default();
         let named = |name: &HeaderName| Some((name.to_string(), false));
         assert_eq!(missed(&apart, 1, &[(&A, "1"), (&B, "1")]), None, "nothing to compare with");
         assert_eq!(missed(&apart, 1, &[(&A, "2"), (&B, "1")]), named(&A));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_field_that_does_it_often_is_news_once() {
-        let apart = Apart::default();
+        let apart = FragmentationLog::default();
         let news: Vec<u32> = (0..100)
             .filter(|n| {
                 missed(&apart, 1, &[(&A, &n.to_string())]).is_some_and(|(_, is_news)| is_news)
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn names_and_requests_without_end_take_no_room() {
-        let apart = Apart::default();
+        let apart = FragmentationLog::default();
         let mut news = 0;
         for n in 0..200_u32 {
             let name = HeaderName::try_from(format!("x-{n}")).unwrap();

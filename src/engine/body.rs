@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::semantics::storability::NotStoredReason;
-use crate::upstream::admission::call::Audience;
+use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{EACH, InFlight, SMALL, Waiting};
+use crate::upstream::in_flight::{EACH, InFlightBytes, SMALL, Waiting};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
@@ -32,8 +32,8 @@ pub(crate) struct SharedBody {
     /// Something for the writer: a piece was read, a reader left.
     room: Notify,
     /// Whether there are readers, for the call that brings it.
-    audience: Arc<Audience>,
-    in_flight: Arc<InFlight>,
+    audience: Arc<CallAudience>,
+    in_flight: Arc<InFlightBytes>,
     largest: usize,
     /// What its origin may send ahead of its slowest reader.
     ahead: AtomicUsize,
@@ -61,7 +61,7 @@ struct SharedBodyState {
 impl SharedBody {
     /// An empty body of which up to `largest` bytes are kept; with `kept == false` none is, and it
     /// flows at the pace of its slowest reader.
-    pub(crate) fn new(kept: bool, largest: usize, in_flight: Arc<InFlight>) -> Arc<Self> {
+    pub(crate) fn new(kept: bool, largest: usize, in_flight: Arc<InFlightBytes>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(SharedBodyState {
                 pieces: VecDeque::new(),
@@ -77,7 +77,7 @@ impl SharedBody {
             }),
             news: Notify::new(),
             room: Notify::new(),
-            audience: Arc::new(Audience::nobody()),
+            audience: Arc::new(CallAudience::nobody()),
             in_flight,
             largest,
             ahead: AtomicUsize::new(0),
@@ -103,7 +103,7 @@ impl SharedBody {
     }
 
     /// Whether there are readers: it changes as they come and leave.
-    pub(crate) fn audience(&self) -> Arc<Audience> {
+    pub(crate) fn audience(&self) -> Arc<CallAudience> {
         Arc::clone(&self.audience)
     }
 
@@ -234,12 +234,12 @@ impl Drop for SharedBody {
 }
 
 impl SharedBodyState {
-    fn stop_keeping(&mut self, in_flight: &InFlight) {
+    fn stop_keeping(&mut self, in_flight: &InFlightBytes) {
         self.kept = false;
         self.let_go(in_flight);
     }
 
-    fn let_go(&mut self, in_flight: &InFlight) {
+    fn let_go(&mut self, in_flight: &InFlightBytes) {
         if self.kept {
             return;
         }
@@ -253,7 +253,7 @@ impl SharedBodyState {
         }
     }
 
-    fn detach_slowest(&mut self, in_flight: &InFlight) {
+    fn detach_slowest(&mut self, in_flight: &InFlightBytes) {
         let first = self.gone;
         self.readers.retain(|_, next| *next > first);
         self.let_go(in_flight);
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     fn body(kept: bool, largest: usize) -> Arc<SharedBody> {
-        SharedBody::new(kept, largest, InFlight::new(1 << 30))
+        SharedBody::new(kept, largest, InFlightBytes::new(1 << 30))
     }
 
     async fn read_all(mut reader: BodyReader) -> Result<Vec<u8>, UpstreamError> {
@@ -360,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn once_it_is_stored_readers_go_on_in_that_wherever_they_are() {
-        let budget = InFlight::new(10_000);
+        let budget = InFlightBytes::new(10_000);
         let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let (mut behind, mut ahead) = (body.reader().unwrap(), body.reader().unwrap());
         for piece in ["one ", "two "] {
@@ -418,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_gets_everything_back() {
-        let budget = InFlight::new(10);
+        let budget = InFlightBytes::new(10);
         let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let reader = body.reader().unwrap();
         body.push(Bytes::from_static(b"0123456789abc")).await;
@@ -468,7 +468,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_small_pieces_are_charged_for_more_than_their_bytes() {
-        let budget = InFlight::new(1000);
+        let budget = InFlightBytes::new(1000);
         let body = SharedBody::new(true, 1 << 20, Arc::clone(&budget));
         for _ in 0..100 {
             body.push(Bytes::from_static(b"x")).await;

@@ -21,12 +21,12 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// A request that may change something was sent, and what came of it is not known. Dropped so, what is stored
 /// of its target is outdated: it may stand in for errors, and for nothing else.
-pub struct Doubt {
+pub struct UnknownOutcomeGuard {
     engine: Arc<Engine>,
     reach: Vec<PurgeScope>,
 }
 
-impl Doubt {
+impl UnknownOutcomeGuard {
     /// It is known: the origin has answered, and not as a gateway that does not know either.
     pub fn resolved(mut self) {
         self.reach.clear();
@@ -41,7 +41,7 @@ impl Doubt {
     }
 }
 
-impl Drop for Doubt {
+impl Drop for UnknownOutcomeGuard {
     fn drop(&mut self) {
         self.engine.changed(&self.reach, PurgeKind::Superseded, "unknown-outcome");
     }
@@ -70,9 +70,9 @@ impl Engine {
     }
 
     /// A request is sent to its origin: what is in doubt until it is answered. `None`: it changes nothing.
-    pub fn doubt(self: &Arc<Self>, asked: &ProxyRequest) -> Option<Doubt> {
+    pub fn doubt(self: &Arc<Self>, asked: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
         let reach = || self.reach(&asked.target).into_iter().collect();
-        invalidation::may_change(asked).then(|| Doubt { engine: Arc::clone(self), reach: reach() })
+        invalidation::may_change(asked).then(|| UnknownOutcomeGuard { engine: Arc::clone(self), reach: reach() })
     }
 
     /// The client may take its answer for a promise: it waits a little for the disk. A disk that is slower,

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::engine::Engine;
 use crate::key::CacheKey;
-use crate::policy::{EndsFor, Policy, ScopeRule};
+use crate::policy::{StaleIfErrorEnd, Policy, ScopeRule};
 use crate::semantics::request::ProxyRequest;
 use crate::store::Lookup;
 use crate::stored::StoredResponse;
@@ -28,9 +28,9 @@ impl Engine {
     ) {
         let whose = policy.stale_if_error.ended_by(status);
         // What one credential may not have others may.
-        let of_asker = whose == Some(EndsFor::Asker)
+        let of_asker = whose == Some(StaleIfErrorEnd::Asker)
             && !(policy.scope == ScopeRule::Shared && self.shows_a_credential(asked));
-        if whose == Some(EndsFor::All) {
+        if whose == Some(StaleIfErrorEnd::All) {
             let targets = self.targets(&asked.target);
             for target in targets.into_iter().filter(|target| self.store.may_keep(*target)) {
                 self.remembered.end(target, order);

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::engine::Engine;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
-use crate::engine::given::Given;
+use crate::engine::given::UnstoredResponse;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::engine::retry::FetchResult;
 use crate::key::CacheKey;
@@ -30,7 +30,7 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::StoredResponse;
 use crate::stored::partial;
-use crate::upstream::admission::call::Told;
+use crate::upstream::admission::call::Callback;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
@@ -125,7 +125,7 @@ impl Fill {
         knock.audience = self.flight.body.audience();
         let (engine, flight) = (Arc::clone(&self.engine), Arc::downgrade(&self.flight));
         let target = self.key.target_id();
-        knock.goes_out = Told::by(move || {
+        knock.goes_out = Callback::by(move || {
             if let Some(flight) = flight.upgrade() {
                 flight.order().goes_out(engine.store.watch(target).asked);
             }
@@ -227,7 +227,7 @@ impl Fill {
         }
         let order = self.flight.order().asked() + u64::from(overtaken);
         let (asked, key, policy) = (&self.asked, &self.key, &self.policy);
-        self.engine.given(Given { asked, key, policy, order }, status).await;
+        self.engine.given(UnstoredResponse { asked, key, policy, order }, status).await;
     }
 
     /// A final answer: its head goes out at once, its body as it arrives.

@@ -16,7 +16,7 @@ use crate::engine::fill::Fill;
 use crate::engine::inflight::InFlightFetch;
 use crate::engine::miss::Miss;
 use crate::engine::response::{ClientResponse, EngineResult};
-use crate::engine::underway::Order;
+use crate::engine::underway::RequestOrder;
 use crate::engine::waiter::WaitOutcome;
 use crate::key::CacheKey;
 use crate::route::table::Route;
@@ -119,7 +119,7 @@ impl Engine {
         let kept = !self.in_flight.is_spent();
         let body = SharedBody::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());
-        let order = Arc::new(Order::new(watch.asked));
+        let order = Arc::new(RequestOrder::new(watch.asked));
         InFlightFetch::new(watch, self.underway.begun(key, variant, order), body)
     }
 

@@ -18,7 +18,7 @@ use crate::store::{Health, Lookup};
 
 /// What an answer that is not kept was asked for with.
 #[derive(Clone, Copy)]
-pub(crate) struct Given<'a> {
+pub(crate) struct UnstoredResponse<'a> {
     pub(crate) asked: &'a ProxyRequest,
     pub(crate) key: &'a CacheKey,
     pub(crate) policy: &'a Arc<Policy>,
@@ -30,8 +30,8 @@ impl Engine {
     /// An answer with this status was given to somebody, and is not kept for want of room, or for a newer one. If it
     /// is a version, what is stored for the same request and is older is outdated. What is on disk alone is looked at
     /// behind the caller's back; where the disk cannot be looked at it is outdated whatever is there.
-    pub(crate) async fn given(self: &Arc<Self>, given: Given<'_>, status: StatusCode) {
-        let Given { asked, key, policy, order } = given;
+    pub(crate) async fn given(self: &Arc<Self>, given: UnstoredResponse<'_>, status: StatusCode) {
+        let UnstoredResponse { asked, key, policy, order } = given;
         if !status::is_a_version(status) || !self.store.may_keep(key.target_id()) {
             return;
         }

@@ -13,7 +13,7 @@ use crate::decide::{CacheLookup, Decision, stale_if_error};
 use crate::engine::Engine;
 use crate::engine::request::not_cached;
 use crate::engine::response::ClientResponse;
-use crate::engine::underway::{Begun, Order};
+use crate::engine::underway::{PendingCallGuard, RequestOrder};
 use crate::policy::{self, Mode};
 use crate::route::table::Route;
 use crate::semantics::cache_status::CacheStatus;
@@ -22,26 +22,26 @@ use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
 use crate::semantics::validation::{self, HeadComparison};
 use crate::store::Lookup;
-use crate::store::generations::{PurgeKind, PurgeScope, Watch};
+use crate::store::generations::{PurgeKind, PurgeScope, InvalidationWatch};
 use crate::telemetry::ResultKind;
 
 /// A request on its way through the pass-through whose answer bears on what is stored.
 #[derive(Debug)]
 pub struct PassThroughStart {
     /// Of what is stored of it, and of which target that is; `None`: its answer is none to be kept.
-    watch: Option<(u128, Watch)>,
+    watch: Option<(u128, InvalidationWatch)>,
     /// Of a `POST`, whose answer may be what a later `GET` would bring.
-    begun: Option<Arc<Begun>>,
+    begun: Option<Arc<PendingCallGuard>>,
     pub(crate) time: SystemTime,
 }
 
 impl PassThroughStart {
     /// The call among those under way.
-    pub(crate) fn begun(&self) -> Option<Arc<Begun>> {
+    pub(crate) fn begun(&self) -> Option<Arc<PendingCallGuard>> {
         self.begun.clone()
     }
 
-    fn watch(&self) -> Option<&Watch> {
+    fn watch(&self) -> Option<&InvalidationWatch> {
         self.watch.as_ref().map(|(_, watch)| watch)
     }
 }
@@ -59,7 +59,7 @@ impl Engine {
         let begun = route.filter(|_| asked.method == Method::POST).zip(watch.as_ref());
         let begun = begun.map(|(route, (_, watch))| {
             let key = self.keyring.key(&as_a_get(asked), &route.policy);
-            Arc::new(self.underway.begun(&key, None, Arc::new(Order::new(watch.asked))))
+            Arc::new(self.underway.begun(&key, None, Arc::new(RequestOrder::new(watch.asked))))
         });
         PassThroughStart { watch, begun, time: self.clock.now() }
     }

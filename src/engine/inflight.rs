@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::body::SharedBody;
-use crate::engine::underway::{Begun, Order};
+use crate::engine::underway::{PendingCallGuard, RequestOrder};
 use crate::policy::{self, Policy};
 use crate::semantics::cache_control::Directive;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::storability::{CacheKind, NotStoredReason};
 use crate::semantics::vary::{VariantId, Vary};
-use crate::store::generations::{Epoch, Watch};
+use crate::store::generations::{Epoch, InvalidationWatch};
 use crate::stored::StoredResponse;
 use crate::upstream::error::UpstreamError;
 
@@ -118,8 +118,8 @@ pub(crate) struct InFlightFetch {
     /// Its call has to wait for its turn: another one would have to as well.
     pub(crate) in_line: Arc<AtomicBool>,
     /// Taken before the origin was asked.
-    watch: Watch,
-    begun: Begun,
+    watch: InvalidationWatch,
+    begun: PendingCallGuard,
     /// Bounds how many of its waiters ask for themselves at once.
     pub(crate) own_heads: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
@@ -127,7 +127,7 @@ pub(crate) struct InFlightFetch {
 }
 
 impl InFlightFetch {
-    pub(crate) fn new(watch: Watch, begun: Begun, body: Arc<SharedBody>) -> Arc<Self> {
+    pub(crate) fn new(watch: InvalidationWatch, begun: PendingCallGuard, body: Arc<SharedBody>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
             trouble: Mutex::new(None),
@@ -146,7 +146,7 @@ impl InFlightFetch {
     }
 
     /// Its place among all that is asked for.
-    pub(crate) fn order(&self) -> &Order {
+    pub(crate) fn order(&self) -> &RequestOrder {
         self.begun.order()
     }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use crate::policy::QueryRule;
-use crate::store::state_db::{Lasting, Rows};
+use crate::store::state_db::{RowSource, Rows};
 use crate::telemetry::cost::UsageRow;
 
 /// How many ends are remembered one by one.
@@ -24,7 +24,7 @@ const RULE: u8 = b'q';
 
 /// All of it.
 #[derive(Debug, Default)]
-pub struct Remembered(Mutex<Inner>);
+pub struct PersistentFacts(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -38,7 +38,7 @@ struct Inner {
     changed: HashSet<Vec<u8>>,
 }
 
-impl Remembered {
+impl PersistentFacts {
     /// What is stored under `id`, a target or a key, and was asked for before, stands in for errors no more.
     pub(crate) fn end(&self, id: u128, asked: u64) {
         let mut inner = self.0.lock();
@@ -138,7 +138,7 @@ impl Inner {
     }
 }
 
-impl Lasting for Remembered {
+impl RowSource for PersistentFacts {
     fn restore(&self, rows: &Rows) -> usize {
         let mut inner = self.0.lock();
         rows.iter().filter(|(key, value)| inner.adopt(key, value).is_none()).count()
@@ -195,18 +195,18 @@ mod tests {
         QueryRule::Include(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
-    fn rows(of: &Remembered) -> Rows {
+    fn rows(of: &PersistentFacts) -> Rows {
         of.changed().into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
     }
 
     #[test]
     fn what_was_asked_for_before_an_end_stands_in_no_more_also_after_a_restart() {
-        let first = Remembered::default();
+        let first = PersistentFacts::default();
         assert!(first.may_stand_in([1, 2], 0));
         first.end(1, 10);
         first.end(1, 5);
         first.know([&include(&["a", "b"]), &QueryRule::All]);
-        let second = Remembered::default();
+        let second = PersistentFacts::default();
         assert_eq!(second.restore(&rows(&first)), 0);
         for one in [&first, &second] {
             assert!(!one.may_stand_in([1, 2], 9) && one.may_stand_in([1, 2], 10));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn too_many_ends_are_one_that_holds_for_all_and_too_many_rules_forget_the_oldest() {
-        let all = Remembered::default();
+        let all = PersistentFacts::default();
         for id in 0..=ENDS as u64 {
             all.end(u128::from(id), id + 1);
         }

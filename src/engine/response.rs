@@ -52,7 +52,7 @@ pub struct ClientResponse {
 
 /// The body of a [`ClientResponse`].
 pub enum ResponseBody {
-    /// None; `Content-Length`, if any, is among the fields.
+    /// None; `Content-BodyLength`, if any, is among the fields.
     Empty,
     /// All of it.
     Whole(Bytes),

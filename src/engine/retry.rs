@@ -14,7 +14,7 @@ use crate::policy::Mode;
 use crate::upstream::admission::call::AttemptKind;
 use crate::upstream::classify;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};
@@ -142,7 +142,7 @@ fn trouble(
 /// An error whose connection is free for others while it waits whether another try goes better.
 async fn buffer_error_body(
     answer: Result<UpstreamResponse, UpstreamError>,
-    in_flight: &Arc<InFlight>,
+    in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
     match answer {
         Ok(mut answer) => {

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
 use crate::engine::head_update::{PassThroughStart, as_a_get};
-use crate::engine::underway::Begun;
+use crate::engine::underway::PendingCallGuard;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
@@ -20,9 +20,9 @@ use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
-use crate::store::generations::Watch;
+use crate::store::generations::InvalidationWatch;
 use crate::stored::StoredResponse;
-use crate::upstream::in_flight::Gathered;
+use crate::upstream::in_flight::BufferedPieces;
 
 /// An answer that is copied while it passes.
 pub struct PostCapture {
@@ -33,11 +33,11 @@ pub struct PostCapture {
     said: CacheMetadata,
     vary: (VaryFields, VariantId),
     /// Behind the invalidation that it brought itself.
-    watch: Watch,
+    watch: InvalidationWatch,
     /// Its place among all that was asked for.
-    begun: Arc<Begun>,
+    begun: Arc<PendingCallGuard>,
     times: (SystemTime, SystemTime),
-    body: Gathered,
+    body: BufferedPieces,
     largest: usize,
 }
 
@@ -90,7 +90,7 @@ impl Engine {
             watch,
             begun,
             times: (sent.time, now),
-            body: Gathered::new(&self.in_flight),
+            body: BufferedPieces::new(&self.in_flight),
             largest: self.bounds.max_object,
         })
     }

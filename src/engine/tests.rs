@@ -31,7 +31,7 @@ use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
 use crate::upstream::classify;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
@@ -174,7 +174,7 @@ impl Bench {
             keyring: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
             clock,
             bounds,
-            in_flight: InFlight::new(in_flight),
+            in_flight: InFlightBytes::new(in_flight),
             switch: Arc::new(ModeSwitch::new(Mode::Cache)),
             underway: Arc::default(),
             remembered: Arc::default(),

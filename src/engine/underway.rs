@@ -18,14 +18,14 @@ const OVERTAKERS: usize = 8;
 
 /// The place of a call in the order of all that was asked for, and who has overtaken it.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct RequestOrder {
     asked: AtomicU64,
     /// What those who asked later have been answered already, and when they asked: variants; `None`: whatever one
     /// asks for.
     overtaken: Mutex<Vec<(Option<VariantId>, u64)>>,
 }
 
-impl Order {
+impl RequestOrder {
     pub(crate) fn new(asked: u64) -> Self {
         Self { asked: asked.into(), overtaken: Mutex::default() }
     }
@@ -67,34 +67,34 @@ impl Order {
 
 /// All calls, those that nobody can join too, by what they are for.
 #[derive(Debug, Default)]
-pub struct Underway(Mutex<HashMap<u128, Vec<One>>>);
+pub struct PendingCalls(Mutex<HashMap<u128, Vec<PendingCall>>>);
 
 /// A call, and the variant that it is for, as far as that is known.
 #[derive(Debug)]
-struct One {
-    order: Arc<Order>,
+struct PendingCall {
+    order: Arc<RequestOrder>,
     variant: Option<VariantId>,
 }
 
 /// A call that is under way for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    of: Arc<Underway>,
+pub(crate) struct PendingCallGuard {
+    of: Arc<PendingCalls>,
     id: u128,
-    order: Arc<Order>,
+    order: Arc<RequestOrder>,
 }
 
-impl Underway {
+impl PendingCalls {
     /// A call for `key` begins.
     pub(crate) fn begun(
         self: &Arc<Self>,
         key: &CacheKey,
         variant: Option<VariantId>,
-        order: Arc<Order>,
-    ) -> Begun {
-        let one = One { order: Arc::clone(&order), variant };
+        order: Arc<RequestOrder>,
+    ) -> PendingCallGuard {
+        let one = PendingCall { order: Arc::clone(&order), variant };
         self.0.lock().entry(key.id()).or_default().push(one);
-        Begun { of: Arc::clone(self), id: key.id(), order }
+        PendingCallGuard { of: Arc::clone(self), id: key.id(), order }
     }
 
     /// Who asked for `key` as `asked` in the order of all is being answered: what was asked for earlier is
@@ -109,13 +109,13 @@ impl Underway {
     }
 }
 
-impl Begun {
-    pub(crate) fn order(&self) -> &Order {
+impl PendingCallGuard {
+    pub(crate) fn order(&self) -> &RequestOrder {
         &self.order
     }
 }
 
-impl Drop for Begun {
+impl Drop for PendingCallGuard {
     fn drop(&mut self) {
         let mut all = self.of.0.lock();
         let Some(others) = all.get_mut(&self.id) else { return };
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_call_that_goes_out_again_is_overtaken_by_nobody_who_asked_before() {
-        let order = Order::new(1);
+        let order = RequestOrder::new(1);
         order.overtake(Some(VariantId(7)), 2);
         assert!(order.is_overtaken(Some(VariantId(7))) && order.is_overtaken(None));
         assert!(!order.is_overtaken(Some(VariantId(8))));

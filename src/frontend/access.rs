@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::config::Users;
-    use crate::upstream::in_flight::InFlight;
+    use crate::upstream::in_flight::InFlightBytes;
 
     fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
         let users = users.map(|users| {
@@ -150,7 +150,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let io = ClientStream::new(accepted, peer, InFlight::new(0));
+        let io = ClientStream::new(accepted, peer, InFlightBytes::new(0));
         assert!(of(None).serves(&io).await);
         assert!(of(Some(&[own + 1, own])).serves(&io).await);
         assert!(!of(Some(&[own + 1])).serves(&io).await);

@@ -16,9 +16,9 @@ use crate::frontend::RequestHandler;
 use crate::frontend::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
 use crate::frontend::head::{self, HeadScanner, HeadTarget, RequestHead};
 use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
-use crate::frontend::mount::{Meant, Mounts};
-use crate::frontend::page::Spenders;
-use crate::frontend::session::{Http1, Session};
+use crate::frontend::mount::{MountTarget, Mounts};
+use crate::frontend::page::PageCredentialRules;
+use crate::frontend::session::{Http1Session, ClientSession};
 use crate::frontend::stream::{ClientStream, within};
 use crate::frontend::target::ProxyMode;
 use crate::frontend::tunnel::{TunnelOutcome, Tunnels};
@@ -27,7 +27,7 @@ use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::target::Scheme;
 use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 
 /// What is read at once while a head comes in.
 pub(super) const READ: usize = 8 * 1024;
@@ -61,9 +61,9 @@ pub struct Frontend {
     /// What leads to origins without a proxy.
     pub mounts: Mounts,
     /// Which pages may have larder's own credentials shown for them through the proxy.
-    pub spenders: Spenders,
+    pub spenders: PageCredentialRules,
     /// What all bodies on their way hold.
-    pub in_flight: Arc<InFlight>,
+    pub in_flight: Arc<InFlightBytes>,
     /// Where refusals are recorded.
     pub account: Arc<Telemetry>,
     /// The time, for `Date`.
@@ -122,7 +122,7 @@ impl Frontend {
         way: &ProxyMode,
         listener: ListenerKind,
         io: &ClientStream,
-    ) -> Result<Meant, Problem> {
+    ) -> Result<MountTarget, Problem> {
         let meant = way.target(head, &self.mounts, listener, || io.is_local())?;
         if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(way, ProxyMode::Straight) {
             self.spenders.admit(&meant.target, &head.fields)?;
@@ -135,7 +135,7 @@ impl Frontend {
         &self,
         mut io: ClientStream,
         head: RequestHead,
-        meant: Meant,
+        meant: MountTarget,
         raw: Bytes,
         rest: BytesMut,
         listener: ListenerKind,
@@ -154,11 +154,11 @@ impl Frontend {
                 return sent.whole.then_some((io, rest));
             }
         }
-        let session = Http1::new(io, rest, asked.body, asked.version, persists, raw);
-        let served = self.service.serve(asked, Session::Http1(Box::new(session))).await;
+        let session = Http1Session::new(io, rest, asked.body, asked.version, persists, raw);
+        let served = self.service.serve(asked, ClientSession::Http1(Box::new(session))).await;
         match served.session {
-            Some(Session::Http1(session)) => session.finish().await,
-            Some(Session::Http2(_)) | None => None,
+            Some(ClientSession::Http1(session)) => session.finish().await,
+            Some(ClientSession::Http2(_)) | None => None,
         }
     }
 
@@ -269,7 +269,7 @@ impl Frontend {
 
 fn asked(
     head: RequestHead,
-    meant: Meant,
+    meant: MountTarget,
     client: std::net::SocketAddr,
     listener: ListenerKind,
 ) -> ProxyRequest {

@@ -19,9 +19,9 @@ const MOST: usize = 1024;
 
 /// The hosts whose origins asked for such a sign-in, for as long as larder runs.
 #[derive(Debug, Clone, Default)]
-pub struct SignIns(Arc<Mutex<HashSet<(String, u16)>>>);
+pub struct ConnectionAuthHosts(Arc<Mutex<HashSet<(String, u16)>>>);
 
-impl SignIns {
+impl ConnectionAuthHosts {
     /// The origin there has asked for one.
     fn remember(&self, host: &str, port: u16) {
         let mut known = self.0.lock();
@@ -40,13 +40,13 @@ impl SignIns {
 
 /// A host of which it may turn out that its origin asks for such sign-ins.
 #[derive(Debug)]
-pub(super) struct Http1Place {
+pub(super) struct Http1Candidate {
     host: String,
     port: u16,
-    sign_ins: SignIns,
+    sign_ins: ConnectionAuthHosts,
 }
 
-impl Http1Place {
+impl Http1Candidate {
     /// It has turned out.
     pub(super) fn remember(&self) {
         self.sign_ins.remember(&self.host, self.port);
@@ -56,18 +56,18 @@ impl Http1Place {
 /// The hosts.
 pub(super) struct Http1Only {
     upstreams: UpstreamTable,
-    sign_ins: SignIns,
+    sign_ins: ConnectionAuthHosts,
 }
 
 impl Http1Only {
     /// Those that `upstreams` say, and those that are remembered.
-    pub(super) fn new(upstreams: &[Arc<Upstream>], sign_ins: SignIns) -> Self {
+    pub(super) fn new(upstreams: &[Arc<Upstream>], sign_ins: ConnectionAuthHosts) -> Self {
         Self { upstreams: UpstreamTable::new(upstreams.to_vec()), sign_ins }
     }
 
     /// A host that may become one.
-    pub(super) fn place(&self, host: &str, port: u16) -> Http1Place {
-        Http1Place { host: host.to_owned(), port, sign_ins: self.sign_ins.clone() }
+    pub(super) fn place(&self, host: &str, port: u16) -> Http1Candidate {
+        Http1Candidate { host: host.to_owned(), port, sign_ins: self.sign_ins.clone() }
     }
 
     /// Whether this is one.
@@ -87,7 +87,7 @@ mod tests {
         let text = "version: 1\nupstreams:\n  a: { hosts: ['a.example:8443'], tls: { http2: false } }\n  \
                     b: { hosts: [a.example] }\n  c: { hosts: ['*.c.example'], tls: { http2: false } }\n";
         let config = parse("proxy.yaml", text, &Env::default()).expect("it is valid");
-        let hosts = Http1Only::new(&config.upstreams, SignIns::default());
+        let hosts = Http1Only::new(&config.upstreams, ConnectionAuthHosts::default());
         for (host, port, is) in [
             ("a.example", 8443, true),
             ("a.example", 443, false),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn no_number_of_hosts_makes_it_grow_without_end() {
-        let known = SignIns::default();
+        let known = ConnectionAuthHosts::default();
         for at in 0..5 * MOST {
             known.remember(&format!("{at}.example"), 443);
             assert!(known.knows(&format!("{at}.example"), 443));

@@ -27,14 +27,14 @@ use crate::frontend::head::{BAD_TARGET, TOO_MANY_FIELDS};
 use crate::frontend::http1::{Frontend, LOOP, passed_before};
 use crate::frontend::http2::patience::given_up;
 use crate::frontend::http2::tally::{MALFORMED, StreamCounters};
-use crate::frontend::session::{ClientError, Http2, Length, Session, Unsent};
-use crate::frontend::siblings::Siblings;
+use crate::frontend::session::{ClientError, Http2Session, BodyLength, ClientSession, UnsentBytes};
+use crate::frontend::siblings::SharedConnection;
 use crate::frontend::stream::{ClientStream, FAREWELL};
 use crate::frontend::target::{NESTED, ProxyMode};
 use crate::semantics::date;
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
 
@@ -119,7 +119,7 @@ pub(super) async fn receive(
 }
 
 /// Tells the client what it may send; `None`: it says nothing of HTTP/2.
-async fn shaken(io: ClientStream, limits: &Limits) -> Option<Connection<ClientStream, Unsent>> {
+async fn shaken(io: ClientStream, limits: &Limits) -> Option<Connection<ClientStream, UnsentBytes>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -127,25 +127,25 @@ async fn shaken(io: ClientStream, limits: &Limits) -> Option<Connection<ClientSt
         .initial_connection_window_size(WINDOW)
         .max_local_error_reset_streams(Some(MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
-    timeout(limits.head_timeout, builder.handshake::<_, Unsent>(io)).await.ok()?.ok()
+    timeout(limits.head_timeout, builder.handshake::<_, UnsentBytes>(io)).await.ok()?.ok()
 }
 
 /// What the streams of a connection share.
-fn siblings(door: &Frontend, io: &ClientStream, way: &ProxyMode) -> Siblings {
+fn siblings(door: &Frontend, io: &ClientStream, way: &ProxyMode) -> SharedConnection {
     let http1 = match way {
         ProxyMode::Tunnel(origin) if io.speaks_http1_too() => {
             Some(door.interception.http1_place(origin.host(), origin.port()))
         }
         ProxyMode::Straight | ProxyMode::Tunnel(_) | ProxyMode::Astray => None,
     };
-    Siblings::new(http1, &door.in_flight)
+    SharedConnection::new(http1, &door.in_flight)
 }
 
 /// A request whose head has come, and the way to answer it.
 struct Stream {
     request: Request<RecvStream>,
-    respond: SendResponse<Unsent>,
-    siblings: Siblings,
+    respond: SendResponse<UnsentBytes>,
+    siblings: SharedConnection,
 }
 
 /// Whether a head could be read in two ways: its stream is reset, as RFC 9113 §8.1.1 says.
@@ -168,7 +168,7 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
 }
 
 /// Ends a connection and says why.
-async fn part(mut connection: Connection<ClientStream, Unsent>, why: Reason) {
+async fn part(mut connection: Connection<ClientStream, UnsentBytes>, why: Reason) {
     connection.abrupt_shutdown(why);
     let told = poll_fn(|cx| connection.poll_closed(cx));
     // A client that does not listen is not waited for.
@@ -188,11 +188,11 @@ impl Frontend {
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
         let session =
-            Session::Http2(Box::new(Http2::new(body, respond, siblings, &self.in_flight)));
+            ClientSession::Http2(Box::new(Http2Session::new(body, respond, siblings, &self.in_flight)));
         match self.asked_on(head, ends_here, way, peer, listener) {
             Ok(asked) => {
                 let served = self.service.serve(asked, session).await;
-                if let Some(Session::Http2(session)) = served.session {
+                if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;
                 }
                 !served.given_up
@@ -265,11 +265,11 @@ impl Frontend {
     }
 
     /// Answers with larder's own error.
-    async fn answer(&self, mut session: Session, problem: &Problem) -> Result<(), ClientError> {
+    async fn answer(&self, mut session: ClientSession, problem: &Problem) -> Result<(), ClientError> {
         let (mut headers, body) = problem.response();
         date::add_where_missing(&mut headers, self.clock.now());
-        let length = Length::Known(body.len() as u64);
-        session.write_head(problem.status, headers, length, &Spelling::default()).await?;
+        let length = BodyLength::Known(body.len() as u64);
+        session.write_head(problem.status, headers, length, &FieldCase::default()).await?;
         session.write_body(body).await?;
         session.end(None).await
     }

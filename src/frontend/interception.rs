@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::frontend::ca::leaf::LeafIssuer;
-use crate::frontend::http1_only::{Http1Only, Http1Place, SignIns};
+use crate::frontend::http1_only::{Http1Only, Http1Candidate, ConnectionAuthHosts};
 use crate::frontend::stream::{ClientStream, offers_http1};
 use crate::route::pattern::HostPattern;
 use crate::telemetry::{HandshakeOutcome, Telemetry};
@@ -46,7 +46,7 @@ pub struct Intercepted {
 impl TlsInterceptor {
     /// What `config` names, vouched for by `mint`. A route for every host names none: that takes
     /// `tls.intercept`. `sign_ins`: what is remembered over reloads.
-    pub fn new(config: &Config, mint: Option<LeafIssuer>, sign_ins: SignIns) -> Self {
+    pub fn new(config: &Config, mint: Option<LeafIssuer>, sign_ins: ConnectionAuthHosts) -> Self {
         let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
         let mut named: Vec<HostPattern> = Vec::new();
         for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
@@ -68,7 +68,7 @@ impl TlsInterceptor {
     }
 
     /// Where it is remembered that clients of `host:port` need HTTP/1.
-    pub(super) fn http1_place(&self, host: &str, port: u16) -> Http1Place {
+    pub(super) fn http1_place(&self, host: &str, port: u16) -> Http1Candidate {
         self.http1_only.place(host, port)
     }
 
@@ -198,7 +198,7 @@ mod tests {
         let clock = Clock::default();
         let authority = CertificateAuthority::for_now(clock.now(), &[]).expect("an authority");
         let mint = LeafIssuer::new(Arc::new(authority), clock).expect("a mint");
-        TlsInterceptor::new(&config, Some(mint), SignIns::default())
+        TlsInterceptor::new(&config, Some(mint), ConnectionAuthHosts::default())
     }
 
     #[test]

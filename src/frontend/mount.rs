@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode};
 
 use crate::config::{Mount, Upstream};
-use crate::frontend::page::{self, Asking, FOREIGN_PAGE, Page};
+use crate::frontend::page::{self, FetchMetadata, FOREIGN_PAGE, WebPage};
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 use crate::telemetry::problem::Problem;
@@ -25,7 +25,7 @@ const NOT_LARDERS: Problem = Problem::new(
 
 /// What a request is aimed at, and which page of another site asks, if one does that may.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meant {
+pub struct MountTarget {
     /// The target.
     pub target: Target,
     /// The page's origin.
@@ -34,7 +34,7 @@ pub struct Meant {
     pub in_browser: bool,
 }
 
-impl From<Target> for Meant {
+impl From<Target> for MountTarget {
     fn from(target: Target) -> Self {
         Self { target, page: None, in_browser: false }
     }
@@ -62,10 +62,10 @@ impl Mounts {
     pub fn find(
         &self,
         path_and_query: &str,
-        asking: Asking<'_>,
+        asking: FetchMetadata<'_>,
         listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
-    ) -> Option<Result<Meant, Problem>> {
+    ) -> Option<Result<MountTarget, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
         let is_near = || listener == ListenerKind::Loopback || is_local();
         let in_browser = asking.shows_a_browser();
@@ -83,11 +83,11 @@ impl Mounts {
             mount.guarded,
             asking.own_origin().as_deref(),
         ) {
-            Page::None => None,
-            Page::Named(origin) => Some(origin),
-            Page::Foreign => return Some(Err(FOREIGN_PAGE)),
+            WebPage::None => None,
+            WebPage::Named(origin) => Some(origin),
+            WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
         };
-        Some(Ok(Meant { target: led(mount, rest)?, page, in_browser }))
+        Some(Ok(MountTarget { target: led(mount, rest)?, page, in_browser }))
     }
 
     /// The URL that a URL below a mount stands for, as a request for it would be sent on: one of a larder
@@ -148,7 +148,7 @@ mod tests {
 
     fn found(path: &str, host: &str, listener: ListenerKind) -> Option<String> {
         let host = HeaderValue::from_str(host).unwrap();
-        let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
+        let asking = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
         let found = mounts().find(path, asking, listener, || false)?;
         Some(
             found.map_or_else(|problem| problem.class.to_owned(), |meant| meant.target.to_string()),
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(target.as_deref(), Some("https://a.example/"));
         // A page in a browser on this host finds the other listeners too.
         let (fields, host) = (HeaderMap::new(), HeaderValue::from_static("evil.example"));
-        let asking = Asking { fields: &fields, host: Some(&host) };
+        let asking = FetchMetadata { fields: &fields, host: Some(&host) };
         let found = mounts().find("/a", asking, ListenerKind::Reachable, || true);
         assert!(found.unwrap().is_err());
     }
@@ -236,7 +236,7 @@ mod tests {
             let mut fields = HeaderMap::new();
             fields.insert(said.0, HeaderValue::from_static(said.1));
             let host = HeaderValue::from_str(host).unwrap();
-            let asking = Asking { fields: &fields, host: Some(&host) };
+            let asking = FetchMetadata { fields: &fields, host: Some(&host) };
             let found = mounts.find("/a/b", asking, ListenerKind::Reachable, || false).unwrap();
             found.is_err_and(|problem| problem.class == NOT_LARDERS.class)
         };

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 /// What the system says of one end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum SocketEnd {
     /// A process of this user holds it.
     Of(u32),
     /// It is there, and no process holds it: it is not accepted yet, or closed already.
@@ -24,7 +24,7 @@ pub enum End {
     Unseen,
 }
 
-impl End {
+impl SocketEnd {
     fn user(self) -> Option<u32> {
         match self {
             Self::Of(user) => Some(user),
@@ -41,12 +41,12 @@ pub async fn owner(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
     }
     // A task that is never run tells nothing either.
     let asked = tokio::task::spawn_blocking(move || table::ask(ours, peer)).await;
-    asked.ok().and_then(End::user)
+    asked.ok().and_then(SocketEnd::user)
 }
 
 /// The end at `there` of a connection whose other end is at `here`, whichever of the two connected.
 /// May take milliseconds where there is no `sock_diag`.
-pub fn end(here: SocketAddr, there: SocketAddr) -> End {
+pub fn end(here: SocketAddr, there: SocketAddr) -> SocketEnd {
     diag::ask(here, there).unwrap_or_else(|_none| table::ask(here, there))
 }
 
@@ -58,7 +58,7 @@ pub fn can_tell(own: u32) -> bool {
         let ours = listener.local_addr()?;
         let other = TcpStream::connect(ours)?;
         let peer = other.local_addr()?;
-        Ok(end(ours, peer) == End::Of(own))
+        Ok(end(ours, peer) == SocketEnd::Of(own))
     };
     asked().unwrap_or(false) && !stands_for_many(own)
 }
@@ -97,11 +97,11 @@ mod tests {
             let peer = client.local_addr().unwrap();
             let accepted = listener.accept().unwrap();
             assert_eq!(owner(ours, peer).await, Some(own), "{address}");
-            assert_eq!(table::ask(ours, peer), End::Of(own), "{address}");
-            assert_eq!(end(peer, ours), End::Of(own), "{address}: the end that accepted");
+            assert_eq!(table::ask(ours, peer), SocketEnd::Of(own), "{address}");
+            assert_eq!(end(peer, ours), SocketEnd::Of(own), "{address}: the end that accepted");
             drop(client);
             assert_eq!(owner(ours, peer).await, None, "{address}");
-            assert_ne!(table::ask(ours, peer), End::Of(own), "{address}");
+            assert_ne!(table::ask(ours, peer), SocketEnd::Of(own), "{address}");
             drop(accepted);
         }
         // A socket for both families, such as Java's, that speaks IPv4.
@@ -114,7 +114,7 @@ mod tests {
         let (accepted, peer) = listener.accept().unwrap();
         let ours = accepted.local_addr().unwrap();
         assert_eq!(owner(ours, peer).await, Some(own));
-        assert_eq!(table::ask(ours, peer), End::Of(own));
+        assert_eq!(table::ask(ours, peer), SocketEnd::Of(own));
     }
 
     #[cfg(target_os = "linux")]
@@ -124,9 +124,9 @@ mod tests {
         let there = listener.local_addr().unwrap();
         let client = TcpStream::connect(there).unwrap();
         let here = client.local_addr().unwrap();
-        assert_eq!(diag::ask(here, there).unwrap_or(End::Unheld), End::Unheld);
-        assert_eq!(table::ask(here, there), End::Unheld);
+        assert_eq!(diag::ask(here, there).unwrap_or(SocketEnd::Unheld), SocketEnd::Unheld);
+        assert_eq!(table::ask(here, there), SocketEnd::Unheld);
         let _accepted = listener.accept().unwrap();
-        assert!(matches!(end(here, there), End::Of(_)));
+        assert!(matches!(end(here, there), SocketEnd::Of(_)));
     }
 }

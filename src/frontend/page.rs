@@ -34,9 +34,9 @@ const FOREIGN_SPENDER: Problem = Problem::new(
 
 /// Which pages may have larder show its own credentials for them through the proxy.
 #[derive(Debug, Clone)]
-pub struct Spenders(UpstreamTable);
+pub struct PageCredentialRules(UpstreamTable);
 
-impl Spenders {
+impl PageCredentialRules {
     /// Those that `upstreams` name.
     pub fn new(upstreams: &[Arc<Upstream>]) -> Self {
         Self(UpstreamTable::new(upstreams.to_vec()))
@@ -46,17 +46,17 @@ impl Spenders {
     pub fn admit(&self, target: &Target, fields: &HeaderMap) -> Result<(), Problem> {
         let Some(credential) = self.0.credential(target) else { return Ok(()) };
         let own = format!("{}://{}", target.scheme().as_str(), target.authority());
-        let asking = Asking { fields, host: None };
+        let asking = FetchMetadata { fields, host: None };
         match asking.page(&credential.allow_origins, true, Some(&own)) {
-            Page::Foreign => Err(FOREIGN_SPENDER),
-            Page::None | Page::Named(_) => Ok(()),
+            WebPage::Foreign => Err(FOREIGN_SPENDER),
+            WebPage::None | WebPage::Named(_) => Ok(()),
         }
     }
 }
 
 /// What a browser says of the page that asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Page {
+pub enum WebPage {
     /// Nothing, or that it is one of the origin itself: a program, the address bar.
     None,
     /// It is of another site, and let in: its origin.
@@ -67,14 +67,14 @@ pub enum Page {
 
 /// What a request below a mount says of where it comes from.
 #[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
+pub struct FetchMetadata<'a> {
     /// Its fields without `Host`.
     pub fields: &'a HeaderMap,
     /// Its `Host`.
     pub host: Option<&'a HeaderValue>,
 }
 
-impl Asking<'_> {
+impl FetchMetadata<'_> {
     /// Whether `Host` is an address, `localhost` or one of `allowed`: no name that somebody's DNS
     /// answers with the address of this host (DNS rebinding).
     pub fn names_this_host(&self, allowed: &[Box<str>]) -> bool {
@@ -121,16 +121,16 @@ impl Asking<'_> {
     /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
     /// are no browsers say nothing of the kind. `guarded`: a credential is at stake, and a browser that says
     /// nothing at all of a page is not believed. `own`: the origin whose pages may ask themselves.
-    pub fn page(&self, allowed: &[Box<str>], guarded: bool, own: Option<&str>) -> Page {
+    pub fn page(&self, allowed: &[Box<str>], guarded: bool, own: Option<&str>) -> WebPage {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
         if more {
-            return Page::Foreign;
+            return WebPage::Foreign;
         }
         // A browser says none for images and links; a page can leave the referrer out, and forge neither.
         let referrer = self.fields.get(REFERER);
         if let Some(named) = named(origin, referrer, allowed) {
-            return Page::Named(named);
+            return WebPage::Named(named);
         }
         let foreign = match (self.fetch_site(own.is_some()), origin) {
             (_, Some(origin)) if !is_of(origin, own) => true,
@@ -138,7 +138,7 @@ impl Asking<'_> {
             (None, Some(_)) => false,
             (None, None) => self.is_of_a_foreign_browser(referrer, guarded, own),
         };
-        if foreign { Page::Foreign } else { Page::None }
+        if foreign { WebPage::Foreign } else { WebPage::None }
     }
 
     /// Whether a browser says of its request that no other site has caused it; `None`: it says nothing.
@@ -231,8 +231,8 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let allowed: Vec<Box<str>> = allowed.iter().map(|&one| one.into()).collect();
-        let asking = Asking { fields: &map, host: None };
-        let is_foreign = |own| asking.page(&allowed, true, own) == Page::Foreign;
+        let asking = FetchMetadata { fields: &map, host: None };
+        let is_foreign = |own| asking.page(&allowed, true, own) == WebPage::Foreign;
         // Who is foreign to an origin is foreign where there is none.
         assert!(is_foreign(None) || !is_foreign(Some(OWN)), "{fields:?}");
         is_foreign(Some(OWN))
@@ -317,7 +317,7 @@ mod tests {
             ("", false),
         ] {
             let host = HeaderValue::from_str(host).unwrap();
-            let asking = Asking { fields: &HeaderMap::new(), host: Some(&host) };
+            let asking = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
             assert_eq!(
                 asking.names_this_host(&["host.docker.internal".into()]),
                 is_this,

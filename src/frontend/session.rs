@@ -10,12 +10,12 @@ mod unsent;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-pub use crate::frontend::session::http1::Http1;
-pub use crate::frontend::session::http2::Http2;
-pub use crate::frontend::session::unsent::Unsent;
-use crate::frontend::siblings::Siblings;
-use crate::semantics::spelling::Spelling;
-use crate::upstream::pinned::Pins;
+pub use crate::frontend::session::http1::Http1Session;
+pub use crate::frontend::session::http2::Http2Session;
+pub use crate::frontend::session::unsent::UnsentBytes;
+use crate::frontend::siblings::SharedConnection;
+use crate::semantics::spelling::FieldCase;
+use crate::upstream::pinned::ClientPins;
 
 /// Why a client's side of an exchange cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum ClientError {
 
 /// What comes of waiting for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum ClientEvent {
     /// What was queued is written: there is room for more.
     Room,
     /// A piece of the request's body; `None` at its end.
@@ -42,8 +42,8 @@ pub enum News {
 
 /// How long the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Length {
-    /// There is none; `Content-Length`, if it is among the fields, tells of another body.
+pub enum BodyLength {
+    /// There is none; `Content-BodyLength`, if it is among the fields, tells of another body.
     None,
     /// So many bytes.
     Known(u64),
@@ -52,18 +52,18 @@ pub enum Length {
 }
 
 /// One exchange with a client.
-pub enum Session {
+pub enum ClientSession {
     /// On a connection of HTTP/1.
-    Http1(Box<Http1>),
+    Http1(Box<Http1Session>),
     /// On a stream of HTTP/2.
-    Http2(Box<Http2>),
+    Http2(Box<Http2Session>),
 }
 
-impl Session {
+impl ClientSession {
     /// What comes next: room for more of the answer, if there was none, and with `reads` the next piece
     /// of the request's body; else only that the client is gone. What was queued is written
     /// meanwhile. May be dropped while it waits.
-    pub async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
+    pub async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         match self {
             Self::Http1(session) => session.news(reads).await,
             Self::Http2(session) => session.news(reads).await,
@@ -121,8 +121,8 @@ impl Session {
         &mut self,
         status: StatusCode,
         headers: HeaderMap,
-        length: Length,
-        spelling: &Spelling,
+        length: BodyLength,
+        spelling: &FieldCase,
     ) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.write_head(status, headers, length, spelling).await,
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// The other exchanges on the client's connection, where there may be any at the same time.
-    pub fn siblings(&self) -> Option<&Siblings> {
+    pub fn siblings(&self) -> Option<&SharedConnection> {
         match self {
             Self::Http1(_) => None,
             Self::Http2(session) => Some(session.siblings()),
@@ -153,7 +153,7 @@ impl Session {
         }
     }
 
-    /// Whether [`Session::queue`] may be called.
+    /// Whether [`ClientSession::queue`] may be called.
     pub fn has_room(&self) -> bool {
         match self {
             Self::Http1(session) => session.has_room(),
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// Takes a piece of the answer's body, which is written while [`Session::news`] is awaited.
+    /// Takes a piece of the answer's body, which is written while [`ClientSession::news`] is awaited.
     pub fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.queue(piece),
@@ -227,7 +227,7 @@ impl Session {
     }
 
     /// The connections to origins on which the client has signed in, if it ever has.
-    pub fn pins(&self) -> Option<&Pins> {
+    pub fn pins(&self) -> Option<&ClientPins> {
         match self {
             Self::Http1(session) => session.pins(),
             Self::Http2(_) => None,
@@ -236,7 +236,7 @@ impl Session {
 
     /// A place for them; `None` where many exchanges share the client's connection, which can be no one
     /// user's then.
-    pub fn pins_to_be(&mut self) -> Option<&Pins> {
+    pub fn pins_to_be(&mut self) -> Option<&ClientPins> {
         match self {
             Self::Http1(session) => Some(session.pins_to_be()),
             Self::Http2(_) => None,
@@ -244,10 +244,10 @@ impl Session {
     }
 
     /// How the request's field names were spelled.
-    pub fn spelling(&self) -> Spelling {
+    pub fn spelling(&self) -> FieldCase {
         match self {
             Self::Http1(session) => session.spelling(),
-            Self::Http2(_) => Spelling::default(),
+            Self::Http2(_) => FieldCase::default(),
         }
     }
 }

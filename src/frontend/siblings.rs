@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::frontend::http1_only::Http1Place;
-use crate::upstream::in_flight::InFlight;
+use crate::frontend::http1_only::Http1Candidate;
+use crate::upstream::in_flight::InFlightBytes;
 
 /// How much of all answers on a connection may wait for its client to read on. Much of what is short enough
 /// is done with so: an answer that is held back holds the origin's connection too.
@@ -24,12 +24,12 @@ const TURN: usize = 16 * 1024;
 
 /// Each stream of a connection has one.
 #[derive(Debug, Clone)]
-pub struct Siblings(Arc<Inner>);
+pub struct SharedConnection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     /// Where a connection is known to need HTTP/1; `None`: its client speaks HTTP/2 alone.
-    http1: Option<Http1Place>,
+    http1: Option<Http1Candidate>,
     leaves: AtomicBool,
     kept_back: AtomicBool,
     /// What was told last of whether the client takes less than there is to send, and who is told.
@@ -41,15 +41,15 @@ struct Inner {
     ahead: AtomicUsize,
     /// What the streams that wait for it make larder hold.
     held: AtomicUsize,
-    in_flight: Arc<InFlight>,
-    came: Mutex<Came>,
+    in_flight: Arc<InFlightBytes>,
+    came: Mutex<BytesReceived>,
     /// How many of them have a body that larder does not read on, for its origin takes no more of it.
     stuck: AtomicUsize,
 }
 
 /// What has come of the bodies of all requests on a connection, also what nobody has read yet.
 #[derive(Debug, Clone, Copy)]
-pub struct Came {
+pub struct BytesReceived {
     /// The bytes.
     pub bytes: u64,
     /// When the last of them came, or the connection began.
@@ -58,15 +58,15 @@ pub struct Came {
 
 /// A stream whose body may be held up by its origin. Dropped, it is not.
 #[derive(Debug)]
-pub struct Holding {
-    siblings: Siblings,
+pub struct StalledUpload {
+    siblings: SharedConnection,
     is_held: bool,
 }
 
-impl Siblings {
+impl SharedConnection {
     /// Those of a connection whose client speaks HTTP/1 too, and may be sent there, or HTTP/2 alone. What
     /// it does not read counts in `in_flight`.
-    pub(super) fn new(http1: Option<Http1Place>, in_flight: &Arc<InFlight>) -> Self {
+    pub(super) fn new(http1: Option<Http1Candidate>, in_flight: &Arc<InFlightBytes>) -> Self {
         Self(Arc::new(Inner {
             http1,
             leaves: AtomicBool::new(false),
@@ -77,7 +77,7 @@ impl Siblings {
             ahead: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
-            came: Mutex::new(Came { bytes: 0, last: clock::of_timers() }),
+            came: Mutex::new(BytesReceived { bytes: 0, last: clock::of_timers() }),
             stuck: AtomicUsize::new(0),
         }))
     }
@@ -90,7 +90,7 @@ impl Siblings {
     }
 
     /// What has come so far.
-    pub fn came(&self) -> Came {
+    pub fn came(&self) -> BytesReceived {
         *self.0.came.lock()
     }
 
@@ -100,8 +100,8 @@ impl Siblings {
     }
 
     /// For a stream that may be held up.
-    pub fn holding(&self) -> Holding {
-        Holding { siblings: self.clone(), is_held: false }
+    pub fn holding(&self) -> StalledUpload {
+        StalledUpload { siblings: self.clone(), is_held: false }
     }
 
     /// What is asked here needs HTTP/1: from now on nothing else is offered. False: the client speaks HTTP/2
@@ -159,7 +159,7 @@ impl Siblings {
     }
 
     /// What all bodies on their way hold.
-    pub(super) fn in_flight(&self) -> &InFlight {
+    pub(super) fn in_flight(&self) -> &InFlightBytes {
         &self.0.in_flight
     }
 
@@ -169,8 +169,8 @@ impl Siblings {
     }
 
     /// For a stream: its part of what waits in the connection.
-    pub(super) fn share(&self) -> Share {
-        Share { siblings: self.clone(), own: Arc::default() }
+    pub(super) fn share(&self) -> StreamShare {
+        StreamShare { siblings: self.clone(), own: Arc::default() }
     }
 
     /// Whether nothing is to be sent for the moment.
@@ -181,20 +181,20 @@ impl Siblings {
 
 /// What a stream has given to its connection.
 #[derive(Debug)]
-pub(super) struct Share {
-    siblings: Siblings,
-    own: Arc<Own>,
+pub(super) struct StreamShare {
+    siblings: SharedConnection,
+    own: Arc<StreamCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Own {
+struct StreamCounts {
     /// What of it has not been sent.
     bytes: AtomicUsize,
     /// Who waits until it has.
     waker: Mutex<Option<Waker>>,
 }
 
-impl Share {
+impl StreamShare {
     /// How much more it may give now.
     pub(super) fn room(&self) -> usize {
         if self.siblings.0.ahead.load(Ordering::Acquire) < AHEAD {
@@ -221,23 +221,23 @@ impl Share {
     }
 
     /// So many bytes more are given.
-    pub(super) fn give(&self, bytes: usize) -> Ahead {
+    pub(super) fn give(&self, bytes: usize) -> QueuedBytes {
         self.own.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.siblings.0.ahead.fetch_add(bytes, Ordering::AcqRel);
         self.siblings.0.in_flight.unsent(bytes);
-        Ahead { siblings: self.siblings.clone(), own: Arc::clone(&self.own), bytes }
+        QueuedBytes { siblings: self.siblings.clone(), own: Arc::clone(&self.own), bytes }
     }
 }
 
 /// Bytes of an answer that its connection has taken over. Dropped, they are sent, or never will be.
 #[derive(Debug)]
-pub struct Ahead {
-    siblings: Siblings,
-    own: Arc<Own>,
+pub struct QueuedBytes {
+    siblings: SharedConnection,
+    own: Arc<StreamCounts>,
     bytes: usize,
 }
 
-impl Drop for Ahead {
+impl Drop for QueuedBytes {
     fn drop(&mut self) {
         let Inner { ahead, in_flight, .. } = &*self.siblings.0;
         in_flight.sent(self.bytes);
@@ -250,7 +250,7 @@ impl Drop for Ahead {
     }
 }
 
-impl Holding {
+impl StalledUpload {
     /// Whether it is held up from here on.
     pub fn is(&mut self, held: bool) {
         if std::mem::replace(&mut self.is_held, held) == held {
@@ -265,7 +265,7 @@ impl Holding {
     }
 }
 
-impl Drop for Holding {
+impl Drop for StalledUpload {
     fn drop(&mut self) {
         self.is(false);
     }
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn what_is_held_counts_once_and_not_past_its_end() {
-        let siblings = Siblings::new(None, &InFlight::new(1 << 20));
+        let siblings = SharedConnection::new(None, &InFlightBytes::new(1 << 20));
         let (mut one, mut other) = (siblings.holding(), siblings.holding());
         for held in [true, true, false, false, true] {
             one.is(held);
@@ -293,9 +293,9 @@ mod tests {
     }
 
     /// A stream that waits; it knows whether it has been woken.
-    struct Stream(AtomicBool);
+    struct WaitingStream(AtomicBool);
 
-    impl Wake for Stream {
+    impl Wake for WaitingStream {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Relaxed);
         }
@@ -303,9 +303,9 @@ mod tests {
 
     #[test]
     fn what_a_client_does_not_read_is_bounded_and_counted_and_every_stream_has_its_turn() {
-        let in_flight = InFlight::new(8 << 20);
-        let siblings = Siblings::new(None, &in_flight);
-        let stream = Arc::new(Stream(AtomicBool::new(false)));
+        let in_flight = InFlightBytes::new(8 << 20);
+        let siblings = SharedConnection::new(None, &in_flight);
+        let stream = Arc::new(WaitingStream(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&stream));
         let mut cx = Context::from_waker(&waker);
         let (one, other) = (siblings.share(), siblings.share());

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 
 /// How two joined connections ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum SpliceEnd {
     /// Each side has said that it ends.
     Whole,
     /// One side broke off.
@@ -27,45 +27,45 @@ pub enum End {
 
 /// The bytes that went between two joined connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spliced {
+pub struct SplicedBytes {
     /// Bytes that were written to the origin.
     pub up: u64,
     /// Bytes that were written to the client.
     pub down: u64,
     /// How it ended.
-    pub end: End,
+    pub end: SpliceEnd,
 }
 
 /// Passes bytes both ways until both sides have ended, one breaks off, or no byte has moved for `idle`.
 /// A side that ends leaves the other direction open.
-pub async fn splice<C, O>(client: &mut C, origin: &mut O, idle: Duration) -> Spliced
+pub async fn splice<C, O>(client: &mut C, origin: &mut O, idle: Duration) -> SplicedBytes
 where
     C: AsyncRead + AsyncWrite + Unpin,
     O: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Moved::new();
+    let moved = LastActivity::new();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let mut client = Watched { stream: client, moved: &moved, written: &down };
-    let mut origin = Watched { stream: origin, moved: &moved, written: &up };
+    let mut client = WatchedStream { stream: client, moved: &moved, written: &down };
+    let mut origin = WatchedStream { stream: origin, moved: &moved, written: &up };
     let end = tokio::select! {
         copied = copy_bidirectional(&mut client, &mut origin) => match copied {
-            Ok(_counted) => End::Whole,
-            Err(_broken) => End::Broken,
+            Ok(_counted) => SpliceEnd::Whole,
+            Err(_broken) => SpliceEnd::Broken,
         },
-        () = moved.silence(idle) => End::Idle,
+        () = moved.silence(idle) => SpliceEnd::Idle,
     };
-    Spliced { up: up.load(Relaxed), down: down.load(Relaxed), end }
+    SplicedBytes { up: up.load(Relaxed), down: down.load(Relaxed), end }
 }
 
 /// When the last byte moved.
-struct Moved {
+struct LastActivity {
     clock: Clock,
     begun: Instant,
     /// Milliseconds since `begun`.
     last: AtomicU64,
 }
 
-impl Moved {
+impl LastActivity {
     fn new() -> Self {
         let clock = Clock::system();
         let begun = clock.instant();
@@ -95,13 +95,13 @@ impl Moved {
 }
 
 /// One of the two connections.
-struct Watched<'a, S> {
+struct WatchedStream<'a, S> {
     stream: &'a mut S,
-    moved: &'a Moved,
+    moved: &'a LastActivity,
     written: &'a AtomicU64,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +116,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -149,7 +149,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// The far ends of two joined connections, and what comes of them.
-    fn joined(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<Spliced>) {
+    fn joined(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<SplicedBytes>) {
         let (client, mut near_client) = duplex(64);
         let (origin, mut near_origin) = duplex(64);
         let spliced =
@@ -173,7 +173,7 @@ mod tests {
             from.write_all(b"x").await.unwrap();
             assert_eq!(to.read_u8().await.unwrap(), b'x');
         }
-        assert_eq!(spliced.await.unwrap(), Spliced { up: 2, down: 2, end: End::Idle });
+        assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 2, down: 2, end: SpliceEnd::Idle });
         let lasted = clock.instant() - begun;
         assert!((46 * SECOND..47 * SECOND).contains(&lasted), "{lasted:?}");
     }
@@ -193,7 +193,7 @@ mod tests {
         }
         client.shutdown().await.unwrap();
         drop(sending.await.unwrap());
-        assert_eq!(spliced.await.unwrap(), Spliced { up: 0, down: 500, end: End::Whole });
+        assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 0, down: 500, end: SpliceEnd::Whole });
     }
 
     #[tokio::test(start_paused = true)]
@@ -204,6 +204,6 @@ mod tests {
         drop(origin);
         // Nothing reads what comes now.
         client.write_all(b"more").await.unwrap();
-        assert_eq!(spliced.await.unwrap(), Spliced { up: 8, down: 0, end: End::Broken });
+        assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 8, down: 0, end: SpliceEnd::Broken });
     }
 }

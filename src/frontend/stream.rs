@@ -26,13 +26,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::frontend::siblings::Siblings;
+use crate::frontend::siblings::SharedConnection;
 use crate::frontend::stream::h2_frames::FrameTracker;
 use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 use crate::upstream::keep_alive;
-use crate::upstream::pinned::Pins;
+use crate::upstream::pinned::ClientPins;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -66,14 +66,14 @@ pub struct ClientStream {
     /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
     unflushed: bool,
     /// The connections to origins on which this client has signed in. Most have none.
-    pins: Option<Pins>,
+    pins: Option<ClientPins>,
     /// What all bodies on their way hold.
-    in_flight: Arc<InFlight>,
+    in_flight: Arc<InFlightBytes>,
 }
 
 impl ClientStream {
     /// Takes over an accepted connection.
-    pub fn new(stream: TcpStream, peer: SocketAddr, in_flight: Arc<InFlight>) -> Self {
+    pub fn new(stream: TcpStream, peer: SocketAddr, in_flight: Arc<InFlightBytes>) -> Self {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, Transport::Plain(stream)),
             peer,
@@ -92,7 +92,7 @@ impl ClientStream {
     }
 
     /// What all bodies on their way hold.
-    pub(super) fn in_flight(&self) -> &Arc<InFlight> {
+    pub(super) fn in_flight(&self) -> &Arc<InFlightBytes> {
         &self.in_flight
     }
 
@@ -135,12 +135,12 @@ impl ClientStream {
     }
 
     /// The connections to origins on which this client has signed in, if it ever has.
-    pub(super) fn pins(&self) -> Option<&Pins> {
+    pub(super) fn pins(&self) -> Option<&ClientPins> {
         self.pins.as_ref()
     }
 
     /// A place for them.
-    pub(super) fn pins_to_be(&mut self) -> &Pins {
+    pub(super) fn pins_to_be(&mut self) -> &ClientPins {
         self.pins.get_or_insert_default()
     }
 
@@ -176,7 +176,7 @@ impl ClientStream {
 
     /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. `siblings`
     /// learn what comes of bodies.
-    pub fn watch_frames(&mut self, siblings: Siblings) -> watch::Receiver<bool> {
+    pub fn watch_frames(&mut self, siblings: SharedConnection) -> watch::Receiver<bool> {
         let (frames, inside) = FrameTracker::new(siblings);
         self.frames = Some(Box::new(frames));
         inside
@@ -256,7 +256,7 @@ pub(super) fn offers_http1(hello: &Accepted) -> bool {
 /// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
 /// timer is made.
 pub(super) async fn patiently<T>(
-    in_flight: &InFlight,
+    in_flight: &InFlightBytes,
     taken: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     let mut taken = std::pin::pin!(taken);

@@ -6,8 +6,8 @@
 use http::{HeaderValue, StatusCode};
 
 use crate::frontend::head::{BAD_TARGET, HeadTarget, NOT_PROXY, RequestHead};
-use crate::frontend::mount::{Meant, Mounts};
-use crate::frontend::page::Asking;
+use crate::frontend::mount::{MountTarget, Mounts};
+use crate::frontend::page::FetchMetadata;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target, authority};
 use crate::telemetry::problem::Problem;
@@ -62,13 +62,13 @@ impl ProxyMode {
         mounts: &Mounts,
         listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
-    ) -> Result<Meant, Problem> {
+    ) -> Result<MountTarget, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
             (Self::Astray, _) => Err(ANOTHER_ORIGIN),
             (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone().into()),
             (Self::Straight, HeadTarget::Origin(path)) => {
-                let asking = Asking { fields: &head.fields, host: head.host.as_ref() };
+                let asking = FetchMetadata { fields: &head.fields, host: head.host.as_ref() };
                 mounts.find(path, asking, listener, is_local).unwrap_or(Err(NOT_PROXY))
             }
             (Self::Tunnel(origin), HeadTarget::Absolute(target)) => {
@@ -82,7 +82,7 @@ impl ProxyMode {
                 if !head.host.as_ref().is_none_or(|host| names(host, origin)) {
                     return Err(ANOTHER_ORIGIN);
                 }
-                below(origin, path).map(Meant::from)
+                below(origin, path).map(MountTarget::from)
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::engine::mode::{ModeSwitch, OFFLINE_PROBLEM};
-use crate::frontend::splice::{End, Spliced, splice};
+use crate::frontend::splice::{SpliceEnd, SplicedBytes, splice};
 use crate::frontend::stream::ClientStream;
 use crate::policy::Mode;
 use crate::semantics::request::ListenerKind;
@@ -211,10 +211,10 @@ impl Tunnels {
         host: &str,
         since: Instant,
     ) {
-        let Spliced { up, down, end } = if open {
+        let SplicedBytes { up, down, end } = if open {
             relay(io, origin, early, self.idle).await
         } else {
-            Spliced { up: 0, down: 0, end: End::Broken }
+            SplicedBytes { up: 0, down: 0, end: SpliceEnd::Broken }
         };
         tracing::debug!(first = ?sniff(early), up, down, ?end, "Tunnel closed");
         self.record(host, since, Ok(down));
@@ -288,14 +288,14 @@ async fn relay(
     origin: &mut TcpStream,
     early: &[u8],
     idle: Duration,
-) -> Spliced {
+) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
-        return Spliced { up: 0, down: 0, end: End::Broken };
+        return SplicedBytes { up: 0, down: 0, end: SpliceEnd::Broken };
     }
     io.keep_alive();
     let mut spliced = splice(io.transport(), origin, idle).await;
     spliced.up += early.len() as u64;
-    if spliced.end == End::Idle {
+    if spliced.end == SpliceEnd::Idle {
         // A stream that is cut must not look whole to either side: both see a reset.
         io.answering();
         if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {

@@ -7,7 +7,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
-use crate::key::fields::{self, Field};
+use crate::key::fields::{self, FieldLine};
 use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
 use crate::policy::{KeyPolicy, Policy, QueryRule};
 use crate::semantics::redaction;
@@ -128,7 +128,7 @@ fn put_query(bytes: &mut Vec<u8>, ring: &KeyBuilder, query: Option<&str>, rule: 
 }
 
 /// One HMAC for all of them: their values are nobody's to see.
-fn put_separators(bytes: &mut Vec<u8>, ring: &KeyBuilder, found: &[Field<'_>]) {
+fn put_separators(bytes: &mut Vec<u8>, ring: &KeyBuilder, found: &[FieldLine<'_>]) {
     if !found.is_empty() {
         let parts =
             found.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);

@@ -11,10 +11,10 @@ use crate::policy::{Policy, ScopeRule};
 use crate::semantics::request::ProxyRequest;
 
 /// A field: one line of it.
-pub(super) type Field<'a> = (&'a HeaderName, &'a HeaderValue);
+pub(super) type FieldLine<'a> = (&'a HeaderName, &'a HeaderValue);
 
 /// What a field is.
-enum Kind {
+enum FieldKind {
     /// It tells no two answers apart.
     Harmless,
     /// It names or proves who asks.
@@ -38,12 +38,12 @@ impl KeyBuilder {
     /// The fields of `asked` that tell its answer apart under `policy` beyond its target, its scope and
     /// what the route counts: all that are not known to be harmless; in a shared scope only those by
     /// which an origin may answer for another resource. Sorted by name.
-    pub fn separators<'a>(&self, asked: &'a ProxyRequest, policy: &Policy) -> Vec<Field<'a>> {
+    pub fn separators<'a>(&self, asked: &'a ProxyRequest, policy: &Policy) -> Vec<FieldLine<'a>> {
         told_apart(self, asked, policy).1
     }
 
     /// The scope of these credentials.
-    pub(super) fn scope_of(&self, found: Vec<Field<'_>>) -> Scope {
+    pub(super) fn scope_of(&self, found: Vec<FieldLine<'_>>) -> Scope {
         if found.is_empty() {
             return Scope::Anonymous;
         }
@@ -60,15 +60,15 @@ impl KeyBuilder {
         named.then(|| Scope::Named(self.hmac(Purpose::Name, values())))
     }
 
-    fn kind(&self, name: &HeaderName) -> Kind {
+    fn kind(&self, name: &HeaderName) -> FieldKind {
         if *name == AUTHORIZATION || self.credential_headers.contains(name) {
-            Kind::Credential
+            FieldKind::Credential
         } else if harmless::is_harmless(name) {
-            Kind::Harmless
+            FieldKind::Harmless
         } else if credential::has_telling_name(name) {
-            Kind::Credential
+            FieldKind::Credential
         } else {
-            Kind::Other
+            FieldKind::Other
         }
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn told_apart<'a>(
     ring: &KeyBuilder,
     asked: &'a ProxyRequest,
     policy: &Policy,
-) -> (Scope, Vec<Field<'a>>) {
+) -> (Scope, Vec<FieldLine<'a>>) {
     let own = match &policy.scope {
         ScopeRule::Shared => {
             let counts = |name: &HeaderName| {
@@ -93,10 +93,10 @@ pub(super) fn told_apart<'a>(
     let (mut credentials, mut others) = (Vec::new(), Vec::new());
     for field @ (name, _) in &asked.headers {
         match ring.kind(name) {
-            Kind::Harmless => {}
-            Kind::Credential => credentials.push(field),
-            Kind::Other if Some(name) == own || policy.key.ignored.contains(name) => {}
-            Kind::Other => others.push(field),
+            FieldKind::Harmless => {}
+            FieldKind::Credential => credentials.push(field),
+            FieldKind::Other if Some(name) == own || policy.key.ignored.contains(name) => {}
+            FieldKind::Other => others.push(field),
         }
     }
     let named = own.and_then(|name| ring.scope_of_name(&asked.headers, name));
@@ -104,13 +104,13 @@ pub(super) fn told_apart<'a>(
 }
 
 /// The credentials among `headers`.
-pub(super) fn credentials<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<Field<'a>> {
+pub(super) fn credentials<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<FieldLine<'a>> {
     headers.iter().filter(|(name, _)| ring.is_credential(name)).collect()
 }
 
 /// Those that stay the same for as long as somebody uses an API: `Authorization`, API keys, and what the operator
 /// names.
-pub(super) fn lasting<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<Field<'a>> {
+pub(super) fn lasting<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<FieldLine<'a>> {
     let lasts = |name: &HeaderName| {
         *name == AUTHORIZATION
             || ring.credential_headers.contains(name)
@@ -121,7 +121,7 @@ pub(super) fn lasting<'a>(ring: &KeyBuilder, headers: &'a HeaderMap) -> Vec<Fiel
 }
 
 /// By name. Stable: the lines of one field keep their order, the order of fields does not matter.
-fn sorted(mut fields: Vec<Field<'_>>) -> Vec<Field<'_>> {
+fn sorted(mut fields: Vec<FieldLine<'_>>) -> Vec<FieldLine<'_>> {
     fields.sort_by_key(|(name, _)| name.as_str());
     fields
 }

@@ -13,13 +13,13 @@ use http::{HeaderMap, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::engine::change::Doubt;
+use crate::engine::change::UnknownOutcomeGuard;
 use crate::engine::head_update::PassThroughStart;
 use crate::proxy::context::RequestContext;
 use crate::proxy::handler::PingoraHandler;
 use crate::proxy::message;
 use crate::proxy::relay::{is_interim, send_what_is_at_hand};
-use crate::proxy::upload::Upload;
+use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::semantics::session_auth;
@@ -28,10 +28,10 @@ use crate::upstream::admission::Permit;
 use crate::upstream::body_inspection;
 use crate::upstream::buffered_body::buffer;
 use crate::upstream::client::{AttemptError, body_behind};
-use crate::upstream::connect::{Channel, Owner};
+use crate::upstream::connect::{CallChannel, ConnectionOwner};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::{Broken, Event, Head};
+use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead};
 
 /// How long an early answer is waited for where the rest of a request will never come. Its origin learns so
 /// much later that it need not wait, and its place is another's so much later.
@@ -43,23 +43,23 @@ const READ: Duration = Duration::from_secs(5);
 
 /// A call that its client waits for. Dropped before it is `over`, its client has left, in whatever way: a
 /// connection of HTTP/2 that ends takes all that was asked on it along.
-pub(super) struct Watch<'a> {
+pub(super) struct ClientWatch<'a> {
     handler: &'a Arc<PingoraHandler>,
     pub(super) asked: &'a ProxyRequest,
     pub(super) place: &'a UpstreamTarget,
     pub(super) ctx: &'a mut RequestContext,
-    pub(super) channel: &'a mut Channel,
-    pub(super) upload: &'a mut Upload,
+    pub(super) channel: &'a mut CallChannel,
+    pub(super) upload: &'a mut RequestUpload,
     over: bool,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> ClientWatch<'a> {
     pub(super) fn new(
         handler: &'a Arc<PingoraHandler>,
         asked: &'a ProxyRequest,
         place: &'a UpstreamTarget,
-        (ctx, upload): (&'a mut RequestContext, &'a mut Upload),
-        channel: &'a mut Channel,
+        (ctx, upload): (&'a mut RequestContext, &'a mut RequestUpload),
+        channel: &'a mut CallChannel,
     ) -> Self {
         Self { handler, asked, place, ctx, channel, upload, over: false }
     }
@@ -70,16 +70,16 @@ impl<'a> Watch<'a> {
     }
 
     /// The call without its client, if it is to go on.
-    fn alone(&mut self) -> Option<Alone> {
+    fn alone(&mut self) -> Option<DetachedCall> {
         let whole = self.asked.body == RequestFraming::None || self.upload.is_all_here();
         let pass = self.ctx.pass.take_if(|pass| pass.outlives_its_client(whole))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
             // What its user may do on it is nobody else's to do.
-            channel.belongs_to(Owner::Call);
+            channel.belongs_to(ConnectionOwner::Call);
         }
-        let rest = Upload::new(&self.handler.network.in_flight);
-        Some(Alone {
+        let rest = RequestUpload::new(&self.handler.network.in_flight);
+        Some(DetachedCall {
             handler: Arc::clone(self.handler),
             asked: self.asked.clone(),
             place: self.place.clone(),
@@ -94,7 +94,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for ClientWatch<'_> {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -107,21 +107,21 @@ impl Drop for Watch<'_> {
 }
 
 /// A call that nobody waits for.
-struct Alone {
+struct DetachedCall {
     handler: Arc<PingoraHandler>,
     asked: ProxyRequest,
     place: UpstreamTarget,
     route: usize,
     sent: Option<PassThroughStart>,
-    doubt: Option<Doubt>,
+    doubt: Option<UnknownOutcomeGuard>,
     pass: Permit,
-    channel: Channel,
-    upload: Upload,
+    channel: CallChannel,
+    upload: RequestUpload,
     /// All of its request is there.
     whole: bool,
 }
 
-impl Alone {
+impl DetachedCall {
     async fn run(mut self) {
         let first_byte = self.place.timeouts.first_byte;
         let patience = if self.whole { first_byte } else { first_byte.min(EARLY) };
@@ -133,20 +133,20 @@ impl Alone {
     }
 
     /// The head of the final answer.
-    async fn head(&mut self) -> Result<Box<Head>, Broken> {
+    async fn head(&mut self) -> Result<Box<UpstreamHead>, SessionError> {
         loop {
             send_what_is_at_hand(&mut self.channel, &mut self.upload);
             match self.channel.next(true).await? {
-                Event::Head(head) if !is_interim(head.status) => return Ok(head),
-                Event::Head(_) | Event::Room => {}
-                Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
+                SessionEvent::Head(head) if !is_interim(head.status) => return Ok(head),
+                SessionEvent::Head(_) | SessionEvent::Room => {}
+                SessionEvent::Data(_) | SessionEvent::End(_) => return Err(SessionError::Protocol),
             }
         }
     }
 
     /// A connection that waited for a call and had ended, and half a request, say nothing of the origin: as
     /// the pass is dropped, the call counts as abandoned.
-    fn broke(mut self, broken: Broken) {
+    fn broke(mut self, broken: SessionError) {
         if let (true, AttemptError::Failed(failure)) =
             (self.whole, AttemptError::after(broken, &self.channel))
         {
@@ -162,8 +162,8 @@ impl Alone {
         }
     }
 
-    async fn answered(mut self, head: Head) {
-        let Head { status, mut headers, .. } = head;
+    async fn answered(mut self, head: UpstreamHead) {
+        let UpstreamHead { status, mut headers, .. } = head;
         if let Some(doubt) = self.doubt.take().filter(|_| !invalidation::leaves_open(status)) {
             doubt.resolved();
         }
@@ -171,7 +171,7 @@ impl Alone {
             return;
         }
         if session_auth::is_asked_for(&headers) {
-            self.channel.belongs_to(Owner::Call);
+            self.channel.belongs_to(ConnectionOwner::Call);
         }
         if !self.whole {
             self.pass.spares_the_origin();

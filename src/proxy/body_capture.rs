@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::proxy::context::RequestContext;
-use crate::upstream::body_inspection::{self, ContentCoding, Reading};
-use crate::upstream::in_flight::{Gathered, InFlight};
+use crate::upstream::body_inspection::{self, ContentCoding, InspectedBody};
+use crate::upstream::in_flight::{BufferedPieces, InFlightBytes};
 
 /// A body that is copied while it passes.
 pub(super) struct BodyCapture {
     status: StatusCode,
     headers: HeaderMap,
     coding: ContentCoding,
-    body: Gathered,
+    body: BufferedPieces,
 }
 
 impl BodyCapture {
@@ -25,10 +25,10 @@ impl BodyCapture {
     pub(super) fn of(
         status: StatusCode,
         headers: &HeaderMap,
-        in_flight: &Arc<InFlight>,
+        in_flight: &Arc<InFlightBytes>,
     ) -> Option<Self> {
         let coding = body_inspection::coding(headers)?;
-        let body = Gathered::to_read(in_flight);
+        let body = BufferedPieces::to_read(in_flight);
         Some(Self { status, headers: headers.clone(), coding, body })
     }
 
@@ -55,11 +55,11 @@ impl RequestContext {
         let reading = body_inspection::parse_apart(copy.coding, &copy.body).await;
         let Some(pass) = &mut self.pass else { return };
         match reading {
-            Reading::Says(json) if pass.read(copy.status, &copy.headers, &json) => {}
+            InspectedBody::Says(json) if pass.read(copy.status, &copy.headers, &json) => {}
             // An error that only its body tells of is kept for nobody.
-            Reading::Says(_) => self.recording = None,
-            Reading::NoJson => pass.finish_without_body(),
-            Reading::Unread => self.is_unread(),
+            InspectedBody::Says(_) => self.recording = None,
+            InspectedBody::NoJson => pass.finish_without_body(),
+            InspectedBody::Unread => self.is_unread(),
         }
     }
 
@@ -84,7 +84,7 @@ mod tests {
     /// On a runtime of one thread: what is parsed elsewhere has to be waited for.
     #[tokio::test]
     async fn a_large_body_is_parsed_off_the_threads_that_serve_and_a_small_one_on_the_spot() {
-        let room = InFlight::new(4 * body_inspection::LARGEST);
+        let room = InFlightBytes::new(4 * body_inspection::LARGEST);
         for (length, elsewhere) in
             [(1000, false), (1 << 20, true), (body_inspection::LARGEST, true)]
         {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {
-        let room = InFlight::new(8 * body_inspection::LARGEST);
+        let room = InFlightBytes::new(8 * body_inspection::LARGEST);
         let copy = || {
             BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &room)
                 .expect("what is not called anything is tried")

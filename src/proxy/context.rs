@@ -9,13 +9,13 @@ use http::{HeaderValue, StatusCode};
 
 use crate::clock;
 use crate::decide::ForwardReason;
-use crate::engine::change::Doubt;
+use crate::engine::change::UnknownOutcomeGuard;
 use crate::engine::head_update::PassThroughStart;
 use crate::engine::store_post::PostCapture;
-use crate::frontend::session::{ClientError, Session};
+use crate::frontend::session::{ClientError, ClientSession};
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::retry::RetryContext;
-use crate::proxy::upload::Upload;
+use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
@@ -37,7 +37,7 @@ pub(super) struct RequestContext {
     /// When it was passed through: its answer may bear on what is stored.
     pub(super) sent: Option<PassThroughStart>,
     /// What may have come of it, until that is known.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) doubt: Option<UnknownOutcomeGuard>,
     /// The answer to a `POST` that is stored for later `GET`s.
     pub(super) recording: Option<PostCapture>,
     /// The pass-through's call at the gate.
@@ -61,14 +61,14 @@ pub(super) struct RequestContext {
 
 /// How an exchange ended, if not with a whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(super) enum ExchangeFailure {
     /// By its client.
     Client(ClientError),
     /// The answer was cut on its way to larder.
     Answer(UpstreamError),
 }
 
-impl From<ClientError> for Broken {
+impl From<ClientError> for ExchangeFailure {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
     }
@@ -140,7 +140,7 @@ impl RequestContext {
         &mut self,
         asked: &ProxyRequest,
         failure: UpstreamError,
-        upload: &Upload,
+        upload: &RequestUpload,
     ) {
         let sending = asked.body != RequestFraming::None && !upload.is_sent();
         if sending && failure == UpstreamError::Closed {
@@ -149,12 +149,12 @@ impl RequestContext {
     }
 
     /// The exchange was broken off.
-    pub(super) fn broken(&mut self, why: Broken) {
+    pub(super) fn broken(&mut self, why: ExchangeFailure) {
         self.result = ResultKind::Error;
         self.error = Some(match why {
-            Broken::Client(ClientError::Malformed) => "malformed_body",
-            Broken::Client(ClientError::Gone | ClientError::Stalled) => "client_gone",
-            Broken::Answer(failure) => failure.token(),
+            ExchangeFailure::Client(ClientError::Malformed) => "malformed_body",
+            ExchangeFailure::Client(ClientError::Gone | ClientError::Stalled) => "client_gone",
+            ExchangeFailure::Answer(failure) => failure.token(),
         });
     }
 
@@ -162,7 +162,7 @@ impl RequestContext {
     pub(super) fn record(
         &self,
         asked: &ProxyRequest,
-        client: Option<&Session>,
+        client: Option<&ClientSession>,
         account: &Telemetry,
     ) {
         account.record(&RequestEvent {
@@ -173,11 +173,11 @@ impl RequestContext {
             host: asked.target.host(),
             port: asked.target.port(),
             path: asked.target.path(),
-            status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), Session::status),
+            status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), ClientSession::status),
             cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
             error: self.error,
             duration: clock::monotonic().saturating_duration_since(self.since),
-            client_bytes: client.map_or(self.upstream_bytes, Session::body_bytes),
+            client_bytes: client.map_or(self.upstream_bytes, ClientSession::body_bytes),
             upstream_bytes: self.upstream_bytes,
             filled_bytes: self.filled_bytes,
             is_larders: self.is_larders,

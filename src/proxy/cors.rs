@@ -10,11 +10,11 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::frontend::session::{Length, Session};
-use crate::proxy::context::{Broken, RequestContext};
-use crate::proxy::handler::{End, PingoraHandler};
+use crate::frontend::session::{BodyLength, ClientSession};
+use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 
 /// How long a browser may go by the answer to a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
@@ -62,9 +62,9 @@ impl PingoraHandler {
     pub(super) async fn preflight(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = HeaderMap::new();
         let wished = |name| asked.headers.get(name).cloned();
         if let Some(method) = wished(ACCESS_CONTROL_REQUEST_METHOD) {
@@ -80,9 +80,9 @@ impl PingoraHandler {
         client.skip_body();
         self.finish_head(asked, client, ctx, &mut headers);
         client
-            .write_head(StatusCode::NO_CONTENT, headers, Length::None, &Spelling::default())
+            .write_head(StatusCode::NO_CONTENT, headers, BodyLength::None, &FieldCase::default())
             .await?;
         client.end(None).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::BodyLimits;
 
 /// How a body comes, window after window.
-pub(super) struct Drip {
+pub(super) struct UploadRate {
     /// The bytes that a window must bring; 0: none.
     least: u64,
     window: Duration,
@@ -23,7 +23,7 @@ pub(super) struct Drip {
     since: Option<Instant>,
 }
 
-impl Drip {
+impl UploadRate {
     /// A window that begins now. It is as long as a client may be silent.
     pub(super) fn new(limits: BodyLimits) -> Self {
         let millis = u64::try_from(limits.idle.as_millis()).unwrap_or(u64::MAX);
@@ -54,7 +54,7 @@ impl Drip {
         self.least
     }
 
-    /// Resolves when the window ends while the client is waited for; [`Drip::came`] tells then.
+    /// Resolves when the window ends while the client is waited for; [`UploadRate::came`] tells then.
     /// May be dropped while it waits.
     pub(super) async fn window_ends(&self) {
         match self.since {
@@ -81,8 +81,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn drip() -> Drip {
-        Drip::new(BodyLimits { idle: 30 * SECOND, min_rate: 64 })
+    fn drip() -> UploadRate {
+        UploadRate::new(BodyLimits { idle: 30 * SECOND, min_rate: 64 })
     }
 
     #[tokio::test(start_paused = true)]
@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_rate_nothing_is_too_slow() {
-        let mut drip = Drip::new(BodyLimits { idle: 30 * SECOND, min_rate: 0 });
+        let mut drip = UploadRate::new(BodyLimits { idle: 30 * SECOND, min_rate: 0 });
         drip.waits(true);
         assert!(timeout(1000 * SECOND, drip.window_ends()).await.is_err());
         assert!(!drip.came(0));

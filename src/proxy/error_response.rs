@@ -5,12 +5,12 @@
 use http::{HeaderMap, Method};
 
 use crate::engine::response::{ClientResponse, ResponseBody};
-use crate::frontend::session::{ClientError, Length, Session};
-use crate::proxy::context::{Broken, RequestContext};
-use crate::proxy::handler::{End, PingoraHandler};
+use crate::frontend::session::{ClientError, BodyLength, ClientSession};
+use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::telemetry::problem::Problem;
 use crate::telemetry::{RejectEvent, ResultKind};
 use crate::upstream::error::UpstreamError;
@@ -51,60 +51,60 @@ impl PingoraHandler {
     pub(super) async fn last_hop(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         if asked.method == Method::TRACE {
             let status = CacheStatus::forwarded(ctx.why.token());
             self.tell(asked, client, ctx, &NO_TRACE, &status).await?;
-            return Ok(End::Answered);
+            return Ok(ExchangeEnd::Answered);
         }
         let mut headers = HeaderMap::new();
         client.skip_body();
         self.finish_head(asked, client, ctx, &mut headers);
-        let (status, length) = (http::StatusCode::OK, Length::Known(0));
-        client.write_head(status, headers, length, &Spelling::default()).await?;
+        let (status, length) = (http::StatusCode::OK, BodyLength::Known(0));
+        client.write_head(status, headers, length, &FieldCase::default()).await?;
         client.end(None).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 
     /// There is no answer, and there will be none.
     pub(super) async fn failed(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         failure: UpstreamError,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         if let UpstreamError::Denied(why) = failure {
             self.account.denied(why.token());
         }
         let status = failure.told(ctx.why.token());
         self.tell(asked, client, ctx, &failure.problem(), &status).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 
     /// The origin spoke as only a proxy may.
     pub(super) async fn not_a_proxy(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         let received = http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         let status = CacheStatus::forwarded(ctx.why.token()).status(received);
         self.tell(asked, client, ctx, &PROXY_AUTH, &status).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 
     /// The client's own side broke before there was an answer: told, if it still can be.
     pub(super) async fn broken_by_client(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         error: ClientError,
-    ) -> Broken {
+    ) -> ExchangeFailure {
         let problem = match error {
             ClientError::Malformed => Some(BAD_BODY),
             ClientError::Stalled => Some(SLOW_BODY),
@@ -116,13 +116,13 @@ impl PingoraHandler {
             // Who does not take it has made its mistake all the same.
             let _told = self.tell(asked, client, ctx, &problem, &status).await;
         }
-        Broken::Client(error)
+        ExchangeFailure::Client(error)
     }
 
     async fn tell(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         problem: &Problem,
         status: &CacheStatus,
@@ -136,7 +136,7 @@ impl PingoraHandler {
     pub(super) async fn tell_with(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         problem: &Problem,
         more: HeaderMap,
@@ -150,8 +150,8 @@ impl PingoraHandler {
         client.close_after();
         self.finish_head(asked, client, ctx, &mut headers);
         let empty = asked.method == Method::HEAD;
-        let length = if empty { Length::None } else { Length::Known(body.len() as u64) };
-        client.write_head(problem.status, headers, length, &Spelling::default()).await?;
+        let length = if empty { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
+        client.write_head(problem.status, headers, length, &FieldCase::default()).await?;
         if !empty {
             client.write_body(body).await?;
         }

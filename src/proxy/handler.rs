@@ -12,11 +12,11 @@ use crate::config::BodyLimits;
 use crate::engine::Engine;
 use crate::engine::ends::OWN_CREDENTIAL;
 use crate::engine::response::{ClientResponse, EngineResult};
-use crate::frontend::Served;
+use crate::frontend::ServeOutcome;
 use crate::frontend::drain::DrainState;
-use crate::frontend::session::Session;
+use crate::frontend::session::ClientSession;
 use crate::policy::{Policy, ScopeRule};
-use crate::proxy::context::{Broken, RequestContext};
+use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::{ProxyDeps, browser, cors, error_response, response_writer, sign_in};
 use crate::route::table::{Route, Table};
 use crate::semantics::date;
@@ -52,25 +52,25 @@ impl PingoraHandler {
     pub(super) async fn serve(
         self: &Arc<Self>,
         mut asked: ProxyRequest,
-        mut client: Session,
-    ) -> Served {
+        mut client: ClientSession,
+    ) -> ServeOutcome {
         let mut ctx = RequestContext::new(self.routes.routes().len());
         let answered = self.answer(&mut asked, &mut client, &mut ctx).await;
         if let Err(why) = answered {
             ctx.broken(why);
         }
-        let given_up = matches!(answered, Err(Broken::Client(_)));
-        let switched = matches!(answered, Ok(End::Switched));
+        let given_up = matches!(answered, Err(ExchangeFailure::Client(_)));
+        let switched = matches!(answered, Ok(ExchangeEnd::Switched));
         ctx.record(&asked, (!switched).then_some(&client), &self.account);
-        Served { session: (!switched).then_some(client), given_up }
+        ServeOutcome { session: (!switched).then_some(client), given_up }
     }
 
     async fn answer(
         self: &Arc<Self>,
         asked: &mut ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         if cors::is_preflight(asked) {
             return self.preflight(asked, client, ctx).await;
         }
@@ -112,9 +112,9 @@ impl PingoraHandler {
     async fn pass(
         self: &Arc<Self>,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         match self.engine.refusal(asked) {
             Some(reply) => self.reply(asked, client, ctx, reply).await,
             None => self.relay(asked, client, ctx).await,
@@ -125,10 +125,10 @@ impl PingoraHandler {
     pub(super) async fn reply(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         reply: ClientResponse,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut reply = error_response::unless_as_a_proxy(asked, reply);
         ctx.result = reply.result;
         ctx.miss = reply.why;
@@ -137,12 +137,12 @@ impl PingoraHandler {
         client.skip_body();
         let said = (reply.status, &reply.headers);
         if sign_in::is_left_to_http1(asked, client, ctx, said) {
-            return Ok(End::Answered);
+            return Ok(ExchangeEnd::Answered);
         }
         self.finish_head(asked, client, ctx, &mut reply.headers);
         let begun = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
         response_writer::reply(client, reply, begun).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 
     /// What every answer gets from larder: its name, a date where there is none (RFC 9110 §6.6.1), and
@@ -150,7 +150,7 @@ impl PingoraHandler {
     pub(super) fn finish_head(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         headers: &mut http::HeaderMap,
     ) {
@@ -192,7 +192,7 @@ impl PingoraHandler {
 
 /// How an exchange ended in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ExchangeEnd {
     /// With a whole answer.
     Answered,
     /// In another protocol, which has ended too.

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::engine::head_update::{self, PassThroughStart};
 use crate::engine::store_post::PostCapture;
-use crate::frontend::session::{Length, Session};
+use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::RequestContext;
 use crate::proxy::handler::PingoraHandler;
 use crate::semantics::cache_status::CacheStatus;
@@ -20,15 +20,15 @@ use crate::upstream::BodyFraming;
 use crate::upstream::admission::Permit;
 use crate::upstream::body_inspection;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::Outgoing;
+use crate::upstream::session::OutgoingRequest;
 
 /// The request as it goes out.
 pub(super) fn outgoing(
     handler: &PingoraHandler,
     asked: &ProxyRequest,
-    client: &Session,
+    client: &ClientSession,
     place: &UpstreamTarget,
-) -> Outgoing {
+) -> OutgoingRequest {
     let mut headers = asked.headers.clone();
     headers.append(http::header::VIA, handler.via.clone());
     for name in handler.routes.scope_headers(&asked.target) {
@@ -36,7 +36,7 @@ pub(super) fn outgoing(
     }
     max_forwards::count_down(&asked.method, &mut headers);
     place.apply_upstream_headers(&asked.method, &mut headers);
-    Outgoing {
+    OutgoingRequest {
         method: asked.method.clone(),
         scheme: place.scheme.as_str(),
         authority: place.authority(),
@@ -73,21 +73,21 @@ pub(super) fn length(
     headers: &HeaderMap,
     framing: BodyFraming,
     ended: bool,
-) -> Length {
+) -> BodyLength {
     let bodiless = asked.method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match framing {
-        _ if bodiless => Length::None,
+        _ if bodiless => BodyLength::None,
         // In HTTP/2 a head may be the end, which tells more than an empty body (gRPC's trailers).
         BodyFraming::Length(0)
             if ended
                 && asked.version == Version::HTTP_2
                 && !headers.contains_key(CONTENT_LENGTH) =>
         {
-            Length::None
+            BodyLength::None
         }
-        BodyFraming::Length(length) => Length::Known(length),
-        BodyFraming::Marked | BodyFraming::Close => Length::Unknown,
+        BodyFraming::Length(length) => BodyLength::Known(length),
+        BodyFraming::Marked | BodyFraming::Close => BodyLength::Unknown,
     }
 }
 

@@ -12,25 +12,25 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::sleep_until;
 
 use crate::clock;
-use crate::frontend::session::{ClientError, Length, Session};
-use crate::frontend::siblings::Siblings;
-use crate::proxy::alone::Watch;
+use crate::frontend::session::{ClientError, BodyLength, ClientSession};
+use crate::frontend::siblings::SharedConnection;
+use crate::proxy::alone::ClientWatch;
 use crate::proxy::browser;
-use crate::proxy::context::{Broken, RequestContext};
-use crate::proxy::handler::{End, PingoraHandler};
+use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::proxy::message;
 use crate::proxy::sign_in;
-use crate::proxy::silence::{Of, Silence};
-use crate::proxy::upload::Upload;
+use crate::proxy::silence::{SilentPeer, InactivityTimer};
+use crate::proxy::upload::RequestUpload;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::storability::is_event_stream;
-use crate::upstream::client::{AttemptError, Repeats};
-use crate::upstream::connect::{Channel, Over, Owner};
+use crate::upstream::client::{AttemptError, FreeRepeats};
+use crate::upstream::connect::{CallChannel, ConnectionUse, ConnectionOwner};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::{Event, Head, Part};
+use crate::upstream::session::{SessionEvent, UpstreamHead, RequestPart};
 
 /// How long others wait for what a call that is held up by its own client may find out.
 const ASIDE: Duration = Duration::from_millis(250);
@@ -39,8 +39,8 @@ const ASIDE: Duration = Duration::from_millis(250);
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// How one try went.
-enum Tried {
-    Answered(Box<Head>, Channel),
+enum RelayAttempt {
+    Answered(Box<UpstreamHead>, CallChannel),
     Failed(UpstreamError),
     Client(ClientError),
     /// The client has to sign in again, by this scheme.
@@ -48,12 +48,12 @@ enum Tried {
 }
 
 /// Why waiting for a head ended without one.
-enum NoHead {
+enum NoResponseHead {
     Origin(AttemptError),
     Client(ClientError),
 }
 
-impl From<ClientError> for NoHead {
+impl From<ClientError> for NoResponseHead {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
     }
@@ -64,9 +64,9 @@ impl PingoraHandler {
     pub(super) async fn relay(
         self: &Arc<Self>,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         if max_forwards::left(&asked.method, &asked.headers) == Some(0) {
             return self.last_hop(asked, client, ctx).await;
         }
@@ -74,10 +74,10 @@ impl PingoraHandler {
         if let Some(scheme) = sign_in::lost(asked, client, &place) {
             return self.signed_out(asked, client, ctx, scheme).await;
         }
-        let mut upload = Upload::new(&self.network.in_flight);
+        let mut upload = RequestUpload::new(&self.network.in_flight);
         let (head, channel) = loop {
             match self.tried(asked, client, ctx, &place, &mut upload).await {
-                Tried::Answered(head, channel) => {
+                RelayAttempt::Answered(head, channel) => {
                     ctx.answered(head.status).await;
                     let half = !upload.is_all_here() && !client.has_read_body();
                     if let Some(pass) = ctx.pass.as_mut().filter(|_| half) {
@@ -93,7 +93,7 @@ impl PingoraHandler {
                         break (head, channel);
                     }
                 }
-                Tried::Failed(failure) => {
+                RelayAttempt::Failed(failure) => {
                     ctx.unanswered(failure).await;
                     ctx.spare_the_origin(asked, failure, &upload);
                     if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
@@ -103,10 +103,10 @@ impl PingoraHandler {
                         return self.failed(asked, client, ctx, failure).await;
                     }
                 }
-                Tried::Client(error) => {
+                RelayAttempt::Client(error) => {
                     return Err(self.broken_by_client(asked, client, ctx, error).await);
                 }
-                Tried::SignedOut(scheme) => {
+                RelayAttempt::SignedOut(scheme) => {
                     return self.signed_out(asked, client, ctx, scheme).await;
                 }
             }
@@ -124,20 +124,20 @@ impl PingoraHandler {
     async fn tried(
         self: &Arc<Self>,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         place: &UpstreamTarget,
-        upload: &mut Upload,
-    ) -> Tried {
+        upload: &mut RequestUpload,
+    ) -> RelayAttempt {
         let owner = sign_in::owner(asked, client, place);
-        ctx.signed_in = !matches!(owner, Owner::Pool);
+        ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
         match while_there(client, self.passed(ctx, asked, place)).await {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => return Tried::Failed(failure),
-            Err(gone) => return Tried::Client(gone),
+            Ok(Err(failure)) => return RelayAttempt::Failed(failure),
+            Err(gone) => return RelayAttempt::Client(gone),
         }
         let request = message::outgoing(self, asked, client, place);
-        let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
+        let (mut repeats, mut over) = (FreeRepeats::default(), ConnectionUse::Pooled);
         loop {
             upload.begin();
             let begun = {
@@ -147,20 +147,20 @@ impl PingoraHandler {
                 while_there(client, work).await
             };
             let attempt = match begun {
-                Err(gone) => return Tried::Client(gone),
+                Err(gone) => return RelayAttempt::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
                     ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(asked));
-                    let mut watch = Watch::new(self, asked, place, (ctx, upload), &mut channel);
+                    let mut watch = ClientWatch::new(self, asked, place, (ctx, upload), &mut channel);
                     let head = self.head(client, &mut watch).await;
-                    watch.over(!matches!(head, Err(NoHead::Client(_))));
+                    watch.over(!matches!(head, Err(NoResponseHead::Client(_))));
                     match head {
                         Ok(head) => {
                             sign_in::heard(&head.headers, client, &mut channel, place);
-                            return Tried::Answered(head, channel);
+                            return RelayAttempt::Answered(head, channel);
                         }
-                        Err(NoHead::Client(error)) => return Tried::Client(error),
-                        Err(NoHead::Origin(attempt)) => attempt,
+                        Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
+                        Err(NoResponseHead::Origin(attempt)) => attempt,
                     }
                 }
             };
@@ -168,19 +168,19 @@ impl PingoraHandler {
             if (again || attempt == AttemptError::SignedOut)
                 && let Some(scheme) = sign_in::lost(asked, client, place)
             {
-                return Tried::SignedOut(scheme);
+                return RelayAttempt::SignedOut(scheme);
             }
             if !again {
-                return Tried::Failed(attempt.failure());
+                return RelayAttempt::Failed(attempt.failure());
             }
             self.network.gate.redialled(place, ctx.route);
-            over = Over::New;
+            over = ConnectionUse::New;
         }
     }
 
     /// Sends the request's body until the head of the final answer comes.
-    async fn head(&self, client: &mut Session, watch: &mut Watch<'_>) -> Result<Box<Head>, NoHead> {
-        let Watch { asked, place, ctx, channel, upload, .. } = watch;
+    async fn head(&self, client: &mut ClientSession, watch: &mut ClientWatch<'_>) -> Result<Box<UpstreamHead>, NoResponseHead> {
+        let ClientWatch { asked, place, ctx, channel, upload, .. } = watch;
         // A client that waits for leave to send is waited for by nobody until it has it.
         let mut awaits_leave = asked.expects_continue() && !client.has_read_body();
         if awaits_leave && channel.goes_on_unasked() {
@@ -194,33 +194,33 @@ impl PingoraHandler {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
-            silence.is_of(if waits_for_client && !awaits_leave { Of::Client } else { Of::Origin });
+            silence.is_of(if waits_for_client && !awaits_leave { SilentPeer::Client } else { SilentPeer::Origin });
             silence.is_held(!waits_for_client && !client.has_read_body());
             let before = upload.came_so_far();
             tokio::select! {
                 biased;
                 event = channel.next(true) => match event {
-                    Ok(Event::Head(head)) if is_interim(head.status) => {
+                    Ok(SessionEvent::Head(head)) if is_interim(head.status) => {
                         awaits_leave &= head.status != StatusCode::CONTINUE;
                         let mut headers = head.headers;
                         message::strip(&mut headers);
                         browser::confine(asked.in_browser, &mut headers);
                         client.write_interim(head.status, headers).await?;
                     }
-                    Ok(Event::Head(head)) => return Ok(head),
-                    Ok(Event::Room) => silence.broken(),
-                    Ok(Event::Data(_) | Event::End(_)) => {
-                        return Err(NoHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
+                    Ok(SessionEvent::Head(head)) => return Ok(head),
+                    Ok(SessionEvent::Room) => silence.broken(),
+                    Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => {
+                        return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
                     }
                     // It has waited for the client for long enough, as larder would.
                     Err(_broken) if waits_for_client && ctx.aside => {
-                        return Err(NoHead::Client(ClientError::Stalled));
+                        return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
-                    Err(broken) => return Err(NoHead::Origin(AttemptError::after(broken, channel))),
+                    Err(broken) => return Err(NoResponseHead::Origin(AttemptError::after(broken, channel))),
                 },
                 piece = upload.news(client, waits_for_client) => {
                     if let Some(piece) = piece? {
-                        channel.send(Part::Data(piece));
+                        channel.send(RequestPart::Data(piece));
                     }
                     awaits_leave = false;
                     silence.came(upload.came_so_far() - before);
@@ -233,22 +233,22 @@ impl PingoraHandler {
                 () = sleep_until(aside), if waits_for_client && !ctx.aside => ctx.step_aside(),
                 // Others wait for the place that it would keep for as long as its client likes.
                 () = ctx.has_to_make_way(), if waits_for_client && ctx.aside =>
-                    return Err(NoHead::Client(ClientError::Stalled)),
+                    return Err(NoResponseHead::Client(ClientError::Stalled)),
                 whose = silence.lasted() => {
-                    if whose == Of::Client {
-                        return Err(NoHead::Client(ClientError::Stalled));
+                    if whose == SilentPeer::Client {
+                        return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
                     channel.distrust();
-                    return Err(NoHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
+                    return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
                 }
             }
         }
     }
 
-    fn silence_before_head(&self, asked: &ProxyRequest, place: &UpstreamTarget) -> Silence {
+    fn silence_before_head(&self, asked: &ProxyRequest, place: &UpstreamTarget) -> InactivityTimer {
         // An event stream or a WebSocket may be silent for long.
         let origin = (!message::streams(asked)).then_some(place.timeouts.first_byte);
-        let silence = Silence::new(origin, None);
+        let silence = InactivityTimer::new(origin, None);
         if message::converses(asked) { silence } else { silence.with(self.body) }
     }
 
@@ -256,15 +256,15 @@ impl PingoraHandler {
     async fn answered(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-        head: Head,
-        (channel, upload): (Channel, Upload),
+        head: UpstreamHead,
+        (channel, upload): (CallChannel, RequestUpload),
         place: &UpstreamTarget,
-    ) -> Result<End, Broken> {
-        let Head { status, mut headers, framing, ended, spelling, .. } = head;
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
+        let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
         if sign_in::is_left_to_http1(asked, client, ctx, (status, &headers)) {
-            return Ok(End::Answered);
+            return Ok(ExchangeEnd::Answered);
         }
         let patience = (!message::streams(asked) && !is_event_stream(&headers))
             .then_some(place.timeouts.between_bytes);
@@ -273,7 +273,7 @@ impl PingoraHandler {
         message::incoming(ctx, status, &mut headers);
         self.finish_head(asked, client, ctx, &mut headers);
         let length = message::length(asked, status, &headers, framing, ended);
-        let has_body = !matches!(length, Length::None | Length::Known(0));
+        let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
             self.ended(ctx).await;
@@ -289,22 +289,22 @@ impl PingoraHandler {
             hop_by_hop::strip_trailers(trailers);
         }
         client.end(trailers.filter(|trailers| !trailers.is_empty())).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 }
 
 /// Moves both bodies to the end of the answer; its trailers. `passes` sees each piece, and says whether
 /// the client gets it.
 async fn pump(
-    client: &mut Session,
-    mut channel: Channel,
-    mut upload: Upload,
+    client: &mut ClientSession,
+    mut channel: CallChannel,
+    mut upload: RequestUpload,
     ctx: &mut RequestContext,
     patience: Option<Duration>,
     passes: impl Fn(&mut RequestContext, &Bytes) -> bool,
-) -> Result<Option<HeaderMap>, Broken> {
+) -> Result<Option<HeaderMap>, ExchangeFailure> {
     // An answer that has begun may last as long as its client sends (gRPC).
-    let mut silence = Silence::new(patience, None).among(client.siblings());
+    let mut silence = InactivityTimer::new(patience, None).among(client.siblings());
     client.is_ahead(channel.ahead());
     let mut since = clock::of_timers();
     loop {
@@ -315,31 +315,31 @@ async fn pump(
         if reads && !ctx.aside {
             since = clock::of_timers();
         }
-        silence.is_of(if waits_for_client || !reads { Of::Client } else { Of::Origin });
+        silence.is_of(if waits_for_client || !reads { SilentPeer::Client } else { SilentPeer::Origin });
         silence.is_held(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;
             event = channel.next(reads) => match event {
-                Ok(Event::Data(piece)) => {
+                Ok(SessionEvent::Data(piece)) => {
                     if passes(ctx, &piece) {
                         client.queue(piece)?;
                     }
                     silence.broken();
                 }
-                Ok(Event::End(trailers)) => return Ok(trailers),
-                Ok(Event::Room) => silence.broken(),
-                Ok(Event::Head(_)) | Err(_) => return Err(Broken::Answer(UpstreamError::Cut)),
+                Ok(SessionEvent::End(trailers)) => return Ok(trailers),
+                Ok(SessionEvent::Room) => silence.broken(),
+                Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Answer(UpstreamError::Cut)),
             },
             piece = upload.news(client, waits_for_client) => {
                 if let Some(piece) = piece? {
-                    channel.send(Part::Data(piece));
+                    channel.send(RequestPart::Data(piece));
                 }
                 silence.broken();
             }
             () = sleep_until(since + ASIDE), if !reads && !ctx.aside => ctx.step_aside(),
             _whose = silence.lasted() => {
                 channel.distrust();
-                return Err(Broken::Answer(UpstreamError::BodyTimeout));
+                return Err(ExchangeFailure::Answer(UpstreamError::BodyTimeout));
             }
         }
     }
@@ -347,10 +347,10 @@ async fn pump(
 
 /// What `work` comes to, unless the client is gone before. More of its body is not read meanwhile.
 async fn while_there<T>(
-    client: &mut Session,
+    client: &mut ClientSession,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
-    let mut held = client.siblings().map(Siblings::holding);
+    let mut held = client.siblings().map(SharedConnection::holding);
     if let Some(held) = &mut held {
         held.is(!client.has_read_body());
     }
@@ -361,7 +361,7 @@ async fn while_there<T>(
     }
 }
 
-pub(super) fn send_what_is_at_hand(channel: &mut Channel, upload: &mut Upload) {
+pub(super) fn send_what_is_at_hand(channel: &mut CallChannel, upload: &mut RequestUpload) {
     while channel.has_room() {
         let Some(part) = upload.at_hand() else { return };
         channel.send(part);

@@ -7,26 +7,26 @@ use bytes::Bytes;
 
 use crate::engine::body::BodyReader;
 use crate::engine::response::{ClientResponse, ResponseBody};
-use crate::frontend::session::{Length, Session};
-use crate::proxy::context::Broken;
-use crate::semantics::spelling::Spelling;
+use crate::frontend::session::{BodyLength, ClientSession};
+use crate::proxy::context::ExchangeFailure;
+use crate::semantics::spelling::FieldCase;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::error::UpstreamError;
 
 /// Writes `reply` to the end. `Err`: the client must not take what it got for whole. `came`: where what comes
 /// from the origin meanwhile is counted.
 pub(super) async fn reply(
-    client: &mut Session,
+    client: &mut ClientSession,
     mut reply: ClientResponse,
     came: Option<&mut u64>,
-) -> Result<(), Broken> {
+) -> Result<(), ExchangeFailure> {
     // An origin's own error that has just been received, not one of larder's or from the store.
     let received = reply.why.is_some() && reply.error.is_none();
     if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
         reply.headers.append(PROXY_STATUS, received);
     }
     let length = length(&reply.body);
-    client.write_head(reply.status, reply.headers, length, &Spelling::default()).await?;
+    client.write_head(reply.status, reply.headers, length, &FieldCase::default()).await?;
     match reply.body {
         ResponseBody::Empty => {}
         ResponseBody::Whole(body) => client.write_body(body).await?,
@@ -42,24 +42,24 @@ pub(super) async fn reply(
     Ok(client.end(None).await?)
 }
 
-fn length(body: &ResponseBody) -> Length {
+fn length(body: &ResponseBody) -> BodyLength {
     match body {
-        ResponseBody::Empty => Length::None,
-        ResponseBody::Whole(body) => Length::Known(body.len() as u64),
+        ResponseBody::Empty => BodyLength::None,
+        ResponseBody::Whole(body) => BodyLength::Known(body.len() as u64),
         ResponseBody::Pieces(pieces) => {
-            Length::Known(pieces.iter().map(|piece| piece.len() as u64).sum())
+            BodyLength::Known(pieces.iter().map(|piece| piece.len() as u64).sum())
         }
-        ResponseBody::Growing { take: Some(take), .. } => Length::Known(*take),
-        ResponseBody::Growing { take: None, .. } => Length::Unknown,
+        ResponseBody::Growing { take: Some(take), .. } => BodyLength::Known(*take),
+        ResponseBody::Growing { take: None, .. } => BodyLength::Unknown,
     }
 }
 
 async fn growing(
-    client: &mut Session,
+    client: &mut ClientSession,
     mut reader: BodyReader,
     (mut skip, take): (u64, Option<u64>),
     mut came: Option<&mut u64>,
-) -> Result<(), Broken> {
+) -> Result<(), ExchangeFailure> {
     let mut left = take.unwrap_or(u64::MAX);
     while left > 0 {
         let next = tokio::select! {
@@ -67,14 +67,14 @@ async fn growing(
             next = reader.next() => next,
             gone = client.gone() => return Err(gone.into()),
         };
-        let Some(piece) = next.map_err(Broken::Answer)? else { break };
+        let Some(piece) = next.map_err(ExchangeFailure::Answer)? else { break };
         if let Some(came) = &mut came {
             **came += piece.len() as u64;
         }
         let piece = within(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
-    if take.is_some() && left > 0 { Err(Broken::Answer(UpstreamError::Cut)) } else { Ok(()) }
+    if take.is_some() && left > 0 { Err(ExchangeFailure::Answer(UpstreamError::Cut)) } else { Ok(()) }
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.

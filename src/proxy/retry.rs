@@ -21,7 +21,7 @@ use crate::upstream::outcome::CallOutcome;
 use crate::upstream::rejection::RejectReason;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::Head;
+use crate::upstream::session::UpstreamHead;
 
 /// The tries so far.
 #[derive(Default)]
@@ -110,7 +110,7 @@ impl PingoraHandler {
     pub(super) fn is_asked_again(
         &self,
         ctx: &mut RequestContext,
-        head: &Head,
+        head: &UpstreamHead,
         whole: bool,
     ) -> bool {
         let Some(pass) = &mut ctx.pass else { return false };
@@ -133,7 +133,7 @@ impl PingoraHandler {
         &self,
         asked: &ProxyRequest,
         ctx: &mut RequestContext,
-        head: &Head,
+        head: &UpstreamHead,
     ) -> Option<ClientResponse> {
         if asked.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
             return None;

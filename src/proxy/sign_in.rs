@@ -7,15 +7,15 @@
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::frontend::session::Session;
-use crate::proxy::context::{Broken, RequestContext};
-use crate::proxy::handler::{End, PingoraHandler};
+use crate::frontend::session::ClientSession;
+use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::telemetry::problem::Problem;
-use crate::upstream::connect::{Channel, Owner};
-use crate::upstream::pinned::Pins;
+use crate::upstream::connect::{CallChannel, ConnectionOwner};
+use crate::upstream::pinned::ClientPins;
 use crate::upstream::routing::UpstreamTarget;
 
 /// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
@@ -30,7 +30,7 @@ const SIGNED_OUT: Problem = Problem::new(
 impl PingoraHandler {
     /// Whether the client's connection has one to the place of `asked` for itself: then the origin alone
     /// answers, for there it is somebody.
-    pub(super) fn has_signed_in(&self, asked: &ProxyRequest, client: &Session) -> bool {
+    pub(super) fn has_signed_in(&self, asked: &ProxyRequest, client: &ClientSession) -> bool {
         client.pins().is_some_and(|pins| {
             let place = self.network.upstreams.place(&asked.target);
             pins.has(&place.origin())
@@ -42,23 +42,23 @@ impl PingoraHandler {
     pub(super) async fn signed_out(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
         scheme: &'static str,
-    ) -> Result<End, Broken> {
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         ctx.pass = None;
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
         CacheStatus::refused().append_to(&mut headers);
         self.tell_with(asked, client, ctx, &SIGNED_OUT, headers).await?;
-        Ok(End::Answered)
+        Ok(ExchangeEnd::Answered)
     }
 }
 
 /// The scheme by which the client has to sign in again before `asked` may be sent to `place`.
 pub(super) fn lost(
     asked: &ProxyRequest,
-    client: &Session,
+    client: &ClientSession,
     place: &UpstreamTarget,
 ) -> Option<&'static str> {
     client.pins()?.signed_out(&place.origin(), &asked.headers)
@@ -72,7 +72,7 @@ pub(super) fn lost(
 /// where the connection ends right behind it.
 pub(super) fn is_left_to_http1(
     asked: &ProxyRequest,
-    client: &mut Session,
+    client: &mut ClientSession,
     ctx: &mut RequestContext,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> bool {
@@ -91,12 +91,12 @@ pub(super) fn is_left_to_http1(
 }
 
 /// Whose connection a call goes over.
-pub(super) fn owner(asked: &ProxyRequest, client: &mut Session, place: &UpstreamTarget) -> Owner {
+pub(super) fn owner(asked: &ProxyRequest, client: &mut ClientSession, place: &UpstreamTarget) -> ConnectionOwner {
     let pinned = client.pins().is_some_and(|pins| pins.has(&place.origin()));
     if !pinned && !session_auth::is_sent(&asked.headers) {
-        return Owner::Pool;
+        return ConnectionOwner::Pool;
     }
-    if client.pins().is_some_and(Pins::are_many) {
+    if client.pins().is_some_and(ClientPins::are_many) {
         client.close_after();
     }
     own(client, place)
@@ -106,8 +106,8 @@ pub(super) fn owner(asked: &ProxyRequest, client: &mut Session, place: &Upstream
 /// may have signed in and the origin ends that, the client's connection ends too: so it learns of it.
 pub(super) fn heard(
     headers: &HeaderMap,
-    client: &mut Session,
-    channel: &mut Channel,
+    client: &mut ClientSession,
+    channel: &mut CallChannel,
     place: &UpstreamTarget,
 ) {
     if channel.is_a_clients() && !channel.persists() {
@@ -119,14 +119,14 @@ pub(super) fn heard(
 }
 
 /// Tells the client that it may sign in here.
-pub(super) fn tell(headers: &mut HeaderMap, client: &Session) {
-    if matches!(client, Session::Http1(_)) && session_auth::is_asked_for(headers) {
+pub(super) fn tell(headers: &mut HeaderMap, client: &ClientSession) {
+    if matches!(client, ClientSession::Http1(_)) && session_auth::is_asked_for(headers) {
         headers.insert(PROXY_SUPPORT, SUPPORTED);
     }
 }
 
 /// Where many exchanges share the client's connection, each has one of its own: it is nobody's afterwards.
-fn own(client: &mut Session, place: &UpstreamTarget) -> Owner {
+fn own(client: &mut ClientSession, place: &UpstreamTarget) -> ConnectionOwner {
     let pins = client.pins_to_be();
-    pins.map_or(Owner::Call, |pins| Owner::Client(pins.clone(), place.origin()))
+    pins.map_or(ConnectionOwner::Call, |pins| ConnectionOwner::Client(pins.clone(), place.origin()))
 }

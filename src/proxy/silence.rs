@@ -18,12 +18,12 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::clock;
 use crate::config::BodyLimits;
-use crate::frontend::siblings::{Holding, Siblings};
-use crate::proxy::drip::Drip;
+use crate::frontend::siblings::{StalledUpload, SharedConnection};
+use crate::proxy::drip::UploadRate;
 
 /// Who is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum SilentPeer {
     /// The client: more of its request is awaited, or it does not take its answer.
     Client,
     /// The origin.
@@ -31,31 +31,31 @@ pub(super) enum Of {
 }
 
 /// A silence, which ends when anything happens.
-pub(super) struct Silence {
+pub(super) struct InactivityTimer {
     /// How long an origin may be silent, and a client; `None`: for ever.
     origin: Option<Duration>,
     client: Option<Duration>,
-    of: Of,
+    of: SilentPeer,
     timer: Pin<Box<Sleep>>,
     /// What a client may not fall short of while it is waited for.
-    drip: Option<Drip>,
+    drip: Option<UploadRate>,
     /// It has.
     too_slow: bool,
     /// The other bodies on the client's connection, and how many bytes of all were counted.
-    siblings: Option<Siblings>,
+    siblings: Option<SharedConnection>,
     counted: u64,
     /// Whether this one is held up by its origin.
-    holding: Option<Holding>,
+    holding: Option<StalledUpload>,
 }
 
-impl Silence {
+impl InactivityTimer {
     /// A silence of the origin's that begins now.
     pub(super) fn new(origin: Option<Duration>, client: Option<Duration>) -> Self {
         let timer = Box::pin(sleep(origin.unwrap_or_default()));
         Self {
             origin,
             client,
-            of: Of::Origin,
+            of: SilentPeer::Origin,
             timer,
             drip: None,
             too_slow: false,
@@ -66,24 +66,24 @@ impl Silence {
     }
 
     /// The same on a connection that may be shared with these.
-    pub(super) fn among(self, siblings: Option<&Siblings>) -> Self {
+    pub(super) fn among(self, siblings: Option<&SharedConnection>) -> Self {
         let counted = siblings.map_or(0, |siblings| siblings.came().bytes);
-        let holding = siblings.map(Siblings::holding);
+        let holding = siblings.map(SharedConnection::holding);
         Self { siblings: siblings.cloned(), counted, holding, ..self }
     }
 
     /// The same, while a client's body is awaited that may come no slower than this.
     pub(super) fn with(self, body: BodyLimits) -> Self {
-        Self { client: Some(body.idle), drip: Some(Drip::new(body)), ..self }
+        Self { client: Some(body.idle), drip: Some(UploadRate::new(body)), ..self }
     }
 
     /// From here on it is this one's; another's begins anew.
-    pub(super) fn is_of(&mut self, of: Of) {
+    pub(super) fn is_of(&mut self, of: SilentPeer) {
         if self.of != of {
             self.of = of;
             self.broken();
             if let Some(drip) = &mut self.drip {
-                drip.waits(of == Of::Client);
+                drip.waits(of == SilentPeer::Client);
             }
         }
     }
@@ -121,7 +121,7 @@ impl Silence {
     }
 
     /// Resolves when it has lasted too long. May be dropped while it waits.
-    pub(super) async fn lasted(&mut self) -> Of {
+    pub(super) async fn lasted(&mut self) -> SilentPeer {
         while !self.too_slow {
             let (is_bounded, timer) = (self.allowed().is_some(), self.timer.as_mut());
             let window = async {
@@ -139,12 +139,12 @@ impl Silence {
                 () = window => self.count(0),
             }
         }
-        Of::Client
+        SilentPeer::Client
     }
 
     /// Whether the client was not silent on another stream, or could not be otherwise; the timer goes on.
     fn is_broken_elsewhere(&mut self) -> bool {
-        let (Of::Client, Some(allowed), Some(siblings)) = (self.of, self.client, &self.siblings)
+        let (SilentPeer::Client, Some(allowed), Some(siblings)) = (self.of, self.client, &self.siblings)
         else {
             return false;
         };
@@ -157,8 +157,8 @@ impl Silence {
 
     fn allowed(&self) -> Option<Duration> {
         match self.of {
-            Of::Client => self.client,
-            Of::Origin => self.origin,
+            SilentPeer::Client => self.client,
+            SilentPeer::Origin => self.origin,
         }
     }
 }
@@ -171,16 +171,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_side_has_its_own_patience_and_begins_anew_when_the_other_was_silent() {
         let second = Duration::from_secs(1);
-        let mut silence = Silence::new(Some(3 * second), Some(10 * second));
+        let mut silence = InactivityTimer::new(Some(3 * second), Some(10 * second));
         assert!(timeout(2 * second, silence.lasted()).await.is_err());
-        silence.is_of(Of::Client);
+        silence.is_of(SilentPeer::Client);
         assert!(timeout(9 * second, silence.lasted()).await.is_err());
         silence.broken();
         assert!(timeout(9 * second, silence.lasted()).await.is_err());
-        silence.is_of(Of::Origin);
+        silence.is_of(SilentPeer::Origin);
         assert!(timeout(2 * second, silence.lasted()).await.is_err());
-        assert_eq!(timeout(2 * second, silence.lasted()).await, Ok(Of::Origin));
-        let mut for_ever = Silence::new(None, None);
+        assert_eq!(timeout(2 * second, silence.lasted()).await, Ok(SilentPeer::Origin));
+        let mut for_ever = InactivityTimer::new(None, None);
         assert!(timeout(1000 * second, for_ever.lasted()).await.is_err());
     }
 }

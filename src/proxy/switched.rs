@@ -8,26 +8,26 @@ use http::HeaderValue;
 use http::header::{CONNECTION, UPGRADE};
 use tokio::io::AsyncWriteExt;
 
-use crate::frontend::session::{Http1, Length, Session};
+use crate::frontend::session::{Http1Session, BodyLength, ClientSession};
 use crate::frontend::splice::{self, splice};
-use crate::proxy::context::{Broken, RequestContext};
-use crate::proxy::handler::{End, PingoraHandler};
+use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::proxy::message;
 use crate::semantics::request::ProxyRequest;
-use crate::upstream::connect::Channel;
+use crate::upstream::connect::CallChannel;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::session::Head;
+use crate::upstream::session::UpstreamHead;
 
 impl PingoraHandler {
     /// Both sides speak another protocol from here on (RFC 9110 §7.8).
     pub(super) async fn switched(
         &self,
         asked: &ProxyRequest,
-        client: &mut Session,
+        client: &mut ClientSession,
         ctx: &mut RequestContext,
-        head: Head,
-        channel: Channel,
-    ) -> Result<End, Broken> {
+        head: UpstreamHead,
+        channel: CallChannel,
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
         message::strip(&mut headers);
@@ -37,20 +37,20 @@ impl PingoraHandler {
         if let Some(protocol) = protocol {
             headers.insert(UPGRADE, protocol);
         }
-        client.write_head(head.status, headers, Length::None, &head.spelling).await?;
+        client.write_head(head.status, headers, BodyLength::None, &head.spelling).await?;
         client.flush().await?;
-        let (Some(origin), Session::Http1(session)) = (channel.into_raw(), client) else {
-            return Err(Broken::Answer(UpstreamError::Protocol));
+        let (Some(origin), ClientSession::Http1(session)) = (channel.into_raw(), client) else {
+            return Err(ExchangeFailure::Answer(UpstreamError::Protocol));
         };
         ctx.upstream_bytes = switch(session, origin.stream, &origin.early, self.tunnel_idle).await;
-        Ok(End::Switched)
+        Ok(ExchangeEnd::Switched)
     }
 }
 
 /// Passes bytes both ways until both sides have ended, or no byte has moved for `idle`; how many went to
 /// the client.
 async fn switch(
-    client: &mut Http1,
+    client: &mut Http1Session,
     mut origin: pingora_core::protocols::Stream,
     early: &[u8],
     idle: Duration,
@@ -67,7 +67,7 @@ async fn switch(
     }
     io.keep_alive();
     let spliced = splice(io.transport(), &mut origin, idle).await;
-    if spliced.end == splice::End::Idle {
+    if spliced.end == splice::SpliceEnd::Idle {
         // A stream that is cut must not look whole: the client sees a reset.
         io.answering();
     }

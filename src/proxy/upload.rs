@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::frontend::session::{ClientError, News, Session};
-use crate::upstream::in_flight::{InFlight, SMALL, Share};
-use crate::upstream::session::Part;
+use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
+use crate::upstream::in_flight::{InFlightBytes, SMALL, BytesPermit};
+use crate::upstream::session::RequestPart;
 
 /// The longest body that is kept.
 const KEPT: usize = 64 * 1024;
@@ -18,10 +18,10 @@ const EACH: usize = 128;
 
 /// A body on its way.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct RequestUpload {
     kept: Vec<Bytes>,
     /// What that takes of `limits.in_flight`.
-    share: Share,
+    share: BytesPermit,
     /// What has come, and what of it is kept with what that costs.
     came: usize,
     bytes: usize,
@@ -34,12 +34,12 @@ pub(super) struct Upload {
     told: bool,
 }
 
-impl Upload {
+impl RequestUpload {
     /// A body of which nothing has come yet.
-    pub(super) fn new(in_flight: &Arc<InFlight>) -> Self {
+    pub(super) fn new(in_flight: &Arc<InFlightBytes>) -> Self {
         Self {
             kept: Vec::new(),
-            share: Share::new(in_flight),
+            share: BytesPermit::new(in_flight),
             came: 0,
             bytes: 0,
             outgrown: false,
@@ -80,31 +80,31 @@ impl Upload {
     }
 
     /// What can be sent without asking the client: a piece, or the end.
-    pub(super) fn at_hand(&mut self) -> Option<Part> {
+    pub(super) fn at_hand(&mut self) -> Option<RequestPart> {
         if let Some(piece) = self.kept.get(self.sent) {
             self.sent += 1;
-            return Some(Part::Data(piece.clone()));
+            return Some(RequestPart::Data(piece.clone()));
         }
         let tells = self.ended && !self.told;
         self.told |= tells;
-        tells.then_some(Part::End)
+        tells.then_some(RequestPart::End)
     }
 
     /// Waits for the client: for more of the body if that is `wanted`, for room for the answer, for its
-    /// end. [`Upload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be
+    /// end. [`RequestUpload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be
     /// dropped while it waits.
     pub(super) async fn news(
         &mut self,
-        client: &mut Session,
+        client: &mut ClientSession,
         wanted: bool,
     ) -> Result<Option<Bytes>, ClientError> {
         Ok(match client.news(wanted).await? {
-            News::Room => None,
-            News::Body(None) => {
+            ClientEvent::Room => None,
+            ClientEvent::Body(None) => {
                 self.ended = true;
                 None
             }
-            News::Body(Some(piece)) => self.comes(piece, client.has_read_body()),
+            ClientEvent::Body(Some(piece)) => self.comes(piece, client.has_read_body()),
         })
     }
 
@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn what_is_kept_for_a_repeat_holds_no_large_buffers_and_ends_with_its_bound() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
-        let room = InFlight::new(2 * KEPT);
-        let mut upload = Upload::new(&room);
+        let room = InFlightBytes::new(2 * KEPT);
+        let mut upload = RequestUpload::new(&room);
         assert_eq!(upload.comes(buffer.slice(..10), false), None);
         assert!(buffer.is_unique());
         let mut pieces = 1;
@@ -147,7 +147,7 @@ mod tests {
         assert!(!upload.is_whole());
         assert_eq!(pieces, KEPT / EACH);
         assert_eq!(room.used(), 0, "what is no longer kept is given back");
-        let mut upload = Upload::new(&InFlight::new(EACH));
+        let mut upload = RequestUpload::new(&InFlightBytes::new(EACH));
         assert!(upload.comes(Bytes::from_static(b"x"), false).is_some());
         assert!(!upload.is_whole(), "there is no room for a repeat");
     }

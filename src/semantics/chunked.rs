@@ -30,11 +30,11 @@ pub enum Strictness {
 /// The encoding is broken, or two parsers could read it in two ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not encoded as RFC 9112 §7.1 says")]
-pub struct Malformed;
+pub struct MalformedChunk;
 
 /// What came next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum ChunkEvent {
     /// Bytes of the body, never none.
     Data(Bytes),
     /// The last chunk and the trailer section have come.
@@ -76,7 +76,7 @@ impl Decoder {
 
     /// Takes the next piece from the front of `input`; `None`: more bytes are needed. Behind the end
     /// nothing is taken.
-    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<ChunkEvent>, MalformedChunk> {
         loop {
             match self.state {
                 State::Size => {
@@ -95,11 +95,11 @@ impl Decoder {
                         0 => State::DataEnd,
                         left => State::Data(left),
                     };
-                    return Ok(Some(Piece::Data(input.split_to(here).freeze())));
+                    return Ok(Some(ChunkEvent::Data(input.split_to(here).freeze())));
                 }
                 State::DataEnd => {
                     if !b"\r\n".starts_with(input.get(..input.len().min(2)).unwrap_or_default()) {
-                        return Err(Malformed);
+                        return Err(MalformedChunk);
                     }
                     if input.len() < 2 {
                         return Ok(None);
@@ -112,7 +112,7 @@ impl Decoder {
                     let Some(line) = take_line(input, room)? else { return Ok(None) };
                     if line.is_empty() {
                         self.state = State::Ended;
-                        return Ok(Some(Piece::End(std::mem::take(&mut self.trailers))));
+                        return Ok(Some(ChunkEvent::End(std::mem::take(&mut self.trailers))));
                     }
                     self.trailer_bytes += line.len() + 2;
                     self.add_trailer(&line)?;
@@ -122,35 +122,35 @@ impl Decoder {
         }
     }
 
-    fn add_trailer(&mut self, line: &[u8]) -> Result<(), Malformed> {
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(Malformed)?;
+    fn add_trailer(&mut self, line: &[u8]) -> Result<(), MalformedChunk> {
+        let colon = line.iter().position(|byte| *byte == b':').ok_or(MalformedChunk)?;
         let (name, value) = line.split_at(colon);
-        let name = HeaderName::from_bytes(name).map_err(|_invalid| Malformed)?;
+        let name = HeaderName::from_bytes(name).map_err(|_invalid| MalformedChunk)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
-        let value = HeaderValue::from_bytes(value).map_err(|_invalid| Malformed)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_invalid| MalformedChunk)?;
         self.trailers.append(name, value);
-        if self.trailers.len() > TRAILERS { Err(Malformed) } else { Ok(()) }
+        if self.trailers.len() > TRAILERS { Err(MalformedChunk) } else { Ok(()) }
     }
 }
 
 /// The next line without its CRLF. A line feed alone ends no line.
-fn take_line(input: &mut BytesMut, most: usize) -> Result<Option<BytesMut>, Malformed> {
+fn take_line(input: &mut BytesMut, most: usize) -> Result<Option<BytesMut>, MalformedChunk> {
     let window = input.get(..input.len().min(most)).unwrap_or_default();
     let Some(feed) = window.iter().position(|byte| *byte == b'\n') else {
-        return if input.len() < most { Ok(None) } else { Err(Malformed) };
+        return if input.len() < most { Ok(None) } else { Err(MalformedChunk) };
     };
     let end = feed.checked_sub(1).filter(|end| window.get(*end) == Some(&b'\r'));
     let mut line = input.split_to(feed + 1);
-    line.truncate(end.ok_or(Malformed)?);
-    if line.contains(&b'\r') { Err(Malformed) } else { Ok(Some(line)) }
+    line.truncate(end.ok_or(MalformedChunk)?);
+    if line.contains(&b'\r') { Err(MalformedChunk) } else { Ok(Some(line)) }
 }
 
 /// The size that a line says.
-fn size(line: &[u8], strictness: Strictness) -> Result<u64, Malformed> {
+fn size(line: &[u8], strictness: Strictness) -> Result<u64, MalformedChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, extensions) = line.split_at(digits);
     if digits == 0 || digits > DIGITS {
-        return Err(Malformed);
+        return Err(MalformedChunk);
     }
     let fine = match strictness {
         Strictness::Request => are_extensions(extensions),
@@ -160,8 +160,8 @@ fn size(line: &[u8], strictness: Strictness) -> Result<u64, Malformed> {
             begins && !extensions.iter().any(|byte| byte.is_ascii_control() && !blank(byte))
         }
     };
-    let text = std::str::from_utf8(size).map_err(|_invalid| Malformed)?;
-    if fine { u64::from_str_radix(text, 16).map_err(|_invalid| Malformed) } else { Err(Malformed) }
+    let text = std::str::from_utf8(size).map_err(|_invalid| MalformedChunk)?;
+    if fine { u64::from_str_radix(text, 16).map_err(|_invalid| MalformedChunk) } else { Err(MalformedChunk) }
 }
 
 /// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112 §7.1.1.

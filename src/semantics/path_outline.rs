@@ -5,7 +5,7 @@
 
 /// A pattern taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outline<'t> {
+pub struct PathTemplate<'t> {
     /// What stands between the first slash and a last `/**`; `None`: nothing but `/**`.
     path: Option<&'t str>,
     /// Whether it ends in `/**`: anything further, also nothing.
@@ -15,7 +15,7 @@ pub struct Outline<'t> {
 /// Why a text is no such pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OutlineError {
+pub enum PathTemplateError {
     /// Not from the root.
     #[error("does not begin with `/`")]
     Slash,
@@ -30,15 +30,15 @@ pub enum OutlineError {
     Rest,
 }
 
-impl<'t> Outline<'t> {
+impl<'t> PathTemplate<'t> {
     /// Takes a pattern apart as it stands in the configuration.
-    pub fn read(text: &'t str) -> Result<Self, OutlineError> {
-        let path = text.strip_prefix('/').ok_or(OutlineError::Slash)?;
+    pub fn read(text: &'t str) -> Result<Self, PathTemplateError> {
+        let path = text.strip_prefix('/').ok_or(PathTemplateError::Slash)?;
         if path.contains(['?', '#']) {
-            return Err(OutlineError::Query);
+            return Err(PathTemplateError::Query);
         }
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(OutlineError::Character);
+            return Err(PathTemplateError::Character);
         }
         let outline = match path.strip_suffix("/**") {
             _ if path == "**" => Self { path: None, rest: true },
@@ -46,7 +46,7 @@ impl<'t> Outline<'t> {
             None => Self { path: Some(path), rest: false },
         };
         let again = outline.path.is_some_and(|path| path.contains("**"));
-        if again { Err(OutlineError::Rest) } else { Ok(outline) }
+        if again { Err(PathTemplateError::Rest) } else { Ok(outline) }
     }
 
     /// Its segments, empty ones too.
@@ -57,7 +57,7 @@ impl<'t> Outline<'t> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outline, OutlineError};
+    use super::{PathTemplate, PathTemplateError};
 
     #[test]
     fn a_pattern_is_a_path_from_the_root_whose_last_segment_may_be_anything_further() {
@@ -68,23 +68,23 @@ mod tests {
             ("/a//b/**", &["a", "", "b"], true),
             ("//**", &[""], true),
         ] {
-            let outline = Outline::read(text).unwrap();
+            let outline = PathTemplate::read(text).unwrap();
             assert_eq!(
                 (outline.segments().collect::<Vec<_>>(), outline.rest),
                 (segments.into(), rest)
             );
         }
         for (text, error) in [
-            ("a", OutlineError::Slash),
-            ("", OutlineError::Slash),
-            ("/a?b", OutlineError::Query),
-            ("/a b", OutlineError::Character),
-            ("/ä", OutlineError::Character),
-            ("/a**", OutlineError::Rest),
-            ("/**/a", OutlineError::Rest),
-            ("/**/**", OutlineError::Rest),
+            ("a", PathTemplateError::Slash),
+            ("", PathTemplateError::Slash),
+            ("/a?b", PathTemplateError::Query),
+            ("/a b", PathTemplateError::Character),
+            ("/ä", PathTemplateError::Character),
+            ("/a**", PathTemplateError::Rest),
+            ("/**/a", PathTemplateError::Rest),
+            ("/**/**", PathTemplateError::Rest),
         ] {
-            assert_eq!(Outline::read(text), Err(error), "{text}");
+            assert_eq!(PathTemplate::read(text), Err(error), "{text}");
         }
     }
 }

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::semantics::query;
-use crate::semantics::redaction::json::Secrets;
+use crate::semantics::redaction::json::JsonSecrets;
 
 pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
 
@@ -22,7 +22,7 @@ pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
 pub const HIDDEN: &str = "(secret)";
 
 /// A JSON text in which nothing is secret.
-const NOTHING: Secrets = Secrets::Values(Vec::new());
+const NOTHING: JsonSecrets = JsonSecrets::Values(Vec::new());
 
 /// How deep a URL within a parameter of a URL is looked into.
 const DEPTH: u8 = 2;
@@ -173,12 +173,12 @@ impl Redactor {
     fn json_without_secrets(&self, value: &str, depth: u8) -> Option<String> {
         let text = json::text(value)?;
         match self.secrets_of_json(&text, depth) {
-            Secrets::Values(secrets) => Some(json::masked(value, &text, &secrets)),
-            Secrets::Whole => None,
+            JsonSecrets::Values(secrets) => Some(json::masked(value, &text, &secrets)),
+            JsonSecrets::Whole => None,
         }
     }
 
-    fn secrets_of_json(&self, text: &str, depth: u8) -> Secrets {
+    fn secrets_of_json(&self, text: &str, depth: u8) -> JsonSecrets {
         let depth = depth.checked_sub(1);
         let is_value = |text: &str| {
             let within = |depth| self.is_secret_value(text, depth);

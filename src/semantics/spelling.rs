@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderName};
 
 /// The names in a head that was received. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Spelling(Bytes);
+pub struct FieldCase(Bytes);
 
-impl Spelling {
+impl FieldCase {
     /// The names in this head, which begins with its start line.
     pub fn of(head: Bytes) -> Self {
         Self(head)
@@ -91,7 +91,7 @@ mod tests {
     use bytes::{Bytes, BytesMut};
     use http::HeaderMap;
 
-    use super::Spelling;
+    use super::FieldCase;
 
     fn written(head: &'static str, fields: &[(&'static str, &'static str)]) -> String {
         let mut map = HeaderMap::new();
@@ -99,7 +99,7 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let mut out = BytesMut::new();
-        Spelling::of(Bytes::from_static(head.as_bytes())).write(&map, &mut out);
+        FieldCase::of(Bytes::from_static(head.as_bytes())).write(&map, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

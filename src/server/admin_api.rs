@@ -16,7 +16,7 @@ use crate::exec_env::pac;
 use crate::policy::Mode;
 use crate::server::pipeline::Pipeline;
 use crate::server::runtime::Runtime;
-use crate::server::store_admin::{self, Seen};
+use crate::server::store_admin::{self, ResourceContext};
 use crate::store::{Health, Store};
 use crate::telemetry::cost::CostReport;
 use crate::upstream::status::UpstreamStatus;
@@ -25,8 +25,8 @@ use crate::upstream::status::UpstreamStatus;
 pub(super) struct AdminService(pub(super) Arc<Runtime>);
 
 impl AdminService {
-    fn seen<'h>(&'h self, house: &'h Pipeline) -> Seen<'h> {
-        Seen {
+    fn seen<'h>(&'h self, house: &'h Pipeline) -> ResourceContext<'h> {
+        ResourceContext {
             engine: &house.engine,
             routes: &house.config.routes,
             mounts: &house.door.mounts,

@@ -8,18 +8,18 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::store::Store as _;
-use crate::store::state_db::{Lasting, Rows};
+use crate::store::state_db::{RowSource, Rows};
 use crate::store::tiered::TieredStore;
 use crate::telemetry::cost::UsageRow;
-use crate::upstream::admission::{Keeping, UpstreamRegistry};
+use crate::upstream::admission::{LimitStore, UpstreamRegistry};
 
 /// The limits of upstreams, as the store sees them.
-pub(super) struct Counted {
+pub(super) struct UpstreamLimitRows {
     pub(super) traffics: Arc<UpstreamRegistry>,
     pub(super) clock: Clock,
 }
 
-impl Lasting for Counted {
+impl RowSource for UpstreamLimitRows {
     fn restore(&self, rows: &Rows) -> usize {
         let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
         self.traffics.restore(rows, self.clock.now(), self.clock.instant())
@@ -32,10 +32,10 @@ impl Lasting for Counted {
 
 /// The store, as the limits see it. The store holds on to them, not they to it.
 #[derive(Debug)]
-pub(super) struct Disk(pub(super) Weak<TieredStore>);
+pub(super) struct LimitStorage(pub(super) Weak<TieredStore>);
 
 #[async_trait]
-impl Keeping for Disk {
+impl LimitStore for LimitStorage {
     async fn settle(&self) {
         if let Some(store) = self.0.upgrade() {
             // Its fault is in the log, and costs no answer.

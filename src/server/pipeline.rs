@@ -16,7 +16,7 @@ use crate::frontend::ca::{CaError, CertificateAuthority};
 use crate::frontend::http1::Frontend;
 use crate::frontend::interception::TlsInterceptor;
 use crate::frontend::mount::Mounts;
-use crate::frontend::page::Spenders;
+use crate::frontend::page::PageCredentialRules;
 use crate::frontend::tunnel::Tunnels;
 use crate::proxy::{self, Proxy};
 use crate::server::shared::SharedState;
@@ -104,7 +104,7 @@ impl Pipeline {
             tunnels,
             interception: TlsInterceptor::new(&config, mint, ground.sign_ins.clone()),
             mounts: Mounts::new(&config.upstreams),
-            spenders: Spenders::new(&config.upstreams),
+            spenders: PageCredentialRules::new(&config.upstreams),
             in_flight: Arc::clone(&ground.in_flight),
             account,
             clock: ground.clock.clone(),

@@ -11,18 +11,18 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
 use crate::engine::mode::ModeSwitch;
-use crate::engine::remembered::Remembered;
-use crate::engine::underway::Underway;
+use crate::engine::remembered::PersistentFacts;
+use crate::engine::underway::PendingCalls;
 use crate::frontend::drain::DrainState;
-use crate::frontend::http1_only::SignIns;
+use crate::frontend::http1_only::ConnectionAuthHosts;
 use crate::server::ServerDeps;
 use crate::server::handover::invalidation_sync::SyncedStore;
-use crate::server::limits::{Counted, Disk};
-use crate::store::state_db::{Lasting, Secret, SecretError, Whose};
+use crate::server::limits::{UpstreamLimitRows, LimitStorage};
+use crate::store::state_db::{RowSource, Secret, SecretError, RowOwner};
 use crate::store::tiered::{self, TieredStore};
 use crate::telemetry::Telemetry;
 use crate::upstream::admission::UpstreamRegistry;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 
 /// What all houses share.
 pub(super) struct SharedState {
@@ -32,16 +32,16 @@ pub(super) struct SharedState {
     pub(super) store: Arc<SyncedStore>,
     pub(super) secret: [u8; 32],
     /// Bodies on their way, over all houses: a reload does not double them.
-    pub(super) in_flight: Arc<InFlight>,
+    pub(super) in_flight: Arc<InFlightBytes>,
     pub(super) switch: Arc<ModeSwitch>,
     /// The fills that are under way: what is asked for later overtakes them, whoever began them.
-    pub(super) underway: Arc<Underway>,
+    pub(super) underway: Arc<PendingCalls>,
     /// What bears on stored answers and outlives configurations.
-    pub(super) remembered: Arc<Remembered>,
+    pub(super) remembered: Arc<PersistentFacts>,
     /// What is held, learned and counted of upstreams.
     pub(super) traffics: Arc<UpstreamRegistry>,
     /// Which hosts ask for sign-ins that count for a connection.
-    pub(super) sign_ins: SignIns,
+    pub(super) sign_ins: ConnectionAuthHosts,
     /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
@@ -69,8 +69,8 @@ impl SharedState {
         let traffics = Arc::default();
         let remembered = Arc::default();
         let store = store(config, &secret, &account, &traffics, &remembered, &parts.clock);
-        let in_flight = InFlight::beside(config.limits.in_flight, store.lent());
-        traffics.keep_in(Arc::new(Disk(Arc::downgrade(&store))));
+        let in_flight = InFlightBytes::beside(config.limits.in_flight, store.lent());
+        traffics.keep_in(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
             store: SyncedStore::new(store),
             secret: secret.derived("scope"),
@@ -79,7 +79,7 @@ impl SharedState {
             underway: Arc::default(),
             remembered,
             traffics,
-            sign_ins: SignIns::default(),
+            sign_ins: ConnectionAuthHosts::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: parts.clock.clone(),
             name_server: parts.name_server,
@@ -97,7 +97,7 @@ fn store(
     secret: &Secret,
     account: &Arc<Telemetry>,
     traffics: &Arc<UpstreamRegistry>,
-    remembered: &Arc<Remembered>,
+    remembered: &Arc<PersistentFacts>,
     clock: &Clock,
 ) -> Arc<TieredStore> {
     let settings = tiered::Settings {
@@ -108,10 +108,10 @@ fn store(
         sweep_every: config.store.sweep_every,
         secret: secret.clone(),
     };
-    let counted = Counted { traffics: Arc::clone(traffics), clock: clock.clone() };
-    let lasting: Vec<(Whose, Arc<dyn Lasting>)> = vec![
-        (Whose::Limits, Arc::new(counted)),
-        (Whose::Engine, Arc::clone(remembered) as Arc<dyn Lasting>),
+    let counted = UpstreamLimitRows { traffics: Arc::clone(traffics), clock: clock.clone() };
+    let lasting: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
+        (RowOwner::Limits, Arc::new(counted)),
+        (RowOwner::Engine, Arc::clone(remembered) as Arc<dyn RowSource>),
     ];
     TieredStore::beside(settings, clock.clone(), account, lasting)
 }

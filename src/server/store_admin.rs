@@ -25,7 +25,7 @@ const HIDDEN_VALUE: HeaderValue = HeaderValue::from_static(HIDDEN);
 
 /// What tells which resource an operator means.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'h> {
+pub(super) struct ResourceContext<'h> {
     pub(super) engine: &'h Engine,
     pub(super) routes: &'h Table,
     pub(super) mounts: &'h Mounts,
@@ -41,7 +41,7 @@ struct Resource {
 }
 
 /// Purges, or only counts.
-pub(super) async fn purge(seen: Seen<'_>, purge: &Purge) -> Result<PurgeResult, PurgeError> {
+pub(super) async fn purge(seen: ResourceContext<'_>, purge: &Purge) -> Result<PurgeResult, PurgeError> {
     let engine = seen.engine;
     let one = |reach| Resource { reach: BTreeSet::from([reach]), sent_as: None };
     let Resource { reach, sent_as } = match &purge.what {
@@ -60,8 +60,8 @@ pub(super) async fn purge(seen: Seen<'_>, purge: &Purge) -> Result<PurgeResult, 
 }
 
 /// A page of what is stored.
-pub(super) async fn entries(seen: Seen<'_>, asked: &ListQuery) -> Page {
-    let Seen { engine, routes, .. } = seen;
+pub(super) async fn entries(seen: ResourceContext<'_>, asked: &ListQuery) -> Page {
+    let ResourceContext { engine, routes, .. } = seen;
     let mut after = asked.after.as_deref().and_then(EntryId::parse);
     let (mut targets, sent_as) = match &asked.url {
         None => (vec![asked.key], None),
@@ -88,7 +88,7 @@ pub(super) async fn entries(seen: Seen<'_>, asked: &ListQuery) -> Page {
     Page { entries, next, sent_as }
 }
 
-impl Seen<'_> {
+impl ResourceContext<'_> {
     /// What a URL means: where a mount leads, where an upstream moves it. A name in `mount.allow_hosts` may
     /// also be that of another server, whose answers are stored under the URL itself: both are meant.
     fn resource(self, url: &Target) -> Resource {
@@ -163,7 +163,7 @@ fn shown(engine: &Engine, headers: &HeaderMap) -> HeaderMap {
     shown
 }
 
-/// A value without the secrets of the URLs in it (`Location`, `Link`, `Refresh`); `None`: it has none.
+/// A value without the secrets of the URLs in it (`Location`, `VerifiedConnection`, `Refresh`); `None`: it has none.
 fn without_secrets(engine: &Engine, value: &HeaderValue) -> Option<HeaderValue> {
     let text = String::from_utf8_lossy(value.as_bytes());
     match engine.redactor().text(&text) {

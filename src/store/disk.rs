@@ -46,7 +46,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::disk::at_rest::AtRest;
+use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::body_file::BodyFileName;
 use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
@@ -58,7 +58,7 @@ use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::worker::{CLOSE_WITHIN, Worker};
 use crate::store::disk::writer::DiskWriter;
 use crate::store::generations::Epoch;
-use crate::store::presence::Presence;
+use crate::store::presence::PresenceGuard;
 use crate::store::state_db::Secret;
 use crate::store::{EntryId, EntryInfo, Health, StoreQuery, StoreUsage};
 use crate::stored::StoredResponse;
@@ -127,7 +127,7 @@ pub struct EntryPage {
 }
 
 /// What whoever uses a disk is told of.
-pub trait Events: Send + Sync {
+pub trait DiskObserver: Send + Sync {
     /// An answer will not be written, and an older version may be on disk.
     fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch);
 
@@ -153,12 +153,12 @@ struct Shared {
     patience: Instant,
     queue: Queue,
     sizes: Arc<DiskUsage>,
-    at_rest: Arc<AtRest>,
+    at_rest: Arc<FieldCipher>,
     /// How the database is.
     condition: Mutex<Health>,
     /// Whether nothing is written for want of room on the volume.
     full: AtomicBool,
-    events: Box<dyn Events>,
+    events: Box<dyn DiskObserver>,
 }
 
 impl Disk {
@@ -168,7 +168,7 @@ impl Disk {
         settings: Settings,
         clock: Clock,
         account: Arc<Telemetry>,
-        events: Box<dyn Events>,
+        events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
         Self::start_with(settings, MEANS, clock, account, events)
     }
@@ -178,7 +178,7 @@ impl Disk {
         means: Hooks,
         clock: Clock,
         account: Arc<Telemetry>,
-        events: Box<dyn Events>,
+        events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
         let shared = Shared::new(settings, means, clock, account, events);
         let own = Arc::clone(&shared);
@@ -252,7 +252,7 @@ impl Disk {
     }
 
     /// Writes a response behind the caller's back, in place of the same variant unless that was
-    /// asked for later. Where too much waits already it is counted, and said to be [lost](Events::lost). `until`: when it will be of
+    /// asked for later. Where too much waits already it is counted, and said to be [lost](DiskObserver::lost). `until`: when it will be of
     /// no use any more; `None`: never.
     pub fn put(
         &self,
@@ -260,7 +260,7 @@ impl Disk {
         stored: &Arc<StoredResponse>,
         (mark, so_far): (Epoch, u64),
         until: Option<SystemTime>,
-        presence: Presence,
+        presence: PresenceGuard,
     ) {
         let until = ExpiresAt::of(until);
         let put = PutCommand {
@@ -377,9 +377,9 @@ impl Shared {
         means: Hooks,
         clock: Clock,
         account: Arc<Telemetry>,
-        events: Box<dyn Events>,
+        events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
-        let at_rest = Arc::new(AtRest::new(&settings.secret));
+        let at_rest = Arc::new(FieldCipher::new(&settings.secret));
         let queue = Queue::of(settings.waiting);
         Arc::new(Self {
             settings,
@@ -455,7 +455,7 @@ impl Shared {
 fn read(
     database: &Database,
     record: &DiskEntry,
-    at_rest: &AtRest,
+    at_rest: &FieldCipher,
 ) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.head.body_in {
@@ -470,7 +470,7 @@ fn read(
 
 fn page(
     database: &Database,
-    at_rest: &AtRest,
+    at_rest: &FieldCipher,
     after: Option<EntryId>,
     limit: usize,
     target: Option<u128>,
@@ -489,7 +489,7 @@ fn page(
 }
 
 /// An entry as a listing shows it; `None` where it is damaged.
-fn shown(key: &[u8], value: &[u8], at_rest: &AtRest) -> Option<EntryPage> {
+fn shown(key: &[u8], value: &[u8], at_rest: &FieldCipher) -> Option<EntryPage> {
     let place = keys::parse_entry(key)?;
     let entry = Entry::decode(value)?;
     let listed = EntryInfo {

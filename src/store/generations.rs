@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 
-use crate::store::presence::{As, Presence, Present};
-use crate::stored::Outdated;
+use crate::store::presence::{PresenceKind, PresenceGuard, PresentTargets};
+use crate::stored::ForcedStale;
 
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
 /// still or went back. Ordered over restarts and between a larder and its successor.
@@ -121,7 +121,7 @@ pub enum Validity {
     /// Nothing was invalidated since.
     Current,
     /// Softly invalidated, or superseded.
-    Outdated(Outdated),
+    Outdated(ForcedStale),
     /// Invalidated.
     Gone,
 }
@@ -129,13 +129,13 @@ pub enum Validity {
 /// A point in the order of invalidations, and that something is asked for since: invalidations of its target
 /// are remembered as long as this lives.
 #[derive(Debug)]
-pub struct Watch {
+pub struct InvalidationWatch {
     /// The point.
     pub mark: Epoch,
     /// When, in microseconds since 1970, or more where the clock stood still or went back: behind all that this
     /// larder asked for before, and what others did, unless the clock went back between them.
     pub asked: u64,
-    _presence: Presence,
+    _presence: PresenceGuard,
 }
 
 /// How many targets are remembered one by one.
@@ -147,7 +147,7 @@ pub struct Generations {
     latest: AtomicU64,
     asked: AtomicU64,
     of: RwLock<Snapshot>,
-    present: Arc<Present>,
+    present: Arc<PresentTargets>,
 }
 
 /// All generations, as they are kept.
@@ -185,14 +185,14 @@ impl Generations {
     }
 
     /// Now, for something of `target` that is asked for next.
-    pub fn watch(&self, target: u128, now: SystemTime) -> Watch {
+    pub fn watch(&self, target: u128, now: SystemTime) -> InvalidationWatch {
         // First: an invalidation behind the mark must find it.
-        let presence = self.enter(target, As::Awaited);
+        let presence = self.enter(target, PresenceKind::Awaited);
         let now = Epoch::at(now).0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         let asked = last.ok().and_then(next).unwrap_or(now);
-        Watch { mark: self.mark(), asked, _presence: presence }
+        InvalidationWatch { mark: self.mark(), asked, _presence: presence }
     }
 
     /// Where the order of all that is asked for has got to.
@@ -206,7 +206,7 @@ impl Generations {
     }
 
     /// Something of `target` is held from now on.
-    pub fn enter(&self, target: u128, how: As) -> Presence {
+    pub fn enter(&self, target: u128, how: PresenceKind) -> PresenceGuard {
         self.present.enter(target, how)
     }
 
@@ -262,7 +262,7 @@ impl Generations {
         }
         let newest = [soft, superseded].into_iter().filter(|one| mark < *one).max();
         newest.map_or(Validity::Current, |newest| {
-            Validity::Outdated(Outdated { at: newest.time(), superseded: mark < superseded })
+            Validity::Outdated(ForcedStale { at: newest.time(), superseded: mark < superseded })
         })
     }
 

@@ -13,10 +13,10 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Epoch, Generations, Validity};
-use crate::store::presence::{As, Presence};
+use crate::store::presence::{PresenceKind, PresenceGuard};
 use crate::store::{EntryId, EntryInfo, Lookup, StoreQuery, StoreUsage, is_newer};
 use crate::stored::StoredResponse;
-use crate::stored::lent::{Hold, Lent};
+use crate::stored::lent::{StoredBodyGuard, EvictedBodies};
 
 /// How many variants of one key are kept; the least recently stored one gives way.
 pub const VARIANTS: usize = 64;
@@ -33,7 +33,7 @@ pub struct Memory {
     slots: Cache<SlotKey, Slot, EntryWeighter, DefaultHashBuilder, EvictionCounter>,
     generations: Arc<Generations>,
     evicted: Arc<AtomicU64>,
-    lent: Lent,
+    lent: EvictedBodies,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
 }
@@ -57,8 +57,8 @@ struct Entry {
     key: CacheKey,
     mark: Epoch,
     stored: Arc<StoredResponse>,
-    _presence: Presence,
-    _hold: Option<Hold>,
+    _presence: PresenceGuard,
+    _hold: Option<StoredBodyGuard>,
 }
 
 #[derive(Clone)]
@@ -122,11 +122,11 @@ impl Memory {
             DefaultHashBuilder::default(),
             EvictionCounter(Arc::clone(&evicted)),
         );
-        Self { slots, generations, evicted, lent: Lent::default(), writing: Mutex::new(()) }
+        Self { slots, generations, evicted, lent: EvictedBodies::default(), writing: Mutex::new(()) }
     }
 
     /// The bytes that it has let go of and clients still have.
-    pub fn lent(&self) -> Lent {
+    pub fn lent(&self) -> EvictedBodies {
         Arc::clone(&self.lent)
     }
 
@@ -243,7 +243,7 @@ impl Memory {
             return false;
         }
         let varies = !stored.vary.names().is_empty();
-        let presence = self.generations.enter(key.target_id(), As::Kept);
+        let presence = self.generations.enter(key.target_id(), PresenceKind::Kept);
         let hold = stored.hold_body(&self.lent);
         let entry = Entry { key: key.clone(), mark, stored, _presence: presence, _hold: hold };
         let entry = Arc::new(entry);

@@ -11,17 +11,17 @@ use parking_lot::Mutex;
 
 /// The targets, and how many hold on to each.
 #[derive(Debug, Default)]
-pub struct Present(Mutex<HashMap<u128, Count>>);
+pub struct PresentTargets(Mutex<HashMap<u128, PresenceCount>>);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
+struct PresenceCount {
     kept: u32,
     awaited: u32,
 }
 
 /// How something of a target is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum As {
+pub enum PresenceKind {
     /// In memory.
     Kept,
     /// On its way: asked for, or about to be written.
@@ -29,17 +29,17 @@ pub enum As {
 }
 
 /// Something of a target: as long as this lives, the target is present.
-pub struct Presence {
-    of: Arc<Present>,
+pub struct PresenceGuard {
+    of: Arc<PresentTargets>,
     target: u128,
-    how: As,
+    how: PresenceKind,
 }
 
-impl Present {
+impl PresentTargets {
     /// Something of `target` is here from now on.
-    pub fn enter(self: &Arc<Self>, target: u128, how: As) -> Presence {
+    pub fn enter(self: &Arc<Self>, target: u128, how: PresenceKind) -> PresenceGuard {
         *self.0.lock().entry(target).or_default().of(how) += 1;
-        Presence { of: Arc::clone(self), target, how }
+        PresenceGuard { of: Arc::clone(self), target, how }
     }
 
     /// Whether anything of `target` is here.
@@ -58,21 +58,21 @@ impl Present {
     }
 }
 
-impl Count {
-    fn of(&mut self, how: As) -> &mut u32 {
+impl PresenceCount {
+    fn of(&mut self, how: PresenceKind) -> &mut u32 {
         match how {
-            As::Kept => &mut self.kept,
-            As::Awaited => &mut self.awaited,
+            PresenceKind::Kept => &mut self.kept,
+            PresenceKind::Awaited => &mut self.awaited,
         }
     }
 }
 
-impl Drop for Presence {
+impl Drop for PresenceGuard {
     fn drop(&mut self) {
         let mut targets = self.of.0.lock();
         let Some(count) = targets.get_mut(&self.target) else { return };
         *count.of(self.how) -= 1;
-        if *count == Count::default() {
+        if *count == PresenceCount::default() {
             targets.remove(&self.target);
         }
         // A burst must not hold its room for ever.
@@ -82,7 +82,7 @@ impl Drop for Presence {
     }
 }
 
-impl fmt::Debug for Presence {
+impl fmt::Debug for PresenceGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Presence({:032x})", self.target)
     }
@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn a_target_is_present_as_long_as_anything_of_it_is() {
-        let present = Arc::new(Present::default());
-        let (one, two) = (present.enter(1, As::Kept), present.enter(1, As::Awaited));
-        let other = present.enter(2, As::Kept);
+        let present = Arc::new(PresentTargets::default());
+        let (one, two) = (present.enter(1, PresenceKind::Kept), present.enter(1, PresenceKind::Awaited));
+        let other = present.enter(2, PresenceKind::Kept);
         assert!(present.awaits(1) && !present.awaits(2));
         drop(one);
         assert!(present.has(1) && present.has(2) && !present.has(3));

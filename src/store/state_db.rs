@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 pub use crate::store::state_db::install_secret::{Secret, SecretError};
 
 use crate::store::generations::{Change, Epoch, Generation, PurgeScope, Snapshot};
-use crate::store::state_db::open::{Fault, Known, Read, read};
+use crate::store::state_db::open::{Fault, OpenedState, Read, read};
 use crate::store::state_db::writer::{Command, StateWriter};
 use crate::telemetry::cost::UsageRow;
 
@@ -34,14 +34,14 @@ const LEDGER: &[u8] = b"c";
 
 /// Whose rows are kept beside what was purged and spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum RowOwner {
     /// The limits of upstreams.
     Limits,
     /// What the engine remembers of answers beside them.
     Engine,
 }
 
-impl Whose {
+impl RowOwner {
     const ALL: [Self; 2] = [Self::Limits, Self::Engine];
 
     /// Before the rows. A larder that does not know them leaves them alone.
@@ -74,7 +74,7 @@ pub struct StateDb {
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What has rows of its own, as the state sees it.
-pub trait Lasting: Send + Sync {
+pub trait RowSource: Send + Sync {
     /// Takes over the rows of an earlier larder. Returns how many of them could not be read.
     fn restore(&self, rows: &Rows) -> usize;
 
@@ -125,8 +125,8 @@ impl StateDb {
     /// not let be read or written now, for want of room or rights, stays where it is.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, Snapshot), OpenError> {
         let broken = |why: String| OpenError::Broken { dir: dir.to_owned(), why };
-        let Known { db, all, ledger, others } = match known(dir, now) {
-            Err(NotKnown::Damaged(why)) => {
+        let OpenedState { db, all, ledger, others } = match known(dir, now) {
+            Err(StateUnknown::Damaged(why)) => {
                 let aside = put_aside(dir, now).map_err(|error| broken(error.to_string()))?;
                 tracing::error!(
                     dir = %dir.display(),
@@ -136,11 +136,11 @@ impl StateDb {
                      what was spent and held before is not known"
                 );
                 known(dir, now).map_err(|not_known| match not_known {
-                    NotKnown::Damaged(why) => broken(why),
-                    NotKnown::For(unopened) => unopened,
+                    StateUnknown::Damaged(why) => broken(why),
+                    StateUnknown::For(unopened) => unopened,
                 })?
             }
-            Err(NotKnown::For(unopened)) => return Err(unopened),
+            Err(StateUnknown::For(unopened)) => return Err(unopened),
             Ok(known) => known,
         };
         let ill = Arc::new(Mutex::new(None));
@@ -173,12 +173,12 @@ impl StateDb {
     }
 
     /// The same of these.
-    pub fn rows(&self, whose: Whose) -> Rows {
+    pub fn rows(&self, whose: RowOwner) -> Rows {
         std::mem::take(&mut self.others[whose as usize].lock())
     }
 
     /// The same of these.
-    pub fn keep_rows(&self, whose: Whose, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
+    pub fn keep_rows(&self, whose: RowOwner, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
         self.keeper.send(Command::Watch(whose.prefix(), Box::new(changed)));
     }
 
@@ -212,17 +212,17 @@ impl StateDb {
 }
 
 /// Why there is nothing to go by.
-enum NotKnown {
+enum StateUnknown {
     Damaged(String),
     For(OpenError),
 }
 
-fn known(dir: &Path, now: SystemTime) -> Result<Known, NotKnown> {
-    let unopened = |why: OpenError| Err(NotKnown::For(why));
+fn known(dir: &Path, now: SystemTime) -> Result<OpenedState, StateUnknown> {
+    let unopened = |why: OpenError| Err(StateUnknown::For(why));
     match read(&dir.join("db"), now) {
         Ok(Read::Known(known)) => Ok(*known),
         Ok(Read::Later(found)) => unopened(OpenError::Later { dir: dir.to_owned(), found }),
-        Err(Fault::Damaged(why)) => Err(NotKnown::Damaged(why)),
+        Err(Fault::Damaged(why)) => Err(StateUnknown::Damaged(why)),
         Err(Fault::Unavailable(why)) => {
             unopened(OpenError::Unavailable { dir: dir.to_owned(), why })
         }

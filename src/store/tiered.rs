@@ -22,16 +22,16 @@ use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::store::disk::DiskLookup;
 use crate::store::generations::{
-    Change, Epoch, Generations, PurgeKind, PurgeScope, Snapshot, Validity, Watch,
+    Change, Epoch, Generations, PurgeKind, PurgeScope, Snapshot, Validity, InvalidationWatch,
 };
 use crate::store::memory::Memory;
-use crate::store::presence::As;
-use crate::store::state_db::{Lasting, Secret, Whose};
+use crate::store::presence::PresenceKind;
+use crate::store::state_db::{RowSource, Secret, RowOwner};
 use crate::store::tiered::disk_tier::DiskTier;
-use crate::store::tiered::unwritten::Unwritten;
+use crate::store::tiered::unwritten::UnwrittenEntries;
 use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery, StoreUsage, is_newer};
 use crate::stored::StoredResponse;
-use crate::stored::lent::Lent;
+use crate::stored::lent::EvictedBodies;
 use crate::telemetry::{Telemetry, TierTotals};
 
 /// What a store is made of.
@@ -68,7 +68,7 @@ pub struct TieredStore {
     /// `None`: memory alone.
     deep: ArcSwapOption<DiskTier>,
     /// What the disk does not know of, while it cannot be asked.
-    unwritten: Unwritten,
+    unwritten: UnwrittenEntries,
     /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
     /// is taken hold of, so that no invalidation falls between the two.
     alone: Mutex<Option<String>>,
@@ -86,7 +86,7 @@ impl TieredStore {
         settings: Settings,
         clock: Clock,
         account: &Arc<Telemetry>,
-        lasting: Vec<(Whose, Arc<dyn Lasting>)>,
+        lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
     ) -> Arc<Self> {
         let generations = Arc::new(Generations::new(clock.now()));
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
@@ -94,7 +94,7 @@ impl TieredStore {
         let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
         let has_disk = settings.disk > 0;
         let to_be_opened = AtomicBool::new(has_disk);
-        let unwritten = Unwritten::default();
+        let unwritten = UnwrittenEntries::default();
         let tiers = Arc::new(Self {
             memory,
             generations,
@@ -120,7 +120,7 @@ impl TieredStore {
     }
 
     /// The bytes of bodies that memory has let go of and clients still have.
-    pub fn lent(&self) -> Lent {
+    pub fn lent(&self) -> EvictedBodies {
         self.memory.lent()
     }
 
@@ -145,7 +145,7 @@ impl TieredStore {
         });
     }
 
-    /// [`Disk::stall`](crate::store::disk::Disk::stall).
+    /// [`LimitStorage::stall`](crate::store::disk::LimitStorage::stall).
     #[doc(hidden)]
     pub fn stall(&self, until: Receiver<()>) {
         if let Some(deep) = &*self.deep.load() {
@@ -199,7 +199,7 @@ impl TieredStore {
         mark: Epoch,
         until: Option<SystemTime>,
     ) {
-        let presence = self.generations.enter(key.target_id(), As::Awaited);
+        let presence = self.generations.enter(key.target_id(), PresenceKind::Awaited);
         deep.disk.put(key, stored, (mark, self.generations.so_far()), until, presence);
     }
 
@@ -266,7 +266,7 @@ impl Store for TieredStore {
         let in_memory = self.memory.get(wanted);
         let Some(deep) = self.deep.load_full() else { return in_memory };
         // What is read is kept in memory: it must not be invalidated unseen between the two.
-        let _watch = self.generations.enter(wanted.key.target_id(), As::Awaited);
+        let _watch = self.generations.enter(wanted.key.target_id(), PresenceKind::Awaited);
         deep.disk.opened().await;
         self.catch_up(unwritten::BATCH);
         let so_far = self.generations.so_far();
@@ -301,7 +301,7 @@ impl Store for TieredStore {
         self.promote(wanted, mark, read.unwrap_or_default())
     }
 
-    fn watch(&self, target: u128) -> Watch {
+    fn watch(&self, target: u128) -> InvalidationWatch {
         self.generations.watch(target, self.clock.now())
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 const SMALL: usize = 16 * 1024;
 
 /// The bytes of all bodies that are lent.
-pub type Lent = Arc<AtomicUsize>;
+pub type EvictedBodies = Arc<AtomicUsize>;
 
 /// A body that its readers share, followed to the last of them.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Body {
 struct State {
     holds: usize,
     /// Where it counts while no store holds it.
-    lent: Option<Lent>,
+    lent: Option<EvictedBodies>,
 }
 
 /// What readers have of it.
@@ -33,7 +33,7 @@ struct Read(Arc<Body>);
 
 /// A store's hold on a body: as long as it lives, the body is the store's.
 #[derive(Debug)]
-pub struct Hold(Arc<Body>, Lent);
+pub struct StoredBodyGuard(Arc<Body>, EvictedBodies);
 
 impl AsRef<[u8]> for Read {
     fn as_ref(&self) -> &[u8] {
@@ -52,18 +52,18 @@ impl Body {
     }
 
     /// A store holds it from now on; later it counts in `lent`.
-    pub(super) fn hold(self: &Arc<Self>, lent: &Lent) -> Hold {
+    pub(super) fn hold(self: &Arc<Self>, lent: &EvictedBodies) -> StoredBodyGuard {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.holds += 1;
         if let Some(lent) = state.lent.take() {
             lent.fetch_sub(self.bytes.len(), Ordering::Relaxed);
         }
         drop(state);
-        Hold(Arc::clone(self), Arc::clone(lent))
+        StoredBodyGuard(Arc::clone(self), Arc::clone(lent))
     }
 }
 
-impl Drop for Hold {
+impl Drop for StoredBodyGuard {
     fn drop(&mut self) {
         let Self(body, lent) = self;
         let mut state = body.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_body_is_lent_from_the_end_of_the_last_hold_to_that_of_the_last_reader() {
-        let lent = Lent::default();
+        let lent = EvictedBodies::default();
         let count = || lent.load(Ordering::Relaxed);
         let (body, bytes) = followed();
         let (hold, other) = (body.hold(&lent), body.hold(&lent));
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_is_held_again_is_not_lent_and_what_nobody_reads_is_gone() {
-        let lent = Lent::default();
+        let lent = EvictedBodies::default();
         let count = || lent.load(Ordering::Relaxed);
         let (body, bytes) = followed();
         drop(body.hold(&lent));

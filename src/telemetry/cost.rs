@@ -30,7 +30,7 @@ use crate::telemetry::metrics::cost::CostMetrics;
 
 pub use crate::telemetry::cost::codec::UsageRow;
 pub use crate::telemetry::cost::report::{CostReport, PeriodUsage};
-pub use crate::telemetry::cost::reservation::{Reservation, Shortage};
+pub use crate::telemetry::cost::reservation::{Reservation, BudgetShortage};
 
 /// The books of all upstreams by their names, and the prices of the configuration in force.
 pub struct CostTracker {
@@ -156,7 +156,7 @@ impl CostTracker {
         upstream: &str,
         budget: &CostBudget,
         now: SystemTime,
-    ) -> Result<Reservation, Shortage> {
+    ) -> Result<Reservation, BudgetShortage> {
         let (book, price) = match self.prices.load().find(upstream) {
             Some(one) => (Arc::clone(&one.book), one.expected()),
             None => (self.book(&upstream.into()), MicroCredits::CREDIT),
@@ -166,7 +166,7 @@ impl CostTracker {
         }
         let shortage = self.shortage(upstream, budget, now);
         // A bill that came lower than expected may have made room since: the next look finds it.
-        Err(shortage.unwrap_or(Shortage::Reserved))
+        Err(shortage.unwrap_or(BudgetShortage::Reserved))
     }
 
     /// Why a call could not be made right now; `None`: the budget has room for it.
@@ -175,14 +175,14 @@ impl CostTracker {
         upstream: &str,
         budget: &CostBudget,
         now: SystemTime,
-    ) -> Option<Shortage> {
+    ) -> Option<BudgetShortage> {
         let standing = self.standing(upstream, budget, now);
         if standing.spent {
-            return Some(Shortage::Spent(standing.ends_in));
+            return Some(BudgetShortage::Spent(standing.ends_in));
         }
         let reserved = self.book(&upstream.into()).reserved();
         let taken = MicroCredits::of(standing.used).plus(reserved);
-        (taken >= MicroCredits::of(budget.credits)).then_some(Shortage::Reserved)
+        (taken >= MicroCredits::of(budget.credits)).then_some(BudgetShortage::Reserved)
     }
 
     /// What each upstream that costs something has cost, in the order of the configuration.

@@ -25,7 +25,7 @@ use crate::policy::upstream::UpstreamPolicy;
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::admission::charge::{Charge, Reserved};
+use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
 use crate::upstream::admission::state::{
     Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, no_turn,
 };
@@ -35,7 +35,7 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
-pub use crate::upstream::admission::durable::Keeping;
+pub use crate::upstream::admission::durable::LimitStore;
 pub use crate::upstream::admission::permit::Permit;
 pub use crate::upstream::admission::registry::UpstreamRegistry;
 
@@ -72,7 +72,7 @@ impl AdmissionControl {
             out = Some(ActiveCall { traffic, ticket: admitted.ticket });
         }
         let record = self.record(place.clone(), knock.route);
-        let charge = Charge::new(self.clone(), place.upstream.clone(), reserved);
+        let charge = CallCharge::new(self.clone(), place.upstream.clone(), reserved);
         let goes_out = knock.goes_out.clone();
         let mut pass = Permit::new(self.clone(), knock, record, charge, out);
         pass.waited = waited;
@@ -184,7 +184,7 @@ impl AdmissionControl {
         traffic: &Arc<UpstreamState>,
         place: &UpstreamTarget,
         knock: &CallContext,
-    ) -> Result<Admitted, Rejection> {
+    ) -> Result<AdmittedCall, Rejection> {
         let subject = LimitKeys::new(knock, conduct(place), place);
         let turn = traffic.state.lock().turn(knock.audience.is_there());
         let mut waiting = QueueGuard::new(self, traffic, place, turn);
@@ -221,10 +221,10 @@ impl AdmissionControl {
 }
 
 /// A call that may go out.
-struct Admitted {
+struct AdmittedCall {
     ticket: Admission,
     /// The credits set aside for it, where its upstream has a budget.
-    reserved: Option<Reserved>,
+    reserved: Option<ReservedCredits>,
     /// The cause that it waited for last.
     waited: Option<RejectReason>,
 }
@@ -311,9 +311,9 @@ impl<'a> QueueGuard<'a> {
         ticket: Admission,
         reservation: Option<Reservation>,
         traffic: &Arc<UpstreamState>,
-    ) -> Admitted {
-        let reserved = reservation.map(|one| Reserved::new(one, traffic));
-        Admitted { ticket, reserved, waited: self.cause }
+    ) -> AdmittedCall {
+        let reserved = reservation.map(|one| ReservedCredits::new(one, traffic));
+        AdmittedCall { ticket, reserved, waited: self.cause }
     }
 
     fn stand(&mut self, station: QueueKind) {

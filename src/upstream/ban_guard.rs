@@ -24,7 +24,7 @@ pub(super) struct BanGuard {
 
 /// The count as it outlives the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct SavedBanGuard {
     /// How long a piece counts.
     pub(super) for_long: Duration,
     /// How long ago each piece began, and how many fell into it.
@@ -87,15 +87,15 @@ impl BanGuard {
     }
 
     /// The count as it is kept; `None`: no answer counts any more.
-    pub(super) fn kept(&self, now: Instant) -> Option<Kept> {
+    pub(super) fn kept(&self, now: Instant) -> Option<SavedBanGuard> {
         let age = |(begun, count): &(Instant, u64)| (now.saturating_duration_since(*begun), *count);
         let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.kept);
         let pieces: Vec<_> = pieces.collect();
-        (!pieces.is_empty()).then_some(Kept { for_long: self.kept, pieces })
+        (!pieces.is_empty()).then_some(SavedBanGuard { for_long: self.kept, pieces })
     }
 
     /// Adds the count of an earlier larder.
-    pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
+    pub(super) fn adopt(&mut self, kept: &SavedBanGuard, now: Instant) {
         self.kept = self.kept.max(kept.for_long);
         for (age, count) in &kept.pieces {
             self.pieces.push_back((now.checked_sub(*age).unwrap_or(now), *count));

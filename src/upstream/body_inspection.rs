@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::semantics::accept_encoding;
 use crate::upstream::Body;
 use crate::upstream::buffered_body::{PrefixedBody, Remainder};
-use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS, Share};
+use crate::upstream::in_flight::{BufferedPieces, InFlightBytes, READ_ALWAYS, BytesPermit};
 
 /// A body that is longer, as it came or inflated, is not readable.
 pub const LARGEST: usize = 8 * 1024 * 1024;
@@ -44,7 +44,7 @@ static LARGE_ONES: Semaphore = Semaphore::const_new(4);
 
 /// What reading a body comes to.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reading {
+pub enum InspectedBody {
     /// It says this.
     Says(Value),
     /// It is no JSON.
@@ -53,7 +53,7 @@ pub enum Reading {
     Unread,
 }
 
-impl Reading {
+impl InspectedBody {
     /// What it says.
     pub fn says(&self) -> Option<&Value> {
         match self {
@@ -145,33 +145,33 @@ fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
 pub async fn read(
     headers: &HeaderMap,
     body: Box<dyn Body>,
-    in_flight: &Arc<InFlight>,
-) -> (Reading, Box<dyn Body>) {
+    in_flight: &Arc<InFlightBytes>,
+) -> (InspectedBody, Box<dyn Body>) {
     let Some(coding) = coding(headers) else {
-        let reading = if may_be_json(headers) { Reading::Unread } else { Reading::NoJson };
+        let reading = if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NoJson };
         return (reading, body);
     };
-    let is_none = |read: &Gathered| read.first().is_some_and(|first| !coding.begins(first));
-    let enough = |read: &Gathered| read.len() > LARGEST || is_none(read);
-    let begun = PrefixedBody::until(body, Gathered::to_read(in_flight), enough).await;
+    let is_none = |read: &BufferedPieces| read.first().is_some_and(|first| !coding.begins(first));
+    let enough = |read: &BufferedPieces| read.len() > LARGEST || is_none(read);
+    let begun = PrefixedBody::until(body, BufferedPieces::to_read(in_flight), enough).await;
     let reading = match begun.rest {
         Remainder::Ended => parse_apart(coding, &begun.read).await,
-        Remainder::Open(_) if is_none(&begun.read) => Reading::NoJson,
-        Remainder::Open(_) | Remainder::Failed(_) => Reading::Unread,
+        Remainder::Open(_) if is_none(&begun.read) => InspectedBody::NoJson,
+        Remainder::Open(_) | Remainder::Failed(_) => InspectedBody::Unread,
     };
     (reading, Box::new(begun))
 }
 
 /// What a complete body says, found out on the spot.
-fn parse(coding: ContentCoding, body: &Gathered) -> Reading {
+fn parse(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
     match in_one_piece(coding, body) {
         Some((body, share)) => parse_within(coding, &body, share),
-        None => Reading::Unread,
+        None => InspectedBody::Unread,
     }
 }
 
 /// The body, and room for what it says: that is inflated first.
-fn in_one_piece(coding: ContentCoding, body: &Gathered) -> Option<(Bytes, Share)> {
+fn in_one_piece(coding: ContentCoding, body: &BufferedPieces) -> Option<(Bytes, BytesPermit)> {
     if body.len() > LARGEST {
         return None;
     }
@@ -182,12 +182,12 @@ fn in_one_piece(coding: ContentCoding, body: &Gathered) -> Option<(Bytes, Share)
     body.joined_within(inflated)
 }
 
-fn parse_within(coding: ContentCoding, body: &[u8], mut share: Share) -> Reading {
+fn parse_within(coding: ContentCoding, body: &[u8], mut share: BytesPermit) -> InspectedBody {
     match coding {
         ContentCoding::Identity => parse_text(body, &mut share),
         ContentCoding::Gzip => match inflate(body) {
-            None => Reading::NoJson,
-            Some(text) if text.len() > coding.largest(body.len()) => Reading::Unread,
+            None => InspectedBody::NoJson,
+            Some(text) if text.len() > coding.largest(body.len()) => InspectedBody::Unread,
             Some(text) => parse_text(&text, &mut share),
         },
     }
@@ -195,14 +195,14 @@ fn parse_within(coding: ContentCoding, body: &[u8], mut share: Share) -> Reading
 
 /// What a complete body says. A large body is parsed where nothing else waits for it, a few of them at a
 /// time.
-pub async fn parse_apart(coding: ContentCoding, body: &Gathered) -> Reading {
+pub async fn parse_apart(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
     if coding.largest(body.len()) <= AT_ONCE {
         return parse(coding, body);
     }
-    let Ok(_turn) = LARGE_ONES.acquire().await else { return Reading::Unread };
-    let Some((body, share)) = in_one_piece(coding, body) else { return Reading::Unread };
+    let Ok(_turn) = LARGE_ONES.acquire().await else { return InspectedBody::Unread };
+    let Some((body, share)) = in_one_piece(coding, body) else { return InspectedBody::Unread };
     let parsed = tokio::task::spawn_blocking(move || parse_within(coding, &body, share)).await;
-    parsed.unwrap_or(Reading::Unread)
+    parsed.unwrap_or(InspectedBody::Unread)
 }
 
 /// The inflated body, or one byte more than it may have.
@@ -214,7 +214,7 @@ fn inflate(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// serde's own bound on nesting (128) keeps the stack small.
-fn parse_text(text: &[u8], share: &mut Share) -> Reading {
+fn parse_text(text: &[u8], share: &mut BytesPermit) -> InspectedBody {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
     let values = text.iter().filter(begins_one).count();
@@ -224,9 +224,9 @@ fn parse_text(text: &[u8], share: &mut Share) -> Reading {
     // A short one is parsed on the spot: no more of those at a time than there are threads.
     let mut room = || text.len() <= AT_ONCE || share.add(text.len() + tree);
     if values >= MOST_VALUES || !room() {
-        return Reading::Unread;
+        return InspectedBody::Unread;
     }
-    serde_json::from_slice(text).map_or(Reading::NoJson, Reading::Says)
+    serde_json::from_slice(text).map_or(InspectedBody::NoJson, InspectedBody::Says)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::upstream::Body;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{Gathered, InFlight};
+use crate::upstream::in_flight::{BufferedPieces, InFlightBytes};
 
 /// The longest body that is taken in before another try, and how long that may take.
 const SMALL: usize = 64 * 1024;
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// A body of which the beginning was read.
 pub(super) struct PrefixedBody {
-    pub(super) read: Gathered,
+    pub(super) read: BufferedPieces,
     /// A piece for which there was no room.
     spilled: Option<Bytes>,
     pub(super) rest: Remainder,
@@ -37,8 +37,8 @@ impl PrefixedBody {
     /// Reads behind what has been `read`, until the end, or until `enough` has been read, or there is no room for more.
     pub(super) async fn until(
         mut body: Box<dyn Body>,
-        mut read: Gathered,
-        enough: impl Fn(&Gathered) -> bool,
+        mut read: BufferedPieces,
+        enough: impl Fn(&BufferedPieces) -> bool,
     ) -> Self {
         let mut spilled = None;
         let rest = loop {
@@ -57,14 +57,14 @@ impl PrefixedBody {
 
 /// The same body off its connection, which others can use meanwhile. A long or slow one is lost, and
 /// says so to whoever wants to read it after all: errors are short.
-pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlight>) -> Box<dyn Body> {
-    let enough = |read: &Gathered| read.len() > SMALL;
-    let taken = timeout(SOON, PrefixedBody::until(body, Gathered::new(in_flight), enough)).await;
+pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<dyn Body> {
+    let enough = |read: &BufferedPieces| read.len() > SMALL;
+    let taken = timeout(SOON, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough)).await;
     match taken {
         Ok(begun) => Box::new(begun),
         Err(_elapsed) => {
             let rest = Remainder::Failed(UpstreamError::BodyTimeout);
-            Box::new(PrefixedBody { read: Gathered::new(in_flight), spilled: None, rest })
+            Box::new(PrefixedBody { read: BufferedPieces::new(in_flight), spilled: None, rest })
         }
     }
 }

@@ -19,22 +19,22 @@ use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::semantics::session_auth;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::semantics::storability::is_event_stream;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::{AdmissionControl, Permit};
-use crate::upstream::body_inspection::{self, Reading};
-use crate::upstream::connect::{Channel, ConnectionPool, NotBegun, Over, Owner};
+use crate::upstream::body_inspection::{self, InspectedBody};
+use crate::upstream::connect::{CallChannel, ConnectionPool, ConnectFailure, ConnectionUse, ConnectionOwner};
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::peer::peer;
 use crate::upstream::rejection::Rejection;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
-use crate::upstream::session::{Broken, Event, Head, Outgoing};
+use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead, OutgoingRequest};
 use crate::upstream::tls_config::TlsConfigs;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
@@ -51,7 +51,7 @@ pub struct HttpClient {
     /// The gate of both ways out.
     pub gate: AdmissionControl,
     /// The bodies that are held on their way, those that rules read among them.
-    pub in_flight: Arc<InFlight>,
+    pub in_flight: Arc<InFlightBytes>,
     profiles: TlsConfigs,
     clock: Clock,
 }
@@ -65,7 +65,7 @@ impl HttpClient {
         profiles: TlsConfigs,
         clock: Clock,
         pool: ConnectionPool,
-        in_flight: Arc<InFlight>,
+        in_flight: Arc<InFlightBytes>,
     ) -> Self {
         Self { pool, upstreams, resolver, gate, in_flight, profiles, clock }
     }
@@ -75,20 +75,20 @@ impl HttpClient {
         &self,
         place: &UpstreamTarget,
         listener: ListenerKind,
-        request: &Outgoing,
-        over: Over,
-        owner: Owner,
-    ) -> Result<Channel, AttemptError> {
+        request: &OutgoingRequest,
+        over: ConnectionUse,
+        owner: ConnectionOwner,
+    ) -> Result<CallChannel, AttemptError> {
         let mut peer = self.peer(place, listener).await.map_err(AttemptError::Failed)?;
-        if matches!(owner, Owner::Pool)
+        if matches!(owner, ConnectionOwner::Pool)
             && let Some(apart) = session_auth::of_an_unknown_scheme(&request.headers)
         {
             peer.group_key ^= apart;
         }
         self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
-            NotBegun::Failed(failure) => AttemptError::Failed(failure),
-            NotBegun::NotProcessed => AttemptError::NotProcessed,
-            NotBegun::SignedOut => AttemptError::SignedOut,
+            ConnectFailure::Failed(failure) => AttemptError::Failed(failure),
+            ConnectFailure::NotProcessed => AttemptError::NotProcessed,
+            ConnectFailure::SignedOut => AttemptError::SignedOut,
         })
     }
 
@@ -109,11 +109,11 @@ impl HttpClient {
         &self,
         call: &UpstreamRequest,
         place: &UpstreamTarget,
-        over: Over,
+        over: ConnectionUse,
     ) -> Result<UpstreamResponse, AttemptError> {
         let request = outgoing(call, place);
         let mut channel =
-            self.begin(place, call.listener, &request, over, Owner::default()).await?;
+            self.begin(place, call.listener, &request, over, ConnectionOwner::default()).await?;
         let request_time = self.clock.now();
         let exchanged = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(place.timeouts.first_byte, exchanged).await {
@@ -125,7 +125,7 @@ impl HttpClient {
             }
         };
         if session_auth::is_asked_for(&head.headers) {
-            channel.belongs_to(Owner::Call);
+            channel.belongs_to(ConnectionOwner::Call);
         }
         let body = body_behind(&head.headers, channel, place);
         Ok(UpstreamResponse {
@@ -158,14 +158,14 @@ pub enum AttemptError {
 
 impl AttemptError {
     /// What it means that `channel` broke before a head came.
-    pub fn after(broken: Broken, channel: &Channel) -> Self {
+    pub fn after(broken: SessionError, channel: &CallChannel) -> Self {
         match broken {
-            Broken::NotProcessed => Self::NotProcessed,
-            Broken::Closed if channel.is_reused() => Self::Dead,
-            Broken::Closed | Broken::Cut => Self::Failed(UpstreamError::Closed),
-            Broken::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
-            Broken::Switched => Self::Failed(UpstreamError::Switched),
-            Broken::Protocol => Self::Failed(UpstreamError::Protocol),
+            SessionError::NotProcessed => Self::NotProcessed,
+            SessionError::Closed if channel.is_reused() => Self::Dead,
+            SessionError::Closed | SessionError::Cut => Self::Failed(UpstreamError::Closed),
+            SessionError::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
+            SessionError::Switched => Self::Failed(UpstreamError::Switched),
+            SessionError::Protocol => Self::Failed(UpstreamError::Protocol),
         }
     }
 
@@ -181,12 +181,12 @@ impl AttemptError {
 
 /// The repeats of one call that need nobody's leave.
 #[derive(Debug, Default)]
-pub struct Repeats {
+pub struct FreeRepeats {
     refused: u32,
     redialled: bool,
 }
 
-impl Repeats {
+impl FreeRepeats {
     /// Whether a call, all of which can still be sent, is made once more, on a connection of its own.
     pub fn again(&mut self, attempt: AttemptError, idempotent: bool) -> bool {
         match attempt {
@@ -207,13 +207,13 @@ impl Origin for HttpClient {
         let place = self.upstreams.place(&call.target);
         let mut pass =
             self.gate.acquire(&place, call.knock.clone()).await.map_err(UpstreamError::Held)?;
-        let (mut repeats, mut over) = (Repeats::default(), Over::Pooled);
+        let (mut repeats, mut over) = (FreeRepeats::default(), ConnectionUse::Pooled);
         loop {
             match self.attempt(call, &place, over).await {
                 Ok(answer) => return classify_response(answer, &mut pass, &self.in_flight).await,
                 Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
                     self.gate.redialled(&place, call.knock.route);
-                    over = Over::New;
+                    over = ConnectionUse::New;
                 }
                 Err(attempt) => {
                     pass.failed(attempt.failure());
@@ -254,9 +254,9 @@ impl Origin for HttpClient {
 async fn classify_response(
     mut answer: UpstreamResponse,
     pass: &mut Permit,
-    in_flight: &Arc<InFlight>,
+    in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    let mut said = Reading::NoJson;
+    let mut said = InspectedBody::NoJson;
     if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
         if answer.status.is_success() {
             pass.gives_way();
@@ -272,21 +272,21 @@ async fn classify_response(
         (said, answer.body) = (read, body);
     }
     answer.verdict = pass.answered(answer.status, &answer.headers, said.says());
-    answer.unread = said == Reading::Unread && pass.judges_bodies();
+    answer.unread = said == InspectedBody::Unread && pass.judges_bodies();
     answer.waited = pass.waited();
     Ok(answer)
 }
 
-fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> Outgoing {
+fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> OutgoingRequest {
     let mut headers = call.headers.clone();
     place.apply_upstream_headers(&call.method, &mut headers);
-    Outgoing {
+    OutgoingRequest {
         method: call.method.clone(),
         scheme: place.scheme.as_str(),
         authority: place.authority(),
         path: call.target.path_and_query().to_owned(),
         headers,
-        spelling: Spelling::default(),
+        spelling: FieldCase::default(),
         body: RequestFraming::None,
         upgrade: None,
         trailers: false,
@@ -294,15 +294,15 @@ fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> Outgoing {
 }
 
 /// The head of the final answer; interim ones are passed on.
-async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Result<Head, Broken> {
+async fn final_head(channel: &mut CallChannel, interims: Option<&Interims>) -> Result<UpstreamHead, SessionError> {
     loop {
         let head = match channel.next(true).await? {
-            Event::Head(head) => head,
-            Event::Room => continue,
-            Event::Data(_) | Event::End(_) => return Err(Broken::Protocol),
+            SessionEvent::Head(head) => head,
+            SessionEvent::Room => continue,
+            SessionEvent::Data(_) | SessionEvent::End(_) => return Err(SessionError::Protocol),
         };
         match head.status {
-            StatusCode::SWITCHING_PROTOCOLS => return Err(Broken::Switched),
+            StatusCode::SWITCHING_PROTOCOLS => return Err(SessionError::Switched),
             // No client asked larder to go on: a 100 is nobody's.
             StatusCode::CONTINUE => {}
             status if status.is_informational() => {
@@ -318,7 +318,7 @@ async fn final_head(channel: &mut Channel, interims: Option<&Interims>) -> Resul
 }
 
 /// The body behind a head that came on `channel`.
-pub fn body_behind(headers: &HeaderMap, channel: Channel, place: &UpstreamTarget) -> Box<dyn Body> {
+pub fn body_behind(headers: &HeaderMap, channel: CallChannel, place: &UpstreamTarget) -> Box<dyn Body> {
     // An event stream may be silent for as long as nothing happens.
     let between_bytes = (!is_event_stream(headers)).then_some(place.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
@@ -326,7 +326,7 @@ pub fn body_behind(headers: &HeaderMap, channel: Channel, place: &UpstreamTarget
 
 /// A body that is read off a connection, which is free for others after the last piece.
 struct NetworkBody {
-    channel: Option<Channel>,
+    channel: Option<CallChannel>,
     /// `None`: it may pause for as long as it likes.
     between_bytes: Option<Duration>,
 }
@@ -334,7 +334,7 @@ struct NetworkBody {
 #[async_trait]
 impl Body for NetworkBody {
     fn ahead(&self) -> usize {
-        self.channel.as_ref().map_or(0, Channel::ahead)
+        self.channel.as_ref().map_or(0, CallChannel::ahead)
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
@@ -346,10 +346,10 @@ impl Body for NetworkBody {
                 None => Ok(next.await),
             };
             match next {
-                Ok(Ok(Event::Data(piece))) => return Ok(Some(piece)),
-                Ok(Ok(Event::Room)) => {}
-                Ok(Ok(Event::End(_trailers))) => self.channel = None,
-                Ok(Ok(Event::Head(_)) | Err(_)) => {
+                Ok(Ok(SessionEvent::Data(piece))) => return Ok(Some(piece)),
+                Ok(Ok(SessionEvent::Room)) => {}
+                Ok(Ok(SessionEvent::End(_trailers))) => self.channel = None,
+                Ok(Ok(SessionEvent::Head(_)) | Err(_)) => {
                     self.channel = None;
                     return Err(UpstreamError::Cut);
                 }

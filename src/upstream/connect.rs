@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use crate::upstream::descriptors;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::happy_eyeballs::EXHAUSTED;
-use crate::upstream::idle::Idle;
+use crate::upstream::idle::IdleConnections;
 use crate::upstream::in_flight::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
-use crate::upstream::pinned::{Pinned, Pins, Taken};
-use crate::upstream::session::http1::{Http1, Raw};
-use crate::upstream::session::http2::Http2;
-use crate::upstream::session::{Broken, Event, Outgoing, Part, Session};
-use crate::upstream::shared::Shared;
+use crate::upstream::pinned::{PinnedConnections, ClientPins, PinnedUse};
+use crate::upstream::session::http1::{Http1Call, Raw};
+use crate::upstream::session::http2::Http2Call;
+use crate::upstream::session::{SessionError, SessionEvent, OutgoingRequest, RequestPart, UpstreamSession};
+use crate::upstream::shared::SharedHttp2;
 use crate::upstream::tls_error::TlsError;
 
 /// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
@@ -32,9 +32,9 @@ pub struct ConnectionPool(Arc<Inner>);
 
 struct Inner {
     transport: TransportConnector,
-    shared: Shared,
-    pinned: Pinned,
-    idle: Idle,
+    shared: SharedHttp2,
+    pinned: PinnedConnections,
+    idle: IdleConnections,
 }
 
 impl Default for ConnectionPool {
@@ -42,30 +42,30 @@ impl Default for ConnectionPool {
         let options = ConnectorOptions::new(descriptors::waiting());
         Self(Arc::new(Inner {
             transport: TransportConnector::new(Some(options)),
-            shared: Shared::default(),
-            pinned: Pinned::default(),
-            idle: Idle::default(),
+            shared: SharedHttp2::default(),
+            pinned: PinnedConnections::default(),
+            idle: IdleConnections::default(),
         }))
     }
 }
 
 /// Whose a connection to an origin is.
 #[derive(Debug, Clone, Default)]
-pub enum Owner {
+pub enum ConnectionOwner {
     /// Anybody's calls may use it.
     #[default]
     Pool,
     /// One client's connection has it, for a user has signed in on it, at this origin ([`crate::upstream::place::UpstreamTarget::origin`]).
-    Client(Pins, String),
+    Client(ClientPins, String),
     /// The call's alone: it ends with it.
     Call,
 }
 
 /// A call under way, and where its connection goes when it is over.
-pub struct Channel {
-    session: Option<Session>,
+pub struct CallChannel {
+    session: Option<UpstreamSession>,
     pool: ConnectionPool,
-    owner: Owner,
+    owner: ConnectionOwner,
     key: u64,
     /// The peer's group ([`crate::upstream::peer::group_key`]).
     place: u64,
@@ -75,7 +75,7 @@ pub struct Channel {
 }
 
 /// Why a call could not be begun.
-pub enum NotBegun {
+pub enum ConnectFailure {
     /// No connection.
     Failed(UpstreamError),
     /// A connection, and nothing of the request was sent.
@@ -86,7 +86,7 @@ pub enum NotBegun {
 
 /// What a call goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum ConnectionUse {
     /// One of the pool, if it has one.
     Pooled,
     /// A new one: a network that forgets idle connections has forgotten all of them.
@@ -98,30 +98,30 @@ impl ConnectionPool {
     pub async fn begin(
         &self,
         peer: &HttpPeer,
-        request: &Outgoing,
-        over: Over,
-        owner: Owner,
-    ) -> Result<Channel, NotBegun> {
+        request: &OutgoingRequest,
+        over: ConnectionUse,
+        owner: ConnectionOwner,
+    ) -> Result<CallChannel, ConnectFailure> {
         let (key, place) = (peer.reuse_hash(), peer.group_key);
         // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it know sign-ins that count
         // for a connection.
         let http1 = request.upgrade.is_some()
-            || !matches!(owner, Owner::Pool)
+            || !matches!(owner, ConnectionOwner::Pool)
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, over) {
-            (Owner::Pool, Over::New) | (Owner::Call, _) => None,
-            (Owner::Pool, Over::Pooled) => self.reused(peer, key, request, http1).await,
-            (Owner::Client(pins, origin), _) => {
+            (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(peer, key, request, http1).await,
+            (ConnectionOwner::Client(pins, origin), _) => {
                 match pins.take(origin, place, &request.headers, &self.0.pinned) {
-                    Taken::Stream(stream) => {
-                        Some(Session::Http1(Box::new(Http1::new(stream, request))))
+                    PinnedUse::Stream(stream) => {
+                        Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
                     }
-                    Taken::New => None,
-                    Taken::SignedOut => return Err(NotBegun::SignedOut),
+                    PinnedUse::New => None,
+                    PinnedUse::SignedOut => return Err(ConnectFailure::SignedOut),
                 }
             }
         };
-        let channel = |session, reused| Channel {
+        let channel = |session, reused| CallChannel {
             session: Some(session),
             pool: self.clone(),
             owner,
@@ -134,23 +134,23 @@ impl ConnectionPool {
             return Ok(channel(session, true));
         }
         // Boxed: a call on a connection that is there must not carry the room that dialling needs.
-        let stream = Box::pin(self.dial(peer, http1)).await.map_err(NotBegun::Failed)?;
+        let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             self.0.idle.made(key, peer.clone());
-            let session = Http1::new(stream, request);
-            return Ok(channel(Session::Http1(Box::new(session)), false));
+            let session = Http1Call::new(stream, request);
+            return Ok(channel(UpstreamSession::Http1(Box::new(session)), false));
         }
         let within = peer.connection_timeout().unwrap_or(IDLE);
         let begun = async {
-            let connection = self.0.shared.add(stream, key).await.ok_or(Broken::Protocol)?;
-            Http2::new(connection, request).await
+            let connection = self.0.shared.add(stream, key).await.ok_or(SessionError::Protocol)?;
+            Http2Call::new(connection, request).await
         };
         match timeout(within, begun).await {
-            Ok(Ok(session)) => Ok(channel(Session::Http2(Box::new(session)), false)),
-            Ok(Err(Broken::NotProcessed)) => Err(NotBegun::NotProcessed),
-            Ok(Err(Broken::Tls(fault))) => Err(NotBegun::Failed(UpstreamError::Tls(fault))),
-            Ok(Err(_broken)) => Err(NotBegun::Failed(UpstreamError::Protocol)),
-            Err(_elapsed) => Err(NotBegun::Failed(UpstreamError::ConnectTimeout)),
+            Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
+            Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
+            Ok(Err(SessionError::Tls(fault))) => Err(ConnectFailure::Failed(UpstreamError::Tls(fault))),
+            Ok(Err(_broken)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
+            Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
         }
     }
 
@@ -174,31 +174,31 @@ impl ConnectionPool {
         &self,
         peer: &HttpPeer,
         key: u64,
-        request: &Outgoing,
+        request: &OutgoingRequest,
         http1: bool,
-    ) -> Option<Session> {
+    ) -> Option<UpstreamSession> {
         // A connection of HTTP/2 that turns out to be closing leads to the next one.
         while let Some(connection) = (!http1).then(|| self.0.shared.find(key)).flatten() {
-            let begun = timeout(IDLE, Http2::new(connection, request));
+            let begun = timeout(IDLE, Http2Call::new(connection, request));
             if let Ok(Ok(session)) = begun.await {
-                return Some(Session::Http2(Box::new(session)));
+                return Some(UpstreamSession::Http2(Box::new(session)));
             }
         }
         let stream = self.0.transport.reused_stream(peer).await?;
-        Some(Session::Http1(Box::new(Http1::new(stream, request))))
+        Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
     }
 }
 
-impl Channel {
+impl CallChannel {
     /// What comes next; without `reads` only whether there is room for more of the request. Once the
     /// answer is whole the connection is free for others.
-    pub async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
-        let Some(session) = &mut self.session else { return Ok(Event::End(None)) };
+    pub async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
+        let Some(session) = &mut self.session else { return Ok(SessionEvent::End(None)) };
         let event = session.next(reads).await;
-        if matches!(event, Err(Broken::NotProcessed)) && session.requires_http1() {
+        if matches!(event, Err(SessionError::NotProcessed)) && session.requires_http1() {
             self.pool.0.shared.remember_http1_only(self.key);
         }
-        if matches!(event, Ok(Event::End(_))) {
+        if matches!(event, Ok(SessionEvent::End(_))) {
             self.release();
         }
         event
@@ -223,22 +223,22 @@ impl Channel {
     }
 
     /// What has been said on the connection makes it `owner`'s: it goes back to no pool.
-    pub fn belongs_to(&mut self, owner: Owner) {
+    pub fn belongs_to(&mut self, owner: ConnectionOwner) {
         self.owner = owner;
     }
 
     /// Whether one client's connection has it.
     pub fn is_a_clients(&self) -> bool {
-        matches!(self.owner, Owner::Client(..))
+        matches!(self.owner, ConnectionOwner::Client(..))
     }
 
-    /// Whether [`Channel::send`] may be called.
+    /// Whether [`CallChannel::send`] may be called.
     pub fn has_room(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::has_room)
+        self.session.as_ref().is_some_and(UpstreamSession::has_room)
     }
 
     /// Takes the next part of the request's body.
-    pub fn send(&mut self, part: Part) {
+    pub fn send(&mut self, part: RequestPart) {
         if let Some(session) = &mut self.session {
             session.send(part);
         }
@@ -253,41 +253,41 @@ impl Channel {
     pub fn ahead(&self) -> usize {
         match self.session {
             // What the socket holds is the system's.
-            Some(Session::Http1(_)) | None => 0,
-            Some(Session::Http2(_)) => SENT_AHEAD as usize,
+            Some(UpstreamSession::Http1(_)) | None => 0,
+            Some(UpstreamSession::Http2(_)) => SENT_AHEAD as usize,
         }
     }
 
     /// Whether the connection may be used again, as far as the head of the answer tells.
     pub fn persists(&self) -> bool {
-        self.session.as_ref().is_none_or(Session::persists)
+        self.session.as_ref().is_none_or(UpstreamSession::persists)
     }
 
     /// Whether larder has to answer an `Expect` in the place of the origin.
     pub fn goes_on_unasked(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::goes_on_unasked)
+        self.session.as_ref().is_some_and(UpstreamSession::goes_on_unasked)
     }
 
     /// The connection as it is, once it speaks another protocol.
     pub fn into_raw(mut self) -> Option<Raw> {
         match self.session.take()? {
-            Session::Http1(session) => Some(session.into_raw()),
-            Session::Http2(_) => None,
+            UpstreamSession::Http1(session) => Some(session.into_raw()),
+            UpstreamSession::Http2(_) => None,
         }
     }
 
     fn release(&mut self) {
-        if let Some(Session::Http1(session)) = self.session.take()
+        if let Some(UpstreamSession::Http1(session)) = self.session.take()
             && let Some(stream) = session.into_reusable()
         {
             match &self.owner {
-                Owner::Pool => {
+                ConnectionOwner::Pool => {
                     self.pool.0.transport.release_stream(stream, self.key, self.idle);
                 }
-                Owner::Client(pins, origin) => {
+                ConnectionOwner::Client(pins, origin) => {
                     pins.put(origin, self.place, stream, &self.pool.0.pinned);
                 }
-                Owner::Call => {}
+                ConnectionOwner::Call => {}
             }
         }
     }

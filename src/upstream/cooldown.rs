@@ -18,7 +18,7 @@ pub(super) const WORTH_KEEPING: Duration = Duration::from_secs(1);
 
 /// A firm hold as it outlives the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct SavedCooldown {
     /// The calls that it concerns.
     pub(super) reach: CooldownScope,
     /// How long it still lasts.
@@ -223,10 +223,10 @@ impl Cooldowns {
     }
 
     /// Takes over a firm hold of an earlier larder; one that runs for longer stays as it is.
-    pub(super) fn adopt(&mut self, kept: &Kept, now: Instant) {
+    pub(super) fn adopt(&mut self, kept: &SavedCooldown, now: Instant) {
         let until = now.checked_add(kept.left).unwrap_or(now);
         if self.all.get(&kept.reach).is_none_or(|hold| hold.until < until) {
-            let Kept { reach, cause, times, .. } = *kept;
+            let SavedCooldown { reach, cause, times, .. } = *kept;
             self.begun += 1;
             let begun = self.begun;
             self.all
@@ -236,17 +236,17 @@ impl Cooldowns {
 
     /// The firm holds that outlive the process: those that last a while, not more than so many. Those
     /// of single keys are left out first, then those that are over first.
-    pub(super) fn kept(&self, most: usize, now: Instant) -> Vec<Kept> {
+    pub(super) fn kept(&self, most: usize, now: Instant) -> Vec<SavedCooldown> {
         let kept = |(reach, hold): (&CooldownScope, &Cooldown)| {
             let left = hold.until.saturating_duration_since(now);
             let Cooldown { cause, times, .. } = *hold;
             let is_kept = hold.firm && cause.outlives() && left >= WORTH_KEEPING;
-            is_kept.then_some(Kept { reach: *reach, left, cause, times })
+            is_kept.then_some(SavedCooldown { reach: *reach, left, cause, times })
         };
-        let mut all: Vec<Kept> = self.all.iter().filter_map(kept).collect();
+        let mut all: Vec<SavedCooldown> = self.all.iter().filter_map(kept).collect();
         if all.len() > most {
             // Others may have to wait for this: it does not sort what is left out.
-            let is_key = |one: &Kept| matches!(one.reach, CooldownScope::Key(_));
+            let is_key = |one: &SavedCooldown| matches!(one.reach, CooldownScope::Key(_));
             all.select_nth_unstable_by_key(most, |one| (is_key(one), Reverse(one.left)));
             all.truncate(most);
         }

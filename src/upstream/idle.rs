@@ -14,9 +14,9 @@ const PLACES: usize = 1024;
 
 /// Where connections have been made to, by the hash by which they are kept.
 #[derive(Default)]
-pub(super) struct Idle(Mutex<HashMap<u64, HttpPeer>>);
+pub(super) struct IdleConnections(Mutex<HashMap<u64, HttpPeer>>);
 
-impl Idle {
+impl IdleConnections {
     /// A connection has been made.
     pub(super) fn made(&self, key: u64, peer: HttpPeer) {
         let mut places = self.0.lock();

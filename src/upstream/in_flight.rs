@@ -50,7 +50,7 @@ const SLOWEST: usize = 16 * 1024;
 
 /// The bytes of all bodies that are held.
 #[derive(Debug)]
-pub struct InFlight {
+pub struct InFlightBytes {
     used: AtomicUsize,
     /// What clients that are waited for make larder hold.
     waited_for: AtomicUsize,
@@ -61,7 +61,7 @@ pub struct InFlight {
     cap: usize,
 }
 
-impl InFlight {
+impl InFlightBytes {
     /// Room for `cap` bytes.
     pub fn new(cap: usize) -> Arc<Self> {
         Self::beside(cap, Arc::default())
@@ -122,8 +122,8 @@ impl InFlight {
         taken: impl Future<Output = T>,
     ) -> Option<T> {
         let mut taken = std::pin::pin!(taken);
-        let _wait = Held::new(&self.waited_for, waiting.counted);
-        let _own = all.map(|all| Held::new(all, waiting.counted));
+        let _wait = HeldBytes::new(&self.waited_for, waiting.counted);
+        let _own = all.map(|all| HeldBytes::new(all, waiting.counted));
         let since = clock::of_timers();
         loop {
             if let Ok(taken) = timeout(usual.min(LOOK), taken.as_mut()).await {
@@ -200,16 +200,16 @@ pub struct Waiting {
 }
 
 /// What a client that is waited for makes larder hold.
-struct Held<'a>(&'a AtomicUsize, usize);
+struct HeldBytes<'a>(&'a AtomicUsize, usize);
 
-impl<'a> Held<'a> {
+impl<'a> HeldBytes<'a> {
     fn new(count: &'a AtomicUsize, bytes: usize) -> Self {
         count.fetch_add(bytes, Ordering::Relaxed);
         Self(count, bytes)
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldBytes<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
@@ -217,14 +217,14 @@ impl Drop for Held<'_> {
 
 /// Bytes that are held; given back when this is dropped.
 #[derive(Debug)]
-pub struct Share {
-    of: Arc<InFlight>,
+pub struct BytesPermit {
+    of: Arc<InFlightBytes>,
     bytes: usize,
 }
 
-impl Share {
+impl BytesPermit {
     /// None yet.
-    pub fn new(of: &Arc<InFlight>) -> Self {
+    pub fn new(of: &Arc<InFlightBytes>) -> Self {
         Self { of: Arc::clone(of), bytes: 0 }
     }
 
@@ -257,7 +257,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BytesPermit {
     fn drop(&mut self) {
         self.of.give_back(self.bytes);
     }
@@ -265,29 +265,29 @@ impl Drop for Share {
 
 /// Pieces of one body, held.
 #[derive(Debug)]
-pub struct Gathered {
+pub struct BufferedPieces {
     pieces: VecDeque<Bytes>,
     length: usize,
-    share: Share,
+    share: BytesPermit,
     most: usize,
     /// So much is gathered whether or not there is room.
     always: usize,
 }
 
-impl Gathered {
+impl BufferedPieces {
     /// None yet.
-    pub fn new(of: &Arc<InFlight>) -> Self {
+    pub fn new(of: &Arc<InFlightBytes>) -> Self {
         Self::within(of, of.most(), 0)
     }
 
     /// None yet of a body that is read once all of it is there: there is less room for that, but always some
     /// for a [short one](READ_ALWAYS).
-    pub fn to_read(of: &Arc<InFlight>) -> Self {
+    pub fn to_read(of: &Arc<InFlightBytes>) -> Self {
         Self::within(of, of.most_to_read(), READ_ALWAYS)
     }
 
-    fn within(of: &Arc<InFlight>, most: usize, always: usize) -> Self {
-        Self { pieces: VecDeque::new(), length: 0, share: Share::new(of), most, always }
+    fn within(of: &Arc<InFlightBytes>, most: usize, always: usize) -> Self {
+        Self { pieces: VecDeque::new(), length: 0, share: BytesPermit::new(of), most, always }
     }
 
     /// Adds a piece; gives it back where there is no room.
@@ -338,8 +338,8 @@ impl Gathered {
 
     /// The same, if there is room for it beside the pieces, and for `more` bytes: with what holds that room.
     /// There always is for short ones.
-    pub fn joined_within(&self, more: usize) -> Option<(Bytes, Share)> {
-        let mut share = Share::new(&self.share.of);
+    pub fn joined_within(&self, more: usize) -> Option<(Bytes, BytesPermit)> {
+        let mut share = BytesPermit::new(&self.share.of);
         if self.length + more <= self.always {
             share.take(self.length + more);
             return Some((self.joined(), share));
@@ -354,10 +354,10 @@ mod tests {
 
     #[test]
     fn what_is_held_is_counted_and_given_back() {
-        let room = InFlight::new((10_000 + 2 * EACH) * 4 / 3 + 1);
-        let mut held = Gathered::new(&room);
+        let room = InFlightBytes::new((10_000 + 2 * EACH) * 4 / 3 + 1);
+        let mut held = BufferedPieces::new(&room);
         assert!(held.push(Bytes::from(vec![1; 6000])).is_ok());
-        let mut other = Gathered::new(&room);
+        let mut other = BufferedPieces::new(&room);
         let refused = other.push(Bytes::from(vec![2; 6000]));
         assert_eq!(refused.map_err(|piece| piece.len()), Err(6000));
         assert!(other.push(Bytes::from(vec![2; 4000])).is_ok());
@@ -371,21 +371,21 @@ mod tests {
     }
 
     /// How long a client that takes nothing is waited for, where a minute is usual.
-    async fn waited(room: Arc<InFlight>) -> Duration {
+    async fn waited(room: Arc<InFlightBytes>) -> Duration {
         let (since, never) = (clock::of_timers(), std::future::pending::<()>());
         let waiting = Waiting { counted: WAITED_FOR, held: MODEST };
         assert_eq!(room.patiently_for(waiting, None, Duration::from_secs(60), never).await, None);
         since.elapsed()
     }
 
-    async fn waited_beside(room: &Arc<InFlight>) -> Duration {
+    async fn waited_beside(room: &Arc<InFlightBytes>) -> Duration {
         waited(Arc::clone(room)).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_waited_for_as_long_as_there_is_room() {
         let lent = Arc::new(AtomicUsize::new(0));
-        let room = InFlight::beside(3 * WAITED_FOR, Arc::clone(&lent));
+        let room = InFlightBytes::beside(3 * WAITED_FOR, Arc::clone(&lent));
         let usual = Duration::from_secs(60);
         let wait = || tokio::spawn(waited(Arc::clone(&room)));
         for waiting in [wait(), wait()] {
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn the_more_is_held_the_more_a_client_must_take() {
-        let (room, mib) = (InFlight::new(4 << 20), 1 << 20);
+        let (room, mib) = (InFlightBytes::new(4 << 20), 1 << 20);
         let bears = |taken| room.bears(taken, Duration::from_secs(15), MODEST + 1);
         room.unsent(3 * mib);
         assert!(bears(0), "there is room");
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_small_piece_that_is_held_holds_no_large_buffer() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
-        let mut held = Gathered::new(&InFlight::new(1000));
+        let mut held = BufferedPieces::new(&InFlightBytes::new(1000));
         assert!(held.push(buffer.slice(..10)).is_ok());
         assert!(buffer.is_unique());
     }

@@ -33,7 +33,7 @@ pub const MOST_IN_ALL: usize = 256;
 /// The connections to origins that one client's connection has for itself. They end with it. Cheap to
 /// clone: a call under way brings its connection back.
 #[derive(Clone, Default)]
-pub struct Pins(Arc<Mutex<Vec<Pin>>>);
+pub struct ClientPins(Arc<Mutex<Vec<Pin>>>);
 
 struct Pin {
     /// As [`crate::upstream::place::UpstreamTarget::origin`] writes it. A reload may lead to the same origin another way; who the client believes to be
@@ -46,7 +46,7 @@ struct Pin {
 }
 
 /// What a call of a client's goes over.
-pub(super) enum Taken {
+pub(super) enum PinnedUse {
     /// The client's own connection.
     Stream(Stream),
     /// A new connection: nothing that the client believes in is lost.
@@ -55,7 +55,7 @@ pub(super) enum Taken {
     SignedOut,
 }
 
-impl Pins {
+impl ClientPins {
     /// Whether the client has a connection to this origin, or believes that it is signed in there.
     pub fn has(&self, origin: &str) -> bool {
         let pins = self.0.lock();
@@ -84,8 +84,8 @@ impl Pins {
         origin: &str,
         place: u64,
         request: &HeaderMap,
-        all: &Pinned,
-    ) -> Taken {
+        all: &PinnedConnections,
+    ) -> PinnedUse {
         let mut pins = self.0.lock();
         let mut pin = pins.iter_mut().find(|pin| pin.origin == origin);
         let believes = pin.as_ref().is_some_and(|pin| pin.scheme.is_some());
@@ -99,14 +99,14 @@ impl Pins {
             (_, None) => {}
         }
         match stream {
-            Some(stream) => Taken::Stream(stream),
-            None if believes && !request.contains_key(AUTHORIZATION) => Taken::SignedOut,
-            None => Taken::New,
+            Some(stream) => PinnedUse::Stream(stream),
+            None if believes && !request.contains_key(AUTHORIZATION) => PinnedUse::SignedOut,
+            None => PinnedUse::New,
         }
     }
 
     /// Keeps a connection whose call is over, as one of `all`.
-    pub(super) fn put(&self, origin: &str, place: u64, stream: Stream, all: &Pinned) {
+    pub(super) fn put(&self, origin: &str, place: u64, stream: Stream, all: &PinnedConnections) {
         let mut pins = self.0.lock();
         let known = pins.iter().find(|pin| pin.origin == origin);
         let scheme = known.and_then(|pin| pin.scheme);
@@ -137,7 +137,7 @@ impl Pin {
         is
     }
 
-    fn take(&mut self, place: u64, all: &Pinned) -> Option<Stream> {
+    fn take(&mut self, place: u64, all: &PinnedConnections) -> Option<Stream> {
         let of_use = self.is_of_use();
         let waiting = self.waiting.take().filter(|_| of_use)?;
         (waiting.place == place && Arc::ptr_eq(&waiting.all.0, &all.0))
@@ -146,7 +146,7 @@ impl Pin {
     }
 }
 
-impl fmt::Debug for Pins {
+impl fmt::Debug for ClientPins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pins({})", self.0.lock().len())
     }
@@ -154,7 +154,7 @@ impl fmt::Debug for Pins {
 
 /// The connections that wait for their next call, of all clients. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Pinned(Arc<Mutex<Streams>>);
+pub(super) struct PinnedConnections(Arc<Mutex<Streams>>);
 
 #[derive(Default)]
 struct Streams {
@@ -163,7 +163,7 @@ struct Streams {
     waiting: BTreeMap<u64, Stream>,
 }
 
-impl Pinned {
+impl PinnedConnections {
     fn keep(&self, stream: Stream, place: u64) -> Waiting {
         let mut all = self.0.lock();
         let id = all.next;
@@ -187,7 +187,7 @@ struct Waiting {
     id: u64,
     /// Host, port, scheme, upstream and listener ([`crate::upstream::peer::group_key`]).
     place: u64,
-    all: Pinned,
+    all: PinnedConnections,
 }
 
 impl Waiting {
@@ -246,28 +246,28 @@ mod tests {
     }
 
     /// A client that has signed in at `origin`, and the origin's end of its connection.
-    fn signed_in(pins: &Pins, origin: &str, all: &Pinned) -> DuplexStream {
+    fn signed_in(pins: &ClientPins, origin: &str, all: &PinnedConnections) -> DuplexStream {
         let (stream, end) = connection();
-        assert!(matches!(pins.take(origin, PLACE, &fields("ntlm x"), all), Taken::New));
+        assert!(matches!(pins.take(origin, PLACE, &fields("ntlm x"), all), PinnedUse::New));
         pins.put(origin, PLACE, stream, all);
         end
     }
 
-    fn is_stream(pins: &Pins, origin: &str, all: &Pinned) -> bool {
-        matches!(pins.take(origin, PLACE, &bare(), all), Taken::Stream(_))
+    fn is_stream(pins: &ClientPins, origin: &str, all: &PinnedConnections) -> bool {
+        matches!(pins.take(origin, PLACE, &bare(), all), PinnedUse::Stream(_))
     }
 
-    fn is_lost(pins: &Pins, origin: &str, all: &Pinned) -> bool {
+    fn is_lost(pins: &ClientPins, origin: &str, all: &PinnedConnections) -> bool {
         let told = pins.signed_out(origin, &bare());
         pins.has(origin)
             && told == Some("NTLM")
-            && matches!(pins.take(origin, PLACE, &bare(), all), Taken::SignedOut)
-            && matches!(pins.take(origin, PLACE, &fields("Basic x"), all), Taken::New)
+            && matches!(pins.take(origin, PLACE, &bare(), all), PinnedUse::SignedOut)
+            && matches!(pins.take(origin, PLACE, &fields("Basic x"), all), PinnedUse::New)
     }
 
     #[test]
     fn a_clients_connection_has_one_to_an_origin_and_few_in_all() {
-        let (all, pins) = (Pinned::default(), Pins::default());
+        let (all, pins) = (PinnedConnections::default(), ClientPins::default());
         let ends = ["1", "1", "2", "3", "4", "5", "6", "7", "8", "9"].map(|origin| {
             let (stream, end) = connection();
             pins.put(origin, PLACE, stream, &all);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_sign_in_that_made_room_for_others_is_not_forgotten() {
-        let (all, pins) = (Pinned::default(), Pins::default());
+        let (all, pins) = (PinnedConnections::default(), ClientPins::default());
         let origins: Vec<_> = (0..ORIGINS).map(|n| n.to_string()).collect();
         let mut ends = Vec::new();
         for origin in &origins {
@@ -296,10 +296,10 @@ mod tests {
 
     #[test]
     fn beyond_the_most_of_all_clients_the_one_that_has_waited_longest_goes() {
-        let all = Pinned::default();
-        let clients: Vec<Pins> = (0..MOST_IN_ALL + 2).map(|_| Pins::default()).collect();
+        let all = PinnedConnections::default();
+        let clients: Vec<ClientPins> = (0..MOST_IN_ALL + 2).map(|_| ClientPins::default()).collect();
         let mut ends = vec![signed_in(&clients[0], "a", &all), signed_in(&clients[1], "a", &all)];
-        let Taken::Stream(used) = clients[0].take("a", PLACE, &bare(), &all) else {
+        let PinnedUse::Stream(used) = clients[0].take("a", PLACE, &bare(), &all) else {
             panic!("its own")
         };
         clients[0].put("a", PLACE, used, &all);
@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_has_ended_or_on_which_something_unasked_came_is_not_used() {
         for unasked in [&b""[..], b"HTTP/1.1 200 OK\r\n"] {
-            let (all, pins) = (Pinned::default(), Pins::default());
+            let (all, pins) = (PinnedConnections::default(), ClientPins::default());
             let mut end = signed_in(&pins, "a", &all);
             assert_eq!(pins.signed_out("a", &bare()), None);
             if unasked.is_empty() {
@@ -332,23 +332,23 @@ mod tests {
 
     #[test]
     fn a_connection_on_which_nobody_signed_in_is_no_loss() {
-        let (all, pins) = (Pinned::default(), Pins::default());
+        let (all, pins) = (PinnedConnections::default(), ClientPins::default());
         let (stream, end) = connection();
         pins.put("a", PLACE, stream, &all);
         drop(end);
         assert_eq!(pins.signed_out("a", &bare()), None);
-        assert!(matches!(pins.take("a", PLACE, &bare(), &all), Taken::New));
+        assert!(matches!(pins.take("a", PLACE, &bare(), &all), PinnedUse::New));
     }
 
     /// A reload may have changed where its origin is, whether one may go there, and what it has to show.
     #[test]
     fn a_connection_of_before_a_reload_is_not_used() {
-        let (all, new) = (Pinned::default(), Pinned::default());
-        let pins = Pins::default();
+        let (all, new) = (PinnedConnections::default(), PinnedConnections::default());
+        let pins = ClientPins::default();
         let _end = signed_in(&pins, "a", &all);
-        assert!(matches!(pins.take("a", PLACE, &bare(), &new), Taken::SignedOut));
+        assert!(matches!(pins.take("a", PLACE, &bare(), &new), PinnedUse::SignedOut));
         let _end = signed_in(&pins, "a", &all);
-        assert!(matches!(pins.take("a", PLACE + 1, &bare(), &all), Taken::SignedOut));
+        assert!(matches!(pins.take("a", PLACE + 1, &bare(), &all), PinnedUse::SignedOut));
         assert!(!all.let_one_go());
     }
 }

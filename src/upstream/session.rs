@@ -12,10 +12,10 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
-use crate::upstream::session::http1::Http1;
-use crate::upstream::session::http2::Http2;
+use crate::upstream::session::http1::Http1Call;
+use crate::upstream::session::http2::Http2Call;
 use crate::upstream::tls_error::TlsError;
 
 /// The bytes of an answer's head, names and values.
@@ -29,7 +29,7 @@ const INTERIM: usize = 16;
 
 /// What a call asks, ready to be written.
 #[derive(Debug, Clone)]
-pub struct Outgoing {
+pub struct OutgoingRequest {
     /// The method.
     pub method: Method,
     /// `http` or `https`.
@@ -41,7 +41,7 @@ pub struct Outgoing {
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// How their names are spelled where that can be seen.
-    pub spelling: Spelling,
+    pub spelling: FieldCase,
     /// What body follows.
     pub body: RequestFraming,
     /// The protocols that the client asks to switch to.
@@ -52,7 +52,7 @@ pub struct Outgoing {
 
 /// The head of an answer.
 #[derive(Debug, Clone)]
-pub struct Head {
+pub struct UpstreamHead {
     /// The status.
     pub status: StatusCode,
     /// The version it came in.
@@ -60,7 +60,7 @@ pub struct Head {
     /// The fields as received, hop-by-hop ones included.
     pub headers: HeaderMap,
     /// How their names were spelled.
-    pub spelling: Spelling,
+    pub spelling: FieldCase,
     /// How the body's end is known.
     pub framing: BodyFraming,
     /// Nothing follows: the head was the end.
@@ -69,7 +69,7 @@ pub struct Head {
 
 /// What is sent next of a request's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum RequestPart {
     /// Bytes of it.
     Data(Bytes),
     /// There is no more.
@@ -78,11 +78,11 @@ pub enum Part {
 
 /// What comes next of a call.
 #[derive(Debug)]
-pub enum Event {
+pub enum SessionEvent {
     /// What was to be sent has been taken: there is room for more.
     Room,
     /// The head of an answer, interim ones included.
-    Head(Box<Head>),
+    Head(Box<UpstreamHead>),
     /// A piece of the answer's body, never empty.
     Data(Bytes),
     /// The answer is whole. Its trailer fields, if there were any.
@@ -91,7 +91,7 @@ pub enum Event {
 
 /// Why a call cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum SessionError {
     /// The origin has not acted on the request, and said so (RFC 9113 §8.7), or nothing was sent.
     #[error("the origin has not processed the request")]
     NotProcessed,
@@ -113,17 +113,17 @@ pub enum Broken {
 }
 
 /// A call on a connection.
-pub enum Session {
+pub enum UpstreamSession {
     /// HTTP/1.
-    Http1(Box<Http1>),
+    Http1(Box<Http1Call>),
     /// HTTP/2.
-    Http2(Box<Http2>),
+    Http2(Box<Http2Call>),
 }
 
-impl Session {
+impl UpstreamSession {
     /// What comes next; without `reads` only whether there is room for more of the request. May be
     /// dropped while it waits; what is to be sent goes out meanwhile.
-    pub async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
+    pub async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
         match self {
             Self::Http1(session) => session.next(reads).await,
             Self::Http2(session) => session.next(reads).await,
@@ -142,7 +142,7 @@ impl Session {
         matches!(self, Self::Http2(session) if session.requires_http1())
     }
 
-    /// Whether [`Session::send`] may be called.
+    /// Whether [`UpstreamSession::send`] may be called.
     pub fn has_room(&self) -> bool {
         match self {
             Self::Http1(session) => session.has_room(),
@@ -150,8 +150,8 @@ impl Session {
         }
     }
 
-    /// Takes the next part of the request's body, which is sent while [`Session::next`] is awaited.
-    pub fn send(&mut self, part: Part) {
+    /// Takes the next part of the request's body, which is sent while [`UpstreamSession::next`] is awaited.
+    pub fn send(&mut self, part: RequestPart) {
         match self {
             Self::Http1(session) => session.send(part),
             Self::Http2(session) => session.send(part),
@@ -181,9 +181,9 @@ impl Interims {
         self.0 == 0
     }
 
-    fn one_more(&mut self) -> Result<(), Broken> {
+    fn one_more(&mut self) -> Result<(), SessionError> {
         self.0 += 1;
-        if self.0 > INTERIM { Err(Broken::Protocol) } else { Ok(()) }
+        if self.0 > INTERIM { Err(SessionError::Protocol) } else { Ok(()) }
     }
 }
 
@@ -194,17 +194,17 @@ fn has_no_body(method: &Method, status: StatusCode) -> bool {
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The one length that all `Content-Length` members agree on; `Err`: they do not, or are none.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Broken> {
+/// The one length that all `Content-BodyLength` members agree on; `Err`: they do not, or are none.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
     let mut found = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         for member in value.as_bytes().split(|byte| *byte == b',') {
             let digits = member.trim_ascii();
             let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(digits).ok().filter(|_| plain);
-            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(Broken::Protocol)?;
+            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
             if found.is_some_and(|found| found != length) {
-                return Err(Broken::Protocol);
+                return Err(SessionError::Protocol);
             }
             found = Some(length);
         }

@@ -33,7 +33,7 @@ const FRAME: u32 = 64 * 1024;
 
 /// All of them, by the hash of the peer that they lead to.
 #[derive(Default)]
-pub(super) struct Shared(Arc<Inner>);
+pub(super) struct SharedHttp2(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -41,7 +41,7 @@ struct Inner {
     http1_only: Mutex<HashSet<u64>>,
 }
 
-impl Shared {
+impl SharedHttp2 {
     /// The origin has said that it speaks HTTP/1 only for some of what it is asked.
     pub(super) fn remember_http1_only(&self, key: u64) {
         let mut http1_only = self.0.http1_only.lock();

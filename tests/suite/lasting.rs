@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::SystemTime;
 
-use larder::store::state_db::{StateDb, Whose};
+use larder::store::state_db::{StateDb, RowOwner};
 use larder::telemetry::cost::CostReport;
 
 use crate::client::Client;
@@ -51,7 +51,7 @@ fn are_kept(house: &House, rows: usize) -> bool {
         return false;
     }
     let Ok((state, _)) = StateDb::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
-    let kept = state.rows(Whose::Limits).len();
+    let kept = state.rows(RowOwner::Limits).len();
     state.close();
     kept == rows
 }

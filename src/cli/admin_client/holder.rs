@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::process::{geteuid, getuid};
 
-use crate::frontend::owner::{self, End};
+use crate::frontend::owner::{self, SocketEnd};
 
 /// The users whose larder is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +64,16 @@ impl Trusted {
         }
         for look in 0..LOOKS {
             match owner::end(here, there) {
-                End::Of(user) if self.0.contains(&user) || owner::stands_for_many(user) => {
+                SocketEnd::Of(user) if self.0.contains(&user) || owner::stands_for_many(user) => {
                     return Ok(());
                 }
                 // A system that does not know the caller's own end knows no other one either.
-                End::Of(_) if owner::end(there, here) != End::Of(geteuid().as_raw()) => {
+                SocketEnd::Of(_) if owner::end(there, here) != SocketEnd::Of(geteuid().as_raw()) => {
                     return Ok(());
                 }
-                End::Of(user) => return Err(io::Error::other(Stranger { address: there, user })),
-                End::Unseen => return Ok(()),
-                End::Unheld => sleep(Duration::from_millis(1 << look.min(6))),
+                SocketEnd::Of(user) => return Err(io::Error::other(Stranger { address: there, user })),
+                SocketEnd::Unseen => return Ok(()),
+                SocketEnd::Unheld => sleep(Duration::from_millis(1 << look.min(6))),
             }
         }
         Err(io::ErrorKind::TimedOut.into())

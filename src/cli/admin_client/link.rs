@@ -15,16 +15,16 @@ use crate::cli::admin_client::holder::{CONNECT, Trusted};
 
 /// Opens connections to larders of these users.
 #[derive(Debug)]
-pub(super) struct Links(pub(super) Trusted);
+pub(super) struct Connector(pub(super) Trusted);
 
-impl Connector for Links {
-    type Out = Link;
+impl Connector for Connector {
+    type Out = VerifiedConnection;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
-    ) -> Result<Option<Link>, ureq::Error> {
+    ) -> Result<Option<VerifiedConnection>, ureq::Error> {
         let mut failed = io::Error::from(io::ErrorKind::ConnectionRefused);
         for address in &details.addrs {
             match TcpStream::connect_timeout(address, CONNECT) {
@@ -34,7 +34,7 @@ impl Connector for Links {
                     let config = details.config;
                     let buffers =
                         LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(Link { stream, buffers }));
+                    return Ok(Some(VerifiedConnection { stream, buffers }));
                 }
                 Err(error) => failed = error,
             }
@@ -45,12 +45,12 @@ impl Connector for Links {
 
 /// A connection whose other end is known.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct VerifiedConnection {
     stream: TcpStream,
     buffers: LazyBuffers,
 }
 
-impl Transport for Link {
+impl Transport for VerifiedConnection {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }

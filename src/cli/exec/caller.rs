@@ -17,7 +17,7 @@ use crate::frontend::owner;
 
 /// How a client shows that it is the caller's.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(super) enum CallerProof {
     /// Its connection is the caller's, or root's: the system tells.
     User,
     /// It knows the user and the password, `USER:PASSWORD`: where the system does not tell.
@@ -30,7 +30,7 @@ const NAME: &str = "larder";
 /// Where the second process of a guarded larder finds the password.
 const FILE: &str = "password";
 
-impl Proof {
+impl CallerProof {
     /// The one that works here.
     pub(super) fn find() -> Self {
         if owner::can_tell(geteuid().as_raw()) {
@@ -40,7 +40,7 @@ impl Proof {
         Self::Password(format!("{NAME}:{:032x}", rand::random::<u128>()))
     }
 
-    /// Leaves it in a private directory, for [`Proof::left_in`].
+    /// Leaves it in a private directory, for [`CallerProof::left_in`].
     pub(super) fn leave_in(&self, directory: &Path) -> io::Result<()> {
         let Self::Password(password) = self else { return Ok(()) };
         let mut file = OpenOptions::new();
@@ -93,12 +93,12 @@ mod tests {
     #[test]
     fn a_password_is_the_same_in_both_processes_and_its_files_owners_alone() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Proof::left_in(directory.path()).unwrap() == Proof::User);
-        Proof::User.leave_in(directory.path()).unwrap();
-        assert!(Proof::left_in(directory.path()).unwrap() == Proof::User);
-        let proof = Proof::Password("larder:0123".to_owned());
+        assert!(CallerProof::left_in(directory.path()).unwrap() == CallerProof::User);
+        CallerProof::User.leave_in(directory.path()).unwrap();
+        assert!(CallerProof::left_in(directory.path()).unwrap() == CallerProof::User);
+        let proof = CallerProof::Password("larder:0123".to_owned());
         proof.leave_in(directory.path()).unwrap();
-        assert!(Proof::left_in(directory.path()).unwrap() == proof);
+        assert!(CallerProof::left_in(directory.path()).unwrap() == proof);
         let facts = fs::metadata(directory.path().join(FILE)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o777, 0o600);
         assert!(proof.leave_in(directory.path()).is_err(), "one that is there is somebody else's");
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn every_proof_asks_for_something() {
-        let user = Proof::User.access();
-        assert!(user.users.is_none() && Proof::User.password().is_none());
+        let user = CallerProof::User.access();
+        assert!(user.users.is_none() && CallerProof::User.password().is_none());
         assert!(user.local_users.is_some_and(|users| users.contains(&geteuid().as_raw())));
-        let proof = Proof::Password("larder:0123".to_owned());
+        let proof = CallerProof::Password("larder:0123".to_owned());
         let password = proof.access();
         assert!(password.local_users.is_none());
         let users = password.users.unwrap();

@@ -17,7 +17,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::cli::Context;
-use crate::cli::exec::caller::Proof;
+use crate::cli::exec::caller::CallerProof;
 use crate::cli::exec::final_stats::FinalStats;
 use crate::cli::exec::tell;
 use crate::clock::Clock;
@@ -35,7 +35,7 @@ use crate::telemetry::{self, Telemetry};
 pub(in crate::cli) struct EmbeddedLarder {
     server: Server,
     proxy: SocketAddr,
-    proof: Proof,
+    proof: CallerProof,
     ca: String,
 }
 
@@ -63,7 +63,7 @@ impl EmbeddedLarder {
         config: Config,
         world: &mut Context<'_>,
     ) -> Result<Self, String> {
-        let proof = Proof::find();
+        let proof = CallerProof::find();
         let config = adapted(config, file, &proof, world);
         heal(&config);
         let server =
@@ -115,7 +115,7 @@ pub(super) fn heal(config: &Config) {
 pub(super) fn adapted(
     mut config: Config,
     file: &Path,
-    proof: &Proof,
+    proof: &CallerProof,
     world: &mut Context<'_>,
 ) -> Config {
     config.listen = vec![FREE];

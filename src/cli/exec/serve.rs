@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::cli::exec::caller::Proof;
+use crate::cli::exec::caller::CallerProof;
 use crate::cli::exec::embedded::DRAIN;
 use crate::cli::exec::{embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
@@ -44,7 +44,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let (mut out, mut err) = (io::sink(), io::sink());
     let mut quiet = Context { env: world.env.clone(), out: &mut out, err: &mut err };
     let offers = args.offer.parent().unwrap_or(&args.offer);
-    let proof = match Proof::left_in(offers) {
+    let proof = match CallerProof::left_in(offers) {
         Ok(proof) => proof,
         Err(error) => return said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
     };

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::cli::Context;
-use crate::cli::exec::caller::Proof;
+use crate::cli::exec::caller::CallerProof;
 use crate::cli::exec::embedded::{self, DRAIN, FREE};
 use crate::cli::exec::temp_dir::TempDir;
 use crate::clock::{Clock, monotonic};
@@ -48,7 +48,7 @@ const AS_LONG_AS_IT_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A larder in another process, and this one behind it.
 pub(in crate::cli) struct SupervisedLarder {
     proxy: SocketAddr,
-    proof: Proof,
+    proof: CallerProof,
     ca: String,
     stop: watch::Sender<bool>,
     guarding: JoinHandle<String>,
@@ -66,7 +66,7 @@ impl SupervisedLarder {
     ) -> Result<Self, String> {
         let said = |error: io::Error| error.to_string();
         let scratch = TempDir::new(&world.env, Clock::system().now()).map_err(said)?;
-        let proof = Proof::find();
+        let proof = CallerProof::find();
         proof.leave_in(scratch.path()).map_err(said)?;
         let config = adapted(config, file, scratch.path(), &proof, world);
         let listener = listener::bind(FREE).map_err(said)?;
@@ -120,7 +120,7 @@ pub(super) fn adapted(
     config: Config,
     file: &Path,
     offers: &Path,
-    proof: &Proof,
+    proof: &CallerProof,
     world: &mut Context<'_>,
 ) -> Config {
     let mut config = embedded::adapted(config, file, proof, world);

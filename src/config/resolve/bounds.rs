@@ -9,7 +9,7 @@ use crate::config::duration;
 use crate::config::reader::{Reader, Section, Spanned, count as whole};
 
 /// The bounds of a time.
-pub(super) struct Times {
+pub(super) struct DurationBounds {
     /// Less is refused.
     least: Duration,
     /// Less or more is noted.
@@ -27,14 +27,14 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A TLS handshake inside a tunnel has this time, too.
-pub(super) const HEAD_TIMEOUT: Times = Times {
+pub(super) const HEAD_TIMEOUT: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, Duration::from_secs(10 * 60)],
     short: "cuts off clients whose head takes two packets, or a TLS handshake",
     long: "lets a client that never ends its head keep a connection",
 };
 
-pub(super) const IDLE: Times = Times {
+pub(super) const IDLE: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, DAY],
     short: "closes connections that their clients are about to use again",
@@ -42,21 +42,21 @@ pub(super) const IDLE: Times = Times {
 };
 
 /// In a tunnel nothing moves while an API thinks.
-pub(super) const TUNNEL_IDLE: Times = Times {
+pub(super) const TUNNEL_IDLE: DurationBounds = DurationBounds {
     least: SECOND,
     usual: [MINUTE, Duration::MAX],
     short: "cuts off tunnels whose API takes longer to answer, and WebSockets between two messages",
     long: "",
 };
 
-pub(super) const BODY_IDLE: Times = Times {
+pub(super) const BODY_IDLE: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, HOUR],
     short: "answers 408 to clients whose line pauses for a moment",
     long: "lets a client that never ends its body keep a connection",
 };
 
-pub(super) const DRAIN: Times = Times {
+pub(super) const DRAIN: DurationBounds = DurationBounds {
     least: Duration::from_nanos(1),
     usual: [SECOND, HOUR],
     short: "cuts what is in flight at every stop",
@@ -64,7 +64,7 @@ pub(super) const DRAIN: Times = Times {
 };
 
 /// The bounds of a number.
-pub(super) struct Counts {
+pub(super) struct CountBounds {
     /// Less is refused, and more than the second.
     bounds: [usize; 2],
     /// Less is noted.
@@ -74,19 +74,19 @@ pub(super) struct Counts {
 }
 
 /// curl sends four or five behind a proxy, other clients more, browsers some twenty.
-pub(super) const HEADERS: Counts = Counts {
+pub(super) const HEADERS: CountBounds = CountBounds {
     bounds: [8, 256],
     usual: 32,
     few: "is fewer fields than a browser or an SDK may send: such requests are refused with 431",
 };
 
-pub(super) const CONNECTIONS: Counts = Counts {
+pub(super) const CONNECTIONS: CountBounds = CountBounds {
     bounds: [1, usize::MAX],
     usual: 16,
     few: "is fewer connections than one client may open: others wait, and are told 503",
 };
 
-pub(super) const WAITERS: Counts = Counts {
+pub(super) const WAITERS: CountBounds = CountBounds {
     bounds: [0, usize::MAX],
     usual: 1,
     few: "answers 503 to every request for what another is just waiting for",
@@ -98,7 +98,7 @@ pub(super) fn time(
     reader: &mut Reader<'_>,
     key: &'static str,
     usual: Duration,
-    times: &Times,
+    times: &DurationBounds,
 ) -> Duration {
     let read = |text: &str| {
         let time = duration::parse_positive(text)?;
@@ -126,7 +126,7 @@ pub(super) fn count(
     reader: &mut Reader<'_>,
     key: &'static str,
     usual: usize,
-    counts: &Counts,
+    counts: &CountBounds,
 ) -> usize {
     let [from, to] = counts.bounds;
     let read = |text: &str| match whole(from, to)(text) {

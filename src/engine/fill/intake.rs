@@ -14,7 +14,7 @@ use crate::upstream::{BodyFraming, UpstreamResponse};
 
 /// How far a body has come in.
 #[derive(Default)]
-struct Intake {
+struct BodyIntake {
     read: u64,
     /// The last piece of an announced length: readers get it once the body is stored.
     last: Bytes,
@@ -30,12 +30,12 @@ impl Fill {
         storing: bool,
         keep: impl FnOnce(Bytes) -> Option<Bytes>,
     ) -> Result<(), UpstreamError> {
-        let mut intake = Intake::default();
+        let mut intake = BodyIntake::default();
         self.flight.body.is_ahead(answer.body.ahead());
         let end = self.to_its_end(&mut answer, storing, &mut intake).await;
         self.engine.account.upstream_bytes(intake.read);
         end?;
-        let (body, Intake { read, last }) = (&self.flight.body, intake);
+        let (body, BodyIntake { read, last }) = (&self.flight.body, intake);
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
             Some(whole) => {
                 if let Some(stored) = keep(whole) {
@@ -59,7 +59,7 @@ impl Fill {
         &self,
         answer: &mut UpstreamResponse,
         storing: bool,
-        intake: &mut Intake,
+        intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
         let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
         let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
@@ -93,7 +93,7 @@ impl Fill {
         piece: Bytes,
         framing: BodyFraming,
         storing: bool,
-        intake: &mut Intake,
+        intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
         if piece.is_empty() {
             return Ok(());

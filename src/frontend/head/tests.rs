@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::frontend::head::{HeadScanner, HeadTarget, RequestHead, read};
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::semantics::target::Target;
 
 /// Fields enough for every case here.
@@ -38,7 +38,7 @@ fn written(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
     let (path, authority) = (target.path_and_query(), target.authority());
     let line = format!("{} {path} HTTP/{version}\r\nHost: {authority}\r\n", head.method);
     let mut out = BytesMut::from(line.as_bytes());
-    Spelling::of(raw.clone()).write(&head.fields, &mut out);
+    FieldCase::of(raw.clone()).write(&head.fields, &mut out);
     out.extend_from_slice(b"\r\n");
     out
 }

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::frontend::siblings::Siblings;
+use crate::frontend::siblings::SharedConnection;
 use crate::frontend::stream::STALLED;
 use crate::upstream::in_flight::Waiting;
 
 /// Resolves once the client is not worth waiting for. `inside`: whether it is in the middle of a head, which
 /// it may be `within` this time.
-pub(super) async fn given_up(siblings: &Siblings, inside: watch::Receiver<bool>, within: Duration) {
+pub(super) async fn given_up(siblings: &SharedConnection, inside: watch::Receiver<bool>, within: Duration) {
     tokio::select! {
         () = overdue(inside, within) => {}
         () = stalled(siblings) => {}
@@ -35,7 +35,7 @@ async fn overdue(mut inside: watch::Receiver<bool>, within: Duration) {
 
 /// Resolves once the client has taken nothing of what there is for it for too long, whichever answers that
 /// belongs to: some of them have ended, and wait for it no more.
-async fn stalled(siblings: &Siblings) {
+async fn stalled(siblings: &SharedConnection) {
     let mut clogged = siblings.watch();
     // Whoever tells lives as long as the connection.
     while clogged.wait_for(|clogged| *clogged).await.is_ok() {

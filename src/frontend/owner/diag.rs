@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::frontend::owner::End;
+use crate::frontend::owner::SocketEnd;
 
 /// `AF_NETLINK`, `NETLINK_SOCK_DIAG`.
 const NETLINK: i32 = 16;
@@ -37,7 +37,7 @@ const INODE: usize = 68;
 
 /// See [`end`](super::end). Fails where the system has no `sock_diag`, or forbids it. Never blocks:
 /// the kernel answers before the request is sent.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<End> {
+pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
     if !cfg!(target_os = "linux") {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -88,14 +88,14 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 
 /// `inet_diag_msg`, if it is about the socket that was meant. A socket that no process holds any more
 /// (no inode) is nobody's, whatever user is named.
-fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<End> {
+fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
     let odd = || io::Error::from(io::ErrorKind::InvalidData);
     let kind = number(answer, 4).map(u16::from_ne_bytes).ok_or_else(odd)?;
     let body = answer.get(HEADER..).ok_or_else(odd)?;
     if kind == ERROR {
         let code = number(body, 0).map(i32::from_ne_bytes).ok_or_else(odd)?;
         return if code == NOT_THERE {
-            Ok(End::Unseen)
+            Ok(SocketEnd::Unseen)
         } else {
             Err(io::Error::from_raw_os_error(-code))
         };
@@ -110,7 +110,7 @@ fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<E
             && address(body, REMOTE, PORTS + 2)? == ours;
         let user = number(body, USER).map(u32::from_ne_bytes)?;
         let is_held = number(body, INODE).map(u32::from_ne_bytes)? != 0;
-        Some(if is_meant && is_held { End::Of(user) } else { End::Unheld })
+        Some(if is_meant && is_held { SocketEnd::Of(user) } else { SocketEnd::Unheld })
     };
     told().ok_or_else(odd)
 }
@@ -159,14 +159,14 @@ mod tests {
         let mapped = |text: &str| address(&format!("[::ffff:127.0.0.1]:{text}"));
         let (v6_ours, v6_peer) = (mapped("8080"), mapped("36491"));
         let told = |answer: &[u8]| understood(answer, ours, peer).unwrap();
-        assert_eq!(told(&answer(V4, 1, peer, ours, 7)), End::Of(1000));
-        assert_eq!(told(&answer(V6, 1, v6_peer, v6_ours, 7)), End::Of(1000));
+        assert_eq!(told(&answer(V4, 1, peer, ours, 7)), SocketEnd::Of(1000));
+        assert_eq!(told(&answer(V6, 1, v6_peer, v6_ours, 7)), SocketEnd::Of(1000));
         // Half closed, by a process that still has it.
-        assert_eq!(told(&answer(V4, 5, peer, ours, 7)), End::Of(1000));
-        assert_eq!(told(&answer(V4, 5, peer, ours, 0)), End::Unheld, "closed");
-        assert_eq!(told(&answer(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), End::Unheld);
-        assert_eq!(told(&answer(V4, 1, ours, peer, 7)), End::Unheld, "larder's own end");
-        assert_eq!(told(&answer(V4, 1, peer, address("127.0.0.2:8080"), 7)), End::Unheld);
+        assert_eq!(told(&answer(V4, 5, peer, ours, 7)), SocketEnd::Of(1000));
+        assert_eq!(told(&answer(V4, 5, peer, ours, 0)), SocketEnd::Unheld, "closed");
+        assert_eq!(told(&answer(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), SocketEnd::Unheld);
+        assert_eq!(told(&answer(V4, 1, ours, peer, 7)), SocketEnd::Unheld, "larder's own end");
+        assert_eq!(told(&answer(V4, 1, peer, address("127.0.0.2:8080"), 7)), SocketEnd::Unheld);
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
             message.extend(code.to_ne_bytes());
             understood(&message, ours, peer)
         };
-        assert_eq!(error(NOT_THERE).unwrap(), End::Unseen);
+        assert_eq!(error(NOT_THERE).unwrap(), SocketEnd::Unseen);
         assert!(error(-1).is_err() && error(-95).is_err());
     }
 

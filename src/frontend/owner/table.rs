@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::frontend::owner::End;
+use crate::frontend::owner::SocketEnd;
 
 /// The table may change while it is read, page by page: a row can be skipped, hardly so each time.
 const LOOKS: usize = 3;
 
 /// See [`end`](super::end). Takes milliseconds, and longer where there are many sockets.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> End {
+pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> SocketEnd {
     let tables = rows(ours, peer);
     let found = (0..LOOKS).find_map(|_| {
         tables.iter().find_map(|(table, row)| {
@@ -21,7 +21,7 @@ pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> End {
             holder(table, row)
         })
     });
-    found.unwrap_or(End::Unseen)
+    found.unwrap_or(SocketEnd::Unseen)
 }
 
 /// The tables in which the row may be, and how it begins there. A client that made a socket for both
@@ -59,7 +59,7 @@ fn words(ip: IpAddr) -> String {
 
 /// Who holds the socket whose row begins so. One that no process holds any more is nobody's: older
 /// kernels show it as root's.
-fn holder(mut table: impl BufRead, row: &str) -> Option<End> {
+fn holder(mut table: impl BufRead, row: &str) -> Option<SocketEnd> {
     let mut line = String::new();
     while table.read_line(&mut line).ok()? > 0 {
         let found = line.split_once(": ").and_then(|(_number, rest)| rest.strip_prefix(row));
@@ -68,7 +68,7 @@ fn holder(mut table: impl BufRead, row: &str) -> Option<End> {
             let mut fields = rest.split_whitespace().skip(4);
             let user = fields.next()?.parse().ok()?;
             let is_held = fields.nth(1)? != "0";
-            return Some(if is_held { End::Of(user) } else { End::Unheld });
+            return Some(if is_held { SocketEnd::Of(user) } else { SocketEnd::Unheld });
         }
         line.clear();
     }
@@ -99,12 +99,12 @@ mod tests {
    1: 00000000000000000000000001000000:8E8E 00000000000000000000000001000000:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 701 2 0 20 4 30 10 -1
 ";
         for (ours, peer, user) in [
-            ("127.0.0.1:8080", "127.0.0.1:36491", Some(End::Of(1000))),
+            ("127.0.0.1:8080", "127.0.0.1:36491", Some(SocketEnd::Of(1000))),
             // Closed, and kept by the kernel alone.
-            ("127.0.0.1:8080", "127.0.0.1:36492", Some(End::Unheld)),
-            ("127.0.0.1:8080", "127.0.0.1:36493", Some(End::Of(1001))),
-            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(End::Of(1000))),
-            ("[::1]:8080", "[::1]:36494", Some(End::Of(1002))),
+            ("127.0.0.1:8080", "127.0.0.1:36492", Some(SocketEnd::Unheld)),
+            ("127.0.0.1:8080", "127.0.0.1:36493", Some(SocketEnd::Of(1001))),
+            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(SocketEnd::Of(1000))),
+            ("[::1]:8080", "[::1]:36494", Some(SocketEnd::Of(1002))),
             ("127.0.0.1:8080", "127.0.0.1:9", None),
             // The other way round it is larder's own socket.
             ("127.0.0.1:36491", "127.0.0.1:8081", None),

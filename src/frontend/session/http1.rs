@@ -16,13 +16,13 @@ use http::{StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::frontend::session::{ClientError, News};
+use crate::frontend::session::{ClientError, ClientEvent};
 use crate::frontend::stream::ClientStream;
 use crate::frontend::stream::stall::{Look, Stall};
-use crate::semantics::chunked::{Decoder, Piece, Strictness};
+use crate::semantics::chunked::{Decoder, ChunkEvent, Strictness};
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
-use crate::upstream::pinned::Pins;
+use crate::semantics::spelling::FieldCase;
+use crate::upstream::pinned::ClientPins;
 
 /// What is read at once.
 const READ: usize = 16 * 1024;
@@ -44,17 +44,17 @@ const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// One exchange.
-pub struct Http1 {
+pub struct Http1Session {
     io: ClientStream,
     /// What has been read and not used.
     rest: BytesMut,
-    incoming: Incoming,
-    spelling: Spelling,
+    incoming: RequestBodyState,
+    spelling: FieldCase,
     version: Version,
     /// Whether another request may follow.
     persists: bool,
     status: Option<StatusCode>,
-    outgoing: Outgoing,
+    outgoing: ResponseFraming,
     /// What is to be written.
     queue: VecDeque<Bytes>,
     stall: Stall,
@@ -63,14 +63,14 @@ pub struct Http1 {
 }
 
 /// What of the request's body is still to come.
-enum Incoming {
+enum RequestBodyState {
     Length(u64),
     Chunked(Decoder),
     Ended,
 }
 
 /// What of a body has been read and not used.
-enum Buffered {
+enum ReadBuffer {
     Data(Bytes),
     /// The body has ended.
     End,
@@ -79,7 +79,7 @@ enum Buffered {
 
 /// How the answer's end is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outgoing {
+enum ResponseFraming {
     /// Its head has not been written.
     Unwritten,
     /// So many bytes are still to come.
@@ -90,7 +90,7 @@ enum Outgoing {
     Ended,
 }
 
-impl Http1 {
+impl Http1Session {
     /// The exchange whose request had this head; `rest` was read behind it.
     pub fn new(
         io: ClientStream,
@@ -101,9 +101,9 @@ impl Http1 {
         head: Bytes,
     ) -> Self {
         let incoming = match framing {
-            RequestFraming::None => Incoming::Ended,
-            RequestFraming::Length(length) => Incoming::Length(length),
-            RequestFraming::Chunked => Incoming::Chunked(Decoder::new(Strictness::Request)),
+            RequestFraming::None => RequestBodyState::Ended,
+            RequestFraming::Length(length) => RequestBodyState::Length(length),
+            RequestFraming::Chunked => RequestBodyState::Chunked(Decoder::new(Strictness::Request)),
         };
         // A second request that came with the first is not answered: the first answer says so.
         let pipelined = framing == RequestFraming::None && !rest.is_empty();
@@ -112,11 +112,11 @@ impl Http1 {
             io,
             rest,
             incoming,
-            spelling: Spelling::of(head),
+            spelling: FieldCase::of(head),
             version,
             persists: persists && !pipelined,
             status: None,
-            outgoing: Outgoing::Unwritten,
+            outgoing: ResponseFraming::Unwritten,
             queue: VecDeque::new(),
             stall,
             look: Look::default(),
@@ -124,49 +124,49 @@ impl Http1 {
         }
     }
 
-    pub(super) async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
+    pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         poll_fn(|cx| self.poll_news(cx, reads)).await
     }
 
-    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
+    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
         if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
-            return Poll::Ready(Ok(News::Room));
+            return Poll::Ready(Ok(ClientEvent::Room));
         }
         if !reads {
             return self.poll_gone(cx).map(|()| Err(ClientError::Gone));
         }
         loop {
             match self.buffered_body()? {
-                Buffered::Data(data) => return Poll::Ready(Ok(News::Body(Some(data)))),
-                Buffered::End => return Poll::Ready(Ok(News::Body(None))),
-                Buffered::Nothing => ready!(self.poll_read(cx))?,
+                ReadBuffer::Data(data) => return Poll::Ready(Ok(ClientEvent::Body(Some(data)))),
+                ReadBuffer::End => return Poll::Ready(Ok(ClientEvent::Body(None))),
+                ReadBuffer::Nothing => ready!(self.poll_read(cx))?,
             }
         }
     }
 
     /// What of the body has been read already.
-    fn buffered_body(&mut self) -> Result<Buffered, ClientError> {
+    fn buffered_body(&mut self) -> Result<ReadBuffer, ClientError> {
         match &mut self.incoming {
-            Incoming::Ended => Ok(Buffered::End),
-            Incoming::Length(left) => {
+            RequestBodyState::Ended => Ok(ReadBuffer::End),
+            RequestBodyState::Length(left) => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.rest.len());
                 if here == 0 {
-                    return Ok(Buffered::Nothing);
+                    return Ok(ReadBuffer::Nothing);
                 }
                 *left -= here as u64;
                 if *left == 0 {
-                    self.incoming = Incoming::Ended;
+                    self.incoming = RequestBodyState::Ended;
                 }
-                Ok(Buffered::Data(self.rest.split_to(here).freeze()))
+                Ok(ReadBuffer::Data(self.rest.split_to(here).freeze()))
             }
-            Incoming::Chunked(decoder) => match decoder.decode(&mut self.rest) {
-                Ok(Some(Piece::Data(data))) => Ok(Buffered::Data(data)),
+            RequestBodyState::Chunked(decoder) => match decoder.decode(&mut self.rest) {
+                Ok(Some(ChunkEvent::Data(data))) => Ok(ReadBuffer::Data(data)),
                 // Trailers of requests end here: nothing behind larder expects them.
-                Ok(Some(Piece::End(_trailers))) => {
-                    self.incoming = Incoming::Ended;
-                    Ok(Buffered::End)
+                Ok(Some(ChunkEvent::End(_trailers))) => {
+                    self.incoming = RequestBodyState::Ended;
+                    Ok(ReadBuffer::End)
                 }
-                Ok(None) => Ok(Buffered::Nothing),
+                Ok(None) => Ok(ReadBuffer::Nothing),
                 Err(_malformed) => {
                     self.persists = false;
                     Err(ClientError::Malformed)
@@ -184,7 +184,7 @@ impl Http1 {
     }
 
     pub(super) fn has_read_body(&self) -> bool {
-        matches!(self.incoming, Incoming::Ended)
+        matches!(self.incoming, RequestBodyState::Ended)
     }
 
     pub(super) async fn gone(&mut self) -> ClientError {
@@ -209,7 +209,7 @@ impl Http1 {
     }
 
     pub(super) fn skip_body(&mut self) {
-        while matches!(self.buffered_body(), Ok(Buffered::Data(_))) {}
+        while matches!(self.buffered_body(), Ok(ReadBuffer::Data(_))) {}
         self.persists &= self.has_read_body();
     }
 
@@ -231,15 +231,15 @@ impl Http1 {
         self.sent
     }
 
-    pub(super) fn spelling(&self) -> Spelling {
+    pub(super) fn spelling(&self) -> FieldCase {
         self.spelling.clone()
     }
 
-    pub(super) fn pins(&self) -> Option<&Pins> {
+    pub(super) fn pins(&self) -> Option<&ClientPins> {
         self.io.pins()
     }
 
-    pub(super) fn pins_to_be(&mut self) -> &Pins {
+    pub(super) fn pins_to_be(&mut self) -> &ClientPins {
         self.io.pins_to_be()
     }
 
@@ -251,7 +251,7 @@ impl Http1 {
     /// The connection, with what came of a next request, if another may follow. A connection that
     /// ends after a whole answer is closed in order; one with a cut answer is just let go.
     pub async fn finish(mut self) -> Option<(ClientStream, BytesMut)> {
-        if self.outgoing != Outgoing::Ended {
+        if self.outgoing != ResponseFraming::Ended {
             return None;
         }
         if self.persists {

@@ -15,31 +15,31 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UP
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::frontend::session::unsent::Unsent;
-use crate::frontend::session::{ClientError, Length, News};
-use crate::frontend::siblings::{Share, Siblings};
+use crate::frontend::session::unsent::UnsentBytes;
+use crate::frontend::session::{ClientError, BodyLength, ClientEvent};
+use crate::frontend::siblings::{StreamShare, SharedConnection};
 use crate::frontend::stream::stall::Stall;
-use crate::upstream::in_flight::InFlight;
+use crate::upstream::in_flight::InFlightBytes;
 
 /// How long what is left of a request's body is read once its answer is written, and how much.
 const DRAIN: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// One exchange.
-pub struct Http2 {
+pub struct Http2Session {
     incoming: RecvStream,
     has_read: bool,
-    respond: SendResponse<Unsent>,
-    siblings: Siblings,
-    share: Share,
+    respond: SendResponse<UnsentBytes>,
+    siblings: SharedConnection,
+    share: StreamShare,
     /// The answer is the last one of its connection.
     is_last: bool,
-    outgoing: Option<SendStream<Unsent>>,
+    outgoing: Option<SendStream<UnsentBytes>>,
     status: Option<StatusCode>,
     ended: bool,
     /// What is to be written.
     queue: Bytes,
-    room: Room,
+    room: SendCapacity,
     stall: Stall,
     sent: u64,
 }
@@ -47,20 +47,20 @@ pub struct Http2 {
 /// Whether there is room for more of the answer. There is none while the connection has enough of others: what
 /// is read for a client that takes nothing is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+enum SendCapacity {
     /// There was, when it was last told.
     Known,
     /// It is to be told.
     Awaited,
 }
 
-impl Http2 {
+impl Http2Session {
     /// The exchange on the stream that these are the two sides of, one of `siblings`.
     pub fn new(
         incoming: RecvStream,
-        respond: SendResponse<Unsent>,
-        siblings: Siblings,
-        in_flight: &Arc<InFlight>,
+        respond: SendResponse<UnsentBytes>,
+        siblings: SharedConnection,
+        in_flight: &Arc<InFlightBytes>,
     ) -> Self {
         let has_read = incoming.is_end_stream();
         let share = siblings.share();
@@ -76,28 +76,28 @@ impl Http2 {
             status: None,
             ended: false,
             queue: Bytes::new(),
-            room: Room::Known,
+            room: SendCapacity::Known,
             sent: 0,
         }
     }
 
-    pub(super) async fn news(&mut self, reads: bool) -> Result<News, ClientError> {
+    pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         poll_fn(|cx| self.poll_news(cx, reads)).await
     }
 
-    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<News, ClientError>> {
-        if self.room == Room::Awaited
+    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
+        if self.room == SendCapacity::Awaited
             && self.poll_queue(cx)?.is_ready()
             && self.poll_room(cx)?.is_ready()
         {
-            self.room = Room::Known;
-            return Poll::Ready(Ok(News::Room));
+            self.room = SendCapacity::Known;
+            return Poll::Ready(Ok(ClientEvent::Room));
         }
         if !reads {
             return self.poll_gone(cx).map(|()| Err(ClientError::Gone));
         }
         if self.has_read {
-            return Poll::Ready(Ok(News::Body(None)));
+            return Poll::Ready(Ok(ClientEvent::Body(None)));
         }
         let piece = ready!(self.incoming.poll_data(cx)).transpose().map_err(|error| {
             let malformed = error.reason() == Some(Reason::PROTOCOL_ERROR);
@@ -108,7 +108,7 @@ impl Http2 {
             let freed = self.incoming.flow_control().release_capacity(piece.len());
             freed.map_err(|_closed| ClientError::Gone)?;
         }
-        Poll::Ready(Ok(News::Body(piece)))
+        Poll::Ready(Ok(ClientEvent::Body(piece)))
     }
 
     pub(super) fn has_read_body(&self) -> bool {
@@ -146,7 +146,7 @@ impl Http2 {
         &mut self,
         status: StatusCode,
         mut headers: HeaderMap,
-        length: Length,
+        length: BodyLength,
     ) -> Result<(), ClientError> {
         // RFC 9113 §8.2.2: a connection's own fields have no place in a stream.
         for name in [
@@ -162,18 +162,18 @@ impl Http2 {
             headers.remove(CONTENT_LENGTH);
         }
         match length {
-            Length::Known(length) => {
+            BodyLength::Known(length) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-            Length::Unknown => {
+            BodyLength::Unknown => {
                 headers.remove(CONTENT_LENGTH);
             }
-            Length::None => {}
+            BodyLength::None => {}
         }
         let mut head = Response::new(());
         *head.status_mut() = status;
         *head.headers_mut() = headers;
-        let ends = matches!(length, Length::None | Length::Known(0));
+        let ends = matches!(length, BodyLength::None | BodyLength::Known(0));
         if ends {
             self.leave();
         }
@@ -183,7 +183,7 @@ impl Http2 {
         Ok(())
     }
 
-    pub(super) fn siblings(&self) -> &Siblings {
+    pub(super) fn siblings(&self) -> &SharedConnection {
         &self.siblings
     }
 
@@ -205,7 +205,7 @@ impl Http2 {
 
     /// As was told last, so that whoever hears that there is none hears of it when there is.
     pub(super) fn has_room(&self) -> bool {
-        self.room == Room::Known
+        self.room == SendCapacity::Known
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
@@ -217,7 +217,7 @@ impl Http2 {
 
     pub(super) fn queue(&mut self, piece: Bytes) {
         self.stall.holds(piece.len());
-        (self.queue, self.room) = (piece, Room::Awaited);
+        (self.queue, self.room) = (piece, SendCapacity::Awaited);
     }
 
     pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
@@ -242,7 +242,7 @@ impl Http2 {
             self.stall.moved(part.len());
             let ahead = self.share.give(part.len());
             outgoing
-                .send_data(Unsent::new(part, ahead), false)
+                .send_data(UnsentBytes::new(part, ahead), false)
                 .map_err(|_reset| ClientError::Gone)?;
         }
         Poll::Ready(Ok(()))
@@ -260,7 +260,7 @@ impl Http2 {
             Some(Ok(())) => Ok(()),
             // The answer is whole all the same where its trailers cannot be sent.
             None | Some(Err(_)) => {
-                outgoing.send_data(Unsent::end(), true).map_err(|_reset| ClientError::Gone)
+                outgoing.send_data(UnsentBytes::end(), true).map_err(|_reset| ClientError::Gone)
             }
         }
     }
@@ -273,7 +273,7 @@ impl Http2 {
         }
         let rest = async {
             let mut left = DRAIN_BYTES;
-            while let Ok(News::Body(Some(piece))) = self.news(true).await {
+            while let Ok(ClientEvent::Body(Some(piece))) = self.news(true).await {
                 left = left.saturating_sub(piece.len());
                 if left == 0 {
                     // It gets no more room, and still a moment to read its answer.
@@ -297,7 +297,7 @@ impl Http2 {
     }
 }
 
-impl Drop for Http2 {
+impl Drop for Http2Session {
     fn drop(&mut self) {
         if self.ended {
             return;

@@ -5,18 +5,18 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::frontend::siblings::Ahead;
+use crate::frontend::siblings::QueuedBytes;
 
 /// One part. Whoever sends it drops it behind its last byte.
 #[derive(Debug)]
-pub struct Unsent {
+pub struct UnsentBytes {
     bytes: Bytes,
-    _ahead: Option<Ahead>,
+    _ahead: Option<QueuedBytes>,
 }
 
-impl Unsent {
+impl UnsentBytes {
     /// These bytes, which count in `ahead`.
-    pub(super) fn new(bytes: Bytes, ahead: Ahead) -> Self {
+    pub(super) fn new(bytes: Bytes, ahead: QueuedBytes) -> Self {
         Self { bytes, _ahead: Some(ahead) }
     }
 
@@ -26,7 +26,7 @@ impl Unsent {
     }
 }
 
-impl Buf for Unsent {
+impl Buf for UnsentBytes {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }

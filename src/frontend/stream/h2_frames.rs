@@ -5,7 +5,7 @@
 
 use tokio::sync::watch;
 
-use crate::frontend::siblings::Siblings;
+use crate::frontend::siblings::SharedConnection;
 
 /// What a connection begins with (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -32,13 +32,13 @@ pub(super) struct FrameTracker {
     /// A head goes on behind the frame.
     goes_on: bool,
     inside: watch::Sender<bool>,
-    siblings: Siblings,
+    siblings: SharedConnection,
 }
 
 impl FrameTracker {
     /// At the beginning of a connection of `siblings`, which learn of bodies; whether it is inside a head
     /// is told to the receiver.
-    pub(super) fn new(siblings: Siblings) -> (Self, watch::Receiver<bool>) {
+    pub(super) fn new(siblings: SharedConnection) -> (Self, watch::Receiver<bool>) {
         let (inside, told) = watch::channel(false);
         let frames = Self {
             skip: PREFACE,
@@ -54,7 +54,7 @@ impl FrameTracker {
     }
 
     /// Whose they are.
-    pub(super) fn siblings(&self) -> &Siblings {
+    pub(super) fn siblings(&self) -> &SharedConnection {
         &self.siblings
     }
 
@@ -102,10 +102,10 @@ impl FrameTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::in_flight::InFlight;
+    use crate::upstream::in_flight::InFlightBytes;
 
     fn frames() -> (FrameTracker, watch::Receiver<bool>) {
-        FrameTracker::new(Siblings::new(None, &InFlight::new(1 << 20)))
+        FrameTracker::new(SharedConnection::new(None, &InFlightBytes::new(1 << 20)))
     }
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {

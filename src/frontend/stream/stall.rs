@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::clock;
-use crate::frontend::siblings::Siblings;
+use crate::frontend::siblings::SharedConnection;
 use crate::frontend::stream::STALLED;
-use crate::upstream::in_flight::{InFlight, WAITED_FOR, Waiting};
+use crate::upstream::in_flight::{InFlightBytes, WAITED_FOR, Waiting};
 
 /// For so long a client is waited for, by and by, until it is looked at how fast it is.
 const STRETCH: Duration = Duration::from_secs(5);
@@ -22,10 +22,10 @@ const STRETCH: Duration = Duration::from_secs(5);
 /// How often a connection that cannot be read on is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Lets a client take nothing for as long as [`InFlight::patiently`] does, and while memory is short as little
-/// as it [bears](InFlight::bears). Made when there is something to wait for.
+/// Lets a client take nothing for as long as [`InFlightBytes::patiently`] does, and while memory is short as little
+/// as it [bears](InFlightBytes::bears). Made when there is something to wait for.
 pub(in crate::frontend) struct Stall {
-    in_flight: Arc<InFlight>,
+    in_flight: Arc<InFlightBytes>,
     late: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Since when it is waited for.
     since: Option<Instant>,
@@ -37,11 +37,11 @@ pub(in crate::frontend) struct Stall {
     /// The piece that it is given.
     piece: usize,
     /// The others on its connection.
-    siblings: Option<Siblings>,
+    siblings: Option<SharedConnection>,
 }
 
 impl Stall {
-    pub(in crate::frontend) fn new(in_flight: &Arc<InFlight>) -> Self {
+    pub(in crate::frontend) fn new(in_flight: &Arc<InFlightBytes>) -> Self {
         Self {
             in_flight: Arc::clone(in_flight),
             late: None,
@@ -55,7 +55,7 @@ impl Stall {
     }
 
     /// For one of several answers on a connection: what all of them hold is their client's.
-    pub(in crate::frontend) fn among(in_flight: &Arc<InFlight>, siblings: &Siblings) -> Self {
+    pub(in crate::frontend) fn among(in_flight: &Arc<InFlightBytes>, siblings: &SharedConnection) -> Self {
         Self { siblings: Some(siblings.clone()), ..Self::new(in_flight) }
     }
 
@@ -88,7 +88,7 @@ impl Stall {
             let waiting = Waiting { counted: WAITED_FOR + self.ahead, held: self.piece };
             let (in_flight, siblings) = (Arc::clone(&self.in_flight), self.siblings.clone());
             Box::pin(async move {
-                let all = siblings.as_ref().map(Siblings::held);
+                let all = siblings.as_ref().map(SharedConnection::held);
                 let taken = std::future::pending::<()>();
                 let _late = in_flight.patiently_for(waiting, all, STALLED, taken).await;
             })
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     /// Takes so many bytes every three seconds; for how long that goes well.
-    async fn takes(in_flight: &Arc<InFlight>, bytes: usize) -> Duration {
+    async fn takes(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
         let (mut stall, since) = (Stall::new(in_flight), clock::of_timers());
         stall.holds(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_little_is_waited_for_unless_memory_is_short() {
-        let in_flight = InFlight::new(4 << 20);
+        let in_flight = InFlightBytes::new(4 << 20);
         let long = Duration::from_secs(600);
         assert!(takes(&in_flight, 1).await >= long, "there is room");
         in_flight.take(6 << 20);

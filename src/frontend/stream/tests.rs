@@ -10,14 +10,14 @@ use super::*;
 const SMALL: usize = 4 * 1024;
 
 /// Two ends of a connection of which little is on its way at any time.
-async fn narrow() -> (ClientStream, TcpStream, Arc<InFlight>) {
+async fn narrow() -> (ClientStream, TcpStream, Arc<InFlightBytes>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(u32::try_from(SMALL).unwrap()).unwrap();
     let client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
     SockRef::from(&stream).set_send_buffer_size(SMALL).unwrap();
-    let in_flight = InFlight::new(4 << 20);
+    let in_flight = InFlightBytes::new(4 << 20);
     (ClientStream::new(stream, peer, Arc::clone(&in_flight)), client, in_flight)
 }
 

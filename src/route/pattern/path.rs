@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::semantics::path_outline::{Outline, OutlineError};
+use crate::semantics::path_outline::{PathTemplate, PathTemplateError};
 use crate::semantics::target::spelled;
 
 /// Which paths.
@@ -39,7 +39,7 @@ enum Segment {
 pub enum PathError {
     /// No pattern of paths at all.
     #[error(transparent)]
-    Outline(#[from] OutlineError),
+    Outline(#[from] PathTemplateError),
     /// `/a{b}`, `/{a`, `/{}`
     #[error("has braces that are no capture")]
     Capture,
@@ -52,14 +52,14 @@ impl PathError {
     /// What to write instead.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Outline(OutlineError::Slash) => {
+            Self::Outline(PathTemplateError::Slash) => {
                 "write the whole path from the root, such as `/api/{version}/users`"
             }
-            Self::Outline(OutlineError::Query) => {
+            Self::Outline(PathTemplateError::Query) => {
                 "leave the path only; query parameters go into `match.query`"
             }
-            Self::Outline(OutlineError::Character) => "write it percent-encoded, as it is sent",
-            Self::Outline(OutlineError::Rest) => {
+            Self::Outline(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/api/**`"
             }
             Self::Capture => "a capture is a whole segment with a name, such as `{guild}`",
@@ -77,7 +77,7 @@ impl PathPattern {
     /// Reads a pattern as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let normal = spelled::normal(text);
-        let outline = Outline::read(&normal)?;
+        let outline = PathTemplate::read(&normal)?;
         let segments: Vec<_> = outline.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
             return Err(PathError::Twice);

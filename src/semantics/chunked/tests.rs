@@ -4,22 +4,22 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use proptest::prelude::{any, proptest};
 
-use super::{Decoder, Malformed, Piece, Strictness};
+use super::{Decoder, MalformedChunk, ChunkEvent, Strictness};
 
 /// The whole body and its trailers; `None`: it has not ended.
 fn read(
     strictness: Strictness,
     input: &[u8],
     step: usize,
-) -> Result<(Vec<u8>, Option<HeaderMap>), Malformed> {
+) -> Result<(Vec<u8>, Option<HeaderMap>), MalformedChunk> {
     let mut decoder = Decoder::new(strictness);
     let (mut body, mut buffer) = (Vec::new(), BytesMut::new());
     for part in input.chunks(step.max(1)) {
         buffer.extend_from_slice(part);
         while let Some(piece) = decoder.decode(&mut buffer)? {
             match piece {
-                Piece::Data(data) => body.extend_from_slice(&data),
-                Piece::End(trailers) => return Ok((body, Some(trailers))),
+                ChunkEvent::Data(data) => body.extend_from_slice(&data),
+                ChunkEvent::End(trailers) => return Ok((body, Some(trailers))),
             }
         }
     }
@@ -98,14 +98,14 @@ fn trailers_are_read_and_bounded() {
 fn a_line_without_an_end_is_refused_before_it_grows() {
     let mut decoder = Decoder::new(Strictness::Response);
     let mut buffer = BytesMut::from(format!("5;{}", "a".repeat(5000)).as_bytes());
-    assert_eq!(decoder.decode(&mut buffer), Err(Malformed));
+    assert_eq!(decoder.decode(&mut buffer), Err(MalformedChunk));
 }
 
 #[test]
 fn nothing_is_taken_behind_the_end() {
     let mut decoder = Decoder::new(Strictness::Request);
     let mut buffer = BytesMut::from(&b"0\r\n\r\nGET / HTTP/1.1\r\n"[..]);
-    assert_eq!(decoder.decode(&mut buffer), Ok(Some(Piece::End(HeaderMap::new()))));
+    assert_eq!(decoder.decode(&mut buffer), Ok(Some(ChunkEvent::End(HeaderMap::new()))));
     assert_eq!(decoder.decode(&mut buffer), Ok(None));
     assert_eq!(buffer, Bytes::from_static(b"GET / HTTP/1.1\r\n"));
     assert!(decoder.has_ended());

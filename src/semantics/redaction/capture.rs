@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::semantics::path_outline::{Outline, OutlineError};
+use crate::semantics::path_outline::{PathTemplate, PathTemplateError};
 
 /// A path whose captures are secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +23,13 @@ pub struct SecretPath {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Segment {
     before: String,
-    open: Open,
+    open: OpenSegment,
     after: String,
 }
 
 /// The part between the literal ones of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Open {
+enum OpenSegment {
     /// Nothing.
     Closed,
     /// `{name}`: a secret.
@@ -44,7 +44,7 @@ enum Open {
 pub enum CaptureError {
     /// No pattern of paths at all.
     #[error(transparent)]
-    Outline(#[from] OutlineError),
+    Outline(#[from] PathTemplateError),
     /// `/a{b`, `/{}`, `/{a}{b}`
     #[error("has a segment that is not literal text around one `{{name}}` or one `*`")]
     Segment,
@@ -57,14 +57,14 @@ impl CaptureError {
     /// The text to write instead.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Outline(OutlineError::Slash) => {
+            Self::Outline(PathTemplateError::Slash) => {
                 "write the whole path from the root, such as `/bot{token}/**`"
             }
-            Self::Outline(OutlineError::Query) => {
+            Self::Outline(PathTemplateError::Query) => {
                 "leave the path only; `secret_query` is for query parameters"
             }
-            Self::Outline(OutlineError::Character) => "write it percent-encoded, as it is sent",
-            Self::Outline(OutlineError::Rest) => {
+            Self::Outline(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/bot{token}/**`"
             }
             Self::Segment => "write one capture or `*` in a segment, such as `/bot{token}/**`",
@@ -76,11 +76,11 @@ impl CaptureError {
 impl SecretPath {
     /// Reads one as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, CaptureError> {
-        let outline = Outline::read(text)?;
+        let outline = PathTemplate::read(text)?;
         let segments = outline.segments().filter(|segment| !segment.is_empty());
         let segments: Vec<_> = segments.map(Segment::parse).collect::<Result<_, _>>()?;
         let rest = outline.rest;
-        let captures = segments.iter().any(|segment| segment.open == Open::Secret);
+        let captures = segments.iter().any(|segment| segment.open == OpenSegment::Secret);
         let own = Self { text: text.to_owned(), segments, rest };
         if captures { Ok(own) } else { Err(CaptureError::NoCapture) }
     }
@@ -119,15 +119,15 @@ impl fmt::Display for SecretPath {
 impl Segment {
     fn parse(text: &str) -> Result<Self, CaptureError> {
         let (before, open, after) = match (text.split_once('{'), text.split_once('*')) {
-            (None, None) => (text, Open::Closed, ""),
+            (None, None) => (text, OpenSegment::Closed, ""),
             (Some((before, rest)), None) => {
                 let (name, after) = rest.split_once('}').ok_or(CaptureError::Segment)?;
                 if name.is_empty() {
                     return Err(CaptureError::Segment);
                 }
-                (before, Open::Secret, after)
+                (before, OpenSegment::Secret, after)
             }
-            (None, Some((before, after))) => (before, Open::Shown, after),
+            (None, Some((before, after))) => (before, OpenSegment::Shown, after),
             (Some(_), Some(_)) => return Err(CaptureError::Segment),
         };
         if [before, after].iter().any(|literal| literal.contains(['{', '}', '*'])) {
@@ -140,24 +140,24 @@ impl Segment {
     fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
         if let Some(within) = self.open_part(segment) {
             let start = self.before.len();
-            return Some(if self.open == Open::Secret { start..start + within } else { 0..0 });
+            return Some(if self.open == OpenSegment::Secret { start..start + within } else { 0..0 });
         }
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
         self.open_part(&decoded)?;
-        Some(if self.open == Open::Secret { 0..segment.len() } else { 0..0 })
+        Some(if self.open == OpenSegment::Secret { 0..segment.len() } else { 0..0 })
     }
 
     /// How much stands between the literal parts.
     fn open_part(&self, segment: &str) -> Option<usize> {
         let rest = segment.strip_prefix(self.before.as_str())?;
         let open = rest.strip_suffix(self.after.as_str())?;
-        (open.is_empty() == (self.open == Open::Closed)).then_some(open.len())
+        (open.is_empty() == (self.open == OpenSegment::Closed)).then_some(open.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CaptureError, OutlineError, SecretPath};
+    use super::{CaptureError, PathTemplateError, SecretPath};
     use crate::semantics::redaction::masked;
 
     fn shown(pattern: &str, path: &str) -> String {
@@ -186,15 +186,15 @@ mod tests {
     #[test]
     fn what_is_no_such_path_is_refused() {
         for (text, error) in [
-            ("bot{token}", OutlineError::Slash.into()),
-            ("/bot{token}?a", OutlineError::Query.into()),
-            ("/bot {token}", OutlineError::Character.into()),
+            ("bot{token}", PathTemplateError::Slash.into()),
+            ("/bot{token}?a", PathTemplateError::Query.into()),
+            ("/bot {token}", PathTemplateError::Character.into()),
             ("/bot{token", CaptureError::Segment),
             ("/bot{}", CaptureError::Segment),
             ("/{a}{b}", CaptureError::Segment),
             ("/{a}*", CaptureError::Segment),
-            ("/**/{a}", OutlineError::Rest.into()),
-            ("/{a}**", OutlineError::Rest.into()),
+            ("/**/{a}", PathTemplateError::Rest.into()),
+            ("/{a}**", PathTemplateError::Rest.into()),
             ("/a/**", CaptureError::NoCapture),
             ("/", CaptureError::NoCapture),
         ] {

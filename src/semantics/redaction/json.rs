@@ -15,7 +15,7 @@ use crate::semantics::redaction::{HIDDEN, shapes};
 
 /// What is secret in a JSON text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Secrets {
+pub(super) enum JsonSecrets {
     /// The values at these places, in their order; none where nothing is.
     Values(Vec<Range<usize>>),
     /// All of it.
@@ -94,14 +94,14 @@ pub(super) fn secrets(
     text: &str,
     is_name: impl Fn(&str) -> bool,
     is_value: impl Fn(&str) -> bool,
-) -> Secrets {
+) -> JsonSecrets {
     // serde's own bound on nesting (128) keeps the stack small.
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let found = text.split(|c| !of_name(c)).any(|word| is_name(word) || is_value(word));
-        return if found { Secrets::Whole } else { Secrets::Values(Vec::new()) };
+        return if found { JsonSecrets::Whole } else { JsonSecrets::Values(Vec::new()) };
     }
-    let mut walk = Walk { text, at: 0, within: Vec::new(), name_is_next: false };
+    let mut walk = JsonWalk { text, at: 0, within: Vec::new(), name_is_next: false };
     let mut found = Vec::new();
     // `{"name": "token", "value": "…"}`
     let (mut names_one, has_values) = (false, text.contains("\"val"));
@@ -109,14 +109,14 @@ pub(super) fn secrets(
         let said = walk.unescaped(&string);
         if !walk.name_is_next {
             if has_values && names_one && is_name(&said) {
-                return Secrets::Whole;
+                return JsonSecrets::Whole;
             }
             names_one = false;
             found.extend(is_value(&said).then_some(string));
             continue;
         }
         if shapes::is_secret(&said) {
-            return Secrets::Whole;
+            return JsonSecrets::Whole;
         }
         walk.name_is_next = false;
         names_one = matches!(said.as_str(), "name" | "key" | "field" | "header" | "parameter");
@@ -124,7 +124,7 @@ pub(super) fn secrets(
             found.push(walk.value());
         }
     }
-    Secrets::Values(found)
+    JsonSecrets::Values(found)
 }
 
 /// The raw value with these parts of its decoded `text` hidden, encoded as it was.
@@ -147,7 +147,7 @@ const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'(').remove(b')');
 
 /// A walk over a text that is JSON.
-struct Walk<'t> {
+struct JsonWalk<'t> {
     text: &'t str,
     at: usize,
     /// For each object or list around this place, whether it is an object.
@@ -156,7 +156,7 @@ struct Walk<'t> {
     name_is_next: bool,
 }
 
-impl Walk<'_> {
+impl JsonWalk<'_> {
     /// The next string, quotes included.
     fn string(&mut self) -> Option<Range<usize>> {
         while let Some(byte) = self.text.as_bytes().get(self.at) {
@@ -227,14 +227,14 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Secrets, secrets};
+    use super::{JsonSecrets, secrets};
 
     fn found(text: &str) -> Option<Vec<&str>> {
         match secrets(text, |name| name == "token", |value| value == "S3CRET") {
-            Secrets::Values(places) => {
+            JsonSecrets::Values(places) => {
                 Some(places.into_iter().filter_map(|at| text.get(at)).collect())
             }
-            Secrets::Whole => None,
+            JsonSecrets::Whole => None,
         }
     }
 

@@ -9,10 +9,10 @@ use crate::semantics::scan::has_byte;
 /// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
     if has_byte(name, |byte| byte.is_ascii_uppercase()) {
-        return is_secret_by(words(name).map(Lower::of), name) || is_in_odd_case(name);
+        return is_secret_by(words(name).map(LowercaseTail::of), name) || is_in_odd_case(name);
     }
     let words = name.as_bytes().split(|byte| !byte.is_ascii_alphabetic());
-    is_secret_by(words.filter(|word| !word.is_empty()).map(Small), name)
+    is_secret_by(words.filter(|word| !word.is_empty()).map(LowercaseWord), name)
 }
 
 /// The same, `words` being those of `name` in small letters.
@@ -28,7 +28,7 @@ fn is_secret_by<W: Word>(words: impl Iterator<Item = W>, name: &str) -> bool {
     // Of several words the last: `user_pass`, and no `pass_count`.
     let last_is_pass = before.is_some_and(|last| last.bytes() == b"pass");
     (last_is_pass && ends_apart(name, b"pass"))
-        || (name.len() <= Lower::ROOM && is_whole(Lower::of(name).bytes()))
+        || (name.len() <= LowercaseTail::ROOM && is_whole(LowercaseTail::of(name).bytes()))
 }
 
 /// A word in small letters.
@@ -37,9 +37,9 @@ trait Word {
 }
 
 /// One that is written so.
-struct Small<'n>(&'n [u8]);
+struct LowercaseWord<'n>(&'n [u8]);
 
-impl Word for Small<'_> {
+impl Word for LowercaseWord<'_> {
     fn bytes(&self) -> &[u8] {
         self.0
     }
@@ -58,7 +58,7 @@ fn is_behind(before: &[u8], word: &[u8]) -> bool {
 
 /// Whether the last word stands behind another with which it means a secret.
 fn ends_apart(name: &str, last: &[u8]) -> bool {
-    let words = words(name).map(Lower::of);
+    let words = words(name).map(LowercaseTail::of);
     let mut before = words.skip_while(|word| word.bytes() == last);
     let Some(first) = before.next() else { return false };
     !matches!(first.bytes(), b"all" | b"band" | b"boarding" | b"by" | b"high" | b"low")
@@ -68,7 +68,7 @@ fn ends_apart(name: &str, last: &[u8]) -> bool {
 fn is_in_odd_case(name: &str) -> bool {
     name.split(|c: char| !c.is_ascii_alphabetic()).any(|run| {
         let start = run.get(..ASP_SESSION.len()).unwrap_or_default();
-        is_word(Lower::of(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
+        is_word(LowercaseTail::of(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
     })
 }
 
@@ -77,13 +77,13 @@ const ASP_SESSION: &str = "ASPSESSIONID";
 
 /// Whether it is a credential of a user's: secret, and the same in all calls of this user.
 pub(super) fn is_credential(name: &str) -> bool {
-    is_secret(name) && !words(name).any(|word| is_passing(Lower::of(word).bytes()))
+    is_secret(name) && !words(name).any(|word| is_passing(LowercaseTail::of(word).bytes()))
 }
 
 /// Whether the path segment behind one of this name is a secret: `/webhooks/…`, `/token/…`.
 pub(super) fn announces_secret(segment: &str) -> bool {
     let announces = |word: &str| {
-        let word = Lower::of(word);
+        let word = LowercaseTail::of(word);
         is_hook(word.bytes()) || is_word(word.bytes())
     };
     let has_capitals = has_byte(segment, |byte| byte.is_ascii_uppercase());
@@ -125,12 +125,12 @@ fn hump(run: &[u8]) -> usize {
 }
 
 /// A word in small letters; of a long one the end, which is longer than any word below.
-struct Lower {
+struct LowercaseTail {
     bytes: [u8; Self::ROOM],
     length: usize,
 }
 
-impl Lower {
+impl LowercaseTail {
     const ROOM: usize = 16;
 
     fn of(word: &str) -> Self {
@@ -142,7 +142,7 @@ impl Lower {
     }
 }
 
-impl Word for Lower {
+impl Word for LowercaseTail {
     fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }

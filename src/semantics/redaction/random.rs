@@ -11,7 +11,7 @@ pub(super) fn is_random(piece: &str) -> bool {
     if piece.len() < SHORTEST_MIXED || is_uuid(piece) {
         return false;
     }
-    let mix = Mix::of(piece);
+    let mix = CharacterMix::of(piece);
     let (shortest, fewest) =
         if mix.is_mixed() { (SHORTEST_MIXED, 1) } else { (SHORTEST_OF_ONE_CASE, 4) };
     mix.length() >= shortest && mix.digits >= fewest && mix.alternates()
@@ -24,7 +24,7 @@ pub(super) fn is_random_though_short(piece: &str) -> bool {
     if piece.len() < SHORTEST || piece.bytes().all(is_hex) || is_ulid(piece) {
         return false;
     }
-    let mix = Mix::of(piece);
+    let mix = CharacterMix::of(piece);
     let fewest = if mix.is_mixed() { 1 } else { 3 };
     let letters = mix.upper + mix.lower;
     mix.digits >= fewest
@@ -35,7 +35,7 @@ pub(super) fn is_random_though_short(piece: &str) -> bool {
 
 /// What a text is made of.
 #[derive(Default)]
-struct Mix {
+struct CharacterMix {
     upper: usize,
     lower: usize,
     digits: usize,
@@ -43,20 +43,20 @@ struct Mix {
     turns: usize,
 }
 
-impl Mix {
+impl CharacterMix {
     fn of(piece: &str) -> Self {
         let mut mix = Self::default();
-        let mut before = Class::Sign;
+        let mut before = CharacterClass::Sign;
         for byte in piece.bytes() {
-            let class = Class::of(byte);
+            let class = CharacterClass::of(byte);
             match class {
-                Class::Upper => mix.upper += 1,
-                Class::Lower => mix.lower += 1,
-                Class::Digit => mix.digits += 1,
-                Class::Sign => {}
+                CharacterClass::Upper => mix.upper += 1,
+                CharacterClass::Lower => mix.lower += 1,
+                CharacterClass::Digit => mix.digits += 1,
+                CharacterClass::Sign => {}
             }
-            let word_begins = before == Class::Upper && class == Class::Lower;
-            let apart = before == Class::Sign || class == Class::Sign;
+            let word_begins = before == CharacterClass::Upper && class == CharacterClass::Lower;
+            let apart = before == CharacterClass::Sign || class == CharacterClass::Sign;
             if !apart && before != class && !word_begins {
                 mix.turns += 1;
             }
@@ -79,7 +79,7 @@ impl Mix {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+enum CharacterClass {
     Upper,
     Lower,
     Digit,
@@ -87,7 +87,7 @@ enum Class {
     Sign,
 }
 
-impl Class {
+impl CharacterClass {
     fn of(byte: u8) -> Self {
         match byte {
             b'A'..=b'Z' => Self::Upper,

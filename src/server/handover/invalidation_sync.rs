@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::key::CacheKey;
-use crate::store::generations::{Epoch, PurgeKind, PurgeScope, Watch};
+use crate::store::generations::{Epoch, PurgeKind, PurgeScope, InvalidationWatch};
 use crate::store::tiered::TieredStore;
 use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery};
 use crate::stored::StoredResponse;
@@ -207,7 +207,7 @@ impl Store for SyncedStore {
         self.store.load(wanted).await
     }
 
-    fn watch(&self, target: u128) -> Watch {
+    fn watch(&self, target: u128) -> InvalidationWatch {
         self.store.watch(target)
     }
 

@@ -1,4 +1,4 @@
-//! Encryption of a response's fields on disk: a `Location`, a `Link` or a cookie may hold a token that is
+//! Encryption of a response's fields on disk: a `Location`, a `VerifiedConnection` or a cookie may hold a token that is
 //! good for more than one answer, and only its client gets it in clear.
 //!
 //! Owns: AES-256-GCM (NIST SP 800-38D) under a key derived from the secret of this installation, a
@@ -12,9 +12,9 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use crate::store::state_db::Secret;
 
 /// The key.
-pub(super) struct AtRest(LessSafeKey);
+pub(super) struct FieldCipher(LessSafeKey);
 
-impl AtRest {
+impl FieldCipher {
     /// The key of this installation. Random nonces are good for 2^32 texts under one key.
     pub(super) fn new(secret: &Secret) -> Self {
         let key = secret.derived("fields at rest");
@@ -44,7 +44,7 @@ impl AtRest {
 }
 
 /// Prints nothing of it.
-impl fmt::Debug for AtRest {
+impl fmt::Debug for FieldCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AtRest(…)")
     }
@@ -56,13 +56,13 @@ mod tests {
 
     #[test]
     fn what_is_sealed_is_opened_with_the_same_key_and_context_alone() {
-        let own = AtRest::new(&Secret::from_bytes([7; 32]));
+        let own = FieldCipher::new(&Secret::from_bytes([7; 32]));
         let sealed = own.seal(b"a", b"location: /x?token=S3").unwrap();
         assert!(!sealed.windows(2).any(|window| window == b"S3"));
         assert_eq!(own.open(b"a", &sealed).unwrap(), b"location: /x?token=S3");
         assert_ne!(own.seal(b"a", b"location: /x?token=S3").unwrap(), sealed, "another nonce");
         assert_eq!(own.open(b"b", &sealed), None);
-        assert_eq!(AtRest::new(&Secret::from_bytes([8; 32])).open(b"a", &sealed), None);
+        assert_eq!(FieldCipher::new(&Secret::from_bytes([8; 32])).open(b"a", &sealed), None);
         for length in 0..sealed.len() {
             assert_eq!(own.open(b"a", &sealed[..length]), None, "{length} bytes");
         }

@@ -12,9 +12,9 @@ use crate::stored::StoredResponse;
 
 /// All of it, by the id of its key.
 #[derive(Default)]
-pub(super) struct Awaiting(HashMap<u128, Vec<One>>);
+pub(super) struct PendingWrites(HashMap<u128, Vec<PendingWrite>>);
 
-struct One {
+struct PendingWrite {
     number: u64,
     place: EntryId,
     key: CacheKey,
@@ -22,7 +22,7 @@ struct One {
     mark: Epoch,
 }
 
-impl Awaiting {
+impl PendingWrites {
     /// This is to be written, as the command of this number; what waited in its place is not any more.
     pub(super) fn put(
         &mut self,
@@ -33,7 +33,7 @@ impl Awaiting {
     ) {
         let of = self.0.entry(place.id).or_default();
         of.retain(|one| one.place != place);
-        of.push(One { number, place, key: key.clone(), stored: Arc::clone(stored), mark });
+        of.push(PendingWrite { number, place, key: key.clone(), stored: Arc::clone(stored), mark });
     }
 
     /// The command of this number is done, and was about this place.
@@ -57,10 +57,10 @@ impl Awaiting {
         so_far: u64,
     ) -> Option<(Arc<StoredResponse>, Epoch)> {
         let of = self.0.get(&wanted.key.id())?;
-        let meant = |one: &&One| {
+        let meant = |one: &&PendingWrite| {
             one.key == *wanted.key && (wanted.variant)(&one.stored.vary) == one.stored.variant
         };
-        let place = |one: &&One| place_in_order(one.stored.asked, so_far);
+        let place = |one: &&PendingWrite| place_in_order(one.stored.asked, so_far);
         let newest = of.iter().filter(meant).max_by_key(place)?;
         Some((Arc::clone(&newest.stored), newest.mark))
     }

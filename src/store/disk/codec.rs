@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::at_rest::AtRest;
+use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::envelope::{EntryDecoder, EntryEncoder};
 use crate::store::disk::keys::ExpiresAt;
 use crate::store::generations::Epoch;
@@ -65,7 +65,7 @@ pub(super) struct EntryMeta {
 pub(super) struct Entry<'a> {
     pub(super) head: EntryMeta,
     pub(super) canonical: &'a [u8],
-    /// As [`AtRest`] sealed them.
+    /// As [`FieldCipher`] sealed them.
     fields: &'a [u8],
     inline: &'a [u8],
 }
@@ -92,7 +92,7 @@ impl EntryRef<'_> {
     }
 
     /// The entry; `None` where it is too large to be one.
-    pub(super) fn encode(&self, body_in: BodyLocation, at_rest: &AtRest) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self, body_in: BodyLocation, at_rest: &FieldCipher) -> Option<Vec<u8>> {
         if !self.stored.is_whole() {
             return None;
         }
@@ -190,7 +190,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The response with the body that lies in the entry; `None` where none does, or it is damaged.
-    pub(super) fn with_own_body(&self, at_rest: &AtRest) -> Option<StoredResponse> {
+    pub(super) fn with_own_body(&self, at_rest: &FieldCipher) -> Option<StoredResponse> {
         let (headers, body) = (self.fields(at_rest)?, self.inline);
         let whole =
             self.head.body_in == BodyLocation::Entry && body.len() as u64 == self.head.body_len;
@@ -199,7 +199,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The response with this body; `None` where it is not the one it was stored with.
-    pub(super) fn with_body(&self, body: Bytes, at_rest: &AtRest) -> Option<StoredResponse> {
+    pub(super) fn with_body(&self, body: Bytes, at_rest: &FieldCipher) -> Option<StoredResponse> {
         let same =
             body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
         let headers = self.fields(at_rest).filter(|_| same)?;
@@ -208,11 +208,11 @@ impl<'a> Entry<'a> {
     }
 
     /// The response with an empty body in place of its own.
-    pub(super) fn without_body(&self, at_rest: &AtRest) -> Option<StoredResponse> {
+    pub(super) fn without_body(&self, at_rest: &FieldCipher) -> Option<StoredResponse> {
         Some(self.stored(&self.fields(at_rest)?, Bytes::new()))
     }
 
-    fn fields(&self, at_rest: &AtRest) -> Option<HeaderMap> {
+    fn fields(&self, at_rest: &FieldCipher) -> Option<HeaderMap> {
         let opened = at_rest.open(self.canonical, self.fields)?;
         let mut cursor = EntryDecoder::of_part(&opened);
         let count = cursor.u16()?;

@@ -12,10 +12,10 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::key::CacheKey;
-use crate::store::disk::awaiting::Awaiting;
+use crate::store::disk::awaiting::PendingWrites;
 use crate::store::disk::keys::{self, ExpiresAt};
 use crate::store::generations::Epoch;
-use crate::store::presence::Presence;
+use crate::store::presence::PresenceGuard;
 use crate::store::{EntryId, StoreQuery, is_newer};
 use crate::stored::StoredResponse;
 
@@ -31,7 +31,7 @@ pub(super) struct PutCommand {
     pub(super) so_far: u64,
     pub(super) until: ExpiresAt,
     /// Until it is written.
-    pub(super) _presence: Presence,
+    pub(super) _presence: PresenceGuard,
 }
 
 /// What the store thread can be told.
@@ -77,7 +77,7 @@ struct Waiting {
     /// The puts that a later one of the same entry may stand in for, and their numbers.
     puts: HashMap<EntryId, u64>,
     /// All puts, until the command behind them is taken.
-    awaiting: Awaiting,
+    awaiting: PendingWrites,
     /// The put that was taken last, and its number: it is being written.
     writing: Option<(u64, EntryId)>,
     bytes: usize,

@@ -20,7 +20,7 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::at_rest::AtRest;
+use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::database::Database;
 use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
@@ -28,7 +28,7 @@ use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
 use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, Settings, body_file::Bodies};
 use crate::store::generations::Epoch;
-use crate::store::presence::{As, Presence, Present};
+use crate::store::presence::{PresenceKind, PresenceGuard, PresentTargets};
 use crate::store::state_db::Secret;
 use crate::store::{Health, StoreQuery};
 use crate::stored::StoredResponse;
@@ -37,7 +37,7 @@ use crate::telemetry::Telemetry;
 const MIB: u64 = 1 << 20;
 
 /// A directory with a disk tier in it, and what the tier is given.
-struct House {
+struct TestDisk {
     dir: TempDir,
     clock: Clock,
     account: Arc<Telemetry>,
@@ -46,15 +46,15 @@ struct House {
 }
 
 /// Nothing is above these disks.
-pub(super) struct Unheard;
+pub(super) struct NoObserver;
 
-impl crate::store::disk::Events for Unheard {
+impl crate::store::disk::DiskObserver for NoObserver {
     fn lost(&self, _key: &CacheKey, _stored: &Arc<StoredResponse>, _mark: Epoch) {}
 
     fn opened(&self) {}
 }
 
-impl House {
+impl TestDisk {
     fn new() -> Self {
         let means = Hooks {
             // What else is on the machine is no matter of these tests.
@@ -93,7 +93,7 @@ impl House {
             self.means,
             self.clock.clone(),
             account,
-            Box::new(Unheard),
+            Box::new(NoObserver),
         )
     }
 
@@ -113,7 +113,7 @@ impl House {
         DiskWriter {
             sizes: Arc::new(DiskUsage::of(&database).unwrap()),
             database: Arc::new(database),
-            at_rest: Arc::new(AtRest::new(&self.settings().secret)),
+            at_rest: Arc::new(FieldCipher::new(&self.settings().secret)),
             account: Arc::clone(&self.account),
             bound: self.bytes,
             so_far: 0,
@@ -200,8 +200,8 @@ const MARK: Epoch = Epoch::from_raw(1);
 const SO_FAR: u64 = 1 << 40;
 
 /// Of no target that these tests are about.
-fn presence() -> Presence {
-    Arc::new(Present::default()).enter(0, As::Awaited)
+fn presence() -> PresenceGuard {
+    Arc::new(PresentTargets::default()).enter(0, PresenceKind::Awaited)
 }
 
 fn put(disk: &Disk, path: &str, stored: &Arc<StoredResponse>) {

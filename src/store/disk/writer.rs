@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sled::IVec;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::at_rest::AtRest;
+use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::body_file::BodyFileName;
 use crate::store::disk::codec::{BodyLocation, Entry, EntryMeta, EntryRef, body_hash};
 use crate::store::disk::consistency::Check;
@@ -35,7 +35,7 @@ pub(super) struct VariantUpdate {
 pub(super) struct DiskWriter {
     pub(super) database: Arc<Database>,
     pub(super) sizes: Arc<DiskUsage>,
-    pub(super) at_rest: Arc<AtRest>,
+    pub(super) at_rest: Arc<FieldCipher>,
     pub(super) account: Arc<Telemetry>,
     /// `store.disk`.
     pub(super) bound: u64,

@@ -26,10 +26,10 @@ fn a_soft_invalidation_says_when_and_a_hard_one_wins_over_it() {
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Soft, at(20));
     assert_eq!(
         generations.validity(7, before),
-        Validity::Outdated(Outdated { at: at(20), superseded: false })
+        Validity::Outdated(ForcedStale { at: at(20), superseded: false })
     );
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Superseded, at(25));
-    let superseded = Outdated { at: at(25), superseded: true };
+    let superseded = ForcedStale { at: at(25), superseded: true };
     assert_eq!(generations.validity(7, before), Validity::Outdated(superseded));
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(30));
     assert_eq!(generations.validity(7, before), Validity::Gone);

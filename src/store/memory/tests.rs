@@ -15,7 +15,7 @@ use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Generations, PurgeKind, PurgeScope, Validity};
 use crate::store::memory::{Memory, SlotKey, VARIANTS};
 use crate::store::{Lookup, StoreQuery};
-use crate::stored::{Outdated, StoredResponse};
+use crate::stored::{ForcedStale, StoredResponse};
 
 const MIB: usize = 1 << 20;
 
@@ -178,7 +178,7 @@ fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
     assert_eq!(
         (found.outdated, &found.body[..]),
-        (Some(Outdated { at, superseded: false }), &b"old"[..])
+        (Some(ForcedStale { at, superseded: false }), &b"old"[..])
     );
     put(&memory, "/x", stored("new", &[], 0, 0));
     let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private_file;
 use crate::store::state_db::{
-    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, Rows, SUPERSEDED, Whose,
+    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, Rows, SUPERSEDED, RowOwner,
     decode, decode_superseded, encode, key,
 };
 
@@ -26,13 +26,13 @@ const ROOM: u64 = 2 << 20;
 
 /// A database that could be opened.
 pub(super) enum Read {
-    Known(Box<Known>),
+    Known(Box<OpenedState>),
     /// It is of a later larder, in this format.
     Later(u32),
 }
 
 /// The database and all that it holds.
-pub(super) struct Known {
+pub(super) struct OpenedState {
     pub(super) db: sled::Db,
     pub(super) all: Snapshot,
     pub(super) ledger: Rows,
@@ -159,7 +159,7 @@ fn remove(dir: &Path) -> io::Result<()> {
 
 /// The mark is gone for good before anything is acknowledged: else a crash would bring it back, and
 /// the next start would remove a good database.
-fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> {
+fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState, Fault> {
     let parent = dir.parent().unwrap_or(dir);
     File::create(unfinished)?;
     private_file::settle(parent)?;
@@ -174,7 +174,7 @@ fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<Known, Fault> 
     fs::remove_file(unfinished)?;
     private_file::settle(parent)?;
     let all = Snapshot { all, ..Snapshot::default() };
-    Ok(Known { db, all, ledger: Rows::new(), others: Default::default() })
+    Ok(OpenedState { db, all, ledger: Rows::new(), others: Default::default() })
 }
 
 fn read_old(dir: &Path) -> Result<Read, Fault> {
@@ -194,8 +194,8 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
         return Err(Fault::damaged("a part of it is lost"));
     }
     let ledger = rows(&db, LEDGER)?;
-    let [limits, engine] = Whose::ALL.map(|whose| rows(&db, whose.prefix()));
-    Ok(Read::Known(Box::new(Known { db, all, ledger, others: [limits?, engine?] })))
+    let [limits, engine] = RowOwner::ALL.map(|whose| rows(&db, whose.prefix()));
+    Ok(Read::Known(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
 }
 
 /// An open that met a full disk leaves a summary of the database half written, under a name that it

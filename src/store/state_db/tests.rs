@@ -231,7 +231,7 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
     let (told, asked) = std::sync::mpsc::channel();
-    state.keep_rows(Whose::Limits, move || {
+    state.keep_rows(RowOwner::Limits, move || {
         let _gone = told.send(monotonic());
         vec![row(b"a", Some(b"2"))]
     });
@@ -248,8 +248,8 @@ async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
-    assert_eq!(state.rows(Whose::Limits), [(b"a".to_vec(), b"2".to_vec())]);
-    assert_eq!(state.rows(Whose::Limits), Rows::new(), "they are handed out once");
+    assert_eq!(state.rows(RowOwner::Limits), [(b"a".to_vec(), b"2".to_vec())]);
+    assert_eq!(state.rows(RowOwner::Limits), Rows::new(), "they are handed out once");
 }
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::key::CacheKey;
-use crate::store::disk::{self, Disk, Events};
+use crate::store::disk::{self, Disk, DiskObserver};
 use crate::store::generations::{Epoch, Generations, Snapshot, Validity};
 use crate::store::lock::{Lock, LockError};
-use crate::store::state_db::{Lasting, OpenError, StateDb, Whose};
+use crate::store::state_db::{RowSource, OpenError, StateDb, RowOwner};
 use crate::store::tiered::{Settings, TieredStore};
 use crate::store::{EntryId, EntryInfo, Health};
 use crate::stored::StoredResponse;
@@ -56,7 +56,7 @@ pub(super) fn open_or_wait(
     tiers: &Arc<TieredStore>,
     settings: Settings,
     account: &Arc<Telemetry>,
-    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
+    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
     match Lock::try_take(&settings.path, tiers.clock.now()) {
         Ok(lock) => open(tiers, lock, &settings, account, lasting),
@@ -83,7 +83,7 @@ fn wait(
     tiers: &Weak<TieredStore>,
     settings: &Settings,
     account: &Arc<Telemetry>,
-    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
+    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
     let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
     match Lock::wait(&settings.path, || now().unwrap_or(std::time::UNIX_EPOCH)) {
@@ -110,7 +110,7 @@ fn open(
     lock: Lock,
     settings: &Settings,
     account: &Arc<Telemetry>,
-    lasting: Vec<(Whose, Arc<dyn Lasting>)>,
+    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
     let opened = StateDb::open(&settings.path.join("state"), tiers.clock.now());
     let (state, kept): (StateDb, Snapshot) = match opened {
@@ -137,16 +137,16 @@ fn open(
         secret: settings.secret.clone(),
     };
     let weak = Arc::downgrade(tiers);
-    let above = Box::new(Above(weak));
+    let above = Box::new(UpperTiers(weak));
     let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account), above);
     let deep = DiskTier { disk, state, lock: Mutex::new(Some(lock)) };
     tiers.attach_disk(Arc::new(deep), kept);
 }
 
 /// The tiers above a disk, as that tells them of itself.
-struct Above(Weak<TieredStore>);
+struct UpperTiers(Weak<TieredStore>);
 
-impl Events for Above {
+impl DiskObserver for UpperTiers {
     fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
         if let Some(tiers) = self.0.upgrade() {
             tiers.lost(key, stored, mark);
@@ -182,12 +182,12 @@ fn keep_ledger(state: &StateDb, account: &Arc<Telemetry>) {
 }
 
 /// What an earlier larder kept goes on, and its changes are kept from now on.
-fn keep_rows(state: &StateDb, whose: Whose, lasting: Arc<dyn Lasting>) {
+fn keep_rows(state: &StateDb, whose: RowOwner, lasting: Arc<dyn RowSource>) {
     let unread = lasting.restore(&state.rows(whose));
     if unread > 0 {
         let what = match whose {
-            Whose::Limits => "what was held or counted of upstreams",
-            Whose::Engine => "what is remembered of stored answers",
+            RowOwner::Limits => "what was held or counted of upstreams",
+            RowOwner::Engine => "what is remembered of stored answers",
         };
         tracing::warn!(unread, "Some of {what} is damaged: it begins anew");
     }

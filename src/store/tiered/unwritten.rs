@@ -25,7 +25,7 @@ pub(super) const BATCH: usize = 256;
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Unwritten(Mutex<Inner>);
+pub(super) struct UnwrittenEntries(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -41,14 +41,14 @@ struct Inner {
 
 /// Which of several was noted.
 #[derive(Debug, PartialEq, Eq)]
-enum Note {
+enum UnwrittenEntry {
     First,
     Another,
 }
 
 /// What there is to do once the disk can be asked again.
 #[derive(Debug, PartialEq, Eq)]
-enum Missed {
+enum DeferredWork {
     /// These are to be seen to, and no others are left.
     Last(Vec<EntryId>),
     /// These are to be seen to.
@@ -57,15 +57,15 @@ enum Missed {
     TooMany,
 }
 
-impl Unwritten {
+impl UnwrittenEntries {
     /// One more.
-    fn note(&self, key: &CacheKey, variant: VariantId) -> Note {
+    fn note(&self, key: &CacheKey, variant: VariantId) -> UnwrittenEntry {
         let mut inner = self.0.lock();
         if inner.count >= MOST {
             inner.more = true;
-            return Note::Another;
+            return UnwrittenEntry::Another;
         }
-        let note = if inner.keys.is_empty() { Note::First } else { Note::Another };
+        let note = if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
         let (_, variants) =
             inner.keys.entry(key.id()).or_insert_with(|| (key.target_id(), HashSet::new()));
         let is_new = variants.insert(variant);
@@ -91,13 +91,13 @@ impl Unwritten {
     }
 
     /// The variants of about so many keys, which the caller sees to and says so; `None`: others do.
-    fn begin(&self, most: usize) -> Option<Missed> {
+    fn begin(&self, most: usize) -> Option<DeferredWork> {
         let mut inner = self.0.lock();
         if !inner.begun.is_empty() || inner.keys.is_empty() {
             return None;
         }
         if inner.more {
-            return Some(Missed::TooMany);
+            return Some(DeferredWork::TooMany);
         }
         let begun: Vec<u128> = inner.keys.keys().copied().take(most).collect();
         let mut all = Vec::with_capacity(begun.len());
@@ -107,7 +107,7 @@ impl Unwritten {
             all.extend(variants.into_iter().map(|variant| EntryId { target, id: *id, variant }));
         }
         inner.begun.extend(begun);
-        Some(if inner.keys.is_empty() { Missed::Last(all) } else { Missed::Some(all) })
+        Some(if inner.keys.is_empty() { DeferredWork::Last(all) } else { DeferredWork::Some(all) })
     }
 
     /// Those that were begun are seen to.
@@ -126,7 +126,7 @@ impl TieredStore {
     pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
         match &*self.deep.load() {
             Some(deep) if !deep.disk.is_open() => {
-                if self.unwritten.note(key, stored.variant) == Note::First {
+                if self.unwritten.note(key, stored.variant) == UnwrittenEntry::First {
                     self.distrust(deep);
                 }
             }
@@ -193,7 +193,7 @@ impl TieredStore {
         }
         match self.unwritten.begin(most) {
             None => {}
-            Some(Missed::TooMany) => {
+            Some(DeferredWork::TooMany) => {
                 tracing::warn!(
                     "Too much was kept that the disk does not know of: nothing on it is used"
                 );
@@ -202,11 +202,11 @@ impl TieredStore {
                 self.unwritten.all_done();
                 deep.state.replace(self.generations.all());
             }
-            Some(Missed::Some(missed)) => {
+            Some(DeferredWork::Some(missed)) => {
                 self.see_to(deep, missed);
                 self.unwritten.done();
             }
-            Some(Missed::Last(missed)) => {
+            Some(DeferredWork::Last(missed)) => {
                 self.see_to(deep, missed);
                 let _alone = self.alone.lock();
                 self.unwritten.done();
@@ -245,11 +245,11 @@ mod tests {
         let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
         let target = Target::absolute("http://h/").unwrap();
         let key = ring.key(&ProxyRequest::get(target), &Policy::origin());
-        let unwritten = Unwritten::default();
+        let unwritten = UnwrittenEntries::default();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
         let noted = [1, 2, 1].map(|variant| unwritten.note(&key, VariantId(variant)));
-        assert_eq!(noted, [Note::First, Note::Another, Note::Another]);
-        let Some(Missed::Last(two)) = unwritten.begin(BATCH) else { panic!("not so many") };
+        assert_eq!(noted, [UnwrittenEntry::First, UnwrittenEntry::Another, UnwrittenEntry::Another]);
+        let Some(DeferredWork::Last(two)) = unwritten.begin(BATCH) else { panic!("not so many") };
         assert_eq!(two.len(), 2);
         assert_eq!(unwritten.begin(BATCH), None, "somebody sees to them");
         assert!(!unwritten.is_empty() && unwritten.may_have(&key));
@@ -258,7 +258,7 @@ mod tests {
         for variant in 0..=MOST as u128 {
             let _noted = unwritten.note(&key, VariantId(variant));
         }
-        assert_eq!(unwritten.begin(BATCH), Some(Missed::TooMany));
+        assert_eq!(unwritten.begin(BATCH), Some(DeferredWork::TooMany));
         unwritten.all_done();
         assert!(unwritten.is_empty());
     }

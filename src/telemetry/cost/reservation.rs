@@ -19,7 +19,7 @@ pub struct Reservation {
 
 /// Why a call may not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shortage {
+pub enum BudgetShortage {
     /// The budget is spent; its window ends in so long.
     Spent(Duration),
     /// The calls under way are expected to spend all that is left.

@@ -8,7 +8,7 @@ use crate::config::{Timeouts, UpstreamHost, UpstreamTls};
 use crate::policy::upstream::{OverBudgetAction, Period, UpstreamPolicy};
 use crate::route::pattern::HostPattern;
 use crate::semantics::redaction::Redactor;
-use crate::telemetry::log::written::Written;
+use crate::telemetry::log::written::CapturedLog;
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 
 /// Thu, 15 Jan 2026 12:00:00 GMT
@@ -276,7 +276,7 @@ fn threads_that_hit_at_once_are_all_counted() {
 fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
     let budget = a_month(10.0);
     let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let written = Written::default();
+    let written = CapturedLog::default();
     tracing::subscriber::with_default(written.log(), || {
         for month in 0..2 {
             for _ in 0..12 {
@@ -307,15 +307,15 @@ fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {
     let ledger = account.ledger();
     let reserve = || ledger.reserve("coins", &budget, noon());
     let under_way: Vec<_> = (0..5).map(|_| reserve().expect("there is room")).collect();
-    assert_eq!(reserve().err(), Some(Shortage::Reserved));
-    assert_eq!(ledger.shortage("coins", &budget, noon()), Some(Shortage::Reserved));
+    assert_eq!(reserve().err(), Some(BudgetShortage::Reserved));
+    assert_eq!(ledger.shortage("coins", &budget, noon()), Some(BudgetShortage::Reserved));
     for reservation in under_way.into_iter().skip(1) {
         ledger.spend("coins", 1.0, noon());
         drop(reservation);
         assert!(reserve().is_ok(), "the fifth cost nothing, and its reservation is gone");
     }
     ledger.spend("coins", 1.0, noon());
-    assert_eq!(reserve().err(), Some(Shortage::Spent(DAY / 2)));
+    assert_eq!(reserve().err(), Some(BudgetShortage::Spent(DAY / 2)));
 }
 
 #[test]

@@ -6,14 +6,14 @@ use http::Method;
 
 use super::*;
 use crate::config::{LogFormat, LogLevel};
-use crate::telemetry::log::written::Written;
+use crate::telemetry::log::written::CapturedLog;
 use crate::telemetry::{
     RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
 };
 
 /// What `act` makes the log say.
 fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
-    let written = Written::default();
+    let written = CapturedLog::default();
     let writer = written.clone();
     let subscriber = subscriber(&config::Log { format, level }, move || writer.clone());
     // Installed once per process; what it brings goes to the subscriber of the thread.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::Upstream;
 use crate::policy::upstream::{CostBudget, OverBudgetAction};
-use crate::telemetry::cost::{Reservation, Shortage};
+use crate::telemetry::cost::{Reservation, BudgetShortage};
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
@@ -41,10 +41,10 @@ fn limiting(upstream: &Upstream) -> Option<(&CostBudget, RejectReason)> {
 }
 
 /// Reserved credits may be free again with the next answer: as with a probe, no time is known.
-fn short_of(short: Shortage, cause: RejectReason) -> Rejection {
+fn short_of(short: BudgetShortage, cause: RejectReason) -> Rejection {
     let left = match short {
-        Shortage::Spent(left) => left,
-        Shortage::Reserved => Duration::ZERO,
+        BudgetShortage::Spent(left) => left,
+        BudgetShortage::Reserved => Duration::ZERO,
     };
     Rejection { cause, left }
 }

@@ -22,7 +22,7 @@ pub struct CallContext {
     /// Whether a route or an upstream names what is called: nothing else is ever kept back.
     pub governed: bool,
     /// Whether a client waits for it.
-    pub audience: Arc<Audience>,
+    pub audience: Arc<CallAudience>,
     /// The credential it is made with, hashed; zero: none.
     pub credential: u128,
     /// Under which key its answer is stored, if it is.
@@ -49,14 +49,14 @@ pub struct CallContext {
     /// Becomes true once it has to wait for its turn, for those who wait for its answer.
     pub in_line: Arc<AtomicBool>,
     /// Is told each time it goes out.
-    pub goes_out: Told,
+    pub goes_out: Callback,
 }
 
 /// What is to be told of something, if anything is.
 #[derive(Clone, Default)]
-pub struct Told(Option<Arc<dyn Fn() + Send + Sync>>);
+pub struct Callback(Option<Arc<dyn Fn() + Send + Sync>>);
 
-impl Told {
+impl Callback {
     /// This is called.
     pub fn by(call: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(call)))
@@ -69,7 +69,7 @@ impl Told {
     }
 }
 
-impl fmt::Debug for Told {
+impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Told" } else { "Untold" })
     }
@@ -86,19 +86,19 @@ pub enum AttemptKind {
 
 /// Whether a client waits for a call: one may join while the call itself waits for its turn, and all may leave.
 #[derive(Debug)]
-pub struct Audience {
+pub struct CallAudience {
     is_there: AtomicBool,
     changed: Notify,
 }
 
 /// A client.
-impl Default for Audience {
+impl Default for CallAudience {
     fn default() -> Self {
         Self { is_there: AtomicBool::new(true), changed: Notify::new() }
     }
 }
 
-impl Audience {
+impl CallAudience {
     /// Nobody, for now: a refresh.
     pub fn nobody() -> Self {
         Self { is_there: AtomicBool::new(false), ..Self::default() }
@@ -150,7 +150,7 @@ impl CallContext {
             yields: false,
             attempt: AttemptKind::First,
             in_line: Arc::default(),
-            goes_out: Told::default(),
+            goes_out: Callback::default(),
         }
     }
 }

@@ -20,16 +20,16 @@ use crate::upstream::credit_cost;
 const A_PART: f64 = 64.0;
 
 /// The price of one call. Dropped, it is in the books if an answer to use has begun.
-pub(super) struct Charge {
+pub(super) struct CallCharge {
     gate: AdmissionControl,
     upstream: Option<Arc<Upstream>>,
-    reserved: Option<Reserved>,
-    due: Due,
+    reserved: Option<ReservedCredits>,
+    due: PriceState,
 }
 
 /// How far the price is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
+enum PriceState {
     /// No answer came so far.
     Nothing,
     /// Nor need one be heard: who asked has left, and the API charges all the same.
@@ -41,19 +41,19 @@ enum Due {
 }
 
 /// Credits that are set aside, and the calls that wait for what is left.
-pub(super) struct Reserved {
+pub(super) struct ReservedCredits {
     /// `None` once it is released.
     reservation: Option<Reservation>,
     traffic: Arc<UpstreamState>,
 }
 
-impl Reserved {
+impl ReservedCredits {
     pub(super) fn new(reservation: Reservation, traffic: &Arc<UpstreamState>) -> Self {
         Self { reservation: Some(reservation), traffic: Arc::clone(traffic) }
     }
 }
 
-impl Drop for Reserved {
+impl Drop for ReservedCredits {
     fn drop(&mut self) {
         // First the release, then the news of it: a call that looks again finds the room.
         self.reservation = None;
@@ -61,13 +61,13 @@ impl Drop for Reserved {
     }
 }
 
-impl Charge {
+impl CallCharge {
     pub(super) fn new(
         gate: AdmissionControl,
         upstream: Option<Arc<Upstream>>,
-        reserved: Option<Reserved>,
+        reserved: Option<ReservedCredits>,
     ) -> Self {
-        Self { gate, upstream, reserved, due: Due::Nothing }
+        Self { gate, upstream, reserved, due: PriceState::Nothing }
     }
 
     /// The head of the answer came, and its body, if it is read at all: `json`. Its price is what they
@@ -83,13 +83,13 @@ impl Charge {
         let Some(cost) = upstream.as_ref().and_then(|one| one.conduct.cost.as_ref()) else {
             return;
         };
-        if self.due == Due::Settled {
+        if self.due == PriceState::Settled {
             return;
         }
         if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
             self.spare();
         } else if json.is_none() && matches!(cost.credits, CreditSource::Body(_)) {
-            self.due = Due::Unread { ok };
+            self.due = PriceState::Unread { ok };
             self.unread();
         } else {
             let credits = credit_cost::credits(cost, ok, headers, json);
@@ -102,8 +102,8 @@ impl Charge {
         let cost = self.upstream.as_ref().and_then(|one| one.conduct.cost.as_ref());
         let in_body = cost.is_some_and(|cost| matches!(cost.credits, CreditSource::Body(_)));
         let free = status == StatusCode::NOT_MODIFIED;
-        if in_body && !free && self.due != Due::Settled {
-            self.due = Due::Unread { ok };
+        if in_body && !free && self.due != PriceState::Settled {
+            self.due = PriceState::Unread { ok };
         } else {
             self.answered(status, ok, headers, None);
         }
@@ -111,7 +111,7 @@ impl Charge {
 
     /// The body of the answer was not read to its end, or not understood, and will not be.
     pub(super) fn unread(&mut self) {
-        if let Due::Unread { ok } = self.due {
+        if let PriceState::Unread { ok } = self.due {
             let usual = self.usual().filter(|_| ok);
             self.spend(usual.unwrap_or_default());
         }
@@ -120,14 +120,14 @@ impl Charge {
     /// All of the request was sent, and whoever asked is gone: unless an answer tells another price, the
     /// call costs the usual one.
     pub(super) fn left(&mut self) {
-        if self.due == Due::Nothing {
-            self.due = Due::Left;
+        if self.due == PriceState::Nothing {
+            self.due = PriceState::Left;
         }
     }
 
     /// No answer came: the call costs nothing.
     pub(super) fn failed(&mut self) {
-        if self.due == Due::Nothing {
+        if self.due == PriceState::Nothing {
             self.settled();
         }
     }
@@ -158,15 +158,15 @@ impl Charge {
     }
 
     fn settled(&mut self) {
-        self.due = Due::Settled;
+        self.due = PriceState::Settled;
         self.reserved = None;
     }
 }
 
-impl Drop for Charge {
+impl Drop for CallCharge {
     fn drop(&mut self) {
         self.unread();
-        if let (Due::Left, Some(usual)) = (self.due, self.usual()) {
+        if let (PriceState::Left, Some(usual)) = (self.due, self.usual()) {
             self.spend(usual);
         }
     }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::telemetry::cost::UsageRow;
-use crate::upstream::admission::durable::row::{Holds, Key, What};
+use crate::upstream::admission::durable::row::{SavedCooldowns, RowKey, RowKind};
 use crate::upstream::admission::registry::UpstreamRegistry;
 use crate::upstream::admission::state::{LimiterState, MOST, UpstreamState, entry};
 use crate::upstream::admission::wait_queue::WaitQueue;
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The place where limits are kept. It asks [`UpstreamRegistry::changed`] for the rows.
 #[async_trait]
-pub trait Keeping: fmt::Debug + Send + Sync {
+pub trait LimitStore: fmt::Debug + Send + Sync {
     /// Returns once all that changed before is on disk, or if it will not get there.
     async fn settle(&self);
 
@@ -43,7 +43,7 @@ pub trait Keeping: fmt::Debug + Send + Sync {
 
 /// The parts of an upstream's limits that changed since they were written.
 #[derive(Debug, Default)]
-pub(super) struct Unsaved {
+pub(super) struct UnsavedLimits {
     pub(super) windows: BTreeSet<u128>,
     pub(super) guard: bool,
     pub(super) holds: bool,
@@ -51,7 +51,7 @@ pub(super) struct Unsaved {
     written: Vec<u128>,
 }
 
-impl Unsaved {
+impl UnsavedLimits {
     /// The window of a credential is to be written. Where no disk ever asks, those of windows that were
     /// forgotten meanwhile are dropped.
     pub(super) fn window(
@@ -69,7 +69,7 @@ impl Unsaved {
 /// The rows on disk.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
-    rows: BTreeSet<Key>,
+    rows: BTreeSet<RowKey>,
     swept: Option<Instant>,
     /// Nothing is counted ahead any more: this larder lets go of the disk.
     last: bool,
@@ -79,7 +79,7 @@ pub(super) struct Disk {
 
 impl UpstreamRegistry {
     /// Limits are kept there from now on.
-    pub fn keep_in(&self, keeping: Arc<dyn Keeping>) {
+    pub fn keep_in(&self, keeping: Arc<dyn LimitStore>) {
         // There is one store for a process.
         let _kept_already = self.keeping.set(keeping);
     }
@@ -117,7 +117,7 @@ impl UpstreamRegistry {
             disk.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
         let (mut rows, mut alive) = (Vec::new(), BTreeSet::new());
         for (configured, traffic) in self.all() {
-            let key = |what| Key { configured, name: Arc::clone(&traffic.name), what };
+            let key = |what| RowKey { configured, name: Arc::clone(&traffic.name), what };
             let mut state = traffic.state.lock();
             state.flushed();
             for (what, value) in state.written(disk.last, date, now) {
@@ -150,7 +150,7 @@ impl UpstreamRegistry {
     ) -> usize {
         let mut unread = 0;
         for (key, value) in rows {
-            let restored = Key::decode(key).is_some_and(|key| {
+            let restored = RowKey::decode(key).is_some_and(|key| {
                 let traffic = self.by_name(&key.name, key.configured, now);
                 let restored = restored(&mut traffic.state.lock(), key.what, value, date, now);
                 self.disk.lock().rows.insert(key);
@@ -172,13 +172,13 @@ impl UpstreamRegistry {
 
 fn restored(
     state: &mut LimiterState,
-    what: What,
+    what: RowKind,
     value: &[u8],
     date: SystemTime,
     now: Instant,
 ) -> Option<()> {
     match what {
-        What::Window(credential) => {
+        RowKind::Window(credential) => {
             let kept = row::read_window(value, date)?;
             let (window, _) =
                 entry(&mut state.windows, credential, now, || SlidingWindow::new(kept.rate));
@@ -186,12 +186,12 @@ fn restored(
             // By this larder's clock, should it differ from the one that the row was dated by.
             state.unsaved.windows.insert(credential);
         }
-        What::Guard => {
+        RowKind::Guard => {
             state.guard.adopt(&row::read_guard(value, date)?, now);
             state.unsaved.guard = true;
         }
-        What::Holds => {
-            let Holds { all, shapes } = row::read_holds(value, date)?;
+        RowKind::Holds => {
+            let SavedCooldowns { all, shapes } = row::read_holds(value, date)?;
             for kept in &all {
                 state.holds.adopt(kept, now);
             }
@@ -220,33 +220,33 @@ impl LimiterState {
         last: bool,
         date: SystemTime,
         now: Instant,
-    ) -> Vec<(What, Option<Vec<u8>>)> {
+    ) -> Vec<(RowKind, Option<Vec<u8>>)> {
         let mut rows = Vec::new();
         for credential in std::mem::take(&mut self.unsaved.windows) {
             let window = self.windows.get_mut(&credential);
             let kept = window.and_then(|(window, _)| window.kept(last, now));
-            rows.push((What::Window(credential), kept.map(|kept| row::window(&kept, date))));
+            rows.push((RowKind::Window(credential), kept.map(|kept| row::window(&kept, date))));
             self.unsaved.written.push(credential);
         }
         if std::mem::take(&mut self.unsaved.guard) {
             let kept = self.guard.kept(now);
-            rows.push((What::Guard, kept.map(|kept| row::guard(&kept, date))));
+            rows.push((RowKind::Guard, kept.map(|kept| row::guard(&kept, date))));
         }
         if std::mem::take(&mut self.unsaved.holds) {
             let kept = self.kept_holds(now);
             let any = !kept.all.is_empty();
-            rows.push((What::Holds, any.then(|| row::holds(&kept, date))));
+            rows.push((RowKind::Holds, any.then(|| row::holds(&kept, date))));
         }
         rows
     }
 
     /// Which rows are of any use.
-    fn alive(&self, now: Instant) -> Vec<What> {
+    fn alive(&self, now: Instant) -> Vec<RowKind> {
         let windows = self.windows.iter().filter(|(_, (window, _))| !window.is_over(now));
-        let mut alive: Vec<_> = windows.map(|(credential, _)| What::Window(*credential)).collect();
-        alive.extend(self.guard.kept(now).map(|_| What::Guard));
+        let mut alive: Vec<_> = windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
+        alive.extend(self.guard.kept(now).map(|_| RowKind::Guard));
         let holds = self.holds.kept(1, now);
-        alive.extend(holds.first().map(|_| What::Holds));
+        alive.extend(holds.first().map(|_| RowKind::Holds));
         alive
     }
 
@@ -262,7 +262,7 @@ impl LimiterState {
     }
 
     /// The holds to be kept. That of a bucket is of use only with the calls that belong to it.
-    fn kept_holds(&mut self, now: Instant) -> Holds {
+    fn kept_holds(&mut self, now: Instant) -> SavedCooldowns {
         let all = self.holds.kept(MOST_HOLDS, now);
         let is_held =
             |bucket: &u128| all.iter().any(|one| one.reach == CooldownScope::Bucket(*bucket));
@@ -270,7 +270,7 @@ impl LimiterState {
         let shape = |shape: &u64| Some((*shape, self.buckets.get(shape)?.clone()));
         let shapes: BTreeSet<_> = self.held_shapes.values().copied().collect();
         let shapes = shapes.iter().filter_map(shape).collect();
-        Holds { all, shapes }
+        SavedCooldowns { all, shapes }
     }
 }
 

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
-use crate::upstream::admission::failing::Failed;
+use crate::upstream::admission::failing::FailureKind;
 use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, bucket_id, entry, of};
 use crate::upstream::cooldown::{CooldownScope, WORTH_KEEPING};
 use crate::upstream::outcome::CallOutcome;
@@ -219,7 +219,7 @@ impl LimiterState {
         self.free(ticket);
         for (level, member) in subject.levels().into_iter().enumerate() {
             let probes = ticket.probes.contains(&member.group);
-            let failed = Failed { probes, is_held, hold: rule.hold_down, at: now };
+            let failed = FailureKind { probes, is_held, hold: rule.hold_down, at: now };
             if self.failing[level].failed(member, failed) {
                 self.hold_group(member.group, subject, ticket, verdict, now);
             }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::policy::upstream::{OutcomeClass, RateLimit, UpstreamPolicy};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::call_metrics::CallTimer;
-use crate::upstream::admission::charge::Charge;
+use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::CallEnd;
 use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, UpstreamState};
 use crate::upstream::admission::{AdmissionControl, conduct};
@@ -25,7 +25,7 @@ pub struct Permit {
     gate: AdmissionControl,
     knock: CallContext,
     record: CallTimer,
-    charge: Charge,
+    charge: CallCharge,
     /// `None` once it is settled, or where nothing is ever kept back.
     out: Option<ActiveCall>,
     verdict: Option<CallOutcome>,
@@ -49,7 +49,7 @@ impl Permit {
         gate: AdmissionControl,
         knock: CallContext,
         record: CallTimer,
-        charge: Charge,
+        charge: CallCharge,
         out: Option<ActiveCall>,
     ) -> Self {
         let (verdict, way, unread, waited) = (None, None, None, None);

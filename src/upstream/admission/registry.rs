@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::upstream::admission::durable::{Disk, Keeping};
+use crate::upstream::admission::durable::{Disk, LimitStore};
 use crate::upstream::admission::state::UpstreamState;
 use crate::upstream::routing::UpstreamTarget;
 
@@ -21,7 +21,7 @@ const UNNAMED: usize = 1024;
 pub struct UpstreamRegistry {
     pub(super) named: Mutex<HashMap<Arc<str>, Arc<UpstreamState>>>,
     pub(super) unnamed: Mutex<HashMap<Box<str>, Arc<UpstreamState>>>,
-    pub(super) keeping: OnceLock<Arc<dyn Keeping>>,
+    pub(super) keeping: OnceLock<Arc<dyn LimitStore>>,
     pub(super) disk: Mutex<Disk>,
 }
 

@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::upstream::{Rate, UpstreamPolicy};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
-use crate::upstream::admission::durable::Unsaved;
-use crate::upstream::admission::failing::{Failing, Member};
+use crate::upstream::admission::durable::UnsavedLimits;
+use crate::upstream::admission::failing::{FailureGroups, GroupMember};
 use crate::upstream::admission::wait_queue::{QueuePosition, WaitQueue};
 use crate::upstream::ban_guard::BanGuard;
 use crate::upstream::circuit_breaker;
@@ -58,13 +58,13 @@ pub(super) struct LimiterState {
     pub(super) cap: WaitQueue,
     pub(super) in_flight: usize,
     /// Calls that are under way beside those, for their own clients hold them up; the oldest first.
-    asides: VecDeque<Aside>,
+    asides: VecDeque<ClientStall>,
     turns: u64,
     /// Which keys of an endpoint fail, which endpoints of a family, which families of an origin.
-    pub(super) failing: [Failing; LEVELS],
+    pub(super) failing: [FailureGroups; LEVELS],
     /// Of each bucket that is held, the shape of the call that it was held after.
     pub(super) held_shapes: HashMap<u128, u64>,
-    pub(super) unsaved: Unsaved,
+    pub(super) unsaved: UnsavedLimits,
     /// Some of it is not to wait until the disk asks for it.
     pub(super) urgent: bool,
     /// All calls were stopped just now, for so long: nobody has been told yet.
@@ -73,7 +73,7 @@ pub(super) struct LimiterState {
 
 /// A call that its client holds up.
 #[derive(Debug)]
-struct Aside {
+struct ClientStall {
     number: u64,
     since: Instant,
     /// Tells it to make way.
@@ -99,12 +99,12 @@ pub(super) struct Admission {
     pub(super) learned: Option<u128>,
     /// It is not on disk that it goes out: first that, then the call.
     pub(super) unsaved: bool,
-    pub(super) seat: Seat,
+    pub(super) seat: CallSlot,
 }
 
 /// Which of an upstream's calls under way one is among.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Seat {
+pub(super) enum CallSlot {
     /// Those that `pace.in_flight` is about.
     Taken,
     /// Those that are held up by their own clients, as this one of them.
@@ -157,15 +157,15 @@ impl<'a> LimitKeys<'a> {
     }
 
     /// What the call is one of, from the nearest to the widest.
-    pub(super) fn levels(&self) -> [Member; LEVELS] {
+    pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
         let resource = || u128::from(self.knock.resource);
         [
-            Member {
+            GroupMember {
                 group: CooldownScope::Endpoint(self.endpoint),
                 number: self.knock.key.unwrap_or_else(resource),
             },
-            Member { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
-            Member { group: CooldownScope::Origin(self.origin), number: self.family.into() },
+            GroupMember { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
+            GroupMember { group: CooldownScope::Origin(self.origin), number: self.family.into() },
         ]
     }
 }
@@ -244,7 +244,7 @@ impl LimiterState {
             gave_way: false,
             learned,
             unsaved,
-            seat: Seat::Taken,
+            seat: CallSlot::Taken,
         })
     }
 
@@ -270,14 +270,14 @@ impl LimiterState {
     ) -> Option<Arc<Notify>> {
         self.free(ticket);
         ticket.probes.clear();
-        if ticket.seat != Seat::Taken {
+        if ticket.seat != CallSlot::Taken {
             return None;
         }
         self.ended(ticket);
         self.turns += 1;
         let way = Arc::default();
-        self.asides.push_back(Aside { number: self.turns, since: now, way: Arc::clone(&way) });
-        ticket.seat = Seat::Aside(self.turns);
+        self.asides.push_back(ClientStall { number: self.turns, since: now, way: Arc::clone(&way) });
+        ticket.seat = CallSlot::Aside(self.turns);
         Some(way)
     }
 
@@ -285,12 +285,12 @@ impl LimiterState {
     /// they are too many then. No more go out until they are fewer, so no client leaves any number behind. One
     /// that had to make way has no place any more.
     pub(super) fn come_back(&mut self, ticket: &mut Admission) {
-        if let Seat::Aside(number) = ticket.seat {
+        if let CallSlot::Aside(number) = ticket.seat {
             let had_a_place = self.asides.iter().any(|aside| aside.number == number);
             self.ended(ticket);
             if had_a_place {
                 self.in_flight += 1;
-                ticket.seat = Seat::Taken;
+                ticket.seat = CallSlot::Taken;
             }
         }
     }
@@ -298,9 +298,9 @@ impl LimiterState {
     /// A call is under way no longer.
     pub(super) fn ended(&mut self, ticket: &mut Admission) {
         match std::mem::take(&mut ticket.seat) {
-            Seat::Taken => self.in_flight -= 1,
-            Seat::Aside(number) => self.asides.retain(|aside| aside.number != number),
-            Seat::Over => return,
+            CallSlot::Taken => self.in_flight -= 1,
+            CallSlot::Aside(number) => self.asides.retain(|aside| aside.number != number),
+            CallSlot::Over => return,
         }
         self.cap.wake();
     }
@@ -467,7 +467,7 @@ impl LimiterState {
 }
 
 /// A limit that may be forgotten.
-pub(super) trait Forgettable {
+pub(super) trait Evictable {
     /// When it was last of use; `None`: it keeps nobody back, now or soon.
     fn last_of_use(&self, now: Instant) -> Option<Instant>;
 
@@ -475,7 +475,7 @@ pub(super) trait Forgettable {
     fn is_reached(&self, now: Instant) -> bool;
 }
 
-impl Forgettable for SlidingWindow {
+impl Evictable for SlidingWindow {
     fn last_of_use(&self, now: Instant) -> Option<Instant> {
         self.last().filter(|_| !self.is_over(now))
     }
@@ -485,7 +485,7 @@ impl Forgettable for SlidingWindow {
     }
 }
 
-impl Forgettable for AdaptiveLimit {
+impl Evictable for AdaptiveLimit {
     fn last_of_use(&self, now: Instant) -> Option<Instant> {
         self.resets().filter(|resets| *resets > now)
     }
@@ -504,7 +504,7 @@ const OVERFLOW: u128 = u128::MAX;
 /// The entry of `id`. When there are too many, those are forgotten that keep nobody back, and then the older
 /// half of those that have room left. Where all are reached it is one that all who come later share: a
 /// client that makes credentials up must not reset the limits of others, nor get around its own.
-pub(super) fn entry<T: Forgettable>(
+pub(super) fn entry<T: Evictable>(
     all: &mut HashMap<u128, (T, WaitQueue)>,
     id: u128,
     now: Instant,
@@ -518,7 +518,7 @@ pub(super) fn entry<T: Forgettable>(
     all.entry(id).or_insert_with(|| (new(), WaitQueue::default()))
 }
 
-fn make_room<T: Forgettable>(all: &mut HashMap<u128, (T, WaitQueue)>, now: Instant) {
+fn make_room<T: Evictable>(all: &mut HashMap<u128, (T, WaitQueue)>, now: Instant) {
     all.retain(|_, (limit, line)| !line.is_empty() || limit.last_of_use(now).is_some());
     let spare = |limit: &T, line: &WaitQueue| line.is_empty() && !limit.is_reached(now);
     let with_room = all.values().filter(|(limit, line)| spare(limit, line));

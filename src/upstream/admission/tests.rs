@@ -17,8 +17,8 @@ use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
-use crate::telemetry::log::written::Written;
-use crate::upstream::admission::call::Audience;
+use crate::telemetry::log::written::CapturedLog;
+use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTable;
 
@@ -517,7 +517,7 @@ async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
             61,
         ),
     ] {
-        let (bench, written) = (Bench::new(conduct), Written::default());
+        let (bench, written) = (Bench::new(conduct), CapturedLog::default());
         let _log = tracing::subscriber::set_default(written.log());
         for call in 0..8 {
             let passed = bench.enter(keyed(call)).await;
@@ -573,7 +573,7 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
     let third = bench.entering(knock("/")).await;
     let fourth = bench.entering(knock("/")).await;
     let background =
-        bench.entering(CallContext { audience: Audience::nobody().into(), ..knock("/") }).await;
+        bench.entering(CallContext { audience: CallAudience::nobody().into(), ..knock("/") }).await;
     let fifth = bench.entering(knock("/")).await;
     bench.clock.advance(SECOND);
     out.push(done(third).await.expect("the first in line"));
@@ -626,7 +626,7 @@ async fn a_place_in_line_is_that_of_who_waits_now() {
     (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let audiences = [true, false].map(|is_there| {
-        let audience = Arc::new(Audience::nobody());
+        let audience = Arc::new(CallAudience::nobody());
         audience.is(is_there);
         audience
     });

@@ -17,18 +17,18 @@ use serde_json::{Value, json};
 
 use crate::upstream::Body;
 use crate::upstream::body_inspection::{
-    self, AT_ONCE, ContentCoding, LARGEST, MOST_VALUES, Reading, accept_encoding, coding, inflate,
+    self, AT_ONCE, ContentCoding, LARGEST, MOST_VALUES, InspectedBody, accept_encoding, coding, inflate,
 };
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{Gathered, InFlight, READ_ALWAYS};
+use crate::upstream::in_flight::{BufferedPieces, InFlightBytes, READ_ALWAYS};
 
 /// Room for everything.
-fn room() -> Arc<InFlight> {
-    InFlight::new(usize::MAX / 2)
+fn room() -> Arc<InFlightBytes> {
+    InFlightBytes::new(usize::MAX / 2)
 }
 
 fn parse(coding: ContentCoding, body: &[u8]) -> Option<Value> {
-    let mut gathered = Gathered::new(&room());
+    let mut gathered = BufferedPieces::new(&room());
     gathered.push(Bytes::copy_from_slice(body)).expect("there is room");
     body_inspection::parse(coding, &gathered).says().cloned()
 }
@@ -227,10 +227,10 @@ async fn a_body_for_which_there_is_no_room_flows_on_unread() {
     let parts: Vec<&[u8]> = text.chunks(5000).collect();
     // Room for some of it; for all, but not for what it says; and for that too.
     for (bytes, readable) in [(100_000, false), (600_000, false), (1_000_000, true)] {
-        let room = InFlight::new(bytes);
+        let room = InFlightBytes::new(bytes);
         let (said, body) = body_inspection::read(&json_head(), pieces(&parts, Ok(())), &room).await;
         assert_eq!(said.says().is_some(), readable, "{bytes}");
-        assert!(readable || said == Reading::Unread);
+        assert!(readable || said == InspectedBody::Unread);
         assert!(room.used() <= bytes);
         assert_eq!(drained(body).await, (text.clone(), Ok(())), "{bytes}");
         assert_eq!(room.used(), 0);
@@ -240,7 +240,7 @@ async fn a_body_for_which_there_is_no_room_flows_on_unread() {
 /// Who holds a lot must not have others' errors taken for answers.
 #[tokio::test]
 async fn a_short_body_is_read_however_much_is_held() {
-    let room = InFlight::new(1000);
+    let room = InFlightBytes::new(1000);
     room.take(1_000_000);
     for length in [10, READ_ALWAYS - 20] {
         let text = json!({ "text": "x".repeat(length) }).to_string();
@@ -258,9 +258,9 @@ fn objects_are_charged_for_more_than_they_are_long() {
     let of_lists = format!("[{}0]", "[0],".repeat(20_000));
     let of_objects = format!("[{}0]", "{\"\":0},".repeat(20_000));
     let room = |bytes| {
-        let in_flight = InFlight::new(bytes);
+        let in_flight = InFlightBytes::new(bytes);
         move |text: &str| {
-            let mut gathered = Gathered::new(&in_flight);
+            let mut gathered = BufferedPieces::new(&in_flight);
             gathered.push(Bytes::copy_from_slice(text.as_bytes())).expect("there is room");
             body_inspection::parse(ContentCoding::Identity, &gathered).says().is_some()
         }
@@ -286,7 +286,7 @@ async fn a_body_says_the_same_wherever_it_is_parsed() {
             (ContentCoding::Gzip, gzip(text.as_bytes())),
         ] {
             let in_flight = room();
-            let mut gathered = Gathered::new(&in_flight);
+            let mut gathered = BufferedPieces::new(&in_flight);
             gathered.push(Bytes::from(body)).expect("there is room");
             let apart = body_inspection::parse_apart(coding, &gathered).await;
             assert_eq!(

@@ -19,19 +19,19 @@ const PIECES: u32 = 64;
 #[derive(Debug)]
 pub(in crate::upstream) struct SlidingWindow {
     rate: Rate,
-    sent: VecDeque<Piece>,
+    sent: VecDeque<CallBurst>,
     /// The calls of all pieces.
     calls: u64,
     /// How many went out since the window was made: the number of the last one.
     number: u64,
     /// The calls covered by the row that is being written, and by the one on disk.
-    written: Option<Covered>,
-    covered: Option<Covered>,
+    written: Option<ReservedCalls>,
+    covered: Option<ReservedCalls>,
 }
 
 /// Calls that went out one soon after the other; they count until the last of them is old enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
+struct CallBurst {
     first: Instant,
     last: Instant,
     calls: u64,
@@ -39,7 +39,7 @@ struct Piece {
 
 /// Which calls a row counts as gone out, before they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Covered {
+struct ReservedCalls {
     /// Up to this number …
     number: u64,
     /// … and before this time.
@@ -104,7 +104,7 @@ impl SlidingWindow {
             Some(one) if now.saturating_duration_since(one.first) < piece => {
                 (one.last, one.calls) = (now, one.calls + 1);
             }
-            Some(_) | None => self.sent.push_back(Piece { first: now, last: now, calls: 1 }),
+            Some(_) | None => self.sent.push_back(CallBurst { first: now, last: now, calls: 1 }),
         }
         self.write(now)
     }
@@ -159,8 +159,8 @@ impl SlidingWindow {
         self.written = now
             .checked_add(self.piece())
             .filter(|_| ahead > 0)
-            .map(|until| Covered { number: self.number + ahead, until });
-        let age = |piece: &Piece| (now.saturating_duration_since(piece.last), piece.calls);
+            .map(|until| ReservedCalls { number: self.number + ahead, until });
+        let age = |piece: &CallBurst| (now.saturating_duration_since(piece.last), piece.calls);
         Some(Kept { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
     }
 
@@ -173,7 +173,7 @@ impl SlidingWindow {
     pub(in crate::upstream) fn adopt(&mut self, kept: &Kept, now: Instant) {
         for (age, calls) in kept.sent.iter().copied().filter(|(age, _)| *age < self.rate.per) {
             let at = now.checked_sub(age).unwrap_or(now);
-            self.sent.push_back(Piece { first: at, last: at, calls });
+            self.sent.push_back(CallBurst { first: at, last: at, calls });
             self.calls = self.calls.saturating_add(calls);
         }
         self.sent.make_contiguous().sort_by_key(|piece| piece.last);
@@ -208,7 +208,7 @@ impl SlidingWindow {
             return Write::No;
         }
         match self.covered {
-            Some(Covered { number, until }) if self.number <= number && now < until => {
+            Some(ReservedCalls { number, until }) if self.number <= number && now < until => {
                 let half = self.number + self.ahead() / 2 > number;
                 if half { Write::Soon } else { Write::No }
             }

@@ -16,13 +16,13 @@ use http::{Method, StatusCode};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use crate::semantics::chunked::{Decoder, Piece, Strictness};
+use crate::semantics::chunked::{Decoder, ChunkEvent, Strictness};
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
     framing, head, head_end, is_misframed, persists, read_head,
 };
-use crate::upstream::session::{Broken, Event, Interims, Outgoing, Part, length, say_once};
+use crate::upstream::session::{SessionError, SessionEvent, Interims, OutgoingRequest, RequestPart, length, say_once};
 use crate::upstream::tls_error::TlsError;
 
 /// What is read at once while a head is awaited, and of a body.
@@ -30,25 +30,25 @@ const READ_HEAD: usize = 8 * 1024;
 const READ_BODY: usize = 32 * 1024;
 
 /// One call.
-pub struct Http1 {
+pub struct Http1Call {
     stream: Stream,
     method: Method,
     upgrades: bool,
     /// What is to be sent.
     out: VecDeque<Bytes>,
     body: RequestFraming,
-    upload: Upload,
+    upload: UploadState,
     input: BytesMut,
     /// How far the end of a head has been looked for.
     scanned: usize,
-    incoming: Incoming,
+    incoming: ResponseBodyState,
     interims: Interims,
     /// Whether the connection may be used again once this call is over.
     persists: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upload {
+enum UploadState {
     /// There may be more.
     Open,
     /// Written, and not yet pushed through the stream's own buffer.
@@ -61,7 +61,7 @@ enum Upload {
 }
 
 #[derive(Debug)]
-enum Incoming {
+enum ResponseBodyState {
     Head,
     Length(u64),
     Chunked(Decoder),
@@ -77,9 +77,9 @@ pub struct Raw {
     pub early: BytesMut,
 }
 
-impl Http1 {
+impl Http1Call {
     /// Begins a call.
-    pub(in crate::upstream) fn new(stream: Stream, request: &Outgoing) -> Self {
+    pub(in crate::upstream) fn new(stream: Stream, request: &OutgoingRequest) -> Self {
         let ends = request.body == RequestFraming::None;
         Self {
             stream,
@@ -87,58 +87,58 @@ impl Http1 {
             upgrades: request.upgrade.is_some(),
             out: VecDeque::from([head(request)]),
             body: request.body,
-            upload: Upload::Unflushed { ended: ends },
+            upload: UploadState::Unflushed { ended: ends },
             input: BytesMut::new(),
             scanned: 0,
-            incoming: Incoming::Head,
+            incoming: ResponseBodyState::Head,
             interims: Interims::default(),
             persists: true,
         }
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.out.is_empty() && self.upload == Upload::Open
+        self.out.is_empty() && self.upload == UploadState::Open
     }
 
-    pub(super) fn send(&mut self, part: Part) {
-        let ended = part == Part::End;
+    pub(super) fn send(&mut self, part: RequestPart) {
+        let ended = part == RequestPart::End;
         // In chunks it would be the end.
-        if matches!(&part, Part::Data(data) if data.is_empty()) {
+        if matches!(&part, RequestPart::Data(data) if data.is_empty()) {
             return;
         }
         match (self.body, part) {
-            (RequestFraming::Chunked, Part::Data(data)) => {
+            (RequestFraming::Chunked, RequestPart::Data(data)) => {
                 self.out.push_back(Bytes::from(format!("{:x}\r\n", data.len())));
                 self.out.push_back(data);
                 self.out.push_back(Bytes::from_static(b"\r\n"));
             }
-            (RequestFraming::Chunked, Part::End) => {
+            (RequestFraming::Chunked, RequestPart::End) => {
                 self.out.push_back(Bytes::from_static(b"0\r\n\r\n"))
             }
-            (RequestFraming::None | RequestFraming::Length(_), Part::Data(data)) => {
+            (RequestFraming::None | RequestFraming::Length(_), RequestPart::Data(data)) => {
                 self.out.push_back(data)
             }
-            (RequestFraming::None | RequestFraming::Length(_), Part::End) => {}
+            (RequestFraming::None | RequestFraming::Length(_), RequestPart::End) => {}
         }
-        if self.upload == Upload::Open {
-            self.upload = Upload::Unflushed { ended };
+        if self.upload == UploadState::Open {
+            self.upload = UploadState::Unflushed { ended };
         }
     }
 
-    pub(super) async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
+    pub(super) async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
         poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<Event, Broken>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_send(cx).is_err() {
             // It may have answered before it closed its side: that is read.
             self.out.clear();
-            self.upload = Upload::Refused;
+            self.upload = UploadState::Refused;
             self.persists = false;
         }
         if !had_room && self.has_room() {
-            return Poll::Ready(Ok(Event::Room));
+            return Poll::Ready(Ok(SessionEvent::Room));
         }
         if !reads {
             return Poll::Pending;
@@ -153,7 +153,7 @@ impl Http1 {
                 Ok(0) => return Poll::Ready(self.closed()),
                 Err(error) => {
                     let fault = TlsError::of_end(&error).filter(|_| self.awaits_head());
-                    return Poll::Ready(Err(fault.map_or_else(|| self.cut(), Broken::Tls)));
+                    return Poll::Ready(Err(fault.map_or_else(|| self.cut(), SessionError::Tls)));
                 }
             }
         }
@@ -171,13 +171,13 @@ impl Http1 {
                 self.out.pop_front();
             }
         }
-        if let Upload::Unflushed { ended } = self.upload {
+        if let UploadState::Unflushed { ended } = self.upload {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Err(error),
             }
-            self.upload = if ended { Upload::Ended } else { Upload::Open };
+            self.upload = if ended { UploadState::Ended } else { UploadState::Open };
         }
         Ok(())
     }
@@ -193,47 +193,47 @@ impl Http1 {
     }
 
     /// What the bytes that are there come to.
-    fn parsed(&mut self) -> Result<Option<Event>, Broken> {
+    fn parsed(&mut self) -> Result<Option<SessionEvent>, SessionError> {
         match &mut self.incoming {
-            Incoming::Head => self.parsed_head(),
-            Incoming::Length(0) => {
-                self.incoming = Incoming::Ended;
-                Ok(Some(Event::End(None)))
+            ResponseBodyState::Head => self.parsed_head(),
+            ResponseBodyState::Length(0) => {
+                self.incoming = ResponseBodyState::Ended;
+                Ok(Some(SessionEvent::End(None)))
             }
-            Incoming::Length(left) => {
+            ResponseBodyState::Length(left) => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
                 *left -= here as u64;
-                Ok((here > 0).then(|| Event::Data(self.input.split_to(here).freeze())))
+                Ok((here > 0).then(|| SessionEvent::Data(self.input.split_to(here).freeze())))
             }
-            Incoming::Chunked(decoder) => {
-                match decoder.decode(&mut self.input).map_err(|_malformed| Broken::Cut)? {
+            ResponseBodyState::Chunked(decoder) => {
+                match decoder.decode(&mut self.input).map_err(|_malformed| SessionError::Cut)? {
                     None => Ok(None),
-                    Some(Piece::Data(data)) => Ok(Some(Event::Data(data))),
-                    Some(Piece::End(trailers)) => {
-                        self.incoming = Incoming::Ended;
-                        Ok(Some(Event::End((!trailers.is_empty()).then_some(trailers))))
+                    Some(ChunkEvent::Data(data)) => Ok(Some(SessionEvent::Data(data))),
+                    Some(ChunkEvent::End(trailers)) => {
+                        self.incoming = ResponseBodyState::Ended;
+                        Ok(Some(SessionEvent::End((!trailers.is_empty()).then_some(trailers))))
                     }
                 }
             }
-            Incoming::Close if self.input.is_empty() => Ok(None),
-            Incoming::Close => Ok(Some(Event::Data(self.input.split().freeze()))),
-            Incoming::Ended => Ok(Some(Event::End(None))),
+            ResponseBodyState::Close if self.input.is_empty() => Ok(None),
+            ResponseBodyState::Close => Ok(Some(SessionEvent::Data(self.input.split().freeze()))),
+            ResponseBodyState::Ended => Ok(Some(SessionEvent::End(None))),
         }
     }
 
-    fn parsed_head(&mut self) -> Result<Option<Event>, Broken> {
+    fn parsed_head(&mut self) -> Result<Option<SessionEvent>, SessionError> {
         let Some(end) = head_end(&self.input, &mut self.scanned)? else { return Ok(None) };
         self.scanned = 0;
         let raw = self.input.split_to(end).freeze();
         let mut head = read_head(&raw)?;
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             self.interims.one_more()?;
-            return Ok(Some(Event::Head(Box::new(head))));
+            return Ok(Some(SessionEvent::Head(Box::new(head))));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
             if !self.upgrades {
-                return Err(Broken::Switched);
+                return Err(SessionError::Switched);
             }
             self.persists = false;
         }
@@ -242,42 +242,42 @@ impl Http1 {
         say_once(&mut head.headers, announced);
         head.framing = framing(&head, &self.method)?;
         self.incoming = match head.framing {
-            BodyFraming::Length(length) => Incoming::Length(length),
-            BodyFraming::Marked => Incoming::Chunked(Decoder::new(Strictness::Response)),
-            BodyFraming::Close => Incoming::Close,
+            BodyFraming::Length(length) => ResponseBodyState::Length(length),
+            BodyFraming::Marked => ResponseBodyState::Chunked(Decoder::new(Strictness::Response)),
+            BodyFraming::Close => ResponseBodyState::Close,
         };
         head.ended = head.framing == BodyFraming::Length(0);
-        Ok(Some(Event::Head(Box::new(head))))
+        Ok(Some(SessionEvent::Head(Box::new(head))))
     }
 
     /// The origin has closed its side.
-    fn closed(&mut self) -> Result<Event, Broken> {
+    fn closed(&mut self) -> Result<SessionEvent, SessionError> {
         self.persists = false;
-        if matches!(self.incoming, Incoming::Close) {
-            self.incoming = Incoming::Ended;
-            return Ok(Event::End(None));
+        if matches!(self.incoming, ResponseBodyState::Close) {
+            self.incoming = ResponseBodyState::Ended;
+            return Ok(SessionEvent::End(None));
         }
         Err(self.cut())
     }
 
-    fn cut(&self) -> Broken {
+    fn cut(&self) -> SessionError {
         let untouched = self.awaits_head() && self.input.is_empty() && self.interims.are_none();
-        if untouched { Broken::Closed } else { Broken::Cut }
+        if untouched { SessionError::Closed } else { SessionError::Cut }
     }
 
     pub(super) fn persists(&self) -> bool {
-        self.persists && !matches!(self.incoming, Incoming::Close)
+        self.persists && !matches!(self.incoming, ResponseBodyState::Close)
     }
 
     fn awaits_head(&self) -> bool {
-        matches!(self.incoming, Incoming::Head)
+        matches!(self.incoming, ResponseBodyState::Head)
     }
 
     /// The connection, if another call may be made on it.
     pub(in crate::upstream) fn into_reusable(self) -> Option<Stream> {
         // What came behind the answer is nobody's (response queue poisoning).
-        let clean = self.input.is_empty() && matches!(self.incoming, Incoming::Ended);
-        (self.persists && clean && self.upload == Upload::Ended).then_some(self.stream)
+        let clean = self.input.is_empty() && matches!(self.incoming, ResponseBodyState::Ended);
+        (self.persists && clean && self.upload == UploadState::Ended).then_some(self.stream)
     }
 
     /// The connection as it is, once it speaks another protocol.

@@ -16,10 +16,10 @@ use http::header::{EXPECT, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    Broken, Event, Head, Interims, Outgoing, Part, has_no_body, is_within_bounds, length, say_once,
+    SessionError, SessionEvent, UpstreamHead, Interims, OutgoingRequest, RequestPart, has_no_body, is_within_bounds, length, say_once,
 };
 use crate::upstream::tls_error::TlsError;
 
@@ -55,41 +55,41 @@ impl Connection {
 }
 
 /// A call's share of its connection.
-struct Share(Arc<Connection>);
+struct ConnectionShare(Arc<Connection>);
 
-impl Drop for Share {
+impl Drop for ConnectionShare {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One call.
-pub struct Http2 {
+pub struct Http2Call {
     method: Method,
     upload: Option<SendStream<Bytes>>,
     pending: Bytes,
     /// The request's body ends behind `pending`.
     ends: bool,
     response: ResponseFuture,
-    incoming: Incoming,
+    incoming: ResponseStreamState,
     interims: Interims,
     /// Last: the stream is given up before its place is.
-    share: Share,
+    share: ConnectionShare,
 }
 
-enum Incoming {
+enum ResponseStreamState {
     Head,
     Body { stream: RecvStream, left: Option<u64> },
     Ended,
 }
 
-impl Http2 {
+impl Http2Call {
     /// Begins a call. The share of `connection` must have been counted.
     pub(in crate::upstream) async fn new(
         connection: Arc<Connection>,
-        request: &Outgoing,
-    ) -> Result<Self, Broken> {
-        let share = Share(connection);
+        request: &OutgoingRequest,
+    ) -> Result<Self, SessionError> {
+        let share = ConnectionShare(connection);
         let ends = request.body == RequestFraming::None;
         let send = share.0.send.clone();
         let begun = async {
@@ -98,7 +98,7 @@ impl Http2 {
         };
         let (response, upload) = begun.await.map_err(|error: h2::Error| {
             share.0.close();
-            error.get_io().and_then(TlsError::of_end).map_or(Broken::NotProcessed, Broken::Tls)
+            error.get_io().and_then(TlsError::of_end).map_or(SessionError::NotProcessed, SessionError::Tls)
         })?;
         Ok(Self {
             share,
@@ -107,7 +107,7 @@ impl Http2 {
             pending: Bytes::new(),
             ends,
             response,
-            incoming: Incoming::Head,
+            incoming: ResponseStreamState::Head,
             interims: Interims::default(),
         })
     }
@@ -124,33 +124,33 @@ impl Http2 {
         self.upload.is_some() && self.pending.is_empty() && !self.ends
     }
 
-    pub(super) fn send(&mut self, part: Part) {
+    pub(super) fn send(&mut self, part: RequestPart) {
         match part {
-            Part::Data(data) => self.pending = data,
-            Part::End => self.ends = true,
+            RequestPart::Data(data) => self.pending = data,
+            RequestPart::End => self.ends = true,
         }
     }
 
-    pub(super) async fn next(&mut self, reads: bool) -> Result<Event, Broken> {
+    pub(super) async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
         poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<Event, Broken>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_upload(cx).is_err() {
             // What the origin has to say to that comes as its answer.
             (self.upload, self.pending) = (None, Bytes::new());
         }
         if !had_room && self.has_room() {
-            return Poll::Ready(Ok(Event::Room));
+            return Poll::Ready(Ok(SessionEvent::Room));
         }
         if !reads {
             return Poll::Pending;
         }
         match &mut self.incoming {
-            Incoming::Head => self.poll_head(cx),
-            Incoming::Body { .. } => self.poll_body(cx),
-            Incoming::Ended => Poll::Ready(Ok(Event::End(None))),
+            ResponseStreamState::Head => self.poll_head(cx),
+            ResponseStreamState::Body { .. } => self.poll_body(cx),
+            ResponseStreamState::Ended => Poll::Ready(Ok(SessionEvent::End(None))),
         }
     }
 
@@ -175,17 +175,17 @@ impl Http2 {
         Ok(())
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<SessionEvent, SessionError>> {
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
             let (parts, ()) = interim.into_parts();
             self.interims.one_more()?;
             // RFC 9113 §8.6: nothing can be switched to here.
             if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Err(Broken::Switched));
+                return Poll::Ready(Err(SessionError::Switched));
             }
             let framing = BodyFraming::Length(0);
             let head = head(parts.status, parts.headers, framing, false);
-            return Poll::Ready(Ok(Event::Head(Box::new(head))));
+            return Poll::Ready(Ok(SessionEvent::Head(Box::new(head))));
         }
         let response = match ready!(Pin::new(&mut self.response).poll(cx)) {
             Ok(response) => response,
@@ -194,10 +194,10 @@ impl Http2 {
         self.share.0.proven.store(true, Ordering::Relaxed);
         let (mut parts, stream) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Poll::Ready(Err(Broken::Switched));
+            return Poll::Ready(Err(SessionError::Switched));
         }
         if !is_within_bounds(&parts.headers) {
-            return Poll::Ready(Err(Broken::Protocol));
+            return Poll::Ready(Err(SessionError::Protocol));
         }
         let left = length(&parts.headers)?;
         say_once(&mut parts.headers, left);
@@ -209,16 +209,16 @@ impl Http2 {
             None => BodyFraming::Marked,
         };
         if ended && !bodiless && left.is_some_and(|left| left > 0) {
-            return Poll::Ready(Err(Broken::Protocol));
+            return Poll::Ready(Err(SessionError::Protocol));
         }
-        self.incoming = Incoming::Body { stream, left: left.filter(|_| !bodiless) };
+        self.incoming = ResponseStreamState::Body { stream, left: left.filter(|_| !bodiless) };
         let head = head(parts.status, parts.headers, framing, ended);
-        Poll::Ready(Ok(Event::Head(Box::new(head))))
+        Poll::Ready(Ok(SessionEvent::Head(Box::new(head))))
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
-        let Incoming::Body { stream, left } = &mut self.incoming else {
-            return Poll::Ready(Err(Broken::Cut));
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<SessionEvent, SessionError>> {
+        let ResponseStreamState::Body { stream, left } = &mut self.incoming else {
+            return Poll::Ready(Err(SessionError::Cut));
         };
         loop {
             match ready!(stream.poll_data(cx)) {
@@ -228,33 +228,33 @@ impl Http2 {
                     let _freed = stream.flow_control().release_capacity(piece.len());
                     if let Some(left) = left {
                         let rest = left.checked_sub(piece.len() as u64);
-                        *left = rest.ok_or(Broken::Cut)?;
+                        *left = rest.ok_or(SessionError::Cut)?;
                     }
-                    return Poll::Ready(Ok(Event::Data(piece)));
+                    return Poll::Ready(Ok(SessionEvent::Data(piece)));
                 }
                 // A whole answer may be followed by a reset that only says "send no more" (§8.1).
                 Some(Err(error)) if is_no_error(&error) && *left == Some(0) => break,
-                Some(Err(_reset)) => return Poll::Ready(Err(Broken::Cut)),
+                Some(Err(_reset)) => return Poll::Ready(Err(SessionError::Cut)),
                 None if left.is_some_and(|left| left > 0) => {
-                    return Poll::Ready(Err(Broken::Cut));
+                    return Poll::Ready(Err(SessionError::Cut));
                 }
                 None => {
                     let trailers = match ready!(stream.poll_trailers(cx)) {
                         Ok(trailers) => trailers,
                         Err(error) if is_no_error(&error) => None,
-                        Err(_reset) => return Poll::Ready(Err(Broken::Cut)),
+                        Err(_reset) => return Poll::Ready(Err(SessionError::Cut)),
                     };
-                    self.incoming = Incoming::Ended;
-                    return Poll::Ready(Ok(Event::End(trailers)));
+                    self.incoming = ResponseStreamState::Ended;
+                    return Poll::Ready(Ok(SessionEvent::End(trailers)));
                 }
             }
         }
-        self.incoming = Incoming::Ended;
-        Poll::Ready(Ok(Event::End(None)))
+        self.incoming = ResponseStreamState::Ended;
+        Poll::Ready(Ok(SessionEvent::End(None)))
     }
 
     /// What a failure before the head says (RFC 9113 §6.8, §8.7).
-    fn unanswered(&self, error: &h2::Error) -> Broken {
+    fn unanswered(&self, error: &h2::Error) -> SessionError {
         if error.is_go_away() || error.is_io() {
             self.share.0.close();
         }
@@ -262,23 +262,23 @@ impl Http2 {
         if error.is_remote() && (refused || error.is_go_away()) {
             // Whatever made it refuse this one, a connection of its own is the surest way.
             self.share.0.close();
-            return Broken::NotProcessed;
+            return SessionError::NotProcessed;
         }
         if error.is_remote() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED) {
             self.share.0.http1.store(true, Ordering::Relaxed);
-            return Broken::NotProcessed;
+            return SessionError::NotProcessed;
         }
         if let Some(fault) = error.get_io().and_then(TlsError::of_end) {
-            return Broken::Tls(fault);
+            return SessionError::Tls(fault);
         }
         if error.is_io() && self.interims.are_none() {
-            return Broken::Closed;
+            return SessionError::Closed;
         }
         // A reset of this call alone says that the origin lives, and has seen it.
         if error.is_io() || (error.is_remote() && error.is_reset()) {
-            return Broken::Cut;
+            return SessionError::Cut;
         }
-        Broken::Protocol
+        SessionError::Protocol
     }
 }
 
@@ -286,14 +286,14 @@ fn is_no_error(error: &h2::Error) -> bool {
     error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }
 
-fn head(status: StatusCode, headers: HeaderMap, framing: BodyFraming, ended: bool) -> Head {
-    let (version, spelling) = (Version::HTTP_2, Spelling::default());
-    Head { status, version, headers, spelling, framing, ended }
+fn head(status: StatusCode, headers: HeaderMap, framing: BodyFraming, ended: bool) -> UpstreamHead {
+    let (version, spelling) = (Version::HTTP_2, FieldCase::default());
+    UpstreamHead { status, version, headers, spelling, framing, ended }
 }
 
 /// The request as HTTP/2 has it: `:authority` in place of `Host`, no connection's own fields
 /// (RFC 9113 §8.2.2, §8.3.1).
-fn message(request: &Outgoing) -> Request<()> {
+fn message(request: &OutgoingRequest) -> Request<()> {
     let mut message = Request::new(());
     let uri = Uri::builder()
         .scheme(request.scheme)

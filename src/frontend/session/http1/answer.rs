@@ -12,12 +12,12 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::frontend::session::http1::{Http1, Outgoing};
-use crate::frontend::session::{ClientError, Length};
+use crate::frontend::session::http1::{Http1Session, ResponseFraming};
+use crate::frontend::session::{ClientError, BodyLength};
 use crate::frontend::stream::patiently;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 
-impl Http1 {
+impl Http1Session {
     pub(in crate::frontend::session) async fn write_interim(
         &mut self,
         status: StatusCode,
@@ -28,7 +28,7 @@ impl Http1 {
             return Ok(());
         }
         let mut head = start_line(status);
-        Spelling::default().write(headers, &mut head);
+        FieldCase::default().write(headers, &mut head);
         head.put_slice(b"\r\n");
         self.queue.push_back(head.freeze());
         self.drained().await?;
@@ -39,8 +39,8 @@ impl Http1 {
         &mut self,
         status: StatusCode,
         mut headers: HeaderMap,
-        length: Length,
-        spelling: &Spelling,
+        length: BodyLength,
+        spelling: &FieldCase,
     ) -> Result<(), ClientError> {
         self.status = Some(status);
         headers.remove(TRANSFER_ENCODING);
@@ -50,12 +50,12 @@ impl Http1 {
         }
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         self.outgoing = match length {
-            Length::None => Outgoing::Length(0),
-            Length::Known(length) => {
+            BodyLength::None => ResponseFraming::Length(0),
+            BodyLength::Known(length) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                Outgoing::Length(length)
+                ResponseFraming::Length(length)
             }
-            Length::Unknown => self.unknown(&mut headers),
+            BodyLength::Unknown => self.unknown(&mut headers),
         };
         if !switches {
             self.persists &= self.has_read_body();
@@ -70,16 +70,16 @@ impl Http1 {
     }
 
     /// A body whose end is marked, which HTTP/1.0 cannot do.
-    fn unknown(&mut self, headers: &mut HeaderMap) -> Outgoing {
+    fn unknown(&mut self, headers: &mut HeaderMap) -> ResponseFraming {
         headers.remove(CONTENT_LENGTH);
         if self.version == Version::HTTP_11 {
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            return Outgoing::Chunked;
+            return ResponseFraming::Chunked;
         }
         self.persists = false;
         // Cut off, it must not look like its end.
         self.io.answering();
-        Outgoing::Close
+        ResponseFraming::Close
     }
 
     pub(in crate::frontend::session) fn has_room(&self) -> bool {
@@ -93,18 +93,18 @@ impl Http1 {
         self.sent += piece.len() as u64;
         self.stall.holds(piece.len());
         match &mut self.outgoing {
-            Outgoing::Chunked => {
+            ResponseFraming::Chunked => {
                 self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
                 self.queue.push_back(piece);
                 self.queue.push_back(Bytes::from_static(b"\r\n"));
             }
-            Outgoing::Close => self.queue.push_back(piece),
-            Outgoing::Length(left) => {
+            ResponseFraming::Close => self.queue.push_back(piece),
+            ResponseFraming::Length(left) => {
                 // More than was announced would be taken for the next answer.
                 *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
                 self.queue.push_back(piece);
             }
-            Outgoing::Unwritten | Outgoing::Ended => return Err(ClientError::Gone),
+            ResponseFraming::Unwritten | ResponseFraming::Ended => return Err(ClientError::Gone),
         }
         Ok(())
     }
@@ -132,14 +132,14 @@ impl Http1 {
 
     pub(in crate::frontend::session) async fn end(&mut self) -> Result<(), ClientError> {
         match self.outgoing {
-            Outgoing::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
-            Outgoing::Close | Outgoing::Length(0) => {}
-            Outgoing::Length(_) | Outgoing::Unwritten | Outgoing::Ended => {
+            ResponseFraming::Chunked => self.queue.push_back(Bytes::from_static(b"0\r\n\r\n")),
+            ResponseFraming::Close | ResponseFraming::Length(0) => {}
+            ResponseFraming::Length(_) | ResponseFraming::Unwritten | ResponseFraming::Ended => {
                 return Err(ClientError::Gone);
             }
         }
         self.drained().await?;
-        self.outgoing = Outgoing::Ended;
+        self.outgoing = ResponseFraming::Ended;
         self.flush().await?;
         self.io.answered();
         Ok(())

@@ -9,8 +9,8 @@ use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 use super::*;
 use crate::store::state_db::Secret;
 
-fn at_rest() -> AtRest {
-    AtRest::new(&Secret::from_bytes([7; 32]))
+fn at_rest() -> FieldCipher {
+    FieldCipher::new(&Secret::from_bytes([7; 32]))
 }
 
 fn at(nanos: u64) -> SystemTime {
@@ -205,7 +205,7 @@ fn fields_are_encrypted_and_belong_to_their_entry_and_installation() {
     let entry = Entry::decode(&value).unwrap();
     let read = entry.without_body(&at_rest()).unwrap();
     assert_eq!(read.headers["location"], location);
-    assert!(entry.without_body(&AtRest::new(&Secret::from_bytes([8; 32]))).is_none());
+    assert!(entry.without_body(&FieldCipher::new(&Secret::from_bytes([8; 32]))).is_none());
     let other = Entry { canonical: b"another key", ..entry };
     assert!(other.without_body(&at_rest()).is_none());
 }

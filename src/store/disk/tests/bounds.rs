@@ -8,7 +8,7 @@ use crate::store::disk::queue::PutCommand;
 
 #[tokio::test]
 async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let (go_on, stalled) = mpsc::channel();
     disk.stall(stalled);
@@ -31,7 +31,7 @@ async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
 
 #[tokio::test]
 async fn commands_that_wait_are_bounded() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let (go_on, stalled) = mpsc::channel();
     disk.stall(stalled);
@@ -50,7 +50,7 @@ async fn commands_that_wait_are_bounded() {
 
 #[tokio::test]
 async fn of_several_puts_that_wait_the_newest_is_written() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let (go_on, stalled) = mpsc::channel();
     disk.stall(stalled);
@@ -73,7 +73,7 @@ async fn of_several_puts_that_wait_the_newest_is_written() {
 
 #[tokio::test]
 async fn hits_go_on_while_the_store_thread_is_stalled() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/inline", &stored("inline"));
     put(&disk, "/file", &stored(bytes(1, 100_000)));
@@ -101,7 +101,7 @@ fn taken(dir: &Path) -> u64 {
 /// Puts so many answers of these sizes, each some times, and looks after each few what the files
 /// take. STO-05 allows 1.3 times the bound: the engine's own growth comes in jumps.
 async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
-    let house = House { bytes: bound, ..House::new() };
+    let house = TestDisk { bytes: bound, ..TestDisk::new() };
     let disk = house.open().await;
     let bodies = sizes.map(|size| bytes(size, size));
     let mut written = 0;
@@ -143,7 +143,7 @@ async fn many_small_answers_stay_within_the_bound_too() {
 
 #[test]
 fn the_nearest_death_goes_first_and_what_lives_forever_last() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     let until =
         |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::of(Some(at(5000 + n))) };

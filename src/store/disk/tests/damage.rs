@@ -37,8 +37,8 @@ fn content(n: usize) -> Bytes {
 }
 
 /// A store with something of everything.
-async fn template() -> House {
-    let house = House::new();
+async fn template() -> TestDisk {
+    let house = TestDisk::new();
     let disk = house.open().await;
     for round in 0..2 {
         for n in 0..ENTRIES_OF {
@@ -60,11 +60,11 @@ async fn template() -> House {
 
 /// Does the damage again and again, each time to a copy of the same store, and looks what became of
 /// it. Says how many entries were found whole, over all times.
-async fn survives(damage: impl Fn(&House, &mut StdRng)) -> usize {
+async fn survives(damage: impl Fn(&TestDisk, &mut StdRng)) -> usize {
     let template = template().await;
     let mut whole = 0;
     for seed in 0..TIMES {
-        let house = House::new();
+        let house = TestDisk::new();
         copy(&template.cache(), &house.cache());
         damage(&house, &mut StdRng::seed_from_u64(seed));
         whole += found_whole(&house, seed).await;
@@ -72,7 +72,7 @@ async fn survives(damage: impl Fn(&House, &mut StdRng)) -> usize {
     whole
 }
 
-async fn found_whole(house: &House, seed: u64) -> usize {
+async fn found_whole(house: &TestDisk, seed: u64) -> usize {
     let mut whole = 0;
     for restart in 0..2 {
         let disk = house.open().await;
@@ -96,7 +96,7 @@ async fn found_whole(house: &House, seed: u64) -> usize {
 }
 
 /// One of the files, those of the database as likely as all bodies together.
-fn any_file(house: &House, random: &mut StdRng) -> PathBuf {
+fn any_file(house: &TestDisk, random: &mut StdRng) -> PathBuf {
     let layout = house.layout();
     let dir = if random.random() { layout.database() } else { layout.bodies() };
     let files = files_below(&dir);
@@ -181,7 +181,7 @@ async fn sto_02_a_foreign_database_is_put_aside() {
         database.flush().unwrap();
     }
     for seed in 0..TIMES {
-        let house = House::new();
+        let house = TestDisk::new();
         copy(foreign.path(), &house.layout().database());
         assert_eq!(found_whole(&house, seed).await, 0);
         assert_eq!(house.metric("larder_store_recovered_total"), 1);
@@ -194,7 +194,7 @@ async fn sto_02_a_foreign_database_is_put_aside() {
 async fn sto_02_what_another_version_wrote_is_removed_and_larders_own_is_begun_anew() {
     let template = template().await;
     for (seed, version) in ["v0", "v1", "v3", "v99"].into_iter().enumerate() {
-        let house = House::new();
+        let house = TestDisk::new();
         copy(&template.cache(), &house.cache());
         fs::rename(house.cache().join("v5"), house.cache().join(version)).unwrap();
         fs::create_dir(house.cache().join("not-a-version")).unwrap();
@@ -240,7 +240,7 @@ async fn a_missing_or_shortened_body_is_a_miss_and_is_removed() {
 
 #[tokio::test]
 async fn a_damaged_entry_is_a_miss_and_is_removed() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
@@ -258,7 +258,7 @@ async fn a_damaged_entry_is_a_miss_and_is_removed() {
 
 #[tokio::test]
 async fn only_the_newest_quarantine_is_kept() {
-    let house = House::new();
+    let house = TestDisk::new();
     let quarantines = || {
         let names = fs::read_dir(house.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
@@ -279,7 +279,7 @@ async fn only_the_newest_quarantine_is_kept() {
 
 #[tokio::test]
 async fn where_nothing_can_be_opened_memory_goes_on_alone_until_it_can() {
-    let house = House::new();
+    let house = TestDisk::new();
     // A file where a directory must be.
     fs::write(house.cache(), b"").unwrap();
     let disk = house.open().await;
@@ -302,7 +302,7 @@ async fn where_nothing_can_be_opened_memory_goes_on_alone_until_it_can() {
 
 #[tokio::test]
 async fn an_opening_that_hangs_is_given_up_and_begun_anew() {
-    let mut house = House::new();
+    let mut house = TestDisk::new();
     let disk = house.open().await;
     disk.close().await;
     let file = fs::File::open(house.layout().database().join("db")).unwrap();

@@ -15,7 +15,7 @@ use crate::store::memory;
 
 #[tokio::test]
 async fn what_was_put_is_found_whole_after_a_restart() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let sizes = [0, 1, 4096, 4097, 100_000, 300_000];
     for (seed, size) in sizes.into_iter().enumerate() {
@@ -54,14 +54,14 @@ async fn what_was_put_is_found_whole_after_a_restart() {
 
 #[tokio::test]
 async fn what_was_flushed_survives_a_process_that_ends_without_closing() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     for n in 0..20 {
         put(&disk, &format!("/{n}"), &stored(bytes(n, n * 1000)));
     }
     disk.flush().await;
     // The files as they are at this moment are what a killed process leaves.
-    let left = House::new();
+    let left = TestDisk::new();
     copy(&house.cache(), &left.cache());
     disk.close().await;
     let disk = left.open().await;
@@ -73,7 +73,7 @@ async fn what_was_flushed_survives_a_process_that_ends_without_closing() {
 
 #[tokio::test]
 async fn a_replaced_file_is_unlinked_while_its_reader_finishes() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/x", &stored(bytes(1, 100_000)));
     disk.flush().await;
@@ -96,7 +96,7 @@ async fn a_replaced_file_is_unlinked_while_its_reader_finishes() {
 
 #[tokio::test]
 async fn what_a_304_freshened_keeps_its_body_file() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let first = stored(bytes(1, 100_000));
     put(&disk, "/x", &first);
@@ -115,7 +115,7 @@ async fn what_a_304_freshened_keeps_its_body_file() {
 
 #[tokio::test]
 async fn an_older_response_does_not_replace_a_newer_one() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/x", &stored_at("newer", &[], 0, 20));
     disk.flush().await;
@@ -130,7 +130,7 @@ async fn an_older_response_does_not_replace_a_newer_one() {
 
 #[tokio::test]
 async fn sto_07_an_entry_from_the_future_keeps_nothing_away() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let future = SO_FAR + 1;
     put(&disk, "/x", &stored_at("from the future", &[], 0, future));
@@ -143,7 +143,7 @@ async fn sto_07_an_entry_from_the_future_keeps_nothing_away() {
 
 #[tokio::test]
 async fn cch_05_of_too_many_variants_the_newest_are_kept() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let number = memory::VARIANTS as u128;
     for n in 1..=number + 6 {
@@ -160,7 +160,7 @@ async fn cch_05_of_too_many_variants_the_newest_are_kept() {
 
 #[tokio::test]
 async fn of_several_that_match_the_most_recent_is_found() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/x", &stored_at("by v", &["x-v"], 7, 10));
     put(&disk, "/x", &stored_at("sole", &[], 0, 20));
@@ -175,7 +175,7 @@ async fn of_several_that_match_the_most_recent_is_found() {
 
 #[test]
 fn an_entry_under_the_id_of_another_key_is_not_found() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     let (own, other) = (key("/own"), key("/other"));
     let put = PutCommand {
@@ -214,7 +214,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
 
 #[tokio::test]
 async fn a_target_is_reclaimed_with_all_its_variants_and_nothing_else() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     for n in 1..=5 {
         put(&disk, "/x", &stored_at(bytes(1, 10_000), &["x-v"], n, 100));
@@ -235,7 +235,7 @@ async fn a_target_is_reclaimed_with_all_its_variants_and_nothing_else() {
 
 #[tokio::test]
 async fn what_is_cleared_is_gone_and_what_comes_after_is_kept() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     for n in 0..30 {
         put(&disk, &format!("/{n}"), &stored(bytes(n, n * 1000)));
@@ -256,7 +256,7 @@ async fn what_is_cleared_is_gone_and_what_comes_after_is_kept() {
 
 #[tokio::test]
 async fn pages_lead_through_everything_once() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     for n in 0..25 {
         put(&disk, &format!("/{n}"), &stored(bytes(n, n * 500)));
@@ -292,7 +292,7 @@ async fn pages_lead_through_everything_once() {
 
 #[tokio::test]
 async fn what_is_too_large_to_be_kept_takes_the_place_of_nothing_older() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     put(&disk, "/x", &stored(bytes(1, 10_000)));
     disk.flush().await;
@@ -307,7 +307,7 @@ async fn what_is_too_large_to_be_kept_takes_the_place_of_nothing_older() {
 
 #[tokio::test]
 async fn nothing_is_found_or_kept_before_it_is_open_and_after_it_is_closed() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.start();
     put(&disk, "/x", &stored("early"));
     disk.flush().await;
@@ -331,7 +331,7 @@ async fn nothing_is_found_or_kept_before_it_is_open_and_after_it_is_closed() {
 #[tokio::test(start_paused = true)]
 #[expect(clippy::disallowed_methods, reason = "the runtime's own clock, which stands still")]
 async fn closing_waits_no_longer_than_it_may() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let (go_on, stalled) = mpsc::channel();
     disk.stall(stalled);
@@ -345,7 +345,7 @@ async fn closing_waits_no_longer_than_it_may() {
 
 #[tokio::test]
 async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     let keyring = KeyBuilder::new([7; 32], &[], Redactor::default());
     for (n, length) in [10, 100_000].into_iter().enumerate() {
@@ -395,7 +395,7 @@ async fn sto_09_no_credential_is_at_rest_and_nobody_else_may_read() {
 
 #[tokio::test]
 async fn sto_09_the_files_of_the_database_are_closed_to_others_at_every_opening() {
-    let house = House::new();
+    let house = TestDisk::new();
     let disk = house.open().await;
     disk.close().await;
     let open_to_all =

@@ -37,7 +37,7 @@ fn check(keeper: &mut DiskWriter) {
 
 #[test]
 fn what_died_is_swept_with_its_file_and_the_rest_stays() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     for n in 0..20 {
         put_until(&mut keeper, &format!("/{n}"), Some(1000 + n), bytes(1, 10_000));
@@ -77,7 +77,7 @@ fn put_varying(
 #[test]
 fn what_is_older_goes_with_what_varies_otherwise() {
     for (newer_is_asked_at, is_left) in [(20, false), (5, true)] {
-        let house = House::new();
+        let house = TestDisk::new();
         let mut keeper = house.keeper();
         put_varying(&mut keeper, &[], 0, 10, 5_000);
         put_varying(&mut keeper, &["x-v"], 7, newer_is_asked_at, 1_000);
@@ -91,7 +91,7 @@ fn what_is_older_goes_with_what_varies_otherwise() {
 
 #[test]
 fn what_cannot_be_written_takes_what_is_older_and_varies_otherwise_with_it() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     put_varying(&mut keeper, &[], 0, 10, 5_000);
     let unwritten = PutCommand {
@@ -109,7 +109,7 @@ fn what_cannot_be_written_takes_what_is_older_and_varies_otherwise_with_it() {
 
 #[test]
 fn a_slice_of_sweeping_is_bounded_and_says_that_more_is_due() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     for n in 0..1200 {
         put_until(&mut keeper, &format!("/{n}"), Some(1000), "small");
@@ -122,7 +122,7 @@ fn a_slice_of_sweeping_is_bounded_and_says_that_more_is_due() {
 
 #[test]
 fn an_entry_that_lives_longer_now_is_not_swept_by_its_earlier_death() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     put_until(&mut keeper, "/x", Some(1000), "first");
     put_until(&mut keeper, "/x", Some(3000), "second");
@@ -139,7 +139,7 @@ fn an_entry_that_lives_longer_now_is_not_swept_by_its_earlier_death() {
 
 #[test]
 fn the_check_leaves_alone_what_is_as_it_should_be() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     for n in 0..1100_usize {
         put_until(&mut keeper, &format!("/{n}"), Some(9000), bytes(n, (n % 3) * 3000));
@@ -152,7 +152,7 @@ fn the_check_leaves_alone_what_is_as_it_should_be() {
 
 #[test]
 fn the_check_gives_an_entry_back_its_death_and_its_place_among_the_variants() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     put_until(&mut keeper, "/x", Some(1000), bytes(1, 10_000));
     let totals = keeper.sizes.totals();
@@ -167,7 +167,7 @@ fn the_check_gives_an_entry_back_its_death_and_its_place_among_the_variants() {
 
 #[test]
 fn the_check_removes_deaths_variants_and_files_without_their_entry() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     for n in 0..3 {
         put_until(&mut keeper, &format!("/{n}"), None, bytes(n, 10_000));
@@ -185,7 +185,7 @@ fn the_check_removes_deaths_variants_and_files_without_their_entry() {
 
 #[test]
 fn a_file_that_is_written_during_the_check_is_no_orphan() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     put_until(&mut keeper, "/before", None, bytes(1, 10_000));
     keeper.check = Some(Check::default());
@@ -201,7 +201,7 @@ fn a_file_that_is_written_during_the_check_is_no_orphan() {
 
 #[test]
 fn the_check_removes_a_damaged_entry_and_counts_it() {
-    let house = House::new();
+    let house = TestDisk::new();
     let mut keeper = house.keeper();
     for n in 0..3 {
         put_until(&mut keeper, &format!("/{n}"), Some(1000), bytes(n, 10_000));

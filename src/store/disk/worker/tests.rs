@@ -27,7 +27,7 @@ fn thread(dir: &std::path::Path, measure: free_space::Measure) -> Worker {
         means,
         Clock::system(),
         Telemetry::new(&[], &[]),
-        Box::new(crate::store::disk::tests::Unheard),
+        Box::new(crate::store::disk::tests::NoObserver),
     );
     let mut thread = Worker::new(shared);
     thread.climb(RecoveryStep::AsItIs);

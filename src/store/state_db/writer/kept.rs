@@ -40,8 +40,8 @@ pub(super) struct WriterState {
     sweeps: bool,
     /// Rows to be written, and rows that were written but may not be on disk yet. Their keys are those
     /// of `targets` and of one answer of each of `watched`: they are bounded as those are.
-    unwritten: Writes,
-    unflushed: Writes,
+    unwritten: WriteBatch,
+    unflushed: WriteBatch,
     pub(super) watched: Vec<(&'static [u8], Changed)>,
     /// When those were asked last, how long that and writing took, and whether they are to be asked soon.
     asked: Instant,
@@ -50,7 +50,7 @@ pub(super) struct WriterState {
 }
 
 /// Keys and their values; `None`: the key is to be removed.
-type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+type WriteBatch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 enum Database {
     Open(sled::Db),
@@ -68,8 +68,8 @@ impl WriterState {
             db: Database::Open(db),
             targets: targets.collect(),
             sweeps: false,
-            unwritten: Writes::new(),
-            unflushed: Writes::new(),
+            unwritten: WriteBatch::new(),
+            unflushed: WriteBatch::new(),
             watched: Vec::new(),
             asked: monotonic(),
             took: Duration::ZERO,

@@ -21,16 +21,16 @@ const LONGEST_HOLD: Duration = Duration::from_secs(32 * 86_400);
 
 /// The upstream that a row belongs to, and the row's kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct RowKey {
     /// Whether the name is that of a configured upstream; else it is a host and port.
     pub(super) configured: bool,
     pub(super) name: Arc<str>,
-    pub(super) what: What,
+    pub(super) what: RowKind,
 }
 
 /// The kind of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
+pub(super) enum RowKind {
     /// The window of a credential.
     Window(u128),
     /// The count of the ban guard.
@@ -41,21 +41,21 @@ pub(super) enum What {
 
 /// Firm holds, and the calls that belong to a bucket which is held.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Holds {
-    pub(super) all: Vec<cooldown::Kept>,
+pub(super) struct SavedCooldowns {
+    pub(super) all: Vec<cooldown::SavedCooldown>,
     pub(super) shapes: Vec<(u64, Bucket)>,
 }
 
-impl Key {
+impl RowKey {
     pub(super) fn encode(&self) -> Vec<u8> {
         let what = match self.what {
-            What::Window(_) => b'w',
-            What::Guard => b'g',
-            What::Holds => b'h',
+            RowKind::Window(_) => b'w',
+            RowKind::Guard => b'g',
+            RowKind::Holds => b'h',
         };
         let mut key = vec![what, u8::from(self.configured)];
         key.extend_from_slice(self.name.as_bytes());
-        if let What::Window(credential) = self.what {
+        if let RowKind::Window(credential) = self.what {
             key.extend_from_slice(&credential.to_be_bytes());
         }
         key
@@ -66,10 +66,10 @@ impl Key {
         let (name, what) = match what {
             b'w' => {
                 let (name, credential) = rest.split_last_chunk()?;
-                (name, What::Window(u128::from_be_bytes(*credential)))
+                (name, RowKind::Window(u128::from_be_bytes(*credential)))
             }
-            b'g' => (rest, What::Guard),
-            b'h' => (rest, What::Holds),
+            b'g' => (rest, RowKind::Guard),
+            b'h' => (rest, RowKind::Holds),
             _ => return None,
         };
         let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
@@ -182,7 +182,7 @@ pub(super) fn read_window(row: &[u8], now: SystemTime) -> Option<rate_limiter::K
     Some(rate_limiter::Kept { rate, sent, ahead }.aged(row.age))
 }
 
-pub(super) fn guard(kept: &ban_guard::Kept, now: SystemTime) -> Vec<u8> {
+pub(super) fn guard(kept: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
     row.time(kept.for_long);
     row.count(kept.pieces.len());
@@ -193,7 +193,7 @@ pub(super) fn guard(kept: &ban_guard::Kept, now: SystemTime) -> Vec<u8> {
     row.0
 }
 
-pub(super) fn read_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::Kept> {
+pub(super) fn read_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::SavedBanGuard> {
     let mut row = Reader::at(row, now)?;
     let for_long = row.time()?;
     let mut pieces = pairs(&mut row)?;
@@ -201,7 +201,7 @@ pub(super) fn read_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::Kept>
         *age = age.saturating_add(row.age);
     }
     pieces.retain(|(age, _)| *age < for_long);
-    Some(ban_guard::Kept { for_long, pieces })
+    Some(ban_guard::SavedBanGuard { for_long, pieces })
 }
 
 fn pairs(row: &mut Reader<'_>) -> Option<Vec<(Duration, u64)>> {
@@ -209,7 +209,7 @@ fn pairs(row: &mut Reader<'_>) -> Option<Vec<(Duration, u64)>> {
     (0..count).map(|_| Some((row.time()?, row.number()?))).collect()
 }
 
-pub(super) fn holds(kept: &Holds, now: SystemTime) -> Vec<u8> {
+pub(super) fn holds(kept: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
     row.count(kept.all.len());
     for one in &kept.all {
@@ -230,16 +230,16 @@ pub(super) fn holds(kept: &Holds, now: SystemTime) -> Vec<u8> {
 }
 
 /// Those that are not over. A hold of a kind or cause that this larder does not know is left out.
-pub(super) fn read_holds(row: &[u8], now: SystemTime) -> Option<Holds> {
+pub(super) fn read_holds(row: &[u8], now: SystemTime) -> Option<SavedCooldowns> {
     let mut row = Reader::at(row, now)?;
-    let mut holds = Holds::default();
+    let mut holds = SavedCooldowns::default();
     for _ in 0..row.count(48)? {
         let known = known_reach(row.number()?, row.wide()?);
         let left = row.time()?.min(LONGEST_HOLD).saturating_sub(row.age);
         let cause = known_cause(row.number()?);
         let times = u32::try_from(row.number()?).unwrap_or(u32::MAX);
         if let (Some(reach), Some(cause), false) = (known, cause, left.is_zero()) {
-            holds.all.push(cooldown::Kept { reach, left, cause, times });
+            holds.all.push(cooldown::SavedCooldown { reach, left, cause, times });
         }
     }
     for _ in 0..row.count(24)? {

@@ -54,7 +54,7 @@ impl Asking {
 }
 
 #[async_trait]
-impl Keeping for Asking {
+impl LimitStore for Asking {
     async fn settle(&self) {
         *self.0.settled.lock() += 1;
         self.ask();
@@ -380,7 +380,7 @@ async fn a_disk_that_hangs_costs_a_moment_and_no_call() {
     struct Hanging;
 
     #[async_trait]
-    impl Keeping for Hanging {
+    impl LimitStore for Hanging {
         async fn settle(&self) {
             std::future::pending::<()>().await;
         }

@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::semantics::field_list;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    Broken, HEAD_BYTES, HEAD_FIELDS, Head, Outgoing, has_no_body, is_within_bounds, length,
+    SessionError, HEAD_BYTES, HEAD_FIELDS, UpstreamHead, OutgoingRequest, has_no_body, is_within_bounds, length,
 };
 
 /// The head of a request.
-pub(super) fn head(request: &Outgoing) -> Bytes {
+pub(super) fn head(request: &OutgoingRequest) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
     out.put_slice(request.method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -54,7 +54,7 @@ fn expects_a_body(method: &Method) -> bool {
 
 /// Where the head ends; `None`: it has not all come. `scanned`: where the first line begins that has
 /// not been looked at, for the next time.
-pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, Broken> {
+pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, SessionError> {
     while let Some(feed) = input.get(*scanned..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
         let line = input.get(*scanned..*scanned + feed).unwrap_or_default();
         *scanned += feed + 1;
@@ -63,42 +63,42 @@ pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize
             return Ok(Some(*scanned));
         }
     }
-    if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(Broken::Protocol) } else { Ok(None) }
+    if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(SessionError::Protocol) } else { Ok(None) }
 }
 
-pub(super) fn read_head(raw: &Bytes) -> Result<Head, Broken> {
+pub(super) fn read_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
     let mut slots = [httparse::EMPTY_HEADER; HEAD_FIELDS];
     let mut response = httparse::Response::new(&mut slots);
     let mut parser = httparse::ParserConfig::default();
     parser.allow_spaces_after_header_name_in_responses(true);
     let parsed = parser.parse_response(&mut response, raw);
     if !matches!(parsed, Ok(httparse::Status::Complete(_))) {
-        return Err(Broken::Protocol);
+        return Err(SessionError::Protocol);
     }
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.filter(|status| status.as_u16() < 600).ok_or(Broken::Protocol)?;
+    let status = status.filter(|status| status.as_u16() < 600).ok_or(SessionError::Protocol)?;
     let version = match response.version {
         Some(1) => Version::HTTP_11,
         Some(0) => Version::HTTP_10,
-        _ => return Err(Broken::Protocol),
+        _ => return Err(SessionError::Protocol),
     };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Broken::Protocol)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| SessionError::Protocol)?;
         let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));
-        headers.append(name, value.map_err(|_invalid| Broken::Protocol)?);
+        headers.append(name, value.map_err(|_invalid| SessionError::Protocol)?);
     }
     if !is_within_bounds(&headers) {
-        return Err(Broken::Protocol);
+        return Err(SessionError::Protocol);
     }
-    let spelling = Spelling::of(raw.clone());
+    let spelling = FieldCase::of(raw.clone());
     let framing = BodyFraming::Length(0);
-    Ok(Head { status, version, headers, spelling, framing, ended: false })
+    Ok(UpstreamHead { status, version, headers, spelling, framing, ended: false })
 }
 
 /// RFC 9112 §6.3. Larder announces no coding (`TE`), so chunked alone may come, and to HTTP/1.1
 /// alone; a length beside it is two readings.
-pub(super) fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broken> {
+pub(super) fn framing(head: &UpstreamHead, method: &Method) -> Result<BodyFraming, SessionError> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let (coding, more) = (codings.next(), codings.next().is_some());
     let length = length(&head.headers)?;
@@ -107,7 +107,7 @@ pub(super) fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broke
         Some(coding) => {
             let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
             if !chunked || more || length.is_some() || head.version != Version::HTTP_11 {
-                return Err(Broken::Protocol);
+                return Err(SessionError::Protocol);
             }
             true
         }
@@ -124,7 +124,7 @@ pub(super) fn framing(head: &Head, method: &Method) -> Result<BodyFraming, Broke
 
 /// Whether the head says that a body follows where none may (RFC 9112 §6.1, §6.2): the answer ends with
 /// it, and what an origin that means it sends behind it is not taken for the next answer.
-pub(super) fn is_misframed(head: &Head) -> bool {
+pub(super) fn is_misframed(head: &UpstreamHead) -> bool {
     let coded = head.headers.contains_key(TRANSFER_ENCODING);
     let long = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     match head.status {
@@ -135,7 +135,7 @@ pub(super) fn is_misframed(head: &Head) -> bool {
 }
 
 /// RFC 9112 §9.3.
-pub(super) fn persists(head: &Head) -> bool {
+pub(super) fn persists(head: &UpstreamHead) -> bool {
     let mut options = field_list::members(head.headers.get_all(CONNECTION)).peekable();
     let named = options.peek().is_some();
     let mut keeps = head.version == Version::HTTP_11 || named;

@@ -16,7 +16,7 @@ fn kept() -> rate_limiter::Kept {
     rate_limiter::Kept { rate, sent: vec![(2 * HOUR, 3), (SECOND, 1)], ahead: 100 }
 }
 
-fn all() -> Holds {
+fn all() -> SavedCooldowns {
     let causes = CAUSES.into_iter().enumerate();
     let hold = |(place, cause): (usize, RejectReason)| {
         let reach = match place % 5 {
@@ -26,22 +26,22 @@ fn all() -> Holds {
             3 => CooldownScope::Bucket(u128::MAX),
             _ => CooldownScope::Key(1),
         };
-        cooldown::Kept { reach, left: HOUR, cause, times: 3 }
+        cooldown::SavedCooldown { reach, left: HOUR, cause, times: 3 }
     };
     let bucket = Bucket { name: "abcd".into(), per_resource: true };
-    Holds { all: causes.map(hold).collect(), shapes: vec![(5, bucket)] }
+    SavedCooldowns { all: causes.map(hold).collect(), shapes: vec![(5, bucket)] }
 }
 
 #[test]
 fn a_key_is_read_as_it_was_written() {
-    for what in [What::Window(0), What::Window(u128::MAX), What::Guard, What::Holds] {
+    for what in [RowKind::Window(0), RowKind::Window(u128::MAX), RowKind::Guard, RowKind::Holds] {
         for (configured, name) in [(true, "coins"), (false, "api.example:443")] {
-            let key = Key { configured, name: name.into(), what };
-            assert_eq!(Key::decode(&key.encode()), Some(key));
+            let key = RowKey { configured, name: name.into(), what };
+            assert_eq!(RowKey::decode(&key.encode()), Some(key));
         }
     }
     for other in [&b""[..], b"w", b"g\x01", b"w\x01short", b"x\x01coins", b"g\x01\xff"] {
-        assert_eq!(Key::decode(other), None, "{other:?}");
+        assert_eq!(RowKey::decode(other), None, "{other:?}");
     }
 }
 
@@ -53,7 +53,7 @@ fn what_is_kept_grows_older_between_two_larders() {
     assert_eq!(window.sent, [(3 * HOUR, 3), (HOUR + SECOND, 1), (Duration::ZERO, 100)]);
     assert_eq!((window.rate, window.ahead), (kept().rate, 0));
     let counted =
-        ban_guard::Kept { for_long: 2 * HOUR, pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)] };
+        ban_guard::SavedBanGuard { for_long: 2 * HOUR, pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)] };
     let read = read_guard(&guard(&counted, date()), later).unwrap();
     assert_eq!(read.pieces, [(HOUR + SECOND, 2)]);
     let half = read_holds(&holds(&all(), date()), date() + HOUR / 2).unwrap();
@@ -95,7 +95,7 @@ proptest! {
     fn a_row_that_is_cut_or_damaged_is_refused_or_read_and_never_a_panic(
         cut in 0usize..500, at in 0usize..500, with in any::<u8>(), noise in any::<Vec<u8>>(),
     ) {
-        let counted = ban_guard::Kept { for_long: HOUR, pieces: vec![(SECOND, 5)] };
+        let counted = ban_guard::SavedBanGuard { for_long: HOUR, pieces: vec![(SECOND, 5)] };
         for row in [window(&kept(), date()), guard(&counted, date()), holds(&all(), date())] {
             let mut damaged = row.clone();
             damaged.truncate(cut);
@@ -108,6 +108,6 @@ proptest! {
         }
         let row = window(&kept(), date());
         prop_assert!(cut >= row.len() || read_window(&row[..cut], date()).is_none());
-        let _key = Key::decode(&noise);
+        let _key = RowKey::decode(&noise);
     }
 }

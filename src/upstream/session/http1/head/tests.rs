@@ -6,22 +6,22 @@ use proptest::prelude::{any, proptest};
 
 use super::{framing, head, head_end, is_misframed, persists, read_head};
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::Spelling;
+use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
-use crate::upstream::session::{Broken, Outgoing};
+use crate::upstream::session::{SessionError, OutgoingRequest};
 
-fn read(text: &str) -> Result<super::Head, Broken> {
+fn read(text: &str) -> Result<super::UpstreamHead, SessionError> {
     read_head(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
 /// How the body of a 200 with these lines to a GET is framed.
-fn framed(version: &str, lines: &str) -> Result<BodyFraming, Broken> {
+fn framed(version: &str, lines: &str) -> Result<BodyFraming, SessionError> {
     framing(&read(&format!("HTTP/{version} 200 OK\r\n{lines}\r\n"))?, &Method::GET)
 }
 
 #[test]
 fn a_body_is_framed_in_one_way_or_its_answer_is_none() {
-    let refused = Err(Broken::Protocol);
+    let refused = Err(SessionError::Protocol);
     for (version, lines, expected) in [
         ("1.1", "", Ok(BodyFraming::Close)),
         ("1.0", "", Ok(BodyFraming::Close)),
@@ -72,13 +72,13 @@ fn what_is_no_head_is_refused() {
         "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
     ] {
-        assert_eq!(read(text).map(|head| head.status), Err(Broken::Protocol), "{text:?}");
+        assert_eq!(read(text).map(|head| head.status), Err(SessionError::Protocol), "{text:?}");
     }
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(257));
     assert!(read(&many).is_err());
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300 * 1024));
     assert!(read(&large).is_err());
-    assert_eq!(head_end(&vec![b'a'; 300 * 1024], &mut 0), Err(Broken::Protocol));
+    assert_eq!(head_end(&vec![b'a'; 300 * 1024], &mut 0), Err(SessionError::Protocol));
 }
 
 #[test]
@@ -127,13 +127,13 @@ fn the_end_of_a_head_is_found_however_it_is_cut() {
 fn outgoing(body: RequestFraming, upgrade: bool) -> String {
     let mut headers = HeaderMap::new();
     headers.insert("x-key", HeaderValue::from_static("1"));
-    let written = head(&Outgoing {
+    let written = head(&OutgoingRequest {
         method: Method::POST,
         scheme: "http",
         authority: "api.example:81".to_owned(),
         path: "/a?b".to_owned(),
         headers,
-        spelling: Spelling::of(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
+        spelling: FieldCase::of(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
         body,
         upgrade: upgrade.then(|| HeaderValue::from_static("websocket")),
         trailers: true,
