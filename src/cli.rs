@@ -7,6 +7,7 @@
 mod admin_client;
 pub mod ca;
 pub mod check;
+mod config_arg;
 pub mod cost;
 pub mod doctor;
 pub mod env;
@@ -15,7 +16,6 @@ pub mod fake;
 pub mod inspect;
 pub mod ls;
 pub mod mode;
-mod named;
 pub mod purge;
 pub mod reload;
 pub mod run;

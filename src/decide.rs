@@ -15,7 +15,7 @@ use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::storability::CacheKind;
 use crate::stored::partial::PartialResponse;
-use crate::stored::{FreshnessInput, ForcedStale, StoredResponse};
+use crate::stored::{ForcedStale, FreshnessInput, StoredResponse};
 
 /// What the store holds for a request.
 #[derive(Debug, Clone, Copy)]

@@ -5,28 +5,28 @@
 //! writes), origin connections (`upstream` reads), configuration.
 
 pub mod body;
-pub mod change;
-pub mod ends;
 pub mod fast_path;
 pub mod head_update;
 pub mod mode;
+pub mod pending_calls;
+pub mod persistent_facts;
 pub mod purge;
-pub mod remembered;
 pub mod request;
 pub mod response;
+pub mod stale_if_error_end;
 pub mod store_post;
-pub mod underway;
+pub mod unsafe_request;
 
-mod apart;
 mod collapse;
 mod fill;
 mod fill_guard;
 mod forward;
-mod given;
+mod fragmentation;
 mod inflight;
 mod miss;
 mod partial;
 mod retry;
+mod unstored;
 mod waiter;
 
 use std::sync::Arc;
@@ -35,11 +35,11 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Clock;
-use crate::engine::apart::FragmentationLog;
 use crate::engine::collapse::InFlightFetches;
+use crate::engine::fragmentation::FragmentationLog;
 use crate::engine::mode::ModeSwitch;
-use crate::engine::remembered::PersistentFacts;
-use crate::engine::underway::PendingCalls;
+use crate::engine::pending_calls::PendingCalls;
+use crate::engine::persistent_facts::PersistentFacts;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
 use crate::semantics::redaction::Redactor;
@@ -48,7 +48,7 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::upstream::Origin;
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// The bounds an engine works within.
 #[derive(Debug, Clone, Copy)]

@@ -15,14 +15,14 @@ mod http2;
 pub mod interception;
 pub mod listener;
 pub mod mount;
-pub mod owner;
-pub mod page;
 pub mod session;
-pub mod siblings;
+pub mod shared_connection;
+pub mod socket_owner;
 pub mod splice;
 pub mod stream;
 pub mod target;
 pub mod tunnel;
+pub mod web_page;
 
 use std::pin::Pin;
 use std::sync::Arc;

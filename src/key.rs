@@ -8,8 +8,8 @@ mod canonical;
 mod credential;
 pub mod decode;
 mod explain;
-mod fields;
-mod harmless;
+mod field_kinds;
+mod ignored_fields;
 mod query;
 
 use std::fmt;
@@ -161,7 +161,7 @@ pub fn is_credential_by_name(name: &HeaderName) -> bool {
 
 /// Whether a field may make an origin answer for another resource than the one that was asked for.
 pub fn rewrites_the_target(name: &HeaderName) -> bool {
-    harmless::rewrites_the_target(name)
+    ignored_fields::rewrites_the_target(name)
 }
 
 /// What makes keys: the secret of the HMACs and what counts as secret.
@@ -233,14 +233,14 @@ impl KeyBuilder {
     /// one shows an API key or `Authorization`, cookies and tokens of a session beside it, which may change with
     /// every call, make nobody else of it.
     pub fn asker(&self, asked: &ProxyRequest) -> u128 {
-        let lasting = fields::lasting(self, &asked.headers);
+        let lasting = field_kinds::lasting(self, &asked.headers);
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
         let params = query::counted(asked.target.query(), &QueryRule::All);
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
-        match (self.scope_of(fields::credentials(self, &asked.headers)), secret.as_slice()) {
+        match (self.scope_of(field_kinds::credentials(self, &asked.headers)), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
             (Scope::Credential(fields), params) => self.asker_with(&fields, params),
             (_, []) => 0,

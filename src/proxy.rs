@@ -3,23 +3,23 @@
 //!
 //! Owns: the pass-through. Never touches: raw heads (`front`), the store.
 
-mod alone;
 mod body_capture;
-mod browser;
+mod connection_auth;
 mod context;
 mod cors;
-mod drip;
+mod detached_call;
 mod error_response;
 mod fast_path;
+mod forwarded_message;
 mod handler;
-mod message;
+mod inactivity;
+mod mount_headers;
 mod relay;
 mod response_writer;
 mod retry;
-mod sign_in;
-mod silence;
-mod switched;
+mod upgrade;
 mod upload;
+mod upload_rate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,11 +4,14 @@
 //! Never touches: policy, storage, the network, the clock (`now` is always an argument).
 
 pub mod accept_encoding;
+pub mod byte_search;
 pub mod byteranges;
 pub mod cache_control;
 pub mod cache_status;
 pub mod chunked;
+pub mod connection_auth;
 pub mod date;
+pub mod field_case;
 pub mod field_list;
 pub mod freshness;
 pub mod hop_by_hop;
@@ -16,7 +19,7 @@ pub mod invalidation;
 pub mod json_path;
 pub mod max_forwards;
 pub mod method;
-pub mod path_outline;
+pub mod path_template;
 pub mod query;
 pub mod ranges;
 pub mod rate_limit;
@@ -24,9 +27,6 @@ pub mod redaction;
 pub mod request;
 pub mod response_metadata;
 pub mod retry_after;
-pub mod scan;
-pub mod session_auth;
-pub mod spelling;
 pub mod status;
 pub mod storability;
 pub mod target;

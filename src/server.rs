@@ -5,7 +5,7 @@
 mod admin_api;
 pub mod handover;
 pub mod inherited_sockets;
-mod limits;
+mod limit_storage;
 pub mod pipeline;
 pub mod reload;
 mod runtime;

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::{Epoch, PurgeKind, PurgeScope, InvalidationWatch};
+use crate::store::generations::{Epoch, InvalidationWatch, PurgeKind, PurgeScope};
 use crate::stored::StoredResponse;
 
 /// What is looked for: a key, and the variant that the request selects among those stored under it.

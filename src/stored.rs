@@ -3,7 +3,7 @@
 //! Owns: the shape of what every store tier keeps; which fields a hit leaves out.
 //! Never touches: policy (lifetime and windows are computed from the current policy at each read).
 
-pub mod lent;
+pub mod evicted_bodies;
 pub mod partial;
 
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::semantics::freshness;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::lent::{StoredBodyGuard, EvictedBodies};
+use crate::stored::evicted_bodies::{EvictedBodies, StoredBodyGuard};
 
 /// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::PartialResponse`], which
 /// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
@@ -53,7 +53,7 @@ pub struct StoredResponse {
     /// Whether it is stale, whatever its lifetime, and since when.
     pub outdated: Option<ForcedStale>,
     /// `body` to its last reader.
-    followed: Option<Arc<lent::Body>>,
+    followed: Option<Arc<evicted_bodies::Body>>,
 }
 
 /// That an answer is stale whatever its lifetime.
@@ -123,7 +123,7 @@ impl StoredResponse {
         let headers = compact(headers);
         let said = CacheMetadata::of(status, &headers);
         let (headers, withheld) = parted(headers);
-        let (followed, body) = lent::Body::follow(body);
+        let (followed, body) = evicted_bodies::Body::follow(body);
         Self {
             status,
             headers,
@@ -165,7 +165,7 @@ impl StoredResponse {
     /// The same with another body.
     #[must_use]
     pub fn with_body(self, body: Bytes) -> Self {
-        let (followed, body) = lent::Body::follow(body);
+        let (followed, body) = evicted_bodies::Body::follow(body);
         Self { body, followed, ..self }
     }
 

@@ -25,8 +25,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::admin::acl::{AdminAcl, Authorization};
+use crate::admin::connection_slots::SlotIndex;
 use crate::admin::listener::AdminConnectInfo;
-use crate::admin::places::SlotIndex;
 use crate::admin::{AppState, response, v1};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;

@@ -13,7 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::acl::AdminAcl;
-use crate::admin::places::{ClientKind, ConnectionSlot, ConnectionSlots, SlotIndex};
+use crate::admin::connection_slots::{ClientKind, ConnectionSlot, ConnectionSlots, SlotIndex};
 use crate::admin::timeout::DeadlineStream;
 use crate::telemetry::Telemetry;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::admin::places::{Phase, ConnectionSlot, SlotIndex};
+use crate::admin::connection_slots::{ConnectionSlot, Phase, SlotIndex};
 
 /// A stream under a deadline that is set anew by each change of direction, not by each byte.
 pub(super) struct DeadlineStream<S> {
@@ -131,7 +131,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::admin::places::{ClientKind, ConnectionSlots};
+    use crate::admin::connection_slots::{ClientKind, ConnectionSlots};
 
     fn pair() -> (DeadlineStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);

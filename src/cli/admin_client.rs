@@ -4,9 +4,9 @@
 //! answers.
 //! Never touches: what is asked.
 
+mod connector;
 pub(super) mod entry;
-pub(super) mod holder;
-mod link;
+pub(super) mod port_owner;
 pub(super) mod table;
 mod target;
 
@@ -16,8 +16,8 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
-use crate::cli::admin_client::holder::{CONNECT, Trusted, stranger};
-use crate::cli::admin_client::link::Connector;
+use crate::cli::admin_client::connector::Connector;
+use crate::cli::admin_client::port_owner::{CONNECT, Trusted, stranger};
 pub(super) use crate::cli::admin_client::target::{TargetArgs, reached};
 use crate::cli::{Context, ExitStatus};
 use crate::config::token::Token;

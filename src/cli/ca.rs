@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::named::Named;
+use crate::cli::config_arg::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};

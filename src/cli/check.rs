@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::named::Named;
+use crate::cli::config_arg::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::config::diagnostics::{Report, Warning};
 use crate::config::{self, Config, describe};

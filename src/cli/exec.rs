@@ -3,7 +3,7 @@
 //! Owns: its arguments, the order of starting and ending, what is printed at the end.
 //! Never touches: what each runtime is told (`launch`), how requests are served.
 
-mod caller;
+mod caller_proof;
 pub(super) mod child;
 pub(super) mod discovery;
 pub(super) mod embedded;

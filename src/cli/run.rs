@@ -10,7 +10,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::named::Named;
+use crate::cli::config_arg::Named;
 use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};

@@ -10,12 +10,12 @@ mod header_names;
 mod limits;
 mod listen;
 mod policy;
-mod reach;
 mod retry;
 mod routes;
 mod secret;
 mod status;
 mod tls;
+mod unreachable;
 mod upstreams;
 
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::semantics::storability::NotStoredReason;
 use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{EACH, InFlightBytes, SMALL, Waiting};
+use crate::upstream::in_flight_bytes::{EACH, InFlightBytes, SMALL, Waiting};
 
 /// How far a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;

@@ -3,7 +3,7 @@
 //! Owns: one call from plan to stored response. Nothing a client does shapes what is fetched or
 //! stored. Never touches: who reads it and what they make of it.
 
-mod intake;
+mod body_intake;
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::engine::Engine;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
-use crate::engine::given::UnstoredResponse;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::engine::retry::FetchResult;
+use crate::engine::unstored::UnstoredResponse;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::freshness;

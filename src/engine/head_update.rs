@@ -11,9 +11,9 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::decide::{CacheLookup, Decision, stale_if_error};
 use crate::engine::Engine;
+use crate::engine::pending_calls::{PendingCallGuard, RequestOrder};
 use crate::engine::request::not_cached;
 use crate::engine::response::ClientResponse;
-use crate::engine::underway::{PendingCallGuard, RequestOrder};
 use crate::policy::{self, Mode};
 use crate::route::table::Route;
 use crate::semantics::cache_status::CacheStatus;
@@ -22,7 +22,7 @@ use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
 use crate::semantics::validation::{self, HeadComparison};
 use crate::store::Lookup;
-use crate::store::generations::{PurgeKind, PurgeScope, InvalidationWatch};
+use crate::store::generations::{InvalidationWatch, PurgeKind, PurgeScope};
 use crate::telemetry::ResultKind;
 
 /// A request on its way through the pass-through whose answer bears on what is stored.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::body::SharedBody;
-use crate::engine::underway::{PendingCallGuard, RequestOrder};
+use crate::engine::pending_calls::{PendingCallGuard, RequestOrder};
 use crate::policy::{self, Policy};
 use crate::semantics::cache_control::Directive;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -127,7 +127,11 @@ pub(crate) struct InFlightFetch {
 }
 
 impl InFlightFetch {
-    pub(crate) fn new(watch: InvalidationWatch, begun: PendingCallGuard, body: Arc<SharedBody>) -> Arc<Self> {
+    pub(crate) fn new(
+        watch: InvalidationWatch,
+        begun: PendingCallGuard,
+        body: Arc<SharedBody>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
             trouble: Mutex::new(None),

@@ -21,8 +21,8 @@ use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
 use crate::semantics::accept_encoding;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::connection_auth;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::semantics::session_auth;
 use crate::semantics::storability::CacheKind;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::Epoch;
@@ -297,7 +297,7 @@ pub(super) fn not_cached(asked: &ProxyRequest) -> Option<ForwardReason> {
         return Some(ForwardReason::Bypass);
     }
     // The answer is that of a connection, whatever else the request says.
-    if session_auth::is_sent(&asked.headers) {
+    if connection_auth::is_sent(&asked.headers) {
         return Some(ForwardReason::Bypass);
     }
     // A body may change what a GET means (search APIs), an event stream never ends.

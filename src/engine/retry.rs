@@ -14,7 +14,7 @@ use crate::policy::Mode;
 use crate::upstream::admission::call::AttemptKind;
 use crate::upstream::classify;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::Engine;
 use crate::engine::head_update::{PassThroughStart, as_a_get};
-use crate::engine::underway::PendingCallGuard;
+use crate::engine::pending_calls::PendingCallGuard;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
 use crate::route::table::Route;
@@ -22,7 +22,7 @@ use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::store::generations::InvalidationWatch;
 use crate::stored::StoredResponse;
-use crate::upstream::in_flight::BufferedPieces;
+use crate::upstream::in_flight_bytes::BufferedPieces;
 
 /// An answer that is copied while it passes.
 pub struct PostCapture {

@@ -31,7 +31,7 @@ use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
 use crate::upstream::classify;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 

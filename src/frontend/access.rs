@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 
 use crate::config::Access;
-use crate::frontend::owner::owner;
+use crate::frontend::socket_owner::owner;
 use crate::frontend::stream::ClientStream;
 use crate::telemetry::problem::Problem;
 
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::config::Users;
-    use crate::upstream::in_flight::InFlightBytes;
+    use crate::upstream::in_flight_bytes::InFlightBytes;
 
     fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
         let users = users.map(|users| {

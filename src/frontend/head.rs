@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use crate::semantics::field_list;
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::target::{Target, TargetError, authority, spelled};
+use crate::semantics::target::{Target, TargetError, authority, path_equivalence};
 use crate::telemetry::problem::Problem;
 
 /// A head that was read and makes sense.
@@ -275,7 +275,7 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
     // RFC 9112 §3.2.4: the asterisk is for OPTIONS alone.
     if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
-        let path = spelled::carried(path);
+        let path = path_equivalence::carried(path);
         fits(&path)?;
         return Ok(HeadTarget::Origin(path.into_owned()));
     }

@@ -17,17 +17,17 @@ use crate::frontend::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
 use crate::frontend::head::{self, HeadScanner, HeadTarget, RequestHead};
 use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
 use crate::frontend::mount::{MountTarget, Mounts};
-use crate::frontend::page::PageCredentialRules;
-use crate::frontend::session::{Http1Session, ClientSession};
+use crate::frontend::session::{ClientSession, Http1Session};
 use crate::frontend::stream::{ClientStream, within};
 use crate::frontend::target::ProxyMode;
 use crate::frontend::tunnel::{TunnelOutcome, Tunnels};
+use crate::frontend::web_page::PageCredentialRules;
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::target::Scheme;
 use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// What is read at once while a head comes in.
 pub(super) const READ: usize = 8 * 1024;

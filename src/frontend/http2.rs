@@ -3,8 +3,8 @@
 //! Owns: one connection's streams until they are clean requests, and what a client may make larder do
 //! with them (RFC 9113 §10.5). Never touches: frames (`h2`), what is answered.
 
-mod patience;
-mod tally;
+mod counters;
+mod timeout;
 
 use std::future::{poll_fn, ready};
 use std::net::SocketAddr;
@@ -25,16 +25,16 @@ use crate::frontend::access::CLIENT_DENIED;
 use crate::frontend::drain::DrainState;
 use crate::frontend::head::{BAD_TARGET, TOO_MANY_FIELDS};
 use crate::frontend::http1::{Frontend, LOOP, passed_before};
-use crate::frontend::http2::patience::given_up;
-use crate::frontend::http2::tally::{MALFORMED, StreamCounters};
-use crate::frontend::session::{ClientError, Http2Session, BodyLength, ClientSession, UnsentBytes};
-use crate::frontend::siblings::SharedConnection;
+use crate::frontend::http2::counters::{MALFORMED, StreamCounters};
+use crate::frontend::http2::timeout::given_up;
+use crate::frontend::session::{BodyLength, ClientError, ClientSession, Http2Session, UnsentBytes};
+use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::{ClientStream, FAREWELL};
 use crate::frontend::target::{NESTED, ProxyMode};
 use crate::semantics::date;
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
-use crate::semantics::spelling::FieldCase;
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
 
@@ -119,7 +119,10 @@ pub(super) async fn receive(
 }
 
 /// Tells the client what it may send; `None`: it says nothing of HTTP/2.
-async fn shaken(io: ClientStream, limits: &Limits) -> Option<Connection<ClientStream, UnsentBytes>> {
+async fn shaken(
+    io: ClientStream,
+    limits: &Limits,
+) -> Option<Connection<ClientStream, UnsentBytes>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -187,8 +190,12 @@ impl Frontend {
         let Stream { request, respond, siblings } = stream;
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
-        let session =
-            ClientSession::Http2(Box::new(Http2Session::new(body, respond, siblings, &self.in_flight)));
+        let session = ClientSession::Http2(Box::new(Http2Session::new(
+            body,
+            respond,
+            siblings,
+            &self.in_flight,
+        )));
         match self.asked_on(head, ends_here, way, peer, listener) {
             Ok(asked) => {
                 let served = self.service.serve(asked, session).await;
@@ -265,7 +272,11 @@ impl Frontend {
     }
 
     /// Answers with larder's own error.
-    async fn answer(&self, mut session: ClientSession, problem: &Problem) -> Result<(), ClientError> {
+    async fn answer(
+        &self,
+        mut session: ClientSession,
+        problem: &Problem,
+    ) -> Result<(), ClientError> {
         let (mut headers, body) = problem.response();
         date::add_where_missing(&mut headers, self.clock.now());
         let length = BodyLength::Known(body.len() as u64);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::frontend::ca::leaf::LeafIssuer;
-use crate::frontend::http1_only::{Http1Only, Http1Candidate, ConnectionAuthHosts};
+use crate::frontend::http1_only::{ConnectionAuthHosts, Http1Candidate, Http1Only};
 use crate::frontend::stream::{ClientStream, offers_http1};
 use crate::route::pattern::HostPattern;
 use crate::telemetry::{HandshakeOutcome, Telemetry};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode};
 
 use crate::config::{Mount, Upstream};
-use crate::frontend::page::{self, FetchMetadata, FOREIGN_PAGE, WebPage};
+use crate::frontend::web_page::{self, FOREIGN_PAGE, FetchMetadata, WebPage};
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 use crate::telemetry::problem::Problem;
@@ -101,9 +101,9 @@ impl Mounts {
         let (mount, rest) = self.below(url.path_and_query())?;
         let (host, port) = (url.host(), url.port());
         let here = || listeners.iter().any(|own| own.port() == port);
-        let is_own = match page::address(host) {
+        let is_own = match web_page::address(host) {
             Some(address) => egress_policy::is_one_of(listeners, address, port),
-            None => page::is_localhost(host) && here(),
+            None => web_page::is_localhost(host) && here(),
         };
         let is_own = is_own || mount.allow_hosts.iter().any(|allowed| **allowed == *host);
         if is_own { led(mount, rest) } else { None }

@@ -5,17 +5,17 @@
 
 mod http1;
 mod http2;
-mod unsent;
+mod unsent_bytes;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 pub use crate::frontend::session::http1::Http1Session;
 pub use crate::frontend::session::http2::Http2Session;
-pub use crate::frontend::session::unsent::UnsentBytes;
-use crate::frontend::siblings::SharedConnection;
-use crate::semantics::spelling::FieldCase;
-use crate::upstream::pinned::ClientPins;
+pub use crate::frontend::session::unsent_bytes::UnsentBytes;
+use crate::frontend::shared_connection::SharedConnection;
+use crate::semantics::field_case::FieldCase;
+use crate::upstream::pinned_connections::ClientPins;
 
 /// Why a client's side of an exchange cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -193,7 +193,10 @@ mod tests {
         }
         client.shutdown().await.unwrap();
         drop(sending.await.unwrap());
-        assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 0, down: 500, end: SpliceEnd::Whole });
+        assert_eq!(
+            spliced.await.unwrap(),
+            SplicedBytes { up: 0, down: 500, end: SpliceEnd::Whole }
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,13 +26,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::frontend::siblings::SharedConnection;
+use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::h2_frames::FrameTracker;
 use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::keep_alive;
-use crate::upstream::pinned::ClientPins;
+use crate::upstream::pinned_connections::ClientPins;
 
 /// A head and a small body fit; larger bodies are written straight through.
 const WRITE_BUFFER: usize = 4 * 1024;

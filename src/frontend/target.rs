@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::frontend::head::{BAD_TARGET, HeadTarget, NOT_PROXY, RequestHead};
 use crate::frontend::mount::{MountTarget, Mounts};
-use crate::frontend::page::FetchMetadata;
+use crate::frontend::web_page::FetchMetadata;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target, authority};
 use crate::telemetry::problem::Problem;

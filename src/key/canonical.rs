@@ -7,12 +7,12 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
-use crate::key::fields::{self, FieldLine};
+use crate::key::field_kinds::{self, FieldLine};
 use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
 use crate::policy::{KeyPolicy, Policy, QueryRule};
 use crate::semantics::redaction;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
-use crate::semantics::target::{Scheme, Target, spelled};
+use crate::semantics::target::{Scheme, Target, path_equivalence};
 
 /// The version of this form; the first byte of each key.
 pub(super) const FORMAT: u8 = 3;
@@ -28,7 +28,7 @@ pub(super) const END: u8 = 0;
 
 /// `target | listener | [query by rule] | separators | fields | scope`
 pub(super) fn key(ring: &KeyBuilder, asked: &ProxyRequest, policy: &Policy) -> CacheKey {
-    let (scope, separators) = fields::told_apart(ring, asked, policy);
+    let (scope, separators) = field_kinds::told_apart(ring, asked, policy);
     let target = &asked.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, ring, target, &policy.key.query);
@@ -91,8 +91,8 @@ fn put_target(bytes: &mut Vec<u8>, ring: &KeyBuilder, target: &Target, rule: &Qu
     });
     bytes.extend_from_slice(&target.port().to_le_bytes());
     put(bytes, target.host().as_bytes());
-    put_path(bytes, ring, &spelled::normal(target.path()));
-    put_query(bytes, ring, target.query().map(spelled::normal).as_deref(), rule);
+    put_path(bytes, ring, &path_equivalence::normal(target.path()));
+    put_query(bytes, ring, target.query().map(path_equivalence::normal).as_deref(), rule);
 }
 
 /// Its parts in their order, secret ones hashed. Two paths have the same list only if they are the same:

@@ -7,7 +7,7 @@
 use http::HeaderName;
 use http::header::COOKIE;
 
-use crate::key::harmless::is_harmless;
+use crate::key::ignored_fields::is_harmless;
 
 /// Whether a field of this name is a credential wherever it appears. What is on the list of harmless
 /// fields never is.

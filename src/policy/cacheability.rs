@@ -11,10 +11,10 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::policy::{Policy, SetCookiePolicy, Ttl};
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
+use crate::semantics::connection_auth;
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
-use crate::semantics::session_auth;
 use crate::semantics::status;
 use crate::semantics::storability::{self, CacheKind, NotStoredReason};
 use crate::semantics::vary::Vary;
@@ -184,7 +184,7 @@ impl Policy {
         if Vary::of(headers) == Vary::Any {
             return Err(NotStoredReason::VaryAny);
         }
-        if session_auth::is_asked_for(headers) {
+        if connection_auth::is_asked_for(headers) {
             return Err(NotStoredReason::SignIn);
         }
         if said.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {

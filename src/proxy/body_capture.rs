@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::proxy::context::RequestContext;
 use crate::upstream::body_inspection::{self, ContentCoding, InspectedBody};
-use crate::upstream::in_flight::{BufferedPieces, InFlightBytes};
+use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
 
 /// A body that is copied while it passes.
 pub(super) struct BodyCapture {

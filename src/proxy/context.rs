@@ -9,9 +9,9 @@ use http::{HeaderValue, StatusCode};
 
 use crate::clock;
 use crate::decide::ForwardReason;
-use crate::engine::change::UnknownOutcomeGuard;
 use crate::engine::head_update::PassThroughStart;
 use crate::engine::store_post::PostCapture;
+use crate::engine::unsafe_request::UnknownOutcomeGuard;
 use crate::frontend::session::{ClientError, ClientSession};
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::retry::RetryContext;

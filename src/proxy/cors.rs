@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::spelling::FieldCase;
 
 /// How long a browser may go by the answer to a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

@@ -5,12 +5,12 @@
 use http::{HeaderMap, Method};
 
 use crate::engine::response::{ClientResponse, ResponseBody};
-use crate::frontend::session::{ClientError, BodyLength, ClientSession};
+use crate::frontend::session::{BodyLength, ClientError, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::spelling::FieldCase;
 use crate::telemetry::problem::Problem;
 use crate::telemetry::{RejectEvent, ResultKind};
 use crate::upstream::error::UpstreamError;

@@ -15,8 +15,8 @@ use crate::engine::fast_path::FastHit;
 use crate::frontend::PreparedResponse;
 use crate::proxy::handler::PingoraHandler;
 use crate::semantics::cache_status::CACHE_STATUS;
+use crate::semantics::field_case::usual;
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::spelling::usual;
 use crate::telemetry::{RequestEvent, ResultKind};
 
 /// Room for the head of most answers.

@@ -10,14 +10,16 @@ use tokio::sync::watch;
 
 use crate::config::BodyLimits;
 use crate::engine::Engine;
-use crate::engine::ends::OWN_CREDENTIAL;
 use crate::engine::response::{ClientResponse, EngineResult};
+use crate::engine::stale_if_error_end::OWN_CREDENTIAL;
 use crate::frontend::ServeOutcome;
 use crate::frontend::drain::DrainState;
 use crate::frontend::session::ClientSession;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::{ProxyDeps, browser, cors, error_response, response_writer, sign_in};
+use crate::proxy::{
+    ProxyDeps, connection_auth, cors, error_response, mount_headers, response_writer,
+};
 use crate::route::table::{Route, Table};
 use crate::semantics::date;
 use crate::semantics::request::ProxyRequest;
@@ -88,7 +90,7 @@ impl PingoraHandler {
                     biased;
                     answered = &mut answer => break answered,
                     mut interim = interims.next() => {
-                        browser::confine(in_browser, &mut interim.headers);
+                        mount_headers::confine(in_browser, &mut interim.headers);
                         client.write_interim(interim.status, interim.headers).await?;
                     }
                     gone = client.gone() => return Err(gone.into()),
@@ -96,7 +98,7 @@ impl PingoraHandler {
             }
         };
         while let Some(mut interim) = interims.pop() {
-            browser::confine(in_browser, &mut interim.headers);
+            mount_headers::confine(in_browser, &mut interim.headers);
             client.write_interim(interim.status, interim.headers).await?;
         }
         match answered {
@@ -136,7 +138,7 @@ impl PingoraHandler {
         ctx.is_larders = reply.result == ResultKind::Error;
         client.skip_body();
         let said = (reply.status, &reply.headers);
-        if sign_in::is_left_to_http1(asked, client, ctx, said) {
+        if connection_auth::is_left_to_http1(asked, client, ctx, said) {
             return Ok(ExchangeEnd::Answered);
         }
         self.finish_head(asked, client, ctx, &mut reply.headers);
@@ -155,8 +157,8 @@ impl PingoraHandler {
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
-        sign_in::tell(headers, client);
-        browser::confine(asked.in_browser, headers);
+        connection_auth::tell(headers, client);
+        mount_headers::confine(asked.in_browser, headers);
         cors::tell(asked, headers);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();

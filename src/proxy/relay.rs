@@ -12,25 +12,25 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::sleep_until;
 
 use crate::clock;
-use crate::frontend::session::{ClientError, BodyLength, ClientSession};
-use crate::frontend::siblings::SharedConnection;
-use crate::proxy::alone::ClientWatch;
-use crate::proxy::browser;
+use crate::frontend::session::{BodyLength, ClientError, ClientSession};
+use crate::frontend::shared_connection::SharedConnection;
+use crate::proxy::connection_auth;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::detached_call::ClientWatch;
+use crate::proxy::forwarded_message;
 use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
-use crate::proxy::message;
-use crate::proxy::sign_in;
-use crate::proxy::silence::{SilentPeer, InactivityTimer};
+use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
+use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, FreeRepeats};
-use crate::upstream::connect::{CallChannel, ConnectionUse, ConnectionOwner};
+use crate::upstream::connection_pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::{SessionEvent, UpstreamHead, RequestPart};
+use crate::upstream::session::{RequestPart, SessionEvent, UpstreamHead};
 
 /// How long others wait for what a call that is held up by its own client may find out.
 const ASIDE: Duration = Duration::from_millis(250);
@@ -71,7 +71,7 @@ impl PingoraHandler {
             return self.last_hop(asked, client, ctx).await;
         }
         let place = self.network.upstreams.place(&asked.target);
-        if let Some(scheme) = sign_in::lost(asked, client, &place) {
+        if let Some(scheme) = connection_auth::lost(asked, client, &place) {
             return self.signed_out(asked, client, ctx, scheme).await;
         }
         let mut upload = RequestUpload::new(&self.network.in_flight);
@@ -129,14 +129,14 @@ impl PingoraHandler {
         place: &UpstreamTarget,
         upload: &mut RequestUpload,
     ) -> RelayAttempt {
-        let owner = sign_in::owner(asked, client, place);
+        let owner = connection_auth::owner(asked, client, place);
         ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
         match while_there(client, self.passed(ctx, asked, place)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return RelayAttempt::Failed(failure),
             Err(gone) => return RelayAttempt::Client(gone),
         }
-        let request = message::outgoing(self, asked, client, place);
+        let request = forwarded_message::outgoing(self, asked, client, place);
         let (mut repeats, mut over) = (FreeRepeats::default(), ConnectionUse::Pooled);
         loop {
             upload.begin();
@@ -151,12 +151,13 @@ impl PingoraHandler {
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
                     ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(asked));
-                    let mut watch = ClientWatch::new(self, asked, place, (ctx, upload), &mut channel);
+                    let mut watch =
+                        ClientWatch::new(self, asked, place, (ctx, upload), &mut channel);
                     let head = self.head(client, &mut watch).await;
                     watch.over(!matches!(head, Err(NoResponseHead::Client(_))));
                     match head {
                         Ok(head) => {
-                            sign_in::heard(&head.headers, client, &mut channel, place);
+                            connection_auth::heard(&head.headers, client, &mut channel, place);
                             return RelayAttempt::Answered(head, channel);
                         }
                         Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
@@ -166,7 +167,7 @@ impl PingoraHandler {
             };
             let again = upload.is_whole() && repeats.again(attempt, asked.is_idempotent());
             if (again || attempt == AttemptError::SignedOut)
-                && let Some(scheme) = sign_in::lost(asked, client, place)
+                && let Some(scheme) = connection_auth::lost(asked, client, place)
             {
                 return RelayAttempt::SignedOut(scheme);
             }
@@ -179,7 +180,11 @@ impl PingoraHandler {
     }
 
     /// Sends the request's body until the head of the final answer comes.
-    async fn head(&self, client: &mut ClientSession, watch: &mut ClientWatch<'_>) -> Result<Box<UpstreamHead>, NoResponseHead> {
+    async fn head(
+        &self,
+        client: &mut ClientSession,
+        watch: &mut ClientWatch<'_>,
+    ) -> Result<Box<UpstreamHead>, NoResponseHead> {
         let ClientWatch { asked, place, ctx, channel, upload, .. } = watch;
         // A client that waits for leave to send is waited for by nobody until it has it.
         let mut awaits_leave = asked.expects_continue() && !client.has_read_body();
@@ -194,7 +199,11 @@ impl PingoraHandler {
             send_what_is_at_hand(channel, upload);
             // A client that is slow with its body is no fault of the origin's.
             let waits_for_client = channel.has_room() && upload.needs_more();
-            silence.is_of(if waits_for_client && !awaits_leave { SilentPeer::Client } else { SilentPeer::Origin });
+            silence.is_of(if waits_for_client && !awaits_leave {
+                SilentPeer::Client
+            } else {
+                SilentPeer::Origin
+            });
             silence.is_held(!waits_for_client && !client.has_read_body());
             let before = upload.came_so_far();
             tokio::select! {
@@ -203,8 +212,8 @@ impl PingoraHandler {
                     Ok(SessionEvent::Head(head)) if is_interim(head.status) => {
                         awaits_leave &= head.status != StatusCode::CONTINUE;
                         let mut headers = head.headers;
-                        message::strip(&mut headers);
-                        browser::confine(asked.in_browser, &mut headers);
+                        forwarded_message::strip(&mut headers);
+                        mount_headers::confine(asked.in_browser, &mut headers);
                         client.write_interim(head.status, headers).await?;
                     }
                     Ok(SessionEvent::Head(head)) => return Ok(head),
@@ -247,9 +256,9 @@ impl PingoraHandler {
 
     fn silence_before_head(&self, asked: &ProxyRequest, place: &UpstreamTarget) -> InactivityTimer {
         // An event stream or a WebSocket may be silent for long.
-        let origin = (!message::streams(asked)).then_some(place.timeouts.first_byte);
+        let origin = (!forwarded_message::streams(asked)).then_some(place.timeouts.first_byte);
         let silence = InactivityTimer::new(origin, None);
-        if message::converses(asked) { silence } else { silence.with(self.body) }
+        if forwarded_message::converses(asked) { silence } else { silence.with(self.body) }
     }
 
     /// The answer, from its head to its end.
@@ -263,16 +272,16 @@ impl PingoraHandler {
         place: &UpstreamTarget,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
-        if sign_in::is_left_to_http1(asked, client, ctx, (status, &headers)) {
+        if connection_auth::is_left_to_http1(asked, client, ctx, (status, &headers)) {
             return Ok(ExchangeEnd::Answered);
         }
-        let patience = (!message::streams(asked) && !is_event_stream(&headers))
+        let patience = (!forwarded_message::streams(asked) && !is_event_stream(&headers))
             .then_some(place.timeouts.between_bytes);
-        message::strip(&mut headers);
+        forwarded_message::strip(&mut headers);
         self.heard(asked, ctx, status, &headers, framing).await;
-        message::incoming(ctx, status, &mut headers);
+        forwarded_message::incoming(ctx, status, &mut headers);
         self.finish_head(asked, client, ctx, &mut headers);
-        let length = message::length(asked, status, &headers, framing, ended);
+        let length = forwarded_message::length(asked, status, &headers, framing, ended);
         let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
         client.write_head(status, headers, length, &spelling).await?;
         if asked.method == Method::HEAD || ended {
@@ -280,7 +289,7 @@ impl PingoraHandler {
         }
         let mut trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
-            message::copied(piece, ctx);
+            forwarded_message::copied(piece, ctx);
             has_body
         })
         .await?;
@@ -315,7 +324,11 @@ async fn pump(
         if reads && !ctx.aside {
             since = clock::of_timers();
         }
-        silence.is_of(if waits_for_client || !reads { SilentPeer::Client } else { SilentPeer::Origin });
+        silence.is_of(if waits_for_client || !reads {
+            SilentPeer::Client
+        } else {
+            SilentPeer::Origin
+        });
         silence.is_held(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;

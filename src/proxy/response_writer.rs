@@ -9,7 +9,7 @@ use crate::engine::body::BodyReader;
 use crate::engine::response::{ClientResponse, ResponseBody};
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::ExchangeFailure;
-use crate::semantics::spelling::FieldCase;
+use crate::semantics::field_case::FieldCase;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::error::UpstreamError;
 
@@ -74,7 +74,11 @@ async fn growing(
         let piece = within(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
-    if take.is_some() && left > 0 { Err(ExchangeFailure::Answer(UpstreamError::Cut)) } else { Ok(()) }
+    if take.is_some() && left > 0 {
+        Err(ExchangeFailure::Answer(UpstreamError::Cut))
+    } else {
+        Ok(())
+    }
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.

@@ -11,8 +11,8 @@ use crate::engine::response::ClientResponse;
 use crate::policy::{ErrorClass as Kind, Policy};
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::context::RequestContext;
+use crate::proxy::forwarded_message;
 use crate::proxy::handler::PingoraHandler;
-use crate::proxy::message;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
 use crate::upstream::classify;
@@ -66,7 +66,9 @@ impl PingoraHandler {
         ctx.tries.waited = pass.waited().map(RejectReason::token);
         (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
         let route = match asked.method {
-            Method::POST => message::as_a_get(asked).and_then(|get| self.routes.find(&get)),
+            Method::POST => {
+                forwarded_message::as_a_get(asked).and_then(|get| self.routes.find(&get))
+            }
             _ => self.route(ctx),
         };
         ctx.sent = Some(self.engine.sent(asked, route));

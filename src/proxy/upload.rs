@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
-use crate::upstream::in_flight::{InFlightBytes, SMALL, BytesPermit};
+use crate::upstream::in_flight_bytes::{BytesPermit, InFlightBytes, SMALL};
 use crate::upstream::session::RequestPart;
 
 /// The longest body that is kept.

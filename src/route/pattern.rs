@@ -13,7 +13,7 @@ use http::{HeaderName, Method};
 pub use crate::route::pattern::host::HostPattern;
 pub use crate::route::pattern::path::PathPattern;
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::target::{Target, spelled};
+use crate::semantics::target::{Target, path_equivalence};
 
 /// Which requests a route is for. All parts must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub enum ValueMatch {
 impl Pattern {
     /// Whether `asked` is one of the requests.
     pub fn matches(&self, asked: &ProxyRequest) -> bool {
-        self.matches_at(asked, &spelled::normal(asked.target.path()))
+        self.matches_at(asked, &path_equivalence::normal(asked.target.path()))
     }
 
     /// The same, with the target's path taken out once for many patterns, in its normal spelling.

@@ -12,7 +12,7 @@ use crate::policy::{Policy, ScopeRule};
 use crate::route::pattern::Pattern;
 use crate::route::pattern::host::Index;
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::target::{Target, spelled};
+use crate::semantics::target::{Target, path_equivalence};
 
 /// A route: its name, what it matches, what to do with it.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,12 +71,12 @@ impl Table {
     pub fn find(&self, asked: &ProxyRequest) -> Option<&Route> {
         let path = asked.target.path();
         let found = self.first(asked, path)?;
-        let read = spelled::as_read(path).and_then(|read| self.first(asked, &read));
+        let read = path_equivalence::as_read(path).and_then(|read| self.first(asked, &read));
         read.is_none_or(|read| read.index == found.index).then_some(found)
     }
 
     fn first(&self, asked: &ProxyRequest, path: &str) -> Option<&Route> {
-        let (host, path) = (asked.target.host(), &*spelled::normal(path));
+        let (host, path) = (asked.target.host(), &*path_equivalence::normal(path));
         let exact = self.exact.get(host);
         let below = self.ends(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);

@@ -161,7 +161,11 @@ fn size(line: &[u8], strictness: Strictness) -> Result<u64, MalformedChunk> {
         }
     };
     let text = std::str::from_utf8(size).map_err(|_invalid| MalformedChunk)?;
-    if fine { u64::from_str_radix(text, 16).map_err(|_invalid| MalformedChunk) } else { Err(MalformedChunk) }
+    if fine {
+        u64::from_str_radix(text, 16).map_err(|_invalid| MalformedChunk)
+    } else {
+        Err(MalformedChunk)
+    }
 }
 
 /// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112 §7.1.1.

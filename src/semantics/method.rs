@@ -6,9 +6,9 @@
 
 use http::{HeaderMap, HeaderName, Method};
 
+use crate::semantics::byte_search::{has_byte, has_three_in_any_case};
+use crate::semantics::field_case;
 use crate::semantics::query::{decoded, pieces};
-use crate::semantics::scan::{has_byte, has_three_in_any_case};
-use crate::semantics::spelling;
 use crate::semantics::target::Target;
 
 /// Registered as safe (RFC 9110 §9.2.1). `QUERY` is on its way into the registry.
@@ -94,7 +94,7 @@ const OVERRIDING: [&str; 4] = ["DELETE", "PATCH", "POST", "PUT"];
 pub fn is_overridden(method: &Method, target: &Target, headers: &HeaderMap) -> bool {
     // Every request asks: looking at its names costs less than looking for these.
     let overrides = |name: &HeaderName| {
-        name.as_str().starts_with(['x', 'h', 'm']) && spelling::names_one_of(name, &OVERRIDES)
+        name.as_str().starts_with(['x', 'h', 'm']) && field_case::names_one_of(name, &OVERRIDES)
     };
     headers.keys().any(overrides)
         || target.query().is_some_and(|query| is_overridden_in(query, method))

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::semantics::scan::{has_byte, kinds, table};
+use crate::semantics::byte_search::{has_byte, kinds, table};
 
 /// The names in one parameter (what stands between two `&`), decoded: one, or several where a `;`
 /// stands inside.

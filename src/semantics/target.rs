@@ -4,8 +4,8 @@
 //! Never touches: routes and keys, which read targets; names and addresses on the network.
 
 pub mod authority;
-mod dots;
-pub mod spelled;
+mod dot_segments;
+pub mod path_equivalence;
 
 use std::fmt;
 
@@ -154,7 +154,7 @@ impl Target {
     /// (`%c0%ae`), or as `%u002e`. Such a path may lead elsewhere than it seems, as may one in which a slash is
     /// written so.
     pub fn is_ambiguous(&self) -> bool {
-        dots::leads_elsewhere(self.path())
+        dot_segments::leads_elsewhere(self.path())
     }
 
     /// Whether scheme, host and port are equal (RFC 9110 §4.3.1).
@@ -251,7 +251,7 @@ fn clean(path_and_query: &str) -> Result<String, TargetError> {
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return Err(TargetError::Path);
     }
-    let text = spelled::carried(text);
+    let text = path_equivalence::carried(text);
     match text.as_bytes().first() {
         None => Ok("/".to_owned()),
         Some(b'?') => Ok(format!("/{text}")),

@@ -11,18 +11,18 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeSecret};
 use crate::engine::mode::ModeSwitch;
-use crate::engine::remembered::PersistentFacts;
-use crate::engine::underway::PendingCalls;
+use crate::engine::pending_calls::PendingCalls;
+use crate::engine::persistent_facts::PersistentFacts;
 use crate::frontend::drain::DrainState;
 use crate::frontend::http1_only::ConnectionAuthHosts;
 use crate::server::ServerDeps;
 use crate::server::handover::invalidation_sync::SyncedStore;
-use crate::server::limits::{UpstreamLimitRows, LimitStorage};
-use crate::store::state_db::{RowSource, Secret, SecretError, RowOwner};
+use crate::server::limit_storage::{LimitStorage, UpstreamLimitRows};
+use crate::store::state_db::{RowOwner, RowSource, Secret, SecretError};
 use crate::store::tiered::{self, TieredStore};
 use crate::telemetry::Telemetry;
 use crate::upstream::admission::UpstreamRegistry;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// What all houses share.
 pub(super) struct SharedState {

@@ -41,7 +41,10 @@ struct Resource {
 }
 
 /// Purges, or only counts.
-pub(super) async fn purge(seen: ResourceContext<'_>, purge: &Purge) -> Result<PurgeResult, PurgeError> {
+pub(super) async fn purge(
+    seen: ResourceContext<'_>,
+    purge: &Purge,
+) -> Result<PurgeResult, PurgeError> {
     let engine = seen.engine;
     let one = |reach| Resource { reach: BTreeSet::from([reach]), sent_as: None };
     let Resource { reach, sent_as } = match &purge.what {

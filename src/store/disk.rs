@@ -9,17 +9,17 @@
 //! `room` watches the volume; `recovery` climbs the ladder; `codec`, `variants` and `keys`
 //! say what lies in the `database`, `bodies` and `layout` where files lie.
 
-mod at_rest;
-mod awaiting;
 mod body_file;
 mod codec;
 mod consistency;
 mod database;
+mod encryption;
 mod envelope;
 mod free_space;
 mod keys;
 mod layout;
 mod lookup;
+mod pending_writes;
 mod queue;
 mod recovery;
 mod sweep;
@@ -46,10 +46,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::clock::{self, Clock};
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::body_file::BodyFileName;
 use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
+use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::free_space::Measure;
 use crate::store::disk::keys::{ENTRIES, ExpiresAt};
 use crate::store::disk::lookup::value_hash;

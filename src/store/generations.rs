@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 
-use crate::store::presence::{PresenceKind, PresenceGuard, PresentTargets};
+use crate::store::presence::{PresenceGuard, PresenceKind, PresentTargets};
 use crate::stored::ForcedStale;
 
 /// A point in the order of invalidations: microseconds since 1970, or more where the clock stood

@@ -13,10 +13,10 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::key::CacheKey;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Epoch, Generations, Validity};
-use crate::store::presence::{PresenceKind, PresenceGuard};
+use crate::store::presence::{PresenceGuard, PresenceKind};
 use crate::store::{EntryId, EntryInfo, Lookup, StoreQuery, StoreUsage, is_newer};
 use crate::stored::StoredResponse;
-use crate::stored::lent::{StoredBodyGuard, EvictedBodies};
+use crate::stored::evicted_bodies::{EvictedBodies, StoredBodyGuard};
 
 /// How many variants of one key are kept; the least recently stored one gives way.
 pub const VARIANTS: usize = 64;
@@ -122,7 +122,13 @@ impl Memory {
             DefaultHashBuilder::default(),
             EvictionCounter(Arc::clone(&evicted)),
         );
-        Self { slots, generations, evicted, lent: EvictedBodies::default(), writing: Mutex::new(()) }
+        Self {
+            slots,
+            generations,
+            evicted,
+            lent: EvictedBodies::default(),
+            writing: Mutex::new(()),
+        }
     }
 
     /// The bytes that it has let go of and clients still have.

@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn a_target_is_present_as_long_as_anything_of_it_is() {
         let present = Arc::new(PresentTargets::default());
-        let (one, two) = (present.enter(1, PresenceKind::Kept), present.enter(1, PresenceKind::Awaited));
+        let (one, two) =
+            (present.enter(1, PresenceKind::Kept), present.enter(1, PresenceKind::Awaited));
         let other = present.enter(2, PresenceKind::Kept);
         assert!(present.awaits(1) && !present.awaits(2));
         drop(one);

@@ -22,16 +22,16 @@ use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::store::disk::DiskLookup;
 use crate::store::generations::{
-    Change, Epoch, Generations, PurgeKind, PurgeScope, Snapshot, Validity, InvalidationWatch,
+    Change, Epoch, Generations, InvalidationWatch, PurgeKind, PurgeScope, Snapshot, Validity,
 };
 use crate::store::memory::Memory;
 use crate::store::presence::PresenceKind;
-use crate::store::state_db::{RowSource, Secret, RowOwner};
+use crate::store::state_db::{RowOwner, RowSource, Secret};
 use crate::store::tiered::disk_tier::DiskTier;
 use crate::store::tiered::unwritten::UnwrittenEntries;
 use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery, StoreUsage, is_newer};
 use crate::stored::StoredResponse;
-use crate::stored::lent::EvictedBodies;
+use crate::stored::evicted_bodies::EvictedBodies;
 use crate::telemetry::{Telemetry, TierTotals};
 
 /// What a store is made of.

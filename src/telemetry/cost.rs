@@ -30,7 +30,7 @@ use crate::telemetry::metrics::cost::CostMetrics;
 
 pub use crate::telemetry::cost::codec::UsageRow;
 pub use crate::telemetry::cost::report::{CostReport, PeriodUsage};
-pub use crate::telemetry::cost::reservation::{Reservation, BudgetShortage};
+pub use crate::telemetry::cost::reservation::{BudgetShortage, Reservation};
 
 /// The books of all upstreams by their names, and the prices of the configuration in force.
 pub struct CostTracker {

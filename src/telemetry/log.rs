@@ -110,6 +110,6 @@ fn dialling_level(level: config::LogLevel) -> LevelFilter {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod captured;
 #[cfg(test)]
-pub(crate) mod written;
+mod tests;

@@ -7,10 +7,10 @@ mod budget;
 pub mod call;
 mod call_metrics;
 mod charge;
-mod durable;
-mod failing;
+mod failure_groups;
 mod feedback;
 mod permit;
+mod persistence;
 mod registry;
 mod state;
 mod status;
@@ -35,8 +35,8 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
-pub use crate::upstream::admission::durable::LimitStore;
 pub use crate::upstream::admission::permit::Permit;
+pub use crate::upstream::admission::persistence::LimitStore;
 pub use crate::upstream::admission::registry::UpstreamRegistry;
 
 use crate::upstream::admission::permit::ActiveCall;

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::semantics::accept_encoding;
 use crate::upstream::Body;
 use crate::upstream::buffered_body::{PrefixedBody, Remainder};
-use crate::upstream::in_flight::{BufferedPieces, InFlightBytes, READ_ALWAYS, BytesPermit};
+use crate::upstream::in_flight_bytes::{BufferedPieces, BytesPermit, InFlightBytes, READ_ALWAYS};
 
 /// A body that is longer, as it came or inflated, is not readable.
 pub const LARGEST: usize = 8 * 1024 * 1024;
@@ -148,7 +148,8 @@ pub async fn read(
     in_flight: &Arc<InFlightBytes>,
 ) -> (InspectedBody, Box<dyn Body>) {
     let Some(coding) = coding(headers) else {
-        let reading = if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NoJson };
+        let reading =
+            if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NoJson };
         return (reading, body);
     };
     let is_none = |read: &BufferedPieces| read.first().is_some_and(|first| !coding.begins(first));

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::upstream::Body;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{BufferedPieces, InFlightBytes};
+use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
 
 /// The longest body that is taken in before another try, and how long that may take.
 const SMALL: usize = 64 * 1024;
@@ -59,7 +59,8 @@ impl PrefixedBody {
 /// says so to whoever wants to read it after all: errors are short.
 pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<dyn Body> {
     let enough = |read: &BufferedPieces| read.len() > SMALL;
-    let taken = timeout(SOON, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough)).await;
+    let taken =
+        timeout(SOON, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough)).await;
     match taken {
         Ok(begun) => Box::new(begun),
         Err(_elapsed) => {

@@ -15,26 +15,28 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::policy::upstream::OutcomeClass;
+use crate::semantics::connection_auth;
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::request::{ListenerKind, RequestFraming};
-use crate::semantics::session_auth;
-use crate::semantics::spelling::FieldCase;
 use crate::semantics::storability::is_event_stream;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::{AdmissionControl, Permit};
 use crate::upstream::body_inspection::{self, InspectedBody};
-use crate::upstream::connect::{CallChannel, ConnectionPool, ConnectFailure, ConnectionUse, ConnectionOwner};
+use crate::upstream::connection_pool::{
+    CallChannel, ConnectFailure, ConnectionOwner, ConnectionPool, ConnectionUse,
+};
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::peer::peer;
 use crate::upstream::rejection::Rejection;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
-use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead, OutgoingRequest};
+use crate::upstream::session::{OutgoingRequest, SessionError, SessionEvent, UpstreamHead};
 use crate::upstream::tls_config::TlsConfigs;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
@@ -81,7 +83,7 @@ impl HttpClient {
     ) -> Result<CallChannel, AttemptError> {
         let mut peer = self.peer(place, listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
-            && let Some(apart) = session_auth::of_an_unknown_scheme(&request.headers)
+            && let Some(apart) = connection_auth::of_an_unknown_scheme(&request.headers)
         {
             peer.group_key ^= apart;
         }
@@ -124,7 +126,7 @@ impl HttpClient {
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
             }
         };
-        if session_auth::is_asked_for(&head.headers) {
+        if connection_auth::is_asked_for(&head.headers) {
             channel.belongs_to(ConnectionOwner::Call);
         }
         let body = body_behind(&head.headers, channel, place);
@@ -294,7 +296,10 @@ fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> OutgoingRequest {
 }
 
 /// The head of the final answer; interim ones are passed on.
-async fn final_head(channel: &mut CallChannel, interims: Option<&Interims>) -> Result<UpstreamHead, SessionError> {
+async fn final_head(
+    channel: &mut CallChannel,
+    interims: Option<&Interims>,
+) -> Result<UpstreamHead, SessionError> {
     loop {
         let head = match channel.next(true).await? {
             SessionEvent::Head(head) => head,
@@ -318,7 +323,11 @@ async fn final_head(channel: &mut CallChannel, interims: Option<&Interims>) -> R
 }
 
 /// The body behind a head that came on `channel`.
-pub fn body_behind(headers: &HeaderMap, channel: CallChannel, place: &UpstreamTarget) -> Box<dyn Body> {
+pub fn body_behind(
+    headers: &HeaderMap,
+    channel: CallChannel,
+    place: &UpstreamTarget,
+) -> Box<dyn Body> {
     // An event stream may be silent for as long as nothing happens.
     let between_bytes = (!is_event_stream(headers)).then_some(place.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })

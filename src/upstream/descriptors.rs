@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::upstream::pinned::MOST_IN_ALL;
+use crate::upstream::pinned_connections::MOST_IN_ALL;
 
 /// What larder holds open for itself: listeners, the store, the admin listener's connections.
 const OWN: u64 = 32;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::Http1Call;
 use crate::upstream::session::http2::Http2Call;
@@ -202,7 +202,8 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
             let digits = member.trim_ascii();
             let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(digits).ok().filter(|_| plain);
-            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
+            let length =
+                text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
             if found.is_some_and(|found| found != length) {
                 return Err(SessionError::Protocol);
             }

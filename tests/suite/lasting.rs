@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::SystemTime;
 
-use larder::store::state_db::{StateDb, RowOwner};
+use larder::store::state_db::{RowOwner, StateDb};
 use larder::telemetry::cost::CostReport;
 
 use crate::client::Client;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::holder::Trusted;
+use crate::cli::admin_client::port_owner::Trusted;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
 use crate::config::diagnostics::Report;
 use crate::config::env::Env;

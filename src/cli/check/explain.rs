@@ -13,11 +13,11 @@ use crate::config::describe;
 use crate::frontend::mount::Mounts;
 use crate::policy::Policy;
 use crate::route::pattern::Pattern;
+use crate::semantics::connection_auth;
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::redaction;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
-use crate::semantics::session_auth;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::routing::UpstreamTable;
 
@@ -114,7 +114,7 @@ pub(super) fn explain(config: &Config, asked: &ProxyRequest) -> Explanation {
             "a field or a parameter names another method than its own: passed through, not stored",
         );
     }
-    if session_auth::is_sent(&asked.headers) {
+    if connection_auth::is_sent(&asked.headers) {
         notes.push(
             "it signs in (NTLM, Negotiate): passed through over a connection that is its client's alone, not stored",
         );

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::holder::{Trusted, stranger};
+use crate::cli::admin_client::port_owner::{Trusted, stranger};
 use crate::cli::admin_client::{AdminClient, TargetArgs, reached};
 use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::cli::Context;
-use crate::cli::exec::caller::CallerProof;
+use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::final_stats::FinalStats;
 use crate::cli::exec::tell;
 use crate::clock::Clock;

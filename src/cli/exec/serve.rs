@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::cli::exec::caller::CallerProof;
+use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::DRAIN;
 use crate::cli::exec::{embedded, supervisor};
 use crate::cli::{Context, ExitStatus};

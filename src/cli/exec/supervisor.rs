@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::cli::Context;
-use crate::cli::exec::caller::CallerProof;
+use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::{self, DRAIN, FREE};
 use crate::cli::exec::temp_dir::TempDir;
 use crate::clock::{Clock, monotonic};

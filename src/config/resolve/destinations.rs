@@ -9,7 +9,7 @@ use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::file::Value;
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::listen::net;
-use crate::config::resolve::reach;
+use crate::config::resolve::unreachable;
 use crate::config::{DestinationRule, Destinations, Ports, ResolveRule};
 use crate::route::pattern::HostPattern;
 
@@ -57,7 +57,8 @@ pub(super) fn resolve(
         }
         names.push((host.clone(), port));
         if let Some(at) = &address
-            && let Some(why) = reach::never_at(destinations, at.value.ip(), Some(at.value.port()))
+            && let Some(why) =
+                unreachable::never_at(destinations, at.value.ip(), Some(at.value.port()))
         {
             reader.note(at, WarningKind::Unreachable, why);
         }

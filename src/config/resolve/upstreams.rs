@@ -16,7 +16,7 @@ use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, note_dots};
-use crate::config::resolve::reach;
+use crate::config::resolve::unreachable;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
 use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::Scheme;
@@ -106,7 +106,7 @@ fn hosts(
     for at in &hosts {
         let UpstreamHost { host, scheme, port } = &at.value;
         let port = port.or(host.port()).or(scheme.map(Scheme::default_port));
-        if let Some(why) = reach::never(destinations, host, port) {
+        if let Some(why) = unreachable::never(destinations, host, port) {
             reader.note(at, WarningKind::Unreachable, why);
         }
     }

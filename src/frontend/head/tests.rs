@@ -5,8 +5,8 @@ use http::Version;
 use proptest::prelude::*;
 
 use crate::frontend::head::{HeadScanner, HeadTarget, RequestHead, read};
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
 use crate::semantics::target::Target;
 
 /// Fields enough for every case here.

@@ -3,7 +3,7 @@
 //! Owns: the framing of both bodies, whether the connection goes on. Never touches: request heads,
 //! which the door has read.
 
-mod answer;
+mod response;
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use crate::frontend::session::{ClientError, ClientEvent};
 use crate::frontend::stream::ClientStream;
 use crate::frontend::stream::stall::{Look, Stall};
-use crate::semantics::chunked::{Decoder, ChunkEvent, Strictness};
+use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
-use crate::upstream::pinned::ClientPins;
+use crate::upstream::pinned_connections::ClientPins;
 
 /// What is read at once.
 const READ: usize = 16 * 1024;
@@ -128,7 +128,11 @@ impl Http1Session {
         poll_fn(|cx| self.poll_news(cx, reads)).await
     }
 
-    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_news(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<ClientEvent, ClientError>> {
         if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
             return Poll::Ready(Ok(ClientEvent::Room));
         }

@@ -15,11 +15,11 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UP
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::frontend::session::unsent::UnsentBytes;
-use crate::frontend::session::{ClientError, BodyLength, ClientEvent};
-use crate::frontend::siblings::{StreamShare, SharedConnection};
+use crate::frontend::session::unsent_bytes::UnsentBytes;
+use crate::frontend::session::{BodyLength, ClientError, ClientEvent};
+use crate::frontend::shared_connection::{SharedConnection, StreamShare};
 use crate::frontend::stream::stall::Stall;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// How long what is left of a request's body is read once its answer is written, and how much.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -85,7 +85,11 @@ impl Http2Session {
         poll_fn(|cx| self.poll_news(cx, reads)).await
     }
 
-    fn poll_news(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_news(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<ClientEvent, ClientError>> {
         if self.room == SendCapacity::Awaited
             && self.poll_queue(cx)?.is_ready()
             && self.poll_room(cx)?.is_ready()

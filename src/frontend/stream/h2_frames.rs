@@ -5,7 +5,7 @@
 
 use tokio::sync::watch;
 
-use crate::frontend::siblings::SharedConnection;
+use crate::frontend::shared_connection::SharedConnection;
 
 /// What a connection begins with (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -102,7 +102,7 @@ impl FrameTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::in_flight::InFlightBytes;
+    use crate::upstream::in_flight_bytes::InFlightBytes;
 
     fn frames() -> (FrameTracker, watch::Receiver<bool>) {
         FrameTracker::new(SharedConnection::new(None, &InFlightBytes::new(1 << 20)))

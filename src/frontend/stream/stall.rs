@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::clock;
-use crate::frontend::siblings::SharedConnection;
+use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALLED;
-use crate::upstream::in_flight::{InFlightBytes, WAITED_FOR, Waiting};
+use crate::upstream::in_flight_bytes::{InFlightBytes, WAITED_FOR, Waiting};
 
 /// For so long a client is waited for, by and by, until it is looked at how fast it is.
 const STRETCH: Duration = Duration::from_secs(5);
@@ -55,7 +55,10 @@ impl Stall {
     }
 
     /// For one of several answers on a connection: what all of them hold is their client's.
-    pub(in crate::frontend) fn among(in_flight: &Arc<InFlightBytes>, siblings: &SharedConnection) -> Self {
+    pub(in crate::frontend) fn among(
+        in_flight: &Arc<InFlightBytes>,
+        siblings: &SharedConnection,
+    ) -> Self {
         Self { siblings: Some(siblings.clone()), ..Self::new(in_flight) }
     }
 

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use crate::semantics::path_outline::{PathTemplate, PathTemplateError};
-use crate::semantics::target::spelled;
+use crate::semantics::path_template::{PathTemplate, PathTemplateError};
+use crate::semantics::target::path_equivalence;
 
 /// Which paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,9 @@ impl PathError {
             Self::Outline(PathTemplateError::Query) => {
                 "leave the path only; query parameters go into `match.query`"
             }
-            Self::Outline(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(PathTemplateError::Character) => {
+                "write it percent-encoded, as it is sent"
+            }
             Self::Outline(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/api/**`"
             }
@@ -76,7 +78,7 @@ impl PathPattern {
 
     /// Reads a pattern as it stands in the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let normal = spelled::normal(text);
+        let normal = path_equivalence::normal(text);
         let outline = PathTemplate::read(&normal)?;
         let segments: Vec<_> = outline.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
@@ -88,7 +90,7 @@ impl PathPattern {
 
     /// Whether `path`, as it was sent, is meant.
     pub fn matches(&self, path: &str) -> bool {
-        self.matches_normal(&spelled::normal(path))
+        self.matches_normal(&path_equivalence::normal(path))
     }
 
     /// The same of a path in its [normal](spelled::normal) spelling, made once for many patterns.

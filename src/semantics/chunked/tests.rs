@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use proptest::prelude::{any, proptest};
 
-use super::{Decoder, MalformedChunk, ChunkEvent, Strictness};
+use super::{ChunkEvent, Decoder, MalformedChunk, Strictness};
 
 /// The whole body and its trailers; `None`: it has not ended.
 fn read(

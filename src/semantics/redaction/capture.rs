@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::semantics::path_outline::{PathTemplate, PathTemplateError};
+use crate::semantics::path_template::{PathTemplate, PathTemplateError};
 
 /// A path whose captures are secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,9 @@ impl CaptureError {
             Self::Outline(PathTemplateError::Query) => {
                 "leave the path only; `secret_query` is for query parameters"
             }
-            Self::Outline(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
+            Self::Outline(PathTemplateError::Character) => {
+                "write it percent-encoded, as it is sent"
+            }
             Self::Outline(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/bot{token}/**`"
             }
@@ -140,7 +142,11 @@ impl Segment {
     fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
         if let Some(within) = self.open_part(segment) {
             let start = self.before.len();
-            return Some(if self.open == OpenSegment::Secret { start..start + within } else { 0..0 });
+            return Some(if self.open == OpenSegment::Secret {
+                start..start + within
+            } else {
+                0..0
+            });
         }
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
         self.open_part(&decoded)?;

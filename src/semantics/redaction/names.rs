@@ -4,7 +4,7 @@
 //! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
 //! is then hashed and not shown, which costs no answer and no hit. Never touches: values.
 
-use crate::semantics::scan::has_byte;
+use crate::semantics::byte_search::has_byte;
 
 /// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::semantics::byte_search::{kinds, table};
 use crate::semantics::redaction::names;
 use crate::semantics::redaction::random::{is_random, is_random_though_short};
-use crate::semantics::scan::{kinds, table};
 
 /// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
 /// neither a digit nor `=` nor `_` is passed over.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::key::CacheKey;
-use crate::store::generations::{Epoch, PurgeKind, PurgeScope, InvalidationWatch};
+use crate::store::generations::{Epoch, InvalidationWatch, PurgeKind, PurgeScope};
 use crate::store::tiered::TieredStore;
 use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery};
 use crate::stored::StoredResponse;

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::at_rest::FieldCipher;
+use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::envelope::{EntryDecoder, EntryEncoder};
 use crate::store::disk::keys::ExpiresAt;
 use crate::store::generations::Epoch;

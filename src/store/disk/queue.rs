@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::key::CacheKey;
-use crate::store::disk::awaiting::PendingWrites;
 use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::pending_writes::PendingWrites;
 use crate::store::generations::Epoch;
 use crate::store::presence::PresenceGuard;
 use crate::store::{EntryId, StoreQuery, is_newer};

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use sled::IVec;
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::disk::at_rest::FieldCipher;
 use crate::store::disk::body_file::BodyFileName;
 use crate::store::disk::codec::{BodyLocation, Entry, EntryMeta, EntryRef, body_hash};
 use crate::store::disk::consistency::Check;
 use crate::store::disk::database::{Database, Fault};
+use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::keys::{self, ExpiresAt};
 use crate::store::disk::lookup::{CorruptEntry, value_hash};
 use crate::store::disk::queue::PutCommand;

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private_file;
 use crate::store::state_db::{
-    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, Rows, SUPERSEDED, RowOwner,
+    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, RowOwner, Rows, SUPERSEDED,
     decode, decode_superseded, encode, key,
 };
 

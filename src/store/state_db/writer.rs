@@ -4,7 +4,7 @@
 //!
 //! Owns: the thread, when it writes, who is told of the outcome. Never touches: the database (`kept`).
 
-mod kept;
+mod pending;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::store::generations::{Change, Snapshot};
-use crate::store::state_db::writer::kept::WriterState;
+use crate::store::state_db::writer::pending::WriterState;
 use crate::telemetry::cost::UsageRow;
 
 /// Gives the rows that changed since it was asked last; those of the last time are on disk by then.

@@ -17,7 +17,7 @@ use crate::key::CacheKey;
 use crate::store::disk::{self, Disk, DiskObserver};
 use crate::store::generations::{Epoch, Generations, Snapshot, Validity};
 use crate::store::lock::{Lock, LockError};
-use crate::store::state_db::{RowSource, OpenError, StateDb, RowOwner};
+use crate::store::state_db::{OpenError, RowOwner, RowSource, StateDb};
 use crate::store::tiered::{Settings, TieredStore};
 use crate::store::{EntryId, EntryInfo, Health};
 use crate::stored::StoredResponse;

@@ -65,7 +65,8 @@ impl UnwrittenEntries {
             inner.more = true;
             return UnwrittenEntry::Another;
         }
-        let note = if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
+        let note =
+            if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
         let (_, variants) =
             inner.keys.entry(key.id()).or_insert_with(|| (key.target_id(), HashSet::new()));
         let is_new = variants.insert(variant);
@@ -248,7 +249,10 @@ mod tests {
         let unwritten = UnwrittenEntries::default();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
         let noted = [1, 2, 1].map(|variant| unwritten.note(&key, VariantId(variant)));
-        assert_eq!(noted, [UnwrittenEntry::First, UnwrittenEntry::Another, UnwrittenEntry::Another]);
+        assert_eq!(
+            noted,
+            [UnwrittenEntry::First, UnwrittenEntry::Another, UnwrittenEntry::Another]
+        );
         let Some(DeferredWork::Last(two)) = unwritten.begin(BATCH) else { panic!("not so many") };
         assert_eq!(two.len(), 2);
         assert_eq!(unwritten.begin(BATCH), None, "somebody sees to them");

@@ -8,7 +8,7 @@ use crate::config::{Timeouts, UpstreamHost, UpstreamTls};
 use crate::policy::upstream::{OverBudgetAction, Period, UpstreamPolicy};
 use crate::route::pattern::HostPattern;
 use crate::semantics::redaction::Redactor;
-use crate::telemetry::log::written::CapturedLog;
+use crate::telemetry::log::captured::CapturedLog;
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 
 /// Thu, 15 Jan 2026 12:00:00 GMT

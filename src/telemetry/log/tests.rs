@@ -6,7 +6,7 @@ use http::Method;
 
 use super::*;
 use crate::config::{LogFormat, LogLevel};
-use crate::telemetry::log::written::CapturedLog;
+use crate::telemetry::log::captured::CapturedLog;
 use crate::telemetry::{
     RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
 };

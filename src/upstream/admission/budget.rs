@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::Upstream;
 use crate::policy::upstream::{CostBudget, OverBudgetAction};
-use crate::telemetry::cost::{Reservation, BudgetShortage};
+use crate::telemetry::cost::{BudgetShortage, Reservation};
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;

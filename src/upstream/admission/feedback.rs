@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
-use crate::upstream::admission::failing::FailureKind;
+use crate::upstream::admission::failure_groups::FailureKind;
 use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, bucket_id, entry, of};
 use crate::upstream::cooldown::{CooldownScope, WORTH_KEEPING};
 use crate::upstream::outcome::CallOutcome;

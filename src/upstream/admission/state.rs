@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::upstream::{Rate, UpstreamPolicy};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
-use crate::upstream::admission::durable::UnsavedLimits;
-use crate::upstream::admission::failing::{FailureGroups, GroupMember};
+use crate::upstream::admission::failure_groups::{FailureGroups, GroupMember};
+use crate::upstream::admission::persistence::UnsavedLimits;
 use crate::upstream::admission::wait_queue::{QueuePosition, WaitQueue};
 use crate::upstream::ban_guard::BanGuard;
 use crate::upstream::circuit_breaker;
@@ -276,7 +276,11 @@ impl LimiterState {
         self.ended(ticket);
         self.turns += 1;
         let way = Arc::default();
-        self.asides.push_back(ClientStall { number: self.turns, since: now, way: Arc::clone(&way) });
+        self.asides.push_back(ClientStall {
+            number: self.turns,
+            since: now,
+            way: Arc::clone(&way),
+        });
         ticket.seat = CallSlot::Aside(self.turns);
         Some(way)
     }

@@ -17,7 +17,7 @@ use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
-use crate::telemetry::log::written::CapturedLog;
+use crate::telemetry::log::captured::CapturedLog;
 use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTable;

@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 
 use crate::upstream::Body;
 use crate::upstream::body_inspection::{
-    self, AT_ONCE, ContentCoding, LARGEST, MOST_VALUES, InspectedBody, accept_encoding, coding, inflate,
+    self, AT_ONCE, ContentCoding, InspectedBody, LARGEST, MOST_VALUES, accept_encoding, coding,
+    inflate,
 };
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight::{BufferedPieces, InFlightBytes, READ_ALWAYS};
+use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes, READ_ALWAYS};
 
 /// Room for everything.
 fn room() -> Arc<InFlightBytes> {

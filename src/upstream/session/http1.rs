@@ -16,13 +16,15 @@ use http::{Method, StatusCode};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use crate::semantics::chunked::{Decoder, ChunkEvent, Strictness};
+use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
     framing, head, head_end, is_misframed, persists, read_head,
 };
-use crate::upstream::session::{SessionError, SessionEvent, Interims, OutgoingRequest, RequestPart, length, say_once};
+use crate::upstream::session::{
+    Interims, OutgoingRequest, RequestPart, SessionError, SessionEvent, length, say_once,
+};
 use crate::upstream::tls_error::TlsError;
 
 /// What is read at once while a head is awaited, and of a body.
@@ -129,7 +131,11 @@ impl Http1Call {
         poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<SessionEvent, SessionError>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_send(cx).is_err() {
             // It may have answered before it closed its side: that is read.

@@ -15,11 +15,12 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{EXPECT, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    SessionError, SessionEvent, UpstreamHead, Interims, OutgoingRequest, RequestPart, has_no_body, is_within_bounds, length, say_once,
+    Interims, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead, has_no_body,
+    is_within_bounds, length, say_once,
 };
 use crate::upstream::tls_error::TlsError;
 
@@ -98,7 +99,10 @@ impl Http2Call {
         };
         let (response, upload) = begun.await.map_err(|error: h2::Error| {
             share.0.close();
-            error.get_io().and_then(TlsError::of_end).map_or(SessionError::NotProcessed, SessionError::Tls)
+            error
+                .get_io()
+                .and_then(TlsError::of_end)
+                .map_or(SessionError::NotProcessed, SessionError::Tls)
         })?;
         Ok(Self {
             share,
@@ -135,7 +139,11 @@ impl Http2Call {
         poll_fn(|cx| self.poll_next(cx, reads)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<SessionEvent, SessionError>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_upload(cx).is_err() {
             // What the origin has to say to that comes as its answer.

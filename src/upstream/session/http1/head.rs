@@ -7,12 +7,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::field_list;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    SessionError, HEAD_BYTES, HEAD_FIELDS, UpstreamHead, OutgoingRequest, has_no_body, is_within_bounds, length,
+    HEAD_BYTES, HEAD_FIELDS, OutgoingRequest, SessionError, UpstreamHead, has_no_body,
+    is_within_bounds, length,
 };
 
 /// The head of a request.
@@ -84,7 +85,8 @@ pub(super) fn read_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
     };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| SessionError::Protocol)?;
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| SessionError::Protocol)?;
         let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));
         headers.append(name, value.map_err(|_invalid| SessionError::Protocol)?);
     }

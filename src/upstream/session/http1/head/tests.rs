@@ -5,10 +5,10 @@ use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::{any, proptest};
 
 use super::{framing, head, head_end, is_misframed, persists, read_head};
+use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::semantics::spelling::FieldCase;
 use crate::upstream::BodyFraming;
-use crate::upstream::session::{SessionError, OutgoingRequest};
+use crate::upstream::session::{OutgoingRequest, SessionError};
 
 fn read(text: &str) -> Result<super::UpstreamHead, SessionError> {
     read_head(&Bytes::copy_from_slice(text.as_bytes()))

@@ -4,7 +4,7 @@
 //! Owns: telling them from data: `%2f` alone inside a segment (GitLab's ids, npm's scopes) is data, as is UTF-8.
 //! Never touches: what becomes of such a path.
 
-use crate::semantics::scan::has_byte;
+use crate::semantics::byte_search::has_byte;
 
 /// Whether some server may read the path as another than it seems.
 pub(super) fn leads_elsewhere(path: &str) -> bool {

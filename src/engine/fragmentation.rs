@@ -98,7 +98,11 @@ mod tests {
     const B: HeaderName = HeaderName::from_static("x-b");
 
     /// What a miss with these fields shows.
-    fn missed(apart: &FragmentationLog, rest: u128, fields: &[(&HeaderName, &str)]) -> Option<(String, bool)> {
+    fn missed(
+        apart: &FragmentationLog,
+        rest: u128,
+        fields: &[(&HeaderName, &str)],
+    ) -> Option<(String, bool)> {
         let values: Vec<HeaderValue> =
             fields.iter().map(|(_, value)| HeaderValue::from_str(value).unwrap()).collect();
         let fields: Vec<_> = fields.iter().map(|(name, _)| *name).zip(&values).collect();

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use tokio::time::sleep;
 
-use crate::upstream::in_flight::SENT_AHEAD;
+use crate::upstream::in_flight_bytes::SENT_AHEAD;
 use crate::upstream::peer::{H2_STREAMS, IDLE};
 use crate::upstream::session::http2::Connection;
 

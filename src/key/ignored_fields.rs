@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use http::HeaderName;
 use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, USER_AGENT};
 
-use crate::semantics::spelling;
+use crate::semantics::field_case;
 
 /// Whole names, sorted.
 const NAMES: [&str; 203] = [
@@ -303,7 +303,7 @@ const REWRITES: [&str; 45] = [
 
 /// Whether the field may change which resource is answered for.
 pub(super) fn rewrites_the_target(name: &HeaderName) -> bool {
-    spelling::names_one_of(name, &REWRITES)
+    field_case::names_one_of(name, &REWRITES)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::process::{geteuid, getuid};
 
-use crate::frontend::owner::{self, SocketEnd};
+use crate::frontend::socket_owner::{self, SocketEnd};
 
 /// The users whose larder is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,15 +63,21 @@ impl Trusted {
             return Ok(());
         }
         for look in 0..LOOKS {
-            match owner::end(here, there) {
-                SocketEnd::Of(user) if self.0.contains(&user) || owner::stands_for_many(user) => {
+            match socket_owner::end(here, there) {
+                SocketEnd::Of(user)
+                    if self.0.contains(&user) || socket_owner::stands_for_many(user) =>
+                {
                     return Ok(());
                 }
                 // A system that does not know the caller's own end knows no other one either.
-                SocketEnd::Of(_) if owner::end(there, here) != SocketEnd::Of(geteuid().as_raw()) => {
+                SocketEnd::Of(_)
+                    if socket_owner::end(there, here) != SocketEnd::Of(geteuid().as_raw()) =>
+                {
                     return Ok(());
                 }
-                SocketEnd::Of(user) => return Err(io::Error::other(Stranger { address: there, user })),
+                SocketEnd::Of(user) => {
+                    return Err(io::Error::other(Stranger { address: there, user }));
+                }
                 SocketEnd::Unseen => return Ok(()),
                 SocketEnd::Unheld => sleep(Duration::from_millis(1 << look.min(6))),
             }

@@ -104,7 +104,12 @@ impl FailureGroups {
     }
 
     /// How long it leaves it to others to find out whether its group is back. `is_held`: it is known to fail.
-    pub(super) fn rests(&self, member: GroupMember, is_held: bool, now: Instant) -> Option<Duration> {
+    pub(super) fn rests(
+        &self,
+        member: GroupMember,
+        is_held: bool,
+        now: Instant,
+    ) -> Option<Duration> {
         let round = self.rounds.iter().find(|round| round.group == member.group)?;
         if !is_held && !self.heard.contains(&member) {
             return None;

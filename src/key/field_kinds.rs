@@ -6,7 +6,7 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::key::{KeyBuilder, Purpose, Scope, credential, harmless};
+use crate::key::{KeyBuilder, Purpose, Scope, credential, ignored_fields};
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::request::ProxyRequest;
 
@@ -63,7 +63,7 @@ impl KeyBuilder {
     fn kind(&self, name: &HeaderName) -> FieldKind {
         if *name == AUTHORIZATION || self.credential_headers.contains(name) {
             FieldKind::Credential
-        } else if harmless::is_harmless(name) {
+        } else if ignored_fields::is_harmless(name) {
             FieldKind::Harmless
         } else if credential::has_telling_name(name) {
             FieldKind::Credential
@@ -82,7 +82,7 @@ pub(super) fn told_apart<'a>(
     let own = match &policy.scope {
         ScopeRule::Shared => {
             let counts = |name: &HeaderName| {
-                harmless::rewrites_the_target(name) && !policy.key.ignored.contains(name)
+                ignored_fields::rewrites_the_target(name) && !policy.key.ignored.contains(name)
             };
             let found = asked.headers.iter().filter(|(name, _)| counts(name)).collect();
             return (Scope::Shared, sorted(found));

@@ -225,7 +225,10 @@ mod tests {
         assert_eq!(lost(&mut all), [2, 3, 4, 5, 6, 7]);
         later.push(places.take(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [1, 2, 3, 4, 5, 6, 7]);
-        assert!(places.take(ClientKind::Refused).is_none(), "one is served, the others have just come");
+        assert!(
+            places.take(ClientKind::Refused).is_none(),
+            "one is served, the others have just come"
+        );
         drop(handled);
         assert!(lost(&mut later).is_empty());
     }
@@ -233,7 +236,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_kind_of_client_takes_the_places_of_another() {
         let places = Arc::new(ConnectionSlots::default());
-        let (mut remote, mut refused) = (full(&places, ClientKind::Remote), full(&places, ClientKind::Refused));
+        let (mut remote, mut refused) =
+            (full(&places, ClientKind::Remote), full(&places, ClientKind::Refused));
         advance(HURRY).await;
         let local = full(&places, ClientKind::Local);
         assert!(lost(&mut remote).is_empty() && lost(&mut refused).is_empty());

@@ -72,7 +72,8 @@ impl Engine {
     /// A request is sent to its origin: what is in doubt until it is answered. `None`: it changes nothing.
     pub fn doubt(self: &Arc<Self>, asked: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
         let reach = || self.reach(&asked.target).into_iter().collect();
-        invalidation::may_change(asked).then(|| UnknownOutcomeGuard { engine: Arc::clone(self), reach: reach() })
+        invalidation::may_change(asked)
+            .then(|| UnknownOutcomeGuard { engine: Arc::clone(self), reach: reach() })
     }
 
     /// The client may take its answer for a promise: it waits a little for the disk. A disk that is slower,

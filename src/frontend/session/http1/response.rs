@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::frontend::session::http1::{Http1Session, ResponseFraming};
-use crate::frontend::session::{ClientError, BodyLength};
+use crate::frontend::session::{BodyLength, ClientError};
 use crate::frontend::stream::patiently;
-use crate::semantics::spelling::FieldCase;
+use crate::semantics::field_case::FieldCase;
 
 impl Http1Session {
     pub(in crate::frontend::session) async fn write_interim(

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::telemetry::cost::UsageRow;
-use crate::upstream::admission::durable::row::{SavedCooldowns, RowKey, RowKind};
+use crate::upstream::admission::persistence::row::{RowKey, RowKind, SavedCooldowns};
 use crate::upstream::admission::registry::UpstreamRegistry;
 use crate::upstream::admission::state::{LimiterState, MOST, UpstreamState, entry};
 use crate::upstream::admission::wait_queue::WaitQueue;
@@ -243,7 +243,8 @@ impl LimiterState {
     /// Which rows are of any use.
     fn alive(&self, now: Instant) -> Vec<RowKind> {
         let windows = self.windows.iter().filter(|(_, (window, _))| !window.is_over(now));
-        let mut alive: Vec<_> = windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
+        let mut alive: Vec<_> =
+            windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
         alive.extend(self.guard.kept(now).map(|_| RowKind::Guard));
         let holds = self.holds.kept(1, now);
         alive.extend(holds.first().map(|_| RowKind::Holds));

@@ -13,22 +13,22 @@ use http::{HeaderMap, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::engine::change::UnknownOutcomeGuard;
 use crate::engine::head_update::PassThroughStart;
+use crate::engine::unsafe_request::UnknownOutcomeGuard;
 use crate::proxy::context::RequestContext;
+use crate::proxy::forwarded_message;
 use crate::proxy::handler::PingoraHandler;
-use crate::proxy::message;
 use crate::proxy::relay::{is_interim, send_what_is_at_hand};
 use crate::proxy::upload::RequestUpload;
+use crate::semantics::connection_auth;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::semantics::session_auth;
 use crate::upstream::Body;
 use crate::upstream::admission::Permit;
 use crate::upstream::body_inspection;
 use crate::upstream::buffered_body::buffer;
 use crate::upstream::client::{AttemptError, body_behind};
-use crate::upstream::connect::{CallChannel, ConnectionOwner};
+use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead};
@@ -156,7 +156,7 @@ impl DetachedCall {
 
     fn unanswered(mut self) {
         // An event stream may be silent for long.
-        if self.whole && !message::streams(&self.asked) {
+        if self.whole && !forwarded_message::streams(&self.asked) {
             self.channel.distrust();
             self.pass.failed(UpstreamError::FirstByteTimeout);
         }
@@ -170,13 +170,13 @@ impl DetachedCall {
         if status == StatusCode::REQUEST_TIMEOUT && !self.whole {
             return;
         }
-        if session_auth::is_asked_for(&headers) {
+        if connection_auth::is_asked_for(&headers) {
             self.channel.belongs_to(ConnectionOwner::Call);
         }
         if !self.whole {
             self.pass.spares_the_origin();
         }
-        message::strip(&mut headers);
+        forwarded_message::strip(&mut headers);
         let reads = self.pass.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS
             && body_inspection::coding(&headers).is_some();

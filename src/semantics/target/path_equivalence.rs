@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::semantics::scan::{has_byte, has_pair};
+use crate::semantics::byte_search::{has_byte, has_pair};
 
 /// The text with unreserved characters decoded and hexadecimal digits in capitals (RFC 3986 §6.2.2.1,
 /// §6.2.2.2): `%7e` is `~`, `%2f` is `%2F`.

@@ -8,13 +8,13 @@ use http::HeaderValue;
 use http::header::{CONNECTION, UPGRADE};
 use tokio::io::AsyncWriteExt;
 
-use crate::frontend::session::{Http1Session, BodyLength, ClientSession};
+use crate::frontend::session::{BodyLength, ClientSession, Http1Session};
 use crate::frontend::splice::{self, splice};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::forwarded_message;
 use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
-use crate::proxy::message;
 use crate::semantics::request::ProxyRequest;
-use crate::upstream::connect::CallChannel;
+use crate::upstream::connection_pool::CallChannel;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::session::UpstreamHead;
 
@@ -30,8 +30,8 @@ impl PingoraHandler {
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
-        message::strip(&mut headers);
-        message::incoming(ctx, head.status, &mut headers);
+        forwarded_message::strip(&mut headers);
+        forwarded_message::incoming(ctx, head.status, &mut headers);
         self.finish_head(asked, client, ctx, &mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::process::{geteuid, getuid};
 
 use crate::config::{Access, Users};
-use crate::frontend::owner;
+use crate::frontend::socket_owner;
 
 /// How a client shows that it is the caller's.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ const FILE: &str = "password";
 impl CallerProof {
     /// The one that works here.
     pub(super) fn find() -> Self {
-        if owner::can_tell(geteuid().as_raw()) {
+        if socket_owner::can_tell(geteuid().as_raw()) {
             return Self::User;
         }
         tracing::debug!("The system does not tell whose a connection is: a password stands in");

@@ -52,8 +52,10 @@ fn what_is_kept_grows_older_between_two_larders() {
     // Calls counted ahead went out within a sixty-fourth of the window, or not at all.
     assert_eq!(window.sent, [(3 * HOUR, 3), (HOUR + SECOND, 1), (Duration::ZERO, 100)]);
     assert_eq!((window.rate, window.ahead), (kept().rate, 0));
-    let counted =
-        ban_guard::SavedBanGuard { for_long: 2 * HOUR, pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)] };
+    let counted = ban_guard::SavedBanGuard {
+        for_long: 2 * HOUR,
+        pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)],
+    };
     let read = read_guard(&guard(&counted, date()), later).unwrap();
     assert_eq!(read.pieces, [(HOUR + SECOND, 2)]);
     let half = read_holds(&holds(&all(), date()), date() + HOUR / 2).unwrap();

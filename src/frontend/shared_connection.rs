@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::frontend::http1_only::Http1Candidate;
-use crate::upstream::in_flight::InFlightBytes;
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// How much of all answers on a connection may wait for its client to read on. Much of what is short enough
 /// is done with so: an answer that is held back holds the origin's connection too.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::frontend::owner::SocketEnd;
+use crate::frontend::socket_owner::SocketEnd;
 
 /// `AF_NETLINK`, `NETLINK_SOCK_DIAG`.
 const NETLINK: i32 = 16;

@@ -15,14 +15,16 @@ use tokio::time::timeout;
 use crate::upstream::descriptors;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::happy_eyeballs::EXHAUSTED;
-use crate::upstream::idle::IdleConnections;
-use crate::upstream::in_flight::SENT_AHEAD;
+use crate::upstream::idle_connections::IdleConnections;
+use crate::upstream::in_flight_bytes::SENT_AHEAD;
 use crate::upstream::peer::IDLE;
-use crate::upstream::pinned::{PinnedConnections, ClientPins, PinnedUse};
+use crate::upstream::pinned_connections::{ClientPins, PinnedConnections, PinnedUse};
 use crate::upstream::session::http1::{Http1Call, Raw};
 use crate::upstream::session::http2::Http2Call;
-use crate::upstream::session::{SessionError, SessionEvent, OutgoingRequest, RequestPart, UpstreamSession};
-use crate::upstream::shared::SharedHttp2;
+use crate::upstream::session::{
+    OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
+};
+use crate::upstream::shared_http2::SharedHttp2;
 use crate::upstream::tls_error::TlsError;
 
 /// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
@@ -110,7 +112,9 @@ impl ConnectionPool {
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, over) {
             (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
-            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(peer, key, request, http1).await,
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => {
+                self.reused(peer, key, request, http1).await
+            }
             (ConnectionOwner::Client(pins, origin), _) => {
                 match pins.take(origin, place, &request.headers, &self.0.pinned) {
                     PinnedUse::Stream(stream) => {
@@ -148,7 +152,9 @@ impl ConnectionPool {
         match timeout(within, begun).await {
             Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
             Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
-            Ok(Err(SessionError::Tls(fault))) => Err(ConnectFailure::Failed(UpstreamError::Tls(fault))),
+            Ok(Err(SessionError::Tls(fault))) => {
+                Err(ConnectFailure::Failed(UpstreamError::Tls(fault)))
+            }
             Ok(Err(_broken)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
             Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
         }

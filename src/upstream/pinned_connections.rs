@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::semantics::session_auth;
+use crate::semantics::connection_auth;
 
 /// How many connections to origins one client's connection has; beyond that the oldest is let go.
 const MOST: usize = 8;
@@ -90,7 +90,7 @@ impl ClientPins {
         let mut pin = pins.iter_mut().find(|pin| pin.origin == origin);
         let believes = pin.as_ref().is_some_and(|pin| pin.scheme.is_some());
         let stream = pin.as_mut().and_then(|pin| pin.take(place, all));
-        let signs_in = session_auth::scheme_sent(request);
+        let signs_in = connection_auth::scheme_sent(request);
         match (pin, signs_in) {
             (Some(pin), Some(_)) => pin.scheme = signs_in,
             (None, Some(_)) => {
@@ -297,7 +297,8 @@ mod tests {
     #[test]
     fn beyond_the_most_of_all_clients_the_one_that_has_waited_longest_goes() {
         let all = PinnedConnections::default();
-        let clients: Vec<ClientPins> = (0..MOST_IN_ALL + 2).map(|_| ClientPins::default()).collect();
+        let clients: Vec<ClientPins> =
+            (0..MOST_IN_ALL + 2).map(|_| ClientPins::default()).collect();
         let mut ends = vec![signed_in(&clients[0], "a", &all), signed_in(&clients[1], "a", &all)];
         let PinnedUse::Stream(used) = clients[0].take("a", PLACE, &bare(), &all) else {
             panic!("its own")

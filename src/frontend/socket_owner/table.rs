@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::frontend::owner::SocketEnd;
+use crate::frontend::socket_owner::SocketEnd;
 
 /// The table may change while it is read, page by page: a row can be skipped, hardly so each time.
 const LOOKS: usize = 3;

@@ -9,13 +9,17 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::frontend::siblings::SharedConnection;
+use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALLED;
-use crate::upstream::in_flight::Waiting;
+use crate::upstream::in_flight_bytes::Waiting;
 
 /// Resolves once the client is not worth waiting for. `inside`: whether it is in the middle of a head, which
 /// it may be `within` this time.
-pub(super) async fn given_up(siblings: &SharedConnection, inside: watch::Receiver<bool>, within: Duration) {
+pub(super) async fn given_up(
+    siblings: &SharedConnection,
+    inside: watch::Receiver<bool>,
+    within: Duration,
+) {
     tokio::select! {
         () = overdue(inside, within) => {}
         () = stalled(siblings) => {}

@@ -5,7 +5,7 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::frontend::siblings::QueuedBytes;
+use crate::frontend::shared_connection::QueuedBytes;
 
 /// One part. Whoever sends it drops it behind its last byte.
 #[derive(Debug)]

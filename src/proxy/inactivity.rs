@@ -18,8 +18,8 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::clock;
 use crate::config::BodyLimits;
-use crate::frontend::siblings::{StalledUpload, SharedConnection};
-use crate::proxy::drip::UploadRate;
+use crate::frontend::shared_connection::{SharedConnection, StalledUpload};
+use crate::proxy::upload_rate::UploadRate;
 
 /// Who is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,8 @@ impl InactivityTimer {
 
     /// Whether the client was not silent on another stream, or could not be otherwise; the timer goes on.
     fn is_broken_elsewhere(&mut self) -> bool {
-        let (SilentPeer::Client, Some(allowed), Some(siblings)) = (self.of, self.client, &self.siblings)
+        let (SilentPeer::Client, Some(allowed), Some(siblings)) =
+            (self.of, self.client, &self.siblings)
         else {
             return false;
         };

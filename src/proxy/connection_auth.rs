@@ -11,11 +11,11 @@ use crate::frontend::session::ClientSession;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::semantics::request::ProxyRequest;
-use crate::semantics::session_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::telemetry::problem::Problem;
-use crate::upstream::connect::{CallChannel, ConnectionOwner};
-use crate::upstream::pinned::ClientPins;
+use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
+use crate::upstream::pinned_connections::ClientPins;
 use crate::upstream::routing::UpstreamTarget;
 
 /// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
@@ -76,12 +76,12 @@ pub(super) fn is_left_to_http1(
     ctx: &mut RequestContext,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> bool {
-    let asks = status == StatusCode::UNAUTHORIZED && session_auth::is_asked_for(headers);
+    let asks = status == StatusCode::UNAUTHORIZED && connection_auth::is_asked_for(headers);
     let Some(siblings) = client.siblings().filter(|_| asks) else { return false };
     if !siblings.need_http1() {
         return false;
     }
-    if session_auth::is_sent(&asked.headers) {
+    if connection_auth::is_sent(&asked.headers) {
         ctx.error = Some("http1_required");
         client.require_http1();
         return true;
@@ -91,9 +91,13 @@ pub(super) fn is_left_to_http1(
 }
 
 /// Whose connection a call goes over.
-pub(super) fn owner(asked: &ProxyRequest, client: &mut ClientSession, place: &UpstreamTarget) -> ConnectionOwner {
+pub(super) fn owner(
+    asked: &ProxyRequest,
+    client: &mut ClientSession,
+    place: &UpstreamTarget,
+) -> ConnectionOwner {
     let pinned = client.pins().is_some_and(|pins| pins.has(&place.origin()));
-    if !pinned && !session_auth::is_sent(&asked.headers) {
+    if !pinned && !connection_auth::is_sent(&asked.headers) {
         return ConnectionOwner::Pool;
     }
     if client.pins().is_some_and(ClientPins::are_many) {
@@ -113,14 +117,14 @@ pub(super) fn heard(
     if channel.is_a_clients() && !channel.persists() {
         client.close_after();
     }
-    if session_auth::is_asked_for(headers) {
+    if connection_auth::is_asked_for(headers) {
         channel.belongs_to(own(client, place));
     }
 }
 
 /// Tells the client that it may sign in here.
 pub(super) fn tell(headers: &mut HeaderMap, client: &ClientSession) {
-    if matches!(client, ClientSession::Http1(_)) && session_auth::is_asked_for(headers) {
+    if matches!(client, ClientSession::Http1(_)) && connection_auth::is_asked_for(headers) {
         headers.insert(PROXY_SUPPORT, SUPPORTED);
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::engine::Engine;
 use crate::key::CacheKey;
-use crate::policy::{StaleIfErrorEnd, Policy, ScopeRule};
+use crate::policy::{Policy, ScopeRule, StaleIfErrorEnd};
 use crate::semantics::request::ProxyRequest;
 use crate::store::Lookup;
 use crate::stored::StoredResponse;

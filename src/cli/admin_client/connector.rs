@@ -11,7 +11,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::cli::admin_client::holder::{CONNECT, Trusted};
+use crate::cli::admin_client::port_owner::{CONNECT, Trusted};
 
 /// Opens connections to larders of these users.
 #[derive(Debug)]
