@@ -45,7 +45,7 @@ pub struct Policy {
     pub set_cookie: SetCookiePolicy,
     /// The targeted fields whose word counts in place of `Cache-Control`, the first one first
     /// (RFC 9213).
-    pub targeted: Vec<HeaderName>,
+    pub targeted_cache_control: Vec<HeaderName>,
 }
 
 impl Policy {
@@ -63,7 +63,7 @@ impl Policy {
             key: KeyPolicy::default(),
             coalesce_wait: Duration::from_secs(10),
             set_cookie: SetCookiePolicy::Refuse,
-            targeted: Vec::new(),
+            targeted_cache_control: Vec::new(),
         }
     }
 }

@@ -162,8 +162,8 @@ pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(),
 /// A limit of 50 calls a second that larder learns from the answers.
 pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), Failure> {
     let options = Options { limits: Some(Limits::default()), ..Options::default() };
-    let pace = ", pace: { learn: true, max_wait: 60s }";
-    let scene = Scene::set(options, "    coalesce: { wait: 60s }", pace).await?;
+    let rate_limit = ", rate_limit: { learn: true, max_wait: 60s }";
+    let scene = Scene::set(options, "    coalesce: { wait: 60s }", rate_limit).await?;
     let guild = 81_384_788_765_712_384_u64;
     let mut asking = JoinSet::new();
     for member in 0..story.paced {

@@ -143,7 +143,7 @@ impl AdminApi for MockApi {
                 window: Some(Duration::from_secs(1)),
                 left: 12,
             }],
-            invalid_requests: Some((3, 8000)),
+            ban_guard: Some((3, 8000)),
             retries: (1, 10),
         }]
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
-use crate::cli::admin_client::connector::Connector;
+use crate::cli::admin_client::connector::VerifyingConnector;
 use crate::cli::admin_client::port_owner::{CONNECT, Trusted, stranger};
 pub(super) use crate::cli::admin_client::target::{TargetArgs, reached};
 use crate::cli::{Context, ExitStatus};
@@ -107,7 +107,11 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT))
             .timeout_global(Some(ANSWER))
             .build();
-        ureq::Agent::with_parts(config, Connector(self.trusted.clone()), DefaultResolver::default())
+        ureq::Agent::with_parts(
+            config,
+            VerifyingConnector(self.trusted.clone()),
+            DefaultResolver::default(),
+        )
     }
 
     fn url(&self, path: &str) -> String {

@@ -54,7 +54,7 @@ struct Upstream {
     holds: Vec<CooldownRow>,
     breaker: Option<String>,
     limits: Vec<LimitRow>,
-    invalid_requests: Option<BanGuardRow>,
+    ban_guard: Option<BanGuardRow>,
     retries: Retries,
 }
 
@@ -111,7 +111,7 @@ const HEADS: [&str; 6] = ["UPSTREAM", "IN FLIGHT", "WAITING", "BREAKER", "RETRIE
 fn row(upstream: &Upstream) -> [String; 6] {
     let unnamed = if upstream.configured { "" } else { " (no upstream)" };
     let nothing = || "-".to_owned();
-    let invalid = upstream.invalid_requests.as_ref();
+    let invalid = upstream.ban_guard.as_ref();
     [
         format!("{}{unnamed}", upstream.name),
         upstream.in_flight.to_string(),

@@ -26,9 +26,9 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
     lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));
-    if !policy.targeted.is_empty() {
-        let first = format!("{} before Cache-Control", list(&policy.targeted));
-        lines.push(("targeted", first));
+    if !policy.targeted_cache_control.is_empty() {
+        let first = format!("{} before Cache-Control", list(&policy.targeted_cache_control));
+        lines.push(("targeted_cache_control", first));
     }
     match policy.set_cookie {
         SetCookiePolicy::Refuse => {}

@@ -198,7 +198,7 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
     let inside = [
         "store: { compression: zstd }",
         "store: { shared: {} }",
-        "defaults: { targeted: [CDN-Cache-Control] }",
+        "defaults: { targeted_cache_control: [CDN-Cache-Control] }",
         "upstreams: { u: { hosts: [a], proxy: \"http://b:3128\" } }",
     ];
     let routes =
@@ -460,7 +460,7 @@ fn a_wildcard_is_no_name_of_a_field_or_parameter() {
         (route("key: { query: { include: ['*'] } }"), "is a wildcard"),
         (route("key: { query: { exclude: ['utm_*'] } }"), "is a wildcard"),
         (route("scope: { header: '*' }"), "is a wildcard"),
-        (route("targeted: ['*-Cache-Control']"), "is a wildcard"),
+        (route("targeted_cache_control: ['*-Cache-Control']"), "is a wildcard"),
         (matching("headers: { '*': x }"), "is a wildcard"),
         (matching("query: { 'utm_*': x }"), "is a wildcard"),
         ("credential_headers: ['X-*']".to_owned(), "is a wildcard"),

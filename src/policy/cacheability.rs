@@ -157,7 +157,11 @@ impl Policy {
     /// The origin's word as this policy listens to it: where it counts, a targeted field's in place
     /// of `Cache-Control` (RFC 9213 §2.2). Asked at every read, like all that follows from it.
     pub fn effective_metadata<'s>(&self, said: &'s CacheMetadata) -> &'s CacheMetadata {
-        if self.ttl.overrides_origin() { said } else { said.select_targeted(&self.targeted) }
+        if self.ttl.overrides_origin() {
+            said
+        } else {
+            said.select_targeted(&self.targeted_cache_control)
+        }
     }
 
     /// Whether the answer to `asked` is kept: `Ok` with the fields to keep.

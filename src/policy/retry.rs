@@ -86,19 +86,19 @@ impl Default for Backoff {
     }
 }
 
-/// `stale_if_error.hold_down` and `.max_hold`.
+/// `stale_if_error.cooldown` and `.max_cooldown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CooldownPolicy {
     /// How long a failed origin is not asked by those who have a stale answer, where it says nothing
     /// itself.
-    pub hold_down: Duration,
+    pub cooldown: Duration,
     /// The longest time that an origin's word (`RetryPolicy-After`) is heard for; a quota's end is not bound
     /// by it.
-    pub max_hold: Duration,
+    pub max_cooldown: Duration,
 }
 
 impl Default for CooldownPolicy {
     fn default() -> Self {
-        Self { hold_down: Duration::from_secs(30), max_hold: Duration::from_secs(60 * 60) }
+        Self { cooldown: Duration::from_secs(30), max_cooldown: Duration::from_secs(60 * 60) }
     }
 }

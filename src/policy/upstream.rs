@@ -17,9 +17,9 @@ pub struct UpstreamPolicy {
     /// What its answers mean.
     pub rules: ResponseRules,
     /// How fast it is asked.
-    pub pace: RateLimit,
+    pub rate_limit: RateLimit,
     /// The ban guard.
-    pub invalid_requests: Option<BanGuardRule>,
+    pub ban_guard: Option<BanGuardRule>,
     /// When it is taken for dead.
     pub breaker: Option<CircuitBreaker>,
     /// What it costs.
@@ -152,7 +152,7 @@ pub struct Rate {
     pub per: Duration,
 }
 
-/// `pace`.
+/// `rate_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     /// Never faster than this; `None`: as fast as calls come.
@@ -171,7 +171,7 @@ impl Default for RateLimit {
     }
 }
 
-/// `invalid_requests`: who gets too many of these answers is banned, and larder stops before that.
+/// `ban_guard`: who gets too many of these answers is banned, and larder stops before that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BanGuardRule {
     /// Which answers count.

@@ -4,7 +4,7 @@
 //! upstream. Never touches: clients; what an answer changes for others (`upstream::gate`).
 //!
 //! An API counts such a call whether or not anybody is there for its answer. What clients leave behind is
-//! bounded by `pace.in_flight`, among which it counts.
+//! bounded by `rate_limit.in_flight`, among which it counts.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -26,7 +26,7 @@ const SLOW_BODY: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
     "request_body_timeout",
     "the request body did not arrive in time (limits.body_idle, limits.body_min_rate), or too slowly while \
-     other calls waited for its place among those that upstreams.*.invalid_requests bears",
+     other calls waited for its place among those that upstreams.*.ban_guard bears",
     "http_request_error",
 );
 

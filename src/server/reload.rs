@@ -152,12 +152,12 @@ mod tests {
     #[test]
     fn everything_else_may_change() {
         let new = "limits: { idle: 5s, drain: 1s, head: 2KiB }\nlog: { level: debug }\n\
-                   defaults: { mode: bypass, retry: off, stale_if_error: { max_hold: 5m } }\n\
+                   defaults: { mode: bypass, retry: off, stale_if_error: { max_cooldown: 5m } }\n\
                    credential_headers: [X-A]\nsecret_query: [s]\nsecret_path: ['/{a}']\n\
                    destinations: { deny: [10.0.0.0/8] }\nresolve: { a: '127.0.0.1:1' }\n\
-                   access: { clients: [127.0.0.1] }\nupstreams: { u: { hosts: [a], pace: \
+                   access: { clients: [127.0.0.1] }\nupstreams: { u: { hosts: [a], rate_limit: \
                    { limit: 5/s }, errors: [{ status: 403, class: auth }], breaker: {}, cost: {}, \
-                   invalid_requests: {} } }\nroutes: [{ name: r, match: { host: a }, retry: \
+                   ban_guard: {} } }\nroutes: [{ name: r, match: { host: a }, retry: \
                    { retries: 1 } }]";
         assert!(reload("", new).is_ok());
     }

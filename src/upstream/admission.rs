@@ -207,7 +207,8 @@ impl AdmissionControl {
                     }
                 }
                 AdmissionDecision::Line(station, woken, time) => {
-                    let time = waiting.in_line(station, time, subject.conduct.pace.max_wait)?;
+                    let time =
+                        waiting.in_line(station, time, subject.conduct.rate_limit.max_wait)?;
                     knock.in_line.store(true, Ordering::Relaxed);
                     tokio::select! {
                         () = woken.notified() => {}

@@ -28,7 +28,7 @@ pub struct CallOutcome {
 pub struct RetryAfter {
     /// From now.
     pub time: Duration,
-    /// Whether it is the end of a quota, which `max_hold` does not shorten.
+    /// Whether it is the end of a quota, which `max_cooldown` does not shorten.
     pub quota: bool,
 }
 
@@ -42,7 +42,7 @@ impl CallOutcome {
     /// nothing, and only the end of a quota is believed whatever it is.
     pub fn bounded_retry_after(&self, rule: &CooldownPolicy) -> Option<Duration> {
         let RetryAfter { time, quota } = self.wait.filter(|wait| !wait.time.is_zero())?;
-        Some(if quota { time } else { time.min(rule.max_hold) })
+        Some(if quota { time } else { time.min(rule.max_cooldown) })
     }
 
     /// Whether the answer is one to use.

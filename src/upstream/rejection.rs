@@ -34,7 +34,7 @@ pub enum RejectReason {
         /// `at_limit: stale-only`.
         stale: bool,
     },
-    /// A limit of calls in a time, and no turn within `pace.max_wait`.
+    /// A limit of calls in a time, and no turn within `rate_limit.max_wait`.
     Pace,
     /// Too many calls wait for an answer already.
     InFlight,
@@ -44,18 +44,22 @@ impl RejectReason {
     /// The one name for it in logs, metrics and answers.
     pub fn token(self) -> &'static str {
         match self {
-            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => "held-rate-limited",
-            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => "held-quota",
-            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)) => "held-shared-limit",
-            Self::Failed(OutcomeClass::Network) => "held-connect",
-            Self::Failed(OutcomeClass::Timeout) => "held-timeout",
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => {
+                "cooldown-rate-limited"
+            }
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => "cooldown-quota",
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)) => {
+                "cooldown-shared-limit"
+            }
+            Self::Failed(OutcomeClass::Network) => "cooldown-connect",
+            Self::Failed(OutcomeClass::Timeout) => "cooldown-timeout",
             Self::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
-                "held-server-error"
+                "cooldown-server-error"
             }
             Self::Breaker => "breaker",
-            Self::InvalidRequests => "invalid-requests",
+            Self::InvalidRequests => "ban-guard",
             Self::Budget { .. } => "budget",
-            Self::Pace => "pace",
+            Self::Pace => "rate-limit",
             Self::InFlight => "in-flight",
         }
     }
@@ -146,9 +150,9 @@ impl Rejection {
             ),
             RejectReason::InvalidRequests => (
                 MANY,
-                "invalid_requests",
+                "ban_guard",
                 "the API bans who gets many more answers of these kinds; see \
-                 upstreams.*.invalid_requests",
+                 upstreams.*.ban_guard",
             ),
             RejectReason::Budget { .. } if self.left.is_zero() => (
                 MANY,
@@ -164,12 +168,12 @@ impl Rejection {
             RejectReason::Pace => (
                 MANY,
                 "paced",
-                "no turn within pace.max_wait; larder keeps to the API's limit of calls",
+                "no turn within rate_limit.max_wait; larder keeps to the API's limit of calls",
             ),
             RejectReason::InFlight => (
                 DOWN,
                 "in_flight",
-                "too many calls wait for this API already; see upstreams.*.pace.in_flight",
+                "too many calls wait for this API already; see upstreams.*.rate_limit.in_flight",
             ),
         }
     }

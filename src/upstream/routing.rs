@@ -48,7 +48,10 @@ impl UpstreamTarget {
 
     /// How long a call that has no retries may wait for its turn, or for a hold to end.
     pub fn patience(&self) -> Duration {
-        self.upstream.as_ref().map(|upstream| upstream.conduct.pace.max_wait).unwrap_or_default()
+        self.upstream
+            .as_ref()
+            .map(|upstream| upstream.conduct.rate_limit.max_wait)
+            .unwrap_or_default()
     }
 
     /// The value of `Host`: the port is left out where it is the scheme's default.

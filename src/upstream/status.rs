@@ -23,7 +23,7 @@ pub struct UpstreamStatus {
     /// The limits that it is kept to.
     pub limits: Vec<LimitStatus>,
     /// Answers that the ban guard counts in its window, and at how many it trips.
-    pub invalid_requests: Option<(u64, u64)>,
+    pub ban_guard: Option<(u64, u64)>,
     /// Retries in the last ten seconds, and how many there may be.
     pub retries: (u64, u64),
 }
@@ -34,7 +34,7 @@ pub struct CooldownStatus {
     /// What is held: `upstream`, `origin`, `credential`, `bucket`, `key`.
     pub reach: &'static str,
     /// Why: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
-    /// `invalid-requests`, `budget`.
+    /// `ban-guard`, `budget`.
     pub cause: &'static str,
     /// Whether nobody passes; else only those are kept back who have a stale answer.
     pub firm: bool,

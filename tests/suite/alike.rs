@@ -123,7 +123,7 @@ async fn the_deadline_of_the_head_is_first_byte_alone() {
 async fn head_falls_back_to_what_is_stale_as_get_does() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &["ETag: \"1\""], "v1")).await;
-        let defaults = "defaults: { retry: off, stale_if_error: { for: 24h, hold_down: 0s } }\n";
+        let defaults = "defaults: { retry: off, stale_if_error: { for: 24h, cooldown: 0s } }\n";
         let larder = Larder::start(&origin, &yaml(defaults, &[])).await;
         larder.get(BOTH[0]).await;
         larder.clock.advance(1801 * SECOND);
@@ -156,8 +156,8 @@ async fn a_short_hold_is_waited_for_by_every_method() {
                 if limited { Answer::new(429, &["Retry-After: 1"], "") } else { Answer::new(200, &[], "ok") }
             })
             .await;
-            let upstreams = "upstreams: { api: { hosts: [api.example.test], pace: { max_wait: 2s } } }\n\
-                             defaults: { retry: off, stale_if_error: { hold_down: 0s } }\n";
+            let upstreams = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 2s } } }\n\
+                             defaults: { retry: off, stale_if_error: { cooldown: 0s } }\n";
             let larder = Larder::start(&origin, &yaml(upstreams, &[])).await;
             assert_eq!(larder.get("/kept/limited").await.status, 429);
             let mut client = larder.client().await;

@@ -257,7 +257,7 @@ async fn cch_10_what_names_another_method_than_its_own_is_never_stored_or_answer
     bounded(async {
         for (query, fields) in OVERRIDES {
             let origin = numbered(200, &["ETag: \"1\""]).await;
-            let stale = "stale_if_error: { for: 24h, hold_down: 0s }";
+            let stale = "stale_if_error: { for: 24h, cooldown: 0s }";
             let larder = Larder::with_policy(&origin, &["ttl: 1m", "scope: shared", stale]).await;
             let path = format!("/x{query}");
             for method in ["GET", "GET", "HEAD"] {

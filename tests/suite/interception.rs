@@ -202,7 +202,8 @@ async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
     }
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     assert_eq!(ask(&mut client, "/x", API).await.status, 200);
-    let malformed = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"malformed\"}";
+    let malformed =
+        "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"malformed\"}";
     scene.larder.counts(malformed, 4.0).await;
 }
 
@@ -214,7 +215,7 @@ async fn a_hello_that_never_ends_is_cut_off() {
     tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
     let mut told = Vec::new();
     timeout(SOON, tunnel.read_to_end(&mut told)).await.expect("it ends").expect("in order");
-    let slow = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"timeout\"}";
+    let slow = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"timeout\"}";
     scene.larder.counts(slow, 1.0).await;
 }
 
@@ -294,7 +295,7 @@ async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
     for _ in 0..3 {
         client.connect(&format!("{API}:443"), API).await.expect_err("it trusts another authority");
     }
-    let refused = "larder_tls_handshakes_total{named=\"api.example.test\",outcome=\"refused\"}";
+    let refused = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"refused\"}";
     scene.larder.counts(refused, 3.0).await;
     assert_eq!(scene.larder.server.account().distrusted(), [(API.to_owned(), 3)]);
 }

@@ -60,7 +60,7 @@ fn are_kept(house: &House, rows: usize) -> bool {
 async fn a_crash_loop_does_not_spend_a_quota() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "here")).await;
-        let house = housed(&origin, "pace: { limit: 2/d, max_wait: 0s }");
+        let house = housed(&origin, "rate_limit: { limit: 2/d, max_wait: 0s }");
         for start in 0..4 {
             let larder = run(&house);
             let got = asked(&larder, &format!("/{start}")).await;
@@ -79,7 +79,7 @@ async fn a_crash_loop_does_not_spend_a_quota() {
 async fn a_crash_loop_does_not_earn_a_ban() {
     bounded(async {
         let origin = Origin::always(Answer::new(401, &[], "no")).await;
-        let guard = "invalid_requests: { statuses: [401], limit: 5/10m, trip_at: 0.8 }";
+        let guard = "ban_guard: { statuses: [401], limit: 5/10m, trip_at: 0.8 }";
         let house = housed(&origin, guard);
         for start in 0..4 {
             let larder = run(&house);
@@ -90,7 +90,7 @@ async fn a_crash_loop_does_not_earn_a_ban() {
             ended(larder, if start == 0 { "KILL" } else { "TERM" }).await;
         }
         let larder = run(&house);
-        assert_eq!(asked(&larder, "/banned").await, (429, "invalid_requests".to_owned()));
+        assert_eq!(asked(&larder, "/banned").await, (429, "ban_guard".to_owned()));
         assert_eq!(origin.calls(), 4);
     })
     .await;
@@ -100,7 +100,7 @@ async fn a_crash_loop_does_not_earn_a_ban() {
 async fn the_apis_own_word_holds_over_a_kill() {
     bounded(async {
         let origin = Origin::always(Answer::new(429, &["Retry-After: 3000"], "later")).await;
-        let house = housed(&origin, "pace: { max_wait: 0s }");
+        let house = housed(&origin, "rate_limit: { max_wait: 0s }");
         let larder = run(&house);
         assert_eq!(asked(&larder, "/x").await.0, 429);
         eventually("a hold", || are_kept(&house, 1)).await;
@@ -117,7 +117,7 @@ async fn the_apis_own_word_holds_over_a_kill() {
 async fn a_start_that_cannot_open_the_state_uses_nothing_on_disk_and_loses_nothing() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "here")).await;
-        let house = housed(&origin, "pace: { limit: 2/d, max_wait: 0s }");
+        let house = housed(&origin, "rate_limit: { limit: 2/d, max_wait: 0s }");
         let larder = run(&house);
         assert_eq!(asked(&larder, "/0").await.0, 200);
         assert_eq!(asked(&larder, "/1").await.0, 200);
@@ -151,7 +151,7 @@ async fn a_start_that_cannot_open_the_state_uses_nothing_on_disk_and_loses_nothi
 async fn without_a_disk_limits_begin_anew_and_nothing_waits() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "here")).await;
-        let limit = "upstreams: { api: { hosts: [api.example.test], pace: { limit: 2/d, \
+        let limit = "upstreams: { api: { hosts: [api.example.test], rate_limit: { limit: 2/d, \
                      max_wait: 0s } } }";
         let yaml = format!("{limit}\n{}", route(&["ttl: 1h"]));
         for _ in 0..2 {

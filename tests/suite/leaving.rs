@@ -14,10 +14,10 @@ use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step};
 use crate::storm::{api, class, holds, yaml};
 
-const GUARD: &str = "invalid_requests: { statuses: [401], limit: 10/10m }, pace: { max_wait: 0s }";
+const GUARD: &str = "ban_guard: { statuses: [401], limit: 10/10m }, rate_limit: { max_wait: 0s }";
 
 /// An operator who says how many calls there may be at once has them counted until they are over.
-const BOUND: &str = "pace: { in_flight: 64 }";
+const BOUND: &str = "rate_limit: { in_flight: 64 }";
 
 fn post(path: &str, length: usize, body: &str) -> String {
     format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -73,8 +73,8 @@ async fn the_ban_guard_counts_what_clients_that_left_were_answered() {
         assert_eq!((origin.calls(), in_flight(&larder)), (8, 8));
         gate.open();
         larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&larder).invalid_requests, Some((8, 8)));
-        let refused = (429, "invalid_requests".to_owned());
+        assert_eq!(api(&larder).ban_guard, Some((8, 8)));
+        let refused = (429, "ban_guard".to_owned());
         assert_eq!(asks(&larder, post("/w", 2, "hi")).await, refused);
         let calls = "larder_upstream_requests_total{code=\"401\",route=\"none\",upstream=\"api\"}";
         larder.counts(calls, 8.0).await;
@@ -89,8 +89,8 @@ async fn no_more_calls_than_in_flight_are_under_way_however_many_clients_leave()
         let gate = Gate::new();
         let release = gate.clone();
         let origin = Origin::start(move |_| Answer::new(200, &[], "ok").after(&release)).await;
-        let pace = "pace: { in_flight: 2, max_wait: 0s }";
-        let larder = Larder::start(&origin, &yaml(pace, &["retry: off"])).await;
+        let rate_limit = "rate_limit: { in_flight: 2, max_wait: 0s }";
+        let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         leaves(&larder, &origin, passing(0)).await;
         leaves(&larder, &origin, passing(1)).await;
         for n in 0..4 {
@@ -131,7 +131,7 @@ async fn a_connection_of_http_2_that_ends_gives_no_place_back() {
         assert_eq!(in_flight(&scene.larder), 8);
         gate.open();
         scene.larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&scene.larder).invalid_requests, Some((8, 8)));
+        assert_eq!(api(&scene.larder).ban_guard, Some((8, 8)));
     })
     .await;
 }
@@ -190,7 +190,7 @@ async fn the_ban_guard_counts_early_answers_to_requests_that_were_never_sent_in_
         assert_eq!(asks(&larder, post("/w", 2, "hi")).await.0, 503);
         gate.open();
         larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&larder).invalid_requests, Some((8, 8)));
+        assert_eq!(api(&larder).ban_guard, Some((8, 8)));
     })
     .await;
 }
@@ -215,8 +215,8 @@ async fn half_a_request_that_no_guard_counts_ends_with_its_client() {
 async fn a_call_that_is_never_answered_gives_its_place_back_when_its_time_is_over() {
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
-        let pace = "pace: { in_flight: 1, max_wait: 0s }, timeouts: { first_byte: 300ms }";
-        let larder = Larder::start(&origin, &yaml(pace, &["retry: off"])).await;
+        let rate_limit = "rate_limit: { in_flight: 1, max_wait: 0s }, timeouts: { first_byte: 300ms }";
+        let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         leaves(&larder, &origin, passing(0)).await;
         origin.left(1).await;
         larder.until("its place is free", |larder| in_flight(larder) == 0).await;

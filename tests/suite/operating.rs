@@ -102,7 +102,7 @@ impl api::AdminApi for Played {
             holds: Vec::new(),
             breaker: None,
             limits: Vec::new(),
-            invalid_requests: None,
+            ban_guard: None,
             retries: (1, 10),
         };
         let holds = vec![
@@ -119,7 +119,7 @@ impl api::AdminApi for Played {
                 holds,
                 limits,
                 breaker: Some("open"),
-                invalid_requests: Some((3, 8000)),
+                ban_guard: Some((3, 8000)),
                 ..report("coins")
             },
             UpstreamStatus { configured: false, ..report("api.example:443") },

@@ -300,7 +300,7 @@ async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
         })
         .await;
         let yaml = "upstreams: { api: { hosts: [api.example.test], timeouts: { first_byte: 200ms } } }\n\
-                    defaults: { stale_if_error: { hold_down: 0s } }\n";
+                    defaults: { stale_if_error: { cooldown: 0s } }\n";
         let larder =
             Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h", "retry: off"]))).await;
         for (path, unknown) in writes {
@@ -354,7 +354,7 @@ async fn saying(status: &Arc<AtomicUsize>) -> Origin {
     .await
 }
 
-const NO_HOLD: &str = "defaults: { stale_if_error: { hold_down: 0s } }\n";
+const NO_HOLD: &str = "defaults: { stale_if_error: { cooldown: 0s } }\n";
 
 #[tokio::test]
 async fn what_is_gone_or_forbidden_stands_in_for_no_later_error() {
@@ -538,7 +538,7 @@ async fn a_probe_whose_body_is_read_for_long_keeps_nobody_waiting() {
             _ => Answer::new(200, &["Content-Type: application/json"], "{\"ok\":true}"),
         })
         .await;
-        let api = "upstreams: { api: { hosts: [api.example.test], pace: { max_wait: 0s }, \
+        let api = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 0s }, \
                    success: { json: { \"$.ok\": [true] } } } }\n";
         let larder =
             Larder::start(&origin, &format!("{api}{}", route(&["ttl: 1h", "retry: off"]))).await;

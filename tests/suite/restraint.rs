@@ -150,7 +150,7 @@ async fn what_passes_through_is_held_by_the_apis_own_word_and_holds_others() {
         for answer in [post(&larder, "/w").await, larder.get("/cold").await] {
             assert_eq!((answer.status, class(&answer).as_str()), (429, "rate_limited"));
             assert_eq!(answer.field("retry-after"), Some("30"));
-            assert_eq!(answer.cache_status(), "larder; detail=\"refused/held-rate-limited\"");
+            assert_eq!(answer.cache_status(), "larder; detail=\"refused/cooldown-rate-limited\"");
         }
         assert_eq!(origin.calls(), 1);
         larder.clock.advance(30 * SECOND);
@@ -199,7 +199,7 @@ async fn a_200_with_an_error_in_it_gives_way_to_what_is_stale() {
                         detail=\"stale-if-error/server-error\"";
         assert_eq!(stale.cache_status(), expected);
         let held = larder.get("/x").await;
-        assert!(held.cache_status().contains("stale-if-error/held-server-error"), "{held:?}");
+        assert!(held.cache_status().contains("stale-if-error/cooldown-server-error"), "{held:?}");
         assert_eq!(origin.calls(), 2);
     })
     .await;
@@ -256,7 +256,7 @@ async fn a_quota_that_the_body_tells_of_holds_until_midnight() {
         assert_eq!(holds(&larder), [("credential", "quota", true)]);
         larder.clock.advance(61 * SECOND);
         let stale = larder.get("/x").await;
-        assert!(stale.cache_status().ends_with("\"stale-if-error/held-quota\""), "{stale:?}");
+        assert!(stale.cache_status().ends_with("\"stale-if-error/cooldown-quota\""), "{stale:?}");
         // What waits for a hold to end waits fifteen seconds at most.
         larder.clock.advance((57_600 - 61 - 16) * SECOND);
         assert_eq!(class(&larder.get("/other").await), "quota_spent");
@@ -915,7 +915,8 @@ async fn a_tunnel_is_never_held() {
     bounded(async {
         let origin = Origin::always(Answer::new(503, &[], "down")).await;
         let port = origin.addr.port();
-        let keys = "breaker: { failures: 1, open_for: 1h }, pace: { limit: 1/h, max_wait: 0s }";
+        let keys =
+            "breaker: { failures: 1, open_for: 1h }, rate_limit: { limit: 1/h, max_wait: 0s }";
         let file =
             format!("tls: {{ passthrough: [api.example.test] }}\n{}", yaml(keys, &["retry: off"]));
         let larder = Larder::start(&origin, &file).await;

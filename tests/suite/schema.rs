@@ -267,17 +267,17 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
         &["[]", "http://a.example", "a.example/path"],
     ),
     (
-        "upstreams: { u: { hosts: [a.example], pace: { limit: VALUE } } }",
+        "upstreams: { u: { hosts: [a.example], rate_limit: { limit: VALUE } } }",
         &["30/m", "50/s", "10000/10m", "5 / d"],
         &["30", "0/m", "m/30", "-1/s", "[30/m]", "30/s/s", "30/"],
     ),
     (
-        "upstreams: { u: { hosts: [a.example], pace: VALUE } }",
+        "upstreams: { u: { hosts: [a.example], rate_limit: VALUE } }",
         &["{ learn: true, max_wait: 0s }", "{ in_flight: 1 }"],
         &["30/m", "{ learn: perhaps }", "{ in_flight: 0 }", "{ max_wait: 2 }"],
     ),
     (
-        "upstreams: { u: { hosts: [a.example], invalid_requests: VALUE } }",
+        "upstreams: { u: { hosts: [a.example], ban_guard: VALUE } }",
         &["{}", "{ statuses: [403, 4xx], trip_at: 90% }", "{ limit: 100/h }"],
         &["10", "{ statuses: [] }", "{ statuses: 200 }", "{ trip_at: 0 }", "{ trip_at: 2 }"],
     ),
@@ -396,11 +396,8 @@ const SECTIONS: [(&str, &str); 40] = [
     ),
     ("/$defs/upstream/properties/success", "upstreams: { u: { success: { KEY: x } } }"),
     ("/$defs/upstream/properties/errors/items", "upstreams: { u: { errors: [{ KEY: x }] } }"),
-    ("/$defs/upstream/properties/pace", "upstreams: { u: { pace: { KEY: x } } }"),
-    (
-        "/$defs/upstream/properties/invalid_requests",
-        "upstreams: { u: { invalid_requests: { KEY: x } } }",
-    ),
+    ("/$defs/upstream/properties/rate_limit", "upstreams: { u: { rate_limit: { KEY: x } } }"),
+    ("/$defs/upstream/properties/ban_guard", "upstreams: { u: { ban_guard: { KEY: x } } }"),
     ("/$defs/upstream/properties/breaker", "upstreams: { u: { breaker: { KEY: x } } }"),
     ("/$defs/upstream/properties/cost", "upstreams: { u: { cost: { KEY: x } } }"),
     (

@@ -95,7 +95,7 @@ async fn a_slow_upload_that_tries_a_held_origin_makes_nobody_wait() {
         })
         .await;
         let upstream =
-            "upstreams: { api: { hosts: [api.example.test], pace: { max_wait: 9s } } }\n";
+            "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 9s } } }\n";
         let larder = Larder::start(&origin, &format!("{upstream}{}", route(&["ttl: 1h"]))).await;
         assert_eq!(larder.get("/x").await.status, 429);
         larder.clock.advance(Duration::from_secs(2));
@@ -311,7 +311,7 @@ async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
             _ => Answer::new(200, &[], "ok"),
         })
         .await;
-        let upstream = ", pace: { max_wait: 9s, in_flight: 1 }";
+        let upstream = ", rate_limit: { max_wait: 9s, in_flight: 1 }";
         let scene =
             Scene::before(origin, upstream, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
         let mut h2 = scene.h2().await;
@@ -405,8 +405,8 @@ async fn an_error_in_answer_to_half_an_upload_is_no_fault_of_the_origins() {
 async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
-        let guard = "upstreams: { api: { hosts: [api.example.test], pace: { max_wait: 5s }, \
-                     invalid_requests: { limit: 4/10m, trip_at: 0.75, statuses: [401] } } }\n";
+        let guard = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 5s }, \
+                     ban_guard: { limit: 4/10m, trip_at: 0.75, statuses: [401] } } }\n";
         let larder = Larder::start(&origin, &format!("{guard}{}", route(&["ttl: 1h"]))).await;
         let mut slow = Vec::new();
         for n in 0..3 {
@@ -429,7 +429,7 @@ async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
         }
         let made_way = slow[0].answer("POST").await.expect("an answer");
         assert_eq!(made_way.status, 408);
-        assert!(made_way.text().contains("invalid_requests"), "{}", made_way.text());
+        assert!(made_way.text().contains("ban_guard"), "{}", made_way.text());
         // The others go on.
         slow[2].send("x".repeat(9_999)).await;
         assert_eq!(slow[2].answer("POST").await.expect("an answer").text(), "ok");

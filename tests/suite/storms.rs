@@ -139,7 +139,7 @@ async fn ups_07_a_word_of_31_years_is_believed_for_an_hour() {
         larder.clock.advance(59 * MINUTE);
         origin.now(|_| ok("new"));
         let held = larder.get("/x").await;
-        assert!(held.cache_status().contains("stale-if-error/held-quota"), "{:?}", held.fields);
+        assert!(held.cache_status().contains("stale-if-error/cooldown-quota"), "{:?}", held.fields);
         assert_eq!(class(&larder.get("/cold").await), "quota_spent");
         larder.clock.advance(59 * SECOND);
         assert_eq!(larder.get("/x").await.text(), "old");
@@ -221,7 +221,7 @@ async fn a_warm_key_is_answered_stale_while_the_retries_go_on_behind() {
                         detail=\"stale-if-error/rate-limited\"";
         assert_eq!(first.cache_status(), expected);
         let held = larder.get("/x").await;
-        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/held-rate-limited\"";
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/cooldown-rate-limited\"";
         assert_eq!((held.text().as_str(), held.cache_status()), ("old", expected));
         assert_eq!(holds(&larder), [("credential", "rate-limited", true)]);
         assert_eq!(origin.calls(), 2, "held: it is not asked");
@@ -455,7 +455,7 @@ async fn in_an_outage_a_head_too_is_answered_from_what_is_stale() {
         client.ask("HEAD", &format!("{API}/x"), &[]).await;
         let head = client.answer("HEAD").await.unwrap();
         assert_eq!((head.status, head.field("content-length")), (200, Some("3")));
-        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/held-rate-limited\"";
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/cooldown-rate-limited\"";
         assert_eq!(head.cache_status(), expected);
         assert_eq!(origin.calls(), 2);
     })
@@ -599,7 +599,7 @@ async fn post(larder: &Larder, path: &str) -> crate::client::Response {
 async fn the_ban_guard_counts_what_passes_through_and_stops_before_the_ban() {
     bounded(async {
         let origin = nowhere().await;
-        let guard = "invalid_requests: { statuses: [401, 403, 429], limit: 10/10m }";
+        let guard = "ban_guard: { statuses: [401, 403, 429], limit: 10/10m }";
         let file = yaml(guard, &["retry: off"]);
         let larder = warm(&origin, &file).await;
         origin.now(|_| Answer::new(403, &[], "no"));
@@ -608,10 +608,10 @@ async fn the_ban_guard_counts_what_passes_through_and_stops_before_the_ban() {
                 if call % 2 == 0 { post(&larder, "/w").await } else { larder.get("/c").await };
             assert_eq!((answer.status, answer.text().as_str()), (403, "no"), "{call}");
         }
-        assert_eq!(api(&larder).invalid_requests, Some((8, 8)));
+        assert_eq!(api(&larder).ban_guard, Some((8, 8)));
         larder.reload(&origin, &file).await.unwrap();
         for answer in [post(&larder, "/w").await, larder.get("/c").await] {
-            assert_eq!((answer.status, class(&answer).as_str()), (429, "invalid_requests"));
+            assert_eq!((answer.status, class(&answer).as_str()), (429, "ban_guard"));
             assert_eq!(answer.cache_status(), "larder; detail=\"refused/invalid-requests\"");
             let after: u64 = answer.field("retry-after").unwrap().parse().unwrap();
             assert!((600..=660).contains(&after), "{after}");
@@ -619,12 +619,12 @@ async fn the_ban_guard_counts_what_passes_through_and_stops_before_the_ban() {
         let stale = larder.get("/x").await;
         assert!(stale.cache_status().ends_with("\"stale-if-error/invalid-requests\""));
         assert_eq!(origin.calls(), 9);
-        assert!(holds(&larder).contains(&("upstream", "invalid-requests", true)));
-        larder.counts(&refused("invalid-requests"), 2.0).await;
+        assert!(holds(&larder).contains(&("upstream", "ban-guard", true)));
+        larder.counts(&refused("ban-guard"), 2.0).await;
         larder.clock.advance(11 * MINUTE);
         origin.now(|_| ok("new"));
         assert_eq!(post(&larder, "/w").await.text(), "new");
-        assert_eq!(api(&larder).invalid_requests, Some((0, 8)));
+        assert_eq!(api(&larder).ban_guard, Some((0, 8)));
     })
     .await;
 }
@@ -633,8 +633,8 @@ async fn the_ban_guard_counts_what_passes_through_and_stops_before_the_ban() {
 async fn a_pace_lets_calls_wait_for_their_turn_and_refuses_those_that_would_wait_too_long() {
     bounded(async {
         let origin = Origin::always(ok("here")).await;
-        let pace = "pace: { limit: 2/10s, max_wait: 10s }";
-        let larder = Larder::start(&origin, &yaml(pace, &["retry: off"])).await;
+        let rate_limit = "rate_limit: { limit: 2/10s, max_wait: 10s }";
+        let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         larder.get("/a").await;
         larder.get("/b").await;
         assert_eq!(api(&larder).limits[0].left, 0);
@@ -646,17 +646,19 @@ async fn a_pace_lets_calls_wait_for_their_turn_and_refuses_those_that_would_wait
         let late = larder.get("/d").await;
         assert_eq!((late.status, class(&late).as_str()), (429, "paced"));
         assert_eq!(late.field("retry-after"), Some("20"));
-        assert_eq!(late.cache_status(), "larder; detail=\"refused/pace\"");
-        larder.counts(&refused("pace"), 1.0).await;
+        assert_eq!(late.cache_status(), "larder; detail=\"refused/rate_limit\"");
+        larder.counts(&refused("rate_limit"), 1.0).await;
         assert_eq!(origin.calls(), 2);
         larder.clock.advance(10 * SECOND);
         for asked in waiting {
             let answer = asked.await.unwrap();
             let expected = "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60; \
-                            detail=\"waited/pace\"";
+                            detail=\"waited/rate_limit\"";
             assert_eq!(answer.cache_status(), expected);
         }
-        larder.counts("larder_upstream_waits_total{cause=\"pace\",upstream=\"api\"}", 3.0).await;
+        larder
+            .counts("larder_upstream_waits_total{cause=\"rate-limit\",upstream=\"api\"}", 3.0)
+            .await;
     })
     .await;
 }
@@ -666,9 +668,9 @@ async fn who_waits_for_an_answer_stands_in_no_line_for_another() {
     bounded(async {
         const WAIT: Duration = Duration::from_millis(50);
         let origin = Origin::always(ok("here")).await;
-        let pace = "pace: { limit: 1/10s, max_wait: 15s }";
+        let rate_limit = "rate_limit: { limit: 1/10s, max_wait: 15s }";
         let policy = ["retry: off", "coalesce: { wait: 50ms }"];
-        let larder = Larder::start(&origin, &yaml(pace, &policy)).await;
+        let larder = Larder::start(&origin, &yaml(rate_limit, &policy)).await;
         larder.get("/a").await;
         let crowd = Crowd::plain(&larder, 10, "/x").await;
         larder.waiting(10).await;
@@ -688,12 +690,12 @@ async fn who_waits_for_an_answer_stands_in_no_line_for_another() {
 async fn who_has_something_stale_does_not_wait_for_a_turn_in_vain() {
     bounded(async {
         let origin = nowhere().await;
-        let pace = "pace: { limit: 2/10m, max_wait: 0s }";
-        let larder = warm(&origin, &yaml(pace, &["retry: off"])).await;
+        let rate_limit = "rate_limit: { limit: 2/10m, max_wait: 0s }";
+        let larder = warm(&origin, &yaml(rate_limit, &["retry: off"])).await;
         larder.get("/b").await;
         let stale = larder.get("/x").await;
         assert_eq!((stale.status, stale.text().as_str()), (200, "old"));
-        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/pace\"";
+        let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/rate_limit\"";
         assert_eq!(stale.cache_status(), expected);
         assert_eq!(origin.calls(), 2);
     })
@@ -706,8 +708,8 @@ async fn calls_in_flight_are_capped_on_both_ways_out() {
         let gate = Gate::new();
         let slow = ok("here").after(&gate);
         let origin = Origin::always(slow).await;
-        let pace = "pace: { in_flight: 2, max_wait: 1s }";
-        let larder = Larder::start(&origin, &yaml(pace, &["retry: off"])).await;
+        let rate_limit = "rate_limit: { in_flight: 2, max_wait: 1s }";
+        let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         let first = [asking(&larder, "/a", &[]).await, asking(&larder, "/b", &[]).await];
         origin.reached(2).await;
         let third = asking(&larder, "/c", &[]).await;
@@ -842,7 +844,8 @@ async fn posting(larder: &Larder, path: &str) -> Client {
 async fn a_client_that_goes_away_leaves_its_place_and_its_probe_to_its_call() {
     bounded(async {
         let (origin, gate) = (nowhere().await, Gate::new());
-        let keys = "pace: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
+        let keys =
+            "rate_limit: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
         let larder = Larder::start(&origin, &yaml(keys, &["retry: off"])).await;
         origin.now(|_| Answer::new(503, &[], "down"));
         assert_eq!(post(&larder, "/w").await.text(), "down");
@@ -884,7 +887,7 @@ async fn a_learned_limit_is_kept_to_before_the_origin_says_no() {
         })
         .await;
         let larder =
-            Larder::start(&origin, &yaml("pace: { learn: true, max_wait: 2s }", &[])).await;
+            Larder::start(&origin, &yaml("rate_limit: { learn: true, max_wait: 2s }", &[])).await;
         for path in ["/things?n=1", "/things?n=2"] {
             assert_eq!(larder.get(path).await.status, 200);
         }
@@ -893,7 +896,7 @@ async fn a_learned_limit_is_kept_to_before_the_origin_says_no() {
         let wait = Duration::from_millis(1500);
         next_call(&larder, &origin, wait, wait).await;
         let answer = third.await.unwrap();
-        assert!(answer.cache_status().contains("detail=\"waited/pace\""), "{answer:?}");
+        assert!(answer.cache_status().contains("detail=\"waited/rate_limit\""), "{answer:?}");
         assert!(api(&larder).limits.iter().any(|limit| limit.limit == 2), "{:?}", api(&larder));
     })
     .await;
@@ -903,7 +906,7 @@ async fn a_learned_limit_is_kept_to_before_the_origin_says_no() {
 async fn the_end_of_a_spent_quota_is_believed_for_longer_than_max_hold() {
     bounded(async {
         let origin = nowhere().await;
-        let larder = warm(&origin, &yaml("", &["stale_if_error: { max_hold: 10m }"])).await;
+        let larder = warm(&origin, &yaml("", &["stale_if_error: { max_cooldown: 10m }"])).await;
         let reset = larder.clock.now() + 2 * HOUR;
         let reset = reset.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let reset = format!("X-RateLimit-Reset: {reset}");
@@ -933,7 +936,7 @@ async fn the_end_of_a_spent_quota_is_believed_for_longer_than_max_hold() {
 #[tokio::test]
 async fn a_limit_that_others_used_up_holds_its_key_alone_and_leads_to_no_ban() {
     bounded(async {
-        let guard = "invalid_requests: { statuses: [429], limit: 4/10m, trip_at: 0.5 }";
+        let guard = "ban_guard: { statuses: [429], limit: 4/10m, trip_at: 0.5 }";
         let origin = Origin::start(|seen| match seen.target.as_str() {
             "/shared" => limited(&["Retry-After: 30", "X-RateLimit-Scope: shared"]),
             _ => ok("here"),
@@ -944,7 +947,7 @@ async fn a_limit_that_others_used_up_holds_its_key_alone_and_leads_to_no_ban() {
         assert_eq!(class(&larder.get("/shared").await), "rate_limited");
         assert_eq!(larder.get("/other").await.text(), "here");
         assert_eq!(holds(&larder), [("key", "shared-limit", true)]);
-        assert_eq!(api(&larder).invalid_requests, Some((0, 2)));
+        assert_eq!(api(&larder).ban_guard, Some((0, 2)));
     })
     .await;
 }

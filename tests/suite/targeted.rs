@@ -6,7 +6,8 @@ use crate::crowd::bounded;
 use crate::larder_under_test::{Larder, route};
 use crate::origin::{Answer, Origin};
 
-const LISTENS: [&str; 3] = ["ttl: origin", "scope: shared", "targeted: [CDN-Cache-Control]"];
+const LISTENS: [&str; 3] =
+    ["ttl: origin", "scope: shared", "targeted_cache_control: [CDN-Cache-Control]"];
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -77,8 +78,8 @@ async fn nobody_listens_to_a_field_that_the_route_does_not_list() {
         let fields = &["Cache-Control: no-store", "CDN-Cache-Control: max-age=60"];
         for policy in [
             &["ttl: origin"][..],
-            &["ttl: origin", "targeted: []"],
-            &["ttl: origin", "targeted: [Other-Cache-Control]"],
+            &["ttl: origin", "targeted_cache_control: []"],
+            &["ttl: origin", "targeted_cache_control: [Other-Cache-Control]"],
         ] {
             assert!(!is_reused(policy, fields, secs(0)).await, "{policy:?}");
         }
@@ -89,7 +90,8 @@ async fn nobody_listens_to_a_field_that_the_route_does_not_list() {
 #[tokio::test]
 async fn of_several_listed_fields_the_first_that_counts_decides() {
     bounded(async {
-        let policy = ["ttl: origin", "targeted: [Example-Cache-Control, CDN-Cache-Control]"];
+        let policy =
+            ["ttl: origin", "targeted_cache_control: [Example-Cache-Control, CDN-Cache-Control]"];
         for (fields, reused) in [
             (&["Example-Cache-Control: max-age=60", "CDN-Cache-Control: no-store"][..], true),
             (&["Example-Cache-Control: no-store", "CDN-Cache-Control: max-age=60"], false),

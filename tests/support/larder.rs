@@ -127,7 +127,7 @@ impl Larder {
 fn file(yaml: &str) -> String {
     let mut text = String::from("version: 1\n");
     if !yaml.contains("defaults:") {
-        text.push_str("defaults: { retry: off, stale_if_error: { hold_down: 0s } }\n");
+        text.push_str("defaults: { retry: off, stale_if_error: { cooldown: 0s } }\n");
     }
     if !yaml.contains("listen:") {
         text.push_str("listen: 127.0.0.1:0\n");

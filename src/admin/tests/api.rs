@@ -270,7 +270,7 @@ async fn the_upstreams_are_told_with_what_holds_and_limits_them() {
         }],
         "breaker": null,
         "limits": [{ "name": "learned", "limit": 50, "window": 1.0, "left": 12 }],
-        "invalid_requests": { "count": 3, "trips_at": 8000 },
+        "ban_guard": { "count": 3, "trips_at": 8000 },
         "retries": { "count": 1, "allowed": 10 },
     }] });
     assert_eq!((status, answer), (200, expected));

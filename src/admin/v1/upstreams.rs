@@ -19,7 +19,7 @@ pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
 }
 
 fn shown(report: &UpstreamStatus) -> Value {
-    let invalid = report.invalid_requests;
+    let invalid = report.ban_guard;
     let (retries, allowed) = report.retries;
     json!({
         "name": &*report.name,
@@ -29,7 +29,7 @@ fn shown(report: &UpstreamStatus) -> Value {
         "holds": report.holds.iter().map(held).collect::<Vec<_>>(),
         "breaker": report.breaker,
         "limits": report.limits.iter().map(limited).collect::<Vec<_>>(),
-        "invalid_requests": invalid.map(|(count, trips_at)| {
+        "ban_guard": invalid.map(|(count, trips_at)| {
             json!({ "count": count, "trips_at": trips_at })
         }),
         "retries": { "count": retries, "allowed": allowed },

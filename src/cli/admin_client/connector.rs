@@ -15,9 +15,9 @@ use crate::cli::admin_client::port_owner::{CONNECT, Trusted};
 
 /// Opens connections to larders of these users.
 #[derive(Debug)]
-pub(super) struct Connector(pub(super) Trusted);
+pub(super) struct VerifyingConnector(pub(super) Trusted);
 
-impl Connector for Connector {
+impl Connector for VerifyingConnector {
     type Out = VerifiedConnection;
 
     fn connect(

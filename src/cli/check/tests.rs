@@ -145,14 +145,14 @@ fn what_no_route_matches_or_caches_says_so() {
 
 const TREATED: &str = r#"
 version: 1
-defaults: { stale_if_error: { hold_down: 0s, max_hold: 5m } }
+defaults: { stale_if_error: { cooldown: 0s, max_cooldown: 5m } }
 upstreams:
   api:
     hosts: ["https://api.example"]
     success: { json: { "$.code": [0, "0"] } }
     errors: [{ json: { "$.code": 7 }, class: quota, hold: until-utc-midnight }, { status: 403, class: auth }]
-    pace: { limit: 30/m, learn: true }
-    invalid_requests: {}
+    rate_limit: { limit: 30/m, learn: true }
+    ban_guard: {}
     breaker: {}
     cost: { currency: USD, per_credit: 0.5, budget: { credits: 333/day, at_limit: refuse } }
 routes:

@@ -45,10 +45,10 @@ pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
         lines.push(("success", said(&conduct.rules.success, " or ")));
     }
     lines.extend(conduct.rules.errors.iter().map(|one| ("errors", rule(one))));
-    if conduct.pace != RateLimit::default() {
-        lines.push(("pace", pace(conduct.pace)));
+    if conduct.rate_limit != RateLimit::default() {
+        lines.push(("rate_limit", rate_limit(conduct.rate_limit)));
     }
-    lines.extend(conduct.invalid_requests.as_ref().map(|rule| ("guard", guard(rule))));
+    lines.extend(conduct.ban_guard.as_ref().map(|rule| ("guard", guard(rule))));
     lines.extend(conduct.breaker.map(|rule| ("breaker", breaker(rule))));
     if let Some(rule) = &conduct.cost {
         lines.push(("cost", cost(rule)));
@@ -83,19 +83,19 @@ fn rule(rule: &ErrorRule) -> String {
 }
 
 /// How fast it is asked.
-fn pace(pace: RateLimit) -> String {
-    let speed = match (pace.limit, pace.learn) {
+fn rate_limit(rate_limit: RateLimit) -> String {
+    let speed = match (rate_limit.limit, rate_limit.learn) {
         (None, false) => "as fast as calls come".to_owned(),
         (None, true) => "as its answers say".to_owned(),
         (Some(limit), false) => format!("up to {}", rate::show(limit)),
         (Some(limit), true) => format!("up to {}, and as its answers say", rate::show(limit)),
     };
-    let wait = if pace.max_wait.is_zero() {
+    let wait = if rate_limit.max_wait.is_zero() {
         "no call waits".to_owned()
     } else {
-        format!("each waits up to {}", show(pace.max_wait))
+        format!("each waits up to {}", show(rate_limit.max_wait))
     };
-    format!("{speed}; {wait}; {} in flight", pace.in_flight)
+    format!("{speed}; {wait}; {} in flight", rate_limit.in_flight)
 }
 
 fn guard(rule: &BanGuardRule) -> String {
@@ -186,11 +186,11 @@ fn waits(retry: &RetryPolicy) -> String {
 
 /// How long an origin that failed is left alone.
 pub(crate) fn hold(rule: CooldownPolicy) -> String {
-    let max = show(rule.max_hold);
-    if rule.hold_down.is_zero() {
+    let max = show(rule.max_cooldown);
+    if rule.cooldown.is_zero() {
         return format!("as Retry-After says, up to {max}");
     }
-    let down = show(rule.hold_down);
+    let down = show(rule.cooldown);
     format!(
         "as Retry-After says, up to {max}; after other failures {down}, where a stale answer is there"
     )

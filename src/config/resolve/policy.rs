@@ -121,7 +121,7 @@ pub(super) fn read(
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
         set_cookie,
-        targeted,
+        targeted_cache_control: targeted,
     };
     (policy, ttl)
 }
@@ -332,11 +332,17 @@ fn targeted(
     ttl: Option<&Spanned<Ttl>>,
     reader: &mut Reader<'_>,
 ) -> Vec<HeaderName> {
-    let names = route.scalars(reader, "targeted", header_names::targeted).unwrap_or_default();
+    let names =
+        route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
         let what = "says nothing: this `ttl` sets aside whatever the origin says of caching";
-        let fix = "remove `targeted`, or write `ttl: origin` to let the origin's word count";
-        reader.problem(route.key_place("targeted"), &route.at("targeted"), what, fix);
+        let fix = "remove `targeted_cache_control`, or write `ttl: origin` to let the origin's word count";
+        reader.problem(
+            route.key_place("targeted_cache_control"),
+            &route.at("targeted_cache_control"),
+            what,
+            fix,
+        );
     }
     names.into_iter().map(|at| at.value).collect()
 }
@@ -347,7 +353,7 @@ pub(super) fn first_about_storing(
     route: &mut Section<'_>,
 ) -> Option<(&'static str, SourceLocation)> {
     let holds_alone = route.get("stale_if_error").is_some_and(|node| match &node.value {
-        Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_hold"),
+        Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_cooldown"),
         Value::Null | Value::Scalar(..) | Value::List(_) => false,
     });
     let keys = [
@@ -356,7 +362,7 @@ pub(super) fn first_about_storing(
         "ttl_jitter",
         "stale_while_revalidate",
         "stale_if_error",
-        "targeted",
+        "targeted_cache_control",
     ];
     let says = |key: &&str| route.has(key) && !(holds_alone && *key == "stale_if_error");
     let key = keys.into_iter().find(says)?;

@@ -134,22 +134,22 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
     read
 }
 
-/// `stale_if_error.hold_down` and `.max_hold`, over `base`.
+/// `stale_if_error.cooldown` and `.max_cooldown`, over `base`.
 pub(super) fn hold(
     section: &mut Section<'_>,
     base: CooldownPolicy,
     reader: &mut Reader<'_>,
 ) -> CooldownPolicy {
     let read = CooldownPolicy {
-        hold_down: section.scalar_or(reader, "hold_down", duration::parse, base.hold_down),
-        max_hold: section.scalar_or(reader, "max_hold", parse_positive, base.max_hold),
+        cooldown: section.scalar_or(reader, "cooldown", duration::parse, base.cooldown),
+        max_cooldown: section.scalar_or(reader, "max_cooldown", parse_positive, base.max_cooldown),
     };
-    if read.hold_down > read.max_hold {
-        let (down, max) = (duration::show(read.hold_down), duration::show(read.max_hold));
+    if read.cooldown > read.max_cooldown {
+        let (down, max) = (duration::show(read.cooldown), duration::show(read.max_cooldown));
         let what =
-            format!("`hold_down` is {down}, but nothing is held longer than `max_hold`, {max}");
-        let fix = "write a `hold_down` up to `max_hold`";
-        let key = if section.has("hold_down") { "hold_down" } else { "max_hold" };
+            format!("`cooldown` is {down}, but nothing is held longer than `max_cooldown`, {max}");
+        let fix = "write a `cooldown` up to `max_cooldown`";
+        let key = if section.has("cooldown") { "cooldown" } else { "max_cooldown" };
         reader.problem(section.key_place(key), &section.at(key), what, fix);
     }
     read
@@ -264,7 +264,7 @@ mod tests {
         );
         valid(&route("method: [POST, GET] }, retry: { retries: 2"));
         valid(&route("method: GET }, retry: { methods: HEAD"));
-        valid(&route("method: POST }, retry: off, stale_if_error: { max_hold: 5m"));
+        valid(&route("method: POST }, retry: off, stale_if_error: { max_cooldown: 5m"));
     }
 
     #[test]
@@ -282,23 +282,23 @@ mod tests {
     #[test]
     fn holds_of_defaults_are_for_every_route_and_for_calls_without_one() {
         let config = valid(
-            "defaults: { stale_if_error: { hold_down: 5s, max_hold: 10m } }\n\
+            "defaults: { stale_if_error: { cooldown: 5s, max_cooldown: 10m } }\n\
              routes:\n- { name: a, match: { host: a }, ttl: origin }\n\
-             - { name: b, match: { host: b }, stale_if_error: { hold_down: 0s } }",
+             - { name: b, match: { host: b }, stale_if_error: { cooldown: 0s } }",
         );
         let ten = Duration::from_secs(600);
         assert_eq!(
             config.hold,
-            CooldownPolicy { hold_down: Duration::from_secs(5), max_hold: ten }
+            CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten }
         );
         assert_eq!(policy(&config, 0).hold, config.hold);
         assert_eq!(
             policy(&config, 1).hold,
-            CooldownPolicy { hold_down: Duration::ZERO, max_hold: ten }
+            CooldownPolicy { cooldown: Duration::ZERO, max_cooldown: ten }
         );
-        for keys in ["hold_down: 2h", "max_hold: 1s"] {
+        for keys in ["cooldown: 2h", "max_cooldown: 1s"] {
             let said = wrong(&format!("defaults: {{ stale_if_error: {{ {keys} }} }}"));
-            assert!(said.contains("nothing is held longer than `max_hold`"), "{said}");
+            assert!(said.contains("nothing is held longer than `max_cooldown`"), "{said}");
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
             let method = "match: { host: a, method: POST }";
             format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
         };
-        valid(&route("max_hold: 5m"));
-        assert!(wrong(&route("hold_down: 5s")).contains("only answers to GET and HEAD are stored"));
+        valid(&route("max_cooldown: 5m"));
+        assert!(wrong(&route("cooldown: 5s")).contains("only answers to GET and HEAD are stored"));
     }
 }

@@ -61,8 +61,8 @@ pub(super) fn read(
 fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
     UpstreamPolicy {
         rules: response_rules::read(one, reader),
-        pace: rate_limit::pace(one, reader),
-        invalid_requests: rate_limit::guard(one, reader),
+        rate_limit: rate_limit::rate_limit(one, reader),
+        ban_guard: rate_limit::guard(one, reader),
         breaker: rate_limit::breaker(one, reader),
         cost: cost::read(one, reader),
     }

@@ -469,7 +469,7 @@ proptest! {
 const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 fn listening(ttl: Ttl) -> Policy {
-    Policy { targeted: vec![CDN], ..with(ttl) }
+    Policy { targeted_cache_control: vec![CDN], ..with(ttl) }
 }
 
 #[test]

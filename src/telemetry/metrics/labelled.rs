@@ -68,7 +68,7 @@ impl LabelledMetrics {
             handshakes: family(
                 "larder_tls_handshakes_total",
                 "Handshakes with clients whose TLS is intercepted, by the pattern that named the host.",
-                &["named", "outcome"],
+                &["pattern", "outcome"],
             ),
         }
     }

@@ -200,14 +200,14 @@ fn what_held_calls_back_is_told_by_upstream_and_cause() {
     let restraint = metrics.restraint();
     restraint.rate_limited("discord", "shared-limit");
     restraint.refused("discord", "budget");
-    restraint.waited("discord", "pace", Duration::from_millis(1500));
-    restraint.waited("discord", "pace", Duration::from_millis(500));
+    restraint.waited("discord", "rate-limit", Duration::from_millis(1500));
+    restraint.waited("discord", "rate-limit", Duration::from_millis(500));
     let page = metrics.render();
     for (series, expected) in [
         (r#"larder_upstream_rate_limited_total{class="shared-limit",upstream="discord"}"#, 1.0),
         (r#"larder_upstream_refused_total{cause="budget",upstream="discord"}"#, 1.0),
-        (r#"larder_upstream_waits_total{cause="pace",upstream="discord"}"#, 2.0),
-        (r#"larder_upstream_wait_seconds_total{cause="pace",upstream="discord"}"#, 2.0),
+        (r#"larder_upstream_waits_total{cause="rate-limit",upstream="discord"}"#, 2.0),
+        (r#"larder_upstream_wait_seconds_total{cause="rate-limit",upstream="discord"}"#, 2.0),
     ] {
         assert_eq!(value(&page, series), Some(expected), "{series}");
     }

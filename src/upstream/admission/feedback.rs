@@ -156,7 +156,7 @@ impl LimiterState {
         status: StatusCode,
         now: Instant,
     ) {
-        let Some(rule) = &subject.conduct.invalid_requests else { return };
+        let Some(rule) = &subject.conduct.ban_guard else { return };
         let shared = verdict.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.guard.count(rule, status, shared, now);
         self.unsaved.guard |= counts;
@@ -210,7 +210,7 @@ impl LimiterState {
         let is_held =
             subject.knock.key.is_some_and(|key| self.holds.is_known(CooldownScope::Key(key)));
         if let Some(key) = subject.knock.key {
-            let time = word.unwrap_or(rule.hold_down);
+            let time = word.unwrap_or(rule.cooldown);
             match word {
                 Some(_) => self.hold(CooldownScope::Key(key), time, cause, now),
                 None => self.holds.begin(CooldownScope::Key(key), time, cause, false, now),
@@ -219,7 +219,7 @@ impl LimiterState {
         self.free(ticket);
         for (level, member) in subject.levels().into_iter().enumerate() {
             let probes = ticket.probes.contains(&member.group);
-            let failed = FailureKind { probes, is_held, hold: rule.hold_down, at: now };
+            let failed = FailureKind { probes, is_held, hold: rule.cooldown, at: now };
             if self.failing[level].failed(member, failed) {
                 self.hold_group(member.group, subject, ticket, verdict, now);
             }
@@ -238,7 +238,7 @@ impl LimiterState {
         now: Instant,
     ) {
         if !self.holds.is_known(group) || ticket.probes.contains(&group) {
-            let time = subject.knock.hold.hold_down;
+            let time = subject.knock.hold.cooldown;
             self.holds.begin(group, time, RejectReason::Failed(verdict.class), false, now);
         }
     }
@@ -264,7 +264,7 @@ impl LimiterState {
         let time = retry_after(subject, verdict).unwrap_or_else(|| {
             // In the middle of the jitter: those who back off come when it is over.
             let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
-            wait.min(subject.knock.hold.max_hold)
+            wait.min(subject.knock.hold.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = reach
             && time >= WORTH_KEEPING

@@ -152,8 +152,8 @@ impl Permit {
             self.charge.left();
         }
         let Some(upstream) = &self.record.place.upstream else { return false };
-        let guards = upstream.conduct.invalid_requests.is_some();
-        let bounds = upstream.conduct.pace.in_flight < RateLimit::default().in_flight;
+        let guards = upstream.conduct.ban_guard.is_some();
+        let bounds = upstream.conduct.rate_limit.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
             return false;
         }

@@ -105,7 +105,7 @@ pub(super) struct Admission {
 /// Which of an upstream's calls under way one is among.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum CallSlot {
-    /// Those that `pace.in_flight` is about.
+    /// Those that `rate_limit.in_flight` is about.
     Taken,
     /// Those that are held up by their own clients, as this one of them.
     Aside(u64),
@@ -229,7 +229,7 @@ impl LimiterState {
             // Only the first one's wait is over with time; the others are woken in their turn.
             return AdmissionDecision::Line(station, woken, wait.filter(|_| line.is_first(turn)));
         }
-        let configured = subject.conduct.pace.limit.map(|_| subject.credential);
+        let configured = subject.conduct.rate_limit.limit.map(|_| subject.credential);
         let unsaved = configured.is_some_and(|id| self.send(id, now) == Write::First);
         if let Some((limit, _)) = learned.and_then(|id| of(&mut self.learned, id)) {
             limit.send();
@@ -313,10 +313,10 @@ impl LimiterState {
     /// more go out at once than the ban guard bears. Where that is because of some that their clients hold up, they
     /// make way. `Err`: there is no room; when the next will make way, if so.
     fn room(&mut self, conduct: &UpstreamPolicy, now: Instant) -> Result<(), Option<Duration>> {
-        if self.in_flight >= conduct.pace.in_flight {
+        if self.in_flight >= conduct.rate_limit.in_flight {
             return Err(None);
         }
-        let Some(rule) = &conduct.invalid_requests else { return Ok(()) };
+        let Some(rule) = &conduct.ban_guard else { return Ok(()) };
         let borne = self.guard.left(rule, now);
         while (self.in_flight + self.asides.len()) as u64 >= borne {
             let oldest = self.asides.front().filter(|_| (self.in_flight as u64) < borne);
@@ -415,7 +415,7 @@ impl LimiterState {
     fn limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
         // Until an answer names a bucket, calls find it out one by one.
         let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
-        subject.conduct.pace.learn.then(bucket)
+        subject.conduct.rate_limit.learn.then(bucket)
     }
 
     /// The first station at which the call has to wait, and for how long at least.
@@ -426,9 +426,9 @@ impl LimiterState {
         turn: QueuePosition,
         now: Instant,
     ) -> Option<(QueueKind, Option<Duration>)> {
-        let pace = &subject.conduct.pace;
+        let rate_limit = &subject.conduct.rate_limit;
         let credential = subject.credential;
-        if let Some(rate) = pace.limit {
+        if let Some(rate) = rate_limit.limit {
             let (window, line) =
                 entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
             window.keep_to(rate);

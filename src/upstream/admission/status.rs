@@ -57,10 +57,8 @@ fn shown(
 ) -> UpstreamStatus {
     let holds = holds(state, now);
     let breaker = conduct.breaker.map(|_| breaker(state, now));
-    let invalid_requests = conduct
-        .invalid_requests
-        .as_ref()
-        .map(|rule| (state.guard.counted(rule, now), trips_at(rule)));
+    let ban_guard =
+        conduct.ban_guard.as_ref().map(|rule| (state.guard.counted(rule, now), trips_at(rule)));
     UpstreamStatus {
         name,
         configured,
@@ -69,7 +67,7 @@ fn shown(
         holds,
         breaker,
         limits: limits(conduct, state, now),
-        invalid_requests,
+        ban_guard,
         retries: state.retries.standing(now),
     }
 }
@@ -118,14 +116,14 @@ fn holds(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
 
 fn limits(conduct: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Vec<LimitStatus> {
     let mut limits = Vec::new();
-    if let Some(rate) = conduct.pace.limit {
+    if let Some(rate) = conduct.rate_limit.limit {
         let limit = u64::from(rate.count);
         // The credential that has the least left.
         let left = state.windows.values_mut().map(|(window, _)| window.left(now) as u64).min();
         let (name, window) = ("configured".to_owned(), Some(rate.per));
         limits.push(LimitStatus { name, limit, window, left: left.unwrap_or(limit) });
     }
-    if conduct.pace.learn {
+    if conduct.rate_limit.learn {
         let known = state.learned.values().filter_map(|(limit, _)| match limit {
             AdaptiveLimit::Known(known) => Some(known),
             AdaptiveLimit::Unknown | AdaptiveLimit::Asking | AdaptiveLimit::Silent => None,

@@ -122,11 +122,9 @@ async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
             "larder_upstream_rate_limited_total{class=\"rate-limited\",upstream=\"api\"} 1"
         )
     );
-    assert!(
-        bench.metric(
-            "larder_upstream_refused_total{cause=\"held-rate-limited\",upstream=\"api\"} 1"
-        )
-    );
+    assert!(bench.metric(
+        "larder_upstream_refused_total{cause=\"cooldown-rate-limited\",upstream=\"api\"} 1"
+    ));
 }
 
 #[tokio::test]
@@ -202,7 +200,7 @@ async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
 #[tokio::test]
 async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others() {
     let mut conduct = UpstreamPolicy::default();
-    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
@@ -221,7 +219,7 @@ async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others
 #[tokio::test]
 async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
     let mut conduct = UpstreamPolicy::default();
-    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let mut left = bench.enter(knock("/")).await.expect("there is room");
     assert!(!left.outlives_its_client(false), "half a request, and no guard that counts");
@@ -239,8 +237,8 @@ async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
 #[tokio::test]
 async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
-    conduct.pace.max_wait = Duration::ZERO;
+    conduct.rate_limit.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
+    conduct.rate_limit.max_wait = Duration::ZERO;
     let bench = Bench::new(conduct);
     let of = |credential| CallContext { credential, ..knock("/") };
     for _ in 0..2 {
@@ -490,10 +488,8 @@ fn ten_borne() -> BanGuardRule {
 
 #[tokio::test]
 async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
-    let bench = Bench::new(UpstreamPolicy {
-        invalid_requests: Some(ten_borne()),
-        ..UpstreamPolicy::default()
-    });
+    let bench =
+        Bench::new(UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() });
     // Of a route and of none, with one credential and another.
     for call in 0..8 {
         let knock = CallContext { governed: call % 2 == 0, credential: call, ..knock("/") };
@@ -511,9 +507,9 @@ async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
     for (conduct, status, cause, seconds) in [
         (UpstreamPolicy { breaker: Some(breaker), ..UpstreamPolicy::default() }, 500, "breaker", 5),
         (
-            UpstreamPolicy { invalid_requests: Some(ten_borne()), ..UpstreamPolicy::default() },
+            UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() },
             401,
-            "invalid-requests",
+            "ban-guard",
             61,
         ),
     ] {
@@ -563,8 +559,8 @@ async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
 #[tokio::test]
 async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_long() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.limit = Some(Rate { count: 2, per: SECOND });
-    conduct.pace.max_wait = 5 * SECOND;
+    conduct.rate_limit.limit = Some(Rate { count: 2, per: SECOND });
+    conduct.rate_limit.max_wait = 5 * SECOND;
     let bench = Bench::new(conduct);
     let mut out = Vec::new();
     for _ in 0..2 {
@@ -588,8 +584,7 @@ async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_lon
 /// Slow uploads, as many as the guard bears: whoever sends them must not keep everybody else out.
 #[tokio::test]
 async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_place() {
-    let conduct =
-        UpstreamPolicy { invalid_requests: Some(ten_borne()), ..UpstreamPolicy::default() };
+    let conduct = UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() };
     let bench = Bench::new(conduct);
     let mut slow = Vec::new();
     for _ in 0..8 {
@@ -623,7 +618,7 @@ async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_pla
 #[tokio::test]
 async fn a_place_in_line_is_that_of_who_waits_now() {
     let mut conduct = UpstreamPolicy::default();
-    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let audiences = [true, false].map(|is_there| {
         let audience = Arc::new(CallAudience::nobody());
@@ -647,7 +642,7 @@ async fn a_place_in_line_is_that_of_who_waits_now() {
 #[tokio::test]
 async fn who_gets_no_turn_in_time_is_told_when_there_is_one() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.limit = Some(Rate { count: 1, per: 60 * SECOND });
+    conduct.rate_limit.limit = Some(Rate { count: 1, per: 60 * SECOND });
     let bench = Bench::new(conduct);
     let _first = bench.enter(knock("/")).await.expect("one a minute");
     let held = refused(bench.enter(knock("/")).await);
@@ -656,13 +651,13 @@ async fn who_gets_no_turn_in_time_is_told_when_there_is_one() {
         Rejection { cause: RejectReason::Pace, left: 60 * SECOND },
         "two seconds would not help"
     );
-    assert!(bench.metric("larder_upstream_refused_total{cause=\"pace\",upstream=\"api\"} 1"));
+    assert!(bench.metric("larder_upstream_refused_total{cause=\"rate-limit\",upstream=\"api\"} 1"));
 }
 
 #[tokio::test]
 async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
     let mut conduct = UpstreamPolicy::default();
-    (conduct.pace.in_flight, conduct.pace.max_wait) = (1, 5 * SECOND);
+    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(conduct);
     let first = bench.enter(knock("/")).await.expect("one at a time");
     let gone = bench.entering(knock("/")).await;
@@ -677,7 +672,7 @@ async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
 #[tokio::test]
 async fn no_more_calls_than_the_cap_wait_for_an_answer() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.in_flight = 2;
+    conduct.rate_limit.in_flight = 2;
     let bench = Bench::new(conduct);
     let mut first = bench.enter(knock("/")).await.expect("one");
     let _second = bench.enter(knock("/")).await.expect("two");
@@ -694,10 +689,8 @@ async fn no_more_calls_than_the_cap_wait_for_an_answer() {
 /// However many come at once, no ninth goes out before it is known what the eight came to.
 #[tokio::test]
 async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
-    let bench = Bench::new(UpstreamPolicy {
-        invalid_requests: Some(ten_borne()),
-        ..UpstreamPolicy::default()
-    });
+    let bench =
+        Bench::new(UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() });
     let mut out = Vec::new();
     for _ in 0..8 {
         out.push(bench.enter(knock("/")).await.expect("one of eight"));
@@ -720,7 +713,7 @@ async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
 #[tokio::test]
 async fn a_call_that_is_answered_gives_its_place_back_once() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.in_flight = 2;
+    conduct.rate_limit.in_flight = 2;
     let path = JsonPath::parse("$.code").unwrap();
     conduct.rules.success = vec![JsonRule { path, values: vec![0.into()] }];
     let bench = Bench::new(conduct);
@@ -737,7 +730,7 @@ async fn a_call_that_is_answered_gives_its_place_back_once() {
 #[tokio::test]
 async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
     let mut conduct = UpstreamPolicy::default();
-    conduct.pace.learn = true;
+    conduct.rate_limit.learn = true;
     let bench = Bench::new(conduct);
     let told = [
         ("x-ratelimit-limit", "2"),
@@ -908,7 +901,7 @@ async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_
 async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
     let mut bench = budgeted(CreditSource::PerCall(1.0), 2.0);
     let upstream = Arc::make_mut(bench.place.upstream.as_mut().unwrap());
-    (upstream.conduct.pace.in_flight, upstream.conduct.pace.max_wait) = (1, 5 * SECOND);
+    (upstream.conduct.rate_limit.in_flight, upstream.conduct.rate_limit.max_wait) = (1, 5 * SECOND);
     let mut first = bench.enter(knock("/")).await.unwrap();
     let waiting = bench.entering(knock("/")).await;
     assert_eq!(

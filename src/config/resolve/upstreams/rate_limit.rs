@@ -1,4 +1,4 @@
-//! `upstreams.*.pace`, `.invalid_requests` and `.breaker`: how fast an upstream is asked, and when it
+//! `upstreams.*.rate_limit`, `.ban_guard` and `.breaker`: how fast an upstream is asked, and when it
 //! is left alone.
 //!
 //! Owns: their keys and bounds. Never touches: counting and waiting.
@@ -17,12 +17,12 @@ use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
 /// More would be no cap.
 const MOST_IN_FLIGHT: usize = 65_536;
 
-/// `pace`.
-pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
+/// `rate_limit`.
+pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
     let defaults = RateLimit::default();
-    let Some(mut section) = one.section(reader, "pace") else { return defaults };
+    let Some(mut section) = one.section(reader, "rate_limit") else { return defaults };
     let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let pace = RateLimit {
+    let rate_limit = RateLimit {
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
         learn: section.scalar_or(reader, "learn", yes_or_no, defaults.learn),
         max_wait: section.scalar_or(reader, "max_wait", turn, defaults.max_wait),
@@ -34,7 +34,7 @@ pub(super) fn pace(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit 
         ),
     };
     section.finish(reader);
-    pace
+    rate_limit
 }
 
 /// How long a call waits for its turn; not at all is a choice, too.
@@ -42,17 +42,17 @@ fn turn(text: &str) -> Result<Duration, ValueError> {
     if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::patience(text) }
 }
 
-/// `invalid_requests`; nothing of it is guarded without the section.
+/// `ban_guard`; nothing of it is guarded without the section.
 pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
     let defaults = BanGuardRule::default();
-    let mut section = one.section(reader, "invalid_requests")?;
+    let mut section = one.section(reader, "ban_guard")?;
     let known = reader.problems.len();
     let statuses = section.scalars(reader, "statuses", invalid);
     let limit = section.scalar_or(reader, "limit", rate::parse, defaults.limit);
     let trip_at = section.scalar_or(reader, "trip_at", positive_share, defaults.trip_at);
     section.finish(reader);
     if statuses.as_ref().is_some_and(Vec::is_empty) && reader.problems.len() == known {
-        let fix = "name some, such as `[401, 403, 429]`, or remove `invalid_requests`";
+        let fix = "name some, such as `[401, 403, 429]`, or remove `ban_guard`";
         let (place, path) = (section.key_place("statuses"), section.at("statuses"));
         reader.problem(place, &path, "names no status: nothing would be counted", fix);
     }
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn a_section_that_is_there_has_the_defaults_of_the_reference() {
-        let all = conduct("pace: {}, invalid_requests: {}, breaker: {}");
-        assert_eq!(all.pace, RateLimit::default());
-        assert_eq!(all.invalid_requests, Some(BanGuardRule::default()));
+        let all = conduct("rate_limit: {}, ban_guard: {}, breaker: {}");
+        assert_eq!(all.rate_limit, RateLimit::default());
+        assert_eq!(all.ban_guard, Some(BanGuardRule::default()));
         assert_eq!(all.breaker, Some(CircuitBreaker::default()));
         assert_eq!(conduct("mount: /a"), UpstreamPolicy::default());
     }
@@ -113,16 +113,17 @@ mod tests {
     #[test]
     fn a_limit_and_learning_go_together() {
         let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
-        let paced = conduct("pace: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
+        let paced =
+            conduct("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
         let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
-        assert_eq!(paced.pace, expected);
+        assert_eq!(paced.rate_limit, expected);
     }
 
     #[test]
     fn a_guard_that_would_trip_before_the_first_answer_is_refused() {
-        let text = "version: 1\nupstreams: { u: { hosts: [a], invalid_requests: { limit: 1/h } } }";
+        let text = "version: 1\nupstreams: { u: { hosts: [a], ban_guard: { limit: 1/h } } }";
         let report = parse("p", text, &Env::default()).expect_err("0.8 of one").to_string();
         assert!(report.contains("80% of 1/h is less than one answer"), "{report}");
-        conduct("invalid_requests: { limit: 1/h, trip_at: 1 }");
+        conduct("ban_guard: { limit: 1/h, trip_at: 1 }");
     }
 }

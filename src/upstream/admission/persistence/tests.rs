@@ -151,14 +151,14 @@ fn clock() -> Clock {
 
 fn paced(count: u32, per: Duration) -> UpstreamPolicy {
     let limit = Some(Rate { count, per });
-    let pace = RateLimit { limit, max_wait: Duration::ZERO, ..RateLimit::default() };
-    UpstreamPolicy { pace, ..UpstreamPolicy::default() }
+    let rate_limit = RateLimit { limit, max_wait: Duration::ZERO, ..RateLimit::default() };
+    UpstreamPolicy { rate_limit, ..UpstreamPolicy::default() }
 }
 
 fn guarded(count: u32) -> UpstreamPolicy {
     let statuses = vec![StatusMatch::Exact(StatusCode::UNAUTHORIZED)];
     let rule = BanGuardRule { statuses, limit: Rate { count, per: 600 * SECOND }, trip_at: 0.8 };
-    UpstreamPolicy { invalid_requests: Some(rule), ..UpstreamPolicy::default() }
+    UpstreamPolicy { ban_guard: Some(rule), ..UpstreamPolicy::default() }
 }
 
 #[tokio::test]
@@ -231,7 +231,12 @@ async fn a_configuration_that_changed_counts_the_calls_before_it() {
         [(paced(5, DAY), 3), (paced(1, DAY), 0), (paced(3, HOUR), 1), (paced(2, 7 * DAY), 0)]
     {
         let rows = bench.kept.rows.lock().clone();
-        assert_eq!(Bench::new(&conduct, &rows, &clock).passes().await, left, "{:?}", conduct.pace);
+        assert_eq!(
+            Bench::new(&conduct, &rows, &clock).passes().await,
+            left,
+            "{:?}",
+            conduct.rate_limit
+        );
     }
     let free = Bench::new(&UpstreamPolicy::default(), &bench.kept.rows.lock(), &clock);
     free.enter(knock("/")).await.unwrap();
